@@ -1,0 +1,163 @@
+//! What the admin plane needs of the node beneath it: the log to write to, the state to read from, the members to ask.
+//!
+//! The node implements [`Backplane`] over consensus and its composed state; tests implement it in memory. Nothing here
+//! knows Raft.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tollgate_billing::{Query, UsageLine};
+use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
+use tollgate_proto::{
+    admin::v1::{LimitAccount, NodeStatus},
+    state::v1::Command,
+};
+
+use crate::tokens::TokenTable;
+
+/// A future that a trait object can give.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackplaneError>> + Send + 'a>>;
+
+/// The same id again gives the first outcome, for at least ten minutes.
+pub type RequestId = [u8; 16];
+
+/// The node beneath the admin plane.
+pub trait Backplane: Send + Sync + 'static {
+    /// Puts a command into the log, from any node, and waits until it is committed and applied by the leader.
+    fn propose(&self, request_id: RequestId, command: Command, deadline: Instant) -> Answer<'_, Committed>;
+
+    /// Waits until this node has applied everything that was acknowledged before the call; gives the index applied.
+    fn read_barrier(&self, deadline: Instant) -> Answer<'_, LogIndex>;
+
+    /// The configuration as this node has applied it, and every later one. The new value is there before the entry
+    /// that made it counts as applied.
+    fn config(&self) -> watch::Receiver<ConfigState>;
+
+    /// The admin tokens as this node has applied them.
+    fn tokens(&self) -> Arc<TokenTable>;
+
+    /// This node's wall clock, never behind the log time that it has applied.
+    fn now(&self) -> Timestamp;
+
+    /// One page of limit accounts, in the order of [`AccountQuery::after`]'s key.
+    fn accounts(&self, query: &AccountQuery) -> AccountPage;
+
+    /// Sums usage up. May take long: called where blocking is allowed.
+    fn usage(&self, query: &Query) -> Vec<UsageLine>;
+
+    /// Asks every member how it is. One that does not answer in time is in the list, as `unreachable`.
+    fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>>;
+
+    /// Changes who is a member, or who leads.
+    fn change_membership(
+        &self,
+        request_id: RequestId,
+        change: MembershipChange,
+        deadline: Instant,
+    ) -> Answer<'_, Membership>;
+
+    /// Whether this node should get traffic.
+    fn readiness(&self) -> watch::Receiver<Readiness>;
+}
+
+/// The replicated configuration at one index.
+#[derive(Debug, Clone)]
+pub struct ConfigState {
+    /// The log index of the last configuration change; 0 when there was none.
+    pub index: LogIndex,
+    /// What is declared.
+    pub catalog: Arc<Catalog>,
+}
+
+/// A command that was committed.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Where in the log, when the request id came first.
+    pub index: LogIndex,
+    /// What the state machine answered.
+    pub outcome: Bytes,
+}
+
+/// Which limit accounts.
+#[derive(Debug, Clone, Default)]
+pub struct AccountQuery {
+    /// Of this limit only.
+    pub limit: Option<String>,
+    /// Of this tenant and its consumers only.
+    pub tenant: Option<String>,
+    /// Opaque: where the page before ended; empty for the first.
+    pub after: String,
+    /// At most this many.
+    pub max: usize,
+}
+
+/// Some limit accounts.
+#[derive(Debug, Clone, Default)]
+pub struct AccountPage {
+    /// In a stable order.
+    pub accounts: Vec<LimitAccount>,
+    /// Goes into the next query's `after`; empty when this page is the last.
+    pub next: String,
+}
+
+/// Whether a node should get traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It should.
+    Ready,
+    /// It should not, and why.
+    NotReady(String),
+}
+
+/// A change of the members or of who leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MembershipChange {
+    /// A new learner, reachable at this peer address.
+    Add {
+        /// Its node id.
+        node: NodeId,
+        /// `host:port` of its peer plane.
+        peer: String,
+    },
+    /// A learner becomes a voter.
+    Promote(NodeId),
+    /// A member is taken out.
+    Remove {
+        /// Its node id.
+        node: NodeId,
+        /// It will never come back: what it held is written off.
+        lost: bool,
+    },
+    /// Another member leads from now on; the cluster chooses when none is named.
+    TransferLeader(Option<NodeId>),
+}
+
+/// The members after a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    /// The log index of the change.
+    pub index: LogIndex,
+    /// Who leads, as far as this node knows.
+    pub leader: Option<NodeId>,
+}
+
+/// Why the cluster did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BackplaneError {
+    /// Surely not done: no leader, no quorum, or this node is stopping. Ask again, elsewhere or later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// May or may not have been done. Asking again with the same request id is safe.
+    #[error("{0}")]
+    Unknown(String),
+    /// Surely not done: something else is under way, or too much is.
+    #[error("{0}")]
+    Busy(String),
+    /// Surely not done: larger than the log takes.
+    #[error("{0}")]
+    TooLarge(String),
+    /// Surely not done: it makes no sense as the cluster is now.
+    #[error("{0}")]
+    Refused(String),
+}

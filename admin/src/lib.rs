@@ -1,0 +1,28 @@
+//! The admin plane: one port that speaks gRPC, gRPC-Web and plain HTTP for probes and metrics.
+//!
+//! A call passes `server/` (a connection, a route), `auth/` (who calls, may they: by headers alone, before a byte of the
+//! message is read) and then a service: `config/`, `cluster`, `limits`, `usage`. What a service needs of the node is the
+//! trait [`Backplane`]: this crate knows neither Raft nor the ledger. [`TokenTable`] is the one piece of replicated
+//! state that lives here.
+//!
+//! Always: writes are validated here, decided by the log, and forwarded to the leader by the backplane; an outcome that
+//! is not known is reported as such; every refusal says why in words and in [`details`].
+
+mod auth;
+pub mod backplane;
+mod call;
+mod cluster;
+mod config;
+pub mod details;
+mod health;
+mod limits;
+mod metrics;
+mod server;
+pub mod tokens;
+mod usage;
+
+pub use auth::{Access, METHODS, READING};
+pub use backplane::Backplane;
+pub use metrics::AdminMetrics;
+pub use server::{AdminState, MAX_ANSWER_BYTES, MAX_APPLY_BYTES, Shutdown, serve};
+pub use tokens::{Role, TokenTable};

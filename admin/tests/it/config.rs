@@ -1,0 +1,166 @@
+//! Declaring, reading and watching.
+
+use tollgate_admin::details::{Reason, details_of, reason_of};
+use tollgate_model::yaml;
+use tollgate_proto::{
+    admin::v1::{ApplyRequest, DeleteRequest, ExportRequest, GetRequest, StatusServedRequest, WatchRequest},
+    v1::Resource,
+};
+use tonic::Code;
+
+use crate::server::{Server, admin};
+
+const TWO: &str = r#"
+apiVersion: tollgate/v1
+kind: Tenant
+metadata: {name: acme}
+spec: {timeZone: Europe/Berlin}
+---
+apiVersion: tollgate/v1
+kind: Consumer
+metadata: {name: alice}
+spec: {tenant: acme, credentials: [{apiKey: sk-alice-plain}]}
+"#;
+
+fn resources(text: &str) -> Vec<Resource> {
+    let (parsed, problems) = yaml::parse("test.yaml", text);
+    assert!(problems.is_empty(), "{problems}");
+    parsed.into_iter().map(|parsed| parsed.resource).collect()
+}
+
+fn apply(text: &str) -> ApplyRequest {
+    ApplyRequest {
+        resources: resources(text),
+        request_id: rand::random::<[u8; 16]>().to_vec(),
+        ..ApplyRequest::default()
+    }
+}
+
+async fn actions(server: &Server, request: ApplyRequest) -> Vec<String> {
+    let done = server.config().apply(admin(request)).await.unwrap().into_inner();
+    done.changes.into_iter().map(|change| format!("{} {}", change.action, change.name)).collect()
+}
+
+#[tokio::test]
+async fn an_apply_tells_created_from_updated_from_unchanged() {
+    let server = Server::start().await;
+    let dry = ApplyRequest { dry_run: true, ..apply(TWO) };
+    let before = server.node.log_index();
+    assert_eq!(actions(&server, dry).await.len(), 2);
+    assert_eq!(server.node.log_index(), before, "a dry run writes nothing");
+    let mut created = actions(&server, apply(TWO)).await;
+    created.sort();
+    assert_eq!(created, ["created acme", "created alice"]);
+    let mut second = actions(&server, apply(&TWO.replace("Berlin", "Rome"))).await;
+    second.sort();
+    assert_eq!(second, ["unchanged alice", "updated acme"]);
+}
+
+#[tokio::test]
+async fn no_answer_shows_a_plain_secret() {
+    let server = Server::start().await;
+    actions(&server, apply(TWO)).await;
+    let got = server.config().get(admin(GetRequest::default())).await.unwrap();
+    let exported = server.config().export(admin(ExportRequest {})).await.unwrap();
+    let diff =
+        server.config().diff(admin(apply(&TWO.replace("sk-alice-plain", "sk-alice-other-plain")))).await.unwrap();
+    assert_eq!(got.get_ref().resources.len(), 2);
+    assert_eq!(diff.get_ref().diffs.len(), 1);
+    for text in [format!("{got:?}"), format!("{exported:?}"), format!("{diff:?}")] {
+        assert!(!text.contains("plain"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn every_problem_is_told_at_once_with_its_field() {
+    let server = Server::start().await;
+    let wrong =
+        TWO.replace("Europe/Berlin", "Europe/Berln").replace("[{apiKey: sk-alice-plain}]", "[{expiresAt: soon}]");
+    let refused = server.config().apply(admin(apply(&wrong))).await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::Invalid)));
+    let problems = details_of(&refused).unwrap().problems;
+    assert!(
+        problems.iter().any(|it| it.kind == "Tenant" && it.name == "acme" && it.field == "spec.timeZone"),
+        "{problems:?}"
+    );
+    assert!(
+        problems.iter().any(|it| it.kind == "Consumer" && it.field.starts_with("spec.credentials[0]")),
+        "{problems:?}"
+    );
+    assert_eq!(server.node.config_len(), 0, "nothing was changed");
+}
+
+#[tokio::test]
+async fn a_reference_to_nothing_is_refused_and_a_referenced_resource_stays() {
+    let server = Server::start().await;
+    let alone = TWO.split("---").nth(1).unwrap();
+    let refused = server.config().apply(admin(apply(alone))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    actions(&server, apply(TWO)).await;
+    let delete =
+        |kind: &str, name: &str| DeleteRequest { kind: kind.into(), name: name.into(), ..DeleteRequest::default() };
+    let refused = server.config().delete(admin(delete("tenant", "acme"))).await.unwrap_err();
+    assert_eq!(reason_of(&refused), Some(Reason::Referenced));
+    assert!(refused.message().contains("alice"), "{refused}");
+    let missing = server.config().delete(admin(delete("tenants", "nobody"))).await.unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+    assert!(server.config().delete(admin(delete("CONSUMER", "alice"))).await.is_ok());
+    assert!(server.config().delete(admin(delete("Tenant", "acme"))).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_older_version_is_a_conflict() {
+    let server = Server::start().await;
+    actions(&server, apply(TWO)).await;
+    let old = TWO.replace("{name: acme}", "{name: acme, resourceVersion: 1}").replace("Berlin", "Rome");
+    let refused = server.config().apply(admin(apply(&old))).await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::Aborted, Some(Reason::Conflict)));
+}
+
+#[tokio::test]
+async fn a_lost_outcome_is_unknown_and_the_same_request_id_gives_the_first_one() {
+    let server = Server::start().await;
+    let request = apply(TWO);
+    *server.node.lose_next.lock().unwrap() = true;
+    let lost = server.config().apply(admin(request.clone())).await.unwrap_err();
+    assert_eq!((lost.code(), reason_of(&lost)), (Code::Unknown, Some(Reason::OutcomeUnknown)));
+    assert!(lost.message().contains("retry with the same request id"), "{lost}");
+    let mut again = actions(&server, request).await;
+    again.sort();
+    assert_eq!(again, ["created acme", "created alice"], "not unchanged: it is the first outcome");
+}
+
+#[tokio::test]
+async fn prune_needs_a_scope() {
+    let server = Server::start().await;
+    let refused = server.config().apply(admin(ApplyRequest { prune: true, ..apply(TWO) })).await.unwrap_err();
+    assert!(refused.message().contains("prune needs a selector or an apply_set"), "{refused}");
+    let short = ApplyRequest { request_id: vec![1; 3], ..apply(TWO) };
+    assert_eq!(server.config().apply(admin(short)).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_is_there_and_then_every_change() {
+    let server = Server::start().await;
+    actions(&server, apply(TWO)).await;
+    let request = WatchRequest { kind: "tenants".into(), ..WatchRequest::default() };
+    let mut events = server.config().watch(admin(request)).await.unwrap().into_inner();
+    let mut next = async || events.message().await.unwrap().unwrap().action;
+    assert_eq!(next().await, "present");
+    assert_eq!(next().await, "synced");
+    actions(&server, apply(&TWO.replace("Berlin", "Rome"))).await;
+    assert_eq!(next().await, "updated");
+    for (kind, name) in [("consumer", "alice"), ("tenant", "acme")] {
+        let delete = DeleteRequest { kind: kind.into(), name: name.into(), ..DeleteRequest::default() };
+        server.config().delete(admin(delete)).await.unwrap();
+    }
+    assert_eq!(next().await, "deleted");
+}
+
+#[tokio::test]
+async fn what_each_node_serves_is_told() {
+    let server = Server::start().await;
+    let served = server.config().status_served(admin(StatusServedRequest {})).await.unwrap().into_inner();
+    let nodes: Vec<_> = served.nodes.iter().map(|node| (node.id, node.reachable, node.index)).collect();
+    assert_eq!(nodes, [(1, true, 1), (2, false, 2)]);
+}

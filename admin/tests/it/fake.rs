@@ -1,0 +1,144 @@
+//! A node in memory: the log is applied at once, by the same pure parts that a real node has.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::watch;
+use tollgate_admin::{
+    TokenTable,
+    backplane::{
+        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, Committed, ConfigState, Membership,
+        MembershipChange, Readiness, RequestId,
+    },
+};
+use tollgate_billing::{Query, UsageLine};
+use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
+use tollgate_proto::{
+    admin::v1::{LimitAccount, NodeStatus},
+    state::v1::{Command, TokenChange, command},
+};
+
+/// What a test may reach into.
+pub(crate) struct FakeNode {
+    log: Mutex<Log>,
+    config: watch::Sender<ConfigState>,
+    pub(crate) readiness: watch::Sender<Readiness>,
+    /// The next proposal is applied, and its outcome lost.
+    pub(crate) lose_next: Mutex<bool>,
+    pub(crate) last_change: Mutex<Option<MembershipChange>>,
+}
+
+#[derive(Default)]
+struct Log {
+    index: u64,
+    catalog: Catalog,
+    tokens: TokenTable,
+    outcomes: HashMap<RequestId, Committed>,
+}
+
+impl FakeNode {
+    pub(crate) fn new() -> Arc<Self> {
+        let empty = ConfigState { index: LogIndex(0), catalog: Arc::default() };
+        Arc::new(Self {
+            log: Mutex::default(),
+            config: watch::Sender::new(empty),
+            readiness: watch::Sender::new(Readiness::Ready),
+            lose_next: Mutex::new(false),
+            last_change: Mutex::new(None),
+        })
+    }
+
+    /// Entries so far.
+    pub(crate) fn log_index(&self) -> u64 {
+        self.log.lock().unwrap().index
+    }
+
+    /// Resources that are declared.
+    pub(crate) fn config_len(&self) -> usize {
+        self.config.borrow().catalog.export().len()
+    }
+
+    pub(crate) fn change_token(&self, change: TokenChange) {
+        let command = Command { kind: Some(command::Kind::Token(change)) };
+        self.apply(rand::random(), command);
+    }
+
+    fn apply(&self, id: RequestId, command: Command) -> Committed {
+        let mut log = self.log.lock().unwrap();
+        if let Some(first) = log.outcomes.get(&id) {
+            return first.clone();
+        }
+        log.index += 1;
+        let index = LogIndex(log.index);
+        let outcome = match command.kind.unwrap() {
+            command::Kind::Config(change) => {
+                let outcome = log.catalog.apply(index, &change).outcome;
+                self.config.send_replace(ConfigState { index, catalog: Arc::new(log.catalog.clone()) });
+                outcome.encode_to_vec()
+            }
+            command::Kind::Token(change) => log.tokens.apply(self.now(), &change, &mut Vec::new()).encode_to_vec(),
+            other => panic!("the admin plane does not propose {other:?}"),
+        };
+        let committed = Committed { index, outcome: Bytes::from(outcome) };
+        log.outcomes.insert(id, committed.clone());
+        committed
+    }
+}
+
+impl Backplane for FakeNode {
+    fn propose(&self, request_id: RequestId, command: Command, _: Instant) -> Answer<'_, Committed> {
+        let committed = self.apply(request_id, command);
+        let lost = std::mem::take(&mut *self.lose_next.lock().unwrap());
+        let answer = if lost { Err(BackplaneError::Unknown("the leader went away".into())) } else { Ok(committed) };
+        Box::pin(async move { answer })
+    }
+
+    fn read_barrier(&self, _: Instant) -> Answer<'_, LogIndex> {
+        Box::pin(async { Ok(LogIndex(self.log_index())) })
+    }
+
+    fn config(&self) -> watch::Receiver<ConfigState> {
+        self.config.subscribe()
+    }
+
+    fn tokens(&self) -> Arc<TokenTable> {
+        Arc::new(self.log.lock().unwrap().tokens.clone())
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::parse("2026-11-21T08:00:00Z").unwrap()
+    }
+
+    fn accounts(&self, query: &AccountQuery) -> AccountPage {
+        let first = query.after.parse().unwrap_or(0);
+        let account =
+            |n: usize| LimitAccount { limit: "tpm".into(), account: n.to_string(), ..LimitAccount::default() };
+        let accounts: Vec<_> = (first..25).take(query.max).map(account).collect();
+        let next = first + accounts.len();
+        AccountPage { accounts, next: if next < 25 { next.to_string() } else { String::new() } }
+    }
+
+    fn usage(&self, query: &Query) -> Vec<UsageLine> {
+        let by = query.by.iter().map(|_| query.tenant.clone().unwrap_or_default()).collect();
+        vec![UsageLine { by, totals: tollgate_billing::Totals::default() }]
+    }
+
+    fn members(&self, _: Instant) -> Answer<'_, Vec<NodeStatus>> {
+        let node = |id, state: &str| NodeStatus { id, state: state.into(), served_index: id, ..NodeStatus::default() };
+        Box::pin(async move { Ok(vec![node(1, "ready"), node(2, "unreachable")]) })
+    }
+
+    fn change_membership(&self, _: RequestId, change: MembershipChange, _: Instant) -> Answer<'_, Membership> {
+        *self.last_change.lock().unwrap() = Some(change);
+        Box::pin(async { Ok(Membership { index: LogIndex(self.log_index()), leader: Some(NodeId(1)) }) })
+    }
+
+    fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+}

@@ -1,0 +1,9 @@
+//! The admin plane as its callers see it: a real port, a node in memory.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
+mod auth;
+mod config;
+mod fake;
+mod http;
+mod server;
+mod tokens;

@@ -1,0 +1,81 @@
+//! Tokens and members over the wire.
+
+use tollgate_admin::backplane::MembershipChange;
+use tollgate_model::NodeId;
+use tollgate_proto::admin::v1::{
+    AddNodeRequest, CreateTokenRequest, GetRequest, ListTokensRequest, RemoveNodeRequest, RevokeTokenRequest,
+    ShowLimitsRequest, limit_service_client::LimitServiceClient,
+};
+use tonic::Code;
+
+use crate::server::{Server, admin, with};
+
+fn viewer() -> CreateTokenRequest {
+    CreateTokenRequest { role: "viewer".into(), request_id: vec![9; 16], ..CreateTokenRequest::default() }
+}
+
+#[tokio::test]
+async fn a_token_works_until_it_is_revoked_and_a_retry_gives_the_same_one() {
+    let server = Server::start().await;
+    let made = server.cluster().create_token(admin(viewer())).await.unwrap().into_inner();
+    let again = server.cluster().create_token(admin(viewer())).await.unwrap().into_inner();
+    assert_eq!(made, again);
+    let token = made.token.unwrap();
+    assert_eq!((token.role.as_str(), token.created_at.as_str()), ("viewer", "2026-11-21T08:00:00Z"));
+    assert!(server.config().get(with(&made.secret, GetRequest::default())).await.is_ok());
+    let listed = server.cluster().list_tokens(admin(ListTokensRequest {})).await.unwrap();
+    assert!(listed.get_ref().tokens.contains(&token));
+    assert!(!format!("{listed:?}").contains(&made.secret));
+    let revoke = RevokeTokenRequest { id: token.id, request_id: Vec::new() };
+    server.cluster().revoke_token(admin(revoke.clone())).await.unwrap();
+    let refused = server.config().get(with(&made.secret, GetRequest::default())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(server.cluster().revoke_token(admin(revoke)).await.unwrap_err().message().contains("there is no token"));
+}
+
+#[tokio::test]
+async fn a_token_that_makes_no_sense_is_refused() {
+    let server = Server::start().await;
+    let bad = [
+        CreateTokenRequest { role: "root".into(), ..viewer() },
+        CreateTokenRequest { ttl: "soon".into(), ..viewer() },
+        CreateTokenRequest { ttl: "0s".into(), ..viewer() },
+        CreateTokenRequest { tenant: "Not A Name".into(), ..viewer() },
+    ];
+    for request in bad {
+        let refused = server.cluster().create_token(admin(request.clone())).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn members_are_changed_as_asked() {
+    let server = Server::start().await;
+    let add = AddNodeRequest { id: 4, peer: "10.0.0.4:7000".into(), ..AddNodeRequest::default() };
+    assert_eq!(server.cluster().add(admin(add)).await.unwrap().get_ref().leader, 1);
+    let expected = MembershipChange::Add { node: NodeId(4), peer: "10.0.0.4:7000".into() };
+    assert_eq!(*server.node.last_change.lock().unwrap(), Some(expected));
+    let remove = RemoveNodeRequest { id: 4, lost: true, ..RemoveNodeRequest::default() };
+    server.cluster().remove(admin(remove)).await.unwrap();
+    let expected = MembershipChange::Remove { node: NodeId(4), lost: true };
+    assert_eq!(*server.node.last_change.lock().unwrap(), Some(expected));
+    let nobody = AddNodeRequest { id: 0, peer: "10.0.0.4:7000".into(), ..AddNodeRequest::default() };
+    assert_eq!(server.cluster().add(admin(nobody)).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn limits_come_in_pages() {
+    let server = Server::start().await;
+    let mut limits = LimitServiceClient::new(server.channel.clone());
+    let mut request = ShowLimitsRequest { page_size: 10, ..ShowLimitsRequest::default() };
+    let mut sizes = Vec::new();
+    loop {
+        let page = limits.show(admin(request.clone())).await.unwrap().into_inner();
+        sizes.push(page.accounts.len());
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(sizes, [10, 10, 5]);
+}

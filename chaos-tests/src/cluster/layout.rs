@@ -1,0 +1,69 @@
+//! The files of a cluster: `node.toml` for each node, certificates, the cluster key, the first token.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+
+use super::{Node, Plan};
+use crate::{Ca, faults::Relay, free_port};
+
+/// Zones of the first nodes, and again from the first.
+const ZONES: [&str; 3] = ["az-a", "az-b", "az-c"];
+
+pub(super) struct Written {
+    pub(super) nodes: Vec<Node>,
+    pub(super) relays: Vec<Relay>,
+    pub(super) token: String,
+}
+
+pub(super) fn write(dir: &Path, plan: &Plan, ca: &Ca) -> anyhow::Result<Written> {
+    let token = format!("test-admin-{:032x}", rand::random::<u128>());
+    fs::write(dir.join("cluster.key"), BASE64_STANDARD.encode(rand::random::<[u8; 32]>()))?;
+    fs::write(dir.join("admin.token"), &token)?;
+    let mut relays = Vec::new();
+    let mut nodes = Vec::new();
+    for (id, zone) in (1..=plan.nodes).zip(ZONES.into_iter().cycle()) {
+        let peer = free_port();
+        if plan.relayed {
+            relays.push(Relay::start(peer)?);
+        }
+        let advertise = relays.last().filter(|_| plan.relayed).map_or(peer, Relay::address);
+        nodes.push(Node::new(id, zone, dir, [free_port(), free_port(), peer, advertise], plan.env.clone()));
+    }
+    let members: Vec<String> = nodes.iter().map(|node| format!("\"{}@{}\"", node.id, node.advertise)).collect();
+    let bootstrap = format!("bootstrap = [{}]", members.join(", "));
+    for node in &nodes {
+        fs::create_dir_all(&node.dir)?;
+        ca.node(node.id)?.write(ca, &node.dir)?;
+        fs::write(node.config(), toml(node, &bootstrap, &plan.more_toml))?;
+    }
+    Ok(Written { nodes, relays, token })
+}
+
+/// `members` is the line that says how the node finds its cluster.
+pub(super) fn toml(node: &Node, members: &str, more: &str) -> String {
+    let (id, zone) = (node.id, &node.zone);
+    let [http, admin, peer, advertise]: [SocketAddr; 4] = [node.http, node.admin, node.peer, node.advertise];
+    format!(
+        r#"[node]
+id = {id}
+zone = "{zone}"
+data_dir = "data"
+[http]
+listen = "{http}"
+[admin]
+listen = "{admin}"
+initial_token_file = "../admin.token"
+[peer]
+listen = "{peer}"
+advertise = "{advertise}"
+[peer.tls]
+ca = "ca.pem"
+cert = "node.pem"
+key = "node.key"
+[cluster]
+{members}
+key_file = "../cluster.key"
+{more}"#
+    )
+}

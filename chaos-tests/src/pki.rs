@@ -1,0 +1,84 @@
+//! Certificate authorities and node certificates: the right ones, and those that must be refused.
+
+use std::{fs, path::Path};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
+
+/// A cluster's authority, or a foreign one.
+#[derive(Debug)]
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate.
+    pub pem: String,
+}
+
+/// One certificate and its key, in PEM.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The certificate.
+    pub cert: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl Ca {
+    /// A new authority.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn new() -> anyhow::Result<Ca> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, "test cluster CA");
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Ca { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// The certificate of node `id`.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn node(&self, id: u64) -> anyhow::Result<Identity> {
+        self.sign(id, false)
+    }
+
+    /// A certificate of node `id` that expired years ago.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn expired_node(&self, id: u64) -> anyhow::Result<Identity> {
+        self.sign(id, true)
+    }
+
+    fn sign(&self, id: u64, expired: bool) -> anyhow::Result<Identity> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![format!("node-{id}.tollgate.internal")])?;
+        params.distinguished_name.push(DnType::CommonName, format!("test node {id}"));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        if expired {
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        }
+        let cert = params.signed_by(&key, &self.issuer)?;
+        Ok(Identity { cert: cert.pem(), key: key.serialize_pem() })
+    }
+}
+
+impl Identity {
+    /// Writes `ca.pem`, `node.pem` and `node.key`.
+    ///
+    /// # Errors
+    /// The directory can't be written to.
+    pub fn write(&self, ca: &Ca, dir: &Path) -> anyhow::Result<()> {
+        fs::write(dir.join("ca.pem"), &ca.pem)?;
+        fs::write(dir.join("node.pem"), &self.cert)?;
+        fs::write(dir.join("node.key"), &self.key)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! Real node processes: what must work, what must be refused, and what must be survived.
+
+mod bad_input;
+mod calls;
+mod config;
+mod demo;
+mod fallback;
+mod limit;
+mod matrix;
+mod membership;
+mod sdk;
+mod secrets;

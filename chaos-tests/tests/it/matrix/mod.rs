@@ -1,0 +1,65 @@
+//! The rows of the fault matrix: each one test, one seed, one line of figures.
+//!
+//! `TOLLGATE_SEED` repeats a row; `TOLLGATE_NIGHTLY=1` makes the rows longer, with more rounds. A new row is an entry in
+//! the table below and a function that breaks something.
+
+mod config;
+mod disk;
+mod network;
+mod process;
+mod providers;
+mod stage;
+
+use std::io::Write;
+
+use tollgate_chaos_tests::{Figures, Outcome, Seed};
+
+/// Each row: its test, its number, what breaks, and the function that breaks it.
+macro_rules! rows {
+    ($($test:ident: $number:literal, $fault:literal, $run:path;)*) => {
+        $(
+            #[tokio::test]
+            async fn $test() -> Outcome {
+                row($number, $fault, $run).await
+            }
+        )*
+    };
+}
+
+rows! {
+    row_01_a_killed_follower: 1, "kill -9 follower, restart", process::killed_follower;
+    row_02_a_killed_leader: 2, "kill -9 leader under load", process::killed_leader;
+    row_04_all_killed: 4, "kill -9 all nodes at once", process::killed_all;
+    row_06_a_frozen_leader: 6, "SIGSTOP leader, SIGCONT", process::frozen_leader;
+    row_12_a_failing_flush: 12, "fsync returns EIO", disk::failing_flush;
+    row_14_a_torn_tail: 14, "torn write at the end of the log", disk::torn_tail;
+    row_15_a_flipped_bit: 15, "bit flip in log, vote, snapshot, state", disk::flipped_bits;
+    row_16_a_wiped_follower: 16, "node wiped, same id rejoins", disk::wiped_follower;
+    row_24_a_black_hole: 24, "TCP accepts but never answers", network::black_hole;
+    row_27_malformed_peers: 27, "malformed peers", network::malformed_peers;
+    row_33_a_storm_of_changes: 33, "config storm", config::storm;
+    row_39_an_absent_provider: 39, "provider down, black hole, slow", providers::absent;
+    row_40_a_provider_of_garbage: 40, "provider garbage", providers::garbage;
+    row_41_half_a_stream: 41, "half a stream then RST, FIN, silence", providers::half_a_stream;
+}
+
+async fn row(number: u32, fault: &str, run: impl AsyncFnOnce(Seed) -> anyhow::Result<Figures>) -> Outcome {
+    let seed = Seed::from_env();
+    let name = format!("row {number:>2} ({fault})");
+    let figures = match run(seed).await {
+        Ok(figures) => figures,
+        Err(error) => {
+            say(&format!("{name} seed={seed} FAILED"));
+            return Err(error.into());
+        }
+    };
+    say(&figures.line(&name, seed));
+    figures.must_be_clean()?;
+    Ok(())
+}
+
+/// Past the harness's capture: the figures are to be seen of a test that passes, too.
+pub(crate) fn say(line: &str) {
+    // Nothing depends on anybody reading it.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

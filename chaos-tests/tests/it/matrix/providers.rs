@@ -1,0 +1,150 @@
+//! Providers that are not there, talk nonsense, or stop in the middle.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use tollgate_chaos_tests::{
+    Cluster, Figures, Plan, Provider, Seed,
+    calls::{Call, error_of, is_complete},
+    checkers,
+    client::LIMIT,
+    day_with_room, eventually_within, free_port,
+    resources::{self, api_key},
+};
+use tollgate_mock_llm::Options;
+
+const CAPACITY: u64 = 100_000;
+/// The hold of a call that is over is gone by then.
+const HOLD_GONE: Duration = Duration::from_secs(5);
+
+struct Scene {
+    cluster: Cluster,
+    first: Provider,
+    second: Provider,
+}
+
+impl Scene {
+    /// One node; route `chat` goes to `first` alone, route `safe` (host `safe.test`) has `second` behind it.
+    async fn set() -> anyhow::Result<Scene> {
+        day_with_room(Duration::from_secs(180)).await;
+        let cluster = Cluster::with(Plan { nodes: 1, ..Plan::default() }).await?;
+        let (first, second) = (Provider::start(Options::default()).await?, Provider::start(Options::default()).await?);
+        let timeouts = ", timeouts: {request: 20s, firstByte: 1s, idle: 1s}";
+        let mut yaml = resources::provider("first", "openai", &first.url());
+        yaml += &resources::provider("second", "openai", &second.url());
+        yaml += &resources::provider("nobody", "openai", &format!("http://{}/v1", free_port()));
+        yaml += &resources::route("chat", "[{provider: first}]", timeouts);
+        for (name, host) in [("first", "safe.test"), ("nobody", "nobody.test")] {
+            let fallback = "fallbacks: [{provider: second, on: [connectFailure, reset, \"5xx\", timeout]}]";
+            let more = format!(", hosts: [{host}], {fallback}{timeouts}");
+            yaml += &resources::route(&format!("to-{name}"), &format!("[{{provider: {name}}}]"), &more);
+        }
+        yaml += &(resources::tenant("acme") + &resources::consumer("alice", "acme"));
+        yaml += &resources::tokens_per_day("alice-tokens", "alice", CAPACITY);
+        cluster.cli().apply_and_wait(&yaml).await?;
+        Ok(Scene { cluster, first, second })
+    }
+
+    fn origin(&self) -> String {
+        self.cluster.origins().remove(0)
+    }
+
+    async fn account(&self) -> anyhow::Result<Value> {
+        let rows = self.cluster.cli().rows(&["limits", "show"]).await?;
+        rows.into_iter().next().ok_or_else(|| anyhow::anyhow!("there is no account"))
+    }
+
+    /// Waits until nothing is held, and gives what was used.
+    async fn used(&self) -> anyhow::Result<u64> {
+        eventually_within(HOLD_GONE, "no call holds anything", || async {
+            let account = self.account().await?;
+            anyhow::ensure!(account["held"] == 0, "{account}");
+            account["used"].as_u64().ok_or_else(|| anyhow::anyhow!("{account}"))
+        })
+        .await
+    }
+
+    async fn figures(&self, served: u64, failed: u64, recovery: Option<Duration>) -> anyhow::Result<Figures> {
+        let tokens = self.first.tokens("mock-1").await? + self.second.tokens("mock-1").await?;
+        let over_admitted = Some(checkers::over_admitted(tokens, CAPACITY));
+        Ok(Figures { over_admitted, served, failed, recovery, ..Figures::default() })
+    }
+}
+
+fn both() -> [Call; 2] {
+    let key = api_key("alice");
+    [Call::chat(&key, "mock-1"), Call::messages(&key, "mock-1")]
+}
+
+/// Row 39: refused, hanging, slow to begin, slow to go on; T is the longest wait of a caller.
+pub(super) async fn absent(_seed: Seed) -> anyhow::Result<Figures> {
+    let scene = Scene::set().await?;
+    let (mut served, mut longest) = (0, Duration::ZERO);
+    for (host, knob) in [
+        ("nobody.test", None),
+        ("safe.test", Some(("hang", "true"))),
+        ("safe.test", Some(("close", "true"))),
+        ("safe.test", Some(("delay", "10s"))),
+        ("safe.test", Some(("status", "503"))),
+    ] {
+        scene.first.reset().await?;
+        if let Some(knob) = knob {
+            scene.first.turn(&[knob]).await?;
+        }
+        for call in both() {
+            let begun = Instant::now();
+            let answer = scene.cluster.client.send(call.header("host", host).request(&scene.origin()), LIMIT).await?;
+            anyhow::ensure!(answer.status == 200, "{host} {knob:?}: {} {}", answer.status, answer.text());
+            longest = longest.max(begun.elapsed());
+            served += 1;
+        }
+    }
+    let used = scene.used().await?;
+    let tokens = scene.second.tokens("mock-1").await?;
+    anyhow::ensure!(used >= tokens, "{tokens} tokens were served and {used} charged");
+    scene.figures(served, 0, Some(longest)).await
+}
+
+/// Row 40: each kind of garbage becomes a clear 502, memory stays bounded, and the next call is served.
+pub(super) async fn garbage(_seed: Seed) -> anyhow::Result<Figures> {
+    let scene = Scene::set().await?;
+    let mut told = 0;
+    for fault in ["html", "truncated", "empty", "error", "short", "headers", "gzip", "endless"] {
+        for call in both() {
+            let spoilt = call.clone().header("x-mock-body", fault);
+            let answer = scene.cluster.client.send(spoilt.request(&scene.origin()), LIMIT).await?;
+            anyhow::ensure!([502, 504].contains(&answer.status), "{fault}: {} {}", answer.status, answer.text());
+            anyhow::ensure!(answer.json()?["error"].is_object(), "{fault}: {}", answer.text());
+            let good = scene.cluster.client.send(call.request(&scene.origin()), LIMIT).await?;
+            anyhow::ensure!(good.status == 200, "after {fault}: {} {}", good.status, good.text());
+            told += 1;
+        }
+    }
+    scene.used().await?;
+    scene.figures(told, 0, None).await
+}
+
+/// Row 41: the stream ends with an error, never as if complete; what went by is charged, and the hold is gone. T is the
+/// longest time until it is.
+pub(super) async fn half_a_stream(_seed: Seed) -> anyhow::Result<Figures> {
+    let scene = Scene::set().await?;
+    let (mut told, mut longest, mut before) = (0, Duration::ZERO, 0);
+    for cut in ["rst", "fin", "end", "silence"] {
+        for call in both() {
+            let call = call.stream().max_tokens(64).header("x-mock-cut", cut).header("x-mock-pace", "2ms");
+            let stream = scene.cluster.client.open(call.request(&scene.origin()), LIMIT).await?;
+            anyhow::ensure!(stream.status == 200, "{cut}: {}", stream.status);
+            let (events, end) = stream.rest().await;
+            anyhow::ensure!(!is_complete(call.dialect(), &events), "{cut}: it looks complete: {events:?}");
+            anyhow::ensure!(error_of(&events).is_some(), "{cut}: no error event: {end:?} {events:?}");
+            let ended = Instant::now();
+            let used = scene.used().await?;
+            longest = longest.max(ended.elapsed());
+            anyhow::ensure!(used > before, "{cut}: nothing was charged");
+            before = used;
+            told += 1;
+        }
+    }
+    scene.figures(told, 0, Some(longest)).await
+}

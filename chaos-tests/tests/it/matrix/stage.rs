@@ -1,0 +1,150 @@
+//! What most rows play on: three nodes, callers, a writer and a reader of the configuration, one limit that runs out and
+//! one that does not.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tollgate_chaos_tests::{
+    Cluster, Figures, Plan, Provider, SOON, Seed,
+    calls::Call,
+    checkers,
+    client::LIMIT,
+    day_with_room, eventually, eventually_within,
+    history::{Asked, History, Told},
+    resources::api_key,
+    workload::{self, Load, Registers, Tally},
+};
+
+/// Runs out while the row plays.
+const TIGHT: u64 = 6_000;
+/// Never does.
+const AMPLE: u64 = 1_000_000_000;
+const CALLERS: usize = 6;
+
+pub(super) struct Stage {
+    pub(super) cluster: Cluster,
+    pub(super) provider: Provider,
+    load: Load,
+    registers: Registers,
+}
+
+fn tight() -> Call {
+    Call::chat(&api_key("tight"), "tight-1")
+}
+
+fn ample() -> Call {
+    Call::messages(&api_key("ample"), "ample-1")
+}
+
+impl Stage {
+    /// Everything runs, and calls and writes have succeeded already.
+    pub(super) async fn set(seed: Seed) -> anyhow::Result<Stage> {
+        Stage::with(&Plan::default(), seed).await
+    }
+
+    /// The same on nodes that are told something more.
+    pub(super) async fn with(plan: &Plan, seed: Seed) -> anyhow::Result<Stage> {
+        let mut cluster = Cluster::prepare(plan)?;
+        for node in &mut cluster.nodes {
+            node.start()?;
+        }
+        Stage::on(cluster, seed).await
+    }
+
+    /// The same on a cluster whose nodes were started by somebody else.
+    pub(super) async fn on(mut cluster: Cluster, seed: Seed) -> anyhow::Result<Stage> {
+        day_with_room(Duration::from_secs(300)).await;
+        cluster.ready().await?;
+        let provider = cluster.with_standard(&[("tight", Some(TIGHT)), ("ample", Some(AMPLE))]).await?;
+        let calls = [tight(), ample(), ample().stream(), tight().stream().header("x-mock-pace", "5ms")];
+        let load = Load::start(&cluster.client, &cluster.origins(), &calls, CALLERS, seed);
+        let clis: Vec<_> = (0..cluster.nodes.len()).map(|first| cluster.cli_from(first)).collect();
+        let registers = Registers::start(&clis, 1);
+        let stage = Stage { cluster, provider, load, registers };
+        stage.goes_on_after(Instant::now()).await?;
+        Ok(stage)
+    }
+
+    /// When the first write after `since` was acknowledged.
+    pub(super) async fn first_write_after(&self, since: Instant) -> anyhow::Result<Instant> {
+        eventually("writes succeed", || async {
+            let history = self.registers.history().operations();
+            let done = history
+                .iter()
+                .find(|op| matches!((op.asked, op.told), (Asked::Write(_), Told::Done(_))) && op.invoked >= since);
+            done.map(|op| op.returned).ok_or_else(|| anyhow::anyhow!("of {} operations none", history.len()))
+        })
+        .await
+    }
+
+    /// Calls are served and writes acknowledged that began after `since`.
+    pub(super) async fn goes_on_after(&self, since: Instant) -> anyhow::Result<()> {
+        let before = self.load.so_far().served;
+        eventually("calls are served", || async {
+            let served = self.load.so_far().served;
+            anyhow::ensure!(served > before + 10, "served {served}, before {before}");
+            Ok(())
+        })
+        .await?;
+        self.first_write_after(since).await?;
+        Ok(())
+    }
+
+    /// Heals what still lies down, stops the load, and judges. `recovery` is the row's own figure.
+    pub(super) async fn judge(mut self, recovery: Option<Duration>) -> anyhow::Result<Figures> {
+        for node in &mut self.cluster.nodes {
+            if !node.is_running() {
+                node.start()?;
+            }
+        }
+        self.cluster.ready().await?;
+        let history = self.registers.stop().await;
+        let tally = self.load.stop().await;
+        self.cluster.converged().await?;
+        let figures = Figures {
+            over_admitted: Some(exhausted(&self.cluster, &self.provider).await?),
+            writes_lost: Some(lost(&self.cluster, &history).await?),
+            stale_reads: Some(checkers::stale_reads(&history.operations()).len() as u64),
+            usage_error: None,
+            served: tally.served + tally.limited,
+            failed: tally.failed,
+            recovery,
+        };
+        tell(&tally);
+        Ok(figures)
+    }
+}
+
+fn tell(tally: &Tally) {
+    let Tally { served, retried, limited, failed, failures } = tally;
+    if *failed > 0 {
+        super::say(&format!(
+            "  {served} served ({retried} at the second try), {limited} limited, {failed} failed: {failures:?}"
+        ));
+    }
+}
+
+/// Uses the tight limit up, and says by how much it was exceeded in all.
+async fn exhausted(cluster: &Cluster, provider: &Provider) -> anyhow::Result<u64> {
+    let origins = cluster.origins();
+    eventually_within(SOON * 2, "the limit is used up", || async {
+        for origin in &origins {
+            let answer = cluster.client.send(tight().request(origin), LIMIT).await?;
+            anyhow::ensure!(answer.status == 429, "{}: {}", answer.status, answer.text());
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(checkers::over_admitted(provider.tokens("tight-1").await?, TIGHT))
+}
+
+/// Acknowledged writes that a node does not show.
+async fn lost(cluster: &Cluster, history: &Arc<History>) -> anyhow::Result<u64> {
+    let acknowledged = history.acknowledged();
+    let mut lost = 0;
+    for node in &cluster.nodes {
+        let present = workload::written(&cluster.cli_of(node.id)).await?;
+        lost = lost.max(checkers::lost_writes(&acknowledged, &present).len() as u64);
+    }
+    Ok(lost)
+}

@@ -1,0 +1,160 @@
+//! What may go wrong, by operation.
+
+use std::{io, path::PathBuf, time::Duration};
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting that can't be.
+    #[error("{0}")]
+    Config(String),
+    /// Another process runs on this data directory.
+    #[error("{} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// The data directory belongs to another node.
+    #[error("{} belongs to node {found}, not to node {expected}", dir.display())]
+    WrongNode {
+        /// The data directory.
+        dir: PathBuf,
+        /// Whose it is.
+        found: u64,
+        /// Who was started.
+        expected: u64,
+    },
+    /// The data directory belongs to another cluster than the one that the peers are in.
+    #[error("{} belongs to cluster {found}, but the peers are in cluster {expected}", dir.display())]
+    WrongCluster {
+        /// The data directory.
+        dir: PathBuf,
+        /// The cluster that it was in.
+        found: String,
+        /// The peers' cluster.
+        expected: String,
+    },
+    /// The data directory can't be used, or what is in it is damaged.
+    #[error("{}", path.display())]
+    Storage {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        error: io::Error,
+    },
+    /// A certificate or a key can't be used.
+    #[error("{}: {problem}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The peer plane's address can't be bound.
+    #[error("peer plane: can't listen on {address}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        #[source]
+        error: io::Error,
+    },
+    /// The cluster will not have this node.
+    #[error("the cluster refuses this node: {0}")]
+    Refused(String),
+    /// openraft did not start.
+    #[error(
+        "consensus did not start: {0}. What this node kept is damaged or incomplete. To heal: move its data directory away and \
+         start it again: it joins under a new Raft id and fetches everything from its peers"
+    )]
+    Raft(String),
+    /// Told to stop while it was waiting for its peers.
+    #[error("stopped before it had found its cluster")]
+    Stopped,
+}
+
+/// Why a proposal has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nobody led before the deadline. Surely not applied.
+    #[error("no leader")]
+    NoLeader,
+    /// May or may not be applied, now or later. The same request id again is safe and gives the first outcome.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// The command is larger than a log entry may be. Not applied.
+    #[error("a command of {size} bytes is over the limit of {max}")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Too many request ids came within the last ten minutes to remember one more. Not applied.
+    #[error("too many request ids in the last {} minutes", .0.as_secs() / 60)]
+    TooManyRequestIds(Duration),
+    /// This node is stopping. Not applied.
+    #[error("this node is stopping")]
+    Stopped,
+}
+
+/// Why a read can't be linearizable now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader with a quorum behind it was reached before the deadline.
+    #[error("no leader with a quorum")]
+    NoQuorum,
+    /// This node did not apply what the leader had committed before the deadline.
+    #[error("this node is behind: it has applied {applied} of {needed}")]
+    Behind {
+        /// Applied here.
+        applied: u64,
+        /// Committed when the read was asked for.
+        needed: u64,
+    },
+    /// This node is stopping.
+    #[error("this node is stopping")]
+    Stopped,
+}
+
+/// Why the membership was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Nobody led before the deadline. Nothing was changed.
+    #[error("no leader")]
+    NoLeader,
+    /// It can't be done; the message says why. Nothing was changed.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another change is under way. Nothing was changed.
+    #[error("another membership change is under way")]
+    Busy,
+    /// May or may not have happened: look at the status.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// This node is stopping.
+    #[error("this node is stopping")]
+    Stopped,
+}
+
+/// Why a peer did not answer a call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No such member.
+    #[error("node {0} is not a member")]
+    NotAMember(u64),
+    /// It did not answer before the deadline, or could not be reached.
+    #[error("node {node} did not answer: {reason}")]
+    Unreachable {
+        /// The node.
+        node: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// It answered with an error.
+    #[error("node {node}: {message}")]
+    Failed {
+        /// The node.
+        node: u64,
+        /// Its words.
+        message: String,
+    },
+}

@@ -1,0 +1,273 @@
+//! The one thread that writes the log: it takes what has queued up, writes and syncs it at once, and acknowledges it.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use openraft::storage::IOFlushed;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tollgate_storage::{Position, SegmentId, WriteError};
+
+use super::memory::Ticket;
+use super::reader::Shared;
+use super::record::{self, Head, Record};
+use crate::OnFatal;
+use crate::types::{Entry, LogId, TypeConfig, Vote};
+
+/// What one sync may cover: beyond that, waiting for more to share it only delays those who came first.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// How often a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(100);
+
+/// Room for a head before the record that a new segment is begun for.
+const HEAD_BYTES: usize = 1024;
+
+/// One thing to be written.
+pub(super) enum Command {
+    Append { entries: Vec<Entry>, ticket: Ticket, done: IOFlushed<TypeConfig>, _room: OwnedSemaphorePermit },
+    Vote { vote: Vote, done: oneshot::Sender<io::Result<()>> },
+    Committed(Option<LogId>),
+    Truncate(Option<LogId>),
+    Purge(LogId),
+}
+
+impl Command {
+    /// Whether somebody waits for it to be durable, or space depends on it.
+    fn needs_sync(&self) -> bool {
+        !matches!(self, Self::Committed(_))
+    }
+
+    fn acknowledge(self, result: io::Result<()>) {
+        match self {
+            Self::Append { done, .. } => done.io_completed(result),
+            // Who asked may have gone away, as at the end of the process.
+            Self::Vote { done, .. } => drop(done.send(result)),
+            Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) => {}
+        }
+    }
+}
+
+/// The highest entry in each segment: what tells which ones a purge empties.
+#[derive(Debug, Default)]
+pub(super) struct Occupancy {
+    segments: VecDeque<(SegmentId, Option<u64>)>,
+    /// The state after all records noted.
+    head: Head,
+}
+
+impl Occupancy {
+    /// Takes in a record that is in `segment`, in the order of the log.
+    pub(super) fn note(&mut self, segment: SegmentId, record: &Record) {
+        if self.segments.back().is_none_or(|(last, _)| *last != segment) {
+            self.segments.push_back((segment, None));
+        }
+        match record {
+            Record::Head(head) => self.head = head.clone(),
+            Record::Vote(vote) => self.head.vote = Some(*vote),
+            Record::Committed(committed) => self.head.committed = *committed,
+            Record::Truncate(after) => self.head.last = *after,
+            Record::Purge(up_to) => {
+                self.head.purged = self.head.purged.max(Some(*up_to));
+                self.head.last = self.head.last.max(Some(*up_to));
+            }
+            Record::Entry(log_id) => {
+                self.head.last = Some(*log_id);
+                let (_, highest) = self.segments.back_mut().expect("pushed above");
+                *highest = (*highest).max(Some(log_id.index));
+            }
+        }
+    }
+
+    /// The segment that the last record is in.
+    pub(super) fn last_segment(&self) -> Option<SegmentId> {
+        self.segments.back().map(|(segment, _)| *segment)
+    }
+
+    /// Forgets the segments that hold nothing but what is purged. Returns the first one that stays.
+    fn drop_purged(&mut self) -> Option<SegmentId> {
+        let purged = self.head.purged.map(|purged| purged.index);
+        while self.segments.len() > 1 && self.segments[0].1 <= purged {
+            self.segments.pop_front();
+        }
+        self.segments.front().map(|(segment, _)| *segment)
+    }
+}
+
+/// The writing thread.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    segments: tollgate_storage::Writer,
+    occupancy: Occupancy,
+    /// The store is being dropped: a full disk is not waited for any more.
+    closing: Arc<AtomicBool>,
+    on_fatal: OnFatal,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        segments: tollgate_storage::Writer,
+        occupancy: Occupancy,
+        closing: Arc<AtomicBool>,
+        on_fatal: OnFatal,
+    ) -> Self {
+        Self { shared, segments, occupancy, closing, on_fatal }
+    }
+
+    /// Writes until the queue is closed and empty.
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        while let Some(first) = inbox.blocking_recv() {
+            let group = group(first, &mut inbox);
+            match self.write(&group) {
+                Ok(stored) => self.acknowledge(group, stored),
+                Err(error) => self.fail(group, &error),
+            }
+        }
+        // What nobody waits for, like the committed index, is made durable at a clean end.
+        if let Err(error) = self.segments.commit() {
+            tracing::warn!(error = %error, "cannot sync the log at the end");
+        }
+    }
+
+    /// Stages, writes and syncs a group. Returns where its entries are.
+    fn write(&mut self, group: &[Command]) -> Result<Vec<Stored>, WriteError> {
+        let mut stored = Vec::new();
+        for command in group {
+            self.stage(command, &mut stored)?;
+        }
+        if group.iter().any(Command::needs_sync) {
+            self.patiently(tollgate_storage::Writer::commit)?;
+            self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.patiently(tollgate_storage::Writer::write)?;
+        }
+        if group.iter().any(|command| matches!(command, Command::Purge(_))) {
+            self.give_space_back()?;
+        }
+        Ok(stored)
+    }
+
+    fn stage(&mut self, command: &Command, stored: &mut Vec<Stored>) -> Result<(), WriteError> {
+        match command {
+            Command::Append { entries, ticket, .. } => {
+                for (n, entry) in entries.iter().enumerate() {
+                    let at = self.put(&record::encode_entry(entry), &Record::Entry(entry.log_id))?;
+                    stored.push(Stored { index: entry.log_id.index, ticket: ticket.plus(n), at });
+                }
+            }
+            Command::Vote { vote, .. } => self.put(&record::encode_vote(vote), &Record::Vote(*vote)).map(drop)?,
+            Command::Committed(committed) => {
+                self.put(&record::encode_committed(*committed), &Record::Committed(*committed)).map(drop)?;
+            }
+            Command::Truncate(after) => {
+                self.put(&record::encode_truncate(*after), &Record::Truncate(*after)).map(drop)?;
+            }
+            Command::Purge(up_to) => self.put(&record::encode_purge(*up_to), &Record::Purge(*up_to)).map(drop)?,
+        }
+        Ok(())
+    }
+
+    /// Stages one record. If it does not fit, it begins a new segment, and every segment begins with a head; the last
+    /// one may have none when the process ended just after it was created.
+    fn put(&mut self, payload: &[u8], record: &Record) -> Result<Position, WriteError> {
+        let headless = self.occupancy.last_segment() != Some(self.segments.active_segment());
+        let with_head = payload.len() + HEAD_BYTES;
+        let rolls = !self.segments.fits(if headless { with_head } else { payload.len() });
+        if rolls {
+            self.patiently(|segments| segments.roll(with_head))?;
+        }
+        if headless || rolls {
+            let head = self.occupancy.head.clone();
+            let at = self.segments.append(&record::encode_head(&head))?;
+            self.occupancy.note(at.segment, &Record::Head(head));
+        }
+        let at = self.segments.append(payload)?;
+        self.occupancy.note(at.segment, record);
+        Ok(at)
+    }
+
+    /// Waits for space when the disk is full: nothing is lost and nobody was told anything yet.
+    fn patiently<T>(
+        &mut self,
+        mut step: impl FnMut(&mut tollgate_storage::Writer) -> Result<T, WriteError>,
+    ) -> Result<T, WriteError> {
+        loop {
+            let result = step(&mut self.segments);
+            let full = matches!(result, Err(WriteError::NoSpace(_)));
+            if self.shared.full.swap(full, Ordering::Relaxed) != full {
+                match full {
+                    true => tracing::error!("no space for the log: writes wait until there is"),
+                    false => tracing::info!("there is space for the log again"),
+                }
+            }
+            if !full || self.closing.load(Ordering::Relaxed) {
+                return result;
+            }
+            thread::park_timeout(FULL_RETRY);
+        }
+    }
+
+    fn give_space_back(&mut self) -> Result<(), WriteError> {
+        match self.occupancy.drop_purged() {
+            Some(oldest) => self.segments.drop_before(oldest).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn acknowledge(&self, group: Vec<Command>, stored: Vec<Stored>) {
+        {
+            let mut memory = self.shared.memory.lock();
+            for Stored { index, ticket, at } in stored {
+                memory.stored(index, ticket, at);
+            }
+            for command in &group {
+                if let Command::Vote { vote, .. } = command {
+                    memory.vote = Some(*vote);
+                }
+            }
+            memory.evict();
+        }
+        group.into_iter().for_each(|command| command.acknowledge(Ok(())));
+    }
+
+    /// What is on the disk is unknown now, so nothing may be acknowledged any more, ever. Ends the process.
+    fn fail(&self, group: Vec<Command>, error: &WriteError) {
+        let given_up = matches!(error, WriteError::NoSpace(_)) && self.closing.load(Ordering::Relaxed);
+        if !given_up && !matches!(error, WriteError::Poisoned) {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            (self.on_fatal.0)(&format!("{error}{cause}"));
+        }
+        group.into_iter().for_each(|command| command.acknowledge(Err(io::Error::other(error.to_string()))));
+    }
+}
+
+/// Where an entry was written.
+struct Stored {
+    index: u64,
+    ticket: Ticket,
+    at: Position,
+}
+
+/// What came first, and whatever else has queued up.
+fn group(first: Command, inbox: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+    let mut bytes = weight(&first);
+    let mut group = vec![first];
+    while bytes < GROUP_BYTES {
+        let Ok(command) = inbox.try_recv() else { break };
+        bytes += weight(&command);
+        group.push(command);
+    }
+    group
+}
+
+fn weight(command: &Command) -> usize {
+    match command {
+        Command::Append { _room: room, .. } => room.num_permits() * 1024,
+        _ => HEAD_BYTES,
+    }
+}

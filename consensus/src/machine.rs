@@ -1,0 +1,72 @@
+//! The state machine as consensus sees it: commands in, outcomes and changed rows out.
+
+use std::io;
+
+use bytes::Bytes;
+
+/// A row: a key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// The rows of a state, sorted by key, each key once.
+pub type Image = Box<dyn Iterator<Item = Row> + Send>;
+
+/// Where and when, in log time, a command is applied. The same on every node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The index of the log entry.
+    pub index: u64,
+    /// Log time: stamped by the leader, µs since the epoch, never going back from one entry to the next.
+    pub time_us: u64,
+}
+
+/// Replicated state: pure, deterministic, in memory. It never sees a clock, a socket or a disk.
+///
+/// A panic in any of these ends the process: a state machine that is half changed must not answer.
+pub trait StateMachine: Send + 'static {
+    /// Applies one committed command; `changes` collects the rows that it changed. Returns the outcome.
+    fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes;
+
+    /// The rows as of now. Cheap to take; iterated elsewhere while `apply` goes on.
+    fn image(&self) -> Image;
+
+    /// Replaces everything by `rows`, sorted by key: what `image` or the collected changes gave, on any node.
+    ///
+    /// # Errors
+    /// When `rows` fails, or a row is not one of ours.
+    fn restore(&mut self, rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Result<()>;
+}
+
+/// The rows that applying one command changed. The last word on a key counts.
+#[derive(Debug, Default)]
+pub struct Changes {
+    rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Changes {
+    /// Sets the row `key` to `value`.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.rows.push((key, Some(value)));
+    }
+
+    /// Removes the row `key`, if there is one.
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.rows.push((key, None));
+    }
+
+    /// How many changes were collected.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether nothing was changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Takes the changes out, in the order they were made: `None` is a removed row.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> + '_ {
+        self.rows.drain(..)
+    }
+}

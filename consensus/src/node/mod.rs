@@ -1,0 +1,24 @@
+//! One node's part in the cluster: openraft, and what is around it.
+
+mod ask;
+mod attempt;
+mod clock;
+mod core;
+mod form;
+mod join;
+mod keeper;
+mod members;
+mod memory;
+mod propose;
+mod read;
+mod shared;
+mod start;
+mod status;
+mod stop;
+mod wire;
+
+pub(crate) use self::core::{Core, Raft};
+pub(crate) use attempt::Attempt;
+pub(crate) use members::Change;
+pub(crate) use shared::Shared;
+pub(crate) use start::start;

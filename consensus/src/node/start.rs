@@ -1,0 +1,250 @@
+//! Starting: whose directory, which certificate, what is on the disk, which cluster; then openraft.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use openraft::errors::{InitializeError, RaftError};
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Core, Raft, Shared,
+    ask::identify,
+    form::{Fit, Former},
+    keeper,
+    memory::Memory,
+    propose::{self, QUEUE},
+    status,
+};
+use crate::{
+    CallHandlers, Config, Formation, Listen, MAX_NODE_ID, OnFatal, StartError, StateMachine, Status, Timing,
+    identity::{DataDir, Membership},
+    log::LogStore,
+    raft_id,
+    snapshot::SnapshotDir,
+    state::{Machine, Replicated, StateStore},
+    transport::{Network, Peer, PeerService, Peers, serve, tls::PeerAuth},
+    types::NodeInfo,
+};
+
+/// A follower that is further behind is sent a snapshot, if there is a newer one.
+const LAG_ENTRIES: u64 = 4_096;
+
+/// Entries in one message to a follower; the log bounds it by bytes as well.
+const MAX_PAYLOAD_ENTRIES: u64 = 1_024;
+
+/// The first members are asked for their addresses.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+pub(crate) async fn start(
+    config: Config,
+    machine: Box<dyn StateMachine>,
+    calls: CallHandlers,
+) -> Result<Arc<Core>, StartError> {
+    check(&config)?;
+    let mut data = DataDir::open(&config.data_dir, config.node)?;
+    let auth = Arc::new(PeerAuth::load(config.tls.clone(), config.node)?);
+    let (listener, address) = listen(config.listen).await?;
+    if data.has_lost_its_log() {
+        begin_anew(&mut data)?;
+    }
+    let mut log = open_log(&data.log(), &config.on_fatal)?;
+
+    let info = NodeInfo {
+        zone: config.zone,
+        peer: config.advertise.unwrap_or_else(|| address.to_string()),
+        http: config.http,
+        admin: config.admin,
+    };
+    let shared = Shared::new(info, config.version, calls, data.identity().clone());
+    let peers = Peers::new(Arc::clone(&auth));
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    // Until the node is complete, whoever gives up on it stops what runs.
+    let stop_unless_started = stop.clone().drop_guard();
+    serve(listener, auth, PeerService { shared: Arc::clone(&shared) }, &tracker, stop.clone());
+
+    let mut snapshots = at(&data.snapshots(), SnapshotDir::open(&data.snapshots()))?;
+    let former = Former { shared: &shared, peers: &peers, formation: &config.formation };
+    if data.identity().member.is_some() && former.check(&data, &log.reader(), &snapshots).await? == Fit::Forgetful {
+        tracing::warn!("the leader knows of log entries that this node acknowledged and does not have");
+        drop(log);
+        begin_anew(&mut data)?;
+        shared.set_identity(data.identity().clone());
+        log = open_log(&data.log(), &config.on_fatal)?;
+        snapshots = at(&data.snapshots(), SnapshotDir::open(&data.snapshots()))?;
+    }
+    if data.identity().member.is_none() {
+        former.form(&mut data).await?;
+    }
+    let member = data.identity().member.clone().expect("formed, or found on the disk");
+    let raft_id = raft_id(config.node, member.incarnation);
+
+    let memory = Memory { log: log.reader(), snapshots: Arc::clone(&snapshots) };
+    let mut state = Replicated::new(machine);
+    let store = at(&data.state(), StateStore::open(&data.state(), &mut state, config.on_fatal.clone()))?;
+    let store = Arc::new(store);
+    let machine = Machine::new(state, Arc::clone(&store), Arc::clone(&snapshots), config.on_fatal.clone());
+    let progress = machine.progress();
+    let network = Network { peers: Arc::clone(&peers), cluster: member.cluster, raft_id, guard: Arc::default() };
+    let settings = Arc::new(settings(config.timing, config.snapshots.keep_entries, &member)?);
+    let raft = Raft::new(raft_id, settings, network, log, machine);
+    let raft = raft.await.map_err(|fatal| StartError::Raft(fatal.to_string()))?;
+    initialise(&raft, raft_id, &member, &config.formation, &shared, &peers).await?;
+
+    let (proposals, queue) = mpsc::channel(QUEUE);
+    let core = Arc::new(Core {
+        shared: Arc::clone(&shared),
+        raft,
+        raft_id,
+        cluster: member.cluster,
+        peers,
+        progress,
+        snapshots,
+        memory,
+        store,
+        proposals,
+        status: watch::Sender::new(Status::default()),
+        max_command_bytes: config.max_command_bytes,
+        on_fatal: config.on_fatal,
+        receiving: tokio::sync::Mutex::default(),
+        changing: tokio::sync::Mutex::default(),
+        tracker,
+        stop,
+        stopping: AtomicBool::new(false),
+        data_dir: Mutex::new(Some(data)),
+    });
+    core.show_status();
+    core.tracker.spawn(propose::gather(Arc::clone(&core), queue));
+    core.tracker.spawn(status::show(Arc::clone(&core)));
+    core.tracker.spawn(keeper::keep(Arc::clone(&core), config.snapshots));
+    shared.set_core(Some(Arc::clone(&core)));
+    stop_unless_started.disarm();
+    tracing::info!(node = config.node, incarnation = member.incarnation, cluster = %hex::encode(member.cluster), "member of the cluster");
+    Ok(core)
+}
+
+fn check(config: &Config) -> Result<(), StartError> {
+    if !(1..=MAX_NODE_ID).contains(&config.node) {
+        return Err(StartError::Config(format!("node id {} is not between 1 and {MAX_NODE_ID}", config.node)));
+    }
+    match &config.formation {
+        Formation::Bootstrap(first) if !first.iter().any(|first| first.node == config.node) => {
+            Err(StartError::Config(format!("node {} is not among the first members in `bootstrap`", config.node)))
+        }
+        Formation::Join(addresses) if addresses.is_empty() => {
+            Err(StartError::Config("neither `bootstrap` nor `join` names a member".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, StartError> {
+    result.map_err(|error| StartError::Storage { path: path.to_owned(), error })
+}
+
+async fn listen(listen: Listen) -> Result<(TcpListener, SocketAddr), StartError> {
+    let (name, listener) = match listen {
+        Listen::Address(address) => (address.to_string(), TcpListener::bind(address).await),
+        Listen::Bound(socket) => {
+            let listener = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
+            ("a bound socket".into(), listener)
+        }
+    };
+    let bound = listener.and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+    bound.map_err(|error| StartError::Listen { address: name, error })
+}
+
+fn open_log(path: &Path, on_fatal: &OnFatal) -> Result<LogStore, StartError> {
+    at(path, LogStore::open(path, on_fatal.clone()).map_err(io::Error::other))
+}
+
+/// What was in the log is gone: this node may have voted and no longer knows. It comes back under another Raft id, with
+/// nothing. Until it has been born again, a start that finds what was half done does it once more.
+fn begin_anew(data: &mut DataDir) -> Result<(), StartError> {
+    let aside = at(data.path(), data.set_log_aside())?;
+    let aside = aside.map(|path| path.display().to_string());
+    tracing::warn!(dir = %data.path().display(), aside, "the log is not whole, rejoining the cluster as a new incarnation");
+    for path in [data.state(), data.snapshots()] {
+        if path.exists() {
+            at(&path, fs::remove_dir_all(&path))?;
+        }
+    }
+    data.be_born_again()
+}
+
+fn settings(timing: Timing, keep_entries: u64, member: &Membership) -> Result<openraft::Config, StartError> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = openraft::Config {
+        cluster_name: hex::encode(member.cluster),
+        heartbeat_interval: ms(timing.heartbeat),
+        election_timeout_min: ms(timing.election_min),
+        election_timeout_max: ms(timing.election_max),
+        enable_pre_vote: Some(true),
+        // A restart always elects: a leader must not go on from what it had not made durable.
+        enable_leader_restore: Some(false),
+        // A leader without a quorum falls silent, so that others may be elected behind a half-broken network.
+        quorum_loss_probe_interval: Some(2 * ms(timing.election_max)),
+        // By bytes and time: see `keeper`.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: keep_entries,
+        purge_batch_size: 1,
+        max_payload_entries: MAX_PAYLOAD_ENTRIES,
+        // The transport has deadlines of its own; this one is for the whole of a transfer.
+        install_snapshot_timeout: 600_000,
+        replication_lag_threshold: LAG_ENTRIES,
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|error| StartError::Config(error.to_string()))
+}
+
+/// The founder writes the first membership, once; a founder that died before it could does it now.
+async fn initialise(
+    raft: &Raft,
+    raft_id: u64,
+    member: &Membership,
+    formation: &Formation,
+    shared: &Shared,
+    peers: &Peers,
+) -> Result<(), StartError> {
+    let fatal = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
+    let is_founder =
+        member.incarnation == 1 && member.founders.first().is_some_and(|f| crate::raft_id(f.node, 1) == raft_id);
+    if !is_founder || raft.is_initialized().await.map_err(|error| fatal(&error))? {
+        return Ok(());
+    }
+    let Formation::Bootstrap(first) = formation else {
+        return Err(StartError::Config("the cluster was never formed: `bootstrap` must name its first members".into()));
+    };
+    let mut members = BTreeMap::new();
+    for founder in &member.founders {
+        let known = first.iter().find(|first| first.node == founder.node);
+        let known = known.ok_or_else(|| {
+            StartError::Config(format!("the cluster was never formed: `bootstrap` must name node {}", founder.node))
+        })?;
+        let info = match founder.node == crate::node_of(raft_id) {
+            true => shared.info().clone(),
+            false => first_info(peers, &Peer { node: known.node, address: known.peer.clone() }).await,
+        };
+        members.insert(crate::raft_id(founder.node, 1), info);
+    }
+    match raft.initialize(members).await {
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(fatal(&error)),
+    }
+}
+
+/// What a first member says of itself; its address must do when it does not answer just now, it will say the rest later.
+async fn first_info(peers: &Peers, peer: &Peer) -> NodeInfo {
+    let answer = identify(peers, peer, ASK_TIMEOUT).await.unwrap_or_default();
+    NodeInfo { zone: answer.zone, peer: peer.address.clone(), http: answer.http, admin: answer.admin }
+}

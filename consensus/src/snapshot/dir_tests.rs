@@ -1,0 +1,80 @@
+use openraft::vote::RaftLeaderId;
+
+use super::*;
+use crate::types::LogId;
+
+fn meta(index: u64) -> SnapshotMeta {
+    let leader = openraft::alias::LeaderIdOf::<TypeConfig>::new(1, 1 << 16).to_committed();
+    SnapshotMeta { last_log_id: Some(LogId::new(leader, index)), ..SnapshotMeta::default() }
+}
+
+fn rows(n: u8) -> Image {
+    Box::new((0..n).map(|n| (vec![n], vec![n; 10])))
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_newest_survives_a_restart_and_older_ones_are_deleted() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = SnapshotDir::open(temp.path()).unwrap();
+    dir.write(&meta(5), rows(3)).unwrap();
+    dir.write(&meta(9), rows(4)).unwrap();
+    assert_eq!(names(temp.path()).len(), 1);
+    let reopened = SnapshotDir::open(temp.path()).unwrap().current().unwrap();
+    assert_eq!(reopened.meta(), &meta(9));
+    assert_eq!(reopened.rows().unwrap().count(), 4);
+}
+
+#[test]
+fn what_was_never_finished_is_deleted() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("3.tmp"), "half").unwrap();
+    assert!(SnapshotDir::open(temp.path()).unwrap().current().is_none());
+    assert!(names(temp.path()).is_empty());
+}
+
+#[test]
+fn a_transfer_that_dies_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = SnapshotDir::open(temp.path()).unwrap();
+    let mut incoming = dir.incoming().unwrap();
+    incoming.write(b"part").unwrap();
+    drop(incoming);
+    assert!(names(temp.path()).is_empty());
+    let mut incoming = dir.incoming().unwrap();
+    incoming.write(b"part").unwrap();
+    assert!(incoming.finish().is_err());
+    assert!(names(temp.path()).is_empty());
+}
+
+#[test]
+fn a_flipped_bit_is_never_served() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = SnapshotDir::open(temp.path()).unwrap();
+    let file = dir.write(&meta(5), rows(100)).unwrap();
+    let mut bytes = fs::read(&*file.path.lock()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&*file.path.lock(), bytes).unwrap();
+    assert!(file.verify().is_err());
+    assert!(dir.current().is_none() && dir.is_damaged());
+    let reopened = SnapshotDir::open(temp.path()).unwrap();
+    assert!(reopened.current().is_none());
+    assert!(names(temp.path())[0].ends_with(".damaged"));
+}
+
+#[test]
+fn an_open_snapshot_can_be_read_after_it_was_replaced() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = SnapshotDir::open(temp.path()).unwrap();
+    let old = dir.write(&meta(5), rows(3)).unwrap();
+    let len = old.len();
+    dir.write(&meta(6), rows(3)).unwrap();
+    assert_eq!(old.read_at(0, 1 << 20).unwrap().len() as u64, len);
+}

@@ -1,0 +1,13 @@
+//! The state behind the log: what is applied, how it is kept for a fast start, and openraft's view of it.
+
+mod adapter;
+mod dedup;
+mod digest;
+mod replicated;
+mod rows;
+mod store;
+
+pub(crate) use adapter::{Machine, Progress};
+pub(crate) use dedup::WINDOW_US;
+pub(crate) use replicated::Replicated;
+pub(crate) use store::StateStore;

@@ -1,0 +1,101 @@
+//! What openraft's generics stand for here. Named in this crate alone: nobody else compiles openraft.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+openraft::declare_raft_types!(
+    /// Commands are bytes; Raft ids are `node id << 16 | incarnation`.
+    pub(crate) TypeConfig:
+        D = Proposal,
+        R = Reply,
+        NodeId = u64,
+        Node = NodeInfo,
+);
+
+pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
+pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+
+/// One command on its way through the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proposal {
+    /// The leader's wall clock, µs since the epoch. Made monotone when applied.
+    pub(crate) time_us: u64,
+    /// The same id again gives the first outcome.
+    pub(crate) request_id: Option<[u8; 16]>,
+    /// What the state machine applies.
+    #[serde(with = "as_bytes")]
+    pub(crate) command: Bytes,
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.command.len())
+    }
+}
+
+/// What applying one log entry came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// A membership change or a leader's first, empty entry.
+    Nothing,
+    /// The command was applied at `index`, now or when its request id came first.
+    Applied {
+        /// Where it was applied.
+        index: u64,
+        /// What the state machine answered.
+        #[serde(with = "as_bytes")]
+        outcome: Bytes,
+    },
+    /// Not applied: too many request ids are remembered.
+    TooManyRequestIds,
+}
+
+/// What the membership says of one node, for the others to find it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeInfo {
+    /// The zone that it stands in.
+    pub(crate) zone: String,
+    /// `host:port` of its peer plane.
+    pub(crate) peer: String,
+    /// `host:port` of its data plane.
+    pub(crate) http: String,
+    /// `host:port` of its admin plane.
+    pub(crate) admin: String,
+}
+
+/// `Bytes` as a byte string; its own serde support is a sequence of numbers without a feature flag.
+mod as_bytes {
+    use bytes::Bytes;
+    use serde::{Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        deserializer.deserialize_bytes(Visitor)
+    }
+
+    struct Visitor;
+
+    impl de::Visitor<'_> for Visitor {
+        type Value = Bytes;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a byte string")
+        }
+
+        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+            Ok(Bytes::copy_from_slice(bytes))
+        }
+
+        fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+            Ok(Bytes::from(bytes))
+        }
+    }
+}

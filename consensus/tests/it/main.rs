@@ -1,0 +1,14 @@
+//! Three nodes in one process, each with its own directory, port and certificate.
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
+mod bootstrap;
+mod cluster;
+mod failover;
+mod membership;
+mod peers;
+mod raw;
+mod refusals;
+mod snapshots;
+mod stale;
+mod store;
+mod writes;

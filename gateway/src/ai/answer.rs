@@ -1,0 +1,214 @@
+//! What a provider answered: an error, a whole answer, or the beginning of a stream.
+
+use std::{future::Future, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header, response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+use tollgate_llm::{AnswerError, Emit, StreamRelay, code, provider_message, translate_answer, translate_error};
+use tollgate_model::Failure;
+use tollgate_quota::Outcome;
+
+use super::{
+    attempt::{Failed, Sent},
+    provider,
+    settle::Call,
+    stream::AiStream,
+};
+use crate::{body::ResponseBody, clock, error::Rejection, exchange::Exchange, upstream::SendError};
+
+/// A whole answer at most: the longest completions are a few megabytes, embeddings of large batches some tens.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// An error's body at most; of a longer one the beginning is no JSON.
+const MAX_ERROR_BYTES: usize = 256 * 1024;
+/// An error's body is waited for this long.
+const ERROR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads the provider's answer as far as it takes to know that it is one. Takes the call when it is.
+pub(super) async fn read(
+    exchange: &Exchange,
+    sent: Sent<'_>,
+    answer: Response<Incoming>,
+    call: &mut Option<Call>,
+) -> Result<Response<ResponseBody>, Failed> {
+    let (head, body) = answer.into_parts();
+    if head.status.is_client_error() || head.status.is_server_error() {
+        return Err(refused(&sent, &head, body).await);
+    }
+    if head.status != StatusCode::OK {
+        let message = format!("The provider answered with the unexpected status {}.", head.status.as_u16());
+        return Err(Failed::garbage(Rejection::upstream_error(message)));
+    }
+    if head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(Failed::garbage(Rejection::upstream_error(
+            "The provider's answer is compressed, which was not asked for.",
+        )));
+    }
+    if sent.request.stream() {
+        stream(exchange, sent, head, body, call).await
+    } else {
+        whole(exchange, sent, head, body, call).await
+    }
+}
+
+async fn whole(
+    exchange: &Exchange,
+    sent: Sent<'_>,
+    head: response::Parts,
+    body: Incoming,
+    call: &mut Option<Call>,
+) -> Result<Response<ResponseBody>, Failed> {
+    let collecting = collect(body, MAX_ANSWER_BYTES, exchange.plan.route.timeouts.idle);
+    let body = by(sent.deadline, collecting).await.map_err(Failed::from)?;
+    let Collected::Whole(body) = body else {
+        return Err(Failed::garbage(Rejection::upstream_error("The provider's answer is too large.")));
+    };
+    let dialect = provider::dialect(sent.provider.provider.dialect);
+    let answer = translate_answer(sent.request, dialect, sent.model, clock::now_seconds(), &body);
+    let answer = answer.map_err(|error| Failed::garbage(garbage(error)))?;
+    if let Some(call) = call.take() {
+        call.settle(answer.usage, Outcome::Settled, 200);
+    }
+    Ok(respond(&sent, head, "application/json", ResponseBody::full(answer.body)))
+}
+
+/// A stream is one once its first bytes make sense: until then another provider may still be asked.
+async fn stream(
+    exchange: &Exchange,
+    sent: Sent<'_>,
+    head: response::Parts,
+    mut body: Incoming,
+    call: &mut Option<Call>,
+) -> Result<Response<ResponseBody>, Failed> {
+    let kind = head.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
+    if !kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) {
+        return Err(Failed::garbage(Rejection::upstream_error("The provider did not answer with a stream of events.")));
+    }
+    let dialect = provider::dialect(sent.provider.provider.dialect);
+    let mut relay = StreamRelay::new(sent.request, dialect, sent.model, clock::now_seconds());
+    let emit = first_words(&mut body, &mut relay, sent.first_byte).await?;
+    let Some(mut call) = call.take() else { return Err(Failed::from(SendError::Reset)) };
+    call.first_chunk();
+    let stream = AiStream::new(body, relay, emit, call, exchange.plan.route.timeouts.idle);
+    Ok(respond(&sent, head, "text/event-stream", ResponseBody::stream(stream)))
+}
+
+/// The first bytes for the caller. A provider that fails by its own words before them has not begun to answer.
+async fn first_words(body: &mut Incoming, relay: &mut StreamRelay, until: Instant) -> Result<Emit, Failed> {
+    loop {
+        let chunk = first_chunk(body, until).await.map_err(Failed::from)?;
+        let emit = relay.push(&chunk).map_err(|error| Failed::garbage(Rejection::upstream_error(sentence(&error))))?;
+        if let Some(message) = relay.failure() {
+            let message = format!("The provider failed: {message}");
+            return Err(Failed { label: "failed", ..Failed::garbage(Rejection::upstream_error(message)) });
+        }
+        if !emit.is_empty() || relay.is_complete() {
+            return Ok(emit);
+        }
+    }
+}
+
+async fn first_chunk(body: &mut Incoming, until: Instant) -> Result<Bytes, SendError> {
+    by(until, async {
+        loop {
+            match body.frame().await {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => return Ok(data),
+                    _ => {}
+                },
+                Some(Err(_)) | None => return Err(SendError::Reset),
+            }
+        }
+    })
+    .await
+}
+
+fn respond(sent: &Sent<'_>, head: response::Parts, kind: &'static str, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.headers_mut() = provider::answer_headers(head.headers, sent.provider, sent.model);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// What the caller is told of a provider's error: a 4xx, 503, 504 or 529 as it is, in the caller's dialect and with
+/// its `retry-after`; any other is the provider's failure.
+async fn refused(sent: &Sent<'_>, head: &response::Parts, body: Incoming) -> Failed {
+    let until = sent.deadline.min(Instant::now() + ERROR_PATIENCE);
+    let body = by(until, collect(body, MAX_ERROR_BYTES, ERROR_PATIENCE)).await;
+    let body = match body {
+        Ok(Collected::Whole(body)) => body,
+        _ => Bytes::new(),
+    };
+    let status = head.status.as_u16();
+    let from = provider::dialect(sent.provider.provider.dialect);
+    let rejection = if head.status.is_client_error() || matches!(status, 503 | 504 | 529) {
+        let body = translate_error(from, sent.request.dialect(), status, &body);
+        let rejection = Rejection::passed_on(status, code_of(status), body);
+        match head.headers.get(header::RETRY_AFTER) {
+            Some(after) => rejection.with_header(header::RETRY_AFTER, after.clone()),
+            None => rejection,
+        }
+    } else {
+        let said = provider_message(&body).map(|message| format!(" {message}")).unwrap_or_default();
+        Rejection::upstream_error(format!("The provider failed with status {status}.{said}"))
+    };
+    let mut served = http::HeaderMap::new();
+    provider::served_by(&mut served, sent.provider, sent.model);
+    let label = if head.status.is_client_error() { "refused" } else { "failed" };
+    Failed {
+        failure: Some(Failure::Status(status)),
+        rejection: rejection.with_headers(&served),
+        billable: false,
+        label,
+    }
+}
+
+/// The public code of an error that is passed on, for metrics and logs.
+fn code_of(status: u16) -> &'static str {
+    match status {
+        504 => code::UPSTREAM_TIMEOUT,
+        429 => code::RATE_LIMIT_EXCEEDED,
+        400..=499 => code::INVALID_REQUEST,
+        _ => code::UPSTREAM_ERROR,
+    }
+}
+
+fn garbage(error: AnswerError) -> Rejection {
+    Rejection::upstream_error(sentence(&error))
+}
+
+pub(super) fn sentence(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(chars).chain(['.']).collect()
+}
+
+enum Collected {
+    Whole(Bytes),
+    TooLarge,
+}
+
+async fn collect(mut body: Incoming, limit: usize, idle: Duration) -> Result<Collected, SendError> {
+    let mut whole = BytesMut::new();
+    let mut first = Bytes::new();
+    while let Some(frame) = by(Instant::now() + idle, async { Ok(body.frame().await) }).await? {
+        let Ok(data) = frame.map_err(|_| SendError::Reset)?.into_data() else { continue };
+        if first.len() + whole.len() + data.len() > limit {
+            return Ok(Collected::TooLarge);
+        }
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
+        whole.extend_from_slice(&data);
+    }
+    Ok(Collected::Whole(if whole.is_empty() { first } else { whole.freeze() }))
+}
+
+async fn by<T>(deadline: Instant, future: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+    timeout_at(deadline, future).await.unwrap_or(Err(SendError::Timeout))
+}

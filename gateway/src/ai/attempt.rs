@@ -1,0 +1,159 @@
+//! One AI request, sent to one provider after another until one answers as it should.
+
+use std::sync::Arc;
+
+use http::Response;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+use tollgate_llm::AiRequest;
+use tollgate_model::{Failure, RouteAction, UpstreamRef};
+use tollgate_quota::{Attribution, Outcome};
+
+use super::{
+    admit::{Admitted, Candidate, served_model},
+    answer, provider,
+    settle::Call,
+};
+use crate::{
+    body::ResponseBody,
+    error::Rejection,
+    exchange::Exchange,
+    upstream::{ProviderUpstream, SendError, Wire},
+};
+
+/// An attempt that brought no answer for the caller.
+pub(super) struct Failed {
+    /// As a fallback's `on` names it; none where no other provider could do better.
+    pub(super) failure: Option<Failure>,
+    /// What the caller is told if nobody else answers.
+    pub(super) rejection: Rejection,
+    /// The provider may have worked, and bill for it.
+    pub(super) billable: bool,
+    /// For metrics.
+    pub(super) label: &'static str,
+}
+
+/// One attempt as its answer is read.
+pub(super) struct Sent<'a> {
+    pub(super) request: &'a AiRequest,
+    pub(super) provider: &'a ProviderUpstream,
+    pub(super) model: &'a str,
+    /// For the whole answer.
+    pub(super) deadline: Instant,
+    /// For the first byte of it.
+    pub(super) first_byte: Instant,
+}
+
+/// Tries the candidates in their order. Ends the call: settled by the answer's end, here if there is none.
+pub(super) async fn send(
+    exchange: &mut Exchange,
+    request: &AiRequest,
+    admitted: Admitted,
+) -> Result<Response<ResponseBody>, Rejection> {
+    let plan = Arc::clone(&exchange.plan);
+    let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
+    let Admitted { reservation, max_tokens, candidates, .. } = admitted;
+    let in_flight = reservation.dispatch(attribution(exchange, request));
+    let mut call = Some(Call::new(exchange, request, in_flight));
+    let mut last: Option<Failed> = None;
+    let mut billable = false;
+    for candidate in &candidates {
+        let failure = last.as_ref().and_then(|failed| failed.failure);
+        let wanted = candidate.fallback.is_none_or(|at| failure.is_some_and(|it| fallbacks[at].on.contains(it)));
+        if !wanted {
+            continue;
+        }
+        match attempt(exchange, request, candidate, max_tokens, &mut call).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => {
+                billable |= failed.billable;
+                if let Some(call) = &mut call {
+                    call.attempt_failed(failed.label);
+                }
+                // A fallback that can't be asked at all says nothing about the failure before it.
+                if last.is_none() || failed.failure.is_some() {
+                    last = Some(failed);
+                }
+            }
+        }
+    }
+    let failed = last.expect("the first candidate is always tried");
+    end(call, billable, failed.rejection.error().status);
+    Err(failed.rejection)
+}
+
+/// Nobody answered: what a provider may have worked for is settled, at the input's estimate; else nothing was used.
+fn end(call: Option<Call>, billable: bool, status: u16) {
+    let Some(call) = call else { return };
+    if billable {
+        let usage = call.unanswered();
+        call.settle(usage, Outcome::Partial, status);
+    } else {
+        call.void();
+    }
+}
+
+async fn attempt(
+    exchange: &mut Exchange,
+    request: &AiRequest,
+    candidate: &Candidate,
+    max_tokens: tollgate_llm::MaxTokens,
+    call: &mut Option<Call>,
+) -> Result<Response<ResponseBody>, Failed> {
+    let provider = upstream(exchange, candidate)?;
+    let model = served_model(exchange, candidate, request.model());
+    let outgoing = provider::request(exchange, &provider, request, &model, max_tokens);
+    let outgoing = outgoing.map_err(|error| Failed::unasked(error.into()))?;
+    let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
+    exchange.record.upstream = Some(provider.provider.name.clone());
+    if let Some(call) = call {
+        call.begin(&provider, &model, request.input_estimate(&model));
+    }
+    let timeouts = exchange.plan.route.timeouts;
+    let deadline = exchange.record.started() + timeouts.request;
+    let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(Instant::now() + within));
+    let sent = Sent { request, provider: &provider, model: &model, deadline, first_byte };
+    let head = timeout_at(first_byte, exchange.shared.pool.send(Wire::Negotiated, outgoing)).await;
+    let head: Response<Incoming> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
+    answer::read(exchange, sent, head, call).await
+}
+
+fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUpstream>, Failed> {
+    let known = match &candidate.upstream {
+        UpstreamRef::Provider(name) => exchange.compiled.providers.get(name),
+        UpstreamRef::Service(_) => None, // speaks no dialect that could be read or counted
+    };
+    let none = || Failed { failure: Some(Failure::Connect), ..Failed::unasked(Rejection::no_healthy_upstream()) };
+    known.cloned().ok_or_else(none)
+}
+
+fn attribution(exchange: &Exchange, request: &AiRequest) -> Attribution {
+    let subject = exchange.subject(Some(request.model()));
+    Attribution {
+        request_id: exchange.record.request_id.as_str().to_owned(),
+        tenant: subject.tenant.unwrap_or_default().to_owned(),
+        consumer: subject.consumer.unwrap_or_default().to_owned(),
+        route: subject.route.to_owned(),
+        model: request.model().to_owned(),
+        ..Attribution::default()
+    }
+}
+
+impl Failed {
+    /// Nothing was sent.
+    fn unasked(rejection: Rejection) -> Self {
+        Self { failure: None, rejection, billable: false, label: "unasked" }
+    }
+
+    /// An answer that is none.
+    pub(super) fn garbage(rejection: Rejection) -> Self {
+        Self { failure: Some(Failure::Status(502)), rejection, billable: true, label: "garbage" }
+    }
+}
+
+impl From<SendError> for Failed {
+    fn from(error: SendError) -> Self {
+        let billable = error != SendError::Connect;
+        Self { failure: error.failure(), rejection: error.into(), billable, label: error.label() }
+    }
+}

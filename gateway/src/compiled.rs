@@ -1,0 +1,111 @@
+//! A configuration, and what the gateway derives from it once rather than with every request.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use http::HeaderValue;
+use tollgate_model::{ConfigView, Name, Provider, ProviderType, RouteAction};
+use tracing::warn;
+
+use crate::{
+    metrics::OTHER,
+    routing::{Plan, Table},
+    upstream::{ProviderUpstream, ServiceUpstream},
+};
+
+/// One configuration as exchanges read it. What did not change since the one before is shared with it, so that turns
+/// go on where they were.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) view: Arc<ConfigView>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) providers: HashMap<Name, Arc<ProviderUpstream>>,
+    pub(crate) services: HashMap<Name, Arc<ServiceUpstream>>,
+    plans: HashMap<Name, Arc<Plan>>,
+    /// The models that metrics may name.
+    models: HashSet<String>,
+}
+
+impl Compiled {
+    pub(crate) fn new(view: Arc<ConfigView>, previous: Option<&Self>) -> Self {
+        let (plans, table) = routes(&view, previous);
+        let providers = view.providers.values().map(|it| (it.name.clone(), provider(&view, it, previous))).collect();
+        let services = view.services.values().map(|service| {
+            let known = previous.and_then(|previous| previous.services.get(&service.name));
+            let known = known.filter(|known| Arc::ptr_eq(&known.service, service)).cloned();
+            (service.name.clone(), known.unwrap_or_else(|| Arc::new(ServiceUpstream::new(Arc::clone(service)))))
+        });
+        let services = services.collect();
+        let models = models(&view);
+        Self { table, providers, services, plans, models, view }
+    }
+
+    /// A model's name as a label: itself, if the configuration names it.
+    pub(crate) fn model_label(&self, model: &str) -> String {
+        if self.models.contains(model) { model } else { OTHER }.to_owned()
+    }
+}
+
+fn routes(view: &ConfigView, previous: Option<&Compiled>) -> (HashMap<Name, Arc<Plan>>, Arc<Table>) {
+    let known = |name: &Name| previous.and_then(|previous| previous.plans.get(name));
+    let mut kept = 0;
+    let plans: HashMap<Name, Arc<Plan>> = view
+        .routes
+        .iter()
+        .map(|(name, route)| match known(name).filter(|plan| Arc::ptr_eq(&plan.route, route)) {
+            Some(plan) => {
+                kept += 1;
+                (name.clone(), Arc::clone(plan))
+            }
+            None => (name.clone(), Arc::new(Plan::new(Arc::clone(route)))),
+        })
+        .collect();
+    let table = match previous {
+        Some(previous) if kept == plans.len() && kept == previous.plans.len() => Arc::clone(&previous.table),
+        _ => Arc::new(Table::new(plans.values())),
+    };
+    (plans, table)
+}
+
+fn provider(view: &ConfigView, provider: &Arc<Provider>, previous: Option<&Compiled>) -> Arc<ProviderUpstream> {
+    let keys = (0..provider.keys.len()).filter_map(|n| key(view, provider, n)).collect::<Vec<_>>();
+    let known = previous.and_then(|previous| previous.providers.get(&provider.name));
+    match known.filter(|known| Arc::ptr_eq(&known.provider, provider) && known.keys() == keys) {
+        Some(known) => Arc::clone(known),
+        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), keys)),
+    }
+}
+
+fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<HeaderValue> {
+    let key = view.provider_key(&provider.name, n)?;
+    let text = match provider.dialect {
+        ProviderType::OpenAi => format!("Bearer {}", key.expose()),
+        ProviderType::Anthropic => key.expose().clone(),
+    };
+    let Ok(mut value) = HeaderValue::try_from(text) else {
+        warn!(provider = %provider.name, n, "a provider's key can't be sent in a header, so it is not used");
+        return None;
+    };
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn models(view: &ConfigView) -> HashSet<String> {
+    let mapped = view.providers.values().flat_map(|provider| provider.models.plain_names());
+    let priced = view.prices.values().flat_map(|price| &price.models);
+    let priced = priced.filter(|glob| glob.is_plain()).map(tollgate_model::Glob::as_str);
+    let served = view.routes.values().flat_map(|route| match &route.action {
+        RouteAction::Forward { backends, fallbacks } => {
+            let models = backends.iter().map(|it| &it.model).chain(fallbacks.iter().map(|it| &it.model));
+            models.flatten().map(Name::as_str).collect::<Vec<_>>()
+        }
+        RouteAction::Redirect { .. } | RouteAction::Respond { .. } => Vec::new(),
+    });
+    let resolved = view.providers.values().flat_map(|provider| {
+        let names = provider.models.plain_names();
+        names.map(|name| provider.models.resolve(name).into_owned()).collect::<Vec<_>>()
+    });
+    mapped.chain(priced).chain(served).map(str::to_owned).chain(resolved).collect()
+}

@@ -1,0 +1,228 @@
+//! One exchange: from a request's head to its answer, by one configuration.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tollgate_llm::{AiRequest, Dialect, Operation, code};
+use tollgate_model::{RouteAction, Subject};
+
+use crate::{
+    ai,
+    body::{ClientBody, ResponseBody},
+    compiled::Compiled,
+    error::{CloseAfter, Rejection},
+    filters,
+    gateway::Shared,
+    listener::{Connection, MAX_HEAD_BYTES, Malformed},
+    normalize::{self, Target},
+    record::Record,
+    request_id::X_REQUEST_ID,
+    routing::{Facts, Found, Model, Plan},
+    service,
+};
+
+/// What one exchange knows once its route is found and its caller is let in.
+pub(crate) struct Exchange {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) compiled: Arc<Compiled>,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) head: request::Parts,
+    pub(crate) target: Target,
+    pub(crate) body: RequestBody,
+    pub(crate) record: Box<Record>,
+}
+
+/// A request's body, read already where the route depended on it.
+pub(crate) enum RequestBody {
+    Unread(Incoming),
+    /// All of it, and what was read in it.
+    Read(Bytes, Option<AiRequest>),
+}
+
+impl Exchange {
+    /// What limits know of this request.
+    pub(crate) fn subject<'a>(&'a self, model: Option<&'a str>) -> Subject<'a> {
+        let caller = self.record.caller.as_ref();
+        Subject {
+            tenant: caller.map(|caller| caller.tenant.name.as_str()),
+            consumer: caller.map(|caller| caller.consumer.name.as_str()),
+            route: &self.plan.route.name,
+            model,
+        }
+    }
+}
+
+/// Serves one request. Always answers: whatever goes wrong is an answer, too.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+    draining: CancellationToken,
+) -> Response<ResponseBody> {
+    let refusal = connection.take_request();
+    let mut record = Record::open(Arc::clone(&shared), connection, request.method().clone(), request.uri());
+    let (version, dialect) = (request.version(), dialect_of(request.uri().path(), request.headers()));
+    let rejection = match refusal {
+        Some(refusal) => refusal.into(),
+        None => match begin(shared, record, request).await {
+            Ok((answer, record)) => return finish(answer, record, version, &draining),
+            Err((rejection, returned)) => {
+                record = returned;
+                rejection
+            }
+        },
+    };
+    finish(rejection.into_response(dialect), record, version, &draining)
+}
+
+/// The dialect of answers that no operation was found for.
+fn dialect_of(path: &str, headers: &HeaderMap) -> Dialect {
+    match Operation::from_path("POST", path) {
+        Some(operation) => operation.dialect(),
+        None if headers.contains_key("anthropic-version") => Dialect::Anthropic,
+        None => Dialect::OpenAi,
+    }
+}
+
+type Answered = Result<(Response<ResponseBody>, Box<Record>), (Rejection, Box<Record>)>;
+
+/// The steps of every exchange, in order.
+async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Incoming>) -> Answered {
+    let (mut head, body) = request.into_parts();
+    let compiled = shared.current();
+    let routed = route(&compiled, &mut head, body).await;
+    let (target, plan, body) = match routed {
+        Ok(routed) => routed,
+        Err(rejection) => return Err((rejection, record)),
+    };
+    let mut exchange = Exchange { shared, compiled, plan, head, target, body, record };
+    exchange.record.route = Some(exchange.plan.route.name.clone());
+    match answer(&mut exchange).await {
+        Ok(response) => Ok((response, exchange.record)),
+        Err(rejection) => Err((rejection, exchange.record)),
+    }
+}
+
+async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
+    let plan = Arc::clone(&exchange.plan);
+    let caller = filters::authenticate(&exchange.compiled.view, &plan.route, &mut exchange.head.headers)?;
+    exchange.record.caller = caller;
+    match &plan.route.action {
+        RouteAction::Respond { status, body, headers } => Ok(fixed(*status, body.clone(), headers.clone())),
+        RouteAction::Redirect { location, status } => Ok(redirect(*status, location)),
+        RouteAction::Forward { .. } if plan.route.is_ai() => ai::serve(exchange).await,
+        RouteAction::Forward { .. } => service::serve(exchange).await,
+    }
+}
+
+/// Reads the target, once, and finds its route; reads the body where the route depends on the model.
+async fn route(
+    compiled: &Compiled,
+    head: &mut request::Parts,
+    body: Incoming,
+) -> Result<(Target, Arc<Plan>, RequestBody), Rejection> {
+    refuse_oversize(head)?;
+    refuse_upgrade(head)?;
+    let target = Target::read(head)?;
+    normalize::join_cookies(&mut head.headers);
+    let facts = |model| Facts {
+        host: target.host.name(),
+        path: &target.path,
+        method: &head.method,
+        headers: &head.headers,
+        query: target.query.as_deref(),
+        model,
+    };
+    let depends = match compiled.table.find(&facts(Model::Unread)) {
+        Found::Route(plan) => (Arc::clone(plan), RequestBody::Unread(body)),
+        Found::Nothing => return Err(Rejection::route_not_found()),
+        Found::NeedsModel(plan) => {
+            let (body, ai) = read_ai(&head.method, &target.path, body, plan.route.body_limit_bytes).await?;
+            let model = ai.as_ref().map(AiRequest::model).or_else(|| Operation::model_in_path(&target.path));
+            match (compiled.table.find(&facts(Model::Read(model))), model) {
+                (Found::Route(plan), _) => (Arc::clone(plan), RequestBody::Read(body, ai.clone())),
+                (_, Some(model)) => return Err(Rejection::model_not_found(model)),
+                // An operation without a model, as the list of models, is for whatever route could have one.
+                (_, None) => (Arc::clone(plan), RequestBody::Read(body, ai.clone())),
+            }
+        }
+    };
+    let (plan, body) = depends;
+    Ok((target, plan, body))
+}
+
+/// The whole body of an AI request, parsed.
+pub(crate) async fn read_ai(
+    method: &Method,
+    path: &str,
+    body: Incoming,
+    limit: u64,
+) -> Result<(Bytes, Option<AiRequest>), Rejection> {
+    let body = ClientBody::new(body, limit)?.collect().await?;
+    let operation = Operation::from_path(method.as_str(), path).filter(|operation| operation.has_body());
+    let ai = operation.map(|operation| AiRequest::parse(operation, body.clone())).transpose()?;
+    Ok((body, ai))
+}
+
+/// HTTP/1's heads are measured as they arrive; HTTP/2's here, as RFC 9113 §6.5.2 counts.
+fn refuse_oversize(head: &request::Parts) -> Result<(), Rejection> {
+    let size = |(name, value): (&header::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+    let total: usize = head.headers.iter().map(size).sum();
+    if head.version == Version::HTTP_2 && total > MAX_HEAD_BYTES {
+        return Err(Rejection::new(431, code::REQUEST_TOO_LARGE, "The request's headers are too large."));
+    }
+    Ok(())
+}
+
+/// CONNECT and upgrades are for later. An offer of h2c may be ignored (RFC 9110 §7.8), and many clients make one.
+fn refuse_upgrade(head: &request::Parts) -> Result<(), Rejection> {
+    if head.method == Method::CONNECT {
+        return Err(Malformed::Connect.into());
+    }
+    let offers = head.headers.get_all(header::UPGRADE).iter();
+    if offers.into_iter().any(|offer| !offer.as_bytes().to_ascii_lowercase().starts_with(b"h2c")) {
+        return Err(Rejection::not_supported("Upgrades, such as to WebSocket, are not supported here."));
+    }
+    Ok(())
+}
+
+fn fixed(status: u16, body: Bytes, headers: HeaderMap) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    *response.headers_mut() = headers;
+    response
+}
+
+fn redirect(status: u16, location: &str) -> Response<ResponseBody> {
+    let mut response = fixed(status, Bytes::new(), HeaderMap::new());
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// What every answer gets: its id, whether the connection goes on, and the record that ends with it.
+fn finish(
+    mut response: Response<ResponseBody>,
+    mut record: Box<Record>,
+    version: Version,
+    draining: &CancellationToken,
+) -> Response<ResponseBody> {
+    response.headers_mut().insert(&X_REQUEST_ID, record.request_id.header());
+    // What is answered whole reads no more of the request, so what is left of it ends the connection.
+    let unread = response.body().is_whole() && record.connection().awaits_body();
+    let closes = unread || response.extensions().get::<CloseAfter>().is_some() || draining.is_cancelled();
+    if closes && version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    record.answered(&response, response.body().is_whole());
+    let is_head = record.method == Method::HEAD;
+    if is_head || response.body().is_end_stream() {
+        record.completed();
+    }
+    response.map(|body| body.recorded(record))
+}

@@ -1,0 +1,159 @@
+//! Admission: what a request may use at most is reserved in every account it meets, all or none, before it is sent on.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use tokio::time::{Instant, timeout_at};
+use tollgate_llm::code;
+use tollgate_model::{ConfigView, Limit, LogIndex, Subject, Unit};
+use tollgate_quota::{Charge, Reservation, ReserveError, Standing};
+
+use super::rate_headers::{Figures, rate_headers};
+use crate::{error::Rejection, gateway::Shared};
+
+/// The log is waited for this long: a leader that died is replaced within two seconds, and the request need not know.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Where the log could not be asked, it is worth coming again after this.
+const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
+
+/// The most that a request can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Need {
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+}
+
+impl Need {
+    fn of(self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Tokens => self.input.saturating_add(self.output),
+            Unit::InputTokens => self.input,
+            Unit::OutputTokens => self.output,
+            Unit::Requests => 1,
+        }
+    }
+}
+
+/// A request that may go on.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) reservation: Reservation,
+    /// For the answer, whatever it is.
+    pub(crate) headers: HeaderMap,
+}
+
+/// Reserves `need` in all limits that concern the subject. Should a limit have changed meanwhile, the newest
+/// configuration's limits count.
+pub(crate) async fn admit(
+    shared: &Shared,
+    view: &Arc<ConfigView>,
+    subject: Subject<'_>,
+    need: Need,
+    hold_for: Duration,
+    deadline: Instant,
+) -> Result<Admission, Rejection> {
+    let deadline = deadline.min(Instant::now() + PATIENCE);
+    let mut view = Arc::clone(view);
+    loop {
+        let limits: Vec<Arc<Limit>> = view.limits_for(subject).cloned().collect();
+        let charges = charges(&limits, &subject, need)?;
+        let figures = Figures::of(&limits);
+        match shared.desk.reserve(charges, deadline, hold_for).await {
+            Ok(reservation) => {
+                limits.iter().for_each(|limit| shared.metrics.decision(&limit.name, "granted"));
+                let headers = rate_headers(&figures.with(reservation.standings()));
+                return Ok(Admission { reservation, headers });
+            }
+            Err(ReserveError::Stale { version, .. }) => {
+                let Some(newer) = newer_view(shared, version, deadline).await else {
+                    return Err(unavailable(&figures));
+                };
+                view = newer;
+            }
+            Err(error) => return Err(refusal(shared, error, &figures)),
+        }
+    }
+}
+
+/// How much output a request may still ask for so that it fits into the limits at all, with this much input.
+pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -> u64 {
+    let room = view.limits_for(subject).filter_map(|limit| match limit.unit {
+        Unit::Tokens => Some(limit.limit.saturating_sub(input)),
+        Unit::OutputTokens => Some(limit.limit),
+        Unit::InputTokens | Unit::Requests => None,
+    });
+    room.min().unwrap_or(u64::MAX)
+}
+
+fn charges(limits: &[Arc<Limit>], subject: &Subject<'_>, need: Need) -> Result<Vec<Charge>, Rejection> {
+    let charge = |limit: &Arc<Limit>| {
+        let amount = need.of(limit.unit);
+        if amount > limit.limit {
+            return Err(
+                exceeds(&limit.name, limit.unit, limit.limit, amount).with_headers(&rate_headers(&Figures::of(limits)))
+            );
+        }
+        Ok(Charge { limit: limit.name.clone(), version: limit.version, key: limit.key(subject), amount })
+    };
+    limits.iter().map(charge).collect()
+}
+
+fn refusal(shared: &Shared, error: ReserveError, figures: &Figures) -> Rejection {
+    match error {
+        ReserveError::Exhausted { limit, capacity, remaining, retry_after, standings } => {
+            shared.metrics.decision(&limit, "refused");
+            let unit = figures.unit(&limit);
+            let message = format!("Limit `{limit}` is exhausted: {remaining} of {capacity} {unit} are left.");
+            Rejection::new(429, code::RATE_LIMIT_EXCEEDED, message)
+                .with_headers(&rate_headers(&figures.with(&standings)))
+                .retry_after(retry_after)
+        }
+        ReserveError::ExceedsLimit { limit, capacity, amount } => {
+            let message = format!(
+                "Limit `{limit}` holds {capacity} {} in all, and this request alone needs {amount}.",
+                figures.unit(&limit)
+            );
+            Rejection::new(400, code::REQUEST_EXCEEDS_LIMIT, message).with_headers(&rate_headers(figures))
+        }
+        _ => {
+            figures.names().for_each(|limit| shared.metrics.decision(limit, "unavailable"));
+            tracing::debug!(%error, "quota is unavailable");
+            unavailable(figures)
+        }
+    }
+}
+
+fn exceeds(limit: &str, unit: Unit, capacity: u64, amount: u64) -> Rejection {
+    let message = format!("Limit `{limit}` holds {capacity} {unit} in all, and this request alone needs {amount}.");
+    Rejection::new(400, code::REQUEST_EXCEEDS_LIMIT, message)
+}
+
+fn unavailable(figures: &Figures) -> Rejection {
+    let names: Vec<&str> = figures.names().collect();
+    let message = match names.as_slice() {
+        [] => "Usage can't be recorded at the moment.".to_owned(),
+        names => format!("Limit `{}` can't be asked at the moment.", names.join("`, `")),
+    };
+    Rejection::new(503, code::QUOTA_UNAVAILABLE, message)
+        .with_headers(&rate_headers(figures))
+        .retry_after(RETRY_UNAVAILABLE)
+}
+
+/// The configuration at `version` or later, as soon as this node serves it.
+async fn newer_view(shared: &Shared, version: LogIndex, deadline: Instant) -> Option<Arc<ConfigView>> {
+    loop {
+        let changed = shared.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let view = Arc::clone(&shared.current().view);
+        if view.index >= version {
+            return Some(view);
+        }
+        timeout_at(deadline, changed).await.ok()?;
+    }
+}
+
+/// For the answer's headers and messages: [`Figures::with`] matches standings to limits by name.
+pub(crate) fn standing_of<'a>(standings: &'a [Standing], limit: &str) -> Option<&'a Standing> {
+    standings.iter().find(|standing| *standing.limit == *limit)
+}

@@ -1,0 +1,8 @@
+//! What stands between a matched route and its upstream, cheap refusals first: `authenticate`, then the route's own
+//! `allow`, then `admit`, last, so that nothing reserved is refused afterwards.
+
+pub(crate) mod admit;
+mod authenticate;
+mod rate_headers;
+
+pub(crate) use authenticate::{authenticate, remove_credentials};

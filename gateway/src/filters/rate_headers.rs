@@ -1,0 +1,128 @@
+//! How the limits of a request stand, as headers: `x-ratelimit-*` as OpenAI writes them, and the IETF's `RateLimit`
+//! fields (draft-ietf-httpapi-ratelimit-headers-10).
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tollgate_model::{Limit, Unit, Window};
+use tollgate_quota::Standing;
+
+use super::admit::standing_of;
+
+static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// The limits that a request meets.
+#[derive(Debug, Clone)]
+pub(super) struct Figures(Vec<Figure>);
+
+#[derive(Debug, Clone)]
+struct Figure {
+    limit: Arc<Limit>,
+    /// What is left, and until when; unknown where the log was not asked.
+    left: Option<(u64, Duration)>,
+}
+
+impl Figures {
+    pub(super) fn of(limits: &[Arc<Limit>]) -> Self {
+        Self(limits.iter().map(|limit| Figure { limit: Arc::clone(limit), left: None }).collect())
+    }
+
+    pub(super) fn with(&self, standings: &[Standing]) -> Self {
+        let left = |limit: &Limit| standing_of(standings, &limit.name).map(|it| (it.remaining, it.resets_in));
+        Self(self.0.iter().map(|it| Figure { limit: Arc::clone(&it.limit), left: left(&it.limit) }).collect())
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|figure| figure.limit.name.as_str())
+    }
+
+    pub(super) fn unit(&self, limit: &str) -> &'static str {
+        let figure = self.0.iter().find(|figure| figure.limit.name == *limit);
+        figure.map_or("units", |figure| figure.limit.unit.as_str())
+    }
+
+    /// Of the limits of one kind the one that is nearest to its end, as a share of what it holds.
+    fn tightest(&self, of: impl Fn(Unit) -> bool) -> Option<&Figure> {
+        self.0.iter().filter(|figure| of(figure.limit.unit)).min_by(|a, b| a.share().total_cmp(&b.share()))
+    }
+}
+
+impl Figure {
+    #[expect(clippy::cast_precision_loss, reason = "only compared")]
+    fn share(&self) -> f64 {
+        let left = self.left.map_or(self.limit.limit, |(left, _)| left);
+        left as f64 / self.limit.limit as f64
+    }
+}
+
+pub(super) fn rate_headers(figures: &Figures) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let requests = figures.tightest(|unit| unit == Unit::Requests);
+    let tokens = figures.tightest(|unit| unit != Unit::Requests);
+    for (what, figure) in [("requests", requests), ("tokens", tokens)] {
+        let Some(figure) = figure else { continue };
+        let mut put = |part: &str, value: String| {
+            let name = HeaderName::try_from(format!("x-ratelimit-{part}-{what}")).expect("plain letters");
+            headers.insert(name, HeaderValue::try_from(value).expect("digits and letters"));
+        };
+        put("limit", figure.limit.limit.to_string());
+        if let Some((left, resets_in)) = figure.left {
+            put("remaining", left.to_string());
+            put("reset", go_duration(resets_in));
+        }
+    }
+    let list = |item: &dyn Fn(&Figure) -> Option<String>| {
+        let items: Vec<String> = figures.0.iter().filter_map(item).collect();
+        (!items.is_empty()).then(|| HeaderValue::try_from(items.join(", ")).expect("names, digits and punctuation"))
+    };
+    let policy = |it: &Figure| {
+        let window = window_seconds(it.limit.window).map(|seconds| format!(";w={seconds}")).unwrap_or_default();
+        Some(format!("\"{}\";q={}{window};qu=\"{}\"", it.limit.name, it.limit.limit, it.limit.unit))
+    };
+    let left =
+        |it: &Figure| it.left.map(|(left, reset)| format!("\"{}\";r={left};t={}", it.limit.name, ceil_seconds(reset)));
+    headers.extend(list(&policy).map(|value| (RATELIMIT_POLICY.clone(), value)));
+    headers.extend(list(&left).map(|value| (RATELIMIT.clone(), value)));
+    headers
+}
+
+/// None where windows differ in length.
+fn window_seconds(window: Window) -> Option<u64> {
+    match window {
+        Window::Second => Some(1),
+        Window::Minute => Some(60),
+        Window::Hour => Some(3_600),
+        Window::Day => Some(86_400),
+        Window::Month => None,
+    }
+}
+
+fn ceil_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// `850ms`, `12s`, `6m0s`, `23h59m1s`: how OpenAI writes durations, whole seconds rounded up.
+fn go_duration(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        return format!("{}ms", duration.as_millis());
+    }
+    let seconds = ceil_seconds(duration);
+    match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_openai_writes_them() {
+        for (millis, text) in [(0, "0ms"), (850, "850ms"), (1_001, "2s"), (360_000, "6m0s"), (86_341_000, "23h59m1s")] {
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The gateway as its owner sees it: construct, give it configurations, serve listeners, stop.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, sync::Notify};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tollgate_model::ConfigView;
+use tollgate_quota::Desk;
+
+use crate::{GatewayConfig, ai::ModelLists, compiled::Compiled, metrics::Metrics, upstream::Pool};
+
+/// The data plane of one node. A clone is the same gateway.
+///
+/// A request keeps the configuration that it began with, whatever is given to [`set_view`](Gateway::set_view) meanwhile.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+/// The stages of a stop, each to be cancelled by the owner, in this order. All of them may be shared by several listeners.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Serve on, new connections too, but tell clients to go elsewhere: `connection: close`, GOAWAY.
+    pub draining: CancellationToken,
+    /// Accept nothing more, close idle connections, let requests and streams in flight end.
+    pub stop: CancellationToken,
+    /// Cut what is left. Usage counted so far is settled.
+    pub abort: CancellationToken,
+}
+
+/// What all exchanges of a gateway share.
+pub(crate) struct Shared {
+    pub(crate) config: GatewayConfig,
+    pub(crate) desk: Desk,
+    pub(crate) pool: Pool,
+    pub(crate) metrics: Metrics,
+    pub(crate) model_lists: ModelLists,
+    pub(crate) in_flight: AtomicUsize,
+    /// hyper's own tasks: HTTP/2 streams, upstream connections.
+    pub(crate) tasks: TaskTracker,
+    current: ArcSwap<Compiled>,
+    /// Told of every new configuration.
+    pub(crate) changed: Notify,
+}
+
+impl Gateway {
+    /// A gateway that serves `view`, reserves and settles at `desk` and registers its metrics (without the `tollgate_`
+    /// prefix) in `registry`. Must be called within a tokio runtime, once a rustls crypto provider is installed.
+    #[must_use]
+    pub fn new(config: GatewayConfig, view: Arc<ConfigView>, desk: Desk, registry: &mut Registry) -> Self {
+        let tasks = TaskTracker::new();
+        let pool = Pool::new(&config, &tasks);
+        let current = ArcSwap::from_pointee(Compiled::new(view, None));
+        let metrics = Metrics::register(registry);
+        let in_flight = AtomicUsize::new(0);
+        let (model_lists, changed) = (ModelLists::new(), Notify::new());
+        let shared = Shared { config, desk, pool, metrics, model_lists, in_flight, tasks, current, changed };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Serves new requests by `view` from now on. Compiles its routing table first, a few milliseconds for 10,000
+    /// routes: call it off the hot path. Calls must not overlap.
+    pub fn set_view(&self, view: Arc<ConfigView>) {
+        let compiled = Compiled::new(view, Some(&self.shared.current()));
+        self.shared.current.store(Arc::new(compiled));
+        self.shared.changed.notify_waiters();
+    }
+
+    /// The configuration that new requests are served by.
+    #[must_use]
+    pub fn view(&self) -> Arc<ConfigView> {
+        Arc::clone(&self.shared.current().view)
+    }
+
+    /// Serves a bound listener: HTTP/1.1, and HTTP/2 with prior knowledge, on the same port. Ends when
+    /// `shutdown.stop` was cancelled and the last connection has ended, at the latest soon after `shutdown.abort`.
+    pub fn serve(&self, listener: TcpListener, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
+        crate::listener::run(Arc::clone(&self.shared), listener, shutdown)
+    }
+
+    /// Requests whose answer is not out yet, streams included.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The configuration for one exchange, taken once.
+    pub(crate) fn current(&self) -> Arc<Compiled> {
+        self.current.load_full()
+    }
+}

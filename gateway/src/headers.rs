@@ -1,0 +1,198 @@
+//! Headers that end here, and headers that begin here.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{
+    listener::is_token,
+    normalize::Host,
+    request_id::{RequestId, X_REQUEST_ID},
+};
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+static X_CONSUMER: HeaderName = HeaderName::from_static("x-consumer");
+static X_TENANT: HeaderName = HeaderName::from_static("x-tenant");
+
+/// For one connection only (RFC 9110 §7.6.1), besides what `connection` names.
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Removes what concerns one connection only: framing is made anew on the next one.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty() && name.iter().copied().all(is_token))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What a client's headers become before anything is sent on: nothing of one connection, no expectation (it is met
+/// here), no identity but ours.
+pub(crate) fn sanitize_request(headers: &mut HeaderMap, request_id: &RequestId) {
+    remove_hop_by_hop(headers);
+    for name in [header::EXPECT, header::CONTENT_LENGTH, header::HOST] {
+        headers.remove(name);
+    }
+    remove_identity(headers);
+    remove_lookalikes(headers);
+    headers.insert(&X_REQUEST_ID, request_id.header());
+}
+
+/// What only we may say about who calls.
+fn remove_identity(headers: &mut HeaderMap) {
+    headers.remove(&X_CONSUMER);
+    headers.remove(&X_TENANT);
+    remove_prefixed(headers, &["x-tollgate-"]);
+}
+
+/// CGI and its heirs read `x_consumer` as `x-consumer`: a name that becomes one of ours when its underscores are read as
+/// hyphens goes no further either, nor does a credential in such a spelling.
+fn remove_lookalikes(headers: &mut HeaderMap) {
+    const OURS: [&str; 5] = ["x-consumer", "x-tenant", "x-real-ip", "x-api-key", "api-key"];
+    const OUR_PREFIXES: [&str; 2] = ["x-tollgate-", "x-forwarded-"];
+    let lookalike = |name: &&HeaderName| {
+        let read_as = name.as_str().replace('_', "-");
+        let is_ours = OURS.contains(&read_as.as_str()) || OUR_PREFIXES.iter().any(|prefix| read_as.starts_with(prefix));
+        name.as_str().contains('_') && is_ours
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(lookalike).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Says who calls, to an upstream of ours.
+pub(crate) fn add_identity(headers: &mut HeaderMap, consumer: &str, tenant: &str) {
+    for (name, value) in [(&X_CONSUMER, consumer), (&X_TENANT, tenant)] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+pub(crate) fn remove_prefixed(headers: &mut HeaderMap, prefixes: &[&str]) {
+    let matching = |name: &&HeaderName| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
+    let names: Vec<HeaderName> = headers.keys().filter(matching).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Tells an upstream where a request came from. What an untrusted peer said about it is replaced.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, host: &Host) {
+    if !trusted {
+        remove_forwarded(headers);
+    }
+    let peer = peer.to_canonical().to_string();
+    let through = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let through: Vec<&str> = through.chain([peer.as_str()]).collect();
+    let through = HeaderValue::try_from(through.join(", ")).expect("text from headers, and an address");
+    headers.insert(&X_FORWARDED_FOR, through);
+    let set = |headers: &mut HeaderMap, name: &HeaderName, value: &str| {
+        if !headers.contains_key(name)
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            headers.insert(name, value);
+        }
+    };
+    set(headers, &X_FORWARDED_HOST, host.as_str());
+    set(headers, &X_FORWARDED_PROTO, "http");
+    set(headers, &X_REAL_IP, &peer);
+}
+
+pub(crate) fn remove_forwarded(headers: &mut HeaderMap) {
+    remove_prefixed(headers, &["x-forwarded-"]);
+    headers.remove(header::FORWARDED);
+    headers.remove(&X_REAL_IP);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn what_connection_names_goes_no_further() {
+        let mut headers =
+            map(&[("connection", "close, X-Secret ,,a b"), ("x-secret", "1"), ("te", "trailers"), ("x-kept", "1")]);
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn identity_of_a_client_does_not_survive() {
+        let mut headers =
+            map(&[("x-consumer", "a"), ("x-tenant", "b"), ("x-tollgate-provider", "c"), ("x-request-id", "d")]);
+        let id = RequestId::generate();
+        sanitize_request(&mut headers, &id);
+        assert_eq!((headers.len(), headers.get("x-request-id").cloned()), (1, Some(id.header())));
+    }
+
+    #[test]
+    fn an_underscore_does_not_smuggle_an_identity_or_a_key() {
+        let mut headers = map(&[
+            ("x_consumer", "admin"),
+            ("x-tollgate_provider", "a"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x_api_key", "sk-1"),
+            ("x_own", "kept"),
+        ]);
+        remove_lookalikes(&mut headers);
+        assert_eq!(headers, map(&[("x_own", "kept")]));
+    }
+
+    #[test]
+    fn only_a_trusted_peer_may_say_where_a_request_came_from() {
+        let said = [
+            ("x-forwarded-for", "9.9.9.9"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=9.9.9.9"),
+            ("x-forwarded-port", "1"),
+        ];
+        let host = Host::parse(b"a:8080").unwrap();
+        let mut headers = map(&said);
+        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), false, &host);
+        assert_eq!(
+            headers,
+            map(&[
+                ("x-forwarded-for", "10.0.0.1"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "a:8080"),
+                ("x-real-ip", "10.0.0.1")
+            ])
+        );
+        let mut headers = map(&said);
+        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), true, &host);
+        assert_eq!(
+            (&headers["x-forwarded-for"], &headers["x-forwarded-proto"]),
+            (&HeaderValue::from_static("9.9.9.9, 10.0.0.1"), &HeaderValue::from_static("https"))
+        );
+    }
+}

@@ -1,0 +1,36 @@
+//! The data plane: listeners, routing, authentication, admission, relaying.
+//!
+//! One request, file by file: `listener` accepts and inspects, [`exchange`] opens the exchange, `normalize` reads its
+//! host and path, `routing` finds the route, `filters` say who calls and whether it may, `ai` or `service` sends it
+//! upstream and relays the answer, `record` writes what happened.
+//!
+//! What always holds: a request keeps the configuration it began with; what was matched is what is sent on; framing
+//! and identity are never copied from a client; nothing that was reserved is forgotten, whoever hangs up.
+//!
+//! Not here: what a model's words mean (`llm`), what a limit holds (`quota`), where configuration comes from (`node`).
+
+mod access_log;
+mod ai;
+mod balance;
+mod body;
+mod clock;
+mod compiled;
+mod config;
+mod error;
+mod exchange;
+mod filters;
+mod gateway;
+mod headers;
+mod listener;
+mod metrics;
+mod normalize;
+mod record;
+mod request_id;
+mod routing;
+mod service;
+mod timer;
+mod tracked;
+mod upstream;
+
+pub use config::GatewayConfig;
+pub use gateway::{Gateway, Shutdown};

@@ -1,0 +1,82 @@
+//! What is known of one client connection.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use super::refusal::Refusal;
+
+/// One client connection, shared by its socket and its exchanges.
+///
+/// The counters are written by one task (HTTP/1 answers in order), so relaxed ordering is enough.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
+    heads: AtomicU64,
+    taken: AtomicU64,
+    answered: AtomicU64,
+    refused: OnceLock<(u64, Refusal)>,
+    in_body: AtomicBool,
+}
+
+impl Connection {
+    pub(crate) fn new(peer: SocketAddr) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            peer,
+            heads: zero(),
+            taken: zero(),
+            answered: zero(),
+            refused: OnceLock::new(),
+            in_body: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn heads_passed(&self, heads: u64) {
+        self.heads.fetch_add(heads, Ordering::Relaxed);
+    }
+
+    /// The request after those that passed is refused; it is the last one of this connection.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        let number = self.heads.fetch_add(1, Ordering::Relaxed);
+        let first = self.refused.set((number, refusal)).is_ok();
+        debug_assert!(first, "nothing is read behind a refused head");
+    }
+
+    /// Whether the body of the last head is still on its way.
+    pub(super) fn set_in_body(&self, in_body: bool) {
+        self.in_body.store(in_body, Ordering::Relaxed);
+    }
+
+    /// Some of the body of the request that is being answered is still to come (HTTP/1): an answer now closes the
+    /// connection (RFC 9110 §10.1.1 asks to say so).
+    pub(crate) fn awaits_body(&self) -> bool {
+        let last = self.taken.load(Ordering::Relaxed) == self.heads.load(Ordering::Relaxed);
+        last && self.in_body.load(Ordering::Relaxed)
+    }
+
+    /// No head has come yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.heads.load(Ordering::Relaxed) == 0
+    }
+
+    /// A head has passed whose answer is not out yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.heads.load(Ordering::Relaxed) != self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Called once for each request of the connection, in order: the refusal, if this one is to be refused.
+    pub(crate) fn take_request(&self) -> Option<Refusal> {
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, refusal)| *refusal)
+    }
+
+    /// A request's answer is out, or was given up.
+    pub(crate) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,106 @@
+//! An HTTP/2 connection as hyper reads it: without floods and without header blocks that never end.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::{
+    frames::{CONTINUATION, Credit, END_HEADERS, Frames, HEADERS, PREFACE},
+    http1::HEAD_TIMEOUT,
+    socket::Socket,
+};
+use crate::timer::LazyTimer;
+
+pub(super) struct Http2Io<S> {
+    socket: Socket<S>,
+    received: Frames,
+    sent: Frames,
+    credit: Credit,
+    /// Since when a header block is unfinished.
+    open_block: Option<Instant>,
+    timer: LazyTimer,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Http2Io<S> {
+    pub(super) fn new(socket: Socket<S>, now: Instant) -> Self {
+        let (received, sent) = (Frames::new(PREFACE.len()), Frames::new(0));
+        Self { socket, received, sent, credit: Credit::new(now), open_block: None, timer: LazyTimer::default() }
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Self { received, credit, open_block, .. } = self;
+        received.read(bytes, |frame| {
+            credit.received(frame);
+            if matches!(frame.kind, HEADERS | CONTINUATION) {
+                let ended = frame.flags & END_HEADERS != 0;
+                *open_block = if ended { None } else { open_block.or_else(|| Some(Instant::now())) };
+            }
+        });
+        if credit.is_spent(Instant::now()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many frames without content"));
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, bytes: &[u8]) {
+        let Self { sent, credit, .. } = self;
+        sent.read(bytes, |frame| credit.sent(frame));
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http2Io<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.socket).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => Poll::Ready(self.received(&buf.filled()[before..])),
+            Poll::Ready(error) => Poll::Ready(error),
+            Poll::Pending => {
+                let Some(since) = self.open_block else { return Poll::Pending };
+                ready!(self.timer.poll(cx, since + HEAD_TIMEOUT));
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a header block without an end")))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http2Io<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, buf))?;
+        self.wrote(&buf[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let taken = left.min(buf.len());
+            self.wrote(&buf[..taken]);
+            left -= taken;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,89 @@
+//! Accepts client connections and serves each of them: HTTP/1.1 or, by its preface, HTTP/2, on one port.
+//!
+//! What always holds: connections are bounded, every one has an owner, and no byte reaches hyper that was not inspected
+//! (`http1`, `http2`).
+
+mod connection;
+mod frames;
+mod framing;
+mod head;
+mod http1;
+mod http2;
+mod inspect;
+mod refusal;
+mod serve;
+mod socket;
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::sleep,
+};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+pub(crate) use connection::Connection;
+pub(crate) use head::is_token;
+pub(crate) use inspect::MAX_HEAD_BYTES;
+pub(crate) use refusal::{Malformed, Refusal};
+
+use crate::gateway::{Shared, Shutdown};
+
+/// Between attempts when the process is out of file descriptors or memory.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Accepts until `shutdown.stop`, then waits for the connections to end, at most until `shutdown.abort`.
+pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdown) {
+    let tracker = TaskTracker::new();
+    tokio::select! {
+        () = accept(&shared, &listener, &shutdown, &tracker) => {}
+        () = shutdown.stop.cancelled() => {}
+    }
+    drop(listener);
+    tracker.close();
+    tracker.wait().await; // each connection ends by itself, or at `abort`
+}
+
+async fn accept(shared: &Arc<Shared>, listener: &TcpListener, shutdown: &Shutdown, tracker: &TaskTracker) {
+    let places = Arc::new(Semaphore::new(shared.config.max_connections));
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        // Beyond the bound clients wait in the kernel's backlog.
+        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                backoff = BACKOFF_MIN;
+                let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+                tracker.spawn(async move {
+                    serve_stream(shared, stream, Connection::new(peer), shutdown).await;
+                    drop(place);
+                });
+            }
+            Err(error) if is_about_one_connection(&error) => debug!(%error, "connection lost before it was accepted"),
+            Err(error) => {
+                warn!(%error, "connections are not accepted, trying again");
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+async fn serve_stream(shared: Arc<Shared>, stream: TcpStream, connection: Connection, shutdown: Shutdown) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "TCP_NODELAY was refused"); // the connection is gone already
+    }
+    serve::connection(shared, stream, connection, shutdown).await;
+}
+
+/// `accept` reports errors of the connection it would have returned; the next one may be fine.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::Interrupted | Kind::TimedOut
+    )
+}

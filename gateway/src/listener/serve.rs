@@ -1,0 +1,158 @@
+//! One client connection from its first byte to its last.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    time::{Instant, timeout_at},
+};
+use tracing::debug;
+
+use super::{
+    connection::Connection,
+    frames::PREFACE,
+    http1::{HEAD_TIMEOUT, Http1Io},
+    http2::Http2Io,
+    inspect::MAX_HEAD_BYTES,
+    socket::Socket,
+};
+use crate::{
+    exchange,
+    gateway::{Shared, Shutdown},
+    tracked::Tracked,
+};
+
+/// Requests that one HTTP/2 connection may have open.
+const MAX_STREAMS: u32 = 200;
+/// Answers buffered for one HTTP/2 stream: with `MAX_STREAMS` 12.5 MiB for a connection that reads nothing.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Request bodies on their way in one HTTP/2 stream, and in all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// A dead HTTP/2 peer is noticed after both.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// h2 answers a longer header list itself; up to here the answer is ours, with a request id.
+const HEADER_LIST_SLACK: u32 = 16 * 1024;
+/// hyper's read buffer: a whole head must fit, which never comes in more than one piece.
+const READ_BUFFER: usize = MAX_HEAD_BYTES + 16 * 1024;
+
+/// Serves one connection until it ends, is drained, or is aborted.
+pub(super) async fn connection<S>(shared: Arc<Shared>, stream: S, connection: Connection, shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = Arc::new(connection);
+    let _open = Open::new(&shared);
+    let abort = shutdown.abort.clone();
+    let serve = async {
+        let since = Instant::now();
+        let mut stream = stream;
+        let Ok((prefix, is_http2)) = sniff(&mut stream, since).await else { return };
+        let socket = Socket::new(stream, prefix);
+        if is_http2 {
+            serve_http2(shared, Http2Io::new(socket, since), &connection, &shutdown).await;
+        } else {
+            serve_http1(shared, Http1Io::new(socket, Arc::clone(&connection), since), &connection, &shutdown).await;
+        }
+    };
+    tokio::select! {
+        () = Box::pin(serve) => {}
+        () = abort.cancelled() => debug!(peer = %connection.peer, "connection cut at the end of the drain"),
+    }
+}
+
+/// Counts a connection while it lives.
+struct Open(Gauge);
+
+impl Open {
+    fn new(shared: &Shared) -> Self {
+        shared.metrics.connections.inc();
+        Self(shared.metrics.connections.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Reads until the bytes are HTTP/2's preface or can't become it. A client that says too little in time is left to
+/// HTTP/1's own answer.
+async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, since: Instant) -> io::Result<(Bytes, bool)> {
+    let mut seen = BytesMut::with_capacity(1024);
+    while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
+        match timeout_at(since + HEAD_TIMEOUT, stream.read_buf(&mut seen)).await {
+            Ok(Ok(0)) | Err(_) => break,
+            Ok(read) => read?,
+        };
+    }
+    let is_http2 = seen.starts_with(PREFACE);
+    Ok((seen.freeze(), is_http2))
+}
+
+async fn serve_http1<S>(shared: Arc<Shared>, io: Http1Io<S>, connection: &Arc<Connection>, shutdown: &Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let exchange = exchange::serve(Arc::clone(&shared), Arc::clone(connection), request, shutdown.draining.clone());
+        async move { Ok::<_, Infallible>(exchange.await) }
+    });
+    let mut builder = http1::Builder::new();
+    // The head's time is kept by `Http1Io`, which can still answer 408.
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.as_mut().await
+        }
+    };
+    log_end(connection, ended);
+}
+
+async fn serve_http2<S>(shared: Arc<Shared>, io: Http2Io<S>, connection: &Arc<Connection>, shutdown: &Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let exchange = exchange::serve(Arc::clone(&shared), Arc::clone(connection), request, shutdown.draining.clone());
+        async move { Ok::<_, Infallible>(exchange.await) }
+    });
+    let mut builder = http2::Builder::new(Tracked::new(shared.tasks.clone()));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX).saturating_add(HEADER_LIST_SLACK))
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.draining.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.as_mut().await
+        }
+    };
+    log_end(connection, ended);
+}
+
+fn log_end(connection: &Connection, ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        debug!(peer = %connection.peer, %error, "connection ended early");
+    }
+}

@@ -1,0 +1,210 @@
+//! The gateway's metrics. GenAI names follow the OpenTelemetry semantic conventions 1.38 ("Development" status there).
+//!
+//! Labels are bounded by the configuration: routes, providers and known models; everything else is `_OTHER`.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// What a label says when its value is not one of the configuration's.
+pub(crate) const OTHER: &str = "_OTHER";
+
+/// Seconds: from a local answer to the longest default timeout.
+const SECONDS: [f64; 16] =
+    [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+/// The conventions' own buckets for `gen_ai.client.token.usage`.
+const TOKENS: [f64; 14] = [
+    1.0,
+    4.0,
+    16.0,
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+/// One per gateway; handles to families in the node's registry.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) http: Family<HttpLabels, Histogram>,
+    pub(crate) in_flight: Gauge,
+    pub(crate) connections: Gauge,
+    pub(crate) ai_duration: Family<AiLabels, Histogram>,
+    pub(crate) ai_first_chunk: Family<AiLabels, Histogram>,
+    pub(crate) ai_tokens: Family<TokenLabels, Histogram>,
+    pub(crate) quota: Family<QuotaLabels, Counter>,
+    pub(crate) attempts: Family<AttemptLabels, Counter>,
+    pub(crate) clamped: Family<ProviderLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct HttpLabels {
+    pub(crate) method: &'static str,
+    pub(crate) route: String,
+    pub(crate) status_code: u16,
+    pub(crate) error_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct AiLabels {
+    pub(crate) operation: &'static str,
+    pub(crate) provider: String,
+    pub(crate) request_model: String,
+    pub(crate) response_model: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct TokenLabels {
+    pub(crate) operation: &'static str,
+    pub(crate) provider: String,
+    pub(crate) request_model: String,
+    pub(crate) response_model: String,
+    pub(crate) gen_ai_token_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct QuotaLabels {
+    pub(crate) limit: String,
+    pub(crate) decision: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct AttemptLabels {
+    pub(crate) upstream: String,
+    pub(crate) result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ProviderLabels {
+    pub(crate) provider: String,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("tollgate");
+        let metrics = Self {
+            http: seconds_family(),
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            ai_duration: seconds_family(),
+            ai_first_chunk: seconds_family(),
+            ai_tokens: Family::new_with_constructor((|| Histogram::new(TOKENS)) as fn() -> Histogram),
+            quota: Family::default(),
+            attempts: Family::default(),
+            clamped: Family::default(),
+        };
+        metrics.describe(registry);
+        metrics
+    }
+
+    fn describe(&self, registry: &mut Registry) {
+        let second = || Unit::Seconds;
+        let help = "From a request's headers to its answer's last byte";
+        registry.register_with_unit("http_server_request_duration", help, second(), self.http.clone());
+        registry.register(
+            "http_server_active_requests",
+            "Requests whose answer is not out yet",
+            self.in_flight.clone(),
+        );
+        registry.register("http_server_open_connections", "Client connections", self.connections.clone());
+        let help = "One attempt at a provider, from dispatch to its answer's end";
+        registry.register_with_unit("gen_ai_client_operation_duration", help, second(), self.ai_duration.clone());
+        let help = "From dispatch to the first chunk of a provider's stream";
+        let first = self.ai_first_chunk.clone();
+        registry.register_with_unit("gen_ai_client_operation_time_to_first_chunk", help, second(), first);
+        registry.register("gen_ai_client_token_usage", "Tokens used by one call", self.ai_tokens.clone());
+        registry.register("quota_decisions", "Reservations granted and refused", self.quota.clone());
+        registry.register("upstream_attempts", "Requests sent to upstreams, by what came back", self.attempts.clone());
+        let help = "Answers whose usage was nonsense and was brought to sane values";
+        registry.register("upstream_usage_clamped", help, self.clamped.clone());
+    }
+
+    pub(crate) fn attempt(&self, upstream: &str, result: &'static str) {
+        self.attempts.get_or_create(&AttemptLabels { upstream: upstream.to_owned(), result }).inc();
+    }
+
+    pub(crate) fn usage_clamped(&self, provider: &str) {
+        self.clamped.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc();
+    }
+
+    pub(crate) fn decision(&self, limit: &str, decision: &'static str) {
+        self.quota.get_or_create(&QuotaLabels { limit: limit.to_owned(), decision }).inc();
+    }
+
+    /// The end of one attempt at a provider.
+    pub(crate) fn ai_ended(
+        &self,
+        labels: AiLabels,
+        took: Duration,
+        first_chunk: Option<Duration>,
+        input: u64,
+        output: u64,
+    ) {
+        self.ai_duration.get_or_create(&labels).observe(took.as_secs_f64());
+        if let Some(first) = first_chunk {
+            self.ai_first_chunk.get_or_create(&labels).observe(first.as_secs_f64());
+        }
+        for (gen_ai_token_type, tokens) in [("input", input), ("output", output)] {
+            let AiLabels { operation, provider, request_model, response_model } = labels.clone();
+            let labels = TokenLabels { operation, provider, request_model, response_model, gen_ai_token_type };
+            self.ai_tokens.get_or_create(&labels).observe(to_f64(tokens));
+        }
+    }
+}
+
+fn seconds_family<L: Clone + std::hash::Hash + Eq>() -> Family<L, Histogram> {
+    Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a histogram's bucket, exact up to 2^53 tokens")]
+fn to_f64(tokens: u64) -> f64 {
+    tokens as f64
+}
+
+/// A method as a label.
+pub(crate) fn method_label(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "TRACE" => "TRACE",
+        _ => OTHER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_table() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let labels = HttpLabels { method: "GET", route: "r".into(), status_code: 200, error_type: "" };
+        metrics.http.get_or_create(&labels).observe(0.1);
+        metrics.decision("l", "granted");
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for name in [
+            "tollgate_http_server_request_duration_seconds_count{method=\"GET\"",
+            "tollgate_quota_decisions_total{limit=\"l\"",
+        ] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+}

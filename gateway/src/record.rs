@@ -1,0 +1,129 @@
+//! What happened in one exchange, written down once when it ends, whichever way it ends.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use http::{Method, Response, StatusCode, Uri};
+use tokio::time::Instant;
+use tollgate_model::{Caller, Name};
+
+use crate::{
+    access_log,
+    error::ErrorCode,
+    gateway::Shared,
+    listener::Connection,
+    metrics::{HttpLabels, method_label},
+    request_id::RequestId,
+};
+
+/// The status of a request whose client left before its answer (nginx's number for it; nobody is sent it).
+const CLIENT_GONE: u16 = 499;
+
+/// One exchange from its head to its answer's end. Dropping it ends the exchange.
+pub(crate) struct Record {
+    pub(crate) request_id: RequestId,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) route: Option<Name>,
+    pub(crate) caller: Option<Caller>,
+    pub(crate) upstream: Option<Name>,
+    pub(crate) model: Option<String>,
+    pub(crate) status: u16,
+    pub(crate) error: Option<&'static str>,
+    pub(crate) sent_bytes: u64,
+    pub(crate) end: End,
+    started: Instant,
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+}
+
+/// How far the answer got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client left, so far.
+    Open,
+    /// Sent to its last byte.
+    Complete,
+    /// Given up in the middle by the upstream.
+    Broken,
+}
+
+impl Record {
+    pub(crate) fn open(shared: Arc<Shared>, connection: Arc<Connection>, method: Method, uri: &Uri) -> Box<Self> {
+        shared.in_flight.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.in_flight.inc();
+        Box::new(Self {
+            request_id: RequestId::generate(),
+            method,
+            path: uri.path().chars().take(access_log::MAX_PATH).collect(),
+            route: None,
+            caller: None,
+            upstream: None,
+            model: None,
+            status: CLIENT_GONE,
+            error: None,
+            sent_bytes: 0,
+            end: End::Open,
+            started: Instant::now(),
+            shared,
+            connection,
+        })
+    }
+
+    /// The head of the answer is decided.
+    pub(crate) fn answered<B>(&mut self, response: &Response<B>, whole: bool) {
+        self.status = response.status().as_u16();
+        self.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
+        if whole || response.status() == StatusCode::NO_CONTENT {
+            self.end = End::Complete;
+        }
+    }
+
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
+
+    pub(crate) fn completed(&mut self) {
+        self.end = End::Complete;
+    }
+
+    pub(crate) fn broken(&mut self) {
+        self.end = End::Broken;
+    }
+
+    pub(crate) fn took(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.in_flight.dec();
+        self.connection.answered();
+        let labels = HttpLabels {
+            method: method_label(&self.method),
+            route: self.route.as_deref().unwrap_or_default().to_owned(),
+            status_code: self.status,
+            error_type: self.error.unwrap_or_default(),
+        };
+        self.shared.metrics.http.get_or_create(&labels).observe(self.took().as_secs_f64());
+        access_log::write(self);
+    }
+}

@@ -1,0 +1,121 @@
+//! What a route asks of a request besides host and path.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, Method, header};
+use tollgate_model::{RouteMatch, ValueMatch};
+
+/// What routes are matched by, all of it normalised.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) method: &'a Method,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) query: Option<&'a str>,
+    pub(crate) model: Model<'a>,
+}
+
+/// The model asked for, which stands in the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model<'a> {
+    /// The body has not been read.
+    Unread,
+    /// It has; there may be none in it.
+    Read(Option<&'a str>),
+}
+
+/// Whether a route's conditions hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    Yes,
+    No,
+    /// All but those on the model, which is not known yet.
+    DependsOnModel,
+}
+
+/// Whether everything but host and path is as the route wants it.
+pub(super) fn hold(wanted: &RouteMatch, facts: &Facts<'_>) -> Holds {
+    let rest = (wanted.methods.is_empty() || wanted.methods.contains(facts.method))
+        && wanted.headers.iter().all(|(name, value)| header_matches(value, facts.headers, name))
+        && wanted.query.iter().all(|(name, value)| value.matches(parameter(facts.query, name).as_deref()))
+        && wanted.cookies.iter().all(|(name, value)| value.matches(cookie(facts.headers, name)));
+    if !rest {
+        return Holds::No;
+    }
+    match facts.model {
+        _ if wanted.models.is_empty() => Holds::Yes,
+        Model::Unread => Holds::DependsOnModel,
+        Model::Read(Some(model)) if wanted.models.iter().any(|glob| glob.matches(model)) => Holds::Yes,
+        Model::Read(_) => Holds::No,
+    }
+}
+
+/// Of a header that came several times the first value counts; one that is not text is only there.
+fn header_matches(wanted: &ValueMatch, headers: &HeaderMap, name: &header::HeaderName) -> bool {
+    match (wanted, headers.get(name)) {
+        (ValueMatch::Present(present), value) => *present == value.is_some(),
+        (_, None) => false,
+        (_, Some(value)) => std::str::from_utf8(value.as_bytes()).is_ok_and(|value| wanted.matches(Some(value))),
+    }
+}
+
+/// The first parameter of that name, decoded.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+    query?.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key) == name).then(|| decode(value))
+    })
+}
+
+/// Percent-decoding and `+` for a space; what is no escape stays as it is.
+pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '+']) {
+        return Cow::Borrowed(text);
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escaped = after.get(..2).filter(|_| byte == b'%').and_then(|hex| hex_byte(hex[0], hex[1]));
+        decoded.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+fn hex_byte(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high)? * 16 + digit(low)?)
+}
+
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
+    cookies.split(';').find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then_some(value)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded_and_the_first_counts() {
+        let query = Some("a=1&b=x%20y+z&a=2&c&%64=%zz");
+        assert_eq!(parameter(query, "a").as_deref(), Some("1"));
+        assert_eq!(parameter(query, "b").as_deref(), Some("x y z"));
+        assert_eq!(parameter(query, "c").as_deref(), Some(""));
+        assert_eq!(parameter(query, "d").as_deref(), Some("%zz"));
+        assert_eq!(parameter(query, "e"), None);
+    }
+
+    #[test]
+    fn cookies_are_found_by_their_whole_name() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, "aa=1; a=2;b=3=4".parse().unwrap());
+        assert_eq!(cookie(&headers, "a"), Some("2"));
+        assert_eq!(cookie(&headers, "b"), Some("3=4"));
+        assert_eq!(cookie(&headers, "c"), None);
+    }
+}

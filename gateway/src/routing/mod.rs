@@ -1,0 +1,12 @@
+//! Which route a request belongs to.
+
+mod conditions;
+mod plan;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use conditions::{Facts, Model, decode};
+pub(crate) use plan::Plan;
+pub(crate) use table::{Found, Table};

@@ -1,0 +1,138 @@
+//! The routing table: from host and path to a route in a few hash lookups, whatever the number of routes.
+//!
+//! Precedence (CONTRACT.md): exact host, then longest wildcard suffix, then any; exact path, then longest prefix (on
+//! path segments), then regex, then a route without a path; a method match; more header matches; more query matches.
+//! Where these tell no difference: a condition on the model, more cookies, the name, the order within the route.
+
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+
+use tollgate_model::{HostPattern, PathMatch, RouteMatch};
+
+use super::{
+    Plan,
+    conditions::{Facts, Holds, hold},
+};
+
+/// All routes of one configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    exact: HashMap<String, HostTable>,
+    /// By suffix: `.example.com`.
+    suffixes: HashMap<String, HostTable>,
+    any: HostTable,
+}
+
+/// The routes of one host pattern.
+#[derive(Debug, Default)]
+struct HostTable {
+    exact: HashMap<String, Vec<Entry>>,
+    prefixes: HashMap<String, Vec<Entry>>,
+    /// The lengths that occur among the prefixes, longest first.
+    prefix_lengths: Vec<usize>,
+    regexes: Vec<Entry>,
+    any: Vec<Entry>,
+}
+
+/// One of the matches of one route.
+#[derive(Debug, Clone)]
+struct Entry {
+    plan: Arc<Plan>,
+    index: usize,
+}
+
+/// What the table says.
+#[derive(Debug, Clone)]
+pub(crate) enum Found<'a> {
+    Route(&'a Arc<Plan>),
+    /// It depends on the model: ask again when the body has been read. This route's body limit holds until then.
+    NeedsModel(&'a Arc<Plan>),
+    Nothing,
+}
+
+impl Table {
+    pub(crate) fn new<'a>(plans: impl IntoIterator<Item = &'a Arc<Plan>>) -> Self {
+        let mut table = Self::default();
+        for plan in plans {
+            for host in &plan.route.hosts {
+                let host = match host {
+                    HostPattern::Exact(name) => table.exact.entry(name.clone()).or_default(),
+                    HostPattern::Suffix(suffix) => table.suffixes.entry(suffix.clone()).or_default(),
+                    HostPattern::Any => &mut table.any,
+                };
+                for index in 0..plan.route.matches.len() {
+                    host.add(Entry { plan: Arc::clone(plan), index });
+                }
+            }
+        }
+        table.any.finish();
+        table.exact.values_mut().chain(table.suffixes.values_mut()).for_each(HostTable::finish);
+        table
+    }
+
+    pub(crate) fn find(&self, facts: &Facts<'_>) -> Found<'_> {
+        let exact = self.exact.get(facts.host).into_iter();
+        let suffixes = dots(facts.host).filter_map(|suffix| self.suffixes.get(suffix));
+        let hosts = exact.chain(suffixes).chain([&self.any]);
+        hosts.filter_map(|host| host.find(facts)).next().unwrap_or(Found::Nothing)
+    }
+}
+
+/// The host's suffixes that begin with a dot, longest first. The dot is never the first character.
+fn dots(host: &str) -> impl Iterator<Item = &str> {
+    host.match_indices('.').map(|(at, _)| &host[at..])
+}
+
+impl HostTable {
+    fn add(&mut self, entry: Entry) {
+        match &entry.wanted().path {
+            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().push(entry),
+            PathMatch::Prefix(prefix) => self.prefixes.entry(prefix.clone()).or_default().push(entry),
+            PathMatch::Regex(_) => self.regexes.push(entry),
+            PathMatch::Any => self.any.push(entry),
+        }
+    }
+
+    fn finish(&mut self) {
+        let lists = self.exact.values_mut().chain(self.prefixes.values_mut());
+        for list in lists.chain([&mut self.regexes, &mut self.any]) {
+            list.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        }
+        self.prefix_lengths = self.prefixes.keys().map(String::len).collect();
+        self.prefix_lengths.sort_unstable_by_key(|&length| Reverse(length));
+        self.prefix_lengths.dedup();
+    }
+
+    fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
+        let path = facts.path;
+        let exact = self.exact.get(path).into_iter().flatten();
+        let prefixes = self.prefix_lengths.iter().filter_map(|&length| {
+            let on_segment = path.len() == length || path.as_bytes().get(length) == Some(&b'/');
+            self.prefixes.get(path.get(..length).filter(|_| on_segment)?)
+        });
+        let regexes = self.regexes.iter().filter(|entry| entry.wanted().path.matches(path));
+        let entries = exact.chain(prefixes.flatten()).chain(regexes).chain(&self.any);
+        entries.filter_map(|entry| entry.find(facts)).next()
+    }
+}
+
+impl Entry {
+    fn wanted(&self) -> &RouteMatch {
+        &self.plan.route.matches[self.index]
+    }
+
+    /// Smaller comes first.
+    fn rank(&self) -> impl Ord + '_ {
+        let wanted = self.wanted();
+        let counts = (wanted.headers.len(), wanted.query.len());
+        let ours = (wanted.models.is_empty(), Reverse(wanted.cookies.len()));
+        (wanted.methods.is_empty(), Reverse(counts), ours, &self.plan.route.name, self.index)
+    }
+
+    fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
+        match hold(self.wanted(), facts) {
+            Holds::Yes => Some(Found::Route(&self.plan)),
+            Holds::DependsOnModel => Some(Found::NeedsModel(&self.plan)),
+            Holds::No => None,
+        }
+    }
+}

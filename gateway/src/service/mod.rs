@@ -1,0 +1,97 @@
+//! Ordinary upstreams: the request is passed on and the answer passed back, both streamed.
+
+mod attempts;
+mod relay;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use http_body::Body as _;
+use tokio::time::Instant;
+use tollgate_quota::{Attribution, InFlight, Outcome, Usage};
+
+use crate::{
+    body::{BodyFault, ClientBody, Replay, ResponseBody},
+    error::Rejection,
+    exchange::{Exchange, RequestBody},
+    filters::admit::{self, Need},
+    headers,
+};
+pub(crate) use relay::Relay;
+
+/// A hold outlives its request's time by this, for the answer's body, before it counts as used.
+const HOLD_SLACK: Duration = Duration::from_secs(60);
+
+/// Sends a request on and relays the answer.
+pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
+    let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
+    let body = outgoing(exchange).await?;
+    let (in_flight, limit_headers) = admit(exchange, deadline).await?;
+    let sent = attempts::send(exchange, &body, deadline).await;
+    if let Some(in_flight) = in_flight {
+        settle(in_flight, sent.as_ref().map_or(0, |answer| answer.status().as_u16()));
+    }
+    let answer = sent.map_err(|rejection| rejection.with_headers(&limit_headers))?;
+    let (mut head, body) = answer.into_parts();
+    sanitize_answer(&mut head.headers, &exchange.head.method, head.status);
+    head.headers.extend(limit_headers);
+    let trailers = head.headers.contains_key(header::TRAILER);
+    let relay = Relay::new(body, exchange.plan.route.timeouts.idle, trailers);
+    let mut response = Response::new(ResponseBody::relay(relay));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+/// The answer's framing is made anew from its body; where there is none, its length is only told.
+fn sanitize_answer(headers: &mut HeaderMap, method: &Method, status: StatusCode) {
+    headers::remove_hop_by_hop(headers);
+    headers::remove_prefixed(headers, &["x-tollgate-"]);
+    if method != Method::HEAD && status != StatusCode::NOT_MODIFIED {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// A body of this size is read before it is sent on where there are fallbacks, so that it can be sent again.
+const REPLAY_BYTES: u64 = 64 * 1024;
+
+/// The request's body: streamed, or here already.
+async fn outgoing(exchange: &mut Exchange) -> Result<Replay, BodyFault> {
+    let limit = exchange.plan.route.body_limit_bytes;
+    let replay = !attempts::fallbacks(&exchange.plan.route.action).is_empty();
+    match std::mem::replace(&mut exchange.body, RequestBody::Read(Bytes::new(), None)) {
+        RequestBody::Unread(body) if body.is_end_stream() => Ok(Replay::Whole(Bytes::new())),
+        RequestBody::Unread(body) if replay && body.size_hint().exact().is_some_and(|size| size <= REPLAY_BYTES) => {
+            ClientBody::new(body, limit)?.collect().await.map(Replay::Whole)
+        }
+        RequestBody::Unread(body) => ClientBody::new(body, limit).map(Replay::client),
+        RequestBody::Read(bytes, _) => Ok(Replay::Whole(bytes)),
+    }
+}
+
+/// A request meets its limits where it has any. Nothing is recorded of one that has none: it uses no tokens.
+async fn admit(exchange: &Exchange, deadline: Instant) -> Result<(Option<InFlight>, HeaderMap), Rejection> {
+    let subject = exchange.subject(None);
+    let view = &exchange.compiled.view;
+    if view.limits_for(subject).next().is_none() {
+        return Ok((None, HeaderMap::new()));
+    }
+    let hold_for = exchange.plan.route.timeouts.request + HOLD_SLACK;
+    let admitted = admit::admit(&exchange.shared, view, subject, Need::default(), hold_for, deadline).await?;
+    let attribution = Attribution {
+        request_id: exchange.record.request_id.as_str().to_owned(),
+        tenant: subject.tenant.unwrap_or_default().to_owned(),
+        consumer: subject.consumer.unwrap_or_default().to_owned(),
+        route: subject.route.to_owned(),
+        ..Attribution::default()
+    };
+    Ok((Some(admitted.reservation.dispatch(attribution)), admitted.headers))
+}
+
+/// A request that got no answer was still one request.
+fn settle(in_flight: InFlight, status: u16) {
+    let mut attribution = in_flight.attribution().clone();
+    attribution.status = status.into();
+    in_flight.settle(Usage::default(), Outcome::Settled, attribution);
+}

@@ -1,0 +1,51 @@
+//! An upstream's answer on its way to the client, under backpressure.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::{body::BoxError, timer::LazyTimer};
+
+/// A body that may not be silent for too long. Time in which the client takes nothing does not count.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    body: Incoming,
+    idle: Duration,
+    trailers: bool,
+    waiting_since: Option<Instant>,
+    timer: LazyTimer,
+}
+
+impl Relay {
+    /// `trailers` says that some are announced: in HTTP/1 they fit behind chunks only, so the length is not told.
+    pub(crate) fn new(body: Incoming, idle: Duration, trailers: bool) -> Self {
+        Self { body, idle, trailers, waiting_since: None, timer: LazyTimer::default() }
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.waiting_since = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)));
+        }
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        ready!(self.timer.poll(cx, since + self.idle));
+        let error = io::Error::new(io::ErrorKind::TimedOut, "the upstream's answer stopped in the middle");
+        Poll::Ready(Some(Err(error.into())))
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        if self.trailers { SizeHint::new() } else { self.body.size_hint() }
+    }
+}

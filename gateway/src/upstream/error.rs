@@ -1,0 +1,82 @@
+//! Why an upstream's answer did not come: whose fault, and may it be tried elsewhere.
+
+use std::error::Error;
+
+use tollgate_model::Failure;
+
+use crate::{body::BodyFault, error::Rejection};
+
+/// Sending a request, or waiting for the head of its answer, failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error("no connection to the upstream")]
+    Connect,
+    #[error("the upstream closed before its answer began")]
+    Reset,
+    #[error("the upstream's answer did not begin in time")]
+    Timeout,
+    #[error("the upstream's answer is no HTTP")]
+    Garbage,
+    #[error("the client's body failed: {0}")]
+    Client(BodyFault),
+}
+
+impl SendError {
+    pub(super) fn classify(error: &hyper_util::client::legacy::Error) -> Self {
+        if let Some(fault) = find::<BodyFault>(error) {
+            return Self::Client(*fault);
+        }
+        if error.is_connect() {
+            return Self::Connect;
+        }
+        match find::<hyper::Error>(error) {
+            Some(error) if error.is_parse() => Self::Garbage,
+            _ => Self::Reset,
+        }
+    }
+
+    /// As a route's `on` names it. What is no HTTP counts as the 502 that it becomes.
+    pub(crate) fn failure(self) -> Option<Failure> {
+        match self {
+            Self::Connect => Some(Failure::Connect),
+            Self::Reset => Some(Failure::Reset),
+            Self::Timeout => Some(Failure::Timeout),
+            Self::Garbage => Some(Failure::Status(502)),
+            Self::Client(_) => None,
+        }
+    }
+
+    /// For metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect_failure",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Garbage => "garbage",
+            Self::Client(_) => "client",
+        }
+    }
+}
+
+impl From<SendError> for Rejection {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Connect => Self::upstream_error("The upstream can't be reached."),
+            SendError::Reset => Self::upstream_error("The upstream closed the connection before it answered."),
+            SendError::Timeout => Self::upstream_timeout(),
+            SendError::Garbage => Self::upstream_error("The upstream's answer can't be read."),
+            SendError::Client(fault) => fault.into(),
+        }
+    }
+}
+
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}

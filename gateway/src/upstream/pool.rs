@@ -1,0 +1,118 @@
+//! Connections to upstreams: pooled, kept alive, over clear text and TLS.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Builder, Client, connect::HttpConnector},
+    rt::TokioTimer,
+};
+use rustls::{ClientConfig, RootCertStore};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::SendError;
+use crate::{GatewayConfig, body::UpstreamRequestBody, tracked::Tracked};
+
+/// A name must be resolved and an endpoint reached within this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Less than most upstreams keep an idle connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle connections kept for one endpoint.
+const MAX_IDLE: usize = 256;
+/// The head of an answer must fit; what is longer is no answer.
+const MAX_HEAD_BYTES: usize = 128 * 1024;
+/// Noticing a dead endpoint without traffic, on HTTP/2 and below.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Answers on their way in one HTTP/2 stream, and in all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// How an upstream is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// HTTP/1.1 in clear text; over TLS what ALPN says.
+    Negotiated,
+    /// HTTP/2, by prior knowledge.
+    Http2,
+}
+
+/// All upstream connections of a gateway.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    negotiated: Client<HttpsConnector<HttpConnector>, UpstreamRequestBody>,
+    http2: Client<HttpConnector, UpstreamRequestBody>,
+}
+
+impl Pool {
+    pub(crate) fn new(config: &GatewayConfig, tasks: &TaskTracker) -> Self {
+        let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config)).https_or_http();
+        let negotiated = tls.enable_http1().enable_http2().wrap_connector(connector(false));
+        let mut builder = Client::builder(Tracked::new(tasks.clone()));
+        configure(&mut builder);
+        let mut http2 = builder.clone();
+        http2.http2_only(true);
+        Self { negotiated: builder.build(negotiated), http2: http2.build(connector(true)) }
+    }
+
+    /// Sends a request and waits for the answer's head. A request that had not begun to be sent on a kept connection
+    /// that turned out to be dead is sent on another one; whether to do so with one that had is for the caller.
+    pub(crate) async fn send(
+        &self,
+        wire: Wire,
+        request: Request<UpstreamRequestBody>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let sent = match wire {
+            Wire::Negotiated => self.negotiated.request(request),
+            Wire::Http2 => self.http2.request(request),
+        };
+        sent.await.map_err(|error| SendError::classify(&error))
+    }
+}
+
+fn connector(clear_text_only: bool) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(clear_text_only);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(KEEP_ALIVE));
+    connector
+}
+
+fn configure(builder: &mut Builder) {
+    builder
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE)
+        .http1_max_buf_size(MAX_HEAD_BYTES)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+        .http2_keep_alive_interval(KEEP_ALIVE);
+}
+
+fn tls(config: &GatewayConfig) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions")
+        .with_root_certificates(roots(config))
+        .with_no_client_auth()
+}
+
+fn roots(config: &GatewayConfig) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        warn!(%error, "some of the system's certificate authorities can't be read");
+    }
+    roots.add_parsable_certificates(system.certs);
+    let (_, unusable) = roots.add_parsable_certificates(config.extra_roots.iter().cloned());
+    if unusable > 0 {
+        warn!(unusable, "some configured certificate authorities can't be used");
+    }
+    roots
+}

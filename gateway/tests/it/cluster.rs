@@ -1,0 +1,184 @@
+//! A gateway with a ledger of its own: what a node composes, without consensus.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, time::Instant};
+use tokio_util::task::TaskTracker;
+use tollgate_gateway::{Gateway, GatewayConfig, Shutdown};
+use tollgate_model::{
+    Catalog, ConfigView, LogIndex, Name, NodeId, TimeZone, Timestamp, secret, secret::ClusterKey, yaml,
+};
+use tollgate_proto::state::v1::{ConfigChange, PutResource};
+use tollgate_quota::{
+    BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Uplink, UplinkError,
+    Usage,
+};
+
+/// Who calls in these tests.
+pub(crate) const PAYERS: &str = "
+kind: Tenant
+metadata: {name: acme}
+---
+kind: Tenant
+metadata: {name: globex}
+---
+kind: Consumer
+metadata: {name: alice}
+spec: {tenant: acme, credentials: [{apiKey: sk-alice}]}
+---
+kind: Consumer
+metadata: {name: bob}
+spec: {tenant: globex, credentials: [{apiKey: sk-bob}]}
+---
+";
+
+/// One settled request.
+#[derive(Debug, Clone)]
+pub(crate) struct Settled {
+    pub(crate) usage: Usage,
+    pub(crate) outcome: Outcome,
+    pub(crate) provider: String,
+    pub(crate) model: String,
+    pub(crate) provider_model: String,
+}
+
+/// The log, in memory: what is proposed is applied at once.
+pub(crate) struct Log {
+    state: Mutex<State>,
+}
+
+struct State {
+    ledger: Ledger,
+    catalog: Catalog,
+    index: u64,
+    now: Timestamp,
+    settled: Vec<Settled>,
+    reachable: bool,
+}
+
+impl Uplink for Log {
+    fn propose(&self, frame: Frame, _deadline: Instant) -> BoxFuture<'_, Result<FrameOutcome, UplinkError>> {
+        Box::pin(async move {
+            let mut state = self.state.lock();
+            if !state.reachable {
+                return Err(UplinkError::NotDone("no leader".into()));
+            }
+            state.index += 1;
+            let State { ledger, index, now, settled, .. } = &mut *state;
+            let batch = QuotaBatch { frames: vec![frame] };
+            let mut changes = Vec::new();
+            let mut applied = ledger.apply(LogIndex(*index), *now, &batch, &mut changes);
+            settled.extend(applied.used.iter().map(|used| Settled {
+                usage: *used.usage,
+                outcome: used.outcome,
+                provider: used.attribution.provider.clone(),
+                model: used.attribution.model.clone(),
+                provider_model: used.attribution.provider_model.clone(),
+            }));
+            Ok(applied.outcome.frames.remove(0))
+        })
+    }
+}
+
+/// A running gateway.
+pub(crate) struct Cluster {
+    pub(crate) address: SocketAddr,
+    pub(crate) gateway: Gateway,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) log: Arc<Log>,
+    registry: Registry,
+    key: ClusterKey,
+}
+
+impl Cluster {
+    /// Serves `resources` (YAML) to the callers above.
+    pub(crate) async fn start(resources: &str) -> Self {
+        Self::start_with(resources, |_| {}).await
+    }
+
+    pub(crate) async fn start_with(resources: &str, configure: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let tasks = TaskTracker::new();
+        let (key, _) = ClusterKey::generate();
+        let mut ledger = Ledger::new();
+        let now = Timestamp::from_secs(1_800_000_000);
+        let open = NodeOpen { node: 1, incarnation: 1 };
+        ledger.open(LogIndex(1), now, &open, &mut Vec::new());
+        let catalog = Catalog::default();
+        let state = State { ledger, catalog, index: 1, now, settled: Vec::new(), reachable: true };
+        let log = Arc::new(Log { state: Mutex::new(state) });
+        let view = log.put(&key, &format!("{PAYERS}{resources}"));
+        let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), Arc::clone(&log) as Arc<dyn Uplink>, &tasks);
+        let mut config = GatewayConfig::new(Name::new("az-a"));
+        configure(&mut config);
+        let mut registry = Registry::default();
+        let gateway = Gateway::new(config, view, desk, &mut registry);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::default();
+        tasks.spawn(gateway.serve(listener, shutdown.clone()));
+        Self { address, gateway, shutdown, log, registry, key }
+    }
+
+    /// What `/metrics` would say.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// Changes the configuration.
+    pub(crate) fn apply(&self, resources: &str) {
+        self.gateway.set_view(self.log.put(&self.key, resources));
+    }
+
+    /// Waits for so many requests to be settled.
+    pub(crate) async fn settled(&self, count: usize) -> Vec<Settled> {
+        let enough = || self.log.state.lock().settled.len() >= count;
+        until("requests to be settled", enough).await;
+        self.log.state.lock().settled.clone()
+    }
+
+    pub(crate) async fn nothing_held(&self) {
+        until("every hold to be given back", || self.log.state.lock().ledger.open_holds() == 0).await;
+    }
+
+    pub(crate) fn set_reachable(&self, reachable: bool) {
+        self.log.state.lock().reachable = reachable;
+    }
+}
+
+impl Log {
+    fn put(&self, key: &ClusterKey, resources: &str) -> Arc<ConfigView> {
+        let resources = resources.replace("kind: ", "apiVersion: tollgate/v1\nkind: ");
+        let (parsed, problems) = yaml::parse_and_check("test.yaml", &resources);
+        assert!(problems.is_empty(), "{problems}");
+        let mut state = self.state.lock();
+        state.index += 1;
+        let index = LogIndex(state.index);
+        let put = |parsed: &yaml::Parsed| {
+            let resource = secret::prepare(&parsed.resource, Some(key), None).unwrap();
+            PutResource { resource: Some(resource), expected_version: None }
+        };
+        let change = ConfigChange { puts: parsed.iter().map(put).collect(), ..ConfigChange::default() };
+        let decision = state.catalog.apply(index, &change);
+        assert_eq!(decision.outcome.problems, []);
+        let (view, problems) = ConfigView::compile(index, &state.catalog, None, Some(key));
+        assert!(problems.is_empty(), "{problems}");
+        let now = state.now;
+        for limit in view.limits.values() {
+            state.ledger.set_rule(now, Rule::of(limit, TimeZone::UTC), &mut Vec::new());
+        }
+        Arc::new(view)
+    }
+}
+
+/// Waits for a condition, with a deadline that says what was waited for.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! A service that speaks HTTP/2 in clear text, and trailers from end to end.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use crate::{clients::get, cluster::Cluster, http2::connect};
+
+type Body = BoxBody<Bytes, Infallible>;
+
+fn with_trailer(body: impl Into<Bytes>, name: &'static str, value: HeaderValue) -> Body {
+    let trailers = HeaderMap::from_iter([(http::HeaderName::from_static(name), value)]);
+    Full::new(body.into()).with_trailers(std::future::ready(Some(Ok(trailers)))).boxed()
+}
+
+/// Says what it got: the trailer `x-sum` comes back as `x-got`.
+async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let te = head.headers.get("te").and_then(|te| te.to_str().ok()).unwrap_or("none");
+    let told = format!("{:?} {} te={te} ", head.version, head.uri.path());
+    let body = body.collect().await.unwrap();
+    let sum = body.trailers().and_then(|trailers| trailers.get("x-sum").cloned());
+    let whole = [told.as_bytes(), &body.to_bytes()].concat();
+    let answer = with_trailer(whole, "x-got", sum.unwrap_or_else(|| HeaderValue::from_static("nothing")));
+    Ok(Response::builder().header("trailer", "x-got").body(answer).unwrap())
+}
+
+async fn upstream() -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tasks = TaskTracker::new();
+    let connections = tasks.clone();
+    let accepting = tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serving =
+                http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(echo));
+            connections.spawn(async move { drop(serving.await) });
+        }
+    });
+    (address, AbortOnDropHandle::new(accepting))
+}
+
+async fn start() -> (Cluster, AbortOnDropHandle<()>) {
+    let (address, upstream) = upstream().await;
+    let resources = format!(
+        "
+kind: Service
+metadata: {{name: echo}}
+spec: {{protocol: h2c, endpoints: [{{address: '{address}'}}]}}
+---
+kind: Route
+metadata: {{name: echo}}
+spec: {{backends: [{{service: echo}}]}}
+"
+    );
+    (Cluster::start(&resources).await, upstream)
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways_between_http2_ends() {
+    let (cluster, _upstream) = start().await;
+    let (mut sender, _driving) = connect::<Body>(&cluster).await;
+    sender.ready().await.unwrap();
+    let request = Request::post("http://test/a/b").header("te", "trailers");
+    let body = with_trailer("ping", "x-sum", HeaderValue::from_static("42"));
+    let answer = sender.send_request(request.body(body).unwrap()).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
+    let body = answer.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().map(|trailers| trailers["x-got"].as_bytes()), Some(&b"42"[..]));
+    assert_eq!(body.to_bytes(), "HTTP/2.0 /a/b te=trailers ping");
+}
+
+#[tokio::test]
+async fn an_http1_client_is_served_by_an_h2c_upstream_with_trailers_where_it_takes_them() {
+    let (cluster, _upstream) = start().await;
+    let plain = get(cluster.address, "/x", "").await;
+    assert_eq!((plain.status, plain.body.as_str()), (200, "HTTP/2.0 /x te=none "), "{}", plain.raw);
+    let with = get(cluster.address, "/x", "te: trailers\r\n").await;
+    assert_eq!(with.body, "HTTP/2.0 /x te=trailers ", "{}", with.raw);
+    assert!(with.raw.ends_with("0\r\nx-got: nothing\r\n\r\n"), "{}", with.raw);
+}

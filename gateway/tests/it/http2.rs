@@ -1,0 +1,143 @@
+//! HTTP/2 with prior knowledge, on the same port: hyper's client, and raw frames for floods.
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Duration, timeout},
+};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use crate::{
+    ai::{completion, provider},
+    cluster::Cluster,
+    upstream::{Reply, Upstream, json},
+};
+
+const FIXED: &str = "kind: Route\nmetadata: {name: fixed}\nspec: {response: {status: 200, body: fine}}\n";
+
+pub(crate) async fn connect<B>(cluster: &Cluster) -> (SendRequest<B>, AbortOnDropHandle<()>)
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + Send + 'static,
+{
+    let stream = TcpStream::connect(cluster.address).await.unwrap();
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driving = TaskTracker::new().spawn(async move { drop(connection.await) });
+    (sender, AbortOnDropHandle::new(driving))
+}
+
+fn get(uri: &str) -> http::request::Builder {
+    Request::builder().uri(uri)
+}
+
+#[tokio::test]
+async fn requests_share_a_connection_and_have_ids() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
+    let cluster = Cluster::start(&provider(&upstream, "openai")).await;
+    let (mut sender, _driving) = connect::<Full<Bytes>>(&cluster).await;
+    let body = r#"{"model":"m","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}"#;
+    let request = || {
+        let request = Request::post("http://test/v1/chat/completions").header("authorization", "Bearer sk-alice");
+        request.body(Full::from(body)).unwrap()
+    };
+    sender.ready().await.unwrap();
+    let (one, two) = (sender.send_request(request()), sender.send_request(request()));
+    for answer in [one.await.unwrap(), two.await.unwrap()] {
+        assert_eq!((answer.status(), answer.headers()["x-request-id"].len()), (StatusCode::OK, 36));
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), completion(9, 3));
+    }
+}
+
+#[tokio::test]
+async fn ambiguity_is_refused_here_too_and_crumbs_are_joined() {
+    let route =
+        "kind: Route\nmetadata: {name: c}\nspec: {match: [{cookies: {b: {exact: '2'}}}], response: {body: crumbs}}\n";
+    let cluster = Cluster::start(route).await;
+    let (mut sender, _driving) = connect::<Full<Bytes>>(&cluster).await;
+    let crumbs = get("http://test/").header("cookie", "a=1").header("cookie", "b=2").body(Full::default()).unwrap();
+    assert_eq!(sender.send_request(crumbs).await.unwrap().status(), 200);
+    for (request, status) in [
+        (get("http://test/").header("host", "other"), 400),
+        (get("http://user@test/"), 400),
+        (get("http://test/%2e%2e/"), 400),
+        (get("http://test/").header("x", "y".repeat(70_000)), 431),
+    ] {
+        let answer = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers()["x-request-id"].len(), 36);
+    }
+}
+
+/// A raw HTTP/2 connection past its preface and settings.
+pub(crate) async fn raw(cluster: &Cluster) -> TcpStream {
+    let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await.unwrap();
+    stream
+}
+
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Sends until the other side has had enough; fails when it takes everything.
+async fn is_ended(mut stream: TcpStream, flood: impl Fn(u32) -> Vec<u8>) {
+    let (mut reader, mut writer) = stream.split();
+    let send = async {
+        for n in 0..200_000 {
+            if writer.write_all(&flood(n)).await.is_err() {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
+    let read = async {
+        let mut sink = vec![0; 65_536];
+        while reader.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+    };
+    let ended = timeout(Duration::from_secs(20), async {
+        tokio::select! { () = send => {}, () = read => {} }
+    })
+    .await;
+    assert!(ended.is_ok(), "the connection lives on");
+}
+
+#[tokio::test]
+async fn floods_end_the_connection() {
+    let cluster = Cluster::start(FIXED).await;
+    is_ended(raw(&cluster).await, |_| frame(4, 0, 0, &[])).await; // SETTINGS
+    is_ended(raw(&cluster).await, |_| frame(6, 0, 0, &[0; 8])).await; // PING
+    is_ended(raw(&cluster).await, |_| frame(8, 0, 0, &[0, 0, 0, 1])).await; // WINDOW_UPDATE
+    is_ended(raw(&cluster).await, |_| frame(0xaa, 0, 0, &[0; 8])).await; // unknown
+    is_ended(raw(&cluster).await, |n| {
+        // Rapid reset: GET http://test/ by the static table, then RST_STREAM.
+        let stream = 2 * n + 1;
+        let block = [&[0x82, 0x86, 0x84, 0x41, 4][..], b"test"].concat();
+        [frame(1, 5, stream, &block), frame(3, 0, stream, &[0, 0, 0, 8])].concat()
+    })
+    .await;
+    let block = [&[0x82, 0x86, 0x84, 0x41, 4][..], b"test"].concat();
+    is_ended(raw(&cluster).await, |n| match n {
+        0 => frame(1, 0, 1, &block),
+        _ => frame(9, 0, 1, &[0x40, 1, b'x', 1, b'y']), // CONTINUATION
+    })
+    .await;
+    let (mut sender, _driving) = connect::<Full<Bytes>>(&cluster).await;
+    assert_eq!(sender.send_request(get("http://test/").body(Full::default()).unwrap()).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn draining_sends_goaway_and_lets_streams_end() {
+    let cluster = Cluster::start(FIXED).await;
+    let (mut sender, driving) = connect::<Full<Bytes>>(&cluster).await;
+    let request = || get("http://test/").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
+    cluster.shutdown.draining.cancel();
+    assert!(timeout(Duration::from_secs(10), driving).await.is_ok(), "GOAWAY ends an idle connection");
+    cluster.shutdown.stop.cancel();
+}

@@ -1,0 +1,15 @@
+//! The gateway on real sockets, between raw clients and upstreams that behave as told.
+
+#![expect(clippy::unwrap_used, reason = "fixtures fail their test by panicking")]
+
+mod ai;
+mod anthropic;
+mod clients;
+mod cluster;
+mod early_answers;
+mod h2c;
+mod http2;
+mod limits;
+mod refusals;
+mod services;
+mod upstream;

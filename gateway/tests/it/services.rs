@@ -1,0 +1,179 @@
+//! Ordinary upstreams, fixed answers, authentication.
+
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::{
+    clients::{call, get, post_text, raw, read_until},
+    cluster::{Cluster, until},
+    upstream::{Reply, Upstream, answer},
+};
+
+fn resources(first: &Upstream, second: &Upstream, on: &str) -> String {
+    format!(
+        "
+kind: Service
+metadata: {{name: first}}
+spec: {{protocol: http, endpoints: [{{address: '{}'}}]}}
+---
+kind: Service
+metadata: {{name: second}}
+spec: {{protocol: http, endpoints: [{{address: '{}'}}]}}
+---
+kind: Route
+metadata: {{name: both}}
+spec:
+  backends: [{{service: first}}]
+  fallbacks: [{{service: second, on: [{on}]}}]
+  timeouts: {{request: 3s, firstByte: 300ms, idle: 1s}}
+---
+kind: Route
+metadata: {{name: private}}
+spec:
+  match: [{{path: {{prefix: /private}}}}]
+  backends: [{{service: first}}]
+  auth: {{required: true, allow: {{tenants: [acme]}}}}
+---
+kind: Route
+metadata: {{name: moved}}
+spec: {{match: [{{path: {{exact: /old}}}}], redirect: {{location: 'https://new/', status: 308}}}}
+---
+kind: Route
+metadata: {{name: teapot}}
+spec: {{match: [{{path: {{exact: /tea}}, headers: {{x-tea: {{exact: 'yes'}}}}}}], response: {{status: 418, body: short, headers: {{x-pot: stout}}}}}}
+",
+        first.address, second.address
+    )
+}
+
+async fn fine(body: &str) -> Upstream {
+    Upstream::always(Reply::Keep(answer(200, "x-up: 1\r\n", body))).await
+}
+
+#[tokio::test]
+async fn routes_answer_redirect_and_forward() {
+    let (first, second) = (fine("first").await, fine("second").await);
+    let cluster = Cluster::start(&resources(&first, &second, "connectFailure")).await;
+    let forwarded = get(cluster.address, "/x", "").await;
+    assert_eq!((forwarded.status, forwarded.body.as_str(), forwarded.header("x-up")), (200, "first", Some("1")));
+    let moved = get(cluster.address, "/old", "").await;
+    assert_eq!((moved.status, moved.header("location")), (308, Some("https://new/")));
+    let tea = get(cluster.address, "/tea", "x-tea: yes\r\n").await;
+    assert_eq!((tea.status, tea.body.as_str(), tea.header("x-pot")), (418, "short", Some("stout")));
+    assert_eq!(get(cluster.address, "/tea", "").await.body, "first");
+}
+
+#[tokio::test]
+async fn a_host_without_a_route_is_told_so() {
+    let cluster =
+        Cluster::start("kind: Route\nmetadata: {name: r}\nspec: {hosts: [a.example], response: {body: x}}\n").await;
+    let answer = get(cluster.address, "/", "").await;
+    assert_eq!((answer.status, answer.code().as_str()), (404, "route_not_found"));
+    assert_eq!(answer.json()["error"]["param"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn only_known_and_allowed_callers_get_in() {
+    let (first, second) = (fine("first").await, fine("second").await);
+    let cluster = Cluster::start(&resources(&first, &second, "connectFailure")).await;
+    for (headers, status, code) in [
+        ("", 401, "invalid_api_key"),
+        ("authorization: Bearer sk-nobody\r\n", 401, "invalid_api_key"),
+        ("authorization: Bearer sk-bob\r\n", 403, "access_denied"),
+        ("x-api-key: sk-alice\r\nauthorization: Bearer sk-bob\r\n", 401, "invalid_api_key"),
+    ] {
+        let answer = get(cluster.address, "/private", headers).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{headers}");
+    }
+    for headers in ["authorization: bearer sk-alice\r\n", "x-api-key: sk-alice\r\n", "api-key: sk-alice\r\n"] {
+        assert_eq!(get(cluster.address, "/private", headers).await.status, 200, "{headers}");
+    }
+    assert!(first.requests().iter().all(|request| !request.contains("sk-")));
+    // On an open route a credential that is not ours is the upstream's business.
+    get(cluster.address, "/open", "authorization: Bearer theirs\r\n").await;
+    assert!(first.requests().last().unwrap().contains("Bearer theirs"));
+}
+
+#[tokio::test]
+async fn a_fallback_takes_what_it_is_for() {
+    let second = fine("second").await;
+    let down = Upstream::always(Reply::Reset(String::new())).await;
+    let hanging = Upstream::always(Reply::Hang(String::new())).await;
+    let failing = Upstream::always(Reply::Keep(answer(503, "", "busy"))).await;
+    for (first, on) in [(&down, "reset"), (&hanging, "timeout"), (&failing, "'5xx'")] {
+        let cluster = Cluster::start(&resources(first, &second, on)).await;
+        assert_eq!(raw(cluster.address, post_text("/x", "", "body")).await.body, "second", "{on}");
+    }
+    for (first, status, code) in [(&down, 502, "upstream_error"), (&hanging, 504, "upstream_timeout")] {
+        let cluster = Cluster::start(&resources(first, &second, "'429'")).await;
+        let answer = raw(cluster.address, post_text("/x", "", "body")).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code));
+    }
+    let cluster = Cluster::start(&resources(&failing, &second, "'429'")).await;
+    assert_eq!(get(cluster.address, "/x", "").await.body, "busy");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_a_502_or_a_fallback_with_the_streamed_body() {
+    let second = fine("second").await;
+    let gone = fine("gone").await;
+    let address = gone.address;
+    drop(gone);
+    until("the port to be free", || std::net::TcpStream::connect(address).is_err()).await;
+    let yaml = |on| resources(&second, &second, on).replacen(&second.address.to_string(), &address.to_string(), 1);
+    let cluster = Cluster::start(&yaml("connectFailure")).await;
+    let answer = call(cluster.address, "/x", &"long body ".repeat(2_000)).await;
+    assert_eq!(answer.body, "second", "{}", answer.raw);
+    assert!(second.requests()[0].ends_with("long body "));
+    let cluster = Cluster::start(&yaml("timeout")).await;
+    let answer = call(cluster.address, "/x", "body").await;
+    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_error"));
+}
+
+#[tokio::test]
+async fn connections_to_upstreams_are_kept_and_bodies_are_streamed_both_ways() {
+    let first = Upstream::always(Reply::Keep(answer(200, "", "first"))).await;
+    let cluster = Cluster::start(&resources(&first, &first, "reset")).await;
+    for _ in 0..5 {
+        assert_eq!(get(cluster.address, "/x", "").await.status, 200);
+    }
+    assert_eq!(first.open.load(std::sync::atomic::Ordering::SeqCst), 1);
+
+    let slow = Upstream::always(Reply::Hang(crate::upstream::events(&["one"]))).await;
+    let cluster = Cluster::start(&resources(&slow, &slow, "reset")).await;
+    let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+    stream.write_all(b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "one").await; // the first byte comes though the answer never ends
+    drop(stream);
+    until("the upstream to be let go", || slow.open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
+    until("the exchange to end", || cluster.gateway.in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_with_an_expectation_is_told_to_continue() {
+    let first = fine("first").await;
+    let cluster = Cluster::start(&resources(&first, &first, "reset")).await;
+    let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+    let head = "POST /x HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut stream, "100 Continue").await;
+    stream.write_all(b"body").await.unwrap();
+    read_until(&mut stream, "first").await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_died_is_replaced_for_safe_requests() {
+    let first = Upstream::start(|request| {
+        // The first answer promises to keep the connection, and then does not.
+        if request.contains("/die") {
+            Reply::Close(answer(200, "", "dying"))
+        } else {
+            Reply::Keep(answer(200, "", "alive"))
+        }
+    })
+    .await;
+    let cluster = Cluster::start(&resources(&first, &first, "timeout")).await;
+    for _ in 0..10 {
+        assert_eq!(get(cluster.address, "/die", "").await.body, "dying");
+        assert_eq!(get(cluster.address, "/x", "").await.body, "alive");
+    }
+}

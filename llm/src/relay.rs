@@ -1,0 +1,272 @@
+//! Streams: pass on or translate the events of an answer while its usage is read going by.
+
+use bytes::Bytes;
+
+use crate::dialect::{Dialect, Operation, Translator};
+use crate::emit::Emit;
+use crate::error::ApiError;
+use crate::json::JsonError;
+use crate::read::{self, Seen};
+use crate::request::AiRequest;
+use crate::sse::{Event, Framed, Framer, TooLarge};
+use crate::usage::{Tally, Usage, UsageSource};
+
+/// Why a stream is not a whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// It ended without its terminal event.
+    #[error("the provider's stream ended in the middle")]
+    Truncated,
+    /// Something in it is no event of such a stream.
+    #[error("the provider's stream can't be read: {0}")]
+    Garbage(String),
+    /// One event is larger than any real one.
+    #[error("an event of the provider's stream is too large")]
+    TooLarge,
+    /// The provider said itself that it failed. The caller has already been told (in its dialect), so that
+    /// [`StreamRelay::fail`] adds nothing.
+    #[error("the provider's stream failed: {0}")]
+    Upstream(String),
+}
+
+/// One streamed answer on its way to the caller.
+///
+/// Give every chunk of the provider's body to [`push`](Self::push) and send on what it returns; at the end of the body
+/// call [`finish`](Self::finish). When anything goes wrong on the way (these two included), send what
+/// [`fail`](Self::fail) returns and close: what has been sent always ends at a whole event.
+#[derive(Debug)]
+pub struct StreamRelay {
+    dialect: Dialect,
+    format: Format,
+    framer: Framer,
+    tally: Tally,
+    translator: Option<Translator>,
+    hide_usage: bool,
+    state: State,
+}
+
+/// The wire format of the provider's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Chunks,
+    Messages,
+    Responses,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Open,
+    Complete,
+    /// The provider failed by its own words, and the caller has been told.
+    Failed(String),
+    /// Given up: the caller has been told by [`StreamRelay::fail`].
+    Closed,
+}
+
+impl StreamRelay {
+    /// A relay for the answer to `request` from a provider that speaks `from` and was asked for `served_model`.
+    /// `created` is the time in seconds since the epoch that translated events carry.
+    #[must_use]
+    pub fn new(request: &AiRequest, from: Dialect, served_model: &str, created: u64) -> StreamRelay {
+        let dialect = request.dialect();
+        let format = match (from, request.operation()) {
+            (Dialect::Anthropic, _) => Format::Messages,
+            (Dialect::OpenAi, Operation::Responses) => Format::Responses,
+            (Dialect::OpenAi, _) => Format::Chunks,
+        };
+        StreamRelay {
+            dialect,
+            format,
+            framer: Framer::default(),
+            tally: Tally::new(request, served_model),
+            translator: (from != dialect).then(|| Translator::new(request, served_model, created)),
+            hide_usage: format == Format::Chunks && !request.client_wants_usage(),
+            state: State::Open,
+        }
+    }
+
+    /// Takes the next bytes from the provider, cut anywhere, and returns what the caller gets now: slices of them
+    /// where the dialects are equal. The beginning of an event is held back until its end has come. What follows the
+    /// terminal event is dropped.
+    ///
+    /// # Errors
+    /// The stream is unusable from here on: call [`fail`](Self::fail).
+    pub fn push(&mut self, chunk: &Bytes) -> Result<Emit, StreamError> {
+        let mut emit = Emit::default();
+        let mut rest = chunk.clone();
+        let mut run = Run::new(chunk);
+        while self.state == State::Open {
+            let next = self.framer.next(&mut rest).map_err(|TooLarge| StreamError::TooLarge)?;
+            let Some(framed) = next else { break };
+            let at = chunk.len() - rest.len();
+            let seen = self.read(&framed.bytes)?;
+            if self.translator.is_some() {
+                emit.add(self.translate(&framed.bytes)?);
+            } else if seen == Seen::UsageOnly && self.hide_usage {
+                run.skip(at, &framed, &mut emit);
+            } else {
+                run.pass(at, framed, &mut emit);
+            }
+        }
+        run.flush(&mut emit);
+        Ok(emit)
+    }
+
+    /// The provider's body has ended.
+    ///
+    /// # Errors
+    /// [`StreamError::Truncated`] when the stream's terminal event has not been seen, [`StreamError::Upstream`] when
+    /// the provider had failed.
+    pub fn finish(&mut self) -> Result<Emit, StreamError> {
+        let mut emit = Emit::default();
+        let rest = self.framer.rest();
+        if self.state == State::Open && !rest.is_empty() {
+            emit = self.push_unended(&rest)?;
+        }
+        match &self.state {
+            State::Complete => Ok(emit),
+            State::Failed(message) => Err(StreamError::Upstream(message.clone())),
+            State::Open | State::Closed => Err(StreamError::Truncated),
+        }
+    }
+
+    /// The event that tells the caller that the stream failed; empty when it has been told already, or when the
+    /// stream had been sent whole.
+    #[must_use]
+    pub fn fail(&mut self, error: &ApiError) -> Bytes {
+        if self.state != State::Open {
+            return Bytes::new();
+        }
+        self.state = State::Closed;
+        error.event(self.dialect)
+    }
+
+    /// Whether the terminal event has been seen: what follows, even an error of the connection, changes nothing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.state == State::Complete
+    }
+
+    /// What the provider said when it failed by its own words. As long as nothing has been sent to the caller, the
+    /// request may still go elsewhere instead of passing the error on.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match &self.state {
+            State::Failed(message) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// What the call used so far: the provider's figures once they have come, else what was counted, by the model's
+    /// tokenizer where it is known and loaded. Meant for the end of a stream, whichever way it ended.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let usage = self.tally.usage();
+        let counted = self.tally.counter.total();
+        if self.is_complete() || usage.output >= counted {
+            return usage;
+        }
+        // Some servers report as they go: of a stream that was cut, the last report may be from its beginning.
+        Usage { output: counted, source: UsageSource::Counted, ..usage }
+    }
+
+    /// Output tokens so far, estimated from what went by; cheap enough to ask after every chunk.
+    #[must_use]
+    pub fn counted_output(&self) -> u64 {
+        self.tally.counter.estimate()
+    }
+
+    /// The model that the provider says answers, once it has said so.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.tally.model.as_deref()
+    }
+
+    /// Some servers leave out the blank line after their last event. Only a terminal one is worth saving: anything
+    /// else was cut.
+    fn push_unended(&mut self, rest: &Bytes) -> Result<Emit, StreamError> {
+        let whole = matches!(self.peek(rest), Ok(Seen::Terminal));
+        if !whole {
+            return Err(StreamError::Truncated);
+        }
+        self.push(&Bytes::from([rest.trim_ascii_end(), b"\n\n"].concat()))
+    }
+
+    /// Reads one event for its usage, its text and what it means for the stream.
+    fn read(&mut self, raw: &[u8]) -> Result<Seen, StreamError> {
+        let seen = self.peek(raw)?;
+        match &seen {
+            Seen::Terminal => self.state = State::Complete,
+            Seen::Error(message) => self.state = State::Failed(message.clone()),
+            Seen::Content | Seen::UsageOnly | Seen::Nothing => {}
+        }
+        Ok(seen)
+    }
+
+    fn peek(&mut self, raw: &[u8]) -> Result<Seen, StreamError> {
+        let Some(data) = Event::parse(raw).data else { return Ok(Seen::Nothing) };
+        let text = std::str::from_utf8(&data).map_err(|_| StreamError::Garbage("not UTF-8".to_owned()))?;
+        if text.trim().is_empty() {
+            return Ok(Seen::Nothing);
+        }
+        match self.format {
+            Format::Chunks => read::chunk(text, &mut self.tally),
+            Format::Messages => read::event(text, &mut self.tally),
+            Format::Responses => read::response(text, &mut self.tally),
+        }
+        .map_err(garbage)
+    }
+
+    /// The event in the caller's dialect.
+    fn translate(&mut self, raw: &[u8]) -> Result<Bytes, StreamError> {
+        let Some(translator) = &mut self.translator else { return Ok(Bytes::new()) };
+        let event = Event::parse(raw);
+        let Some(data) = event.data.filter(|data| !data.trim_ascii().is_empty()) else {
+            let comment: &'static [u8] = if raw.trim_ascii().is_empty() { b"" } else { b": keep-alive\n\n" };
+            return Ok(Bytes::from_static(comment));
+        };
+        translator.event(&data, &self.tally).map(Bytes::from)
+    }
+}
+
+fn garbage(error: JsonError) -> StreamError {
+    StreamError::Garbage(error.to_string())
+}
+
+/// Consecutive events of one chunk that pass unchanged, sent on as one slice of it.
+struct Run<'a> {
+    chunk: &'a Bytes,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(chunk: &'a Bytes) -> Run<'a> {
+        Run { chunk, start: 0, end: 0 }
+    }
+
+    /// Passes an event that ends at `end` of the chunk.
+    fn pass(&mut self, end: usize, event: Framed, emit: &mut Emit) {
+        if !event.is_slice {
+            emit.add(event.bytes);
+            self.start = end;
+        }
+        self.end = end;
+    }
+
+    fn skip(&mut self, end: usize, event: &Framed, emit: &mut Emit) {
+        if event.is_slice {
+            self.flush(emit);
+        }
+        self.start = end;
+        self.end = end;
+    }
+
+    fn flush(&mut self, emit: &mut Emit) {
+        emit.add(self.chunk.slice(self.start..self.end));
+        self.start = self.end;
+    }
+}
+
+#[cfg(test)]
+mod tests;

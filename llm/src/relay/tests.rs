@@ -1,0 +1,148 @@
+use crate::error::code;
+
+use super::*;
+
+fn relay(operation: Operation, from: Dialect, extra: &str) -> StreamRelay {
+    let body =
+        format!(r#"{{"model":"m","stream":true,"messages":[{{"role":"user","content":"hi"}}],"input":"x"{extra}}}"#);
+    StreamRelay::new(&AiRequest::parse(operation, body.into()).unwrap(), from, "m", 0)
+}
+
+fn chat() -> StreamRelay {
+    relay(Operation::ChatCompletions, Dialect::OpenAi, "")
+}
+
+const HELLO: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}]}\n\n";
+const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+
+fn broken() -> ApiError {
+    ApiError::new(502, code::UPSTREAM_ERROR, "broken")
+}
+
+#[test]
+fn events_that_pass_are_slices_of_the_chunk() {
+    let chunk = Bytes::from(format!("{HELLO}{HELLO}data: {{\"cho"));
+    let parts: Vec<Bytes> = chat().push(&chunk).unwrap().into_iter().collect();
+    assert_eq!(parts, [format!("{HELLO}{HELLO}")]);
+    assert_eq!(parts[0].as_ptr(), chunk.as_ptr());
+}
+
+#[test]
+fn the_usage_chunk_is_cut_out_of_the_middle_without_copying() {
+    let chunk = Bytes::from(format!("{HELLO}{USAGE}{DONE}"));
+    let mut relay = chat();
+    let parts: Vec<Bytes> = relay.push(&chunk).unwrap().into_iter().collect();
+    assert_eq!(parts, [HELLO, DONE]);
+    assert_eq!(parts[1].as_ptr(), chunk[HELLO.len() + USAGE.len()..].as_ptr());
+    assert!(relay.is_complete());
+    assert_eq!((relay.usage().input, relay.usage().output), (3, 1));
+}
+
+#[test]
+fn the_usage_chunk_passes_when_the_caller_asked_for_it() {
+    let mut relay = relay(Operation::ChatCompletions, Dialect::OpenAi, r#","stream_options":{"include_usage":true}"#);
+    let all = format!("{HELLO}{USAGE}{DONE}");
+    assert_eq!(relay.push(&Bytes::from(all.clone())).unwrap().into_bytes(), all);
+}
+
+#[test]
+fn usage_in_a_chunk_with_content_passes() {
+    let chunk = "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
+    assert_eq!(chat().push(&Bytes::from(chunk)).unwrap().into_bytes(), chunk);
+}
+
+#[test]
+fn output_is_counted_while_it_goes_by() {
+    let mut relay = chat();
+    assert_eq!(relay.counted_output(), 0);
+    relay.push(&HELLO.into()).unwrap();
+    assert_eq!(relay.counted_output(), 2);
+    assert!(relay.usage().input > 0);
+}
+
+#[test]
+fn an_early_report_does_not_make_a_cut_stream_free() {
+    let mut relay = chat();
+    let early = "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":0}}\n\n";
+    relay.push(&Bytes::from(format!("{early}{HELLO}"))).unwrap();
+    let usage = relay.usage();
+    assert_eq!((usage.input, usage.output, usage.source), (7, 2, UsageSource::Counted));
+    relay.push(&Bytes::from(format!("{USAGE}{DONE}"))).unwrap();
+    assert_eq!((relay.usage().output, relay.usage().source), (1, UsageSource::Provider));
+}
+
+#[test]
+fn a_cut_stream_ends_with_an_error_and_the_cut_event_is_not_sent() {
+    let mut relay = chat();
+    let sent = relay.push(&Bytes::from(format!("{HELLO}data: {{\"choi"))).unwrap();
+    assert_eq!(sent.into_bytes(), HELLO);
+    assert_eq!(relay.finish(), Err(StreamError::Truncated));
+    assert!(relay.fail(&broken()).starts_with(b"data: {\"error\":"));
+    assert!(relay.fail(&broken()).is_empty(), "it is told once");
+    assert!(relay.push(&DONE.into()).unwrap().is_empty(), "nothing follows an error");
+    assert!(!relay.is_complete());
+}
+
+#[test]
+fn a_last_event_without_its_blank_line_is_taken() {
+    let mut relay = chat();
+    relay.push(&Bytes::from(format!("{HELLO}data: [DONE]"))).unwrap();
+    assert_eq!(relay.finish().unwrap().into_bytes(), DONE);
+    assert!(relay.fail(&broken()).is_empty(), "a whole answer has not failed");
+}
+
+#[test]
+fn what_follows_the_end_is_dropped() {
+    let mut relay = chat();
+    assert_eq!(relay.push(&Bytes::from(format!("{DONE}{HELLO}"))).unwrap().into_bytes(), DONE);
+    assert!(relay.push(&HELLO.into()).unwrap().is_empty());
+    assert!(relay.finish().unwrap().is_empty());
+}
+
+#[test]
+fn garbage_is_an_error() {
+    for garbage in ["data: <html>\n\n", "data: {\"a\"\n\n", "data: \u{0}\n\n", "data: 7\n\n"] {
+        assert!(matches!(chat().push(&Bytes::from(garbage)), Err(StreamError::Garbage(_))), "{garbage:?}");
+    }
+    assert!(matches!(chat().push(&Bytes::from_static(b"data: \"\xff\"\n\n")), Err(StreamError::Garbage(_))));
+    let endless = Bytes::from(vec![b'x'; crate::sse::MAX_EVENT_BYTES + 1]);
+    assert_eq!(chat().push(&endless), Err(StreamError::TooLarge));
+}
+
+#[test]
+fn a_providers_own_error_is_told_once_and_ends_the_stream() {
+    let mut relay = chat();
+    let error = "data: {\"error\":{\"message\":\"busy\"}}\n\n";
+    let sent = relay.push(&Bytes::from(format!("{HELLO}{error}{DONE}"))).unwrap().into_bytes();
+    assert_eq!(sent, format!("{HELLO}{error}"));
+    assert_eq!(relay.failure(), Some("busy"));
+    assert_eq!(relay.finish(), Err(StreamError::Upstream("busy".to_owned())));
+    assert!(relay.fail(&broken()).is_empty());
+}
+
+#[test]
+fn a_stream_of_responses_ends_with_its_last_event() {
+    let mut relay = relay(Operation::Responses, Dialect::OpenAi, "");
+    let delta =
+        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"hello\"}\n\n";
+    relay.push(&delta.into()).unwrap();
+    assert_eq!(relay.finish(), Err(StreamError::Truncated));
+    let end = "data: {\"type\":\"response.incomplete\",\"response\":{\"model\":\"x\",\"usage\":{\"input_tokens\":5,\"output_tokens\":2}}}\n\n";
+    relay.push(&end.into()).unwrap();
+    assert!(relay.finish().is_ok());
+    assert_eq!((relay.usage().input, relay.usage().output, relay.model()), (5, 2, Some("x")));
+}
+
+#[test]
+fn a_call_that_goes_on_after_its_end_is_refused() {
+    let mut relay = relay(Operation::Messages, Dialect::OpenAi, "");
+    let call = |n: u64| {
+        let json = format!("{{\"index\":{n},\"id\":\"c{n}\",\"function\":{{\"name\":\"f\",\"arguments\":\"{{\"}}}}");
+        Bytes::from(format!("data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":[{json}]}}}}]}}\n\n"))
+    };
+    relay.push(&call(0)).unwrap();
+    relay.push(&call(1)).unwrap();
+    assert!(matches!(relay.push(&call(0)), Err(StreamError::Garbage(_))));
+    assert!(relay.fail(&broken()).starts_with(b"event: error\n"));
+}

@@ -1,0 +1,118 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn parsed(operation: Operation, body: Value) -> AiRequest {
+    AiRequest::parse(operation, body.to_string().into()).unwrap()
+}
+
+fn chat(extra: &str) -> AiRequest {
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{extra}}}"#);
+    AiRequest::parse(Operation::ChatCompletions, body.into()).unwrap()
+}
+
+fn sent(request: &AiRequest, model: &str, max_tokens: MaxTokens) -> String {
+    let sent = request.for_provider(request.dialect(), model, max_tokens).unwrap();
+    String::from_utf8(sent.body.to_vec()).unwrap()
+}
+
+#[test]
+fn what_need_not_change_is_the_same_buffer() {
+    let request = chat(r#", "max_tokens":5 ,"x":{"a":[1,2.50]}"#);
+    let sent = request.for_provider(Dialect::OpenAi, "m", MaxTokens::Set(5)).unwrap();
+    assert_eq!(sent.body.as_ptr(), request.0.body.as_ptr());
+    assert_eq!((sent.path, sent.headers.len()), ("/chat/completions", 0));
+}
+
+#[test]
+fn only_what_must_change_changes() {
+    let request = chat(r#", "max_tokens": 9 ,"stream":true, "y":"ü""#);
+    assert_eq!(
+        sent(&request, "served \"x\"", MaxTokens::Set(7)),
+        r#"{"model":"served \"x\"","messages":[{"role":"user","content":"hi"}], "max_tokens": 7 ,"stream":true, "y":"ü","stream_options":{"include_usage":true}}"#
+    );
+}
+
+#[test]
+fn a_bound_is_injected_under_the_name_that_the_model_takes() {
+    let has =
+        |model: &str, name: &str| sent(&chat(""), model, MaxTokens::Set(7)).ends_with(&format!(",\"{name}\":7}}"));
+    assert!(has("gpt-4o", "max_completion_tokens"));
+    assert!(has("o3-mini", "max_completion_tokens"));
+    assert!(has("llama-3", "max_tokens"));
+    assert!(!sent(&chat(""), "m", MaxTokens::Keep).contains("max_"));
+    let responses = parsed(Operation::Responses, json!({"model": "m", "input": "x"}));
+    assert!(sent(&responses, "m", MaxTokens::Set(7)).ends_with(",\"max_output_tokens\":7}"));
+    let embeddings = parsed(Operation::Embeddings, json!({"model": "m", "input": "x"}));
+    assert!(!sent(&embeddings, "m", MaxTokens::Set(7)).contains('7'));
+}
+
+#[test]
+fn no_bound_that_stands_there_survives_a_smaller_one() {
+    let both = chat(r#","max_tokens":900,"max_completion_tokens":800"#);
+    assert_eq!(both.max_tokens(), Some(900));
+    let body = sent(&both, "m", MaxTokens::Set(50));
+    assert!(body.ends_with(r#""max_tokens":50,"max_completion_tokens":50}"#), "{body}");
+}
+
+#[test]
+fn usage_is_asked_for_in_whatever_options_there_are() {
+    for (options, expected) in [
+        ("null", r#"{"include_usage":true}"#),
+        ("{}", r#"{"include_usage":true}"#),
+        (r#"{"include_usage":false}"#, r#"{"include_usage":true}"#),
+        (r#"{"include_usage":null, "x":1}"#, r#"{"include_usage":true, "x":1}"#),
+        (r#"{"include_obfuscation": false }"#, r#"{"include_obfuscation": false,"include_usage":true }"#),
+        (r#"{ "include_usage" : true }"#, r#"{ "include_usage" : true }"#),
+    ] {
+        let request = chat(&format!(r#","stream":true,"stream_options":{options}"#));
+        let body = sent(&request, "m", MaxTokens::Keep);
+        assert!(body.ends_with(&format!("\"stream_options\":{expected}}}")), "{options}: {body}");
+    }
+    let whole = chat(r#","stream":false"#);
+    assert!(!sent(&whole, "m", MaxTokens::Keep).contains("stream_options"));
+}
+
+#[test]
+fn output_is_bounded_over_all_choices_and_prompts() {
+    assert_eq!(chat("").output_bound(), None);
+    assert_eq!(chat("").output_bound_with(100), 100);
+    assert_eq!(chat(r#","max_tokens":10,"n":3"#).output_bound(), Some(30));
+    assert_eq!(chat(r#","max_completion_tokens":10"#).output_bound(), Some(10));
+    assert_eq!(chat(r#","max_tokens":null,"n":null"#).output_bound(), None);
+    let completion = |extra: Value| {
+        let mut body = json!({"model": "m", "max_tokens": 10});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        parsed(Operation::Completions, body).output_bound()
+    };
+    assert_eq!(completion(json!({"prompt": "x", "n": 2, "best_of": 5})), Some(50));
+    assert_eq!(completion(json!({"prompt": ["x", "y"], "n": 2})), Some(40));
+    assert_eq!(completion(json!({"prompt": [1, 2, 3]})), Some(10));
+    assert_eq!(completion(json!({"prompt": [[1, 2], [3]]})), Some(20));
+    let embeddings = parsed(Operation::Embeddings, json!({"model": "m", "input": ["x", "y"]}));
+    assert_eq!((embeddings.output_bound(), embeddings.output_bound_with(9)), (Some(0), 0));
+    let predicted = chat(r#","max_tokens":10,"n":2,"prediction":{"type":"content","content":"abc"}"#);
+    assert_eq!(predicted.output_bound(), Some((10 + r#"{"type":"content","content":"abc"}"#.len() as u64) * 2));
+    let huge = chat(r#","max_tokens":4294967295,"n":128"#);
+    assert_eq!(huge.output_bound(), Some(4_294_967_295 * 128));
+}
+
+#[test]
+fn a_translation_needs_a_bound_and_brings_its_version() {
+    let error = chat("").for_provider(Dialect::Anthropic, "claude", MaxTokens::Keep).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("max_tokens"));
+    let sent = chat("").for_provider(Dialect::Anthropic, "claude", MaxTokens::Set(9)).unwrap();
+    assert_eq!(sent.path, "/messages");
+    assert_eq!(sent.headers, [("anthropic-version", "2023-06-01".to_owned())]);
+}
+
+#[test]
+fn blocking_is_needed_only_for_a_vocabulary_or_a_long_text() {
+    assert!(!chat("").needs_blocking("claude-opus-4-7"));
+    crate::preload("gpt-4o");
+    assert!(!chat("").needs_blocking("gpt-4o"));
+    let long = parsed(Operation::Completions, json!({"model": "gpt-4o", "prompt": "word ".repeat(5_000)}));
+    assert!(long.needs_blocking("gpt-4o"));
+    let _ = long.input_bound("gpt-4o");
+    assert!(!long.needs_blocking("gpt-4o"));
+}

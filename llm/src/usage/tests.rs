@@ -1,0 +1,100 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::dialect::{Dialect, Operation};
+use crate::read;
+
+fn tally(operation: Operation, model: &str) -> Tally {
+    let body =
+        Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"12345678"}],"input":"12345678"}"#);
+    Tally::new(&AiRequest::parse(operation, body).unwrap(), model)
+}
+
+fn chat(usage: &str) -> Usage {
+    let mut tally = tally(Operation::ChatCompletions, "m");
+    let answer = format!(r#"{{"choices":[{{"message":{{"content":"12345678"}}}}],"usage":{usage}}}"#);
+    read::chunk(&answer, &mut tally).unwrap();
+    tally.usage()
+}
+
+#[test]
+fn sane_figures_are_taken_as_they_are() {
+    let usage = chat(
+        r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":2}}"#,
+    );
+    let expected = Usage {
+        input: 10,
+        cached_input: 4,
+        output: 5,
+        reasoning: 2,
+        source: UsageSource::Provider,
+        ..Usage::default()
+    };
+    assert_eq!(usage, expected);
+}
+
+#[test]
+fn nonsense_is_replaced_by_what_was_counted_and_flagged() {
+    for figure in ["-1", "9223372036854775808", "99999999999999999999999", "1.5", "1e3", "\"7\"", "[]", "true"] {
+        let usage = chat(&format!(r#"{{"prompt_tokens":10,"completion_tokens":{figure}}}"#));
+        assert_eq!((usage.input, usage.output), (10, 2), "{figure}");
+        assert_eq!((usage.source, usage.clamped), (UsageSource::Counted, true), "{figure}");
+    }
+}
+
+#[test]
+fn a_part_is_never_more_than_the_whole() {
+    let usage = chat(
+        r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":40},"completion_tokens_details":{"reasoning_tokens":20}}"#,
+    );
+    assert_eq!((usage.cached_input, usage.reasoning, usage.clamped), (10, 5, true));
+    assert_eq!(usage.source, UsageSource::Provider);
+}
+
+#[test]
+fn a_missing_block_is_counted() {
+    for missing in ["null", "{}", "[]", "7", r#"{"total_tokens":8}"#, r#"{"prompt_tokens":null}"#] {
+        let usage = chat(missing);
+        assert!(usage.input > 2 && usage.output == 2, "{missing}: {usage:?}");
+        assert_eq!((usage.source, usage.clamped), (UsageSource::Counted, false), "{missing}");
+    }
+}
+
+#[test]
+fn anthropic_figures_are_added_up() {
+    let mut tally = tally(Operation::Messages, "m");
+    let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":5,"cache_read_input_tokens":20,"cache_creation_input_tokens":3,"output_tokens":1}}}"#;
+    read::event(start, &mut tally).unwrap();
+    read::event(r#"{"delta":{"type":"text_delta","text":"12345678"},"type":"content_block_delta"}"#, &mut tally)
+        .unwrap();
+    let so_far = tally.usage();
+    assert_eq!((so_far.input, so_far.output, so_far.source), (28, 2, UsageSource::Counted));
+    read::event(r#"{"type":"message_delta","delta":{},"usage":{"output_tokens":9}}"#, &mut tally).unwrap();
+    read::event(r#"{"type":"message_delta","delta":{},"usage":{"output_tokens":9}}"#, &mut tally).unwrap();
+    let usage = tally.usage();
+    assert_eq!((usage.input, usage.cached_input, usage.cache_write, usage.output), (28, 20, 3, 9));
+    assert_eq!(usage.source, UsageSource::Provider);
+}
+
+#[test]
+fn known_models_are_counted_with_their_vocabulary() {
+    crate::preload("gpt-4o");
+    let mut tally = tally(Operation::ChatCompletions, "gpt-4o");
+    let text = "counting ".repeat(2_000);
+    for piece in text.as_bytes().chunks(90) {
+        let piece = std::str::from_utf8(piece).unwrap();
+        read::chunk(&format!(r#"{{"choices":[{{"delta":{{"content":"{piece}"}}}}]}}"#), &mut tally).unwrap();
+    }
+    let usage = tally.usage();
+    assert!((2_000..2_020).contains(&usage.output), "{usage:?}");
+    assert!(tally.counter.estimate() > 2_000);
+}
+
+#[test]
+fn embeddings_have_no_output() {
+    let mut tally = tally(Operation::Embeddings, "m");
+    let answer = r#"{"data":[{"embedding":"x"}],"usage":{"prompt_tokens":8,"total_tokens":8}}"#;
+    read::embeddings(answer, &mut tally).unwrap();
+    assert_eq!(tally.usage(), Usage { input: 8, source: UsageSource::Provider, ..Usage::default() });
+    assert_eq!(Dialect::OpenAi.name(), "openai");
+}

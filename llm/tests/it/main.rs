@@ -1,0 +1,6 @@
+//! What the crate does, seen from outside: recorded exchanges, bad input, and streams cut everywhere.
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
+
+mod golden;
+mod refusals;
+mod streams;

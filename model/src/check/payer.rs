@@ -1,0 +1,97 @@
+//! Tenants and consumers.
+
+use std::sync::Arc;
+
+use tollgate_proto::v1;
+
+use super::{
+    context::{Context, Value::Is},
+    text,
+};
+use crate::{
+    Billing, BillingMode, Checked, Consumer, Credential, Currency, Field, Kind, Name, Problems, Tenant, TimeZone,
+    secret,
+};
+
+/// Longer than any issuer's tokens.
+const MAX_API_KEY_BYTES: usize = 4096;
+
+pub(super) fn tenant(raw: &v1::Tenant) -> Result<Checked, Problems> {
+    let mut context = Context::new(Kind::Tenant, &raw.api_version, &raw.kind, raw.metadata.as_ref());
+    let none = v1::TenantSpec::default();
+    let given = raw.spec.as_ref().unwrap_or(&none);
+    let spec = Field::root("spec");
+    let billing = billing(&mut context, &spec.field("billing"), given.billing.as_ref());
+    let zone = match given.time_zone.as_str() {
+        "" => Some(TimeZone::UTC),
+        name => context.keep(&spec.field("timeZone"), TimeZone::parse(name)),
+    };
+    let (name, version) = (context.name.clone(), context.version);
+    let tenant = Tenant { name, version, billing, time_zone: zone.unwrap_or_default() };
+    context.finish(Checked::Tenant(Arc::new(tenant)))
+}
+
+fn billing(context: &mut Context, at: &Field<'_>, given: Option<&v1::Billing>) -> Billing {
+    let none = v1::Billing::default();
+    let given = given.unwrap_or(&none);
+    let modes = [
+        ("prepaid", Is(BillingMode::Prepaid)),
+        ("postpaid", Is(BillingMode::Postpaid)),
+        ("none", Is(BillingMode::None)),
+    ];
+    let mode = context.word(&at.field("mode"), &given.mode, &modes).unwrap_or(BillingMode::None);
+    context.word(&at.field("durability"), &given.durability, &[("journal", Is(())), ("quorum", Is(()))]);
+    let currency = match given.currency.as_str() {
+        "" => None,
+        code => context.keep(&at.field("currency"), Currency::parse(code)),
+    };
+    if mode != BillingMode::None && given.currency.is_empty() {
+        context.add(&at.field("currency"), "is missing: a tenant that pays has a currency");
+    }
+    Billing { mode, currency }
+}
+
+pub(super) fn consumer(raw: &v1::Consumer) -> Result<Checked, Problems> {
+    let mut context = Context::new(Kind::Consumer, &raw.api_version, &raw.kind, raw.metadata.as_ref());
+    let none = v1::ConsumerSpec::default();
+    let given = raw.spec.as_ref().unwrap_or(&none);
+    let spec = Field::root("spec");
+    let tenant = match given.tenant.as_str() {
+        "" => {
+            context.add(&spec.field("tenant"), "is missing");
+            None
+        }
+        name => context.name(&spec.field("tenant"), name),
+    };
+    let list = spec.field("credentials");
+    let mut credentials: Vec<Credential> = Vec::new();
+    for (n, raw) in given.credentials.iter().enumerate() {
+        let at = list.index(n);
+        let same = |other: &v1::Credential| {
+            !raw.api_key.is_empty() && other.api_key == raw.api_key || !raw.hash.is_empty() && other.hash == raw.hash
+        };
+        if given.credentials[..n].iter().any(same) {
+            context.add(&at, "is there twice");
+        }
+        credentials.extend(credential(&mut context, &at, raw));
+    }
+    let (name, version) = (context.name.clone(), context.version);
+    let tenant = tenant.unwrap_or_else(|| Name::new(""));
+    context.finish(Checked::Consumer(Arc::new(Consumer { name, version, tenant, credentials })))
+}
+
+fn credential(context: &mut Context, at: &Field<'_>, raw: &v1::Credential) -> Option<Credential> {
+    let expires_at = context.timestamp(&at.field("expiresAt"), &raw.expires_at);
+    match (raw.api_key.as_str(), raw.hash.as_str()) {
+        ("", "") => context.add(at, "must have `apiKey`"),
+        (api_key, "") => {
+            context.keep(&at.field("apiKey"), text::visible(api_key, MAX_API_KEY_BYTES));
+        }
+        ("", hash) => {
+            let (key_id, hash) = context.keep(&at.field("hash"), secret::parse_hash(hash))?;
+            return Some(Credential { hash, key_id: key_id.to_owned(), expires_at });
+        }
+        _ => context.add(at, "must have only one of `apiKey` and `hash`"),
+    }
+    None
+}

@@ -1,0 +1,257 @@
+//! Routes: what happens to a request that matched.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tollgate_proto::v1;
+
+use super::{context::Context, route_match, upstream::served_model};
+use crate::{
+    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Route, RouteAction, Timeouts, TokenPolicy,
+    UpstreamRef, nearest::hint,
+};
+
+/// Long enough for the slowest answer of a model, short enough to notice what hangs.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Longer than providers think between two events.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The contract's default: images as parts of a request fit.
+const BODY_LIMIT_BYTES: u64 = 10 << 20;
+
+/// The contract's default, and what most models give at the most.
+const DEFAULT_OUTPUT_TOKENS: u64 = 4096;
+
+pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
+    let mut context = Context::new(Kind::Route, &raw.api_version, &raw.kind, raw.metadata.as_ref());
+    let none = v1::RouteSpec::default();
+    let given = raw.spec.as_ref().unwrap_or(&none);
+    let spec = Field::root("spec");
+    let ai = given.backends.iter().any(|backend| !backend.provider.is_empty());
+    let hosts = route_match::hosts(&mut context, &spec.field("hosts"), &given.hosts);
+    let matches = route_match::matches(&mut context, &spec.field("match"), &given.r#match, ai);
+    let action = action(&mut context, &spec, given);
+    let timeouts = timeouts(&mut context, &spec.field("timeouts"), given.timeouts.as_ref());
+    context.not_yet(&spec.field("retries"), given.retries.is_some());
+    let auth = auth(&mut context, &spec.field("auth"), given.auth.as_ref(), ai);
+    let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
+    let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
+    let (name, version) = (context.name.clone(), context.version);
+    let checked = |action| Route { name, version, hosts, matches, action, timeouts, auth, tokens, body_limit_bytes };
+    let route = action.map(checked);
+    context.finish(route).map(|route| Checked::Route(Arc::new(route.expect("a route without an action is a problem"))))
+}
+
+/// Exactly one thing is done; `None` only with a problem.
+fn action(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Option<RouteAction> {
+    let forward = !given.backends.is_empty();
+    if !forward && !given.fallbacks.is_empty() {
+        context.add(&spec.field("fallbacks"), "need `backends`: they are tried when a backend has failed");
+    }
+    let given_actions = [forward, given.redirect.is_some(), given.response.is_some()];
+    match given_actions.iter().filter(|given| **given).count() {
+        0 => context.add(spec, "must have one of `backends`, `redirect` and `response`"),
+        1 => {}
+        _ => context.add(spec, "must have only one of `backends`, `redirect` and `response`"),
+    }
+    if forward {
+        return Some(self::forward(context, spec, given));
+    }
+    if let Some(redirect) = &given.redirect {
+        return Some(self::redirect(context, &spec.field("redirect"), redirect));
+    }
+    given.response.as_ref().map(|response| respond(context, &spec.field("response"), response))
+}
+
+fn forward(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> RouteAction {
+    let (list, fallback_list) = (spec.field("backends"), spec.field("fallbacks"));
+    let before = given.backends.len();
+    let mut backends = Vec::new();
+    for (n, raw) in given.backends.iter().enumerate() {
+        let at = list.index(n);
+        let weight = context.weight(&at.field("weight"), raw.weight);
+        let model = served_model(context, &at.field("model"), &raw.model, raw.service.is_empty());
+        let upstream = upstream(context, &at, &raw.provider, &raw.service);
+        backends.extend(upstream.map(|upstream| Backend { upstream, weight, model }));
+    }
+    let mut fallbacks = Vec::new();
+    for (n, raw) in given.fallbacks.iter().enumerate() {
+        let at = fallback_list.index(n);
+        let on = failures(context, &at.field("on"), &raw.on);
+        let model = served_model(context, &at.field("model"), &raw.model, raw.service.is_empty());
+        let upstream = upstream(context, &at, &raw.provider, &raw.service);
+        fallbacks.extend(upstream.map(|upstream| Fallback { upstream, model, on }));
+    }
+    if backends.len() == before {
+        if backends.iter().all(|backend| backend.weight == 0) {
+            context.add(&list, "every weight is 0, so no request could be sent anywhere");
+        }
+        twice(context, &list, &backends);
+    }
+    mixed(context, spec, &backends, &fallbacks);
+    RouteAction::Forward { backends, fallbacks }
+}
+
+fn twice(context: &mut Context, at: &Field<'_>, backends: &[Backend]) {
+    for (n, backend) in backends.iter().enumerate() {
+        let same = |other: &Backend| other.upstream == backend.upstream && other.model == backend.model;
+        if backends[..n].iter().any(same) {
+            context.add(&at.index(n), "is there twice: add the weights up");
+        }
+    }
+}
+
+/// A request is either an AI request, read and translated, or passed on as it is.
+fn mixed(context: &mut Context, spec: &Field<'_>, backends: &[Backend], fallbacks: &[Fallback]) {
+    let upstreams = || backends.iter().map(|it| &it.upstream).chain(fallbacks.iter().map(|it| &it.upstream));
+    let provider = |upstream: &UpstreamRef| matches!(upstream, UpstreamRef::Provider(_));
+    if upstreams().any(provider) && !upstreams().all(provider) {
+        context.add(&spec.field("backends"), "providers and services in one route are not supported yet");
+    }
+}
+
+fn upstream(context: &mut Context, at: &Field<'_>, provider: &str, service: &str) -> Option<UpstreamRef> {
+    match (provider, service) {
+        ("", "") => {
+            context.add(at, "must have `provider` or `service`");
+            None
+        }
+        (provider, "") => context.name(&at.field("provider"), provider).map(UpstreamRef::Provider),
+        ("", service) => context.name(&at.field("service"), service).map(UpstreamRef::Service),
+        _ => {
+            context.add(at, "must have only one of `provider` and `service`");
+            None
+        }
+    }
+}
+
+fn failures(context: &mut Context, at: &Field<'_>, words: &[String]) -> FailureSet {
+    const WORDS: [&str; 4] = ["connectFailure", "reset", "timeout", "5xx"];
+    if words.is_empty() {
+        context.add(at, "is missing: connectFailure | reset | timeout | 5xx | a status such as 429");
+    }
+    context.once(at, words);
+    let mut set = FailureSet::default();
+    for (n, word) in words.iter().enumerate() {
+        match word.as_str() {
+            "connectFailure" => set.connect = true,
+            "reset" => set.reset = true,
+            "timeout" => set.timeout = true,
+            "5xx" => set.server_errors = true,
+            other => match other.parse::<u16>() {
+                Ok(status) if (400..600).contains(&status) && other.len() == 3 => set.statuses.push(status),
+                Ok(_) => context.add(&at.index(n), format!("`{other}` is no failure: a status is 400 to 599")),
+                Err(_) => {
+                    let hint = hint(other, WORDS);
+                    let all = "connectFailure | reset | timeout | 5xx | a status such as 429";
+                    context.add(&at.index(n), format!("`{other}` is unknown{hint}: {all}"));
+                }
+            },
+        }
+    }
+    set
+}
+
+fn redirect(context: &mut Context, at: &Field<'_>, given: &v1::Redirect) -> RouteAction {
+    let location = &given.location;
+    let absolute = ["http://", "https://"]
+        .iter()
+        .any(|scheme| location.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')));
+    if location.is_empty() {
+        context.add(&at.field("location"), "is missing");
+    } else if !location.bytes().all(|b| b.is_ascii_graphic()) || !(absolute || location.starts_with('/')) {
+        context.add(&at.field("location"), "must be a URL with http:// or https://, or a path that begins with `/`");
+    }
+    let status = given.status.unwrap_or(302);
+    if ![301, 302, 303, 307, 308].contains(&status) {
+        context.add(&at.field("status"), format!("{status} is no redirect: 301 | 302 | 303 | 307 | 308"));
+    }
+    RouteAction::Redirect { location: location.clone(), status: u16::try_from(status).unwrap_or(302) }
+}
+
+fn respond(context: &mut Context, at: &Field<'_>, given: &v1::DirectResponse) -> RouteAction {
+    /// These frame the message or belong to the connection: the server sets them itself.
+    const FRAMING: [&str; 8] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let status = given.status.unwrap_or(200);
+    if !(200..600).contains(&status) {
+        context.add(&at.field("status"), format!("{status} is no final status: 200 to 599"));
+    }
+    if matches!(status, 204 | 205 | 304) && !given.body.is_empty() {
+        context.add(&at.field("body"), format!("an answer with status {status} has no body"));
+    }
+    let mut headers = HeaderMap::new();
+    let list = at.field("headers");
+    for (name, value) in &given.headers {
+        let at = list.key(name);
+        let header = context.keep(&at, name.parse::<HeaderName>().map_err(|_| "is no header name"));
+        let value = context.keep(&at, HeaderValue::from_str(value).map_err(|_| "is no header value"));
+        let (Some(header), Some(value)) = (header, value) else { continue };
+        if FRAMING.contains(&header.as_str()) {
+            context.add(&at, "is set by the server itself");
+        }
+        if headers.insert(header, value).is_some() {
+            context.add(&at, "is there twice, in other letters");
+        }
+    }
+    let status = u16::try_from(status).unwrap_or(200);
+    RouteAction::Respond { status, body: Bytes::from(given.body.clone()), headers }
+}
+
+fn timeouts(context: &mut Context, at: &Field<'_>, given: Option<&v1::Timeouts>) -> Timeouts {
+    let none = v1::Timeouts::default();
+    let given = given.unwrap_or(&none);
+    let request = context.duration(&at.field("request"), &given.request).unwrap_or(REQUEST_TIMEOUT);
+    let first_byte = context.duration(&at.field("firstByte"), &given.first_byte);
+    let idle = context.duration(&at.field("idle"), &given.idle).unwrap_or(IDLE_TIMEOUT);
+    if first_byte.is_some_and(|first| first > request) {
+        context.add(&at.field("firstByte"), "is longer than `request`, so it could never fire");
+    }
+    Timeouts { request, first_byte, idle }
+}
+
+fn auth(context: &mut Context, at: &Field<'_>, given: Option<&v1::Auth>, ai: bool) -> Auth {
+    let required = given.and_then(|auth| auth.required).unwrap_or(ai);
+    let none = v1::Allow::default();
+    let allow = given.and_then(|auth| auth.allow.as_ref());
+    let list = at.field("allow");
+    if allow.is_some() && !required {
+        context.add(&list, "means nothing where nobody must say who they are: set `required: true`");
+    }
+    let allow = allow.unwrap_or(&none);
+    Auth {
+        required,
+        allow_tenants: context.names(&list.field("tenants"), &allow.tenants),
+        allow_consumers: context.names(&list.field("consumers"), &allow.consumers),
+    }
+}
+
+fn tokens(context: &mut Context, at: &Field<'_>, given: Option<&v1::TokenPolicy>, ai: bool) -> TokenPolicy {
+    let (default, max) = given.map_or((None, None), |given| (given.default, given.max));
+    if given.is_some() && !ai {
+        context.add(at, "is only for routes with a provider");
+    }
+    if default == Some(0) {
+        context.add(&at.field("default"), "must be greater than 0");
+    }
+    if max == Some(0) {
+        context.add(&at.field("max"), "must be greater than 0");
+    }
+    if let (Some(default), Some(max)) = (default, max)
+        && default > max
+    {
+        context.add(&at.field("default"), "is more than `max`");
+    }
+    let most = max.unwrap_or(u64::MAX);
+    TokenPolicy { default: default.unwrap_or(DEFAULT_OUTPUT_TOKENS).min(most), max }
+}

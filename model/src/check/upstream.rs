@@ -1,0 +1,207 @@
+//! Services and providers.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tollgate_proto::v1;
+
+use super::{
+    context::{
+        Context,
+        Value::{Is, NotYet},
+    },
+    text,
+};
+use crate::{
+    Checked, Endpoint, Field, Glob, Kind, ModelMap, Name, Problems, Protocol, Provider, ProviderKey, ProviderType,
+    Service, secret,
+};
+
+/// No real key is as long; a whole file pasted by mistake is.
+const MAX_KEY_BYTES: usize = 4096;
+
+/// As long as a model's name may be, here and in what callers ask for.
+pub(super) const MAX_MODEL_BYTES: usize = 256;
+
+pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
+    let mut context = Context::new(Kind::Service, &raw.api_version, &raw.kind, raw.metadata.as_ref());
+    let none = v1::ServiceSpec::default();
+    let given = raw.spec.as_ref().unwrap_or(&none);
+    let spec = Field::root("spec");
+    let words = [
+        ("http", Is(Protocol::Http)),
+        ("https", Is(Protocol::Https)),
+        ("h2c", Is(Protocol::H2c)),
+        ("h2", NotYet),
+        ("grpc", NotYet),
+    ];
+    let protocol = context.word(&spec.field("protocol"), &given.protocol, &words).unwrap_or(Protocol::Http);
+    let scheme = if protocol == Protocol::Https { "https" } else { "http" };
+    let mut endpoints = Vec::new();
+    for (n, endpoint) in given.endpoints.iter().enumerate() {
+        let (list, zone) = (spec.field("endpoints"), &endpoint.zone);
+        let at = list.index(n);
+        let url = required(&mut context, &at.field("address"), &endpoint.address)
+            .and_then(|address| context.keep(&at.field("address"), text::address(address)))
+            .and_then(|address| {
+                context.keep(&at.field("address"), format!("{scheme}://{address}/").parse::<http::Uri>())
+            });
+        endpoints.extend(self::endpoint(&mut context, &at, url, zone, endpoint.weight));
+    }
+    self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
+    load_balancing(&mut context, &spec.field("loadBalancing"), given.load_balancing.as_ref());
+    context.not_yet(&spec.field("healthCheck"), given.health_check.is_some());
+    context.not_yet(&spec.field("outlierDetection"), given.outlier_detection.is_some());
+    context.not_yet(&spec.field("circuitBreaker"), given.circuit_breaker.is_some());
+    let (name, version) = (context.name.clone(), context.version);
+    context.finish(Checked::Service(Arc::new(Service { name, version, protocol, endpoints })))
+}
+
+pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
+    let mut context = Context::new(Kind::Provider, &raw.api_version, &raw.kind, raw.metadata.as_ref());
+    let none = v1::ProviderSpec::default();
+    let given = raw.spec.as_ref().unwrap_or(&none);
+    let spec = Field::root("spec");
+    let words = [
+        ("openai", Is(ProviderType::OpenAi)),
+        ("anthropic", Is(ProviderType::Anthropic)),
+        ("azureOpenai", NotYet),
+        ("gemini", NotYet),
+        ("bedrock", NotYet),
+        ("qwen", NotYet),
+        ("deepseek", NotYet),
+    ];
+    let dialect = context.required_word(&spec.field("type"), &given.r#type, &words).unwrap_or(ProviderType::OpenAi);
+    let mut endpoints = Vec::new();
+    for (n, endpoint) in given.endpoints.iter().enumerate() {
+        let (list, zone) = (spec.field("endpoints"), &endpoint.zone);
+        let at = list.index(n);
+        let url = required(&mut context, &at.field("url"), &endpoint.url)
+            .and_then(|url| context.keep(&at.field("url"), text::base_url(url)));
+        endpoints.extend(self::endpoint(&mut context, &at, url, zone, endpoint.weight));
+    }
+    self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
+    let keys = keys(&mut context, &spec.field("keys"), &given.keys);
+    let models = models(&mut context, &spec.field("models"), &given.models);
+    load_balancing(&mut context, &spec.field("loadBalancing"), given.load_balancing.as_ref());
+    context.not_yet(&spec.field("keyFailover"), given.key_failover.is_some());
+    context.not_yet(&spec.field("healthCheck"), given.health_check.is_some());
+    context.not_yet(&spec.field("outlierDetection"), given.outlier_detection.is_some());
+    context.not_yet(&spec.field("circuitBreaker"), given.circuit_breaker.is_some());
+    let (name, version) = (context.name.clone(), context.version);
+    context.finish(Checked::Provider(Arc::new(Provider { name, version, dialect, endpoints, keys, models })))
+}
+
+fn required<'a>(context: &mut Context, at: &Field<'_>, text: &'a str) -> Option<&'a str> {
+    if text.is_empty() {
+        context.add(at, "is missing");
+        return None;
+    }
+    Some(text)
+}
+
+fn endpoint(
+    context: &mut Context,
+    at: &Field<'_>,
+    url: Option<http::Uri>,
+    zone: &str,
+    weight: Option<u32>,
+) -> Option<Endpoint> {
+    let weight = context.weight(&at.field("weight"), weight);
+    let zone = if zone.is_empty() { None } else { context.name(&at.field("zone"), zone) };
+    Some(Endpoint { url: url?, zone, weight })
+}
+
+/// What must hold of all endpoints together.
+fn endpoints(context: &mut Context, at: &Field<'_>, given: usize, endpoints: &[Endpoint]) {
+    if given == 0 {
+        context.add(at, "is missing: an upstream has at least one endpoint");
+    }
+    let urls: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url.to_string()).collect();
+    if urls.len() == given {
+        context.once(at, &urls);
+        if given > 0 && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+            context.add(at, "every weight is 0, so no request could be sent anywhere");
+        }
+    }
+}
+
+fn load_balancing(context: &mut Context, at: &Field<'_>, given: Option<&v1::LoadBalancing>) {
+    let Some(given) = given else { return };
+    let policies = [
+        ("roundRobin", Is(())),
+        ("leastRequest", NotYet),
+        ("random", NotYet),
+        ("ringHash", NotYet),
+        ("maglev", NotYet),
+    ];
+    context.word(&at.field("policy"), &given.policy, &policies);
+    context.word(&at.field("zones"), &given.zones, &[("preferLocal", Is(()))]);
+}
+
+fn keys(context: &mut Context, at: &Field<'_>, given: &[v1::ProviderKey]) -> Vec<ProviderKey> {
+    given.iter().enumerate().filter_map(|(n, key)| provider_key(context, &at.index(n), key)).collect()
+}
+
+fn provider_key(context: &mut Context, at: &Field<'_>, key: &v1::ProviderKey) -> Option<ProviderKey> {
+    let forms = [&key.value, &key.env, &key.file, &key.sealed];
+    if forms.iter().filter(|form| !form.is_empty()).count() != 1 {
+        context.add(at, "must have exactly one of `value`, `env` and `file`");
+        return None;
+    }
+    if !key.env.is_empty() {
+        let plain =
+            key.env.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !key.env.as_bytes()[0].is_ascii_digit();
+        if !plain {
+            context.add(&at.field("env"), format!("`{}` is no name of an environment variable", key.env));
+        }
+        return Some(ProviderKey::Env(key.env.clone()));
+    }
+    if !key.file.is_empty() {
+        if !key.file.starts_with('/') || key.file.contains('\0') {
+            context.add(&at.field("file"), "must be an absolute path, as every node reads it from where it runs");
+        }
+        return Some(ProviderKey::File(PathBuf::from(&key.file)));
+    }
+    if !key.sealed.is_empty() {
+        context.keep(&at.field("sealed"), secret::parse_sealed(&key.sealed).map(|_| ()));
+        return Some(ProviderKey::Sealed(key.sealed.clone()));
+    }
+    context.keep(&at.field("value"), text::visible(&key.value, MAX_KEY_BYTES));
+    None
+}
+
+fn models(context: &mut Context, at: &Field<'_>, given: &std::collections::BTreeMap<String, String>) -> ModelMap {
+    for (asked, own) in given {
+        if let Err(message) = text::visible(asked, MAX_MODEL_BYTES) {
+            context.add(&at.key(asked), format!("the model asked for {message}"));
+        }
+        if own.contains('*') {
+            context.add(&at.key(asked), "`*` stands for something only in what is asked for");
+        }
+        if let Err(message) = text::visible(own, MAX_MODEL_BYTES) {
+            context.add(&at.key(asked), format!("the provider's own name {message}"));
+        }
+    }
+    ModelMap::new(given.iter().map(|(asked, own)| (Glob::new(asked), own.clone())))
+}
+
+/// A model that is served in place of what was asked for.
+pub(super) fn served_model(context: &mut Context, at: &Field<'_>, model: &str, provider: bool) -> Option<Name> {
+    if model.is_empty() {
+        return None;
+    }
+    if !provider {
+        context.add(at, "is only for providers");
+    }
+    context.keep(at, text::visible(model, MAX_MODEL_BYTES));
+    Some(Name::new(model))
+}
+
+/// Patterns for the model asked for.
+pub(super) fn globs(context: &mut Context, at: &Field<'_>, texts: &[String]) -> Vec<Glob> {
+    context.once(at, texts);
+    for (n, text) in texts.iter().enumerate() {
+        context.keep(&at.index(n), text::visible(text, MAX_MODEL_BYTES));
+    }
+    texts.iter().map(|text| Glob::new(text)).collect()
+}

@@ -1,0 +1,45 @@
+//! Ids, units, resources, their validation, and the compiled configuration.
+//!
+//! A resource goes through three steps. *Raw* ([`tollgate_proto::v1`]) mirrors what was written and trusts nothing;
+//! [`yaml`] reads it and knows where each field stood. *Checked* ([`check()`]) cannot be wrong: [`Route`],
+//! [`Provider`], … . *Compiled* ([`ConfigView`]) is what the hot path reads, swapped whole. Between them sits
+//! [`catalog`], the replicated set of raw resources, which is pure, and [`secret`], which replaces what must not be
+//! stored as it is. Every step reports all of its problems at once.
+//!
+//! Not here: sockets, files (but for keys), clocks, and anything that decides about a request.
+
+pub mod catalog;
+pub mod check;
+mod glob;
+mod ids;
+mod kind;
+mod name;
+mod nearest;
+mod problem;
+mod resource;
+pub mod secret;
+mod time;
+mod units;
+mod view;
+mod window;
+pub mod yaml;
+
+pub use catalog::Catalog;
+pub use check::{check, kind_and_name};
+pub use glob::Glob;
+pub use ids::{LogIndex, NodeId};
+pub use kind::Kind;
+pub use name::Name;
+pub use nearest::nearest;
+pub use problem::{Field, Location, Problem, Problems};
+pub use resource::{
+    Auth, Backend, Billing, BillingMode, Checked, Consumer, Credential, Endpoint, Failure, FailureSet, Fallback,
+    HostPattern, KeyPart, Limit, ModelMap, PathMatch, Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey,
+    ProviderType, Rates, Route, RouteAction, RouteMatch, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit,
+    UpstreamRef, ValueMatch,
+};
+pub use secret::Secret;
+pub use time::{TimeZone, Timestamp, format_duration, parse_duration};
+pub use units::{Currency, Money, Tokens, format_size, parse_size};
+pub use view::{Caller, ConfigView};
+pub use window::Window;

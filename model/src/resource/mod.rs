@@ -1,0 +1,70 @@
+//! Checked resources: what a resource means, once nothing in it can be wrong.
+//!
+//! Only [`crate::check()`] makes them. They hold plain text where the hot path compares text, and secrets only sealed.
+
+mod limit;
+mod payer;
+mod price;
+mod route;
+mod route_match;
+mod upstream;
+
+use std::sync::Arc;
+
+pub use limit::{KeyPart, Limit, Subject, Unit};
+pub use payer::{Billing, BillingMode, Consumer, Credential, Tenant};
+pub use price::{Price, PriceTable, PriceTier, Rates};
+pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
+pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch};
+pub use upstream::{Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service};
+
+use crate::{Kind, Name};
+
+/// A checked resource of any kind.
+#[derive(Debug, Clone)]
+pub enum Checked {
+    /// An ordinary upstream.
+    Service(Arc<Service>),
+    /// An LLM upstream.
+    Provider(Arc<Provider>),
+    /// Match and backends.
+    Route(Arc<Route>),
+    /// Who pays.
+    Tenant(Arc<Tenant>),
+    /// Who calls.
+    Consumer(Arc<Consumer>),
+    /// What may be used.
+    Limit(Arc<Limit>),
+    /// What it costs.
+    Price(Arc<Price>),
+}
+
+impl Checked {
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::Provider(_) => Kind::Provider,
+            Self::Route(_) => Kind::Route,
+            Self::Tenant(_) => Kind::Tenant,
+            Self::Consumer(_) => Kind::Consumer,
+            Self::Limit(_) => Kind::Limit,
+            Self::Price(_) => Kind::Price,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Service(it) => &it.name,
+            Self::Provider(it) => &it.name,
+            Self::Route(it) => &it.name,
+            Self::Tenant(it) => &it.name,
+            Self::Consumer(it) => &it.name,
+            Self::Limit(it) => &it.name,
+            Self::Price(it) => &it.name,
+        }
+    }
+}

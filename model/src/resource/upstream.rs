@@ -1,0 +1,155 @@
+//! Where requests go.
+
+use std::{borrow::Cow, fmt, path::PathBuf};
+
+use crate::{Glob, LogIndex, Name};
+
+/// An ordinary upstream.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Service {
+    /// Unique among services.
+    pub name: Name,
+    /// The last change.
+    pub version: LogIndex,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// Never empty; the weights' sum is greater than zero.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// How an ordinary upstream is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1 in clear text.
+    Http,
+    /// HTTP/1.1 or HTTP/2 over TLS, by ALPN.
+    Https,
+    /// HTTP/2 in clear text, by prior knowledge.
+    H2c,
+}
+
+/// One address of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Scheme, authority and base path. The base path has no slash at its end but where it is nothing else: a
+    /// request's own path is appended to it.
+    pub url: http::Uri,
+    /// Where it is.
+    pub zone: Option<Name>,
+    /// The share of requests; 0 takes none.
+    pub weight: u32,
+}
+
+/// An LLM upstream.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Provider {
+    /// Unique among providers.
+    pub name: Name,
+    /// The last change.
+    pub version: LogIndex,
+    /// What it speaks.
+    pub dialect: ProviderType,
+    /// Never empty; the weights' sum is greater than zero. Their paths carry the version: `/v1`.
+    pub endpoints: Vec<Endpoint>,
+    /// Any number; none for a provider that asks for none. [`crate::ConfigView::provider_key`] has the keys themselves.
+    pub keys: Vec<ProviderKey>,
+    /// What its models are called there.
+    pub models: ModelMap,
+}
+
+/// What a provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProviderType {
+    /// The OpenAI API.
+    OpenAi,
+    /// The Anthropic API.
+    Anthropic,
+}
+
+impl ProviderType {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+}
+
+/// Where a provider's key is found.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ProviderKey {
+    /// Sealed under the cluster key.
+    Sealed(String),
+    /// In this environment variable of each node.
+    Env(String),
+    /// In this file on each node.
+    File(PathBuf),
+}
+
+impl fmt::Debug for ProviderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sealed(_) => f.write_str("Sealed(…)"),
+            Self::Env(name) => write!(f, "Env({name})"),
+            Self::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
+}
+
+/// From the model asked for to the provider's own name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelMap {
+    /// The most specific pattern first.
+    entries: Vec<(Glob, String)>,
+}
+
+impl ModelMap {
+    /// Takes the pairs in any order; of two patterns that match, the one without `*`, then the longer one counts.
+    pub(crate) fn new(pairs: impl IntoIterator<Item = (Glob, String)>) -> Self {
+        let mut entries: Vec<_> = pairs.into_iter().collect();
+        entries.sort_by(|(a, _), (b, _)| {
+            let rank = |glob: &Glob| (glob.is_plain(), glob.literal_len());
+            rank(b).cmp(&rank(a)).then_with(|| a.cmp(b))
+        });
+        Self { entries }
+    }
+
+    /// The provider's own name for the model asked for; what no pattern matches passes unchanged.
+    #[must_use]
+    pub fn resolve<'a>(&'a self, asked: &'a str) -> Cow<'a, str> {
+        let found = self.entries.iter().find(|(pattern, _)| pattern.matches(asked));
+        Cow::Borrowed(found.map_or(asked, |(_, own)| own))
+    }
+
+    /// The names that can be asked for as they stand, sorted by length and text: those without `*`.
+    pub fn plain_names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|(pattern, _)| pattern.is_plain()).map(|(pattern, _)| pattern.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_model_pattern_counts() {
+        let map = ModelMap::new(
+            [("*", "any"), ("gpt-*", "gpt"), ("gpt-4*", "four"), ("gpt-4o", "exact")]
+                .map(|(from, to)| (Glob::new(from), to.to_owned())),
+        );
+        for (asked, own) in [("gpt-4o", "exact"), ("gpt-4o-mini", "four"), ("gpt-3", "gpt"), ("claude", "any")] {
+            assert_eq!(map.resolve(asked), own);
+        }
+        assert_eq!(ModelMap::default().resolve("claude"), "claude");
+        assert_eq!(map.plain_names().collect::<Vec<_>>(), ["gpt-4o"]);
+    }
+
+    #[test]
+    fn a_sealed_key_is_not_shown() {
+        assert_eq!(format!("{:?}", ProviderKey::Sealed("abc".into())), "Sealed(…)");
+    }
+}

@@ -1,0 +1,92 @@
+//! The providers' keys themselves.
+
+use std::{collections::BTreeMap, env, io::Read, path::Path, sync::Arc};
+
+use super::ConfigView;
+use crate::{Kind, Name, Problem, Problems, Provider, ProviderKey, Secret, secret::ClusterKey};
+
+/// More than this is no key: it also bounds what a wrong path can do.
+const MAX_KEY_BYTES: u64 = 4096;
+
+/// By provider, in the order of its `keys`; `None` where a key cannot be had on this node.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Keys(BTreeMap<Name, Arc<Vec<Option<Secret<String>>>>>);
+
+impl Keys {
+    pub(super) fn get(&self, provider: &str, n: usize) -> Option<&Secret<String>> {
+        self.0.get(provider)?.get(n)?.as_ref()
+    }
+
+    pub(super) fn resolve(
+        providers: &BTreeMap<Name, Arc<Provider>>,
+        old: &ConfigView,
+        key: Option<&ClusterKey>,
+        problems: &mut Problems,
+    ) -> Self {
+        let resolve = |(name, provider): (&Name, &Arc<Provider>)| {
+            (name.clone(), unchanged(name, provider, old).unwrap_or_else(|| Arc::new(all(provider, key, problems))))
+        };
+        Self(providers.iter().map(resolve).collect())
+    }
+}
+
+/// The keys as before, when nothing but a change of the provider could change them.
+fn unchanged(name: &Name, provider: &Arc<Provider>, old: &ConfigView) -> Option<Arc<Vec<Option<Secret<String>>>>> {
+    let same = old.providers.get(name).is_some_and(|before| Arc::ptr_eq(before, provider));
+    let keys = old.keys.0.get(name).filter(|_| same)?;
+    let sealed = provider.keys.iter().all(|key| matches!(key, ProviderKey::Sealed(_)));
+    (sealed && keys.iter().all(Option::is_some)).then(|| Arc::clone(keys))
+}
+
+fn all(provider: &Provider, key: Option<&ClusterKey>, problems: &mut Problems) -> Vec<Option<Secret<String>>> {
+    let one = |(n, from): (usize, &ProviderKey)| {
+        let (field, found) = match from {
+            ProviderKey::Sealed(sealed) => ("sealed", open(sealed, key)),
+            ProviderKey::Env(name) => ("env", from_env(name)),
+            ProviderKey::File(path) => ("file", from_file(path)),
+        };
+        let wrong = |message| Problem {
+            kind: Some(Kind::Provider),
+            name: provider.name.to_string(),
+            field: format!("spec.keys[{n}].{field}"),
+            message,
+            at: None,
+        };
+        found.map_err(|message| problems.push(wrong(message))).ok()
+    };
+    provider.keys.iter().enumerate().map(one).collect()
+}
+
+fn open(sealed: &str, key: Option<&ClusterKey>) -> Result<Secret<String>, String> {
+    let key = key.ok_or("cannot be opened: this node has no `[cluster] key_file`")?;
+    key.open(sealed).map_err(|error| error.to_string())
+}
+
+fn from_env(name: &str) -> Result<Secret<String>, String> {
+    match env::var(name) {
+        Ok(value) => plain(value).map_err(|what| format!("the environment variable {name} of this node {what}")),
+        Err(_) => Err(format!("the environment variable {name} is not set on this node")),
+    }
+}
+
+fn from_file(path: &Path) -> Result<Secret<String>, String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_KEY_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) => plain(text).map_err(|what| format!("the file {} of this node {what}", path.display())),
+        Err(error) => Err(format!("cannot read {} on this node: {error}", path.display())),
+    }
+}
+
+/// What can stand in a header, without the line's end that editors leave.
+fn plain(text: String) -> Result<Secret<String>, &'static str> {
+    let text = Secret::new(text);
+    let key = text.expose().trim();
+    if key.is_empty() {
+        return Err("is empty");
+    }
+    if key.len() as u64 > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("holds no key: more than one line, a space, or too much");
+    }
+    Ok(Secret::new(key.to_owned()))
+}

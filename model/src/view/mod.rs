@@ -1,0 +1,84 @@
+//! The compiled configuration: what the hot path reads, swapped whole.
+//!
+//! Immutable. A view shares with the one before it whatever did not change, so that one change among ten thousand
+//! resources costs a walk over pointers, and what was derived from a resource (a compiled pattern, a pool) can be told
+//! to be still the same by its address.
+
+mod callers;
+mod compile;
+mod keys;
+mod limits;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+pub use callers::Caller;
+
+use self::{callers::Callers, keys::Keys, limits::LimitIndex};
+use crate::{
+    Catalog, Consumer, Limit, LogIndex, Name, Price, Problems, Provider, Route, Secret, Service, Subject, Tenant,
+    Timestamp, secret::ClusterKey,
+};
+
+/// Everything that a request can meet.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ConfigView {
+    /// The log index that this was compiled at.
+    pub index: LogIndex,
+    /// By name.
+    pub routes: BTreeMap<Name, Arc<Route>>,
+    /// By name.
+    pub providers: BTreeMap<Name, Arc<Provider>>,
+    /// By name.
+    pub services: BTreeMap<Name, Arc<Service>>,
+    /// By name.
+    pub tenants: BTreeMap<Name, Arc<Tenant>>,
+    /// By name.
+    pub consumers: BTreeMap<Name, Arc<Consumer>>,
+    /// By name.
+    pub limits: BTreeMap<Name, Arc<Limit>>,
+    /// By name.
+    pub prices: BTreeMap<Name, Arc<Price>>,
+    callers: Arc<Callers>,
+    keys: Keys,
+    limit_index: Arc<LimitIndex>,
+}
+
+impl ConfigView {
+    /// Compiles the catalog as of `index`. What did not change since `previous` is shared with it.
+    ///
+    /// What cannot be compiled is left out and told: it was accepted once, so it is for the caller to log, and for
+    /// nothing to stop. A provider's key that cannot be had on this node is told as well; the provider stays. Keys in
+    /// environment variables and files are read here, each time.
+    #[must_use]
+    pub fn compile(
+        index: LogIndex,
+        catalog: &Catalog,
+        previous: Option<&Self>,
+        key: Option<&ClusterKey>,
+    ) -> (Self, Problems) {
+        compile::compile(index, catalog, previous, key)
+    }
+
+    /// Who has this API key, if it is good at `now`.
+    ///
+    /// Takes the same time whatever the key has in common with another: only its keyed hash is compared, and that in
+    /// constant time.
+    #[must_use]
+    pub fn authenticate(&self, api_key: &str, now: Timestamp) -> Option<Caller> {
+        self.callers.find(api_key, now)
+    }
+
+    /// The `n`th key of a provider: opened, or read from where it said, when this was compiled.
+    #[must_use]
+    pub fn provider_key(&self, provider: &str, n: usize) -> Option<&Secret<String>> {
+        self.keys.get(provider, n)
+    }
+
+    /// The limits that a request meets, each once.
+    pub fn limits_for<'a>(&'a self, subject: Subject<'a>) -> impl Iterator<Item = &'a Arc<Limit>> {
+        self.limit_index.candidates(&subject).filter(move |limit| limit.concerns(&subject))
+    }
+}

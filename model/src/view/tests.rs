@@ -1,0 +1,187 @@
+use tollgate_proto::{
+    state::v1::{ConfigChange, PutResource},
+    v1,
+};
+
+use super::*;
+use crate::{check::tests::resource, secret};
+
+fn apply(catalog: &mut Catalog, at: u64, key: &ClusterKey, texts: &[&str]) {
+    let put = |text: &&str| {
+        let prepared = secret::prepare(&resource(text), Some(key), None).unwrap();
+        PutResource { resource: Some(prepared), expected_version: None }
+    };
+    let change = ConfigChange { puts: texts.iter().map(put).collect(), ..Default::default() };
+    let decision = catalog.apply(LogIndex(at), &change);
+    assert_eq!(decision.outcome.problems, []);
+}
+
+const ACME: &str = "kind: Tenant\nmetadata: {name: acme}\n";
+const ALICE: &str = "kind: Consumer\nmetadata: {name: alice}\nspec: {tenant: acme, credentials: [{apiKey: sk-alice}, {apiKey: sk-old, expiresAt: '2026-01-01T00:00:00Z'}]}\n";
+const OPENAI: &str = "kind: Provider\nmetadata: {name: openai}\nspec: {type: openai, endpoints: [{url: 'http://a/v1'}], keys: [{value: sk-one}, {env: TOLLGATE_TEST_NO_SUCH_KEY}, {value: sk-two}]}\n";
+const CHAT: &str = "kind: Route\nmetadata: {name: chat}\nspec: {backends: [{provider: openai}]}\n";
+
+fn sample() -> (Catalog, ClusterKey) {
+    let (key, _) = ClusterKey::generate();
+    let mut catalog = Catalog::default();
+    apply(&mut catalog, 1, &key, &[ACME, ALICE, OPENAI, CHAT]);
+    (catalog, key)
+}
+
+#[test]
+fn a_key_is_good_until_it_expires_and_no_other_is() {
+    let (catalog, key) = sample();
+    let (view, _) = ConfigView::compile(LogIndex(1), &catalog, None, Some(&key));
+    let now = Timestamp::parse("2025-12-31T23:59:59Z").unwrap();
+    let caller = view.authenticate("sk-alice", now).unwrap();
+    assert_eq!((&*caller.consumer.name, &*caller.tenant.name), ("alice", "acme"));
+    assert!(view.authenticate("sk-old", now).is_some());
+    let later = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
+    assert!(view.authenticate("sk-old", later).is_none() && view.authenticate("sk-alice", later).is_some());
+    for wrong in ["", "sk-alic", "sk-alice ", "SK-ALICE", "sk-bob"] {
+        assert!(view.authenticate(wrong, now).is_none(), "{wrong}");
+    }
+}
+
+#[test]
+fn without_the_right_cluster_key_nobody_is_known_and_it_is_told() {
+    let (catalog, key) = sample();
+    for other in [None, Some(ClusterKey::generate().0)] {
+        let (view, problems) = ConfigView::compile(LogIndex(1), &catalog, None, other.as_ref());
+        assert!(view.authenticate("sk-alice", Timestamp(0)).is_none());
+        assert!(view.provider_key("openai", 0).is_none());
+        assert_eq!(problems.len(), 5, "{problems}");
+        // The right key comes: what was derived from the wrong one is not kept.
+        let (view, problems) = ConfigView::compile(LogIndex(1), &catalog, Some(&view), Some(&key));
+        assert!(view.authenticate("sk-alice", Timestamp(0)).is_some());
+        assert_eq!(view.provider_key("openai", 2).unwrap().expose(), "sk-two");
+        assert_eq!(problems.len(), 1, "{problems}");
+    }
+}
+
+#[test]
+fn keys_are_opened_in_their_order_and_never_shown() {
+    let (catalog, key) = sample();
+    let (view, problems) = ConfigView::compile(LogIndex(1), &catalog, None, Some(&key));
+    assert_eq!(view.provider_key("openai", 0).unwrap().expose(), "sk-one");
+    assert!(view.provider_key("openai", 1).is_none());
+    assert_eq!(view.provider_key("openai", 2).unwrap().expose(), "sk-two");
+    assert!(view.provider_key("openai", 3).is_none() && view.provider_key("x", 0).is_none());
+    let expected =
+        "provider openai: spec.keys[1].env: the environment variable TOLLGATE_TEST_NO_SUCH_KEY is not set on this node";
+    assert_eq!(problems.to_string(), expected);
+    let shown = format!("{view:?} {catalog:?}");
+    assert!(!shown.contains("sk-"), "{shown}");
+}
+
+#[test]
+fn a_key_file_is_read_each_time() {
+    let (mut catalog, key) = sample();
+    let file = std::env::temp_dir().join(format!("tollgate-view-key-{}", std::process::id()));
+    let text = OPENAI.replace("env: TOLLGATE_TEST_NO_SUCH_KEY", &format!("file: {}", file.display()));
+    apply(&mut catalog, 2, &key, &[&text]);
+    let mut view = None;
+    for (content, expected) in
+        [("sk-file\n", Some("sk-file")), ("sk-new", Some("sk-new")), (" \n", None), ("two words", None)]
+    {
+        std::fs::write(&file, content).unwrap();
+        let (next, problems) = ConfigView::compile(LogIndex(2), &catalog, view.as_ref(), Some(&key));
+        assert_eq!(next.provider_key("openai", 1).map(|key| key.expose().as_str()), expected);
+        assert_eq!(problems.is_empty(), expected.is_some(), "{problems}");
+        view = Some(next);
+    }
+    std::fs::remove_file(&file).unwrap();
+    let (_, problems) = ConfigView::compile(LogIndex(2), &catalog, view.as_ref(), Some(&key));
+    assert!(problems.to_string().contains("cannot read"), "{problems}");
+}
+
+#[test]
+fn what_did_not_change_is_shared() {
+    let (mut catalog, key) = sample();
+    let (one, _) = ConfigView::compile(LogIndex(1), &catalog, None, Some(&key));
+    apply(&mut catalog, 2, &key, &[&CHAT.replace("openai}", "openai, weight: 2}"), &CHAT.replace("chat", "new")]);
+    let (two, _) = ConfigView::compile(LogIndex(2), &catalog, Some(&one), Some(&key));
+    assert_eq!((two.index, two.routes.len()), (LogIndex(2), 2));
+    assert!(!Arc::ptr_eq(&one.routes["chat"], &two.routes["chat"]));
+    assert_eq!(two.routes["chat"].version, LogIndex(2));
+    assert!(Arc::ptr_eq(&one.providers["openai"], &two.providers["openai"]));
+    assert!(Arc::ptr_eq(&one.callers, &two.callers) && Arc::ptr_eq(&one.limit_index, &two.limit_index));
+    let gone = tollgate_proto::state::v1::DeleteResource {
+        kind: "Consumer".into(),
+        name: "alice".into(),
+        expected_version: None,
+    };
+    catalog.apply(LogIndex(3), &ConfigChange { deletes: vec![gone], ..Default::default() });
+    let (three, _) = ConfigView::compile(LogIndex(3), &catalog, Some(&two), Some(&key));
+    assert!(three.consumers.is_empty() && three.authenticate("sk-alice", Timestamp(0)).is_none());
+    assert!(two.authenticate("sk-alice", Timestamp(0)).is_some());
+}
+
+#[test]
+fn what_no_longer_checks_is_left_out_and_told() {
+    let (mut catalog, key) = sample();
+    let spec = v1::TenantSpec { time_zone: "Mars/Olympus".into(), ..Default::default() };
+    let mut raw = resource(ACME);
+    let Some(v1::resource::Kind::Tenant(tenant)) = &mut raw.kind else { panic!() };
+    tenant.spec = Some(spec);
+    let change =
+        ConfigChange { puts: vec![PutResource { resource: Some(raw), expected_version: None }], ..Default::default() };
+    assert_eq!(catalog.apply(LogIndex(2), &change).outcome.problems, []);
+    let (view, problems) = ConfigView::compile(LogIndex(2), &catalog, None, Some(&key));
+    assert!(view.tenants.is_empty() && view.routes.len() == 1);
+    assert!(view.authenticate("sk-alice", Timestamp(0)).is_none());
+    let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(fields, ["spec.timeZone", "spec.tenant", "spec.keys[1].env"]);
+}
+
+#[test]
+fn a_request_meets_exactly_the_limits_that_concern_it() {
+    let (mut catalog, key) = sample();
+    let limit = |name: &str, matched: &str| {
+        format!(
+            "kind: Limit\nmetadata: {{name: {name}}}\nspec: {{match: {{{matched}}}, unit: tokens, limit: 1, window: 1m}}\n"
+        )
+    };
+    let texts = [
+        limit("all", ""),
+        limit("model", "models: ['gpt-*']"),
+        limit("route", "routes: [chat]"),
+        limit("tenant", "tenants: [acme]"),
+        limit("consumer", "consumers: [alice], tenants: [acme], routes: [chat]"),
+    ];
+    apply(&mut catalog, 2, &key, &texts.each_ref().map(String::as_str));
+    let (view, _) = ConfigView::compile(LogIndex(2), &catalog, None, Some(&key));
+    let met = |subject: Subject<'_>| {
+        let mut names: Vec<_> = view.limits_for(subject).map(|limit| limit.name.to_string()).collect();
+        names.sort();
+        names.join(" ")
+    };
+    let alice = Subject { tenant: Some("acme"), consumer: Some("alice"), route: "chat", model: Some("gpt-4o") };
+    assert_eq!(met(alice), "all consumer model route tenant");
+    assert_eq!(met(Subject { consumer: Some("bob"), ..alice }), "all model route tenant");
+    assert_eq!(met(Subject { route: "other", model: None, ..alice }), "all tenant");
+    assert_eq!(met(Subject { tenant: None, consumer: None, route: "other", model: Some("claude") }), "all");
+    for subject in [alice, Subject { tenant: None, ..alice }] {
+        let slow: Vec<_> =
+            view.limits.values().filter(|limit| limit.concerns(&subject)).map(|it| it.name.to_string()).collect();
+        assert_eq!(met(subject), slow.join(" "));
+    }
+}
+
+#[test]
+fn one_change_among_ten_thousand_routes_compiles_one() {
+    let (mut catalog, key) = sample();
+    let raw = resource(CHAT);
+    let named = |n: usize| {
+        let mut resource = raw.clone();
+        crate::check::metadata_mut(&mut resource).unwrap().name = format!("r{n}");
+        PutResource { resource: Some(resource), expected_version: None }
+    };
+    let change = ConfigChange { puts: (0..10_000).map(named).collect(), ..Default::default() };
+    assert_eq!(catalog.apply(LogIndex(2), &change).outcome.problems, []);
+    let (one, _) = ConfigView::compile(LogIndex(2), &catalog, None, Some(&key));
+    apply(&mut catalog, 3, &key, &[&CHAT.replace("chat", "r5000").replace("openai}", "openai, weight: 3}")]);
+    let (two, _) = ConfigView::compile(LogIndex(3), &catalog, Some(&one), Some(&key));
+    let compiled = two.routes.iter().filter(|(name, route)| !Arc::ptr_eq(route, &one.routes[&***name])).count();
+    assert_eq!((two.routes.len(), compiled), (10_001, 1));
+}

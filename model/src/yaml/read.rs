@@ -1,0 +1,274 @@
+//! A tree to a resource: every field against the schema, every problem with its place.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use serde_json::{Map, Number, Value as Json};
+use tollgate_proto::v1::{self, resource::Kind as Raw};
+
+use super::{
+    schema::{Message, Shape, ValueType},
+    tree::{Key, Mark, Node, Value},
+};
+use crate::{Field, Kind, check::API_VERSION, kind::UnknownKind, nearest::hint};
+
+/// What a message calls that which has fields or items.
+const CONTAINERS: [&str; 2] = ["a map", "a list"];
+
+/// What one document holds.
+pub(super) struct Read {
+    pub(super) kind: Option<Kind>,
+    pub(super) name: String,
+    /// As much of it as could be read; absent when not even its kind could.
+    pub(super) resource: Option<v1::Resource>,
+    pub(super) problems: Vec<Found>,
+}
+
+/// A problem of a document.
+pub(super) struct Found {
+    pub(super) field: String,
+    pub(super) at: Mark,
+    pub(super) message: String,
+}
+
+pub(super) fn read(document: &Node) -> Read {
+    let mut reader = Reader { problems: Vec::new() };
+    let Value::Map(fields) = &document.value else {
+        reader.add_at(document.at, String::new(), format!("must be a resource, not {}", what(&document.value)));
+        return Read { kind: None, name: String::new(), resource: None, problems: reader.problems };
+    };
+    let name = name_of(fields);
+    let kind = reader.kind(fields, document.at);
+    reader.required(fields, document.at);
+    let Some(kind) = kind else {
+        return Read { kind, name, resource: None, problems: reader.problems };
+    };
+    let mut json = reader.message(Message::of(kind), fields, None);
+    json.insert("kind".to_owned(), Json::String(kind.as_str().to_owned()));
+    let resource = match resource(kind, Json::Object(json)) {
+        Ok(resource) => Some(resource),
+        Err(error) => {
+            reader.add_at(document.at, String::new(), format!("cannot be read: {error}"));
+            None
+        }
+    };
+    Read { kind: Some(kind), name, resource, problems: reader.problems }
+}
+
+/// The typed message of what was read.
+pub(super) fn resource(kind: Kind, json: Json) -> Result<v1::Resource, serde_json::Error> {
+    use serde_json::from_value;
+    let kind = match kind {
+        Kind::Service => Raw::Service(from_value(json)?),
+        Kind::Provider => Raw::Provider(from_value(json)?),
+        Kind::Route => Raw::Route(from_value(json)?),
+        Kind::Tenant => Raw::Tenant(from_value(json)?),
+        Kind::Consumer => Raw::Consumer(from_value(json)?),
+        Kind::Limit => Raw::Limit(from_value(json)?),
+        Kind::Price => Raw::Price(from_value(json)?),
+    };
+    Ok(v1::Resource { kind: Some(kind) })
+}
+
+type Fields = [(Key, Node)];
+
+fn find<'a>(fields: &'a Fields, name: &str) -> Option<&'a Node> {
+    fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
+}
+
+fn text(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Scalar { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn name_of(fields: &Fields) -> String {
+    let metadata = find(fields, "metadata").map(|node| &node.value);
+    let Some(Value::Map(metadata)) = metadata else { return String::new() };
+    find(metadata, "name").and_then(text).unwrap_or_default().to_owned()
+}
+
+fn what(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Scalar { .. } => "a single value",
+        Value::List(_) => "a list",
+        Value::Map(_) => "a map",
+    }
+}
+
+/// More than anyone reads; a file of nothing but unknown fields would else be answered with many times its size.
+const MAX_PROBLEMS: usize = 100;
+
+struct Reader {
+    problems: Vec<Found>,
+}
+
+impl Reader {
+    fn add_at(&mut self, at: Mark, field: String, message: String) {
+        match self.problems.len() {
+            MAX_PROBLEMS => {
+                let message = "there is more wrong with this resource: the rest is not shown".to_owned();
+                self.problems.push(Found { field: String::new(), at, message });
+            }
+            shown if shown < MAX_PROBLEMS => self.problems.push(Found { field, at, message }),
+            _ => {}
+        }
+    }
+
+    fn kind(&mut self, fields: &Fields, document: Mark) -> Option<Kind> {
+        let Some(node) = find(fields, "kind") else {
+            let all = Kind::ALL.map(Kind::as_str).join(" | ");
+            self.add_at(document, "kind".to_owned(), format!("is missing: {all}"));
+            return None;
+        };
+        let given = text(node).unwrap_or_default();
+        let kind = Kind::from_exact(given);
+        if kind.is_none() {
+            self.add_at(node.at, "kind".to_owned(), UnknownKind::new(given).to_string());
+        }
+        kind
+    }
+
+    /// What every resource has.
+    fn required(&mut self, fields: &Fields, document: Mark) {
+        match find(fields, "apiVersion") {
+            None => self.add_at(document, "apiVersion".to_owned(), format!("is missing: it must be {API_VERSION}")),
+            Some(node) => {
+                let given = text(node).unwrap_or_default();
+                if given != API_VERSION {
+                    let message = format!("`{given}` is unknown: it must be {API_VERSION}");
+                    self.add_at(node.at, "apiVersion".to_owned(), message);
+                }
+            }
+        }
+        if name_of(fields).is_empty() {
+            let metadata = fields.iter().find(|(key, _)| key.text == "metadata");
+            let at = metadata.map_or(document, |(key, _)| key.at);
+            self.add_at(at, "metadata.name".to_owned(), "is missing".to_owned());
+        }
+    }
+
+    fn message(&mut self, message: &'static Message, fields: &Fields, path: Option<&Field<'_>>) -> Map<String, Json> {
+        let mut json = Map::new();
+        let mut seen = HashMap::new();
+        for (key, node) in fields {
+            let at = path.map_or_else(|| Field::root(&key.text), |path| path.field(&key.text));
+            let Some(field) = message.field(&key.text) else {
+                self.unknown(message, key, &at);
+                continue;
+            };
+            if self.twice(&mut seen, key, &at) || matches!(node.value, Value::Null) {
+                continue;
+            }
+            let value = match &field.shape {
+                Shape::One(one) => self.value(one, node, &at),
+                Shape::List(item) => self.list(item, node, &at),
+                Shape::Map(value) => self.map(value, node, &at),
+            };
+            json.extend(value.map(|value| (key.text.clone(), value)));
+        }
+        json
+    }
+
+    fn unknown(&mut self, message: &'static Message, key: &Key, at: &Field<'_>) {
+        let message = if key.text == "<<" {
+            "merge keys are not supported: write the fields out".to_owned()
+        } else {
+            let all = message.names().collect::<Vec<_>>().join(", ");
+            format!("unknown field `{}`{}: the fields here are {all}", key.text, hint(&key.text, message.names()))
+        };
+        self.add_at(key.at, at.to_string(), message);
+    }
+
+    /// `seen` has the lines of the keys before.
+    fn twice<'a>(&mut self, seen: &mut HashMap<&'a str, u32>, key: &'a Key, at: &Field<'_>) -> bool {
+        let first = match seen.entry(&key.text) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(key.at.line);
+                return false;
+            }
+            Entry::Occupied(first) => *first.get(),
+        };
+        self.add_at(key.at, at.to_string(), format!("`{}` is there twice: first in line {first}", key.text));
+        true
+    }
+
+    fn list(&mut self, item: &'static ValueType, node: &Node, at: &Field<'_>) -> Option<Json> {
+        let Value::List(items) = &node.value else {
+            self.wrong(node, at, "a list");
+            return None;
+        };
+        let read = |(n, node): (usize, &Node)| self.value(item, node, &at.index(n)).unwrap_or_else(|| empty(item));
+        Some(Json::Array(items.iter().enumerate().map(read).collect()))
+    }
+
+    fn map(&mut self, value: &'static ValueType, node: &Node, at: &Field<'_>) -> Option<Json> {
+        let Value::Map(fields) = &node.value else {
+            self.wrong(node, at, "a map");
+            return None;
+        };
+        let mut json = Map::new();
+        let mut seen = HashMap::new();
+        for (key, node) in fields {
+            let at = at.key(&key.text);
+            if !self.twice(&mut seen, key, &at) {
+                json.extend(self.value(value, node, &at).map(|value| (key.text.clone(), value)));
+            }
+        }
+        Some(Json::Object(json))
+    }
+
+    fn value(&mut self, wanted: &'static ValueType, node: &Node, at: &Field<'_>) -> Option<Json> {
+        match (wanted, &node.value) {
+            (ValueType::Message(name), Value::Map(fields)) => {
+                Some(Json::Object(self.message(Message::find(name), fields, Some(at))))
+            }
+            (ValueType::Message(_), _) => self.wrong(node, at, "a map"),
+            (ValueType::Text, Value::Scalar { text, .. }) => Some(Json::String(text.clone())),
+            (ValueType::Text, _) => self.wrong(node, at, "text"),
+            (ValueType::Bool, Value::Scalar { text, quoted: false }) if text == "true" => Some(Json::Bool(true)),
+            (ValueType::Bool, Value::Scalar { text, quoted: false }) if text == "false" => Some(Json::Bool(false)),
+            (ValueType::Bool, _) => self.wrong(node, at, "true or false"),
+            (ValueType::Number(max), Value::Scalar { text, .. }) => self.number(*max, text, node, at),
+            (ValueType::Number(_), _) => self.wrong(node, at, "a whole number"),
+        }
+    }
+
+    fn number(&mut self, max: u64, text: &str, node: &Node, at: &Field<'_>) -> Option<Json> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return self.wrong(node, at, "a whole number, 0 or more, in digits");
+        }
+        match text.parse::<u64>() {
+            Ok(number) if number <= max => Some(Json::Number(Number::from(number))),
+            _ => {
+                self.add_at(node.at, at.to_string(), format!("must be at most {max}"));
+                None
+            }
+        }
+    }
+
+    fn wrong(&mut self, node: &Node, at: &Field<'_>, wanted: &str) -> Option<Json> {
+        let message = match &node.value {
+            // What is shown is short and stands where a number or a truth value belongs: where a map or a list does, it may
+            // be a secret that lost its field.
+            Value::Scalar { text, quoted: false } if text.len() <= 20 && !CONTAINERS.contains(&wanted) => {
+                format!("must be {wanted}, not `{text}`")
+            }
+            Value::Scalar { .. } => format!("must be {wanted}, not text"),
+            other => format!("must be {wanted}, not {}", what(other)),
+        };
+        self.add_at(node.at, at.to_string(), message);
+        None
+    }
+}
+
+/// Stands in a list for an item that could not be read, so that the others keep their places.
+fn empty(wanted: &ValueType) -> Json {
+    match wanted {
+        ValueType::Text => Json::String(String::new()),
+        ValueType::Bool => Json::Bool(false),
+        ValueType::Number(_) => Json::Number(Number::from(0)),
+        ValueType::Message(_) => Json::Object(Map::new()),
+    }
+}

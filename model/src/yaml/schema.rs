@@ -1,0 +1,122 @@
+//! What fields a resource has, from the protobuf descriptors: there is no second list of them.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use prost::Message as _;
+use prost_types::{
+    DescriptorProto, FieldDescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
+
+/// A message: its fields in the order of the file.
+#[derive(Debug)]
+pub(super) struct Message {
+    fields: Vec<Field>,
+}
+
+/// One field.
+#[derive(Debug)]
+pub(super) struct Field {
+    /// In camelCase.
+    pub(super) name: String,
+    pub(super) shape: Shape,
+}
+
+/// How often a value comes.
+#[derive(Debug)]
+pub(super) enum Shape {
+    One(ValueType),
+    List(ValueType),
+    /// Keys are text.
+    Map(ValueType),
+}
+
+/// What a value is.
+#[derive(Debug, Clone)]
+pub(super) enum ValueType {
+    Text,
+    Bool,
+    /// A whole number from 0 to this.
+    Number(u64),
+    /// The message of this full name.
+    Message(String),
+}
+
+impl Message {
+    /// The message of a full name.
+    pub(super) fn find(name: &str) -> &'static Self {
+        SCHEMA.get(name).expect("descriptors are complete")
+    }
+
+    /// The message of a kind of resource.
+    pub(super) fn of(kind: crate::Kind) -> &'static Self {
+        Self::find(&format!(".tollgate.v1.{kind}"))
+    }
+
+    pub(super) fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|field| field.name.as_str())
+    }
+}
+
+static SCHEMA: LazyLock<HashMap<String, Message>> = LazyLock::new(|| {
+    let files = FileDescriptorSet::decode(tollgate_proto::FILE_DESCRIPTOR_SET).expect("built with the program");
+    let mut messages = HashMap::new();
+    for file in files.file.iter().filter(|file| file.package() == "tollgate.v1") {
+        for message in &file.message_type {
+            let name = format!(".{}.{}", file.package(), message.name());
+            let fields = message.field.iter().map(|field| self::field(message, field)).collect();
+            messages.insert(name, Message { fields });
+        }
+    }
+    messages
+});
+
+fn field(message: &DescriptorProto, field: &FieldDescriptorProto) -> Field {
+    let shape = match (field.label(), map_value(message, field)) {
+        (_, Some(value)) => Shape::Map(type_of(value)),
+        (Label::Repeated, None) => Shape::List(type_of(field)),
+        _ => Shape::One(type_of(field)),
+    };
+    Field { name: field.json_name().to_owned(), shape }
+}
+
+/// A map is written as a list of generated entries.
+fn map_value<'a>(message: &'a DescriptorProto, field: &FieldDescriptorProto) -> Option<&'a FieldDescriptorProto> {
+    let name = field.type_name().rsplit('.').next()?;
+    let entry = message.nested_type.iter().find(|nested| nested.name() == name)?;
+    entry.options.as_ref().filter(|options| options.map_entry())?;
+    entry.field.iter().find(|field| field.number() == 2)
+}
+
+fn type_of(field: &FieldDescriptorProto) -> ValueType {
+    match field.r#type() {
+        Type::String => ValueType::Text,
+        Type::Bool => ValueType::Bool,
+        Type::Uint32 => ValueType::Number(u32::MAX.into()),
+        Type::Uint64 => ValueType::Number(u64::MAX),
+        Type::Message => ValueType::Message(field.type_name().to_owned()),
+        other => unreachable!("resources have no field of type {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_is_that_of_the_protobuf_files() {
+        for kind in crate::Kind::ALL {
+            let names: Vec<_> = Message::of(kind).names().collect();
+            assert_eq!(names, ["apiVersion", "kind", "metadata", "spec"]);
+        }
+        let route = Message::find(".tollgate.v1.RouteMatch");
+        assert!(matches!(route.field("headers").unwrap().shape, Shape::Map(ValueType::Message(_))));
+        assert!(matches!(route.field("methods").unwrap().shape, Shape::List(ValueType::Text)));
+        let timeouts = Message::find(".tollgate.v1.Timeouts");
+        assert!(timeouts.field("firstByte").is_some() && timeouts.field("first_byte").is_none());
+    }
+}

@@ -1,0 +1,294 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::Kind;
+
+const CONTRACT: &str = include_str!("../../testdata/contract.yaml");
+
+const HEAD: &str = "apiVersion: tollgate/v1\nkind: Route\nmetadata: {name: chat}\n";
+
+/// The problems of one document after [`HEAD`], as `line:column field: message`.
+fn problems(rest: &str) -> Vec<String> {
+    problems_of(&format!("{HEAD}{rest}"))
+}
+
+fn problems_of(text: &str) -> Vec<String> {
+    let (_, problems) = parse("f.yaml", text);
+    let line = |problem: &Problem| {
+        let at = problem.at.as_ref().expect("a problem of a file has a place");
+        format!("{}:{} {}: {}", at.line, at.column, problem.field, problem.message)
+    };
+    problems.iter().map(line).collect()
+}
+
+#[test]
+fn the_contracts_examples_are_read_and_come_back_the_same() {
+    let (parsed, problems) = parse("contract.yaml", CONTRACT);
+    assert_eq!(problems.to_string(), "");
+    assert_eq!(parsed.len(), 11);
+    let resources: Vec<_> = parsed.into_iter().map(|parsed| parsed.resource).collect();
+    let text = to_yaml(&resources);
+    let again: Vec<_> = parse("again.yaml", &text).0.into_iter().map(|parsed| parsed.resource).collect();
+    assert_eq!(again, resources, "{text}");
+    assert_eq!(to_yaml(&again), text);
+    let json = serde_json::to_string(&resources.iter().map(to_json).collect::<Vec<_>>()).unwrap();
+    let again: Vec<_> = parse("again.json", &json).0.into_iter().map(|parsed| parsed.resource).collect();
+    assert_eq!(again, resources);
+}
+
+#[test]
+fn what_is_written_is_clean() {
+    let (parsed, _) = parse("contract.yaml", CONTRACT);
+    let limit = parsed.iter().find(|parsed| crate::kind_and_name(&parsed.resource).unwrap().0 == Kind::Limit).unwrap();
+    let text = to_yaml(std::slice::from_ref(&limit.resource));
+    let expected = "apiVersion: tollgate/v1\nkind: Limit\nmetadata:\n  name: per-consumer-tpm\nspec:\n  match:\n    \
+                    tenants:\n      - acme\n    routes:\n      - chat\n  per:\n    - consumer\n  unit: tokens\n  mode: \
+                    enforce\n  limit: 100000\n  window: \"1m\"\n  durability: journal\n  reserve: full\n  \
+                    whenUnavailable: deny\n";
+    assert_eq!(text, expected);
+    assert_eq!(to_json(&limit.resource)["spec"]["limit"], serde_json::json!(100_000));
+    assert_eq!(to_json(&v1::Resource::default()), serde_json::Value::Null);
+}
+
+#[test]
+fn an_unknown_field_names_its_place_and_the_nearest() {
+    let found = problems("spec:\n  timeoutz: {request: 1s}\n  backends:\n    - {providr: openai}\n");
+    assert!(
+        found[0].starts_with("5:3 spec.timeoutz: unknown field `timeoutz` (did you mean `timeouts`?)"),
+        "{found:?}"
+    );
+    assert!(found[1].starts_with("7:8 spec.backends[0].providr: unknown field `providr` (did you mean `provider`?)"));
+    assert_eq!(found.len(), 2);
+    let snake = problems("spec:\n  timeouts: {first_byte: 1s}\n");
+    assert!(snake[0].contains("(did you mean `firstByte`?)"), "{snake:?}");
+    assert!(problems("specs: {}\n")[0].contains("(did you mean `spec`?)"));
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_refused_everywhere() {
+    let found = problems("spec:\n  bodyLimit: 1B\n  bodyLimit: 2B\n");
+    assert_eq!(found, ["6:3 spec.bodyLimit: `bodyLimit` is there twice: first in line 5"]);
+    let found = problems("spec:\n  match:\n    - headers:\n        x-a: {exact: a}\n        x-a: {exact: b}\n");
+    assert_eq!(found, ["8:9 spec.match[0].headers[\"x-a\"]: `x-a` is there twice: first in line 7"]);
+}
+
+#[test]
+fn a_wrong_type_says_what_would_be_right() {
+    for (rest, expected) in [
+        ("spec: []\n", "4:7 spec: must be a map, not a list"),
+        ("spec: {hosts: a.com}\n", "4:15 spec.hosts: must be a list, not text"),
+        ("spec: {hosts: [[a]]}\n", "4:16 spec.hosts[0]: must be text, not a list"),
+        ("spec: {hosts: [~]}\n", "4:16 spec.hosts[0]: must be text, not nothing"),
+        (
+            "spec: {backends: [{weight: -1}]}\n",
+            "4:28 spec.backends[0].weight: must be a whole number, 0 or more, in digits, not `-1`",
+        ),
+        (
+            "spec: {backends: [{weight: 1.5}]}\n",
+            "4:28 spec.backends[0].weight: must be a whole number, 0 or more, in digits, not `1.5`",
+        ),
+        ("spec: {backends: [{weight: 4294967296}]}\n", "4:28 spec.backends[0].weight: must be at most 4294967295"),
+        ("spec: {tokens: {max: 18446744073709551616}}\n", "4:22 spec.tokens.max: must be at most 18446744073709551615"),
+        (
+            "spec: {tokens: {max: \"lots of them\"}}\n",
+            "4:22 spec.tokens.max: must be a whole number, 0 or more, in digits, not text",
+        ),
+        ("spec: {auth: {required: yes}}\n", "4:25 spec.auth.required: must be true or false, not `yes`"),
+        ("spec: {auth: {required: \"true\"}}\n", "4:25 spec.auth.required: must be true or false, not text"),
+        ("spec: {match: [{headers: []}]}\n", "4:26 spec.match[0].headers: must be a map, not a list"),
+    ] {
+        assert_eq!(problems(rest), [expected]);
+    }
+}
+
+#[test]
+fn text_is_text_however_it_is_written() {
+    let (parsed, problems) = parse("f", &format!("{HEAD}spec: {{hosts: [no, 1.50, 2026-01-01, 'x', on]}}\n"));
+    assert!(problems.is_empty(), "{problems}");
+    assert_eq!(
+        to_json(&parsed[0].resource)["spec"]["hosts"],
+        serde_json::json!(["no", "1.50", "2026-01-01", "x", "on"])
+    );
+}
+
+#[test]
+fn what_every_resource_has_is_asked_for() {
+    let found = problems_of("spec: {}\n");
+    assert_eq!(found.len(), 3);
+    assert!(found[0].starts_with("1:1 kind: is missing: Service | "), "{found:?}");
+    assert_eq!(found[1], "1:1 apiVersion: is missing: it must be tollgate/v1");
+    assert_eq!(found[2], "1:1 metadata.name: is missing");
+    let found = problems_of("apiVersion: v2\nkind: Rout\nmetadata:\n  labels: {}\n");
+    assert!(found[0].starts_with("2:7 kind: unknown kind `Rout` (did you mean `Route`?)"), "{found:?}");
+    assert_eq!(found[1], "1:13 apiVersion: `v2` is unknown: it must be tollgate/v1");
+    assert_eq!(found[2], "3:1 metadata.name: is missing");
+    assert_eq!(problems_of("hello\n"), ["1:1 : must be a resource, not a single value"]);
+}
+
+#[test]
+fn broken_syntax_is_located_and_what_came_before_is_kept() {
+    let (parsed, problems) = parse("f", &format!("{HEAD}---\na: [1,\nb: }}\n"));
+    assert_eq!(parsed.len(), 1);
+    assert_eq!(problems.len(), 1);
+    let at = problems.0[0].at.clone().unwrap();
+    assert!(at.line == 5 || at.line == 6, "{problems}");
+    assert!(problems.0[0].message.starts_with("cannot be read: "));
+    for text in [
+        "\"",
+        "{",
+        "[",
+        "a: b: c",
+        "\tx: 1",
+        "&a *a",
+        "*a",
+        "%",
+        "? {a: b}\n: c",
+        "!!binary x",
+        "!x y",
+        "{a: 1, <<: {b: 2}}",
+    ] {
+        assert!(!problems_of(text).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn bombs_are_bounded() {
+    let laughs = (1..12).fold("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+        let last = vec![format!("*a{}", n - 1); 10].join(", ");
+        format!("{text}a{n}: &a{n} [{last}]\n")
+    });
+    assert!(problems_of(&laughs)[0].contains("holds more than"), "{:?}", problems_of(&laughs)[0]);
+    let deep = "[".repeat(100_000);
+    assert!(!problems_of(&deep).is_empty());
+    let deep = format!("{}x{}", "{a: ".repeat(40), "}".repeat(40));
+    assert!(problems_of(&deep)[0].contains("nested deeper than 32"), "{:?}", problems_of(&deep));
+    let block = (0..200).fold(String::new(), |text, n| format!("{text}{}a:\n", " ".repeat(n)));
+    assert!(!problems_of(&block).is_empty());
+    let unknown = (0..5_000).fold("spec:\n".to_owned(), |text, n| format!("{text}  x{n}: 1\n"));
+    assert_eq!(problems(&unknown).len(), 101);
+    let large = "#".repeat((64 << 20) + 1);
+    assert_eq!(problems_of(&large), ["1:1 : the file is larger than 64 MiB"]);
+}
+
+#[test]
+fn aliases_are_followed() {
+    let text = format!("{HEAD}spec:\n  hosts: &hosts [a.com]\n  match: [{{methods: *hosts}}]\n");
+    let (parsed, problems) = parse("f", &text);
+    assert!(problems.is_empty(), "{problems}");
+    assert_eq!(to_json(&parsed[0].resource)["spec"]["match"][0]["methods"], serde_json::json!(["a.com"]));
+}
+
+#[test]
+fn a_document_may_be_empty_or_a_list_and_a_file_may_begin_with_a_byte_order_mark() {
+    let one = "{\"apiVersion\": \"tollgate/v1\", \"kind\": \"Tenant\", \"metadata\": {\"name\": \"a\"}}";
+    let two = one.replace("\"a\"", "\"\\ud83d\\ude00\"");
+    let (parsed, problems) = parse("f", &format!("\u{feff}---\n---\n# nothing\n---\n[{one},\n\t{two}]\n---\n"));
+    assert!(problems.is_empty(), "{problems}");
+    let names: Vec<_> = parsed.iter().map(|parsed| crate::kind_and_name(&parsed.resource).unwrap().1).collect();
+    assert_eq!(names, ["a", "😀"]);
+    let (parsed, problems) = parse("f", "");
+    assert!(parsed.is_empty() && problems.is_empty());
+}
+
+#[test]
+fn a_field_is_located_or_the_nearest_around_it() {
+    let text = format!(
+        "{HEAD}spec:\n  match:\n    - headers:\n        x.env: {{exact: a}}\n      path:\n        prefix: /v1\n"
+    );
+    let (parsed, problems) = parse("f.yaml", &text);
+    assert!(problems.is_empty(), "{problems}");
+    for (field, at) in [
+        ("spec.match[0].path.prefix", "f.yaml:9:17"),
+        ("spec.match[0].path", "f.yaml:8:7"),
+        ("spec.match[0].headers[\"x.env\"].exact", "f.yaml:7:24"),
+        ("spec.match[0].headers[\"x.env\"]", "f.yaml:7:9"),
+        ("spec.match[0].methods[3]", "f.yaml:6:7"),
+        ("spec.match[7]", "f.yaml:5:3"),
+        ("spec.backends[0].provider", "f.yaml:4:1"),
+        ("metadata.name", "f.yaml:3:18"),
+        ("metadata.resourceVersion", "f.yaml:3:1"),
+        ("", "f.yaml:1:1"),
+    ] {
+        assert_eq!(parsed[0].index.locate(field).to_string(), at, "{field}");
+    }
+}
+
+#[test]
+fn everything_wrong_with_a_file_is_told_at_once() {
+    let text = format!(
+        "{HEAD}spec:\n  bodyLimit: 10\n  timeoutz: {{}}\n  backends: [{{provider: A, weight: x}}]\n---\n{HEAD}spec: {{}}\n---\n["
+    );
+    let (parsed, problems) = parse_and_check("f.yaml", &text);
+    assert!(parsed.is_empty());
+    let fields: Vec<_> =
+        problems.iter().map(|problem| (problem.at.as_ref().unwrap().line, problem.field.as_str())).collect();
+    let first =
+        [(6, "spec.timeoutz"), (7, "spec.backends[0].weight"), (7, "spec.backends[0].provider"), (5, "spec.bodyLimit")];
+    assert_eq!(fields[..4], first, "{problems}");
+    assert_eq!(fields[4], (12, "spec"), "{problems}");
+    assert_eq!(fields.len(), 6, "{problems}");
+    let (parsed, problems) = parse_and_check("contract.yaml", CONTRACT);
+    assert_eq!(problems.to_string(), "");
+    assert_eq!(parsed.len(), 11);
+}
+
+fn resource() -> impl Strategy<Value = v1::Resource> {
+    let word =
+        || "\\PC{0,12}|[ \\t\\n:#\\-\"'\\\\{}\\[\\],&*!|>%@`~]{0,6}|true|null|~|1|0x1f|1e3|\u{85}|\u{2028}|\u{7f}";
+    let metadata = (word(), prop::collection::btree_map(word(), word(), 0..3), any::<Option<u64>>()).prop_map(
+        |(name, labels, resource_version)| v1::Metadata { name: format!("x{name}"), labels, resource_version },
+    );
+    let value = (any::<bool>(), word(), any::<Option<bool>>()).prop_map(|(exact, text, present)| v1::ValueMatch {
+        exact: exact.then(|| text.clone()),
+        regex: (!exact).then_some(text),
+        present,
+        ..Default::default()
+    });
+    let matches = (prop::collection::btree_map(word(), value, 0..3), prop::collection::vec(word(), 0..3))
+        .prop_map(|(headers, methods)| v1::RouteMatch { headers, methods, ..Default::default() });
+    let backend = (word(), any::<Option<u32>>()).prop_map(|(provider, weight)| v1::Backend {
+        provider,
+        weight,
+        ..Default::default()
+    });
+    let tokens =
+        (any::<Option<u64>>(), any::<Option<u64>>()).prop_map(|(default, max)| v1::TokenPolicy { default, max });
+    let auth = any::<Option<bool>>().prop_map(|required| v1::Auth { required, allow: None });
+    let spec = (
+        prop::collection::vec(word(), 0..3),
+        prop::collection::vec(matches, 0..3),
+        prop::collection::vec(backend, 0..3),
+        prop::option::of(tokens),
+        prop::option::of(auth),
+    );
+    (metadata, spec).prop_map(|(metadata, (hosts, r#match, backends, tokens, auth))| {
+        let spec = v1::RouteSpec { hosts, r#match, backends, tokens, auth, ..Default::default() };
+        let (api_version, kind) = ("tollgate/v1".to_owned(), "Route".to_owned());
+        let route = v1::Route { api_version, kind, metadata: Some(metadata), spec: Some(spec) };
+        v1::Resource { kind: Some(v1::resource::Kind::Route(route)) }
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_resource_comes_back_from_yaml_and_json(resources in prop::collection::vec(resource(), 1..3)) {
+        let text = to_yaml(&resources);
+        let (parsed, problems) = parse("f", &text);
+        prop_assert!(problems.is_empty(), "{}\n{}", problems, text);
+        let again: Vec<_> = parsed.into_iter().map(|parsed| parsed.resource).collect();
+        prop_assert_eq!(&again, &resources);
+        for resource in &resources {
+            // JSON lets control characters from U+007F on stand as they are, YAML does not.
+            let escaped = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+            let json: String = to_json(resource).to_string().chars().map(escaped).collect();
+            let (parsed, problems) = parse("f", &json);
+            prop_assert!(problems.is_empty(), "{}", problems);
+            prop_assert_eq!(&parsed[0].resource, resource);
+        }
+    }
+
+    #[test]
+    fn no_text_panics(text in "(apiVersion: tollgate/v1\nkind: Route\n)?[a-z0-9 :\\-{}\\[\\]&*!\"'\n]{0,80}|\\PC{0,60}") {
+        let _ = parse_and_check("f", &text);
+    }
+}

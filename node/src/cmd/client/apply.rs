@@ -1,0 +1,270 @@
+//! `tollgate apply`: files in, one atomic change.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use anyhow::{bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use tollgate_model::Kind;
+use tollgate_proto::admin::v1::{ApplyRequest, ApplyResponse, ResourceChange, StatusServedRequest};
+
+use super::{
+    connection::{Connection, ConnectionArgs},
+    failure::{CallError, tell},
+    files::Files,
+    output::{ListFormat, write, write_list},
+};
+
+/// Between two looks at what the nodes serve.
+const SERVED_POLL: Duration = Duration::from_millis(20);
+
+/// Create, update and, with --prune, delete resources: one atomic change.
+///
+/// Every problem of every file is reported at once, and nothing is changed then.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: tollgate apply -f resources/ --prune --wait")]
+pub(crate) struct ApplyArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+    /// Only say what would change.
+    #[arg(long)]
+    dry_run: bool,
+    /// Return once every live node serves the change.
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// How to print what was done.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: ListFormat,
+    #[command(flatten)]
+    write: WriteArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Which resources, and what to prune.
+#[derive(Args, Debug)]
+pub(super) struct InputArgs {
+    /// A file, a folder of .yaml, .yml and .json files, or - for standard input; may be repeated.
+    #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// Delete what an earlier apply of the same set brought and these files lack; never more than that.
+    #[arg(long)]
+    prune: bool,
+    /// Prune, instead, whatever carries these labels and is not in the files.
+    #[arg(long, value_name = "LABEL=VALUE", value_delimiter = ',', value_parser = label, requires = "prune")]
+    selector: Vec<(String, String)>,
+    /// The set that these files are; by default it is named after the paths given with -f, as seen from here.
+    #[arg(long, value_name = "NAME")]
+    apply_set: Option<String>,
+}
+
+/// For commands that change something.
+#[derive(Args, Debug, Clone)]
+pub(super) struct WriteArgs {
+    /// Repeats an earlier try whose outcome is unknown: 32 hexadecimal digits. The change is made once, and the first
+    /// outcome is given again.
+    #[arg(long, value_name = "HEX", value_parser = request_id)]
+    request_id: Option<RequestId>,
+}
+
+/// The same id again gives the first outcome.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestId([u8; 16]);
+
+impl WriteArgs {
+    /// The id given, or a new one.
+    pub(super) fn id(&self) -> Vec<u8> {
+        self.request_id.unwrap_or_else(|| RequestId(rand::random())).0.to_vec()
+    }
+}
+
+fn request_id(text: &str) -> Result<RequestId, String> {
+    let mut id = [0; 16];
+    hex::decode_to_slice(text, &mut id).map_err(|_| "must be 32 hexadecimal digits".to_owned())?;
+    Ok(RequestId(id))
+}
+
+/// For clap: `team=a`.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((label, value)) if !label.is_empty() => Ok((label.to_owned(), value.to_owned())),
+        _ => Err("must be LABEL=VALUE".to_owned()),
+    }
+}
+
+impl InputArgs {
+    /// Reads the files; their problems are told here.
+    pub(super) fn read(&self) -> anyhow::Result<Files> {
+        let files = Files::read(&self.files)?;
+        if !files.problems.is_empty() {
+            return Err(tell(&files.problems, 0));
+        }
+        ensure!(self.prune || !files.parsed.is_empty(), "no resource in {}", self.names());
+        Ok(files)
+    }
+
+    /// The request for these files, without an id.
+    pub(super) fn request(&self, files: &Files) -> ApplyRequest {
+        ApplyRequest {
+            resources: files.resources(),
+            prune: self.prune,
+            selector: self.selector.iter().cloned().collect::<BTreeMap<_, _>>().into_iter().collect(),
+            apply_set: if self.selector.is_empty() {
+                self.apply_set()
+            } else {
+                self.apply_set.clone().unwrap_or_default()
+            },
+            ..ApplyRequest::default()
+        }
+    }
+
+    /// The same paths from the same place are the same set. Hashed, as what folders are called here is nobody's business.
+    fn apply_set(&self) -> String {
+        if let Some(name) = &self.apply_set {
+            return name.clone();
+        }
+        let mut paths: Vec<String> = self.files.iter().map(absolute).collect();
+        paths.sort();
+        let hash = blake3::hash(paths.join("\0").as_bytes());
+        format!("files-{}", hex::encode(&hash.as_bytes()[..8]))
+    }
+
+    fn names(&self) -> String {
+        self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn absolute(path: &PathBuf) -> String {
+    if path.as_os_str() == "-" {
+        return "-".to_owned();
+    }
+    std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
+}
+
+pub(super) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
+    let connection = Connection::open(args.connection)?;
+    let files = args.input.read()?;
+    let id = args.write.id();
+    let request = ApplyRequest { dry_run: args.dry_run, request_id: id.clone(), ..args.input.request(&files) };
+    let done = send(&connection, &files, request).await;
+    let done = done.inspect_err(|error| tell_request_id(error, &id))?;
+    report(&done, args.dry_run, args.output)?;
+    if args.wait { served(&connection, done.index).await } else { Ok(()) }
+}
+
+/// Applies resources from a text and waits until every live node serves them.
+pub(crate) async fn apply_text(connection: &Connection, text: &str) -> anyhow::Result<()> {
+    let files = Files::of_text("(built in)", text);
+    if !files.problems.is_empty() {
+        bail!("{}", files.problems);
+    }
+    let request = ApplyRequest {
+        resources: files.resources(),
+        request_id: rand::random::<[u8; 16]>().to_vec(),
+        ..ApplyRequest::default()
+    };
+    let done = send(connection, &files, request).await?;
+    served(connection, done.index).await
+}
+
+async fn send(connection: &Connection, files: &Files, request: ApplyRequest) -> anyhow::Result<ApplyResponse> {
+    let done = connection.call(async |at| at.config().apply(at.request(request.clone())).await).await;
+    done.map(tonic::Response::into_inner).map_err(|error| placed(error, files))
+}
+
+/// The refusal with its problems printed at their places in the files, if it has any.
+pub(super) fn placed(error: CallError, files: &Files) -> anyhow::Error {
+    let Some((mut problems, omitted)) = error.problems() else { return error.into() };
+    files.place(&mut problems);
+    if matches!(&error, CallError::Refused(status) if status.code() == tonic::Code::Aborted) {
+        anstream::eprintln!("tollgate: conflict: the cluster has newer versions; read them again, then decide");
+    }
+    tell(&problems, omitted)
+}
+
+/// Says how to go on when it is not known whether a change was made.
+pub(super) fn tell_request_id(error: &anyhow::Error, id: &[u8]) {
+    if let Some(CallError::NoAnswer { maybe_done: true, .. }) = error.downcast_ref() {
+        anstream::eprintln!("tollgate: to try again safely, add --request-id {}", hex::encode(id));
+    }
+}
+
+fn report(done: &ApplyResponse, dry_run: bool, output: ListFormat) -> anyhow::Result<()> {
+    if output == ListFormat::Json {
+        let rows = done.changes.iter().map(row).collect();
+        return write_list(output, &[], rows);
+    }
+    let mut text = String::new();
+    for change in &done.changes {
+        text += &format!("{:<9} {} {}\n", change.action, singular(&change.kind), change.name);
+    }
+    write(&text)?;
+    let dry = if dry_run { " (dry run: nothing was changed)" } else { "" };
+    anstream::eprintln!("{}, index {}{dry}", counts(&done.changes), done.index);
+    Ok(())
+}
+
+fn row(change: &ResourceChange) -> Value {
+    json!({"kind": change.kind, "name": change.name, "action": change.action, "resourceVersion": change.resource_version})
+}
+
+/// A kind as it is written in sentences.
+pub(super) fn singular(kind: &str) -> String {
+    kind.parse::<Kind>().map_or_else(|_| kind.to_owned(), |kind| kind.singular().to_owned())
+}
+
+fn counts(changes: &[ResourceChange]) -> String {
+    let count = |action: &str| changes.iter().filter(|change| change.action == action).count();
+    let parts = ["created", "updated", "deleted", "unchanged"].map(|action| (count(action), action));
+    let said: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, action)| format!("{n} {action}")).collect();
+    if said.is_empty() { "nothing to change".to_owned() } else { said.join(", ") }
+}
+
+/// Waits until every live node serves the configuration of this index.
+async fn served(connection: &Connection, index: u64) -> anyhow::Result<()> {
+    let deadline = connection.deadline();
+    loop {
+        let ask =
+            async |at: &super::connection::Attempt| at.config().status_served(at.request(StatusServedRequest {})).await;
+        let nodes = connection.call_until(deadline, ask).await?.into_inner().nodes;
+        let behind: Vec<_> = nodes.iter().filter(|node| node.reachable && node.index < index).collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        if std::time::Instant::now() + SERVED_POLL >= deadline {
+            let behind =
+                behind.iter().map(|node| format!("node {} serves {}", node.id, node.index)).collect::<Vec<_>>();
+            bail!("the change has index {index} and is made, but is not served everywhere yet: {}", behind.join(", "));
+        }
+        tokio::time::sleep(SERVED_POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(files: &[&str]) -> InputArgs {
+        InputArgs {
+            files: files.iter().map(PathBuf::from).collect(),
+            prune: false,
+            selector: Vec::new(),
+            apply_set: None,
+        }
+    }
+
+    #[test]
+    fn the_same_files_are_the_same_set_in_any_order() {
+        assert_eq!(input(&["a", "b"]).apply_set(), input(&["b", "a"]).apply_set());
+        assert_ne!(input(&["a"]).apply_set(), input(&["b"]).apply_set());
+        assert_eq!(InputArgs { apply_set: Some("mine".into()), ..input(&["a"]) }.apply_set(), "mine");
+    }
+
+    #[test]
+    fn a_label_and_a_request_id_have_their_forms() {
+        assert_eq!(label("team=a=b"), Ok(("team".into(), "a=b".into())));
+        assert!(label("team").is_err() && label("=a").is_err());
+        assert!(request_id(&"ab".repeat(16)).is_ok());
+        assert!(request_id("abc").is_err() && request_id(&"zz".repeat(16)).is_err());
+    }
+}

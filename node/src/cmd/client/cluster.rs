@@ -1,0 +1,158 @@
+//! `tollgate cluster`: members and leadership.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tollgate_proto::admin::v1::{
+    AddNodeRequest, ClusterStatusRequest, MembershipResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest,
+    TransferLeaderRequest,
+};
+
+use super::{
+    apply::{WriteArgs, tell_request_id},
+    connection::{Connection, ConnectionArgs},
+    failure::CallError,
+    output::{ListFormat, write_list},
+};
+
+const COLUMNS: [&str; 11] =
+    ["id", "zone", "role", "state", "term", "lastLogIndex", "appliedIndex", "http", "admin", "peer", "version"];
+
+/// See and change the cluster's members.
+#[derive(Args, Debug)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum ClusterCommand {
+    /// Show every member: its role, state, log and addresses.
+    Status {
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
+    },
+    /// Take in a new node as a learner: it applies the log and proxies, and does not vote.
+    #[command(after_help = "Example: tollgate cluster add 4 10.0.3.1:7000")]
+    Add {
+        /// The `[node] id` of the new node.
+        id: u64,
+        /// host:port of its peer plane.
+        peer: String,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Let a learner vote.
+    Promote {
+        /// The node's id.
+        id: u64,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Take a node out.
+    Remove {
+        /// The node's id.
+        id: u64,
+        /// The node will never come back: what it held is written off.
+        #[arg(long)]
+        lost: bool,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Let another node lead.
+    TransferLeader {
+        /// The node's id; the cluster chooses when absent.
+        id: Option<u64>,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Write the cluster's state to a file: not available yet.
+    Backup {
+        /// Where to.
+        file: PathBuf,
+    },
+    /// Start a new cluster from a backup: not available yet.
+    Restore {
+        /// Where from.
+        file: PathBuf,
+    },
+}
+
+pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<()> {
+    let connection = Connection::open(args.connection)?;
+    match args.command {
+        ClusterCommand::Status { output } => status(&connection, output).await,
+        ClusterCommand::Add { id, peer, write } => add(&connection, id, peer, &write).await,
+        ClusterCommand::Promote { id, write } => promote(&connection, id, &write).await,
+        ClusterCommand::Remove { id, lost, write } => remove(&connection, id, lost, &write).await,
+        ClusterCommand::TransferLeader { id, write } => transfer_leader(&connection, id, &write).await,
+        ClusterCommand::Backup { .. } => bail!("cluster backup is not available yet"),
+        ClusterCommand::Restore { .. } => bail!("cluster restore is not available yet"),
+    }
+}
+
+async fn status(connection: &Connection, output: ListFormat) -> anyhow::Result<()> {
+    let ask = async |at: &super::connection::Attempt| at.cluster().status(at.request(ClusterStatusRequest {})).await;
+    let mut nodes = connection.call(ask).await?.into_inner().nodes;
+    nodes.sort_by_key(|node| node.id);
+    write_list(output, &COLUMNS, nodes.into_iter().map(row).collect())
+}
+
+fn row(node: NodeStatus) -> Value {
+    json!({
+        "id": node.id,
+        "zone": node.zone,
+        "role": node.role,
+        "state": node.state,
+        "term": node.term,
+        "lastLogIndex": node.last_log_index,
+        "appliedIndex": node.applied_index,
+        "http": node.http,
+        "admin": node.admin,
+        "peer": node.peer,
+        "version": node.version,
+        "servedIndex": node.served_index,
+    })
+}
+
+async fn add(connection: &Connection, id: u64, peer: String, write: &WriteArgs) -> anyhow::Result<()> {
+    let request = AddNodeRequest { id, peer, request_id: write.id() };
+    let done = connection.call(async |at| at.cluster().add(at.request(request.clone())).await).await;
+    tell(done, &request.request_id, &format!("node {id} is a learner"))
+}
+
+async fn promote(connection: &Connection, id: u64, write: &WriteArgs) -> anyhow::Result<()> {
+    let request = PromoteNodeRequest { id, request_id: write.id() };
+    let done = connection.call(async |at| at.cluster().promote(at.request(request.clone())).await).await;
+    tell(done, &request.request_id, &format!("node {id} is a voter"))
+}
+
+async fn remove(connection: &Connection, id: u64, lost: bool, write: &WriteArgs) -> anyhow::Result<()> {
+    let request = RemoveNodeRequest { id, lost, request_id: write.id() };
+    let done = connection.call(async |at| at.cluster().remove(at.request(request.clone())).await).await;
+    tell(done, &request.request_id, &format!("node {id} is no member any more"))
+}
+
+async fn transfer_leader(connection: &Connection, id: Option<u64>, write: &WriteArgs) -> anyhow::Result<()> {
+    let request = TransferLeaderRequest { to: id.unwrap_or(0), request_id: write.id() };
+    let done = connection.call(async |at| at.cluster().transfer_leader(at.request(request.clone())).await).await;
+    tell(done, &request.request_id, "leadership was handed over")
+}
+
+fn tell(
+    done: Result<tonic::Response<MembershipResponse>, CallError>,
+    request_id: &[u8],
+    what: &str,
+) -> anyhow::Result<()> {
+    let done = done.map_err(anyhow::Error::from).inspect_err(|error| tell_request_id(error, request_id))?.into_inner();
+    match done.leader {
+        0 => anstream::eprintln!("{what}"),
+        leader => anstream::eprintln!("{what}; node {leader} leads"),
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Why a call did not do what it should, told so that a person can act on it.
+
+use tollgate_admin::details::{details_of, to_model};
+use tollgate_model::Problems;
+use tonic::{Code, Status};
+
+/// How a call ended without an answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// A node said no.
+    #[error("{}", sentence(.0))]
+    Refused(Status),
+    /// No node gave an answer in time.
+    #[error("no node has answered{}: {nodes}", if *.maybe_done { ", and a change may or may not have happened" } else { "" })]
+    NoAnswer {
+        /// What each of them said last.
+        nodes: String,
+        /// Whether one of them had been sent the request.
+        maybe_done: bool,
+    },
+}
+
+impl CallError {
+    /// Everything that a node found wrong with what it was sent, and how much more there was.
+    pub(super) fn problems(&self) -> Option<(Problems, u32)> {
+        let CallError::Refused(status) = self else { return None };
+        let details = details_of(status).filter(|details| !details.problems.is_empty())?;
+        Some((Problems(details.problems.iter().map(to_model).collect()), details.omitted))
+    }
+}
+
+/// The verb has failed, and everything there is to say has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error("refused")]
+pub(super) struct Told;
+
+/// A status as a sentence.
+pub(super) fn sentence(status: &Status) -> String {
+    let message = status.message();
+    match status.code() {
+        Code::Unauthenticated => format!("not authenticated: {message} (give a token with --token or TOLLGATE_TOKEN)"),
+        Code::PermissionDenied => format!("permission denied: {message}"),
+        Code::Aborted => format!("conflict: {message}"),
+        Code::Unimplemented => format!("the node does not know this call: {message}"),
+        _ if message.is_empty() => status.code().description().to_lowercase(),
+        _ => message.to_owned(),
+    }
+}
+
+/// Prints problems, one a line, and gives the failure that needs no more words.
+pub(super) fn tell(problems: &Problems, omitted: u32) -> anyhow::Error {
+    for problem in problems {
+        anstream::eprintln!("{problem}");
+    }
+    let count = problems.len() + usize::try_from(omitted).unwrap_or(0);
+    let what = if count == 1 { "1 problem" } else { "problems" };
+    match (count, omitted) {
+        (1, _) => anstream::eprintln!("tollgate: {what}"),
+        (_, 0) => anstream::eprintln!("tollgate: {count} {what}"),
+        (..) => anstream::eprintln!("tollgate: {count} {what}, of which {omitted} are not shown"),
+    }
+    Told.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        assert!(sentence(&Status::unauthenticated("no token")).contains("TOLLGATE_TOKEN"));
+        assert_eq!(sentence(&Status::new(Code::Internal, "")), "internal error");
+        let unknown = CallError::NoAnswer { nodes: "a: gone".into(), maybe_done: true };
+        assert_eq!(unknown.to_string(), "no node has answered, and a change may or may not have happened: a: gone");
+    }
+}

@@ -1,0 +1,45 @@
+//! Verbs of the contract that are not built yet: known, with their names in the help, and refused with exit code 1.
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+/// What comes later.
+#[derive(Subcommand, Debug)]
+pub(crate) enum LaterCommand {
+    /// Write the configuration of a new cluster: not available yet.
+    Init(LaterArgs),
+    /// Move traffic out of a zone, and back: not available yet.
+    Zone(LaterArgs),
+    /// Grant and show credits: not available yet.
+    Credits(LaterArgs),
+    /// Export and verify bills: not available yet.
+    Billing(LaterArgs),
+    /// Verify the ledger and explain its rows: not available yet.
+    Ledger(LaterArgs),
+    /// Show who changed what, when: not available yet.
+    Audit(LaterArgs),
+    /// Watch the cluster live: not available yet.
+    Top(LaterArgs),
+}
+
+/// Whatever follows the verb.
+#[derive(Args, Debug)]
+pub(crate) struct LaterArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    rest: Vec<String>,
+}
+
+impl LaterCommand {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        let verb = match self {
+            Self::Init(_) => "init",
+            Self::Zone(_) => "zone",
+            Self::Credits(_) => "credits",
+            Self::Billing(_) => "billing",
+            Self::Ledger(_) => "ledger",
+            Self::Audit(_) => "audit",
+            Self::Top(_) => "top",
+        };
+        bail!("{verb} is not available yet")
+    }
+}

@@ -1,0 +1,197 @@
+//! The configuration of one node: `node.toml`, overridden key by key by `TOLLGATE_<SECTION>_<KEY>`.
+//!
+//! Raw text in `source.rs`, single values in `take.rs`; here is what the keys mean. Every problem is reported at once.
+
+mod source;
+mod take;
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use self::take::Take;
+pub(crate) use source::ConfigProblem;
+
+/// A start replays at most this much log; a snapshot of 10,000 resources is a few megabytes.
+const SNAPSHOT_LOG_BYTES: u64 = 64 << 20;
+/// Some seconds of a busy log: a follower that was restarted catches up from it without a snapshot.
+const SNAPSHOT_KEEP_ENTRIES: u64 = 1_024;
+/// How long a node that is told to stop goes on serving, so that load balancers see it unready first.
+const DRAIN_DELAY: Duration = Duration::from_secs(3);
+/// How long requests in flight may take to finish after that.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Every key that a node configuration has. A key that is not here is an error; the test of this module holds README's
+/// table and `check` to this list.
+pub(crate) const KEYS: &[&str] = &[
+    "node.id",
+    "node.zone",
+    "node.data_dir",
+    "http.listen",
+    "http.trusted_proxies",
+    "https.listen",
+    "https.cert",
+    "https.key",
+    "https.ca",
+    "admin.listen",
+    "admin.initial_token_file",
+    "admin.tls.cert",
+    "admin.tls.key",
+    "admin.tls.ca",
+    "peer.listen",
+    "peer.advertise",
+    "peer.tls.ca",
+    "peer.tls.cert",
+    "peer.tls.key",
+    "cluster.bootstrap",
+    "cluster.join",
+    "cluster.key_file",
+    "snapshot.log_size",
+    "snapshot.keep_entries",
+    "drain.delay",
+    "drain.timeout",
+    "limits.isolation",
+    "telemetry.log",
+    "telemetry.otlp",
+];
+
+/// Keys of the contract whose behaviour is not built yet: refused, never silently accepted.
+const NOT_YET: &[&str] = &[
+    "https.listen",
+    "https.cert",
+    "https.key",
+    "https.ca",
+    "admin.tls.cert",
+    "admin.tls.key",
+    "admin.tls.ca",
+    // Nothing is spent without the log yet, so there is nothing that it could bound.
+    "limits.isolation",
+    "telemetry.otlp",
+];
+
+/// A checked node configuration. Paths are absolute or relative to the working directory, never to the file.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeConfig {
+    /// Shown to people and written into every ledger row; 1 to 2^32.
+    pub(crate) id: u64,
+    pub(crate) zone: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) http_listen: SocketAddr,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) admin_listen: SocketAddr,
+    pub(crate) initial_token_file: Option<PathBuf>,
+    pub(crate) peer_listen: SocketAddr,
+    /// `host:port` that other nodes dial.
+    pub(crate) peer_advertise: String,
+    pub(crate) peer_tls: TlsFiles,
+    pub(crate) members: Members,
+    pub(crate) key_file: Option<PathBuf>,
+    /// Bytes of log after which a snapshot is made.
+    pub(crate) snapshot_log_bytes: u64,
+    /// Log entries kept behind a snapshot, for followers that were away for a moment.
+    pub(crate) snapshot_keep_entries: u64,
+    pub(crate) drain_delay: Duration,
+    pub(crate) drain_timeout: Duration,
+    /// A `tracing` filter: `info`, `warn,tollgate_gateway=debug`.
+    pub(crate) log: String,
+}
+
+/// How a node without a data directory finds its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Members {
+    /// The first members of a new cluster, `(node id, host:port)`; the same list on each of them.
+    Bootstrap(Vec<(u64, String)>),
+    /// Peers to ask for admission to a running cluster, `host:port`.
+    Join(Vec<String>),
+}
+
+/// PEM files of one side of mutual TLS.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    pub(crate) ca: PathBuf,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl NodeConfig {
+    /// Reads and checks a file, with the process's environment over it.
+    ///
+    /// # Errors
+    /// Every problem found, each with its place.
+    pub(crate) fn load(path: &Path) -> Result<NodeConfig, Vec<ConfigProblem>> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            vec![ConfigProblem {
+                field: String::new(),
+                message: format!("can't be read: {error}"),
+                origin: source::Origin::Missing,
+            }]
+        })?;
+        NodeConfig::parse(&text, path.parent().unwrap_or(Path::new("")), std::env::vars_os())
+    }
+
+    /// Checks a file's text. Relative paths in it are relative to `base`, the folder that the file stands in.
+    pub(crate) fn parse(
+        text: &str,
+        base: &Path,
+        env: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<NodeConfig, Vec<ConfigProblem>> {
+        let mut take = Take::new(source::Source::read(text, env, KEYS), base);
+        for key in NOT_YET {
+            take.refuse(key, "is not supported yet: leave it out");
+        }
+        let config = check(&mut take);
+        take.finish(KEYS)?;
+        Ok(config.expect("a configuration without problems is complete"))
+    }
+}
+
+/// `None` only where a problem was reported.
+fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
+    let id = take.node_id("node.id");
+    let zone = take.name("node.zone");
+    let data_dir = take.path("node.data_dir");
+    let http_listen = take.address("http.listen");
+    let trusted_proxies = take.networks("http.trusted_proxies");
+    let admin_listen = take.address("admin.listen");
+    let initial_token_file = take.optional_path("admin.initial_token_file");
+    let peer_listen = take.address("peer.listen");
+    let peer_advertise = take.advertise("peer.advertise", peer_listen);
+    let ca = take.path("peer.tls.ca");
+    let cert = take.path("peer.tls.cert");
+    let key = take.path("peer.tls.key");
+    let members = take.members(id);
+    let key_file = take.optional_path("cluster.key_file");
+    let snapshot_log_bytes = take.size("snapshot.log_size", SNAPSHOT_LOG_BYTES);
+    let snapshot_keep_entries = take.count("snapshot.keep_entries", SNAPSHOT_KEEP_ENTRIES);
+    let drain_delay = take.duration("drain.delay", DRAIN_DELAY);
+    let drain_timeout = take.duration("drain.timeout", DRAIN_TIMEOUT);
+    let log = take.log_filter("telemetry.log");
+    Some(NodeConfig {
+        id: id?,
+        zone: zone?,
+        data_dir: data_dir?,
+        http_listen: http_listen?,
+        trusted_proxies,
+        admin_listen: admin_listen?,
+        initial_token_file,
+        peer_listen: peer_listen?,
+        peer_advertise: peer_advertise?,
+        peer_tls: TlsFiles { ca: ca?, cert: cert?, key: key? },
+        members: members?,
+        key_file,
+        snapshot_log_bytes,
+        snapshot_keep_entries,
+        drain_delay,
+        drain_timeout,
+        log,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+const GOOD: &str = r#"
+[node]
+id = 1
+zone = "az-a"
+data_dir = "data"
+[http]
+listen = "127.0.0.1:8080"
+[admin]
+listen = "127.0.0.1:9000"
+[peer]
+listen = "127.0.0.1:7000"
+[peer.tls]
+ca = "ca.pem"
+cert = "node.pem"
+key = "node.key"
+[cluster]
+bootstrap = ["1@127.0.0.1:7000", "2@127.0.0.1:7001"]
+"#;
+
+fn parse(text: &str, env: &[(&str, &str)]) -> Result<NodeConfig, Vec<String>> {
+    let env = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
+    NodeConfig::parse(text, Path::new("/etc/tollgate"), env)
+        .map_err(|problems| problems.iter().map(|p| p.display("node.toml").to_string()).collect())
+}
+
+#[test]
+fn a_minimal_file_gets_the_documented_defaults() {
+    let config = parse(GOOD, &[]).unwrap();
+    assert_eq!(config.data_dir, PathBuf::from("/etc/tollgate/data"));
+    assert_eq!(config.peer_advertise, "127.0.0.1:7000");
+    assert_eq!((config.drain_delay, config.drain_timeout), (DRAIN_DELAY, DRAIN_TIMEOUT));
+    assert_eq!(config.log, "info");
+    assert_eq!(config.members, Members::Bootstrap(vec![(1, "127.0.0.1:7000".into()), (2, "127.0.0.1:7001".into())]));
+}
+
+#[test]
+fn the_environment_overrides_every_key_and_nothing_else() {
+    let env = [
+        ("TOLLGATE_NODE_ID", "2"),
+        ("TOLLGATE_HTTP_TRUSTED_PROXIES", "10.0.0.0/8, 192.168.1.1"),
+        ("TOLLGATE_DRAIN_DELAY", "250ms"),
+        ("TOLLGATE_TOKEN", "not a key"),
+        ("TOLLGATE_ADMIN", "http://127.0.0.1:1"),
+    ];
+    let config = parse(GOOD, &env).unwrap();
+    assert_eq!(config.id, 2);
+    assert_eq!(config.trusted_proxies.len(), 2);
+    assert_eq!(config.drain_delay, Duration::from_millis(250));
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_its_line() {
+    let text = format!("{GOOD}[snapshot]\nlog_size = \"some\"\nkeep_entries = -1\n");
+    let text = text.replace("id = 1", "id = 0").replace("zone = ", "zonne = ").replace("\"127.0.0.1:8080\"", "8080");
+    let problems = parse(&text, &[("TOLLGATE_DRAIN_TIMEOUT", "soon")]).unwrap_err();
+    assert!(problems[0].starts_with("node.toml:3:1: node.id: must be a whole number"), "{problems:#?}");
+    assert!(
+        problems[1].starts_with("node.toml:4:1: node.zonne: is not a key") && problems[1].contains("`node.zone`"),
+        "{problems:#?}"
+    );
+    assert!(problems[2].starts_with("node.toml:7:1: http.listen: must be text in quotes"), "{problems:#?}");
+    assert!(
+        problems[3].contains("snapshot.log_size: ") && problems[4].contains("snapshot.keep_entries: "),
+        "{problems:#?}"
+    );
+    assert!(problems[5].starts_with("TOLLGATE_DRAIN_TIMEOUT: drain.timeout: "), "{problems:#?}");
+    assert!(problems[6].contains("node.zone: is missing"), "{problems:#?}");
+}
+
+#[test]
+fn broken_syntax_is_located() {
+    let problems = parse("[node\nid = 1", &[]).unwrap_err();
+    assert!(problems[0].starts_with("node.toml:1:"), "{problems:#?}");
+}
+
+#[test]
+fn what_is_not_built_is_refused_and_not_ignored() {
+    let problems = parse(&format!("{GOOD}[https]\nlisten = \"0.0.0.0:8443\"\n"), &[]).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].contains("https.listen: is not supported yet"), "{problems:#?}");
+}
+
+#[test]
+fn an_unknown_section_is_named() {
+    let problems = parse(&format!("{GOOD}[listener]\n"), &[]).unwrap_err();
+    assert!(problems[0].contains("listener: is not a section"), "{problems:#?}");
+}
+
+#[test]
+fn a_bootstrap_line_must_name_this_node_and_nobody_twice() {
+    for (line, says) in [
+        ("[\"2@127.0.0.1:7001\"]", "does not list this node, 1"),
+        ("[\"1@127.0.0.1:7000\", \"1@127.0.0.1:7001\"]", "every first member once"),
+        ("[\"1@127.0.0.1:7000\", \"2@127.0.0.1:7000\"]", "every first member once"),
+        ("[\"one\"]", "'one' is not ID@HOST:PORT"),
+        ("\"1@127.0.0.1:7000\"", "must be a list of text"),
+    ] {
+        let text = GOOD.replace("[\"1@127.0.0.1:7000\", \"2@127.0.0.1:7001\"]", line);
+        let problems = parse(&text, &[]).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains(says)), "{line}: {problems:#?}");
+    }
+}

@@ -1,0 +1,204 @@
+//! A running node: who is started in which order, and who gets which part of whom.
+
+mod opening;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tollgate_admin::{
+    AdminMetrics, AdminState,
+    backplane::{Backplane, Readiness},
+};
+use tollgate_consensus::{Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy};
+use tollgate_gateway::{Gateway, GatewayConfig, Shutdown};
+use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
+use tollgate_quota::{Desk, DeskConfig};
+
+use crate::{
+    backplane::NodeBackplane,
+    config::{Members, NodeConfig},
+    metrics::NodeMetrics,
+    run::bind,
+    state::ReplicatedState,
+    uplink::LogUplink,
+    views,
+};
+
+/// How long one attempt at the first steps after joining may take before it is made again.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All that runs in this process. `lifecycle` takes it apart again.
+pub(crate) struct Node {
+    pub(crate) gateway: Gateway,
+    pub(crate) desk: Desk,
+    pub(crate) consensus: Consensus,
+    /// The stages of the data plane's stop.
+    pub(crate) shutdown: Shutdown,
+    /// Listeners of the data plane.
+    pub(crate) data_plane: TaskTracker,
+    /// Everything else: the admin port, the compiler of views, the desk.
+    pub(crate) background: TaskTracker,
+    /// The stages of the admin port's stop; its first ends the compiler of views too.
+    pub(crate) admin_shutdown: tollgate_admin::Shutdown,
+    backplane: Arc<NodeBackplane>,
+}
+
+/// The sockets, bound before anything else so that a busy port ends the start at once.
+struct Sockets {
+    http: TcpListener,
+    admin: TcpListener,
+    peer: std::net::TcpListener,
+}
+
+impl Sockets {
+    fn bind(config: &NodeConfig) -> anyhow::Result<Sockets> {
+        Ok(Sockets {
+            http: listener("http.listen", config.http_listen)?,
+            admin: listener("admin.listen", config.admin_listen)?,
+            peer: bind("peer.listen", config.peer_listen)?,
+        })
+    }
+}
+
+fn listener(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = bind(key, address)?;
+    socket.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(socket)?)
+}
+
+impl Node {
+    /// Starts everything; returns once this node serves. The admin port answers long before.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future stops what it had started.
+    pub(crate) async fn start(config: NodeConfig, key: Option<Arc<ClusterKey>>) -> anyhow::Result<Node> {
+        let sockets = Sockets::bind(&config)?;
+        let admin_shutdown =
+            tollgate_admin::Shutdown { drain: CancellationToken::new(), stop: CancellationToken::new() };
+        let stop_on_drop = [admin_shutdown.drain.clone().drop_guard(), admin_shutdown.stop.clone().drop_guard()];
+        let background = TaskTracker::new();
+        let mut registry = Registry::default();
+        let metrics = NodeMetrics::register(&mut registry);
+        let admin_metrics = AdminMetrics::register(&mut registry);
+        let registry = Arc::new(RwLock::new(registry));
+
+        let (machine, state) = ReplicatedState::new();
+        let backplane = Arc::new(NodeBackplane::new(Arc::clone(&state)));
+        let admin = AdminState {
+            backplane: backplane.clone(),
+            key: key.clone(),
+            registry: Arc::clone(&registry),
+            metrics: admin_metrics,
+        };
+        background.spawn(tollgate_admin::serve(sockets.admin, admin, admin_shutdown.clone()));
+
+        let members = consensus_config(&config, sockets.peer);
+        let consensus = Consensus::start(members, Box::new(machine), Default::default()).await.context("consensus")?;
+        backplane.join(consensus.clone());
+        let opened = opening::open(&consensus, &state, config.id, OPENING_TIMEOUT).await?;
+        if let (Some(file), Some(key)) = (&config.initial_token_file, &key) {
+            opening::initial_token(&consensus, &state, file, key).await?;
+        }
+
+        let desk_config = DeskConfig::new(NodeId(config.id), opened);
+        let desk = Desk::spawn(desk_config, Arc::new(LogUplink::new(consensus.clone())), &background);
+        let view = views::compile(&state.config().borrow(), None, key.as_deref());
+        let served = watch::Sender::new(view.index);
+        let gateway = Gateway::new(gateway_config(&config), view, desk.clone(), &mut registry.write());
+        metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state));
+
+        let presence = presence(consensus.clone(), backplane.clone(), served.subscribe());
+        let views = views::follow(state.config(), gateway.clone(), key, served);
+        background.spawn(stoppable(admin_shutdown.drain.clone(), presence));
+        background.spawn(stoppable(admin_shutdown.drain.clone(), views));
+        let shutdown = Shutdown::default();
+        let data_plane = TaskTracker::new();
+        data_plane.spawn(gateway.serve(sockets.http, shutdown.clone()));
+        backplane.set_readiness(Readiness::Ready);
+        for guard in stop_on_drop {
+            guard.disarm();
+        }
+        Ok(Node { gateway, desk, consensus, shutdown, data_plane, background, admin_shutdown, backplane })
+    }
+
+    /// `/readyz` says no from now on, and so does the cluster's status.
+    pub(crate) fn set_draining(&self) {
+        self.backplane.set_readiness(Readiness::NotReady("draining".to_owned()));
+    }
+
+    /// Resolves when this node must not go on, with the reason.
+    pub(crate) async fn must_end(&self) -> anyhow::Error {
+        self.desk.fenced().await;
+        anyhow!("a newer process runs under this node's id")
+    }
+}
+
+fn consensus_config(config: &NodeConfig, peer: std::net::TcpListener) -> Config {
+    let formation = match &config.members {
+        Members::Bootstrap(members) => Formation::Bootstrap(
+            members.iter().map(|(node, peer)| FirstMember { node: *node, peer: peer.clone() }).collect(),
+        ),
+        Members::Join(peers) => Formation::Join(peers.clone()),
+    };
+    Config {
+        node: config.id,
+        zone: config.zone.clone(),
+        data_dir: config.data_dir.clone(),
+        listen: Listen::Bound(peer),
+        advertise: Some(config.peer_advertise.clone()),
+        http: config.http_listen.to_string(),
+        admin: config.admin_listen.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tls: PeerTls {
+            ca: config.peer_tls.ca.clone(),
+            cert: config.peer_tls.cert.clone(),
+            key: config.peer_tls.key.clone(),
+        },
+        formation,
+        timing: Default::default(),
+        snapshots: SnapshotPolicy {
+            log_bytes: config.snapshot_log_bytes,
+            keep_entries: config.snapshot_keep_entries,
+            ..SnapshotPolicy::default()
+        },
+        max_command_bytes: Config::MAX_COMMAND_BYTES,
+        on_fatal: Default::default(),
+    }
+}
+
+fn gateway_config(config: &NodeConfig) -> GatewayConfig {
+    let mut gateway = GatewayConfig::new(Name::new(&config.zone));
+    gateway.trusted_proxies.clone_from(&config.trusted_proxies);
+    gateway
+}
+
+/// Tells the other nodes what this one serves and whether it drains, whenever that changes.
+async fn presence(consensus: Consensus, backplane: Arc<NodeBackplane>, mut served: watch::Receiver<LogIndex>) {
+    let mut readiness = backplane.readiness();
+    loop {
+        let state = match &*readiness.borrow_and_update() {
+            Readiness::Ready => "ready",
+            Readiness::NotReady(_) => "draining",
+        };
+        let served_index = served.borrow_and_update().0;
+        consensus.publish(Local { state: state.to_owned(), served_index });
+        let changed = tokio::select! {
+            changed = readiness.changed() => changed,
+            changed = served.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+async fn stoppable(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
+}

@@ -1,0 +1,106 @@
+//! The first things that a node says to its cluster after each start.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, bail};
+use prost::Message;
+use tokio::time::{Instant, sleep};
+use tollgate_consensus::{Consensus, ProposeError};
+use tollgate_model::secret::ClusterKey;
+use tollgate_proto::state::v1::{
+    Command, NodeOpen, NodeOpenOutcome, TokenChange, TokenOutcome, TokenRecord, command, token_change,
+};
+use tracing::{info, warn};
+
+use crate::state::Shared;
+
+/// Between two attempts while there is no leader.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// A token that can be guessed is no token.
+const MIN_TOKEN_BYTES: usize = 16;
+/// Names the token that came from `admin.initial_token_file`.
+const INITIAL_TOKEN: &str = "initial";
+
+/// Starts a new incarnation of this node in the ledger, so that whatever an earlier process still held is accounted for,
+/// and gives its number. Waits for a leader as long as it takes.
+pub(super) async fn open(consensus: &Consensus, state: &Shared, node: u64, attempt: Duration) -> anyhow::Result<u64> {
+    loop {
+        let deadline = (Instant::now() + attempt).into_std();
+        if let Err(error) = consensus.read_barrier(deadline).await {
+            warn!(%error, "waiting for a leader");
+            sleep(RETRY_DELAY).await;
+            continue;
+        }
+        let incarnation = state.ledger(|ledger| ledger.node(node)).map_or(0, |(incarnation, _)| incarnation) + 1;
+        let command = Command { kind: Some(command::Kind::NodeOpen(NodeOpen { node, incarnation })) };
+        // Without a request id: repeating it changes nothing, and a greater number in the answer tells of another process.
+        match consensus.propose(None, command.encode_to_vec().into(), deadline).await {
+            Ok(committed) => {
+                let outcome = NodeOpenOutcome::decode(committed.outcome)?;
+                if outcome.refused {
+                    bail!("the ledger has no room for another node");
+                }
+                if outcome.incarnation == incarnation {
+                    if outcome.orphaned > 0 {
+                        info!(
+                            orphaned = outcome.orphaned,
+                            "requests of an earlier process count as used at what they held"
+                        );
+                    }
+                    return Ok(incarnation);
+                }
+            }
+            Err(ProposeError::Stopped) => bail!("stopped"),
+            Err(error) => {
+                warn!(%error, "can't open this node in the ledger yet");
+                sleep(RETRY_DELAY).await;
+            }
+        }
+    }
+}
+
+/// Makes the token in `file` the first admin token, unless there are tokens already.
+pub(super) async fn initial_token(
+    consensus: &Consensus,
+    state: &Shared,
+    file: &Path,
+    key: &ClusterKey,
+) -> anyhow::Result<()> {
+    if !state.tokens().is_empty() {
+        return Ok(());
+    }
+    let text =
+        fs::read_to_string(file).with_context(|| format!("admin.initial_token_file: can't read {}", file.display()))?;
+    let token = text.trim();
+    if token.len() < MIN_TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!(
+            "admin.initial_token_file: {} must hold one token of at least {MIN_TOKEN_BYTES} visible ASCII characters",
+            file.display()
+        );
+    }
+    let record = TokenRecord {
+        id: INITIAL_TOKEN.to_owned(),
+        role: tollgate_admin::Role::Admin.as_str().to_owned(),
+        hash: key.hash_token(token).to_vec().into(),
+        ..TokenRecord::default()
+    };
+    let change = TokenChange { kind: Some(token_change::Kind::Initial(record)) };
+    let command = Command { kind: Some(command::Kind::Token(change)) }.encode_to_vec();
+    loop {
+        let deadline = (Instant::now() + super::OPENING_TIMEOUT).into_std();
+        match consensus.propose(None, command.clone().into(), deadline).await {
+            Ok(committed) => {
+                let outcome = TokenOutcome::decode(committed.outcome)?;
+                if outcome.done {
+                    info!("took over the initial admin token");
+                }
+                return Ok(());
+            }
+            Err(ProposeError::Stopped) => bail!("stopped"),
+            Err(error) => {
+                warn!(%error, "can't take over the initial admin token yet");
+                sleep(RETRY_DELAY).await;
+            }
+        }
+    }
+}

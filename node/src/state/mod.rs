@@ -1,0 +1,183 @@
+//! The replicated state of a node: four pure parts behind one [`StateMachine`], changed by the log and nothing else.
+//!
+//! | rows begin with | part |
+//! | --- | --- |
+//! | `c` | resources (`model::Catalog`) |
+//! | `q` | limits' accounts (`quota::Ledger`) |
+//! | `t` | admin tokens (`admin::TokenTable`) |
+//! | `u` | usage aggregates (`billing::UsageTable`) |
+//!
+//! Readers get immutable values (`config`, `tokens`) or a short look under a read lock (`ledger`, `usage`); `apply` holds the
+//! write lock for one command at a time and never waits for anything.
+
+mod rows;
+mod rules;
+
+use std::{io, sync::Arc};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use prost::Message;
+use tokio::sync::watch;
+use tollgate_admin::{TokenTable, backplane::ConfigState};
+use tollgate_billing::UsageTable;
+use tollgate_consensus::{Applied, Changes, Image, Row, StateMachine};
+use tollgate_model::{Catalog, LogIndex, Timestamp};
+use tollgate_proto::state::v1::{Command, ConfigChange, QuotaBatch, TokenChange, command};
+use tollgate_quota::{Ledger, NodeOpen};
+
+use self::rows::Part;
+
+/// What readers of the replicated state hold.
+pub(crate) struct Shared {
+    ledger: RwLock<Ledger>,
+    usage: RwLock<UsageTable>,
+    tokens: ArcSwap<TokenTable>,
+    config: watch::Sender<ConfigState>,
+    /// Log time of the last command applied.
+    log_time: watch::Sender<Timestamp>,
+}
+
+impl Shared {
+    /// The configuration as this node has applied it, and every later one.
+    pub(crate) fn config(&self) -> watch::Receiver<ConfigState> {
+        self.config.subscribe()
+    }
+
+    /// The admin tokens as this node has applied them.
+    pub(crate) fn tokens(&self) -> Arc<TokenTable> {
+        self.tokens.load_full()
+    }
+
+    /// A short look at the limits' accounts. Applying waits meanwhile: take an image for anything longer.
+    pub(crate) fn ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
+        look(&self.ledger.read())
+    }
+
+    /// A look at the usage aggregates.
+    pub(crate) fn usage<T>(&self, look: impl FnOnce(&UsageTable) -> T) -> T {
+        look(&self.usage.read())
+    }
+
+    /// Log time of the last command applied.
+    pub(crate) fn log_time(&self) -> Timestamp {
+        *self.log_time.borrow()
+    }
+}
+
+/// The state machine that consensus drives.
+pub(crate) struct ReplicatedState {
+    catalog: Catalog,
+    shared: Arc<Shared>,
+}
+
+impl ReplicatedState {
+    /// An empty state, and what its readers hold.
+    pub(crate) fn new() -> (ReplicatedState, Arc<Shared>) {
+        let config = ConfigState { index: LogIndex(0), catalog: Arc::new(Catalog::default()) };
+        let shared = Arc::new(Shared {
+            ledger: RwLock::new(Ledger::new()),
+            usage: RwLock::new(UsageTable::default()),
+            tokens: ArcSwap::from_pointee(TokenTable::default()),
+            config: watch::Sender::new(config),
+            log_time: watch::Sender::new(Timestamp(0)),
+        });
+        (ReplicatedState { catalog: Catalog::default(), shared: Arc::clone(&shared) }, shared)
+    }
+
+    fn change_config(&mut self, at: LogIndex, now: Timestamp, change: &ConfigChange, changes: &mut Changes) -> Vec<u8> {
+        let decision = self.catalog.apply(at, change);
+        Part::Catalog.collect(decision.rows(), changes);
+        if !decision.changes.is_empty() {
+            let mut quota = Vec::new();
+            rules::follow(&mut self.shared.ledger.write(), &self.catalog, &decision.changes, at, now, &mut quota);
+            Part::Quota.collect(quota, changes);
+            self.publish_config(at);
+        }
+        decision.outcome.encode_to_vec()
+    }
+
+    fn publish_config(&self, index: LogIndex) {
+        self.shared.config.send_replace(ConfigState { index, catalog: Arc::new(self.catalog.clone()) });
+    }
+
+    fn apply_quota(&mut self, at: LogIndex, now: Timestamp, batch: &QuotaBatch, changes: &mut Changes) -> Vec<u8> {
+        let mut rows = Vec::new();
+        let applied = self.shared.ledger.write().apply(at, now, batch, &mut rows);
+        Part::Quota.collect(rows.drain(..), changes);
+        if !applied.used.is_empty() {
+            let mut usage = self.shared.usage.write();
+            for used in &applied.used {
+                usage.record(now, used.attribution, used.usage, &mut rows);
+            }
+            Part::Usage.collect(rows.drain(..), changes);
+        }
+        applied.outcome.encode_to_vec()
+    }
+
+    fn open_node(&mut self, at: LogIndex, now: Timestamp, open: &NodeOpen, changes: &mut Changes) -> Vec<u8> {
+        let mut rows = Vec::new();
+        let outcome = self.shared.ledger.write().open(at, now, open, &mut rows);
+        Part::Quota.collect(rows, changes);
+        outcome.encode_to_vec()
+    }
+
+    fn change_tokens(&mut self, now: Timestamp, change: &TokenChange, changes: &mut Changes) -> Vec<u8> {
+        let mut rows = Vec::new();
+        let mut tokens = TokenTable::clone(&self.shared.tokens.load());
+        let outcome = tokens.apply(now, change, &mut rows);
+        self.shared.tokens.store(Arc::new(tokens));
+        Part::Tokens.collect(rows, changes);
+        outcome.encode_to_vec()
+    }
+}
+
+impl StateMachine for ReplicatedState {
+    /// # Panics
+    /// On a command that this version does not know. To skip it would be to disagree with the other nodes from then on, so
+    /// the process ends and says what to do.
+    fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes {
+        let (index, now) = (LogIndex(at.index), Timestamp(at.time_us));
+        let command = Command::decode(command).ok().and_then(|command| command.kind).unwrap_or_else(|| {
+            panic!("log entry {index} holds a command that this version does not know: run the version that wrote it or a newer one")
+        });
+        let outcome = match &command {
+            command::Kind::Config(change) => self.change_config(index, now, change, changes),
+            command::Kind::Quota(batch) => self.apply_quota(index, now, batch, changes),
+            command::Kind::Token(change) => self.change_tokens(now, change, changes),
+            command::Kind::NodeOpen(open) => self.open_node(index, now, open, changes),
+        };
+        self.shared.log_time.send_replace(now);
+        outcome.into()
+    }
+
+    fn image(&self) -> Image {
+        let tokens: Vec<_> = self.shared.tokens.load().rows().collect();
+        let ledger = self.shared.ledger.read().image();
+        let usage = self.shared.usage.read().clone();
+        Box::new(
+            Part::Catalog
+                .prefixed(self.catalog.rows())
+                .chain(Part::Quota.prefixed(ledger.into_rows()))
+                .chain(Part::Tokens.prefixed(tokens.into_iter()))
+                .chain(Part::Usage.prefixed(usage.into_rows())),
+        )
+    }
+
+    fn restore(&mut self, rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Result<()> {
+        let parts = rows::split(rows)?;
+        self.catalog = Catalog::restore(parts.catalog)?;
+        let tokens = TokenTable::restore(parts.tokens).map_err(rows::invalid)?;
+        let ledger = Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        *self.shared.ledger.write() = ledger;
+        *self.shared.usage.write() = usage;
+        self.shared.tokens.store(Arc::new(tokens));
+        self.publish_config(self.catalog.version());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

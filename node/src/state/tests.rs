@@ -1,0 +1,160 @@
+use std::collections::BTreeMap;
+
+use tollgate_proto::{
+    state::v1::{
+        Charge, ConfigOutcome, Frame, Hold, NodeOpen, PutResource, QuotaOutcome, Record, Settle, TokenRecord, Usage,
+        record, token_change,
+    },
+    v1::Resource,
+};
+use tollgate_quota::{Attribution, Outcome};
+
+use super::*;
+
+const RESOURCES: &str = r#"
+apiVersion: tollgate/v1
+kind: Tenant
+metadata: {name: acme}
+spec: {timeZone: Europe/Berlin}
+---
+apiVersion: tollgate/v1
+kind: Limit
+metadata: {name: tpm}
+spec: {match: {tenants: [acme]}, per: [tenant], unit: tokens, limit: 1000, window: 1d, algorithm: fixed}
+"#;
+
+/// A state, and beside it the rows that its changes add up to.
+struct Driven {
+    state: ReplicatedState,
+    shared: Arc<Shared>,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    index: u64,
+}
+
+impl Driven {
+    fn new() -> Driven {
+        let (state, shared) = ReplicatedState::new();
+        Driven { state, shared, rows: BTreeMap::new(), index: 0 }
+    }
+
+    fn apply(&mut self, kind: command::Kind) -> Bytes {
+        self.index += 1;
+        let mut changes = Changes::default();
+        let at = Applied { index: self.index, time_us: 1_800_000_000_000_000 + self.index * 1_000 };
+        let outcome = self.state.apply(at, &Command { kind: Some(kind) }.encode_to_vec(), &mut changes);
+        for (key, value) in changes.drain() {
+            match value {
+                Some(value) => self.rows.insert(key, value),
+                None => self.rows.remove(&key),
+            };
+        }
+        outcome
+    }
+
+    fn image(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        self.state.image().collect()
+    }
+}
+
+fn resources() -> Vec<Resource> {
+    let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", RESOURCES);
+    assert!(problems.is_empty(), "{problems}");
+    parsed.into_iter().map(|parsed| parsed.resource).collect()
+}
+
+fn configure(driven: &mut Driven) {
+    let puts = resources().into_iter().map(|resource| PutResource { resource: Some(resource), expected_version: None });
+    let change = ConfigChange { puts: puts.collect(), ..ConfigChange::default() };
+    let outcome = ConfigOutcome::decode(driven.apply(command::Kind::Config(change))).unwrap();
+    assert!(outcome.problems.is_empty(), "{outcome:?}");
+}
+
+fn frame(first_seq: u64, records: Vec<record::Kind>) -> command::Kind {
+    let records = records.into_iter().map(|kind| Record { kind: Some(kind) }).collect();
+    command::Kind::Quota(QuotaBatch { frames: vec![Frame { node: 1, incarnation: 1, first_seq, records }] })
+}
+
+fn hold(request: u64, amount: u64, limit_version: u64) -> record::Kind {
+    let charge = Charge { limit: "tpm".to_owned(), key: vec!["acme".to_owned()], amount, limit_version };
+    record::Kind::Hold(Hold { request, charges: vec![charge], hold_for_us: 60_000_000 })
+}
+
+fn settle(request: u64, output_tokens: u64) -> record::Kind {
+    let attribution = Attribution { tenant: "acme".to_owned(), model: "mock-1".to_owned(), ..Attribution::default() };
+    record::Kind::Settle(Settle {
+        request,
+        outcome: Outcome::Settled.into(),
+        usage: Some(Usage { output_tokens, ..Usage::default() }),
+        attribution: Some(attribution),
+        unheld: false,
+    })
+}
+
+fn driven() -> Driven {
+    let mut driven = Driven::new();
+    configure(&mut driven);
+    driven.apply(command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1 }));
+    let version = driven.shared.ledger(|ledger| ledger.rules()[0].version.0);
+    let outcome = driven.apply(frame(1, vec![hold(1, 600, version), hold(2, 600, version)]));
+    let outcome = QuotaOutcome::decode(outcome).unwrap();
+    let granted: Vec<_> = outcome.frames[0].holds.iter().map(|hold| hold.granted).collect();
+    assert_eq!(granted, [true, false], "both together are over the limit");
+    driven.apply(frame(3, vec![settle(1, 250)]));
+    let record =
+        TokenRecord { id: "t1".into(), role: "admin".into(), hash: vec![7; 32].into(), ..TokenRecord::default() };
+    driven.apply(command::Kind::Token(TokenChange { kind: Some(token_change::Kind::Create(record)) }));
+    driven
+}
+
+#[test]
+fn the_rows_of_all_changes_are_the_image() {
+    let driven = driven();
+    assert_eq!(driven.rows, driven.image());
+    assert!(driven.rows.len() >= 6, "every part has rows: {:?}", driven.rows.keys().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_restored_state_goes_on_like_the_one_it_was_taken_from() {
+    let mut original = driven();
+    let mut restored = Driven::new();
+    let rows = original.image();
+    restored.state.restore(&mut rows.clone().into_iter().map(Ok)).unwrap();
+    restored.rows = rows;
+    restored.index = original.index;
+    assert_eq!(restored.shared.config().borrow().index, LogIndex(1));
+    assert_eq!(restored.shared.tokens().list(Timestamp(0)).count(), 1);
+
+    let version = original.shared.ledger(|ledger| ledger.rules()[0].version.0);
+    for driven in [&mut original, &mut restored] {
+        driven.apply(frame(4, vec![hold(3, 700, version), hold(4, 100, version), settle(4, 20)]));
+    }
+    assert_eq!(original.image(), restored.image());
+    assert_eq!(restored.rows, restored.image());
+}
+
+#[test]
+fn a_row_of_no_part_is_refused() {
+    let (mut state, _) = ReplicatedState::new();
+    let mut rows = [Ok((b"?x".to_vec(), Vec::new()))].into_iter();
+    let error = state.restore(&mut rows).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[test]
+#[should_panic(expected = "a command that this version does not know")]
+fn an_unknown_command_is_never_skipped() {
+    let (mut state, _) = ReplicatedState::new();
+    state.apply(Applied { index: 1, time_us: 1 }, &[0xfa, 0x07, 0x00], &mut Changes::default());
+}
+
+#[test]
+fn the_ledger_follows_limits_that_change_and_go() {
+    let mut driven = driven();
+    let rule = driven.shared.ledger(|ledger| ledger.rules()[0].clone());
+    assert_eq!((rule.capacity, rule.time_zone.name()), (1_000, "Europe/Berlin"));
+    let delete =
+        tollgate_proto::state::v1::DeleteResource { kind: "Limit".into(), name: "tpm".into(), expected_version: None };
+    driven.apply(command::Kind::Config(ConfigChange { deletes: vec![delete], ..ConfigChange::default() }));
+    assert!(driven.shared.ledger(|ledger| ledger.rules().is_empty()));
+    assert_eq!(driven.rows, driven.image());
+}

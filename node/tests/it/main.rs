@@ -1,0 +1,3 @@
+//! Tests of the whole program and of the workspace's own rules.
+
+mod workspace;

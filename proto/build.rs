@@ -1,0 +1,33 @@
+//! Compiles the protobuf files in Rust alone: no protoc to install.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+const FILES: [&str; 4] = [
+    "tollgate/v1/resources.proto",
+    "tollgate/admin/v1/admin.proto",
+    "tollgate/peer/v1/peer.proto",
+    "tollgate/state/v1/state.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    println!("cargo:rerun-if-changed=tollgate");
+    let descriptors = protox::Compiler::new(["."])?
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(FILES)?
+        .file_descriptor_set();
+    let bytes = prost::Message::encode_to_vec(&descriptors);
+    fs::write(out.join("descriptors.bin"), &bytes)?;
+    tonic_prost_build::configure()
+        .bytes(".tollgate.peer.v1")
+        .bytes(".tollgate.state.v1")
+        // One order of map entries everywhere: what is replicated must encode to the same bytes on every node.
+        .btree_map(".")
+        .compile_fds(descriptors)?;
+    pbjson_build::Builder::new()
+        .register_descriptors(&bytes)?
+        .btree_map(["."])
+        .build(&[".tollgate.v1", ".tollgate.admin.v1"])?;
+    Ok(())
+}

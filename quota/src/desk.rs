@@ -1,0 +1,160 @@
+//! The desk: where a request reserves, and what it leaves its settlement with.
+//!
+//! A mutex around the pure [`crate::Agent`] and one task (`pump.rs`) that carries its frames up, one at a time: while a frame is
+//! on its way the next one gathers, so a slow log makes larger frames rather than more of them. Nothing here waits for
+//! the log but [`Desk::reserve`]; settling and dropping only enqueue, and what was enqueued is sent until it is applied.
+//!
+//! Bounds: at most [`DeskConfig::max_open`] requests are open or unsettled on a node; beyond that `reserve` sheds with
+//! `Unavailable(Overloaded)`, so a settlement always has room.
+
+mod pump;
+mod shared;
+mod ticket;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tollgate_model::NodeId;
+use tollgate_proto::state::v1::{Attribution, Outcome, Usage};
+
+use crate::{Charge, Reservation, ReserveError, Unavailable, Uplink};
+
+use shared::Shared;
+pub(crate) use ticket::Ticket;
+
+/// How a desk behaves. The defaults are for production; tests shorten the delays.
+#[derive(Debug, Clone)]
+pub struct DeskConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Which start of it: opened in the ledger by a committed `NodeOpen` before the desk is spawned.
+    pub incarnation: u64,
+    /// How long the first hold of a frame waits for company.
+    pub hold_delay: Duration,
+    /// How long the first settlement of a frame waits for company, when no hold is in a hurry.
+    pub settle_delay: Duration,
+    /// After this long a proposal is taken for lost and made again.
+    pub propose_timeout: Duration,
+    /// Requests that may be open or unsettled at once.
+    pub max_open: usize,
+}
+
+impl DeskConfig {
+    /// The defaults for this node and incarnation.
+    #[must_use]
+    pub fn new(node: NodeId, incarnation: u64) -> Self {
+        Self {
+            node,
+            incarnation,
+            // With a commit of a few milliseconds this keeps a busy node under 200 frames a second.
+            hold_delay: Duration::from_millis(3),
+            settle_delay: Duration::from_millis(20),
+            propose_timeout: Duration::from_secs(2),
+            // At half a kilobyte each some 32 MiB when the log is gone for long.
+            max_open: 65_536,
+        }
+    }
+}
+
+/// Reserves, and takes settlements. Cheap to clone; all clones are one desk.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    shared: Arc<Shared>,
+}
+
+/// What a stop left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flushed {
+    /// Requests whose end the log has not heard of: their holds count as consumed once the node opens again.
+    pub unsettled: usize,
+}
+
+/// Figures for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeskStats {
+    /// Requests open or unsettled now.
+    pub open: usize,
+    /// Proposals made, those made again included.
+    pub proposals: u64,
+    /// Proposals that brought no outcome.
+    pub failed_proposals: u64,
+    /// Records (holds and settlements) that the log has confirmed.
+    pub records: u64,
+    /// Holds granted.
+    pub granted: u64,
+    /// Holds refused by the log.
+    pub refused: u64,
+    /// Reservations given up: deadline, overload, stop, fence.
+    pub undecided: u64,
+    /// Usage records dropped because too much was unsettled.
+    pub dropped: u64,
+}
+
+impl Desk {
+    /// A desk whose frames are carried by `uplink` in a task of `tracker`, until [`Desk::stop`].
+    pub fn spawn(config: DeskConfig, uplink: Arc<dyn Uplink>, tracker: &TaskTracker) -> Self {
+        let shared = Arc::new(Shared::new(config));
+        tracker.spawn(pump::run(Arc::clone(&shared), uplink));
+        Self { shared }
+    }
+
+    /// Holds every charge or none, until the reservation is dispatched or dropped. With no charges it is granted at once
+    /// and only keeps a place for the settlement.
+    ///
+    /// `hold_for` is how long the request can last at most: beyond that the hold counts as consumed.
+    ///
+    /// # Errors
+    /// See [`ReserveError`]; `Unavailable(Deadline)` when the log has not answered by `deadline`.
+    ///
+    /// # Cancel safety
+    /// Safe: when the future is dropped a hold that was not sent is forgotten, one that was sent is voided when granted.
+    pub async fn reserve(
+        &self,
+        charges: Vec<Charge>,
+        deadline: Instant,
+        hold_for: Duration,
+    ) -> Result<Reservation, ReserveError> {
+        if charges.is_empty() {
+            return Ok(Reservation::new(self.shared.admit(&self.shared)?, Vec::new()));
+        }
+        let (ticket, answer) = self.shared.hold(&self.shared, &charges, hold_for)?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => ticket.answered(answer, charges),
+            Ok(Err(_)) => Err(self.shared.undecided(Unavailable::Stopping)),
+            Err(_) => Err(self.shared.undecided(Unavailable::Deadline)),
+        }
+    }
+
+    /// Records what a request used that never came to [`Desk::reserve`]. Dropped, and counted, when the desk is full:
+    /// a caller that must not lose it reserves with no charges instead.
+    pub fn record(&self, usage: Usage, outcome: Outcome, attribution: Attribution) {
+        match self.shared.admit(&self.shared) {
+            Ok(mut ticket) => ticket.settle(usage, outcome, attribution),
+            Err(_) => self.shared.count_dropped(),
+        }
+    }
+
+    /// Resolves once a newer process runs under this node's id: this one must end.
+    pub async fn fenced(&self) {
+        self.shared.fenced().cancelled().await;
+    }
+
+    /// Refuses new reservations, sends what is left, and ends the task: at the latest when `within` has passed.
+    pub async fn stop(&self, within: Duration) -> Flushed {
+        self.shared.stop(Instant::now() + within).await
+    }
+
+    /// Figures for metrics.
+    #[must_use]
+    pub fn stats(&self) -> DeskStats {
+        self.shared.stats()
+    }
+}
+
+/// Cancelled when the desk is fenced or has ended.
+pub(crate) type Signal = CancellationToken;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! One request's claim on the desk: whatever happens to it, the request ends exactly once.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tollgate_model::{LogIndex, Name, Timestamp};
+use tollgate_proto::state::v1::{self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, Usage};
+
+use super::shared::{Shared, Word};
+use crate::{Charge, Reservation, ReserveError, Standing, Unavailable};
+
+/// Ends its request when it is dropped: a hold is given back, or voided once it is granted.
+pub(crate) struct Ticket {
+    shared: Arc<Shared>,
+    request: u64,
+    held: bool,
+    open: bool,
+}
+
+impl Ticket {
+    pub(super) fn held(shared: Arc<Shared>, request: u64) -> Self {
+        Self { shared, request, held: true, open: true }
+    }
+
+    pub(super) fn unheld(shared: Arc<Shared>, request: u64) -> Self {
+        Self { shared, request, held: false, open: true }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Attribution) {
+        if outcome == Outcome::Voided {
+            return self.void();
+        }
+        if std::mem::take(&mut self.open) {
+            self.shared.settle(Settle {
+                request: self.request,
+                outcome: outcome.into(),
+                usage: Some(usage),
+                attribution: Some(attribution),
+                unheld: !self.held,
+            });
+        }
+    }
+
+    pub(crate) fn void(&mut self) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        if self.held {
+            self.shared.cancel(self.request);
+        } else {
+            self.shared.release();
+        }
+    }
+
+    /// Turns the log's word on this request into the caller's answer. What was not granted needs no end.
+    pub(super) fn answered(mut self, word: Word, charges: Vec<Charge>) -> Result<Reservation, ReserveError> {
+        match word {
+            Some(said) if said.granted => {
+                let standings = said.standings.iter().map(standing).collect();
+                Ok(Reservation::new(self, standings))
+            }
+            Some(said) => {
+                self.open = false;
+                Err(refusal(&said, charges))
+            }
+            None => {
+                self.open = false;
+                Err(ReserveError::Unavailable(Unavailable::Fenced))
+            }
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.void();
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("request", &self.request).field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+fn standing(said: &wire::Standing) -> Standing {
+    Standing {
+        limit: Name::new(&said.limit),
+        capacity: said.capacity,
+        remaining: said.remaining,
+        window_end: Timestamp(said.window_end_us),
+        resets_in: Duration::from_micros(said.resets_in_us),
+    }
+}
+
+fn refusal(said: &HoldOutcome, mut charges: Vec<Charge>) -> ReserveError {
+    let by = usize::try_from(said.refused_by).unwrap_or(usize::MAX);
+    if by >= charges.len() {
+        return ReserveError::Unavailable(Unavailable::Invalid);
+    }
+    let Charge { limit, amount, .. } = charges.swap_remove(by);
+    let standings: Vec<Standing> = said.standings.iter().map(standing).collect();
+    let blocked = standings.get(by).cloned();
+    let capacity = blocked.as_ref().map_or(0, |blocked| blocked.capacity);
+    match said.refusal() {
+        Refusal::Exhausted => ReserveError::Exhausted {
+            limit,
+            capacity,
+            remaining: blocked.as_ref().map_or(0, |blocked| blocked.remaining),
+            retry_after: blocked.map_or(Duration::ZERO, |blocked| blocked.resets_in),
+            standings,
+        },
+        Refusal::ExceedsLimit => ReserveError::ExceedsLimit { limit, capacity, amount },
+        Refusal::Stale => ReserveError::Stale { limit, version: LogIndex(said.stale_until) },
+        Refusal::Overloaded => ReserveError::Unavailable(Unavailable::Overloaded),
+        Refusal::Unspecified | Refusal::Invalid | Refusal::Again => ReserveError::Unavailable(Unavailable::Invalid),
+    }
+}

@@ -1,0 +1,92 @@
+//! What must hold, as pure predicates: the same ones for debug assertions, property tests, simulators and audits.
+//!
+//! The numbers are those of QUOTA.md §2.2, in the form that they have where every reservation goes through the log:
+//! there are no leases and no suspense, so both are absent from the sums.
+
+use std::{collections::BTreeMap, fmt};
+
+/// An invariant that does not hold, with what shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// `I1` to `I6`.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} does not hold: {}", self.invariant, self.detail)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// `Err` naming the invariant unless it holds.
+///
+/// # Errors
+/// The violation.
+pub fn require(holds: bool, invariant: &'static str, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation { invariant, detail: detail() }) }
+}
+
+/// I1: no unit appears or disappears. `free` is signed: a limit may be lowered below what is out.
+#[must_use]
+pub fn conserved(capacity: u64, free: i128, held: u64, used: u64) -> bool {
+    free + i128::from(held) + i128::from(used) == i128::from(capacity)
+}
+
+/// I1, the other half: what an account calls held is what open holds of its window say, to the unit.
+#[must_use]
+pub fn explained(held: u64, open_holds: impl IntoIterator<Item = u64>) -> bool {
+    open_holds.into_iter().map(u128::from).sum::<u128>() == u128::from(held)
+}
+
+/// I2: a node believes to hold nothing that the ledger does not count, as held or as consumed.
+#[must_use]
+pub fn within_escrow(believed_open: &[u64], counted: &[u64]) -> bool {
+    believed_open.iter().all(|request| counted.contains(request))
+}
+
+/// I3: never more used and held than the greatest capacity that was in force in the window.
+#[must_use]
+pub fn safe(capacity: u64, held: u64, used: u64) -> bool {
+    u128::from(held) + u128::from(used) <= u128::from(capacity)
+}
+
+/// I4: everything that was really used is in the books: within what was reserved as used, beyond it as overrun. What
+/// nobody settled counts as it was reserved.
+#[must_use]
+pub fn truthful(really_used: u128, used: u64, overrun: u64) -> bool {
+    really_used == u128::from(used) + u128::from(overrun)
+}
+
+/// I5: a hold takes from every account on its path or from none.
+#[must_use]
+pub fn all_or_nothing(granted: bool, asked: usize, taken: usize) -> bool {
+    taken == if granted { asked } else { 0 }
+}
+
+/// I6: who was admitted, and how often the end of it was counted.
+#[derive(Debug, Clone, Default)]
+pub struct Terminals {
+    seen: BTreeMap<String, u32>,
+}
+
+impl Terminals {
+    /// Counts one terminal of a request.
+    ///
+    /// # Errors
+    /// When it is the second.
+    pub fn count(&mut self, request: &str) -> Result<(), Violation> {
+        let times = self.seen.entry(request.to_owned()).or_default();
+        *times += 1;
+        require(*times == 1, "I6", || format!("request {request} has ended {times} times"))
+    }
+
+    /// How often the end of this request was counted.
+    #[must_use]
+    pub fn of(&self, request: &str) -> u32 {
+        self.seen.get(request).copied().unwrap_or_default()
+    }
+}

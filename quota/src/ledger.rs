@@ -1,0 +1,248 @@
+//! The replicated accounts: pure, driven by the log alone.
+//!
+//! An account is one combination of key values of one limit. In each window it has `capacity = free + held + used`
+//! (I1); `free` is signed, as a limit may be lowered below what is already out. What a request used beyond what it had
+//! reserved is its `overrun`: kept apart, it blocks the account until the window turns.
+//!
+//! **Time** is log time, stamped by the leader and made monotone here. A window turns with the first entry at or after
+//! its end. A hold is labelled with the window of its charge (its *epoch*); ending it after the window has turned moves
+//! nothing in the new one.
+//!
+//! **Edits of a limit** (QUOTA.md R1–R3 where no leases exist, so every edit is effective at its own entry):
+//! - raised or lowered: `free` moves by the difference, and may become negative; nothing that is held is taken back;
+//! - window or time zone changed: in place. What the accounts hold and used in the window that is open then counts in
+//!   the new window around that moment, so an edit never gives anything twice;
+//! - unit or `per` changed: other accounts. The old ones are left as by a deletion, amounts of two units cannot be
+//!   compared. A charge computed for the old form is `Stale`; one computed for an older version of the same form is good;
+//! - deleted: no new hold. The accounts are kept until their window ends, so that a limit created again in that time
+//!   (same name, unit and `per`) goes on where it was: a raise of the tombstone.
+//!
+//! **Frames** count once: records are numbered by (node, incarnation), known ones are skipped, and a repeated hold is
+//! answered from what is held. [`Ledger::open`] fences older incarnations and consumes what they held; a hold whose
+//! deadline has passed in log time is consumed too, and corrected once should its settlement still come.
+//!
+//! **Bounds**: [`MAX_ACCOUNTS`] for each limit, beyond which all further keys of the window share one overflow account
+//! (exact: what all of them use together stays within the capacity of one); [`MAX_HOLDS`] for each node; accounts whose
+//! window has passed are collected, a few with every entry. Ids are interned, records are flat, images share memory
+//! with the live ledger until it writes.
+//!
+//! Not here: which limits a request meets (`model`), who proposes (`agent.rs`, `desk.rs`), money (`billing`).
+
+mod accounts;
+mod apply;
+mod audit;
+mod holds;
+mod image;
+mod nodes;
+mod rows;
+mod rules;
+mod show;
+mod slab;
+
+#[cfg(test)]
+mod tests;
+
+use tollgate_model::{LogIndex, Name, Timestamp};
+use tollgate_proto::state::v1::{
+    Attribution, LedgerMetaRow, NodeOpen, NodeOpenOutcome, Outcome, QuotaBatch, QuotaOutcome, Usage,
+};
+
+use crate::Rule;
+
+pub use image::Image;
+pub use rows::RestoreError;
+pub use show::{AccountView, Keep, Page, Query};
+
+/// Rows that changed: key, and value or `None` for a deletion.
+pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Accounts of one limit that have a record of their own: 64 MB each in the worst case.
+pub const MAX_ACCOUNTS: u32 = 1_000_000;
+/// Open holds of one node, the expired ones that may still be corrected included.
+pub const MAX_HOLDS: u32 = 131_072;
+/// Nodes that ever opened an incarnation.
+pub const MAX_NODES: usize = 1_024;
+/// Limits that one hold may charge.
+pub const MAX_CHARGES: usize = 64;
+/// Bytes of all key values of one charge together.
+pub const MAX_KEY_BYTES: usize = 1_024;
+
+/// The replicated ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    meta: LedgerMetaRow,
+    rules: rules::Rules,
+    accounts: accounts::Accounts,
+    nodes: nodes::Nodes,
+    holds: holds::Holds,
+    bounds: Bounds,
+    dirty: rows::Dirty,
+    /// Makes it wrong in one way, to prove that the checks would see it.
+    #[cfg(test)]
+    bug: Option<tests::Bug>,
+}
+
+/// The bounds above, smaller in tests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) accounts: u32,
+    pub(crate) holds: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS }
+    }
+}
+
+/// What a batch did.
+#[derive(Debug)]
+pub struct Applied<'a> {
+    /// The answer for those who proposed it.
+    pub outcome: QuotaOutcome,
+    /// Usage that counted now, and counts no second time: to be aggregated.
+    pub used: Vec<Used<'a>>,
+}
+
+/// What one dispatched request used.
+#[derive(Debug, Clone, Copy)]
+pub struct Used<'a> {
+    /// The node that served it.
+    pub node: u64,
+    /// For whom and by what.
+    pub attribution: &'a Attribution,
+    /// How much.
+    pub usage: &'a Usage,
+    /// How it ended: settled or partial.
+    pub outcome: Outcome,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ledger {
+    /// A ledger without limits.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_bounds(Bounds::default())
+    }
+
+    pub(crate) fn with_bounds(bounds: Bounds) -> Self {
+        Self {
+            meta: LedgerMetaRow { next_epoch: 1, ..LedgerMetaRow::default() },
+            rules: rules::Rules::default(),
+            accounts: accounts::Accounts::default(),
+            nodes: nodes::Nodes::default(),
+            holds: holds::Holds::default(),
+            bounds,
+            dirty: rows::Dirty::default(),
+            #[cfg(test)]
+            bug: None,
+        }
+    }
+
+    /// Applies the frames of one log entry.
+    pub fn apply<'a>(
+        &mut self,
+        at: LogIndex,
+        now: Timestamp,
+        batch: &'a QuotaBatch,
+        changes: &mut Changes,
+    ) -> Applied<'a> {
+        let now = self.begin(now);
+        let mut applied = Applied { outcome: QuotaOutcome::default(), used: Vec::new() };
+        for frame in &batch.frames {
+            let outcome = self.apply_frame(at, now, frame, &mut applied.used);
+            applied.outcome.frames.push(outcome);
+        }
+        self.finish(now, changes);
+        applied
+    }
+
+    /// Starts a new incarnation of a node: fences the older ones and consumes what they still held. Repeating it, or
+    /// coming with an older incarnation, changes nothing.
+    pub fn open(&mut self, at: LogIndex, now: Timestamp, open: &NodeOpen, changes: &mut Changes) -> NodeOpenOutcome {
+        let now = self.begin(now);
+        let outcome = self.open_node(at, now, open);
+        self.finish(now, changes);
+        outcome
+    }
+
+    /// Puts a limit into force, or changes it: called when its configuration change is applied.
+    pub fn set_rule(&mut self, now: Timestamp, rule: Rule, changes: &mut Changes) {
+        let now = self.begin(now);
+        self.put_rule(now, rule);
+        self.finish(now, changes);
+    }
+
+    /// Takes a limit out of force at `at`, the index of the change that deleted it.
+    pub fn remove_rule(&mut self, at: LogIndex, now: Timestamp, limit: &Name, changes: &mut Changes) {
+        let now = self.begin(now);
+        self.bury_rules(at, now, limit);
+        self.finish(now, changes);
+    }
+
+    /// The limits in force, in order of their names.
+    #[must_use]
+    pub fn rules(&self) -> Vec<Rule> {
+        self.rules.in_force()
+    }
+
+    /// One page of the accounts that were touched in their window, as of `now` or the last entry, whichever is later.
+    #[must_use]
+    pub fn accounts(&self, now: Timestamp, query: &Query<'_>) -> Page {
+        self.image().accounts(now, query)
+    }
+
+    /// What has happened since the beginning: replicated counters for metrics.
+    #[must_use]
+    pub fn counters(&self) -> &LedgerMetaRow {
+        &self.meta
+    }
+
+    /// The incarnation of `node` that is open, and the last record of it that was applied.
+    #[must_use]
+    pub fn node(&self, node: u64) -> Option<(u64, u64)> {
+        self.nodes.get(node).map(|state| (state.incarnation, state.last_seq))
+    }
+
+    /// Open holds, expired ones included.
+    #[must_use]
+    pub fn open_holds(&self) -> usize {
+        self.holds.len()
+    }
+
+    /// A point-in-time image for a snapshot, in some microseconds: memory is shared until the ledger writes to it.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        Image::new(&self.meta, &self.rules, &self.accounts, &self.nodes, &self.holds)
+    }
+
+    /// The ledger that these rows are of: behaves exactly as the one they were taken from.
+    ///
+    /// # Errors
+    /// When a row is not one of ours, or refers to one that is missing.
+    pub fn restore<E>(rows: impl IntoIterator<Item = Result<(Vec<u8>, Vec<u8>), E>>) -> Result<Self, RestoreError>
+    where
+        RestoreError: From<E>,
+    {
+        Self::restore_with(Bounds::default(), rows)
+    }
+
+    /// Makes time monotone, and does what is due by it.
+    fn begin(&mut self, now: Timestamp) -> u64 {
+        let now = now.0.max(self.meta.last_time_us);
+        self.meta.last_time_us = now;
+        self.expire_holds(now);
+        now
+    }
+
+    /// Collects a few idle accounts and hands out the rows that changed.
+    fn finish(&mut self, now: u64, changes: &mut Changes) {
+        self.sweep(now);
+        self.drain_changes(changes);
+    }
+}

@@ -1,0 +1,159 @@
+//! Account records, found by limit and key values.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{Ledger, slab::Slab};
+
+/// Looked at for each entry, and for each account it creates: so there are never many more idle records than live ones.
+const SWEEP_PER_ENTRY: u32 = 32;
+const SWEEP_PER_NEW_ACCOUNT: u32 = 2;
+
+/// One combination of key values under one limit. All zero is the same as no record at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) rule: u32,
+    /// Which window the figures are of; those of another than the rule's own count as zero.
+    pub(super) epoch: u64,
+    pub(super) used: u64,
+    pub(super) held: u64,
+    pub(super) overrun: u64,
+    /// Values joined by NUL, which no value contains.
+    pub(super) key: Arc<str>,
+}
+
+impl Account {
+    /// What may still be held: signed, as the limit may have been lowered, and less what was overrun.
+    pub(super) fn available(&self, capacity: u64) -> i128 {
+        i128::from(capacity) - i128::from(self.used) - i128::from(self.held) - i128::from(self.overrun)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    pub(super) slab: Slab<Account>,
+    /// By number of the rule, then by key. Never iterated.
+    index: Vec<HashMap<Arc<str>, u32>>,
+    created: u32,
+}
+
+impl Accounts {
+    pub(super) fn find(&self, rule: u32, key: &str) -> Option<u32> {
+        self.index.get(rule as usize)?.get(key).copied()
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Account> {
+        self.slab.get(id)
+    }
+
+    /// Records of one limit.
+    pub(super) fn count(&self, rule: u32) -> usize {
+        self.index.get(rule as usize).map_or(0, HashMap::len)
+    }
+
+    pub(super) fn create(&mut self, rule: u32, epoch: u64, key: &str) -> u32 {
+        let account = Account { rule, epoch, used: 0, held: 0, overrun: 0, key: key.into() };
+        let key = Arc::clone(&account.key);
+        let id = self.slab.insert(account);
+        self.enter(rule, key, id);
+        self.created += 1;
+        id
+    }
+
+    fn enter(&mut self, rule: u32, key: Arc<str>, id: u32) {
+        let at = rule as usize;
+        if self.index.len() <= at {
+            self.index.resize_with(at + 1, HashMap::new);
+        }
+        self.index[at].insert(key, id);
+    }
+
+    pub(super) fn restore(&mut self, id: u32, account: Account) {
+        self.enter(account.rule, Arc::clone(&account.key), id);
+        self.slab.put(id, account);
+    }
+
+    fn remove(&mut self, id: u32) {
+        let Some(account) = self.slab.remove(id) else { return };
+        if let Some(keys) = self.index.get_mut(account.rule as usize) {
+            keys.remove(&account.key);
+            if keys.is_empty() {
+                *keys = HashMap::new();
+            }
+        }
+    }
+}
+
+/// The key that all keys share once a limit has too many: one NUL more than any real key of `parts` values.
+pub(super) fn overflow_key(parts: usize) -> String {
+    "\0".repeat(parts)
+}
+
+impl Ledger {
+    /// The account of `key`, should it have a record: its own, or the shared one if this window has overflowed.
+    pub(super) fn find_account(&self, rule: u32, key: &str) -> Option<u32> {
+        self.accounts.find(rule, key).or_else(|| self.overflow(rule).filter(|id| self.is_current(*id)))
+    }
+
+    /// Finds or makes the account of `key`, in the window that is open.
+    ///
+    /// Once a window has seen the overflow account, every key without a record of its own goes there until the window
+    /// turns, even if there is room again: else a key could use the shared account's capacity and then its own.
+    pub(super) fn obtain_account(&mut self, rule: u32, key: &str) -> u32 {
+        let epoch = self.rules.get(rule).epoch;
+        let id = match self.find_account(rule, key) {
+            Some(id) => id,
+            None if self.accounts.count(rule) < self.bounds.accounts as usize => self.accounts.create(rule, epoch, key),
+            None => match self.overflow(rule) {
+                Some(id) => id,
+                None => self.accounts.create(rule, epoch, &self.overflow_key_of(rule)),
+            },
+        };
+        let account = self.accounts.slab.get_mut(id).expect("it was just found or made");
+        if account.epoch != epoch {
+            (account.epoch, account.used, account.held, account.overrun) = (epoch, 0, 0, 0);
+        }
+        self.dirty.accounts.push(id);
+        id
+    }
+
+    /// The shared account, when a key without a record would go there.
+    pub(super) fn would_overflow(&self, rule: u32) -> Option<u32> {
+        let full = self.accounts.count(rule) >= self.bounds.accounts as usize;
+        self.overflow(rule).filter(|_| full)
+    }
+
+    fn overflow(&self, rule: u32) -> Option<u32> {
+        self.accounts.find(rule, &self.overflow_key_of(rule))
+    }
+
+    fn overflow_key_of(&self, rule: u32) -> String {
+        overflow_key(self.rules.get(rule).rule.per.len())
+    }
+
+    fn is_current(&self, id: u32) -> bool {
+        self.accounts.get(id).is_some_and(|account| account.epoch == self.rules.get(account.rule).epoch)
+    }
+
+    /// Collects some records of windows that have passed: the next few after where the last sweep ended.
+    pub(super) fn sweep(&mut self, now: u64) {
+        self.forget_buried(now);
+        let steps = SWEEP_PER_ENTRY + SWEEP_PER_NEW_ACCOUNT * std::mem::take(&mut self.accounts.created);
+        for _ in 0..steps.min(self.accounts.slab.end()) {
+            let id = if self.meta.sweep_cursor < self.accounts.slab.end() { self.meta.sweep_cursor } else { 0 };
+            self.meta.sweep_cursor = id + 1;
+            self.collect_if_idle(now, id);
+        }
+    }
+
+    fn collect_if_idle(&mut self, now: u64, id: u32) {
+        let Some(account) = self.accounts.get(id) else { return };
+        let rule_id = account.rule;
+        let rule = self.rules.get(rule_id);
+        if account.epoch == rule.epoch && now < rule.window_end {
+            return;
+        }
+        self.accounts.remove(id);
+        self.dirty.accounts.push(id);
+        self.forget_if_empty(now, rule_id);
+    }
+}

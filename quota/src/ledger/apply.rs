@@ -1,0 +1,267 @@
+//! Frames: records once each, and an answer for every hold in them.
+
+use smallvec::SmallVec;
+use tollgate_model::LogIndex;
+use tollgate_proto::state::v1::{Charge, Frame, FrameOutcome, Hold, HoldOutcome, Refusal, Standing, record::Kind};
+
+#[cfg(test)]
+use super::tests::Bug;
+use super::{
+    Ledger, MAX_CHARGES, MAX_KEY_BYTES, Used,
+    holds::{Held, HoldState},
+};
+use crate::invariants;
+
+/// No request lasts longer, whatever a frame says.
+const MAX_HOLD_US: u64 = 24 * 3_600 * 1_000_000;
+
+/// One charge of a hold, looked up: good until the ledger changes.
+struct Step {
+    rule: u32,
+    key: String,
+    amount: u64,
+    /// Without a record the account is untouched in its window.
+    account: Option<u32>,
+}
+
+type Path = SmallVec<[Step; 4]>;
+
+/// Why a hold was not granted, and by which of its charges.
+struct Refused {
+    by: usize,
+    why: Refusal,
+    stale_until: u64,
+}
+
+impl Refused {
+    fn new(by: usize, why: Refusal) -> Self {
+        Self { by, why, stale_until: 0 }
+    }
+}
+
+impl Ledger {
+    pub(super) fn apply_frame<'a>(
+        &mut self,
+        at: LogIndex,
+        now: u64,
+        frame: &'a Frame,
+        used: &mut Vec<Used<'a>>,
+    ) -> FrameOutcome {
+        let mut outcome = FrameOutcome { node: frame.node, incarnation: frame.incarnation, ..FrameOutcome::default() };
+        let Some(state) = self.nodes.get(frame.node).filter(|state| state.incarnation >= frame.incarnation) else {
+            outcome.unopened = true;
+            return outcome;
+        };
+        outcome.fenced = state.incarnation > frame.incarnation;
+        outcome.last_seq = state.last_seq;
+        if outcome.fenced || frame.first_seq == 0 || frame.first_seq > state.last_seq.saturating_add(1) {
+            return outcome;
+        }
+        for (record, seq) in frame.records.iter().zip(frame.first_seq..) {
+            let known = seq <= outcome.last_seq;
+            outcome.last_seq = outcome.last_seq.max(seq);
+            match &record.kind {
+                Some(Kind::Hold(hold)) if known => outcome.holds.push(self.repeat(at, now, frame.node, hold)),
+                Some(Kind::Hold(hold)) => outcome.holds.push(self.hold(at, now, frame.node, hold)),
+                #[cfg(test)]
+                Some(Kind::Settle(settle)) if self.bug == Some(Bug::RepeatsCount) && settle.unheld => {
+                    used.extend(used_by(frame.node, settle));
+                }
+                Some(Kind::Settle(settle)) if !known => {
+                    if self.settle(frame.node, settle) {
+                        used.extend(used_by(frame.node, settle));
+                    }
+                }
+                Some(Kind::Settle(_)) | None => {}
+            }
+        }
+        if let Some(state) = self.nodes.get_mut(frame.node) {
+            state.last_seq = outcome.last_seq;
+            self.dirty.nodes.push(frame.node);
+        }
+        outcome
+    }
+
+    /// Holds every charge or none.
+    fn hold(&mut self, at: LogIndex, now: u64, node: u64, hold: &Hold) -> HoldOutcome {
+        let path = match self.admissible(at, now, node, hold) {
+            Ok(path) => path,
+            Err(refused) => return self.refuse(now, hold, &refused),
+        };
+        #[cfg(test)]
+        let path = if self.bug == Some(Bug::HoldsWhatFits) { self.what_fits(path) } else { path };
+        let charges = path.iter().map(|step| self.take(step)).collect();
+        let deadline_us = now.saturating_add(hold.hold_for_us.min(MAX_HOLD_US));
+        let state = HoldState { node, request: hold.request, deadline_us, expired: false, charges };
+        let id = self.holds.insert(state);
+        self.dirty.holds.push(id);
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.holds += 1;
+        }
+        self.meta.granted += 1;
+        self.grant(now, hold)
+    }
+
+    fn take(&mut self, step: &Step) -> Held {
+        let id = self.obtain_account(step.rule, &step.key);
+        let account = self.accounts.slab.get_mut(id).expect("it was just obtained");
+        account.held += step.amount;
+        let capacity = self.rules.get(step.rule).rule.capacity;
+        #[cfg(test)]
+        if self.bug.is_some() {
+            return Held { account: id, epoch: account.epoch, amount: step.amount };
+        }
+        debug_assert!(invariants::safe(capacity, account.held, account.used), "{account:?} holds more than {capacity}");
+        Held { account: id, epoch: account.epoch, amount: step.amount }
+    }
+
+    /// The answer to a hold that was applied before: from what is held now.
+    fn repeat(&mut self, at: LogIndex, now: u64, node: u64, hold: &Hold) -> HoldOutcome {
+        for charge in &hold.charges {
+            if let Some(rule) = self.rules.live(&charge.limit) {
+                self.roll(now, rule);
+            }
+        }
+        match self.holds.find(node, hold.request).and_then(|id| self.holds.slab.get(id)) {
+            Some(state) if !state.expired => return self.grant(now, hold),
+            Some(_) => return self.denied(now, hold, &Refused::new(0, Refusal::Overloaded)),
+            None => {}
+        }
+        let refused = self.admissible(at, now, node, hold).err().unwrap_or(Refused::new(0, Refusal::Again));
+        self.denied(now, hold, &refused)
+    }
+
+    /// Looks the charges up and finds the gravest reason against them, if there is one.
+    fn admissible(&mut self, at: LogIndex, now: u64, node: u64, hold: &Hold) -> Result<Path, Refused> {
+        if hold.charges.len() > MAX_CHARGES || self.holds.find(node, hold.request).is_some() {
+            return Err(Refused::new(0, Refusal::Invalid));
+        }
+        let path = self.look_up(at, now, hold)?;
+        if let Some(by) = path.iter().position(|step| step.amount > self.rules.get(step.rule).rule.capacity) {
+            return Err(Refused::new(by, Refusal::ExceedsLimit));
+        }
+        #[cfg(test)]
+        if self.bug == Some(Bug::HoldsWhatFits) {
+            return Ok(path);
+        }
+        let blocked = (0..path.len()).filter(|by| self.is_short(&path[*by]));
+        if let Some(by) = blocked.max_by_key(|by| (self.rules.get(path[*by].rule).window_end, usize::MAX - by)) {
+            return Err(Refused::new(by, Refusal::Exhausted));
+        }
+        if self.nodes.get(node).is_none_or(|state| state.holds >= self.bounds.holds) {
+            return Err(Refused::new(0, Refusal::Overloaded));
+        }
+        Ok(path)
+    }
+
+    fn look_up(&mut self, at: LogIndex, now: u64, hold: &Hold) -> Result<Path, Refused> {
+        let mut path = Path::new();
+        for (by, charge) in hold.charges.iter().enumerate() {
+            let rule = self.rule_of(at, by, charge)?;
+            self.roll(now, rule);
+            let parts = self.rules.get(rule).rule.per.len();
+            let Some(key) = join(&charge.key).filter(|_| charge.key.len() == parts) else {
+                return Err(Refused::new(by, Refusal::Invalid));
+            };
+            if path.iter().any(|step| step.rule == rule) {
+                return Err(Refused::new(by, Refusal::Invalid));
+            }
+            let account = self.find_account(rule, &key).or_else(|| self.would_overflow(rule));
+            path.push(Step { rule, key, amount: charge.amount, account });
+        }
+        Ok(path)
+    }
+
+    /// The form of the limit that the charge was computed for, if that is what is in force.
+    fn rule_of(&self, at: LogIndex, by: usize, charge: &Charge) -> Result<u32, Refused> {
+        let stale = |until: u64| Refused { by, why: Refusal::Stale, stale_until: until };
+        let Some(id) = self.rules.live(&charge.limit) else {
+            // Forgotten long ago: then whatever the next version is, it is greater than the one that was read.
+            let gone = self.rules.deleted_at(&charge.limit).unwrap_or(charge.limit_version.saturating_add(1));
+            return Err(stale(gone.min(at.0.max(1))));
+        };
+        let state = self.rules.get(id);
+        if (state.since..=state.rule.version.0).contains(&charge.limit_version) {
+            Ok(id)
+        } else {
+            Err(stale(state.rule.version.0))
+        }
+    }
+
+    #[cfg(test)]
+    fn what_fits(&self, path: Path) -> Path {
+        path.into_iter().filter(|step| !self.is_short(step)).collect()
+    }
+
+    fn is_short(&self, step: &Step) -> bool {
+        let rule = self.rules.get(step.rule);
+        let account = step.account.and_then(|id| self.accounts.get(id)).filter(|it| it.epoch == rule.epoch);
+        #[cfg(test)]
+        if self.bug == Some(Bug::IgnoresHolds) {
+            return account.is_some_and(|account| account.used + step.amount > rule.rule.capacity);
+        }
+        account.is_some_and(|account| account.available(rule.rule.capacity) < i128::from(step.amount))
+    }
+
+    fn grant(&self, now: u64, hold: &Hold) -> HoldOutcome {
+        HoldOutcome {
+            request: hold.request,
+            granted: true,
+            standings: self.standings(now, hold),
+            ..HoldOutcome::default()
+        }
+    }
+
+    fn refuse(&mut self, now: u64, hold: &Hold, refused: &Refused) -> HoldOutcome {
+        self.meta.refused += 1;
+        self.denied(now, hold, refused)
+    }
+
+    fn denied(&self, now: u64, hold: &Hold, refused: &Refused) -> HoldOutcome {
+        let told = matches!(refused.why, Refusal::Exhausted | Refusal::ExceedsLimit);
+        HoldOutcome {
+            request: hold.request,
+            granted: false,
+            standings: if told { self.standings(now, hold) } else { Vec::new() },
+            refused_by: u32::try_from(refused.by).unwrap_or(u32::MAX),
+            refusal: refused.why.into(),
+            stale_until: refused.stale_until,
+        }
+    }
+
+    /// One for each charge, in their order, so that they can be told apart by position.
+    fn standings(&self, now: u64, hold: &Hold) -> Vec<Standing> {
+        hold.charges.iter().take(MAX_CHARGES).map(|charge| self.standing(now, charge)).collect()
+    }
+
+    fn standing(&self, now: u64, charge: &Charge) -> Standing {
+        let limit = charge.limit.clone();
+        let Some(id) = self.rules.live(&charge.limit) else { return Standing { limit, ..Standing::default() } };
+        let rule = self.rules.get(id);
+        let capacity = rule.rule.capacity;
+        let account = join(&charge.key)
+            .and_then(|key| self.find_account(id, &key).or_else(|| self.would_overflow(id)))
+            .and_then(|account| self.accounts.get(account))
+            .filter(|account| account.epoch == rule.epoch);
+        let remaining = account.map_or(i128::from(capacity), |account| account.available(capacity));
+        Standing {
+            limit,
+            capacity,
+            remaining: u64::try_from(remaining.max(0)).unwrap_or(u64::MAX),
+            window_end_us: rule.window_end,
+            resets_in_us: rule.window_end.saturating_sub(now),
+        }
+    }
+}
+
+/// Key values as one string, or none when they are not fit to be one.
+fn join(values: &[String]) -> Option<String> {
+    let bytes = values.iter().fold(values.len(), |sum, value| sum.saturating_add(value.len()));
+    let fit = bytes <= MAX_KEY_BYTES && values.iter().all(|value| !value.contains('\0'));
+    fit.then(|| values.join("\0"))
+}
+
+fn used_by<'a>(node: u64, settle: &'a tollgate_proto::state::v1::Settle) -> Option<Used<'a>> {
+    let (attribution, usage) = (settle.attribution.as_ref()?, settle.usage.as_ref()?);
+    Some(Used { node, attribution, usage, outcome: settle.outcome() })
+}

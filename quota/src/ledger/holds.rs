@@ -1,0 +1,213 @@
+//! Holds: what requests in flight have reserved, until they end, their deadline passes, or their node starts anew.
+
+use std::collections::{BTreeSet, HashMap};
+
+use smallvec::SmallVec;
+use tollgate_proto::state::v1::{Outcome, Settle, Usage};
+
+#[cfg(test)]
+use super::tests::Bug;
+use super::{Ledger, slab::Slab};
+use tollgate_model::Unit;
+
+/// How long an expired hold can still be corrected by a late settlement (QUOTA.md R12), in log time.
+const CORRECTABLE_US: u64 = 72 * 3_600 * 1_000_000;
+/// Holds consumed by their deadlines in one entry; the rest follows with the next. Expiry frees nothing, so it may wait.
+const EXPIRED_PER_ENTRY: usize = 1_024;
+
+/// What one hold took of one account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) account: u32,
+    pub(super) epoch: u64,
+    pub(super) amount: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HoldState {
+    pub(super) node: u64,
+    pub(super) request: u64,
+    pub(super) deadline_us: u64,
+    /// Consumed at its deadline.
+    pub(super) expired: bool,
+    pub(super) charges: SmallVec<[Held; 4]>,
+}
+
+impl HoldState {
+    /// When time does something to it next.
+    fn due(&self) -> u64 {
+        if self.expired { self.deadline_us.saturating_add(CORRECTABLE_US) } else { self.deadline_us }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    pub(super) slab: Slab<HoldState>,
+    /// By node and request. Never iterated.
+    index: HashMap<(u64, u64), u32>,
+    due: BTreeSet<(u64, u32)>,
+}
+
+impl Holds {
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(super) fn find(&self, node: u64, request: u64) -> Option<u32> {
+        self.index.get(&(node, request)).copied()
+    }
+
+    pub(super) fn insert(&mut self, hold: HoldState) -> u32 {
+        let (name, due) = ((hold.node, hold.request), hold.due());
+        let id = self.slab.insert(hold);
+        self.index.insert(name, id);
+        self.due.insert((due, id));
+        id
+    }
+
+    pub(super) fn restore(&mut self, id: u32, hold: HoldState) {
+        self.index.insert((hold.node, hold.request), id);
+        self.due.insert((hold.due(), id));
+        self.slab.put(id, hold);
+    }
+
+    pub(super) fn remove(&mut self, id: u32) -> Option<HoldState> {
+        let hold = self.slab.remove(id)?;
+        self.index.remove(&(hold.node, hold.request));
+        self.due.remove(&(hold.due(), id));
+        Some(hold)
+    }
+
+    fn first_due(&self, now: u64) -> Option<u32> {
+        self.due.first().filter(|(due, _)| *due <= now).map(|(_, id)| *id)
+    }
+
+    fn mark_expired(&mut self, id: u32) {
+        let Some(hold) = self.slab.get_mut(id) else { return };
+        self.due.remove(&(hold.due(), id));
+        hold.expired = true;
+        self.due.insert((hold.due(), id));
+    }
+
+    /// The holds of one node, in order of their numbers.
+    fn of_node(&self, node: u64) -> Vec<u32> {
+        self.slab.iter().filter(|(_, hold)| hold.node == node).map(|(id, _)| id).collect()
+    }
+}
+
+/// What a request really used, in the unit of a limit.
+pub(super) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
+    if outcome == Outcome::Voided {
+        return 0;
+    }
+    match unit {
+        Unit::Tokens => usage.input_tokens.saturating_add(usage.output_tokens),
+        Unit::InputTokens => usage.input_tokens,
+        Unit::OutputTokens => usage.output_tokens,
+        Unit::Requests => 1,
+    }
+}
+
+impl Ledger {
+    /// Ends a request. Whether its usage counts: once for each request that was dispatched.
+    pub(super) fn settle(&mut self, node: u64, settle: &Settle) -> bool {
+        let outcome = settle.outcome();
+        if !settle.unheld && !self.end_hold(node, settle, outcome) {
+            self.meta.second_terminals += 1;
+            return false;
+        }
+        if outcome == Outcome::Voided {
+            self.meta.voided += 1;
+            return false;
+        }
+        self.meta.settled += 1;
+        settle.attribution.is_some()
+    }
+
+    /// False when there is no such hold: it has ended before.
+    fn end_hold(&mut self, node: u64, settle: &Settle, outcome: Outcome) -> bool {
+        let Some(id) = self.holds.find(node, settle.request) else { return false };
+        let hold = self.holds.remove(id).expect("the index knows only what there is");
+        self.dirty.holds.push(id);
+        self.meta.late_settles += u64::from(hold.expired);
+        let usage = settle.usage.unwrap_or_default();
+        for held in &hold.charges {
+            self.settle_charge(*held, hold.expired, &usage, outcome);
+        }
+        self.release_place(node);
+        true
+    }
+
+    /// Moves what was used from `held` to `used`, what was used beyond that to `overrun`, and frees the rest. What was
+    /// consumed at the deadline is corrected instead.
+    fn settle_charge(&mut self, held: Held, expired: bool, usage: &Usage, outcome: Outcome) {
+        let Some(account) = self.accounts.slab.get_mut(held.account) else { return };
+        if account.epoch != held.epoch {
+            return; // the window has turned: nothing of it is left to move
+        }
+        let actual = actual(self.rules.get(account.rule).rule.unit, usage, outcome);
+        #[cfg(test)]
+        let actual = if self.bug == Some(Bug::ClampsTruth) { actual.min(held.amount) } else { actual };
+        #[cfg(test)]
+        if self.bug == Some(Bug::VoidLosesUnits) && outcome == Outcome::Voided {
+            account.held += u64::from(account.held > held.amount);
+        }
+        let within = actual.min(held.amount);
+        if expired {
+            account.used = account.used.saturating_sub(held.amount - within);
+        } else {
+            account.held = account.held.saturating_sub(held.amount);
+            account.used += within;
+        }
+        account.overrun = account.overrun.saturating_add(actual - within);
+        self.dirty.accounts.push(held.account);
+    }
+
+    /// Counts the whole of a hold as used: nobody can say what became of it.
+    fn consume(&mut self, id: u32) {
+        let charges = self.holds.slab.get(id).map(|hold| hold.charges.clone()).unwrap_or_default();
+        for held in charges {
+            if let Some(account) = self.accounts.slab.get_mut(held.account).filter(|it| it.epoch == held.epoch) {
+                account.held = account.held.saturating_sub(held.amount);
+                account.used += held.amount;
+                self.dirty.accounts.push(held.account);
+            }
+        }
+    }
+
+    /// Consumes holds whose deadline has passed, and forgets those that can no longer be corrected.
+    pub(super) fn expire_holds(&mut self, now: u64) {
+        for _ in 0..EXPIRED_PER_ENTRY {
+            let Some(id) = self.holds.first_due(now) else { return };
+            self.dirty.holds.push(id);
+            if self.holds.slab.get(id).is_some_and(|hold| hold.expired) {
+                let node = self.holds.remove(id).map(|hold| hold.node);
+                node.into_iter().for_each(|node| self.release_place(node));
+            } else {
+                #[cfg(test)]
+                if self.bug == Some(Bug::ExpiryFrees) {
+                    self.free_instead(id);
+                    continue;
+                }
+                self.consume(id);
+                self.holds.mark_expired(id);
+                self.meta.expired += 1;
+            }
+        }
+    }
+
+    /// Consumes and forgets all holds of a node: its older incarnations cannot speak any more. How many were open.
+    pub(super) fn orphan_holds(&mut self, node: u64) -> u64 {
+        let mut orphaned = 0;
+        for id in self.holds.of_node(node) {
+            if self.holds.slab.get(id).is_some_and(|hold| !hold.expired) {
+                self.consume(id);
+                orphaned += 1;
+            }
+            self.holds.remove(id);
+            self.dirty.holds.push(id);
+        }
+        self.meta.orphaned += orphaned;
+        orphaned
+    }
+}

@@ -1,0 +1,263 @@
+//! The ledger as key/value rows: what a snapshot carries and the state store keeps.
+//!
+//! Keys are a letter and a number, so their order is that of the records: `a` accounts, `h` holds, `m` the one row about
+//! the whole, `n` nodes, `r` rules. Values are protobuf. What can be derived (indexes, counts, free numbers, what is due)
+//! is not in them.
+
+use std::io;
+
+use prost::Message;
+use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Unit, Window};
+use tollgate_proto::state::v1::{AccountRow, HeldCharge, HoldRow, LedgerMetaRow, NodeRow, RuleRow};
+
+use super::{
+    Bounds, Changes, Ledger,
+    accounts::Account,
+    holds::{Held, HoldState},
+    nodes::NodeState,
+    rules::RuleState,
+};
+use crate::Rule;
+
+const ACCOUNT: u8 = b'a';
+const HOLD: u8 = b'h';
+const META: u8 = b'm';
+const NODE: u8 = b'n';
+const RULE: u8 = b'r';
+
+/// Rows that are no ledger.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// A key that the ledger does not write.
+    #[error("row {0:?} is not one of the ledger's")]
+    Key(Vec<u8>),
+    /// A value that does not say what its key promises.
+    #[error("row {key:?} cannot be read")]
+    Value {
+        /// The row's key.
+        key: Vec<u8>,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An account without its rule, or a hold without its node.
+    #[error("row {0:?} refers to a row that is missing")]
+    Dangling(Vec<u8>),
+    /// The rows could not be read.
+    #[error("the rows cannot be read")]
+    Source(#[from] io::Error),
+}
+
+impl From<std::convert::Infallible> for RestoreError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// What an entry has touched; with repetitions.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) rules: Vec<u32>,
+    pub(super) accounts: Vec<u32>,
+    pub(super) holds: Vec<u32>,
+    pub(super) nodes: Vec<u64>,
+}
+
+pub(super) fn account_key(id: u32) -> Vec<u8> {
+    numbered(ACCOUNT, &id.to_be_bytes())
+}
+
+pub(super) fn hold_key(id: u32) -> Vec<u8> {
+    numbered(HOLD, &id.to_be_bytes())
+}
+
+pub(super) fn node_key(node: u64) -> Vec<u8> {
+    numbered(NODE, &node.to_be_bytes())
+}
+
+pub(super) fn rule_key(id: u32) -> Vec<u8> {
+    numbered(RULE, &id.to_be_bytes())
+}
+
+pub(super) fn meta_key() -> Vec<u8> {
+    vec![META]
+}
+
+fn numbered(letter: u8, number: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + number.len());
+    key.push(letter);
+    key.extend_from_slice(number);
+    key
+}
+
+impl Ledger {
+    /// Rows of what was touched since the last call, each once, in order of their keys.
+    pub(super) fn drain_changes(&mut self, changes: &mut Changes) {
+        for id in once(&mut self.dirty.accounts) {
+            changes.push((account_key(id), self.accounts.get(id).map(account_row)));
+        }
+        for id in once(&mut self.dirty.holds) {
+            changes.push((hold_key(id), self.holds.slab.get(id).map(hold_row)));
+        }
+        changes.push((meta_key(), Some(self.meta.encode_to_vec())));
+        for node in once(&mut self.dirty.nodes) {
+            changes.push((node_key(node), self.nodes.get(node).map(node_row)));
+        }
+        for id in once(&mut self.dirty.rules) {
+            changes.push((rule_key(id), self.rules.slab.get(id).map(rule_row)));
+        }
+    }
+
+    pub(super) fn restore_with<E>(
+        bounds: Bounds,
+        rows: impl IntoIterator<Item = Result<(Vec<u8>, Vec<u8>), E>>,
+    ) -> Result<Self, RestoreError>
+    where
+        RestoreError: From<E>,
+    {
+        let mut ledger = Self::with_bounds(bounds);
+        let mut rules = Vec::new();
+        for row in rows {
+            let (key, value) = row?;
+            ledger.restore_row(&key, &value, &mut rules)?;
+        }
+        for (id, state) in rules {
+            ledger.rules.restore(id, state, ledger.meta.last_time_us);
+        }
+        ledger.check_references()?;
+        Ok(ledger)
+    }
+
+    fn restore_row(&mut self, key: &[u8], value: &[u8], rules: &mut Vec<(u32, RuleState)>) -> Result<(), RestoreError> {
+        let wrong = || RestoreError::Key(key.to_vec());
+        let (letter, number) = key.split_first().ok_or_else(wrong)?;
+        let id = || number.try_into().map(u32::from_be_bytes).map_err(|_| wrong());
+        match *letter {
+            ACCOUNT => self.accounts.restore(id()?, account(decode(key, value)?)),
+            HOLD => self.holds.restore(id()?, hold(decode(key, value)?)),
+            META => self.meta = decode(key, value)?,
+            NODE => {
+                let node = number.try_into().map(u64::from_be_bytes).map_err(|_| wrong())?;
+                self.nodes.put(node, state_of_node(decode(key, value)?));
+            }
+            RULE => rules.push((id()?, rule_state(key, decode(key, value)?)?)),
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
+    /// Counts the holds of each node, and makes sure that no record refers to nothing.
+    fn check_references(&mut self) -> Result<(), RestoreError> {
+        let orphan = self.accounts.slab.iter().find(|(_, account)| self.rules.slab.get(account.rule).is_none());
+        if let Some((id, _)) = orphan {
+            return Err(RestoreError::Dangling(account_key(id)));
+        }
+        for (id, hold) in self.holds.slab.iter() {
+            let Some(node) = self.nodes.get_mut(hold.node) else { return Err(RestoreError::Dangling(hold_key(id))) };
+            node.holds += 1;
+        }
+        Ok(())
+    }
+}
+
+fn once<T: Ord>(touched: &mut Vec<T>) -> Vec<T> {
+    let mut touched = std::mem::take(touched);
+    touched.sort_unstable();
+    touched.dedup();
+    touched
+}
+
+fn decode<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, RestoreError> {
+    M::decode(value).map_err(|source| RestoreError::Value { key: key.to_vec(), source: source.into() })
+}
+
+pub(super) fn meta_row(meta: &LedgerMetaRow) -> Vec<u8> {
+    meta.encode_to_vec()
+}
+
+pub(super) fn account_row(account: &Account) -> Vec<u8> {
+    let Account { rule, epoch, used, held, overrun, ref key } = *account;
+    AccountRow { rule, epoch, used, held, overrun, key: key.to_string() }.encode_to_vec()
+}
+
+fn account(row: AccountRow) -> Account {
+    let AccountRow { rule, key, epoch, used, held, overrun } = row;
+    Account { rule, epoch, used, held, overrun, key: key.into() }
+}
+
+pub(super) fn hold_row(hold: &HoldState) -> Vec<u8> {
+    let charge = |&Held { account, epoch, amount }: &Held| HeldCharge { account, epoch, amount };
+    HoldRow {
+        node: hold.node,
+        request: hold.request,
+        deadline_us: hold.deadline_us,
+        charges: hold.charges.iter().map(charge).collect(),
+        expired: hold.expired,
+    }
+    .encode_to_vec()
+}
+
+fn hold(row: HoldRow) -> HoldState {
+    let charge = |HeldCharge { account, epoch, amount }| Held { account, epoch, amount };
+    HoldState {
+        node: row.node,
+        request: row.request,
+        deadline_us: row.deadline_us,
+        expired: row.expired,
+        charges: row.charges.into_iter().map(charge).collect(),
+    }
+}
+
+pub(super) fn node_row(node: &NodeState) -> Vec<u8> {
+    NodeRow { incarnation: node.incarnation, last_seq: node.last_seq }.encode_to_vec()
+}
+
+fn state_of_node(row: NodeRow) -> NodeState {
+    NodeState { incarnation: row.incarnation, last_seq: row.last_seq, holds: 0 }
+}
+
+pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
+    let rule = &state.rule;
+    RuleRow {
+        limit: rule.limit.to_string(),
+        version: rule.version.0,
+        since: state.since,
+        unit: rule.unit.as_str().into(),
+        per: rule.per.iter().map(|part| part.as_str().into()).collect(),
+        capacity: rule.capacity,
+        window: rule.window.as_str().into(),
+        time_zone: rule.time_zone.name().into(),
+        window_start_us: state.window_start,
+        window_end_us: state.window_end,
+        epoch: state.epoch,
+        deleted_at: state.deleted_at,
+    }
+    .encode_to_vec()
+}
+
+fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
+    let state = || -> Result<RuleState, String> {
+        Ok(RuleState {
+            rule: Rule {
+                limit: Name::new(&row.limit),
+                version: LogIndex(row.version),
+                unit: named(Unit::ALL, Unit::as_str, &row.unit)?,
+                per: row.per.iter().map(|part| named(KeyPart::ALL, KeyPart::as_str, part)).collect::<Result<_, _>>()?,
+                capacity: row.capacity,
+                window: Window::parse(&row.window)?,
+                time_zone: TimeZone::parse(&row.time_zone)?,
+            },
+            since: row.since,
+            window_start: row.window_start_us,
+            window_end: row.window_end_us,
+            epoch: row.epoch,
+            deleted_at: row.deleted_at,
+        })
+    };
+    state().map_err(|why| RestoreError::Value { key: key.to_vec(), source: why.into() })
+}
+
+fn named<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text: &str) -> Result<T, String> {
+    all.into_iter().find(|it| name(*it) == text).ok_or_else(|| format!("unknown word `{text}`"))
+}

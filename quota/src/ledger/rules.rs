@@ -1,0 +1,186 @@
+//! The limits: those in force, and those deleted within their window.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Ledger, slab::Slab};
+use crate::Rule;
+use tollgate_model::{LogIndex, Name, Timestamp};
+
+/// A limit in one form: a change of unit or of `per` makes another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RuleState {
+    pub(super) rule: Rule,
+    /// The version from which on the form has been in force: charges computed for an older one are stale.
+    pub(super) since: u64,
+    pub(super) window_start: u64,
+    pub(super) window_end: u64,
+    /// Names the window that accounts and holds are of. Unique in the ledger, so a label never fits another account
+    /// that took over a number.
+    pub(super) epoch: u64,
+    /// Deleted at this index: no new hold.
+    pub(super) deleted_at: Option<u64>,
+}
+
+impl RuleState {
+    fn is_form_of(&self, rule: &Rule) -> bool {
+        self.rule.unit == rule.unit && self.rule.per == rule.per
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub(super) slab: Slab<RuleState>,
+    by_limit: HashMap<String, Vec<u32>>,
+    /// Deleted ones whose window is still open, by its end.
+    pub(super) buried: BTreeSet<(u64, u32)>,
+}
+
+impl Rules {
+    pub(super) fn get(&self, id: u32) -> &RuleState {
+        self.slab.get(id).expect("accounts keep their rule")
+    }
+
+    fn forms(&self, limit: &str) -> impl Iterator<Item = (u32, &RuleState)> {
+        self.by_limit.get(limit).into_iter().flatten().map(|id| (*id, self.get(*id)))
+    }
+
+    /// The form of the limit that is in force.
+    pub(super) fn live(&self, limit: &str) -> Option<u32> {
+        self.forms(limit).find(|(_, state)| state.deleted_at.is_none()).map(|(id, _)| id)
+    }
+
+    /// When the last form of the limit was deleted, if that is still known.
+    pub(super) fn deleted_at(&self, limit: &str) -> Option<u64> {
+        self.forms(limit).filter_map(|(_, state)| state.deleted_at).max()
+    }
+
+    fn form(&self, rule: &Rule) -> Option<u32> {
+        self.forms(&rule.limit).find(|(_, state)| state.is_form_of(rule)).map(|(id, _)| id)
+    }
+
+    pub(super) fn in_force(&self) -> Vec<Rule> {
+        let live = self.slab.iter().filter(|(_, state)| state.deleted_at.is_none());
+        let mut rules: Vec<Rule> = live.map(|(_, state)| state.rule.clone()).collect();
+        rules.sort_by(|one, other| one.limit.cmp(&other.limit));
+        rules
+    }
+
+    fn insert(&mut self, state: RuleState) -> u32 {
+        let limit = state.rule.limit.to_string();
+        let id = self.slab.insert(state);
+        self.by_limit.entry(limit).or_default().push(id);
+        id
+    }
+
+    /// Takes in a row; `now` is the time of the last entry.
+    pub(super) fn restore(&mut self, id: u32, state: RuleState, now: u64) {
+        if state.deleted_at.is_some() && state.window_end > now {
+            self.buried.insert((state.window_end, id));
+        }
+        self.by_limit.entry(state.rule.limit.to_string()).or_default().push(id);
+        self.slab.put(id, state);
+    }
+
+    fn remove(&mut self, id: u32) {
+        let Some(state) = self.slab.remove(id) else { return };
+        if let Some(ids) = self.by_limit.get_mut(&*state.rule.limit) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_limit.remove(&*state.rule.limit);
+            }
+        }
+    }
+}
+
+/// Start and end of the window that `now` is in.
+fn window_around(now: u64, rule: &Rule) -> (u64, u64) {
+    let (start, end) = rule.window.bounds(Timestamp(now), &rule.time_zone);
+    (start.0, end.0)
+}
+
+impl Ledger {
+    pub(super) fn put_rule(&mut self, now: u64, rule: Rule) {
+        let form = self.rules.form(&rule);
+        if let Some(live) = self.rules.live(&rule.limit).filter(|live| Some(*live) != form) {
+            self.bury(live, rule.version);
+        }
+        match form {
+            Some(id) => self.change_rule(now, id, rule),
+            None => self.create_rule(now, rule),
+        }
+    }
+
+    fn create_rule(&mut self, now: u64, rule: Rule) {
+        let (window_start, window_end) = window_around(now, &rule);
+        let since = rule.version.0;
+        let epoch = self.next_epoch();
+        let id = self.rules.insert(RuleState { rule, since, window_start, window_end, epoch, deleted_at: None });
+        self.dirty.rules.push(id);
+    }
+
+    fn change_rule(&mut self, now: u64, id: u32, rule: Rule) {
+        // In its old form first: what is of a window that has passed is not carried over.
+        self.roll(now, id);
+        let state = self.rules.slab.get_mut(id).expect("the form was just found");
+        if state.deleted_at.take().is_some() {
+            self.rules.buried.remove(&(state.window_end, id));
+            state.since = rule.version.0;
+        }
+        if (state.rule.window, &state.rule.time_zone) != (rule.window, &rule.time_zone) {
+            (state.window_start, state.window_end) = window_around(now, &rule);
+        }
+        state.rule = rule;
+        self.dirty.rules.push(id);
+    }
+
+    pub(super) fn bury_rules(&mut self, at: LogIndex, now: u64, limit: &Name) {
+        if let Some(live) = self.rules.live(limit) {
+            self.roll(now, live);
+            self.bury(live, at);
+        }
+    }
+
+    fn bury(&mut self, id: u32, at: LogIndex) {
+        let state = self.rules.slab.get_mut(id).expect("only what is in force is buried");
+        state.deleted_at = Some(at.0);
+        self.rules.buried.insert((state.window_end, id));
+        self.dirty.rules.push(id);
+    }
+
+    /// Turns the window of a limit when its end has come.
+    pub(super) fn roll(&mut self, now: u64, id: u32) {
+        if now < self.rules.get(id).window_end {
+            return;
+        }
+        let epoch = self.next_epoch();
+        let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
+        if state.deleted_at.is_some() {
+            self.rules.buried.remove(&(state.window_end, id));
+        }
+        (state.window_start, state.window_end) = window_around(now, &state.rule);
+        state.epoch = epoch;
+        self.dirty.rules.push(id);
+    }
+
+    fn next_epoch(&mut self) -> u64 {
+        let epoch = self.meta.next_epoch;
+        self.meta.next_epoch += 1;
+        epoch
+    }
+
+    /// Deleted limits whose window has ended go as soon as their last account has gone.
+    pub(super) fn forget_buried(&mut self, now: u64) {
+        while let Some(&(end, id)) = self.rules.buried.first().filter(|(end, _)| *end <= now) {
+            self.rules.buried.remove(&(end, id));
+            self.forget_if_empty(now, id);
+        }
+    }
+
+    pub(super) fn forget_if_empty(&mut self, now: u64, id: u32) {
+        let state = self.rules.get(id);
+        if state.deleted_at.is_some() && state.window_end <= now && self.accounts.count(id) == 0 {
+            self.rules.remove(id);
+            self.dirty.rules.push(id);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What single entries do; `random.rs` has what long sequences of them never do.
+
+mod edits;
+mod frames;
+mod oracle;
+mod random;
+mod world;
+
+use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
+use tollgate_proto::state::v1::{
+    Attribution, Charge, Frame, FrameOutcome, Hold, HoldOutcome, NodeOpen, Outcome, QuotaBatch, Record, Settle, Usage,
+    record::Kind,
+};
+
+use super::{Bounds, Changes, Ledger, show};
+use crate::Rule;
+
+/// Ways to be wrong, one for each invariant: each must be found by the check of that invariant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// I1: a voided hold leaves a unit behind.
+    VoidLosesUnits,
+    /// I2: a time-out refunds what nobody has reported.
+    ExpiryFrees,
+    /// I3: what is held is not counted when the next asks.
+    IgnoresHolds,
+    /// I4: what was used beyond the reservation is forgotten.
+    ClampsTruth,
+    /// I5: holds in the accounts that have enough, and calls it granted.
+    HoldsWhatFits,
+    /// I6: a repeated record counts again.
+    RepeatsCount,
+}
+
+impl Ledger {
+    /// See [`Bug::ExpiryFrees`].
+    pub(super) fn free_instead(&mut self, id: u32) {
+        let Some(hold) = self.holds.remove(id) else { return };
+        for held in hold.charges {
+            if let Some(account) = self.accounts.slab.get_mut(held.account).filter(|it| it.epoch == held.epoch) {
+                account.held -= held.amount;
+                self.dirty.accounts.push(held.account);
+            }
+        }
+        self.release_place(hold.node);
+    }
+}
+
+pub(super) const SECOND: u64 = 1_000_000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+pub(super) const HOUR: u64 = 60 * MINUTE;
+/// A time at which a minute and an hour begin.
+pub(super) const NOON: u64 = 500_000 * HOUR;
+
+pub(super) fn rule(limit: &str, version: u64, capacity: u64) -> Rule {
+    Rule {
+        limit: Name::new(limit),
+        version: LogIndex(version),
+        unit: Unit::Tokens,
+        per: vec![KeyPart::Consumer],
+        capacity,
+        window: Window::Minute,
+        time_zone: TimeZone::UTC,
+    }
+}
+
+/// A ledger, its time, and node 1 in its first incarnation.
+pub(super) struct Bench {
+    pub(super) ledger: Ledger,
+    pub(super) now: u64,
+    pub(super) index: u64,
+    seq: u64,
+    request: u64,
+}
+
+impl Bench {
+    pub(super) fn with(rules: &[Rule]) -> Self {
+        Self::bounded(Bounds::default(), rules)
+    }
+
+    pub(super) fn bounded(bounds: Bounds, rules: &[Rule]) -> Self {
+        let mut bench = Self { ledger: Ledger::with_bounds(bounds), now: NOON, index: 100, seq: 0, request: 0 };
+        rules.iter().for_each(|rule| bench.set(rule.clone()));
+        bench.open(1, 1);
+        bench
+    }
+
+    pub(super) fn set(&mut self, rule: Rule) {
+        self.ledger.set_rule(Timestamp(self.now), rule, &mut Changes::new());
+    }
+
+    pub(super) fn remove(&mut self, limit: &str, at: u64) {
+        self.ledger.remove_rule(LogIndex(at), Timestamp(self.now), &Name::new(limit), &mut Changes::new());
+    }
+
+    pub(super) fn open(&mut self, node: u64, incarnation: u64) -> u64 {
+        let open = NodeOpen { node, incarnation };
+        if node == 1 {
+            self.seq = 0;
+        }
+        self.ledger.open(LogIndex(self.index), Timestamp(self.now), &open, &mut Changes::new()).orphaned
+    }
+
+    pub(super) fn apply(&mut self, frame: &Frame) -> FrameOutcome {
+        self.index += 1;
+        let batch = QuotaBatch { frames: vec![frame.clone()] };
+        let applied = self.ledger.apply(LogIndex(self.index), Timestamp(self.now), &batch, &mut Changes::new());
+        self.ledger.audit().unwrap();
+        applied.outcome.frames.into_iter().next().unwrap()
+    }
+
+    /// The next record of node 1.
+    pub(super) fn frame(&mut self, kind: Kind) -> Frame {
+        self.seq += 1;
+        Frame { node: 1, incarnation: 1, first_seq: self.seq, records: vec![Record { kind: Some(kind) }] }
+    }
+
+    pub(super) fn hold(&mut self, charges: Vec<Charge>) -> HoldOutcome {
+        self.request += 1;
+        let hold = Hold { request: self.request, charges, hold_for_us: HOUR };
+        let frame = self.frame(Kind::Hold(hold));
+        self.apply(&frame).holds.remove(0)
+    }
+
+    pub(super) fn settle(&mut self, request: u64, input: u64, outcome: Outcome) {
+        let frame = self.frame(Kind::Settle(settle(request, input, outcome)));
+        self.apply(&frame);
+    }
+
+    /// (used, held, overrun, free) of a consumer's account.
+    pub(super) fn account(&self, limit: &str, account: &str) -> (u64, u64, u64, i128) {
+        let query = show::Query { limit: Some(limit), ..show::Query::default() };
+        let page = self.ledger.accounts(Timestamp(self.now), &query);
+        let found = page.accounts.iter().find(|view| view.account == account);
+        found.map_or((0, 0, 0, -1), |view| (view.used, view.held, view.overrun, view.free))
+    }
+}
+
+pub(super) fn settle(request: u64, input: u64, outcome: Outcome) -> Settle {
+    Settle {
+        request,
+        outcome: outcome.into(),
+        usage: Some(Usage { input_tokens: input, ..Usage::default() }),
+        attribution: Some(Attribution::default()),
+        unheld: false,
+    }
+}
+
+pub(super) fn charge(limit: &str, version: u64, key: &str, amount: u64) -> Charge {
+    Charge { limit: limit.into(), key: vec![key.into()], amount, limit_version: version }
+}

@@ -1,0 +1,39 @@
+//! Accounts, reservations and settlement: a pure replicated ledger and its node-side agent.
+//!
+//! Every reservation goes through the Raft log (QUOTA.md: mode CENTRAL, class `quorum`), many to a frame:
+//!
+//! ```text
+//! Desk (async) ── Agent (pure) ── Frame ──▶ Uplink ──▶ log ──▶ Ledger::apply (pure, on every node)
+//!      ▲                                                              │
+//!      └────────────────────────── FrameOutcome ◀─────────────────────┘
+//! ```
+//!
+//! - [`Ledger`]: the replicated accounts. What was applied in the same order is the same everywhere, to the bit.
+//! - [`Agent`]: what this node still has to say, numbered so that saying it again changes nothing.
+//! - [`Desk`]: what a request touches: [`Desk::reserve`], [`Reservation::dispatch`], [`InFlight::settle`]; forgetting any
+//!   of them is safe.
+//! - [`invariants`]: what must hold, as predicates for assertions, property tests and simulators.
+//!
+//! Not here: sockets and consensus (behind [`Uplink`]), prices and bills (`billing`), which limits a request meets (`model`).
+
+pub mod agent;
+pub mod desk;
+mod error;
+pub mod invariants;
+pub mod ledger;
+mod reservation;
+mod rule;
+mod uplink;
+
+pub use agent::Agent;
+pub use desk::{Desk, DeskConfig, DeskStats, Flushed};
+pub use error::{ReserveError, Unavailable};
+pub use ledger::{Applied, Changes, Ledger, Used};
+pub use reservation::{Charge, InFlight, Reservation, Standing};
+pub use rule::Rule;
+pub use uplink::{BoxFuture, Uplink, UplinkError};
+
+/// The log's own words, as they are spoken on both sides of it.
+pub use tollgate_proto::state::v1::{
+    Attribution, Frame, FrameOutcome, NodeOpen, NodeOpenOutcome, Outcome, QuotaBatch, QuotaOutcome, Usage,
+};

@@ -1,0 +1,112 @@
+//! A request's way through the desk, as types: a [`Reservation`] that is forgotten is voided, an [`InFlight`] that is
+//! forgotten is settled at what was counted.
+
+use std::time::Duration;
+
+use tollgate_model::{LogIndex, Name, Timestamp};
+use tollgate_proto::state::v1::{Attribution, Outcome, Usage};
+
+use crate::desk::Ticket;
+
+/// What a request asks of one limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// The limit's name.
+    pub limit: Name,
+    /// Its resource version that the amount was computed for.
+    pub version: LogIndex,
+    /// Values of the limit's `per`, in its order. None may contain NUL; together at most [`crate::ledger::MAX_KEY_BYTES`].
+    pub key: Vec<String>,
+    /// The upper bound of what the request can use, in the limit's unit.
+    pub amount: u64,
+}
+
+/// How an account stood right after a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit.
+    pub limit: Name,
+    /// What the account holds in all.
+    pub capacity: u64,
+    /// What is neither used nor held nor owed.
+    pub remaining: u64,
+    /// When its window ends, in log time.
+    pub window_end: Timestamp,
+    /// How long that was away.
+    pub resets_in: Duration,
+}
+
+/// Units held for a request that has not been sent anywhere yet. Dropping it gives them back.
+#[derive(Debug)]
+#[must_use = "dropping a reservation voids it"]
+pub struct Reservation {
+    ticket: Ticket,
+    standings: Vec<Standing>,
+}
+
+impl Reservation {
+    pub(crate) fn new(ticket: Ticket, standings: Vec<Standing>) -> Self {
+        Self { ticket, standings }
+    }
+
+    /// The accounts on the path, in the order of the charges.
+    #[must_use]
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// Marks the moment after which an upstream may bill us.
+    pub fn dispatch(self, attribution: Attribution) -> InFlight {
+        InFlight { ticket: self.ticket, usage: Usage { counted: true, ..Usage::default() }, attribution }
+    }
+
+    /// Gives everything back.
+    pub fn void(self) {
+        drop(self);
+    }
+}
+
+/// A request on its way. Dropping it settles at what was counted, as `PARTIAL`.
+#[derive(Debug)]
+#[must_use = "dropping a request in flight settles it at what was counted so far"]
+pub struct InFlight {
+    ticket: Ticket,
+    usage: Usage,
+    attribution: Attribution,
+}
+
+impl InFlight {
+    /// What has gone by so far, in all: the answer to "what did it use" should nobody come to settle.
+    pub fn count(&mut self, so_far: Usage) {
+        self.usage = so_far;
+    }
+
+    /// Whom and what the usage is for, as far as it is known: may change with a fallback.
+    pub fn attribution_mut(&mut self) -> &mut Attribution {
+        &mut self.attribution
+    }
+
+    /// Whom and what the usage is for.
+    #[must_use]
+    pub fn attribution(&self) -> &Attribution {
+        &self.attribution
+    }
+
+    /// Ends the request with what it really used. Never blocks, never fails: what was said is kept until it is applied.
+    pub fn settle(mut self, usage: Usage, outcome: Outcome, attribution: Attribution) {
+        self.ticket.settle(usage, outcome, attribution);
+    }
+
+    /// Ends a request that no upstream did any work for: everything is free again, and no usage is recorded.
+    pub fn void(mut self) {
+        self.ticket.void();
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.ticket.is_open() {
+            self.ticket.settle(self.usage, Outcome::Partial, std::mem::take(&mut self.attribution));
+        }
+    }
+}
