@@ -10,6 +10,7 @@ mod keeper;
 mod members;
 mod memory;
 mod propose;
+mod reach;
 mod read;
 mod shared;
 mod start;

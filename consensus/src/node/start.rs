@@ -24,7 +24,7 @@ use super::{
     keeper,
     memory::Memory,
     propose::{self, QUEUE},
-    status,
+    reach, status,
 };
 use crate::{
     CallHandlers, Config, Formation, Listen, MAX_NODE_ID, OnFatal, StartError, StateMachine, Status, Timing,
@@ -126,6 +126,7 @@ pub(crate) async fn start(
     core.show_status();
     core.tracker.spawn(propose::gather(Arc::clone(&core), queue));
     core.tracker.spawn(status::show(Arc::clone(&core)));
+    core.tracker.spawn(reach::watch(Arc::clone(&core)));
     core.tracker.spawn(keeper::keep(Arc::clone(&core), config.snapshots));
     shared.set_core(Some(Arc::clone(&core)));
     stop_unless_started.disarm();

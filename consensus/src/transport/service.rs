@@ -7,7 +7,7 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tollgate_proto::peer::v1::{
-    AddNode, CallRequest, CallResponse, ChangeMembershipRequest, ChangeMembershipResponse, Founder, IdentifyRequest,
+    AddNode, CallBackRequest, CallBackResponse, CallRequest, CallResponse, ChangeMembershipRequest, ChangeMembershipResponse, Founder, IdentifyRequest,
     IdentifyResponse, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse, RaftMessage, ReadIndexRequest,
     ReadIndexResponse, SnapshotPart, change_membership_request::Change as WireChange, peer_server,
 };
@@ -200,6 +200,11 @@ impl peer_server::Peer for PeerService {
     async fn acknowledged(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let (envelope, core) = self.admit(&request)?;
         Ok(Response::new(encode(&core.acknowledged_by(envelope.from))))
+    }
+
+    async fn call_back(&self, request: Request<CallBackRequest>) -> Result<Response<CallBackResponse>, Status> {
+        let (envelope, core) = self.admit(&request)?;
+        Ok(Response::new(CallBackResponse { reached: core.reaches(envelope.from).await }))
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {

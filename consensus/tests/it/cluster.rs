@@ -165,6 +165,21 @@ impl Node {
     }
 }
 
+/// A socket on a port that nothing else takes while its node is down: below the range that systems give to outgoing
+/// connections, and given to one node of this process only.
+fn bind_anywhere() -> TcpListener {
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if !TAKEN.lock().unwrap().insert(port) {
+            continue;
+        }
+        if let Ok(socket) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return socket;
+        }
+    }
+}
+
 fn rebind(address: &str) -> TcpListener {
     let until = soon();
     loop {
@@ -185,7 +200,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// `count` first members, none started.
     pub(crate) fn new(count: u64) -> Self {
-        let sockets: Vec<_> = (1..=count).map(|id| (id, TcpListener::bind("127.0.0.1:0").unwrap())).collect();
+        let sockets: Vec<_> = (1..=count).map(|id| (id, bind_anywhere())).collect();
         let first = |(id, socket): &(u64, TcpListener)| FirstMember {
             node: *id,
             peer: socket.local_addr().unwrap().to_string(),
@@ -201,7 +216,7 @@ impl Cluster {
     /// A later member, not started.
     pub(crate) fn add(&mut self, id: u64) -> &mut Node {
         let formation = Formation::Join(self.nodes.iter().map(|node| node.address.clone()).collect());
-        self.push(id, TcpListener::bind("127.0.0.1:0").unwrap(), formation);
+        self.push(id, bind_anywhere(), formation);
         self.nodes.last_mut().unwrap()
     }
 
