@@ -7,9 +7,10 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tollgate_proto::peer::v1::{
-    AddNode, CallBackRequest, CallBackResponse, CallRequest, CallResponse, ChangeMembershipRequest, ChangeMembershipResponse, Founder, IdentifyRequest,
-    IdentifyResponse, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse, RaftMessage, ReadIndexRequest,
-    ReadIndexResponse, SnapshotPart, change_membership_request::Change as WireChange, peer_server,
+    AddNode, CallBackRequest, CallBackResponse, CallRequest, CallResponse, ChangeMembershipRequest,
+    ChangeMembershipResponse, Founder, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, ProposeRequest,
+    ProposeResponse, RaftMessage, ReadIndexRequest, ReadIndexResponse, SnapshotPart,
+    change_membership_request::Change as WireChange, peer_server,
 };
 use tonic::{Request, Response, Status, Streaming};
 

@@ -1,9 +1,9 @@
 //! The fixture: a cluster of nodes whose state machine is a map, and waiting for conditions.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
