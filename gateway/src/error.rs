@@ -88,6 +88,10 @@ impl Rejection {
         self
     }
 
+    pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.0.headers
+    }
+
     /// The error as it goes into a stream that has begun.
     pub(crate) fn error(&self) -> &ApiError {
         &self.0.error

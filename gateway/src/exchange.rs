@@ -8,7 +8,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tollgate_llm::{AiRequest, Dialect, Operation, code};
-use tollgate_model::{RouteAction, Subject};
+use tollgate_model::{Caller, RouteAction, Subject};
 
 use crate::{
     ai,
@@ -33,6 +33,8 @@ pub(crate) struct Exchange {
     pub(crate) head: request::Parts,
     pub(crate) target: Target,
     pub(crate) body: RequestBody,
+    /// Asked for, once that was read.
+    pub(crate) model: Option<String>,
     pub(crate) record: Box<Record>,
 }
 
@@ -43,7 +45,30 @@ pub(crate) enum RequestBody {
     Read(Bytes, Option<AiRequest>),
 }
 
+impl RequestBody {
+    /// The body; an empty one is left in its place.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Read(Bytes::new(), None))
+    }
+}
+
 impl Exchange {
+    fn authenticate(&mut self) -> Result<Option<Caller>, Rejection> {
+        filters::authenticate(&self.compiled.view, &self.plan.route, &mut self.head.headers)
+    }
+
+    /// Says how the route's limits stand, on an answer that does not say it yet because nothing was reserved for it.
+    fn tell_limits(&self, headers: &mut HeaderMap) {
+        let limited = matches!(self.plan.route.action, RouteAction::Forward { .. });
+        // Without a route in the record none was found in the end.
+        if !limited || self.record.route.is_none() || filters::are_told(headers) {
+            return;
+        }
+        let is_read = self.model.is_some() || !self.plan.route.is_ai();
+        let subject = self.subject(self.model.as_deref());
+        headers.extend(filters::admit::peek(&self.shared, &self.compiled.view, subject, is_read));
+    }
+
     /// What limits know of this request.
     pub(crate) fn subject<'a>(&'a self, model: Option<&'a str>) -> Subject<'a> {
         let caller = self.record.caller.as_ref();
@@ -94,23 +119,33 @@ type Answered = Result<(Response<ResponseBody>, Box<Record>), (Rejection, Box<Re
 async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Incoming>) -> Answered {
     let (mut head, body) = request.into_parts();
     let compiled = shared.current();
-    let routed = route(&compiled, &mut head, body).await;
-    let (target, plan, body) = match routed {
+    let (target, plan, needs_model) = match route(&compiled, &mut head) {
         Ok(routed) => routed,
         Err(rejection) => return Err((rejection, record)),
     };
-    let mut exchange = Exchange { shared, compiled, plan, head, target, body, record };
-    exchange.record.route = Some(exchange.plan.route.name.clone());
-    match answer(&mut exchange).await {
-        Ok(response) => Ok((response, exchange.record)),
-        Err(rejection) => Err((rejection, exchange.record)),
+    let body = RequestBody::Unread(body);
+    let mut exchange = Exchange { shared, compiled, plan, head, target, body, model: None, record };
+    let routed = if needs_model { route_by_model(&mut exchange).await } else { Ok(()) };
+    let answered = match routed {
+        Ok(()) => answer(&mut exchange).await,
+        Err(rejection) => Err(rejection),
+    };
+    match answered {
+        Ok(mut response) => {
+            exchange.tell_limits(response.headers_mut());
+            Ok((response, exchange.record))
+        }
+        Err(mut rejection) => {
+            exchange.tell_limits(rejection.headers_mut());
+            Err((rejection, exchange.record))
+        }
     }
 }
 
 async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
-    let caller = filters::authenticate(&exchange.compiled.view, &plan.route, &mut exchange.head.headers)?;
-    exchange.record.caller = caller;
+    exchange.record.route = Some(plan.route.name.clone());
+    exchange.record.caller = exchange.authenticate()?;
     match &plan.route.action {
         RouteAction::Respond { status, body, headers } => Ok(fixed(*status, body.clone(), headers.clone())),
         RouteAction::Redirect { location, status } => Ok(redirect(*status, location)),
@@ -119,40 +154,55 @@ async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejec
     }
 }
 
-/// Reads the target, once, and finds its route; reads the body where the route depends on the model.
-async fn route(
-    compiled: &Compiled,
-    head: &mut request::Parts,
-    body: Incoming,
-) -> Result<(Target, Arc<Plan>, RequestBody), Rejection> {
-    refuse_oversize(head)?;
-    refuse_upgrade(head)?;
-    let target = Target::read(head)?;
-    normalize::join_cookies(&mut head.headers);
-    let facts = |model| Facts {
+fn facts<'a>(head: &'a request::Parts, target: &'a Target, model: Model<'a>) -> Facts<'a> {
+    Facts {
         host: target.host.name(),
         path: &target.path,
         method: &head.method,
         headers: &head.headers,
         query: target.query.as_deref(),
         model,
-    };
-    let depends = match compiled.table.find(&facts(Model::Unread)) {
-        Found::Route(plan) => (Arc::clone(plan), RequestBody::Unread(body)),
+    }
+}
+
+/// Reads the target, once, and finds its route: the first that could be, and whether its model decides.
+fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<(Target, Arc<Plan>, bool), Rejection> {
+    refuse_oversize(head)?;
+    refuse_upgrade(head)?;
+    let target = Target::read(head)?;
+    normalize::join_cookies(&mut head.headers);
+    let (plan, needs_model) = match compiled.table.find(&facts(head, &target, Model::Unread)) {
+        Found::Route(plan) => (Arc::clone(plan), false),
+        Found::NeedsModel(plan) => (Arc::clone(plan), true),
         Found::Nothing => return Err(Rejection::route_not_found()),
-        Found::NeedsModel(plan) => {
-            let (body, ai) = read_ai(&head.method, &target.path, body, plan.route.body_limit_bytes).await?;
-            let model = ai.as_ref().map(AiRequest::model).or_else(|| Operation::model_in_path(&target.path));
-            match (compiled.table.find(&facts(Model::Read(model))), model) {
-                (Found::Route(plan), _) => (Arc::clone(plan), RequestBody::Read(body, ai.clone())),
-                (_, Some(model)) => return Err(Rejection::model_not_found(model)),
-                // An operation without a model, as the list of models, is for whatever route could have one.
-                (_, None) => (Arc::clone(plan), RequestBody::Read(body, ai.clone())),
-            }
+    };
+    Ok((target, plan, needs_model))
+}
+
+/// Reads the body, whose model decides on the route. One that can't be read is an answer of the first route that could
+/// have been.
+async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
+    let RequestBody::Unread(body) = exchange.body.take() else { return Ok(()) };
+    let (method, path) = (&exchange.head.method, &exchange.target.path);
+    let (body, ai) = match read_ai(method, path, body, exchange.plan.route.body_limit_bytes).await {
+        Ok(read) => read,
+        Err(rejection) => {
+            exchange.record.route = Some(exchange.plan.route.name.clone());
+            exchange.record.caller = exchange.authenticate().unwrap_or(None);
+            return Err(rejection);
         }
     };
-    let (plan, body) = depends;
-    Ok((target, plan, body))
+    let model = ai.as_ref().map(AiRequest::model).or_else(|| Operation::model_in_path(path));
+    let found = exchange.compiled.table.find(&facts(&exchange.head, &exchange.target, Model::Read(model)));
+    let plan = match (found, model) {
+        (Found::Route(plan), _) => Arc::clone(plan),
+        (_, Some(model)) => return Err(Rejection::model_not_found(model)),
+        // An operation without a model, as the list of models, is for whatever route could have one.
+        (_, None) => Arc::clone(&exchange.plan),
+    };
+    exchange.plan = plan;
+    exchange.body = RequestBody::Read(body, ai);
+    Ok(())
 }
 
 /// The whole body of an AI request, parsed.

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_model::ConfigView;
 use tollgate_quota::Desk;
 
-use crate::{GatewayConfig, ai::ModelLists, compiled::Compiled, metrics::Metrics, upstream::Pool};
+use crate::{Accounts, GatewayConfig, ai::ModelLists, compiled::Compiled, metrics::Metrics, upstream::Pool};
 
 /// The data plane of one node. A clone is the same gateway.
 ///
@@ -40,6 +40,7 @@ pub struct Shutdown {
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) desk: Desk,
+    pub(crate) accounts: Arc<dyn Accounts>,
     pub(crate) pool: Pool,
     pub(crate) metrics: Metrics,
     pub(crate) model_lists: ModelLists,
@@ -52,17 +53,24 @@ pub(crate) struct Shared {
 }
 
 impl Gateway {
-    /// A gateway that serves `view`, reserves and settles at `desk` and registers its metrics (without the `tollgate_`
-    /// prefix) in `registry`. Must be called within a tokio runtime, once a rustls crypto provider is installed.
+    /// A gateway that serves `view`, reserves and settles at `desk`, looks limits up in `accounts` where it reserves
+    /// nothing, and registers its metrics (without the `tollgate_` prefix) in `registry`. Must be called within a tokio
+    /// runtime, once a rustls crypto provider is installed.
     #[must_use]
-    pub fn new(config: GatewayConfig, view: Arc<ConfigView>, desk: Desk, registry: &mut Registry) -> Self {
+    pub fn new(
+        config: GatewayConfig,
+        view: Arc<ConfigView>,
+        desk: Desk,
+        accounts: Arc<dyn Accounts>,
+        registry: &mut Registry,
+    ) -> Self {
         let tasks = TaskTracker::new();
         let pool = Pool::new(&config, &tasks);
         let current = ArcSwap::from_pointee(Compiled::new(view, None));
         let metrics = Metrics::register(registry);
         let in_flight = AtomicUsize::new(0);
         let (model_lists, changed) = (ModelLists::new(), Notify::new());
-        let shared = Shared { config, desk, pool, metrics, model_lists, in_flight, tasks, current, changed };
+        let shared = Shared { config, desk, accounts, pool, metrics, model_lists, in_flight, tasks, current, changed };
         Self { shared: Arc::new(shared) }
     }
 

@@ -10,6 +10,7 @@
 //! Not here: what a model's words mean (`llm`), what a limit holds (`quota`), where configuration comes from (`node`).
 
 mod access_log;
+mod accounts;
 mod ai;
 mod balance;
 mod body;
@@ -32,5 +33,6 @@ mod timer;
 mod tracked;
 mod upstream;
 
+pub use accounts::Accounts;
 pub use config::GatewayConfig;
 pub use gateway::{Gateway, Shutdown};

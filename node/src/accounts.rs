@@ -1,19 +1,27 @@
-//! `limits show`: one page of limit accounts out of the replicated ledger.
+//! Limit accounts out of the replicated ledger: a page for `limits show`, a look for the data plane.
 
 use std::collections::BTreeSet;
 
 use tollgate_admin::backplane::{AccountPage, AccountQuery};
-use tollgate_model::{Catalog, KeyPart, Kind, Timestamp};
+use tollgate_gateway::Accounts;
+use tollgate_model::{Catalog, KeyPart, Kind, Name, Timestamp};
 use tollgate_proto::{admin::v1::LimitAccount, v1::resource};
 use tollgate_quota::{
-    Rule,
+    Rule, Standing,
     ledger::{AccountView, Query},
 };
 
-use crate::state::Shared;
+use crate::{clock, state::Shared};
 
 /// Between limit and account in a page token; no name of a limit holds it.
 const TOKEN_SEPARATOR: char = '\n';
+
+impl Accounts for Shared {
+    fn standings(&self, accounts: &[(Name, Vec<String>)]) -> Vec<Standing> {
+        let now = clock::now().max(self.log_time());
+        self.ledger(|ledger| accounts.iter().filter_map(|(limit, key)| ledger.peek(now, limit, key)).collect())
+    }
+}
 
 /// The accounts that `query` asks for. Works on an image, so that applying goes on meanwhile.
 pub(crate) fn page(state: &Shared, now: Timestamp, query: &AccountQuery) -> AccountPage {

@@ -14,7 +14,7 @@ use tollgate_admin::{
     backplane::{Backplane, Readiness},
 };
 use tollgate_consensus::{Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy};
-use tollgate_gateway::{Gateway, GatewayConfig, Shutdown};
+use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
 use tollgate_quota::{Desk, DeskConfig};
 
@@ -108,7 +108,10 @@ impl Node {
         let desk = Desk::spawn(desk_config, Arc::new(LogUplink::new(consensus.clone())), &background);
         let view = views::compile(&state.config().borrow(), None, key.as_deref());
         let served = watch::Sender::new(view.index);
-        let gateway = Gateway::new(gateway_config(&config), view, desk.clone(), &mut registry.write());
+        let gateway = {
+            let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
+            Gateway::new(gateway_config(&config), view, desk.clone(), accounts, &mut registry.write())
+        };
         metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state));
 
         let presence = presence(consensus.clone(), backplane.clone(), served.subscribe());

@@ -34,6 +34,7 @@ mod audit;
 mod holds;
 mod image;
 mod nodes;
+mod peek;
 mod rows;
 mod rules;
 mod show;

@@ -33,6 +33,7 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         Some(_) => {
             let request = read(exchange).await?;
             exchange.record.model = Some(request.model().chars().take(100).collect());
+            exchange.model = Some(request.model().to_owned());
             Box::pin(call(exchange, request)).await
         }
     }
@@ -41,8 +42,7 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
 /// The request, parsed once: maybe when its route was sought.
 async fn read(exchange: &mut Exchange) -> Result<AiRequest, Rejection> {
     let limit = exchange.plan.route.body_limit_bytes;
-    let body = std::mem::replace(&mut exchange.body, RequestBody::Read(bytes::Bytes::new(), None));
-    let ai = match body {
+    let ai = match exchange.body.take() {
         RequestBody::Unread(body) => {
             exchange::read_ai(&exchange.head.method, &exchange.target.path, body, limit).await?.1
         }

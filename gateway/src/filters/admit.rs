@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::code;
-use tollgate_model::{ConfigView, Limit, LogIndex, Subject, Unit};
+use tollgate_model::{ConfigView, KeyPart, Limit, LogIndex, Subject, Unit};
 use tollgate_quota::{Charge, Reservation, ReserveError, Standing};
 
 use super::rate_headers::{Figures, rate_headers};
@@ -38,7 +38,7 @@ impl Need {
 #[derive(Debug)]
 pub(crate) struct Admission {
     pub(crate) reservation: Reservation,
-    /// For the answer, whatever it is.
+    /// How the limits stand with it, for the answer, whatever that is.
     pub(crate) headers: HeaderMap,
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn admit(
     loop {
         let limits: Vec<Arc<Limit>> = view.limits_for(subject).cloned().collect();
         let charges = charges(&limits, &subject, need)?;
-        let figures = Figures::of(&limits);
+        let figures = Figures::of(limits.iter());
         match shared.desk.reserve(charges, deadline, hold_for).await {
             Ok(reservation) => {
                 limits.iter().for_each(|limit| shared.metrics.decision(&limit.name, "granted"));
@@ -75,6 +75,20 @@ pub(crate) async fn admit(
     }
 }
 
+/// How the limits of a request stand that reserves nothing, as headers: by what this node knows.
+///
+/// `is_read` says whether the subject's model is final: of a request that was not read so far, the limits that depend on
+/// its model are unknown.
+pub(crate) fn peek(shared: &Shared, view: &ConfigView, subject: Subject<'_>, is_read: bool) -> HeaderMap {
+    let known = |limit: &&Arc<Limit>| is_read || !limit.per.contains(&KeyPart::Model);
+    let limits: Vec<&Arc<Limit>> = view.limits_for(subject).filter(known).collect();
+    if limits.is_empty() {
+        return HeaderMap::new();
+    }
+    let accounts: Vec<_> = limits.iter().map(|limit| (limit.name.clone(), limit.key(&subject))).collect();
+    rate_headers(&Figures::of(limits).with(&shared.accounts.standings(&accounts)))
+}
+
 /// How much output a request may still ask for so that it fits into the limits at all, with this much input.
 pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -> u64 {
     let room = view.limits_for(subject).filter_map(|limit| match limit.unit {
@@ -89,9 +103,7 @@ fn charges(limits: &[Arc<Limit>], subject: &Subject<'_>, need: Need) -> Result<V
     let charge = |limit: &Arc<Limit>| {
         let amount = need.of(limit.unit);
         if amount > limit.limit {
-            return Err(
-                exceeds(&limit.name, limit.unit, limit.limit, amount).with_headers(&rate_headers(&Figures::of(limits)))
-            );
+            return Err(exceeds(&limit.name, limit.unit.as_str(), limit.limit, amount));
         }
         Ok(Charge { limit: limit.name.clone(), version: limit.version, key: limit.key(subject), amount })
     };
@@ -109,11 +121,7 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures) -> Rejection
                 .retry_after(retry_after)
         }
         ReserveError::ExceedsLimit { limit, capacity, amount } => {
-            let message = format!(
-                "Limit `{limit}` holds {capacity} {} in all, and this request alone needs {amount}.",
-                figures.unit(&limit)
-            );
-            Rejection::new(400, code::REQUEST_EXCEEDS_LIMIT, message).with_headers(&rate_headers(figures))
+            exceeds(&limit, figures.unit(&limit), capacity, amount)
         }
         _ => {
             figures.names().for_each(|limit| shared.metrics.decision(limit, "unavailable"));
@@ -123,7 +131,7 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures) -> Rejection
     }
 }
 
-fn exceeds(limit: &str, unit: Unit, capacity: u64, amount: u64) -> Rejection {
+fn exceeds(limit: &str, unit: &str, capacity: u64, amount: u64) -> Rejection {
     let message = format!("Limit `{limit}` holds {capacity} {unit} in all, and this request alone needs {amount}.");
     Rejection::new(400, code::REQUEST_EXCEEDS_LIMIT, message)
 }
@@ -134,9 +142,7 @@ fn unavailable(figures: &Figures) -> Rejection {
         [] => "Usage can't be recorded at the moment.".to_owned(),
         names => format!("Limit `{}` can't be asked at the moment.", names.join("`, `")),
     };
-    Rejection::new(503, code::QUOTA_UNAVAILABLE, message)
-        .with_headers(&rate_headers(figures))
-        .retry_after(RETRY_UNAVAILABLE)
+    Rejection::new(503, code::QUOTA_UNAVAILABLE, message).retry_after(RETRY_UNAVAILABLE)
 }
 
 /// The configuration at `version` or later, as soon as this node serves it.

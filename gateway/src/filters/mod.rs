@@ -6,3 +6,4 @@ mod authenticate;
 mod rate_headers;
 
 pub(crate) use authenticate::{authenticate, remove_credentials};
+pub(crate) use rate_headers::are_told;

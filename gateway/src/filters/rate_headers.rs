@@ -19,13 +19,13 @@ pub(super) struct Figures(Vec<Figure>);
 #[derive(Debug, Clone)]
 struct Figure {
     limit: Arc<Limit>,
-    /// What is left, and until when; unknown where the log was not asked.
+    /// What is left, and until when; unknown where neither the log nor this node could say.
     left: Option<(u64, Duration)>,
 }
 
 impl Figures {
-    pub(super) fn of(limits: &[Arc<Limit>]) -> Self {
-        Self(limits.iter().map(|limit| Figure { limit: Arc::clone(limit), left: None }).collect())
+    pub(super) fn of<'a>(limits: impl IntoIterator<Item = &'a Arc<Limit>>) -> Self {
+        Self(limits.into_iter().map(|limit| Figure { limit: Arc::clone(limit), left: None }).collect())
     }
 
     pub(super) fn with(&self, standings: &[Standing]) -> Self {
@@ -54,6 +54,11 @@ impl Figure {
         let left = self.left.map_or(self.limit.limit, |(left, _)| left);
         left as f64 / self.limit.limit as f64
     }
+}
+
+/// Whether an answer says how its limits stand.
+pub(crate) fn are_told(headers: &HeaderMap) -> bool {
+    headers.contains_key(&RATELIMIT)
 }
 
 pub(super) fn rate_headers(figures: &Figures) -> HeaderMap {

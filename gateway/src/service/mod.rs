@@ -60,7 +60,7 @@ const REPLAY_BYTES: u64 = 64 * 1024;
 async fn outgoing(exchange: &mut Exchange) -> Result<Replay, BodyFault> {
     let limit = exchange.plan.route.body_limit_bytes;
     let replay = !attempts::fallbacks(&exchange.plan.route.action).is_empty();
-    match std::mem::replace(&mut exchange.body, RequestBody::Read(Bytes::new(), None)) {
+    match exchange.body.take() {
         RequestBody::Unread(body) if body.is_end_stream() => Ok(Replay::Whole(Bytes::new())),
         RequestBody::Unread(body) if replay && body.size_hint().exact().is_some_and(|size| size <= REPLAY_BYTES) => {
             ClientBody::new(body, limit)?.collect().await.map(Replay::Whole)

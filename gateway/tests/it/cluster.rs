@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::task::TaskTracker;
-use tollgate_gateway::{Gateway, GatewayConfig, Shutdown};
+use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{
     Catalog, ConfigView, LogIndex, Name, NodeId, TimeZone, Timestamp, secret, secret::ClusterKey, yaml,
 };
 use tollgate_proto::state::v1::{ConfigChange, PutResource};
 use tollgate_quota::{
-    BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Uplink, UplinkError,
-    Usage,
+    BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Standing, Uplink,
+    UplinkError, Usage,
 };
 
 /// Who calls in these tests.
@@ -82,6 +82,13 @@ impl Uplink for Log {
     }
 }
 
+impl Accounts for Log {
+    fn standings(&self, accounts: &[(Name, Vec<String>)]) -> Vec<Standing> {
+        let state = self.state.lock();
+        accounts.iter().filter_map(|(limit, key)| state.ledger.peek(state.now, limit, key)).collect()
+    }
+}
+
 /// A running gateway.
 pub(crate) struct Cluster {
     pub(crate) address: SocketAddr,
@@ -113,7 +120,7 @@ impl Cluster {
         let mut config = GatewayConfig::new(Name::new("az-a"));
         configure(&mut config);
         let mut registry = Registry::default();
-        let gateway = Gateway::new(config, view, desk, &mut registry);
+        let gateway = Gateway::new(config, view, desk, Arc::clone(&log) as Arc<dyn Accounts>, &mut registry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::default();

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     ai::{completion, provider},
-    clients::{call, get},
+    clients::{Answer, call, get},
     cluster::Cluster,
     upstream::{Reply, Upstream, answer, json as json_answer},
 };
@@ -53,12 +53,81 @@ async fn a_request_that_can_never_fit_is_a_400_and_a_default_shrinks_to_what_fit
     assert_eq!((too_much.status, too_much.code().as_str()), (400, "request_exceeds_limit"), "{}", too_much.raw);
     assert!(too_much.json()["error"]["message"].as_str().unwrap().contains("tpm"));
     assert_eq!(too_much.header("x-ratelimit-limit-tokens"), Some("500"));
+    assert_eq!(too_much.header("x-ratelimit-remaining-tokens"), Some("500"), "{}", too_much.raw);
+    assert!(too_much.header("x-ratelimit-reset-tokens").is_some() && too_much.header("ratelimit").is_some());
     let open = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
     assert_eq!(call(cluster.address, "/v1/chat/completions", open).await.status, 200);
     let sent = upstream.requests().remove(0);
     let sent: serde_json::Value = serde_json::from_str(sent.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     let max = sent["max_tokens"].as_u64().or(sent["max_completion_tokens"].as_u64()).unwrap();
     assert!(max > 0 && max < 500, "{sent}");
+}
+
+#[tokio::test]
+async fn an_answer_for_which_nothing_was_reserved_says_how_the_limits_stand_too() {
+    let upstream = Upstream::always(Reply::Keep(json_answer(&completion(7, 5)))).await;
+    let per_model = "---\nkind: Limit\nmetadata: {name: by-model}\nspec: {per: [model], unit: inputTokens, limit: 100000, window: 1h}\n";
+    let elsewhere = "---\nkind: Route\nmetadata: {name: other}\nspec: {match: [{path: {exact: /other}}], response: {body: fine}}\n---\nkind: Limit\nmetadata: {name: elsewhere}\nspec: {match: {routes: [other]}, unit: requests, limit: 9, window: 1h}\n";
+    let shared = "---\nkind: Limit\nmetadata: {name: shared}\nspec: {unit: requests, limit: 70, window: 1h}\n";
+    let limits = limit("tpm", "tokens", 1_000) + &limit("rpm", "requests", 20) + per_model + elsewhere + shared;
+    let by_model =
+        provider(&upstream, "openai").replace("{path: {prefix: /v1}}", "{path: {prefix: /v1}, models: ['*']}");
+    for resources in [provider(&upstream, "openai") + &limits, by_model + &limits] {
+        let cluster = Cluster::start(&resources).await;
+        assert_eq!(call(cluster.address, "/v1/chat/completions", BODY).await.status, 200);
+        cluster.settled(1).await;
+        cluster.nothing_held().await;
+        let large = "x".repeat(11 << 20);
+        for (path, body, status) in [
+            ("/v1/chat/completions", "not json", 400),
+            ("/v1/chat/completions", "{}", 400),
+            ("/v1/chat/completions", large.as_str(), 413),
+            ("/v1/images/generations", "{}", 501),
+            ("/v1/unknown", "{}", 404),
+        ] {
+            let refused = call(cluster.address, path, body).await;
+            assert_eq!(refused.status, status, "{path} {}", refused.raw);
+            says_how_it_stands(&refused, 19, 988);
+        }
+        let list = get(cluster.address, "/v1/models", "authorization: Bearer sk-alice\r\n").await;
+        assert_eq!(list.status, 200);
+        says_how_it_stands(&list, 19, 988);
+        let bob = get(cluster.address, "/v1/models", "authorization: Bearer sk-bob\r\n").await;
+        assert!(bob.header("ratelimit").is_some_and(|it| it.contains("\"rpm\";r=20;t=")), "{}", bob.raw);
+
+        let stranger = get(cluster.address, "/v1/models", "").await;
+        assert_eq!(
+            (stranger.status, stranger.header("ratelimit-policy")),
+            (401, Some("\"shared\";q=70;w=3600;qu=\"requests\""))
+        );
+        assert_eq!(stranger.header("x-ratelimit-remaining-requests"), Some("69"), "{}", stranger.raw);
+        assert_eq!(get(cluster.address, "/elsewhere", "").await.header("ratelimit-policy"), None, "no route, no limit");
+        assert_eq!(
+            get(cluster.address, "/other", "").await.header("ratelimit-policy"),
+            None,
+            "nothing is limited here"
+        );
+        cluster.nothing_held().await;
+    }
+}
+
+/// By the consumer's two limits; the shared one is there as well.
+fn says_how_it_stands(answer: &Answer, requests: u64, tokens: u64) {
+    for (header, value) in [
+        ("x-ratelimit-limit-requests", "20".to_owned()),
+        ("x-ratelimit-remaining-requests", requests.to_string()),
+        ("x-ratelimit-limit-tokens", "1000".to_owned()),
+        ("x-ratelimit-remaining-tokens", tokens.to_string()),
+    ] {
+        assert_eq!(answer.header(header), Some(value.as_str()), "{header}: {}", answer.raw);
+    }
+    for header in ["x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"] {
+        assert!(answer.header(header).is_some_and(|it| it.ends_with('s')), "{header}: {}", answer.raw);
+    }
+    let (policy, left) = (answer.header("ratelimit-policy").unwrap(), answer.header("ratelimit").unwrap());
+    assert!(policy.contains("\"tpm\";q=1000;w=3600;qu=\"tokens\"") && policy.contains("\"shared\""), "{policy}");
+    assert!(left.contains(&format!("\"rpm\";r={requests};t=")) && left.contains("\"shared\";r=69;"), "{left}");
+    assert!(!policy.contains("by-model") && !policy.contains("elsewhere"), "{policy}");
 }
 
 #[tokio::test]

@@ -255,7 +255,7 @@ impl Ledger {
 }
 
 /// Key values as one string, or none when they are not fit to be one.
-fn join(values: &[String]) -> Option<String> {
+pub(super) fn join(values: &[String]) -> Option<String> {
     let bytes = values.iter().fold(values.len(), |sum, value| sum.saturating_add(value.len()));
     let fit = bytes <= MAX_KEY_BYTES && values.iter().all(|value| !value.contains('\0'));
     fit.then(|| values.join("\0"))

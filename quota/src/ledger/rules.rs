@@ -93,7 +93,7 @@ impl Rules {
 }
 
 /// Start and end of the window that `now` is in.
-fn window_around(now: u64, rule: &Rule) -> (u64, u64) {
+pub(super) fn window_around(now: u64, rule: &Rule) -> (u64, u64) {
     let (start, end) = rule.window.bounds(Timestamp(now), &rule.time_zone);
     (start.0, end.0)
 }

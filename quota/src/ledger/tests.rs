@@ -3,6 +3,7 @@
 mod edits;
 mod frames;
 mod oracle;
+mod peek;
 mod random;
 mod world;
 

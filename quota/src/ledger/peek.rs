@@ -1,0 +1,36 @@
+//! A look at one account without touching it: for whoever tells how a limit stands and reserves nothing.
+
+use std::time::Duration;
+
+use tollgate_model::{Name, Timestamp};
+
+use super::{Ledger, apply::join, rules::window_around};
+use crate::Standing;
+
+impl Ledger {
+    /// How the account of `key` under `limit` stands at `now` or at the last entry, whichever is later. None where the
+    /// limit is not in force, or has no such account.
+    #[must_use]
+    pub fn peek(&self, now: Timestamp, limit: &str, key: &[String]) -> Option<Standing> {
+        let id = self.rules.live(limit)?;
+        let rule = self.rules.get(id);
+        let key = join(key).filter(|_| key.len() == rule.rule.per.len())?;
+        let now = now.0.max(self.meta.last_time_us);
+        let capacity = rule.rule.capacity;
+        let (remaining, window_end) = if now < rule.window_end {
+            let account = self.find_account(id, &key).or_else(|| self.would_overflow(id));
+            let account = account.and_then(|id| self.accounts.get(id)).filter(|account| account.epoch == rule.epoch);
+            (account.map_or(i128::from(capacity), |account| account.available(capacity)), rule.window_end)
+        } else {
+            // The window turns with the next entry; whoever comes now meets a new one.
+            (i128::from(capacity), window_around(now, &rule.rule).1)
+        };
+        Some(Standing {
+            limit: Name::new(limit),
+            capacity,
+            remaining: u64::try_from(remaining.max(0)).unwrap_or(u64::MAX),
+            window_end: Timestamp(window_end),
+            resets_in: Duration::from_micros(window_end.saturating_sub(now)),
+        })
+    }
+}
