@@ -13,7 +13,7 @@ use crate::{
     filters::admit::{self, Need},
 };
 
-/// The longest that a stream may last: its hold counts as used after that.
+/// The longest that a stream may last whose route names no time: its hold counts as used after that.
 pub(super) const LONGEST_STREAM: Duration = Duration::from_secs(2 * 3_600);
 /// A hold outlives its request's time by this before it counts as used.
 const HOLD_SLACK: Duration = Duration::from_secs(60);
@@ -45,8 +45,9 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let view = &exchange.compiled.view;
     let room = admit::output_room(view, subject, input);
     let (max_tokens, output) = bound_output(exchange, request, room);
-    let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
-    let longest = if request.stream() { LONGEST_STREAM } else { exchange.plan.route.timeouts.request };
+    let timeouts = exchange.plan.route.timeouts;
+    let deadline = exchange.record.started() + timeouts.request;
+    let longest = if request.stream() { timeouts.stream.unwrap_or(LONGEST_STREAM) } else { timeouts.request };
     let need = Need { input, output };
     let admitted = admit::admit(&exchange.shared, view, subject, need, longest + HOLD_SLACK, deadline).await?;
     Ok(Admitted { reservation: admitted.reservation, headers: admitted.headers, max_tokens, candidates })

@@ -91,7 +91,9 @@ async fn stream(
     let emit = first_words(&mut body, &mut relay, sent.first_byte).await?;
     let Some(mut call) = call.take() else { return Err(Failed::from(SendError::Reset)) };
     call.first_chunk();
-    let stream = AiStream::new(body, relay, emit, call, exchange.plan.route.timeouts.idle);
+    let timeouts = exchange.plan.route.timeouts;
+    let whole = timeouts.stream.map(|whole| exchange.record.started() + whole);
+    let stream = AiStream::new(body, relay, emit, call, timeouts.idle, whole);
     Ok(respond(&sent, head, "text/event-stream", ResponseBody::stream(stream)))
 }
 

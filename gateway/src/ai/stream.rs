@@ -37,7 +37,15 @@ pub(crate) struct AiStream {
 }
 
 impl AiStream {
-    pub(super) fn new(body: Incoming, relay: StreamRelay, first: Emit, call: Call, idle: Duration) -> Self {
+    /// `ends_by` is for the whole of it, where the route names a time.
+    pub(super) fn new(
+        body: Incoming,
+        relay: StreamRelay,
+        first: Emit,
+        call: Call,
+        idle: Duration,
+        ends_by: Option<Instant>,
+    ) -> Self {
         Self {
             body: Some(body),
             relay,
@@ -46,7 +54,7 @@ impl AiStream {
             call: Some(call),
             idle,
             waiting_since: None,
-            ends_by: Instant::now() + LONGEST_STREAM,
+            ends_by: ends_by.unwrap_or_else(|| Instant::now() + LONGEST_STREAM),
             timer: LazyTimer::default(),
         }
     }
@@ -58,9 +66,15 @@ impl AiStream {
                 return Poll::Ready(Some(piece));
             }
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            if Instant::now() >= self.ends_by {
+                self.time_out("The provider's stream took longer than it may take here.");
+                continue;
+            }
             let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
                 ready!(self.poll_patience(cx));
-                self.fail(code::UPSTREAM_TIMEOUT, 504, "The provider's stream stopped in the middle.");
+                if Instant::now() < self.ends_by {
+                    self.time_out("The provider's stream stopped in the middle.");
+                }
                 continue;
             };
             self.waiting_since = None;
@@ -104,6 +118,15 @@ impl AiStream {
                 self.end(Outcome::Settled);
             }
             Err(error) => self.broke(&error),
+        }
+    }
+
+    /// A stream whose last event was sent on has not failed, whatever its connection does.
+    fn time_out(&mut self, message: &str) {
+        if self.relay.is_complete() {
+            self.finish();
+        } else {
+            self.fail(code::UPSTREAM_TIMEOUT, 504, message);
         }
     }
 

@@ -25,7 +25,8 @@ const HOLD_SLACK: Duration = Duration::from_secs(60);
 
 /// Sends a request on and relays the answer.
 pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
-    let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
+    let timeouts = exchange.plan.route.timeouts;
+    let deadline = exchange.record.started() + timeouts.request;
     let body = outgoing(exchange).await?;
     let (in_flight, limit_headers) = admit(exchange, deadline).await?;
     let sent = attempts::send(exchange, &body, deadline).await;
@@ -37,7 +38,8 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     sanitize_answer(&mut head.headers, &exchange.head.method, head.status);
     head.headers.extend(limit_headers);
     let trailers = head.headers.contains_key(header::TRAILER);
-    let relay = Relay::new(body, exchange.plan.route.timeouts.idle, trailers);
+    let relay =
+        Relay::new(body, timeouts.idle, timeouts.stream.map(|whole| exchange.record.started() + whole), trailers);
     let mut response = Response::new(ResponseBody::relay(relay));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;

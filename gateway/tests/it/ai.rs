@@ -253,6 +253,43 @@ async fn a_stream_that_dies_ends_with_an_error_event_and_never_looks_complete() 
 }
 
 #[tokio::test]
+async fn a_stream_that_outlasts_its_routes_time_ends_with_an_error_however_busy_it_is() {
+    let chunk = format!("{:x}\r\n{EVENT}\r\n", EVENT.len());
+    for reply in [
+        Reply::Hang(events(&[EVENT])),
+        Reply::Drip(events(&[EVENT]), chunk.clone()),
+        Reply::Endless(events(&[EVENT]), chunk.repeat(100)),
+    ] {
+        let upstream = Upstream::always(reply.clone()).await;
+        let resources = provider(&upstream, "openai")
+            .replace("request: 10s, firstByte: 500ms", "request: 700ms, firstByte: 500ms")
+            .replace("idle: 700ms", "idle: 60s");
+        let cluster = Cluster::start(&resources).await;
+        let started = std::time::Instant::now();
+        let got = call(cluster.address, CHAT, STREAM).await;
+        assert!((700..5_000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+        assert!(got.status == 200 && got.body.starts_with(EVENT) && !got.body.contains("[DONE]"));
+        let last = got.body.split_inclusive("\n\n").last().unwrap_or_default();
+        assert!(last.starts_with("data: {\"error\"") && last.contains("upstream_timeout"), "{last}");
+        until("the provider to be let go", || upstream.open.load(Ordering::SeqCst) == 0).await;
+        let settled = cluster.settled(1).await.remove(0);
+        assert!(settled.usage.output_tokens > 0 && settled.usage.counted, "{settled:?}");
+        assert_eq!(settled.outcome, Outcome::Partial);
+        cluster.nothing_held().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_end_was_told_is_whole_though_its_connection_lingers() {
+    let upstream = Upstream::always(Reply::Hang(events(&[EVENT, LAST, USAGE, DONE]))).await;
+    let cluster = Cluster::start(&provider(&upstream, "openai")).await;
+    let got = call(cluster.address, CHAT, STREAM).await;
+    assert_eq!(got.body, [EVENT, LAST, DONE].concat());
+    let settled = cluster.settled(1).await.remove(0);
+    assert_eq!((settled.outcome, settled.usage.output_tokens), (Outcome::Settled, 3));
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_lets_the_provider_go_and_is_settled_at_what_went_by() {
     let upstream = Upstream::always(Reply::Hang(events(&[EVENT]))).await;
     let resources =

@@ -149,6 +149,17 @@ async fn connections_to_upstreams_are_kept_and_bodies_are_streamed_both_ways() {
 }
 
 #[tokio::test]
+async fn an_answer_that_outlasts_its_routes_time_is_cut_and_never_looks_whole() {
+    let drip = Reply::Drip(crate::upstream::events(&["one"]), "3\r\ntwo\r\n".into());
+    let first = Upstream::always(drip).await;
+    let cluster = Cluster::start(&resources(&first, &first, "reset").replace("request: 3s", "request: 500ms")).await;
+    let answer = get(cluster.address, "/x", "").await;
+    assert!(answer.status == 200 && answer.body.starts_with("onetwo"), "{}", answer.raw);
+    assert!(!answer.raw.ends_with("0\r\n\r\n"), "{}", answer.raw);
+    until("the upstream to be let go", || first.open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
 async fn a_request_with_an_expectation_is_told_to_continue() {
     let first = fine("first").await;
     let cluster = Cluster::start(&resources(&first, &first, "reset")).await;

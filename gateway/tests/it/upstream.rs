@@ -27,8 +27,10 @@ pub(crate) enum Reply {
     Reset(String),
     /// Sends this and then nothing, for as long as the other side stays.
     Hang(String),
-    /// Sends this again and again.
+    /// Sends the first and then the second again and again.
     Endless(String, String),
+    /// The same, fifty times a second.
+    Drip(String, String),
 }
 
 /// A running upstream.
@@ -103,6 +105,13 @@ async fn converse(
                 stream.write_all(text.as_bytes()).await?;
                 while stream.read_buf(&mut buffer).await? > 0 {}
                 return Ok(());
+            }
+            Reply::Drip(head, more) => {
+                stream.write_all(head.as_bytes()).await?;
+                loop {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    stream.write_all(more.as_bytes()).await?;
+                }
             }
             Reply::Endless(head, more) => {
                 stream.write_all(head.as_bytes()).await?;

@@ -211,13 +211,14 @@ fn respond(context: &mut Context, at: &Field<'_>, given: &v1::DirectResponse) ->
 fn timeouts(context: &mut Context, at: &Field<'_>, given: Option<&v1::Timeouts>) -> Timeouts {
     let none = v1::Timeouts::default();
     let given = given.unwrap_or(&none);
-    let request = context.duration(&at.field("request"), &given.request).unwrap_or(REQUEST_TIMEOUT);
+    let stream = context.duration(&at.field("request"), &given.request);
+    let request = stream.unwrap_or(REQUEST_TIMEOUT);
     let first_byte = context.duration(&at.field("firstByte"), &given.first_byte);
     let idle = context.duration(&at.field("idle"), &given.idle).unwrap_or(IDLE_TIMEOUT);
     if first_byte.is_some_and(|first| first > request) {
         context.add(&at.field("firstByte"), "is longer than `request`, so it could never fire");
     }
-    Timeouts { request, first_byte, idle }
+    Timeouts { request, stream, first_byte, idle }
 }
 
 fn auth(context: &mut Context, at: &Field<'_>, given: Option<&v1::Auth>, ai: bool) -> Auth {

@@ -88,6 +88,9 @@ fn a_route_means_what_the_contract_says() {
     assert!(!on.contains(Failure::Timeout) && !on.contains(Failure::Reset) && !on.contains(Failure::Status(404)));
     assert_eq!((chat.timeouts.request, chat.timeouts.idle), (Duration::from_secs(120), Duration::from_secs(60)));
     assert_eq!(chat.timeouts.first_byte, Some(Duration::from_secs(10)));
+    assert_eq!(chat.timeouts.stream, None, "a stream is bounded only where the route says so");
+    let bounded = route("{backends: [{provider: a}], timeouts: {request: 5m}}").timeouts;
+    assert_eq!((bounded.request, bounded.stream), (Duration::from_secs(300), Some(Duration::from_secs(300))));
     assert_eq!((chat.tokens.default, chat.tokens.max, chat.body_limit_bytes), (100, Some(100), 65_536));
     assert!(chat.auth.required && chat.auth.allows("any", "one") && chat.is_ai());
 }

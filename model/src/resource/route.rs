@@ -156,9 +156,11 @@ impl FailureSet {
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the request's headers to the answer's last byte. Of an event stream or a service's body only to the answer's
-    /// head: a stream that lives is not cut for its length, `idle` rules from there on.
+    /// From the request's headers to the answer's last byte; of an event stream or a service's body to the answer's head.
     pub request: Duration,
+    /// From the request's headers to the last byte of an event stream or a service's body: `request`, where the route names
+    /// it. Where it does not, a stream that lives is not cut for its length, and `idle` alone rules.
+    pub stream: Option<Duration>,
     /// From the request's end to the answer's first byte, for each attempt.
     pub first_byte: Option<Duration>,
     /// Without a byte in either direction.
