@@ -1,8 +1,8 @@
 //! From a credential to a consumer and its tenant, and whether the route is for them.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tollgate_llm::code;
-use tollgate_model::{Caller, ConfigView, Route};
+use tollgate_model::{Caller, ConfigView, Route, Timestamp};
 
 use crate::{clock, error::Rejection};
 
@@ -11,15 +11,17 @@ static API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// Who calls, if the route wants to know or the request says so. A credential of ours is removed from the headers.
 ///
-/// On an open route a foreign credential is the upstream's business: it is left alone.
+/// On an open route a foreign credential is the upstream's business: it is left alone, also beside one of ours.
 pub(crate) fn authenticate(
     view: &ConfigView,
     route: &Route,
     headers: &mut HeaderMap,
 ) -> Result<Option<Caller>, Rejection> {
-    let caller = identify(view, headers)?;
-    if route.auth.required || caller.is_some() {
+    let caller = identify(view, headers, route.auth.required)?;
+    if route.auth.required {
         remove_credentials(headers);
+    } else {
+        remove_ours(view, headers);
     }
     match &caller {
         Some(caller) if !route.auth.allows(&caller.tenant.name, &caller.consumer.name) => Err(denied()),
@@ -33,22 +35,59 @@ pub(crate) fn authenticate(
 
 /// The credentials are never sent on.
 pub(crate) fn remove_credentials(headers: &mut HeaderMap) {
-    for name in [&header::AUTHORIZATION, &X_API_KEY, &API_KEY] {
+    for name in places() {
         headers.remove(name);
     }
 }
 
-fn identify(view: &ConfigView, headers: &HeaderMap) -> Result<Option<Caller>, Rejection> {
-    let mut keys = given(headers);
-    let Some(key) = keys.next() else { return Ok(None) };
-    let now = clock::now();
-    let caller = view.authenticate(key, now);
-    for other in keys.filter(|other| *other != key) {
-        if caller.is_some() || view.authenticate(other, now).is_some() {
-            return Err(unknown("The request carries two different API keys."));
+fn places() -> [&'static HeaderName; 3] {
+    [&header::AUTHORIZATION, &X_API_KEY, &API_KEY]
+}
+
+/// Removes the values that hold a key of a consumer's, in whatever scheme and even if it has expired, and no other.
+fn remove_ours(view: &ConfigView, headers: &mut HeaderMap) {
+    let is_key = |text: &str| view.authenticate(text.trim(), Timestamp(0)).is_some();
+    let is_ours = |value: &HeaderValue| {
+        let Ok(text) = value.to_str() else { return false };
+        is_key(text) || text.trim().split_once(' ').is_some_and(|(_scheme, key)| is_key(key))
+    };
+    for name in places() {
+        if headers.get_all(name).iter().any(is_ours) {
+            let foreign: Vec<HeaderValue> =
+                headers.get_all(name).iter().filter(|value| !is_ours(value)).cloned().collect();
+            headers.remove(name);
+            for value in foreign {
+                headers.append(name, value);
+            }
         }
     }
-    Ok(caller)
+}
+
+/// Two keys of ours could mean two callers. Where one is needed, another key beside it is no less ambiguous.
+fn identify(view: &ConfigView, headers: &HeaderMap, required: bool) -> Result<Option<Caller>, Rejection> {
+    let now = clock::now();
+    let mut first = None;
+    let mut differ = false;
+    let mut known: Option<(&str, Caller)> = None;
+    for key in given(headers) {
+        differ |= *first.get_or_insert(key) != key;
+        if known.as_ref().is_some_and(|(other, _)| *other == key) {
+            continue;
+        }
+        if let Some(caller) = view.authenticate(key, now)
+            && known.replace((key, caller)).is_some()
+        {
+            return Err(two_keys());
+        }
+    }
+    match known {
+        Some(_) if required && differ => Err(two_keys()),
+        known => Ok(known.map(|(_, caller)| caller)),
+    }
+}
+
+fn two_keys() -> Rejection {
+    unknown("The request carries two different API keys.")
 }
 
 /// All API keys of a request: in `Authorization: Bearer`, `x-api-key` and `api-key`.

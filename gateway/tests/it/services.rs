@@ -94,6 +94,34 @@ async fn only_known_and_allowed_callers_get_in() {
 }
 
 #[tokio::test]
+async fn an_open_route_takes_our_credential_and_passes_on_its_upstreams() {
+    let upstream = fine("fine").await;
+    let old = "---\nkind: Consumer\nmetadata: {name: old}\nspec: {tenant: acme, credentials: [{apiKey: sk-old, expiresAt: '2020-01-01T00:00:00Z'}]}\n";
+    let cluster = Cluster::start(&(resources(&upstream, &upstream, "connectFailure") + old)).await;
+    for (headers, caller) in [
+        ("authorization: Bearer theirs\r\nx-api-key: sk-alice\r\n", Some("alice")),
+        ("x-api-key: theirs\r\nauthorization: Bearer sk-alice\r\n", Some("alice")),
+        ("x-api-key: theirs\r\nx-api-key: sk-alice\r\napi-key: sk-alice\r\n", Some("alice")),
+        ("authorization: Bearer theirs\r\napi-key: other\r\n", None),
+        ("authorization: Basic theirs\r\nx-api-key: sk-old\r\n", None),
+        ("authorization: sk-alice\r\nx-api-key: theirs\r\n", None),
+        ("authorization: Token sk-alice\r\nx-api-key: theirs\r\n", None),
+    ] {
+        assert_eq!(get(cluster.address, "/open", headers).await.status, 200, "{headers}");
+        let sent = upstream.requests().pop().unwrap();
+        assert!(sent.contains("theirs") && !sent.contains("sk-"), "{headers}: {sent}");
+        let told = sent.lines().find_map(|line| line.strip_prefix("x-consumer: "));
+        assert_eq!(told, caller, "{headers}: {sent}");
+    }
+    // Whose call is it?
+    let two = get(cluster.address, "/open", "x-api-key: sk-alice\r\nauthorization: Bearer sk-bob\r\n").await;
+    assert_eq!((two.status, two.code().as_str()), (401, "invalid_api_key"));
+    // Where a caller must be known, a second key could be read as another one further on.
+    let required = get(cluster.address, "/private", "x-api-key: sk-alice\r\nauthorization: Bearer theirs\r\n").await;
+    assert_eq!((required.status, required.code().as_str()), (401, "invalid_api_key"));
+}
+
+#[tokio::test]
 async fn a_fallback_takes_what_it_is_for() {
     let second = fine("second").await;
     let down = Upstream::always(Reply::Reset(String::new())).await;
