@@ -28,7 +28,9 @@ fn main() {
     }
     let request = parse(&short);
     let answer = Bytes::from(answer(1_000));
-    measure("read an answer of 1 KB", 1, || translate_answer(&request, Dialect::OpenAi, "mock", 0, &answer));
+    measure("read an answer of 1 KB", 1, || {
+        translate_answer(&request, Dialect::OpenAi, "mock", MaxTokens::Keep, 0, &answer)
+    });
     for (name, model) in [("", "mock"), (", text collected for the tokenizer", "gpt-4o")] {
         let events = stream(1_000);
         measure(&format!("relay one event of a stream{name}"), 1_000, || relay(&request, model, &events));
@@ -36,7 +38,7 @@ fn main() {
 }
 
 fn relay(request: &AiRequest, model: &str, events: &[Bytes]) -> usize {
-    let mut relay = StreamRelay::new(request, Dialect::OpenAi, model, 0);
+    let mut relay = StreamRelay::new(request, Dialect::OpenAi, model, MaxTokens::Keep, 0);
     events.iter().map(|event| relay.push(event).map_or(0, |emit| emit.byte_len())).sum()
 }
 

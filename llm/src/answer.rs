@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::dialect::{Dialect, Operation, anthropic, openai};
 use crate::json::JsonError;
 use crate::read::{self, Seen};
-use crate::request::AiRequest;
+use crate::request::{AiRequest, MaxTokens};
 use crate::usage::{Tally, Usage, UsageSource};
 
 /// A provider's answer, ready for the caller.
@@ -33,7 +33,7 @@ pub enum AnswerError {
 
 /// Reads a provider's whole answer (status 2xx, not a stream): its usage, and its body in the caller's dialect.
 ///
-/// `from` is the provider's dialect, `served_model` the name that was sent to it, `created` the time in seconds since
+/// `from` is the provider's dialect, `served_model` the name that was sent to it, with `max_tokens`, `created` the time in seconds since
 /// the epoch that a translated answer carries where the provider sent none. Usage that the provider does not report,
 /// or that is nonsense, is counted.
 ///
@@ -43,14 +43,15 @@ pub fn translate_answer(
     request: &AiRequest,
     from: Dialect,
     served_model: &str,
+    max_tokens: MaxTokens,
     created: u64,
     body: &Bytes,
 ) -> Result<Answer, AnswerError> {
     let text = std::str::from_utf8(body).map_err(|_| AnswerError::Garbage("not UTF-8".to_owned()))?;
-    let mut tally = Tally::without_count(request, served_model);
+    let mut tally = Tally::rough(request, served_model, max_tokens);
     let mut seen = read(request.operation(), from, text, &mut tally);
     if seen == Ok(Seen::Content) && !tally.is_reported() {
-        tally = Tally::new(request, served_model);
+        tally = Tally::new(request, served_model, max_tokens);
         seen = read(request.operation(), from, text, &mut tally);
     }
     match seen.map_err(|error| AnswerError::Garbage(error.to_string()))? {

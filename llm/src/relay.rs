@@ -7,7 +7,7 @@ use crate::emit::Emit;
 use crate::error::ApiError;
 use crate::json::JsonError;
 use crate::read::{self, Seen};
-use crate::request::AiRequest;
+use crate::request::{AiRequest, MaxTokens};
 use crate::sse::{Event, Framed, Framer, TooLarge};
 use crate::usage::{Tally, Usage, UsageSource};
 
@@ -64,10 +64,16 @@ enum State {
 }
 
 impl StreamRelay {
-    /// A relay for the answer to `request` from a provider that speaks `from` and was asked for `served_model`.
-    /// `created` is the time in seconds since the epoch that translated events carry.
+    /// A relay for the answer to `request` from a provider that speaks `from` and was asked for `served_model` with
+    /// `max_tokens`. `created` is the time in seconds since the epoch that translated events carry.
     #[must_use]
-    pub fn new(request: &AiRequest, from: Dialect, served_model: &str, created: u64) -> StreamRelay {
+    pub fn new(
+        request: &AiRequest,
+        from: Dialect,
+        served_model: &str,
+        max_tokens: MaxTokens,
+        created: u64,
+    ) -> StreamRelay {
         let dialect = request.dialect();
         let format = match (from, request.operation()) {
             (Dialect::Anthropic, _) => Format::Messages,
@@ -78,7 +84,7 @@ impl StreamRelay {
             dialect,
             format,
             framer: Framer::default(),
-            tally: Tally::new(request, served_model),
+            tally: Tally::new(request, served_model, max_tokens),
             translator: (from != dialect).then(|| Translator::new(request, served_model, created)),
             hide_usage: format == Format::Chunks && !request.client_wants_usage(),
             state: State::Open,
@@ -162,12 +168,13 @@ impl StreamRelay {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let usage = self.tally.usage();
-        let counted = self.tally.counter.total();
-        if self.is_complete() || usage.output >= counted {
+        if self.is_complete() {
             return usage;
         }
         // Some servers report as they go: of a stream that was cut, the last report may be from its beginning.
-        Usage { output: counted, source: UsageSource::Counted, ..usage }
+        let counted = self.tally.counter.total();
+        let usage = Usage { clamped: self.tally.reported.nonsense, ..usage };
+        if usage.output >= counted { usage } else { Usage { output: counted, source: UsageSource::Counted, ..usage } }
     }
 
     /// Output tokens so far, estimated from what went by; cheap enough to ask after every chunk.

@@ -168,6 +168,11 @@ impl AiRequest {
         estimate::input_bound(&self.0.measure, served_model, text)
     }
 
+    /// The same, and never counts by itself: not above [`input_bound`](Self::input_bound) where that has been asked.
+    pub(crate) fn most_input(&self, served_model: &str) -> u64 {
+        estimate::input_bound(&self.0.measure, served_model, self.counted_text(served_model))
+    }
+
     /// Whether [`input_bound`](Self::input_bound) for this model belongs on a blocking thread: its vocabulary is not
     /// loaded yet, or the text is long.
     #[must_use]
@@ -183,9 +188,14 @@ impl AiRequest {
     /// [`input_bound`](Self::input_bound) has counted it for this model; never counts by itself.
     #[must_use]
     pub fn input_estimate(&self, served_model: &str) -> u64 {
+        estimate::input_estimate(&self.0.measure, self.counted_text(served_model))
+    }
+
+    /// Tokens of the text, where they have been counted for this model.
+    fn counted_text(&self, served_model: &str) -> Option<u64> {
         let vocabulary = Vocabulary::of(served_model);
         let counted = self.0.text_tokens.get().filter(|(counted, _)| Some(*counted) == vocabulary);
-        estimate::input_estimate(&self.0.measure, counted.map(|(_, tokens)| *tokens))
+        counted.map(|(_, tokens)| *tokens)
     }
 
     /// Whether a provider of that dialect can serve the operation at all, whatever its fields.

@@ -19,8 +19,9 @@ pub struct Usage {
     pub reasoning: u64,
     /// Who says so.
     pub source: UsageSource,
-    /// The provider's figures were nonsense (negative, beyond any request, parts larger than the whole) and were
-    /// brought to sane values: what was counted, or the whole for a part.
+    /// The provider's figures were nonsense (negative, none at all where there is text, far less than the text, more than
+    /// the request allows, parts larger than the whole) and were brought to sane values: what was counted, the most
+    /// that the request allows, or the whole for a part.
     pub clamped: bool,
 }
 
@@ -52,8 +53,14 @@ mod reported;
 pub(crate) use counter::Counter;
 pub(crate) use reported::Reported;
 
-use crate::request::AiRequest;
+use crate::request::{AiRequest, MaxTokens};
 use crate::tokens::Vocabulary;
+
+/// Text is four bytes a token where no vocabulary says more. Nothing that is written averages eight times that (only
+/// long runs of one character do), so a provider that claims less has not counted this answer.
+const LEAST_SHARE: u64 = 8;
+/// Below so many tokens an estimate proves nothing but that there was text.
+const FEW_TOKENS: u64 = 64;
 
 /// What is known of one answer so far: what the provider reported, and what was counted.
 #[derive(Debug)]
@@ -63,50 +70,81 @@ pub(crate) struct Tally {
     pub(crate) model: Option<String>,
     counted_input: u64,
     has_output: bool,
+    /// The most that the request can have used: what was reserved for it is not less.
+    most_input: u64,
+    most_output: u64,
 }
 
 impl Tally {
-    /// A tally that counts what goes by, in case the provider does not report it in the end.
-    pub(crate) fn new(request: &AiRequest, served_model: &str) -> Tally {
-        Tally { counter: Counter::new(Vocabulary::of(served_model)), ..Tally::without_count(request, served_model) }
+    /// A tally that counts what goes by, in case the provider does not report it in the end, or not sanely.
+    pub(crate) fn new(request: &AiRequest, served_model: &str, max_tokens: MaxTokens) -> Tally {
+        let counter = Counter::new(Vocabulary::of(served_model));
+        Tally { counter, ..Tally::rough(request, served_model, max_tokens) }
     }
 
-    /// A tally that only takes what the provider reports.
-    pub(crate) fn without_count(request: &AiRequest, served_model: &str) -> Tally {
+    /// A tally that only estimates what goes by: enough to see whether what the provider reports can be.
+    pub(crate) fn rough(request: &AiRequest, served_model: &str, max_tokens: MaxTokens) -> Tally {
+        let most_output = match max_tokens {
+            MaxTokens::Set(max) => Some(request.output_bound_with(max)),
+            MaxTokens::Keep => request.output_bound(),
+        };
         Tally {
             reported: Reported::default(),
-            counter: Counter::off(),
+            counter: Counter::new(None),
             model: None,
             counted_input: request.input_estimate(served_model),
             has_output: request.has_output(),
+            most_input: request.most_input(served_model),
+            most_output: most_output.unwrap_or(u64::MAX),
         }
     }
 
-    /// Whether the provider has reported all there is to know.
+    /// Whether the provider has reported all there is to know, and all of it can be.
     pub(crate) fn is_reported(&self) -> bool {
-        self.reported.input().is_some() && (self.reported.output.is_some() || !self.has_output)
+        let counted = self.counter.total();
+        let output = self.reported.output.is_some_and(|output| self.is_credible(output, counted));
+        self.input().is_some() && (!self.has_output || output && self.reported.output <= Some(self.most_output))
     }
 
-    /// The best that is known: each figure the provider's where it is there and sane, else the counted one.
+    /// The best that is known: each figure the provider's where it is there and sane, else the counted one. What can't
+    /// have been used is not believed: no more than was reserved, unless the text is there to show for it.
     pub(crate) fn usage(&self) -> Usage {
         let reported = &self.reported;
-        let counted_output = || if self.has_output { self.counter.total() } else { 0 };
-        let input = reported.input().unwrap_or(self.counted_input);
-        let output = reported.output.unwrap_or_else(counted_output);
+        let counted = if self.has_output { self.counter.total() } else { 0 };
+        let credible = reported.output.filter(|output| self.is_credible(*output, counted));
+        let input = self.input().unwrap_or(self.counted_input).min(self.most_input);
+        let output = credible.map_or(counted, |output| output.min(self.most_output.max(counted)));
         let (cached_input, cache_write) = (reported.cached.unwrap_or(0), reported.cache_write.unwrap_or(0));
         let reasoning = reported.reasoning.unwrap_or(0);
         let oversize = cached_input.saturating_add(cache_write) > input || reasoning > output;
+        let disbelieved = differs(reported.input(), input) || self.has_output && differs(reported.output, output);
         let cached_input = cached_input.min(input);
+        let is_provided = self.input().is_some() && (credible.is_some() || !self.has_output);
         Usage {
             input,
             cached_input,
             cache_write: cache_write.min(input - cached_input),
             output,
             reasoning: reasoning.min(output),
-            source: if self.is_reported() { UsageSource::Provider } else { UsageSource::Counted },
-            clamped: reported.nonsense || oversize,
+            source: if is_provided { UsageSource::Provider } else { UsageSource::Counted },
+            clamped: reported.nonsense || oversize || disbelieved,
         }
     }
+
+    /// No request is without input: a provider that says so has not counted.
+    fn input(&self) -> Option<u64> {
+        self.reported.input().filter(|input| *input > 0)
+    }
+
+    /// Whether an answer of which so much was counted can have so little output.
+    fn is_credible(&self, output: u64, counted: u64) -> bool {
+        let little = output.saturating_mul(LEAST_SHARE) < counted && counted > FEW_TOKENS;
+        !self.has_output || counted == 0 || output > 0 && !little
+    }
+}
+
+fn differs(reported: Option<u64>, taken: u64) -> bool {
+    reported.is_some_and(|reported| reported != taken)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ async fn whole(
         return Err(Failed::garbage(Rejection::upstream_error("The provider's answer is too large.")));
     };
     let dialect = provider::dialect(sent.provider.provider.dialect);
-    let answer = translate_answer(sent.request, dialect, sent.model, clock::now_seconds(), &body);
+    let answer = translate_answer(sent.request, dialect, sent.model, sent.max_tokens, clock::now_seconds(), &body);
     let answer = answer.map_err(|error| Failed::garbage(garbage(error)))?;
     if let Some(call) = call.take() {
         call.settle(answer.usage, Outcome::Settled, 200);
@@ -87,7 +87,7 @@ async fn stream(
         return Err(Failed::garbage(Rejection::upstream_error("The provider did not answer with a stream of events.")));
     }
     let dialect = provider::dialect(sent.provider.provider.dialect);
-    let mut relay = StreamRelay::new(sent.request, dialect, sent.model, clock::now_seconds());
+    let mut relay = StreamRelay::new(sent.request, dialect, sent.model, sent.max_tokens, clock::now_seconds());
     let emit = first_words(&mut body, &mut relay, sent.first_byte).await?;
     let Some(mut call) = call.take() else { return Err(Failed::from(SendError::Reset)) };
     call.first_chunk();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Response;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
-use tollgate_llm::AiRequest;
+use tollgate_llm::{AiRequest, MaxTokens};
 use tollgate_model::{Failure, RouteAction, UpstreamRef};
 use tollgate_quota::{Attribution, Outcome};
 
@@ -38,6 +38,7 @@ pub(super) struct Sent<'a> {
     pub(super) request: &'a AiRequest,
     pub(super) provider: &'a ProviderUpstream,
     pub(super) model: &'a str,
+    pub(super) max_tokens: MaxTokens,
     /// For the whole answer.
     pub(super) deadline: Instant,
     /// For the first byte of it.
@@ -97,7 +98,7 @@ async fn attempt(
     exchange: &mut Exchange,
     request: &AiRequest,
     candidate: &Candidate,
-    max_tokens: tollgate_llm::MaxTokens,
+    max_tokens: MaxTokens,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let provider = upstream(exchange, candidate)?;
@@ -112,7 +113,7 @@ async fn attempt(
     let timeouts = exchange.plan.route.timeouts;
     let deadline = exchange.record.started() + timeouts.request;
     let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(Instant::now() + within));
-    let sent = Sent { request, provider: &provider, model: &model, deadline, first_byte };
+    let sent = Sent { request, provider: &provider, model: &model, max_tokens, deadline, first_byte };
     let head = timeout_at(first_byte, exchange.shared.pool.send(Wire::Negotiated, outgoing)).await;
     let head: Response<Incoming> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
     answer::read(exchange, sent, head, call).await

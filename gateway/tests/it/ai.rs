@@ -166,6 +166,26 @@ async fn usage_that_can_not_be_is_brought_to_sense_and_shows_in_a_metric() {
 }
 
 #[tokio::test]
+async fn no_provider_can_make_an_answer_free_or_endlessly_dear_by_its_claims() {
+    let of_text = |usage: &str| USAGE.replace("\"completion_tokens\":3", &format!("\"completion_tokens\":{usage}"));
+    for (claimed, output, counted) in [("0", 1..100, true), ("9000000", 100..101, false), ("3", 3..4, false)] {
+        let whole = completion(9, 3).replace("\"completion_tokens\":3", &format!("\"completion_tokens\":{claimed}"));
+        let streamed = events(&[EVENT, LAST, &of_text(claimed), DONE]) + "0\r\n\r\n";
+        for (reply, body) in [(json(&whole), BODY), (streamed, STREAM)] {
+            let upstream = Upstream::always(Reply::Keep(reply)).await;
+            let cluster = Cluster::start(&provider(&upstream, "openai")).await;
+            let got = call(cluster.address, CHAT, body).await;
+            assert_eq!(got.status, 200, "{}", got.raw);
+            let settled = cluster.settled(1).await.remove(0);
+            assert_eq!((settled.outcome, settled.usage.counted), (Outcome::Settled, counted), "{claimed}: {settled:?}");
+            assert!(output.contains(&settled.usage.output_tokens), "{claimed}: {settled:?}");
+            let flagged = cluster.metrics().contains("tollgate_upstream_usage_clamped_total{provider=\"first\"} 1");
+            assert_eq!(flagged, claimed != "3", "{claimed}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn garbage_is_a_502_in_bounded_memory() {
     let gzip =
         "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\ncontent-type: application/json\r\n\r\nabcd";

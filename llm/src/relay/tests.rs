@@ -5,7 +5,7 @@ use super::*;
 fn relay(operation: Operation, from: Dialect, extra: &str) -> StreamRelay {
     let body =
         format!(r#"{{"model":"m","stream":true,"messages":[{{"role":"user","content":"hi"}}],"input":"x"{extra}}}"#);
-    StreamRelay::new(&AiRequest::parse(operation, body.into()).unwrap(), from, "m", 0)
+    StreamRelay::new(&AiRequest::parse(operation, body.into()).unwrap(), from, "m", MaxTokens::Keep, 0)
 }
 
 fn chat() -> StreamRelay {

@@ -12,7 +12,6 @@ const FOLD_BYTES: usize = 4_096;
 /// stalls a stream.
 #[derive(Debug)]
 pub(crate) struct Counter {
-    on: bool,
     vocabulary: Option<Vocabulary>,
     folded: u64,
     buffer: String,
@@ -22,19 +21,11 @@ pub(crate) struct Counter {
 
 impl Counter {
     pub(crate) fn new(vocabulary: Option<Vocabulary>) -> Counter {
-        Counter { on: true, vocabulary, folded: 0, buffer: String::new(), ascii_bytes: 0, other_bytes: 0 }
-    }
-
-    /// A counter of nothing.
-    pub(crate) fn off() -> Counter {
-        Counter { on: false, ..Counter::new(None) }
+        Counter { vocabulary, folded: 0, buffer: String::new(), ascii_bytes: 0, other_bytes: 0 }
     }
 
     /// Takes a piece of output text.
     pub(crate) fn text(&mut self, text: Str<'_>) {
-        if !self.on {
-            return;
-        }
         let (ascii, other) = text.sizes();
         self.ascii_bytes += ascii;
         self.other_bytes += other;

@@ -7,7 +7,7 @@ use crate::read;
 fn tally(operation: Operation, model: &str) -> Tally {
     let body =
         Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"12345678"}],"input":"12345678"}"#);
-    Tally::new(&AiRequest::parse(operation, body).unwrap(), model)
+    Tally::new(&AiRequest::parse(operation, body).unwrap(), model, MaxTokens::Keep)
 }
 
 fn chat(usage: &str) -> Usage {
@@ -49,6 +49,63 @@ fn a_part_is_never_more_than_the_whole() {
     );
     assert_eq!((usage.cached_input, usage.reasoning, usage.clamped), (10, 5, true));
     assert_eq!(usage.source, UsageSource::Provider);
+}
+
+#[test]
+fn a_claim_of_nothing_is_not_believed_where_there_is_text() {
+    for (figures, input, output) in [((0, 5), 8, 5), ((10, 0), 10, 2), ((0, 0), 8, 2)] {
+        let usage = chat(&format!(r#"{{"prompt_tokens":{},"completion_tokens":{}}}"#, figures.0, figures.1));
+        assert_eq!((usage.input > 3, usage.output), (true, output), "{figures:?}");
+        assert!(figures.0 == 0 || usage.input == input, "{figures:?}: {usage:?}");
+        assert_eq!((usage.source, usage.clamped), (UsageSource::Counted, true), "{figures:?}");
+    }
+    let mut silent = tally(Operation::ChatCompletions, "m");
+    read::chunk(
+        r#"{"choices":[{"message":{"content":""}}],"usage":{"prompt_tokens":9,"completion_tokens":0}}"#,
+        &mut silent,
+    )
+    .unwrap();
+    let usage = silent.usage();
+    assert_eq!((usage.output, usage.source, usage.clamped), (0, UsageSource::Provider, false), "there was no text");
+}
+
+#[test]
+fn a_claim_far_below_the_text_is_not_believed() {
+    let claim = |claimed: u64| {
+        let mut tally = tally(Operation::ChatCompletions, "m");
+        let text = "1234 ".repeat(800); // a thousand tokens by their bytes
+        let usage = format!(r#"{{"prompt_tokens":10,"completion_tokens":{claimed}}}"#);
+        let answer = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}],"usage":{usage}}}"#);
+        read::chunk(&answer, &mut tally).unwrap();
+        assert_eq!(tally.is_reported(), tally.usage().source == UsageSource::Provider);
+        (tally.usage().output, tally.usage().source, tally.usage().clamped)
+    };
+    assert_eq!(claim(80), (1_000, UsageSource::Counted, true), "a tenth of what it was, claimed by its words");
+    assert_eq!(claim(125), (125, UsageSource::Provider, false), "few, but not impossible");
+    assert_eq!(claim(5_000), (5_000, UsageSource::Provider, false), "reasoning is not seen");
+}
+
+#[test]
+fn a_claim_beyond_what_the_request_allows_is_brought_down_to_that() {
+    let body = r#"{"model":"m","max_tokens":100,"messages":[{"role":"user","content":"12345678"}]}"#;
+    let request = AiRequest::parse(Operation::ChatCompletions, body.into()).unwrap();
+    let claim = |max_tokens, words: usize, input: u64, output: u64| {
+        let mut tally = Tally::new(&request, "m", max_tokens);
+        let usage = format!(r#"{{"prompt_tokens":{input},"completion_tokens":{output}}}"#);
+        let text = "1234".repeat(words);
+        let answer = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}],"usage":{usage}}}"#);
+        read::chunk(&answer, &mut tally).unwrap();
+        let usage = tally.usage();
+        assert_eq!(usage.source, UsageSource::Provider);
+        (usage.input, usage.output, usage.clamped)
+    };
+    let bound = request.input_bound("m");
+    assert_eq!(claim(MaxTokens::Keep, 10, bound, 100), (bound, 100, false));
+    assert_eq!(claim(MaxTokens::Keep, 10, bound + 1, 100), (bound, 100, true));
+    assert_eq!(claim(MaxTokens::Keep, 10, 9, 101), (9, 100, true));
+    assert_eq!(claim(MaxTokens::Set(40), 10, 9, 100), (9, 40, true));
+    assert_eq!(claim(MaxTokens::Keep, 300, 9, 250), (9, 250, false), "the text is there to show for it");
+    assert_eq!(claim(MaxTokens::Keep, 300, 9, 900), (9, 300, true), "for so much of it, that is");
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Case {
 
     /// Relays the chunks; what the caller has got in the end, an error event included.
     pub(crate) fn relay<'a>(&self, chunks: impl Iterator<Item = &'a [u8]>) -> (String, Usage) {
-        let mut relay = StreamRelay::new(&self.request, self.provider, &self.model, CREATED);
+        let mut relay = StreamRelay::new(&self.request, self.provider, &self.model, MaxTokens::Keep, CREATED);
         let mut out = Vec::new();
         let run = || -> Result<(), StreamError> {
             for chunk in chunks {
@@ -122,7 +122,8 @@ fn requests_are_sent_as_recorded() {
 fn answers_are_brought_back_as_recorded() {
     for case in Case::all() {
         let Ok(body) = fs::read(case.directory.join("answer.json")) else { continue };
-        let answer = translate_answer(&case.request, case.provider, &case.model, CREATED, &body.into());
+        let answer =
+            translate_answer(&case.request, case.provider, &case.model, MaxTokens::Keep, CREATED, &body.into());
         let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", case.name()));
         case.check("answer.client.json", &case.readable(&answer.body));
         case.check_usage(answer.usage);

@@ -194,16 +194,23 @@ fn an_answer_that_is_none_is_an_error() {
         for from in [Dialect::OpenAi, Dialect::Anthropic] {
             for garbage in ["", "<html></html>", "[]", "{}", "{\"choices\":", "{\"type\":\"message\"}", "\u{1}", "null"]
             {
-                let answer = translate_answer(request, from, "m", 0, &Bytes::copy_from_slice(garbage.as_bytes()));
+                let answer = translate_answer(
+                    request,
+                    from,
+                    "m",
+                    MaxTokens::Keep,
+                    0,
+                    &Bytes::copy_from_slice(garbage.as_bytes()),
+                );
                 assert!(matches!(answer, Err(AnswerError::Garbage(_))), "{garbage:?} from {from:?}: {answer:?}");
             }
             let error = Bytes::from_static(br#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#);
-            let answer = translate_answer(request, from, "m", 0, &error);
+            let answer = translate_answer(request, from, "m", MaxTokens::Keep, 0, &error);
             assert_eq!(answer, Err(AnswerError::Upstream("busy".to_owned())));
         }
     }
     let not_utf8 = Bytes::from_static(b"{\"choices\":[{\"text\":\"\xff\"}]}");
-    assert!(translate_answer(&chat, Dialect::OpenAi, "m", 0, &not_utf8).is_err());
+    assert!(translate_answer(&chat, Dialect::OpenAi, "m", MaxTokens::Keep, 0, &not_utf8).is_err());
 }
 
 proptest! {
@@ -227,10 +234,10 @@ proptest! {
                     prop_assert_eq!(&sent["model"], "served");
                 }
                 let answer = json!({"choices": [value.clone()], "content": [value.clone()], "type": "message", key: value.clone()});
-                let _ = translate_answer(&request, to, "m", 0, &answer.to_string().into());
+                let _ = translate_answer(&request, to, "m", MaxTokens::Keep, 0, &answer.to_string().into());
                 let event = format!("data: {}\n\n", json!({"type": "content_block_delta", "delta": value.clone(),
                     "choices": [{"delta": value.clone()}], key: value.clone()}));
-                let _ = StreamRelay::new(&request, to, "m", 0).push(&event.into());
+                let _ = StreamRelay::new(&request, to, "m", MaxTokens::Keep, 0).push(&event.into());
             }
             prop_assert!(request.input_bound("m") >= request.input_estimate("m") / 2);
         }
