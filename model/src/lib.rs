@@ -41,5 +41,5 @@ pub use resource::{
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};
 pub use units::{Currency, Money, Tokens, format_size, parse_size};
-pub use view::{Caller, ConfigView};
+pub use view::{Caller, ConfigView, keys_missing_here};
 pub use window::Window;

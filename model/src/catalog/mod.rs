@@ -17,6 +17,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use references::{Reference, missing, references_of};
 pub use rows::ROW_PREFIX;
 use tollgate_proto::{
     state::v1::{ConfigChange, ConfigOutcome},
@@ -176,7 +177,9 @@ fn has_labels(resource: &v1::Resource, selector: &BTreeMap<String, String>) -> b
     selector.iter().all(|(name, value)| labels.is_some_and(|labels| labels.get(name) == Some(value)))
 }
 
-fn without_version(resource: &v1::Resource) -> v1::Resource {
+/// The resource without its `metadata.resourceVersion`.
+#[must_use]
+pub fn without_version(resource: &v1::Resource) -> v1::Resource {
     let mut resource = resource.clone();
     if let Some(metadata) = metadata_mut(&mut resource) {
         metadata.resource_version = None;

@@ -11,11 +11,13 @@ use tollgate_proto::{
 };
 
 use super::{
-    Catalog, Change, Decision, Stored, credential_hashes, has_labels, references::references, without_version,
+    Catalog, Change, Decision, Stored, credential_hashes, has_labels,
+    references::{missing, references},
+    without_version,
 };
 use crate::{
     Kind, LogIndex, Name,
-    check::{identity, metadata_mut},
+    check::{identity, kind_and_name, metadata_mut},
     nearest::hint,
     secret::has_plain_secret,
 };
@@ -31,7 +33,7 @@ pub(super) fn plan(catalog: &Catalog, at: LogIndex, change: &ConfigChange) -> De
     if change.prune {
         plan.prune(change);
     }
-    plan.check_references();
+    plan.check_references(&change.puts);
     plan.check_deleted();
     plan.check_credentials();
     plan.decide()
@@ -121,6 +123,9 @@ impl Plan<'_> {
         let message = match (expected, current) {
             (0, current) => format!("is there already, with version {current}"),
             (expected, 0) => format!("was changed since version {expected}: it is not there any more"),
+            (expected, current) if expected > current => {
+                format!("version {expected} is later than its last, {current}: was it read from another cluster?")
+            }
             (expected, current) => format!("was changed since version {expected}: it has version {current} now"),
         };
         self.outcome.conflict = true;
@@ -144,32 +149,33 @@ impl Plan<'_> {
         }
     }
 
-    /// Whatever is put refers to what will be there.
-    fn check_references(&mut self) {
+    /// Whatever is put refers to what will be there. What is wrong otherwise is looked at all the same.
+    fn check_references(&mut self, puts: &[PutResource]) {
+        let named = |resource| kind_and_name(resource).map(|(kind, name)| (kind, name, resource));
+        let mut resources: Vec<_> = puts.iter().filter_map(|put| named(put.resource.as_ref()?)).collect();
+        resources.sort_by_key(|(kind, name, _)| (*kind, *name));
         let mut wrong = Vec::new();
-        for ((kind, name), stored) in &self.after {
-            let Some(stored) = stored else { continue };
-            references(&stored.resource, &mut |field, target, text| {
+        for (kind, name, resource) in resources {
+            references(resource, &mut |field, target, text| {
                 if let Some(message) = self.missing(target, text) {
-                    wrong.push((*kind, name.clone(), field.to_string(), message));
+                    wrong.push((kind, name, field.to_string(), message));
                 }
             });
         }
         for (kind, name, field, message) in wrong {
-            self.problem(Some(kind), &name, &field, &message);
+            self.problem(Some(kind), name, &field, &message);
         }
     }
 
     fn missing(&self, kind: Kind, name: &str) -> Option<String> {
-        let what = kind.singular();
         match self.after.get(&(kind, Name::new(name))) {
             Some(Some(_)) => None,
-            Some(None) => Some(format!("{what} `{name}` is deleted by the same change")),
+            Some(None) => Some(format!("{} `{name}` is deleted by the same change", kind.singular())),
             None if self.catalog.get(kind, name).is_some() => None,
             None => {
                 let put = self.after.iter().filter(|((other, _), after)| *other == kind && after.is_some());
                 let known = self.catalog.kind(kind).keys().chain(put.map(|((_, name), _)| name)).map(Name::as_str);
-                Some(format!("there is no {what} `{name}`{}", hint(name, known)))
+                Some(missing(kind, name, known))
             }
         }
     }

@@ -2,14 +2,42 @@
 
 use tollgate_proto::v1::{self, resource::Kind as Raw};
 
-use crate::{Field, Kind};
+use crate::{Field, Kind, nearest::hint};
+
+/// A resource that another one refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// Where from: `spec.backends[0].provider`.
+    pub field: String,
+    /// What must be there.
+    pub kind: Kind,
+    /// And what it must be called.
+    pub name: String,
+}
+
+/// Every reference of a resource, in the order of its fields.
+#[must_use]
+pub fn references_of(resource: &v1::Resource) -> Vec<Reference> {
+    let mut all = Vec::new();
+    references(resource, &mut |field, kind, name| {
+        all.push(Reference { field: field.to_string(), kind, name: name.to_owned() });
+    });
+    all
+}
+
+/// What is said of a reference to nothing, when `known` is all that there is of its kind.
+pub fn missing<'a>(kind: Kind, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    format!("there is no {} `{name}`{}", kind.singular(), hint(name, known))
+}
 
 /// Calls `found` with the field, the kind and the name of every reference.
 pub(super) fn references(resource: &v1::Resource, found: &mut dyn FnMut(&Field<'_>, Kind, &str)) {
     let spec = Field::root("spec");
     match &resource.kind {
         Some(Raw::Route(it)) => it.spec.iter().for_each(|it| route(it, &spec, found)),
-        Some(Raw::Consumer(it)) => it.spec.iter().for_each(|it| found(&spec.field("tenant"), Kind::Tenant, &it.tenant)),
+        Some(Raw::Consumer(it)) => {
+            it.spec.iter().for_each(|it| named(&it.tenant, &spec.field("tenant"), Kind::Tenant, found));
+        }
         Some(Raw::Limit(it)) => {
             let at = spec.field("match");
             for it in it.spec.iter().flat_map(|spec| &spec.r#match) {
@@ -46,16 +74,19 @@ fn route(route: &v1::RouteSpec, spec: &Field<'_>, found: &mut dyn FnMut(&Field<'
 }
 
 fn upstream(provider: &str, service: &str, at: &Field<'_>, found: &mut dyn FnMut(&Field<'_>, Kind, &str)) {
-    if !provider.is_empty() {
-        found(&at.field("provider"), Kind::Provider, provider);
-    }
-    if !service.is_empty() {
-        found(&at.field("service"), Kind::Service, service);
+    named(provider, &at.field("provider"), Kind::Provider, found);
+    named(service, &at.field("service"), Kind::Service, found);
+}
+
+/// What has no name refers to nothing: that it should is for the check to say.
+fn named(name: &str, at: &Field<'_>, kind: Kind, found: &mut dyn FnMut(&Field<'_>, Kind, &str)) {
+    if !name.is_empty() {
+        found(at, kind, name);
     }
 }
 
 fn each(names: &[String], at: &Field<'_>, kind: Kind, found: &mut dyn FnMut(&Field<'_>, Kind, &str)) {
     for (n, name) in names.iter().enumerate() {
-        found(&at.index(n), kind, name);
+        named(name, &at.index(n), kind, found);
     }
 }

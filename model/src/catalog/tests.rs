@@ -146,9 +146,10 @@ fn an_older_version_is_a_conflict() {
         route
     };
     assert_eq!(actions(&catalog.apply(LogIndex(2), &put([with(1)]))), ["unchanged Route chat 1"]);
-    for (version, message) in
-        [(7, "was changed since version 7: it has version 1 now"), (0, "is there already, with version 1")]
-    {
+    for (version, message) in [
+        (7, "version 7 is later than its last, 1: was it read from another cluster?"),
+        (0, "is there already, with version 1"),
+    ] {
         let decision = catalog.apply(LogIndex(2), &put([with(version)]));
         assert!(decision.outcome.conflict);
         assert_eq!(problems(&decision), [format!("Route chat metadata.resourceVersion: {message}")]);
@@ -295,4 +296,43 @@ fn an_export_applies_cleanly_to_an_empty_catalog() {
     assert_eq!(catalog.list(None, &one).count(), 2);
     assert_eq!(catalog.list(Some(Kind::Route), &one).count(), 1);
     assert_eq!(catalog.list(Some(Kind::Tenant), &one).count(), 0);
+}
+
+#[test]
+fn references_to_nothing_are_told_beside_everything_else() {
+    let catalog = catalog();
+    let mut nameless = route("x", "nowhere");
+    metadata_mut(&mut nameless).unwrap().name.clear();
+    let change = put([route("chat", "openia"), route("chat", "nobody"), nameless, consumer("alice", "x")]);
+    let found = problems(&catalog.plan(LogIndex(2), &change));
+    for part in [
+        "Route chat : is there twice",
+        "Route chat spec.backends[0].provider: there is no provider `openia` (did you mean `openai`?)",
+        "Route chat spec.backends[0].provider: there is no provider `nobody`",
+        "Route  spec.backends[0].provider: there is no provider `nowhere`",
+    ] {
+        assert!(found.iter().any(|problem| problem.starts_with(part)), "{part}: {found:#?}");
+    }
+    assert!(!found.iter().any(|problem| problem.contains("alice")), "{found:#?}");
+}
+
+#[test]
+fn a_version_that_never_was_is_told_from_one_that_was_overtaken() {
+    let mut catalog = catalog();
+    catalog.apply(LogIndex(5), &put([route("chat", "openai"), route("other", "openai")]));
+    let with = |version| {
+        let mut resource = route("other", "openai");
+        metadata_mut(&mut resource).unwrap().resource_version = Some(version);
+        problems(&catalog.plan(LogIndex(6), &put([resource]))).remove(0)
+    };
+    assert!(with(3).ends_with("was changed since version 3: it has version 5 now"), "{}", with(3));
+    assert!(with(9).ends_with("version 9 is later than its last, 5: was it read from another cluster?"), "{}", with(9));
+}
+
+#[test]
+fn every_reference_names_its_field() {
+    let all = references_of(&consumer("alice", "x"));
+    assert_eq!(all, [Reference { field: "spec.tenant".into(), kind: Kind::Tenant, name: "acme".into() }]);
+    assert_eq!(references_of(&route("chat", "openai"))[0].field, "spec.backends[0].provider");
+    assert_eq!(references_of(&resource("kind: Consumer\nmetadata: {name: x}\nspec: {}\n")), []);
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Billing, BillingMode, Checked, Consumer, Credential, Currency, Field, Kind, Name, Problems, Tenant, TimeZone,
-    secret,
+    Timestamp, secret,
 };
 
 /// Longer than any issuer's tokens.
@@ -80,8 +80,17 @@ pub(super) fn consumer(raw: &v1::Consumer) -> Result<Checked, Problems> {
     context.finish(Checked::Consumer(Arc::new(Consumer { name, version, tenant, credentials })))
 }
 
+/// What is wrong is not shown: a key is easily written in the wrong field.
+fn expiry(context: &mut Context, at: &Field<'_>, text: &str) -> Option<Timestamp> {
+    if text.is_empty() {
+        return None;
+    }
+    let wrong = |_| "is not an RFC 3339 time from 1970 on, such as 2027-01-01T00:00:00Z";
+    context.keep(at, Timestamp::parse(text).map_err(wrong))
+}
+
 fn credential(context: &mut Context, at: &Field<'_>, raw: &v1::Credential) -> Option<Credential> {
-    let expires_at = context.timestamp(&at.field("expiresAt"), &raw.expires_at);
+    let expires_at = expiry(context, &at.field("expiresAt"), &raw.expires_at);
     match (raw.api_key.as_str(), raw.hash.as_str()) {
         ("", "") => context.add(at, "must have `apiKey`"),
         (api_key, "") => {

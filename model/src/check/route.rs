@@ -6,7 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tollgate_proto::v1;
 
-use super::{context::Context, route_match, upstream::served_model};
+use super::{
+    context::{
+        Context,
+        Value::{Is, NotYet},
+    },
+    route_match,
+    upstream::served_model,
+};
 use crate::{
     Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Route, RouteAction, Timeouts, TokenPolicy,
     UpstreamRef, nearest::hint,
@@ -38,6 +45,10 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let auth = auth(&mut context, &spec.field("auth"), given.auth.as_ref(), ai);
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
+    context.word(&spec.field("onAbort"), &given.on_abort, &[("cut", Is(())), ("drain", NotYet)]);
+    if !given.on_abort.is_empty() && given.backends.is_empty() {
+        context.add(&spec.field("onAbort"), "needs `backends`: there is no call to an upstream without");
+    }
     let (name, version) = (context.name.clone(), context.version);
     let checked = |action| Route { name, version, hosts, matches, action, timeouts, auth, tokens, body_limit_bytes };
     let route = action.map(checked);

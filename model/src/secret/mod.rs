@@ -11,7 +11,7 @@ mod seal;
 use std::fmt;
 
 pub use key::{ClusterKey, KeyFileError};
-pub use prepare::{has_plain_secret, prepare};
+pub use prepare::{has_plain_secret, prepare, without_plain};
 pub(crate) use seal::{parse_hash, parse_sealed};
 use zeroize::Zeroize;
 

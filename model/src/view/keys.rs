@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, env, io::Read, path::Path, sync::Arc};
 
+use tollgate_proto::v1::{self, resource::Kind as Raw};
+
 use super::ConfigView;
 use crate::{Kind, Name, Problem, Problems, Provider, ProviderKey, Secret, secret::ClusterKey};
 
@@ -45,16 +47,34 @@ fn all(provider: &Provider, key: Option<&ClusterKey>, problems: &mut Problems) -
             ProviderKey::Env(name) => ("env", from_env(name)),
             ProviderKey::File(path) => ("file", from_file(path)),
         };
-        let wrong = |message| Problem {
-            kind: Some(Kind::Provider),
-            name: provider.name.to_string(),
-            field: format!("spec.keys[{n}].{field}"),
-            message,
-            at: None,
-        };
-        found.map_err(|message| problems.push(wrong(message))).ok()
+        found.map_err(|message| problems.push(wrong(&provider.name, n, field, message))).ok()
     };
     provider.keys.iter().enumerate().map(one).collect()
+}
+
+fn wrong(provider: &str, n: usize, field: &str, message: String) -> Problem {
+    let field = format!("spec.keys[{n}].{field}");
+    Problem { kind: Some(Kind::Provider), name: provider.to_owned(), field, message, at: None }
+}
+
+/// The keys of a provider that are to be read on each node and can't be had on this one. Reads files: not for where
+/// blocking is harmful.
+#[must_use]
+pub fn keys_missing_here(resource: &v1::Resource) -> Problems {
+    let Some(Raw::Provider(provider)) = &resource.kind else { return Problems::default() };
+    let name = provider.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
+    let mut problems = Problems::default();
+    for (n, key) in provider.spec.iter().flat_map(|spec| &spec.keys).enumerate() {
+        let (field, found) = match (key.env.as_str(), key.file.as_str()) {
+            ("", "") => continue,
+            ("", file) => ("file", from_file(Path::new(file))),
+            (env, _) => ("env", from_env(env)),
+        };
+        if let Err(message) = found {
+            problems.push(wrong(name, n, field, message));
+        }
+    }
+    problems
 }
 
 fn open(sealed: &str, key: Option<&ClusterKey>) -> Result<Secret<String>, String> {
@@ -70,6 +90,10 @@ fn from_env(name: &str) -> Result<Secret<String>, String> {
 }
 
 fn from_file(path: &Path) -> Result<Secret<String>, String> {
+    // A pipe would be waited for, perhaps for ever.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(format!("{} of this node is no file", path.display()));
+    }
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MAX_KEY_BYTES + 1).read_to_string(&mut text));
     match read {

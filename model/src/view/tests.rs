@@ -185,3 +185,25 @@ fn one_change_among_ten_thousand_routes_compiles_one() {
     let compiled = two.routes.iter().filter(|(name, route)| !Arc::ptr_eq(route, &one.routes[&***name])).count();
     assert_eq!((two.routes.len(), compiled), (10_001, 1));
 }
+
+#[test]
+fn keys_that_are_not_on_this_node_are_named() {
+    let folder = std::env::temp_dir();
+    let keys = format!(
+        "[{{value: sk}}, {{env: TOLLGATE_TEST_NO_SUCH_KEY}}, {{file: /no/such/key}}, {{file: {}}}]",
+        folder.display()
+    );
+    let text = OPENAI.replace("[{value: sk-one}, {env: TOLLGATE_TEST_NO_SUCH_KEY}, {value: sk-two}]", &keys);
+    let found: Vec<_> = keys_missing_here(&resource(&text)).iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(
+        found[0],
+        "provider openai: spec.keys[1].env: the environment variable TOLLGATE_TEST_NO_SUCH_KEY is not set on this node"
+    );
+    assert!(found[1].starts_with("provider openai: spec.keys[2].file: cannot read /no/such/key on this node"));
+    assert!(
+        found[2].starts_with("provider openai: spec.keys[3].file: ") && found[2].ends_with("is no file"),
+        "{found:?}"
+    );
+    assert!(keys_missing_here(&resource("kind: Tenant\nmetadata: {name: a}\n")).is_empty());
+}

@@ -7,6 +7,7 @@
 //! bound.
 
 mod emit;
+mod examine;
 mod read;
 mod schema;
 mod spans;
@@ -16,6 +17,7 @@ mod tree;
 
 use std::sync::Arc;
 
+pub use examine::{Examined, examine};
 pub use spans::SpanIndex;
 use tollgate_proto::v1;
 
@@ -23,7 +25,7 @@ use self::{
     read::Read,
     tree::{Mark, Node, Value},
 };
-use crate::{Location, Problem, Problems, check};
+use crate::{Location, Problem, Problems};
 
 /// A resource and where each of its fields stood.
 #[derive(Debug, Clone)]
@@ -54,32 +56,17 @@ pub fn parse(file: &str, text: &str) -> (Vec<Parsed>, Problems) {
 /// Reads as [`parse`] does and checks every resource by itself: everything that is wrong with the file, at once.
 #[must_use]
 pub fn parse_and_check(file: &str, text: &str) -> (Vec<Parsed>, Problems) {
-    let (documents, broken) = read_all(file, text);
+    let (examined, broken) = examine(file, text);
     let mut problems = Problems::default();
     let mut parsed = Vec::new();
-    for Document { read, index } in documents {
-        let mut found = located(&read, &index);
-        if let Some(Err(mut more)) = read.resource.as_ref().map(check) {
-            index.place(&mut more);
-            let told = |problem: &Problem| found.iter().any(|known| is_about(&problem.field, &known.field));
-            let more: Vec<_> = more.into_iter().filter(|problem| !told(problem)).collect();
-            found.0.extend(more);
-        }
-        if let Some(resource) = read.resource.filter(|_| found.is_empty()) {
+    for Examined { resource, index, problems: found, .. } in examined {
+        if let Some(resource) = resource.filter(|_| found.is_empty()) {
             parsed.push(Parsed { resource, index });
         }
         problems.extend(found);
     }
     problems.extend(broken);
     (parsed, problems)
-}
-
-/// Whether one field is the other, or one is inside the other: then one problem is the cause of both.
-fn is_about(one: &str, other: &str) -> bool {
-    let inside = |inner: &str, outer: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    };
-    inside(one, other) || inside(other, one)
 }
 
 /// Documents with only what is set, in a stable order.

@@ -9,7 +9,7 @@ use super::{
     schema::{Message, Shape, ValueType},
     tree::{Key, Mark, Node, Value},
 };
-use crate::{Field, Kind, check::API_VERSION, kind::UnknownKind, nearest::hint};
+use crate::{Field, Kind, check::API_VERSION, kind::UnknownKind, nearest, nearest::hint};
 
 /// What a message calls that which has fields or items.
 const CONTAINERS: [&str; 2] = ["a map", "a list"];
@@ -28,6 +28,15 @@ pub(super) struct Found {
     pub(super) field: String,
     pub(super) at: Mark,
     pub(super) message: String,
+    pub(super) what: What,
+}
+
+/// What could not be read.
+pub(super) enum What {
+    /// The value of the field.
+    Value,
+    /// A field that there is not. It may have been meant for another one in `parent`.
+    Unknown { parent: String, meant: Option<String> },
 }
 
 pub(super) fn read(document: &Node) -> Read {
@@ -106,47 +115,68 @@ struct Reader {
 
 impl Reader {
     fn add_at(&mut self, at: Mark, field: String, message: String) {
+        self.add(Found { field, at, message, what: What::Value });
+    }
+
+    fn add(&mut self, found: Found) {
         match self.problems.len() {
             MAX_PROBLEMS => {
                 let message = "there is more wrong with this resource: the rest is not shown".to_owned();
-                self.problems.push(Found { field: String::new(), at, message });
+                self.problems.push(Found { field: String::new(), message, what: What::Value, ..found });
             }
-            shown if shown < MAX_PROBLEMS => self.problems.push(Found { field, at, message }),
+            shown if shown < MAX_PROBLEMS => self.problems.push(found),
             _ => {}
         }
     }
 
     fn kind(&mut self, fields: &Fields, document: Mark) -> Option<Kind> {
+        let all = || Kind::ALL.map(Kind::as_str).join(" | ");
         let Some(node) = find(fields, "kind") else {
-            let all = Kind::ALL.map(Kind::as_str).join(" | ");
-            self.add_at(document, "kind".to_owned(), format!("is missing: {all}"));
+            self.add_at(document, "kind".to_owned(), format!("is missing: {}", all()));
             return None;
         };
-        let given = text(node).unwrap_or_default();
-        let kind = Kind::from_exact(given);
-        if kind.is_none() {
-            self.add_at(node.at, "kind".to_owned(), UnknownKind::new(given).to_string());
-        }
-        kind
+        let message = match text(node) {
+            None if !matches!(node.value, Value::Null) => format!("must be text, not {}", what(&node.value)),
+            None | Some("") => format!("is empty: {}", all()),
+            Some(given) => match Kind::from_exact(given) {
+                Some(kind) => return Some(kind),
+                None => UnknownKind::new(given).to_string(),
+            },
+        };
+        self.add_at(node.at, "kind".to_owned(), message);
+        None
     }
 
     /// What every resource has.
     fn required(&mut self, fields: &Fields, document: Mark) {
         match find(fields, "apiVersion") {
             None => self.add_at(document, "apiVersion".to_owned(), format!("is missing: it must be {API_VERSION}")),
-            Some(node) => {
-                let given = text(node).unwrap_or_default();
-                if given != API_VERSION {
+            Some(node) => match text(node) {
+                Some(API_VERSION) => {}
+                Some(given) if !given.is_empty() => {
                     let message = format!("`{given}` is unknown: it must be {API_VERSION}");
                     self.add_at(node.at, "apiVersion".to_owned(), message);
                 }
-            }
+                _ => self.add_at(node.at, "apiVersion".to_owned(), format!("must be {API_VERSION}")),
+            },
         }
-        if name_of(fields).is_empty() {
-            let metadata = fields.iter().find(|(key, _)| key.text == "metadata");
-            let at = metadata.map_or(document, |(key, _)| key.at);
-            self.add_at(at, "metadata.name".to_owned(), "is missing".to_owned());
+        self.name(fields, document);
+    }
+
+    fn name(&mut self, fields: &Fields, document: Mark) {
+        let Some((key, metadata)) = fields.iter().find(|(key, _)| key.text == "metadata") else {
+            return self.add_at(document, "metadata.name".to_owned(), "is missing".to_owned());
+        };
+        let Value::Map(metadata) = &metadata.value else { return self.no_name(key.at, "is missing") };
+        match find(metadata, "name") {
+            None => self.no_name(key.at, "is missing"),
+            Some(node) if node.is_empty() => self.no_name(node.at, "is empty"),
+            Some(_) => {} // text, or told when it is read
         }
+    }
+
+    fn no_name(&mut self, at: Mark, message: &str) {
+        self.add_at(at, "metadata.name".to_owned(), message.to_owned());
     }
 
     fn message(&mut self, message: &'static Message, fields: &Fields, path: Option<&Field<'_>>) -> Map<String, Json> {
@@ -155,7 +185,7 @@ impl Reader {
         for (key, node) in fields {
             let at = path.map_or_else(|| Field::root(&key.text), |path| path.field(&key.text));
             let Some(field) = message.field(&key.text) else {
-                self.unknown(message, key, &at);
+                self.unknown(message, key, path);
                 continue;
             };
             if self.twice(&mut seen, key, &at) || matches!(node.value, Value::Null) {
@@ -171,14 +201,26 @@ impl Reader {
         json
     }
 
-    fn unknown(&mut self, message: &'static Message, key: &Key, at: &Field<'_>) {
-        let message = if key.text == "<<" {
-            "merge keys are not supported: write the fields out".to_owned()
+    fn unknown(&mut self, message: &'static Message, key: &Key, parent: Option<&Field<'_>>) {
+        let parent_text = parent.map(Field::to_string).unwrap_or_default();
+        let all = message.names().collect::<Vec<_>>().join(", ");
+        let (field, said, meant) = if message.holds_a_secret {
+            // What stands here may be the secret itself, written without its field.
+            let said = format!(
+                "there is a field that is unknown and not shown, as it may be a secret: the fields here are {all}"
+            );
+            (parent_text.clone(), said, None)
         } else {
-            let all = message.names().collect::<Vec<_>>().join(", ");
-            format!("unknown field `{}`{}: the fields here are {all}", key.text, hint(&key.text, message.names()))
+            let at = parent.map_or_else(|| Field::root(&key.text), |parent| parent.field(&key.text));
+            let said = if key.text == "<<" {
+                "merge keys are not supported: write the fields out".to_owned()
+            } else {
+                format!("unknown field `{}`{}: the fields here are {all}", key.text, hint(&key.text, message.names()))
+            };
+            (at.to_string(), said, nearest(&key.text, message.names()).map(str::to_owned))
         };
-        self.add_at(key.at, at.to_string(), message);
+        let what = What::Unknown { parent: parent_text, meant };
+        self.add(Found { field, at: key.at, message: said, what });
     }
 
     /// `seen` has the lines of the keys before.

@@ -12,7 +12,12 @@ use prost_types::{
 #[derive(Debug)]
 pub(super) struct Message {
     fields: Vec<Field>,
+    /// What stands where a field's name belongs may be the secret.
+    pub(super) holds_a_secret: bool,
 }
+
+/// Messages of one secret and what belongs to it.
+const SECRETS: [&str; 2] = [".tollgate.v1.ProviderKey", ".tollgate.v1.Credential"];
 
 /// One field.
 #[derive(Debug)]
@@ -69,7 +74,8 @@ static SCHEMA: LazyLock<HashMap<String, Message>> = LazyLock::new(|| {
         for message in &file.message_type {
             let name = format!(".{}.{}", file.package(), message.name());
             let fields = message.field.iter().map(|field| self::field(message, field)).collect();
-            messages.insert(name, Message { fields });
+            let holds_a_secret = SECRETS.contains(&name.as_str());
+            messages.insert(name, Message { fields, holds_a_secret });
         }
     }
     messages
@@ -118,5 +124,6 @@ mod tests {
         assert!(matches!(route.field("methods").unwrap().shape, Shape::List(ValueType::Text)));
         let timeouts = Message::find(".tollgate.v1.Timeouts");
         assert!(timeouts.field("firstByte").is_some() && timeouts.field("first_byte").is_none());
+        assert!(SECRETS.iter().all(|name| Message::find(name).holds_a_secret), "a secret's message was renamed");
     }
 }

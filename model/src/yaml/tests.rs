@@ -232,6 +232,91 @@ fn everything_wrong_with_a_file_is_told_at_once() {
     assert_eq!(parsed.len(), 11);
 }
 
+/// Everything that is wrong with one document after [`HEAD`], as `line field: message`.
+fn examined(kind: &str, rest: &str) -> Vec<String> {
+    let text = format!("{}{rest}", HEAD.replace("Route", kind));
+    let (examined, broken) = examine("f.yaml", &text);
+    let all = examined.iter().flat_map(|it| &it.problems).chain(&broken);
+    all.map(|problem| format!("{} {}: {}", problem.at.as_ref().unwrap().line, problem.field, problem.message)).collect()
+}
+
+#[test]
+fn what_follows_from_an_unreadable_field_is_not_told_and_everything_else_is() {
+    let fields = |found: &[String]| -> Vec<String> {
+        found.iter().map(|line| line.split(": ").next().unwrap_or_default().to_owned()).collect()
+    };
+    // Not read, so not missing; nothing else is wrong with the route.
+    for spec in ["{backends: x}", "{backend: [{provider: a}]}", "{backends: [{providr: a}]}", "{fallbacks: [], xyz: 1}"]
+    {
+        assert_eq!(examined("Route", &format!("spec: {spec}\n")).len(), 1, "{:?}", examined("Route", spec));
+    }
+    assert_eq!(examined("Consumer", "spec: {tenat: acme}\n").len(), 1);
+    assert_eq!(examined("Limit", "spec: {unit: tokens, limit: 100k, window: 1m}\n").len(), 1);
+    let found = examined("Route", "spec: {backends: [{provider: a}], timeouts: {request: [1], firstByte: 500s}}\n");
+    assert_eq!(fields(&found), ["4 spec.timeouts.request"]);
+    // A field that is wrong hides none of the others.
+    let found = examined("Limit", "spec:\n  xyzzy: 1\n  unit: dollars\n  window: 5 min\n  per: [{}, nobody]\n");
+    let expected = ["5 spec.xyzzy", "8 spec.per[0]", "6 spec.unit", "4 spec.limit", "7 spec.window", "8 spec.per[1]"];
+    assert_eq!(fields(&found), expected, "{found:#?}");
+    let found = examined("Route", "spec:\n  timeoutz: {}\n  bodyLimit: 10\n");
+    assert_eq!(fields(&found), ["5 spec.timeoutz", "4 spec", "6 spec.bodyLimit"], "{found:#?}");
+    let found = examined("Consumer", "spec: {xyzzy: 1}\n");
+    assert_eq!(fields(&found), ["4 spec.xyzzy", "4 spec.tenant"], "{found:#?}");
+}
+
+#[test]
+fn a_field_that_is_empty_is_not_said_to_be_missing() {
+    for (kind, spec, expected) in [
+        ("Consumer", "{tenant: ''}", "4 spec.tenant: is empty"),
+        ("Consumer", "{tenant: }", "4 spec.tenant: is empty"),
+        ("Consumer", "{}", "4 spec.tenant: is missing"),
+        ("Limit", "{unit: tokens, limit: 5, window: ''}", "4 spec.window: is empty: 1s | 1m | 1h | 1d | month"),
+        ("Consumer", "{tenant: a, credentials: [{apiKey: ''}]}", "must have `apiKey`; `apiKey` is empty"),
+        ("Route", "{backends: []}", "must have one of `backends`, `redirect` and `response`"),
+    ] {
+        let found = examined(kind, &format!("spec: {spec}\n"));
+        assert!(found.len() == 1 && found[0].contains(expected), "{spec}: {found:?}");
+    }
+    let found = problems_of("apiVersion: ''\nkind: ''\nmetadata: {name: ''}\n");
+    assert!(found[0].starts_with("2:7 kind: is empty: Service | "), "{found:?}");
+    assert_eq!(found[1..], ["1:13 apiVersion: must be tollgate/v1", "3:18 metadata.name: is empty"]);
+    assert_eq!(problems_of(&HEAD.replace("Route", "[Route]")), ["2:7 kind: must be text, not a list"]);
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_field_is_never_shown() {
+    let secret = "sk-hunter2";
+    for (kind, list) in [("Consumer", "credentials"), ("Provider", "keys")] {
+        for wrong in [
+            "[{sk-hunter2}]",
+            "[{sk-hunter2: x}]",
+            "[sk-hunter2]",
+            "sk-hunter2",
+            "{sk-hunter2}",
+            "{value: sk-hunter2}",
+            "[[sk-hunter2]]",
+            "[{value: [sk-hunter2], apiKey: [sk-hunter2]}]",
+            "[{value: {sk-hunter2: x}, apiKey: {sk-hunter2: x}}]",
+            "[{apiKey: x, value: x, sk-hunter2: a, sk-hunter2: b}]",
+            "[{env: sk-hunter2}]",
+            "[{file: sk-hunter2}]",
+            "[{expiresAt: sk-hunter2}]",
+            "[{hash: sk-hunter2}]",
+            "[{sealed: sk-hunter2}]",
+            "[!sk-hunter2 x]",
+            "[*sk-hunter2]",
+            "[{apiKey: !sk-hunter2 x}]",
+        ] {
+            let found = examined(kind, &format!("spec:\n  type: openai\n  {list}: {wrong}\n"));
+            assert!(!found.is_empty() && !format!("{found:?}").contains(secret), "{wrong}: {found:?}");
+        }
+    }
+    let found = examined("Consumer", "spec:\n  tenant: a\n  credentials:\n    - sk-hunter2: x\n");
+    let expected = "7 spec.credentials[0]: there is a field that is unknown and not shown, as it may be a secret: the fields \
+                    here are apiKey, hash, expiresAt";
+    assert_eq!(found, [expected]);
+}
+
 fn resource() -> impl Strategy<Value = v1::Resource> {
     let word =
         || "\\PC{0,12}|[ \\t\\n:#\\-\"'\\\\{}\\[\\],&*!|>%@`~]{0,6}|true|null|~|1|0x1f|1e3|\u{85}|\u{2028}|\u{7f}";

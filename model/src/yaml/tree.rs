@@ -29,6 +29,17 @@ pub(super) struct Node {
     size: usize,
 }
 
+impl Node {
+    /// Nothing, or text without a character.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.value {
+            Value::Null => true,
+            Value::Scalar { text, .. } => text.is_empty(),
+            Value::List(_) | Value::Map(_) => false,
+        }
+    }
+}
+
 /// What a node is.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
@@ -215,7 +226,10 @@ fn text_tag(tag: Option<&Tag>, at: Mark) -> Result<bool, Broken> {
     match tag.map(|tag| (tag, tag.core_suffix())) {
         None => Ok(false),
         Some((_, Some(core))) => Ok(core == "str"),
-        Some((tag, None)) => Err(Broken { at, message: format!("the tag `{}` has no meaning here", tag.original()) }),
+        // Not shown: it may stand before a secret.
+        Some((_, None)) => {
+            Err(Broken { at, message: "a tag (`!…`) has no meaning here: put quotes around the text".to_owned() })
+        }
     }
 }
 
