@@ -37,6 +37,9 @@ pub trait Backplane: Send + Sync + 'static {
     /// The admin tokens as this node has applied them.
     fn tokens(&self) -> Arc<TokenTable>;
 
+    /// This node.
+    fn node(&self) -> NodeId;
+
     /// This node's wall clock, never behind the log time that it has applied.
     fn now(&self) -> Timestamp;
 

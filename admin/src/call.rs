@@ -73,6 +73,22 @@ pub(crate) fn request_id_or_new(bytes: &[u8]) -> Result<RequestId, Status> {
     Ok(request_id(bytes)?.unwrap_or_else(rand::random))
 }
 
+/// The outcome that the log gave is not one of the command that was sent.
+pub(crate) fn used_before() -> Status {
+    refuse(
+        Reason::Refused,
+        "the request id was used for another command before, and the outcome is that one's: take a new id",
+    )
+}
+
+/// A method of the contract that is not built, for those who may call it.
+pub(crate) fn not_available_yet() -> Status {
+    Status::unimplemented("not available yet")
+}
+
+/// A stream that is never given.
+pub(crate) type Never<T> = tokio_stream::Pending<Result<T, Status>>;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use tollgate_model::{NodeId, secret::ClusterKey};
 use tollgate_proto::admin::v1::{
-    AddNodeRequest, ClusterStatusRequest, ClusterStatusResponse, CreateTokenRequest, CreateTokenResponse,
-    ListTokensRequest, ListTokensResponse, MembershipResponse, PromoteNodeRequest, RemoveNodeRequest,
-    RevokeTokenRequest, RevokeTokenResponse, TransferLeaderRequest, cluster_service_server::ClusterService,
+    AddNodeRequest, BackupChunk, BackupRequest, ClusterStatusRequest, ClusterStatusResponse, CreateTokenRequest,
+    CreateTokenResponse, ListTokensRequest, ListTokensResponse, MembershipResponse, PromoteNodeRequest,
+    RemoveNodeRequest, RestoreResponse, RevokeTokenRequest, RevokeTokenResponse, StatusZonesRequest,
+    StatusZonesResponse, TransferLeaderRequest, ZoneRequest, ZoneResponse, cluster_service_server::ClusterService,
 };
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 use tracing::info;
 
 use crate::{
     backplane::{Backplane, MembershipChange},
-    call::{Call, request_id_or_new},
+    call::{Call, Never, not_available_yet, request_id_or_new},
     details::{Reason, refuse},
 };
 
@@ -117,6 +118,28 @@ impl ClusterService for Cluster {
     ) -> Result<Response<RevokeTokenResponse>, Status> {
         let call = Call::of(&request)?;
         self.revoke_token(&call, request.into_inner()).await.map(Response::new)
+    }
+
+    type BackupStream = Never<BackupChunk>;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        Err(not_available_yet())
+    }
+
+    async fn restore(&self, _: Request<Streaming<BackupChunk>>) -> Result<Response<RestoreResponse>, Status> {
+        Err(not_available_yet())
+    }
+
+    async fn drain_zone(&self, _: Request<ZoneRequest>) -> Result<Response<ZoneResponse>, Status> {
+        Err(not_available_yet())
+    }
+
+    async fn undrain_zone(&self, _: Request<ZoneRequest>) -> Result<Response<ZoneResponse>, Status> {
+        Err(not_available_yet())
+    }
+
+    async fn status_zones(&self, _: Request<StatusZonesRequest>) -> Result<Response<StatusZonesResponse>, Status> {
+        Err(not_available_yet())
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use tollgate_proto::admin::v1::{ShowLimitsRequest, ShowLimitsResponse, limit_service_server::LimitService};
+use tollgate_proto::admin::v1::{
+    ExplainLimitsRequest, ExplainLimitsResponse, ResetLimitRequest, ResetLimitResponse, ShowLimitsRequest,
+    ShowLimitsResponse, limit_service_server::LimitService,
+};
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
     backplane::{AccountQuery, Backplane},
-    call::Call,
+    call::{Call, not_available_yet},
 };
 
 /// Accounts on a page for a caller that names no number.
@@ -37,5 +40,13 @@ impl LimitService for Limits {
         self.backplane.read_barrier(call.deadline).await?;
         let page = self.backplane.accounts(&query);
         Ok(Response::new(ShowLimitsResponse { accounts: page.accounts, next_page_token: page.next }))
+    }
+
+    async fn explain(&self, _: Request<ExplainLimitsRequest>) -> Result<Response<ExplainLimitsResponse>, Status> {
+        Err(not_available_yet())
+    }
+
+    async fn reset(&self, _: Request<ResetLimitRequest>) -> Result<Response<ResetLimitResponse>, Status> {
+        Err(not_available_yet())
     }
 }

@@ -92,6 +92,10 @@ impl Backplane for NodeBackplane {
         self.state.tokens()
     }
 
+    fn node(&self) -> NodeId {
+        NodeId(self.consensus.get().map_or(0, |consensus| consensus.status().node)) // 0 until it has found its cluster
+    }
+
     fn now(&self) -> Timestamp {
         clock::now().max(self.state.log_time())
     }

@@ -97,7 +97,11 @@ impl Gate {
     async fn admit(&self, mut request: Request<Body>) -> Result<Request<Body>, Status> {
         match rule(request.uri().path()) {
             Rule::Open => Ok(request),
-            Rule::Unknown => Err(Status::unimplemented("there is no such method")),
+            Rule::Unknown => {
+                // What there is and what there is not is told to those who have a token.
+                self.authenticator.authenticate(request.headers()).await?;
+                Err(Status::unimplemented("there is no such method"))
+            }
             Rule::Token(access) => {
                 let caller = self.authenticator.authorize(request.headers(), access).await?;
                 request.extensions_mut().insert(caller);

@@ -13,6 +13,8 @@ pub enum Access {
     ReadTenant,
     /// Changes something.
     Write,
+    /// Changes credits or bills: `billing` too, and a token that is narrowed to the tenant concerned.
+    WriteTenant,
     /// Makes or revokes tokens.
     Tokens,
 }
@@ -23,6 +25,7 @@ impl Access {
     pub fn allows(self, role: Role, narrowed: bool) -> bool {
         match self {
             Self::ReadTenant => true,
+            Self::WriteTenant => matches!(role, Role::Admin | Role::Operator | Role::Billing),
             _ if narrowed => false,
             Self::Read => true,
             Self::Write => matches!(role, Role::Admin | Role::Operator),
@@ -49,7 +52,21 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/tollgate.admin.v1.ClusterService/CreateToken", Access::Tokens),
     ("/tollgate.admin.v1.ClusterService/ListTokens", Access::Read),
     ("/tollgate.admin.v1.ClusterService/RevokeToken", Access::Tokens),
+    ("/tollgate.admin.v1.ClusterService/Backup", Access::Write),
+    ("/tollgate.admin.v1.ClusterService/Restore", Access::Write),
+    ("/tollgate.admin.v1.ClusterService/DrainZone", Access::Write),
+    ("/tollgate.admin.v1.ClusterService/UndrainZone", Access::Write),
+    ("/tollgate.admin.v1.ClusterService/StatusZones", Access::Read),
     ("/tollgate.admin.v1.LimitService/Show", Access::Read),
+    ("/tollgate.admin.v1.LimitService/Explain", Access::Read),
+    ("/tollgate.admin.v1.LimitService/Reset", Access::Write),
+    ("/tollgate.admin.v1.CreditService/Grant", Access::WriteTenant),
+    ("/tollgate.admin.v1.CreditService/Show", Access::ReadTenant),
+    ("/tollgate.admin.v1.CreditService/History", Access::ReadTenant),
+    ("/tollgate.admin.v1.BillingService/Export", Access::ReadTenant),
+    ("/tollgate.admin.v1.BillingService/Reconcile", Access::Read),
+    ("/tollgate.admin.v1.BillingService/VerifyLedger", Access::Read),
+    ("/tollgate.admin.v1.BillingService/ShowLedger", Access::ReadTenant),
     ("/tollgate.admin.v1.UsageService/Query", Access::ReadTenant),
 ];
 
@@ -133,6 +150,8 @@ mod tests {
             assert!(!Access::Read.allows(role, true), "a narrowed token reads no configuration");
             assert_eq!(Access::Write.allows(role, false), matches!(role, Role::Admin | Role::Operator));
             assert_eq!(Access::Tokens.allows(role, false), role == Role::Admin);
+            assert_eq!(Access::WriteTenant.allows(role, false), role != Role::Viewer);
+            assert_eq!(Access::WriteTenant.allows(role, true), role != Role::Viewer);
             assert!(!Access::Write.allows(role, true) && !Access::Tokens.allows(role, true));
         }
     }

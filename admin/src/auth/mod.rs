@@ -67,7 +67,8 @@ impl Authenticator {
         }))
     }
 
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Status> {
+    /// Who calls, whatever they may do.
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Status> {
         let Some(token) = bearer(headers) else {
             return Err(Status::unauthenticated("no token: send `authorization: Bearer TOKEN`"));
         };

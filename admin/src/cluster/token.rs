@@ -1,10 +1,10 @@
 //! Admin tokens: made, listed, revoked. The secret goes to the caller once; the log gets its keyed hash.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
-use tollgate_model::{Name, Timestamp, parse_duration, secret::ClusterKey};
+use tollgate_model::{Kind, Name, Timestamp, catalog::missing, parse_duration, secret::ClusterKey};
 use tollgate_proto::{
     admin::v1::{
         CreateTokenRequest, CreateTokenResponse, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, Token,
@@ -17,7 +17,7 @@ use tracing::info;
 use super::Cluster;
 use crate::{
     backplane::RequestId,
-    call::{Call, request_id_or_new},
+    call::{Call, request_id_or_new, used_before},
     details::{Reason, refuse},
     tokens::Role,
 };
@@ -42,6 +42,7 @@ impl Cluster {
             return Err(refuse(Reason::Invalid, format!("`{}` is no tenant's name", request.tenant)));
         }
         let ttl = parse_ttl(&request.ttl)?;
+        self.check_tenant(call, &request.tenant).await?;
         let id = request_id_or_new(&request.request_id)?;
         let key = self
             .key
@@ -56,9 +57,25 @@ impl Cluster {
             expires_us: ttl.map_or(0, |ttl| self.backplane.now().saturating_add(ttl).0),
             created_us: 0,
         };
-        let made = self.change_tokens(call, id, token_change::Kind::Create(record)).await?;
+        let public = record.id.clone();
+        let made = self.change_tokens(call, id, &public, token_change::Kind::Create(record)).await?;
         info!(token = %call.caller.token, created = %made.id, role = %made.role, "admin token created");
         Ok(CreateTokenResponse { token: Some(shown(&made)), secret })
+    }
+
+    /// A token that is narrowed to a tenant that there is not would be good for nothing, or for whoever gets that name.
+    async fn check_tenant(&self, call: &Call, tenant: &str) -> Result<(), Status> {
+        if tenant.is_empty() {
+            return Ok(());
+        }
+        self.backplane.read_barrier(call.deadline).await?;
+        let catalog = Arc::clone(&self.backplane.config().borrow().catalog);
+        let tenants = catalog.kind(Kind::Tenant);
+        if tenants.contains_key(tenant) {
+            return Ok(());
+        }
+        let message = missing(Kind::Tenant, tenant, tenants.keys().map(Name::as_str));
+        Err(refuse(Reason::Invalid, format!("tenant: {message}")))
     }
 
     pub(super) async fn list_tokens(&self, call: &Call) -> Result<ListTokensResponse, Status> {
@@ -73,20 +90,26 @@ impl Cluster {
         request: RevokeTokenRequest,
     ) -> Result<RevokeTokenResponse, Status> {
         let id = request_id_or_new(&request.request_id)?;
-        self.change_tokens(call, id, token_change::Kind::Revoke(request.id.clone())).await?;
+        self.change_tokens(call, id, &request.id, token_change::Kind::Revoke(request.id.clone())).await?;
         info!(token = %call.caller.token, revoked = %request.id, "admin token revoked");
         Ok(RevokeTokenResponse {})
     }
 
-    async fn change_tokens(&self, call: &Call, id: RequestId, kind: token_change::Kind) -> Result<TokenRecord, Status> {
+    /// Makes the change, whose outcome must be about `token`.
+    async fn change_tokens(
+        &self,
+        call: &Call,
+        id: RequestId,
+        token: &str,
+        kind: token_change::Kind,
+    ) -> Result<TokenRecord, Status> {
         let command = Command { kind: Some(command::Kind::Token(TokenChange { kind: Some(kind) })) };
         let committed = self.backplane.propose(id, command, call.deadline).await?;
-        let unreadable = || Status::internal("the request id was used for something else");
-        let outcome = TokenOutcome::decode(committed.outcome).map_err(|_| unreadable())?;
-        if !outcome.done {
+        let outcome = TokenOutcome::decode(committed.outcome).map_err(|_| used_before())?;
+        if !outcome.done && !outcome.problem.is_empty() {
             return Err(refuse(Reason::Refused, outcome.problem));
         }
-        outcome.token.ok_or_else(unreadable)
+        outcome.token.filter(|made| outcome.done && made.id == token).ok_or_else(used_before)
     }
 }
 

@@ -1,14 +1,16 @@
 //! Writing: apply and delete, each one log entry; and what an apply would do.
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 use prost::Message;
-use tollgate_model::{Kind, LogIndex};
+use tollgate_model::{Kind, LogIndex, Problems, catalog::without_version, keys_missing_here, kind_and_name};
 use tollgate_proto::{
     admin::v1::{
-        ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, DiffResponse, ResourceChange, ResourceDiff,
+        ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, DiffResponse, Problem, ResourceChange,
+        ResourceDiff, Warning,
     },
-    state::v1::{Command, ConfigChange, ConfigOutcome, DeleteResource, command},
+    state::v1::{Command, ConfigAction, ConfigChange, ConfigOutcome, DeleteResource, command},
+    v1::Resource,
 };
 use tonic::Status;
 use tracing::info;
@@ -18,9 +20,9 @@ use super::{
     plan::{Plan, accept, plan},
 };
 use crate::{
-    backplane::RequestId,
-    call::{Call, request_id, request_id_or_new},
-    details::{Reason, refuse},
+    backplane::{ConfigState, RequestId},
+    call::{Call, request_id, request_id_or_new, used_before},
+    details::{Reason, from_model, refuse},
 };
 
 impl Config {
@@ -29,19 +31,43 @@ impl Config {
         let id = request_id(&request.request_id)?;
         let dry_run = request.dry_run;
         let state = self.current(call).await?;
-        let Plan { change, decision } = plan(request, &state, self.key.as_deref(), call)?;
-        if dry_run {
-            return answer(state.index, decision.outcome, call);
+        let plan = plan(request, &state, self.key.as_deref(), call)?;
+        let providers = plan.change.puts.iter().filter_map(|put| put.resource.as_ref()).filter(|it| is_provider(it));
+        let providers: Vec<_> = providers.cloned().collect();
+        let mut done = if dry_run {
+            predicted(answer(state.index, plan.decision.outcome, call)?)
+        } else {
+            self.commit(call, id, plan, &state).await?
+        };
+        done.warnings = self.warnings(providers).await?;
+        Ok(done)
+    }
+
+    async fn commit(
+        &self,
+        call: &Call,
+        id: Option<RequestId>,
+        Plan { change, decision }: Plan,
+        state: &ConfigState,
+    ) -> Result<ApplyResponse, Status> {
+        if decision.changes.is_empty() {
+            return match self.first_outcome(call, id).await? {
+                Some((index, outcome)) => answer(index, strictly(outcome, &change)?, call),
+                None => answer(state.index, decision.outcome, call),
+            };
         }
-        let changes_nothing = decision.changes.is_empty();
-        if changes_nothing && let Some(first) = self.first_outcome(call, id).await? {
-            return answer(first.0, first.1, call);
-        }
-        if changes_nothing {
-            return answer(state.index, decision.outcome, call);
-        }
-        let (index, outcome) = self.propose(call, id.unwrap_or_else(rand::random), change).await?;
-        answer(index, outcome, call)
+        let (index, outcome) = self.propose(call, id.unwrap_or_else(rand::random), change.clone()).await?;
+        answer(index, strictly(outcome, &change)?, call)
+    }
+
+    /// What this node can't do with resources that are accepted: the keys that it should have, and does not.
+    async fn warnings(&self, resources: Vec<Resource>) -> Result<Vec<Warning>, Status> {
+        let missing = move || resources.iter().flat_map(keys_missing_here).collect::<Vec<_>>();
+        let missing = tokio::task::spawn_blocking(missing).await;
+        let missing = missing.map_err(|_| Status::internal("the keys of this node can't be looked at"))?;
+        let node = self.backplane.node().0;
+        let warning = |Problem { kind, name, field, message }| Warning { node, kind, name, field, message };
+        Ok(from_model(Problems(missing)).into_iter().map(warning).collect())
     }
 
     /// What an earlier try with this request id came to: it may be the very reason why nothing is left to change, or
@@ -67,19 +93,19 @@ impl Config {
         let known = self.current(call).await?.catalog.get(kind, &request.name).is_some();
         let refusal = if known { Reason::Referenced } else { Reason::NotFound };
         let change = ConfigChange { deletes: vec![delete], ..ConfigChange::default() };
-        let (index, outcome) = self.propose(call, id, change).await?;
-        accept(outcome, refusal, call)?;
-        Ok(DeleteResponse { index: index.0 })
+        let (index, outcome) = self.propose(call, id, change.clone()).await?;
+        let change = accept(strictly(outcome, &change)?, refusal, call)?.pop();
+        Ok(DeleteResponse { index: index.0, change })
     }
 
     pub(super) async fn diff(&self, call: &Call, request: ApplyRequest) -> Result<DiffResponse, Status> {
         let state = self.current(call).await?;
         let Plan { decision, .. } = plan(request, &state, self.key.as_deref(), call)?;
-        let actions = accept(decision.outcome, Reason::Invalid, call)?;
+        let actions = predicted(answer(state.index, decision.outcome, call)?).changes;
         let diffs = decision.changes.into_iter().map(|change| ResourceDiff {
             change: actions.iter().find(|action| is_of(action, change.kind, &change.name)).cloned(),
             before: change.before.map(|stored| stored.resource.clone()),
-            after: change.after.map(|stored| stored.resource.clone()),
+            after: change.after.map(|stored| without_version(&stored.resource)),
         });
         Ok(DiffResponse { diffs: diffs.collect() })
     }
@@ -92,16 +118,44 @@ impl Config {
     ) -> Result<(LogIndex, ConfigOutcome), Status> {
         let command = Command { kind: Some(command::Kind::Config(change)) };
         let committed = self.backplane.propose(id, command, call.deadline).await?;
-        let outcome = ConfigOutcome::decode(committed.outcome).map_err(|_| {
-            Status::internal("the request id was used for something else, or nodes of different versions disagree")
-        })?;
+        let outcome = ConfigOutcome::decode(committed.outcome).map_err(|_| used_before())?;
         info!(index = committed.index.0, token = %call.caller.token, refused = !outcome.problems.is_empty(), "configuration change committed");
         Ok((committed.index, outcome))
     }
 }
 
 fn answer(index: LogIndex, outcome: ConfigOutcome, call: &Call) -> Result<ApplyResponse, Status> {
-    Ok(ApplyResponse { index: index.0, changes: accept(outcome, Reason::Invalid, call)? })
+    Ok(ApplyResponse { index: index.0, changes: accept(outcome, Reason::Invalid, call)?, warnings: Vec::new() })
+}
+
+/// The outcome, if it can be this change's: a request id that was used for another one gives that one's.
+fn strictly(outcome: ConfigOutcome, change: &ConfigChange) -> Result<ConfigOutcome, Status> {
+    if !outcome.problems.is_empty() || outcome.conflict {
+        return Ok(outcome);
+    }
+    let puts = change.puts.iter().filter_map(|put| kind_and_name(put.resource.as_ref()?));
+    let puts = puts.map(|(kind, name)| (kind.as_str(), name, false));
+    let deletes = change.deletes.iter().map(|delete| (delete.kind.as_str(), delete.name.as_str(), true));
+    let wanted: BTreeSet<_> = puts.chain(deletes).collect();
+    let is_deleted = |action: &ConfigAction| action.action == "deleted";
+    let done: BTreeSet<_> =
+        outcome.actions.iter().map(|it| (it.kind.as_str(), it.name.as_str(), is_deleted(it))).collect();
+    // What is pruned is known to the log alone.
+    let mut more = done.difference(&wanted);
+    let ours = wanted.is_subset(&done) && more.all(|(_, _, deleted)| change.prune && *deleted);
+    if ours { Ok(outcome) } else { Err(used_before()) }
+}
+
+fn is_provider(resource: &Resource) -> bool {
+    kind_and_name(resource).is_some_and(|(kind, _)| kind == Kind::Provider)
+}
+
+/// What would be done has no version yet.
+fn predicted(mut response: ApplyResponse) -> ApplyResponse {
+    for change in response.changes.iter_mut().filter(|change| change.action != "unchanged") {
+        change.resource_version = 0;
+    }
+    response
 }
 
 fn is_of(action: &ResourceChange, kind: Kind, name: &str) -> bool {

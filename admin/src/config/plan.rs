@@ -1,11 +1,11 @@
 //! What an apply would change: every resource prepared and checked, then the whole held against the catalog.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tollgate_model::{
     Kind, LogIndex, Problems,
     catalog::Decision,
-    check,
+    check, kind_and_name,
     secret::{self, ClusterKey},
 };
 use tollgate_proto::{
@@ -43,10 +43,7 @@ pub(super) fn plan(
             "prune needs a selector or an apply_set: it never goes beyond one of them",
         ));
     }
-    let puts = puts(request.resources, state, key).map_err(|problems| {
-        let problems = from_model(problems);
-        refuse_all(Reason::Invalid, &summary(&problems), problems, call.details_limit)
-    })?;
+    let Checked { puts, problems } = checked(request.resources, state, key);
     let change = ConfigChange {
         puts,
         deletes: Vec::new(),
@@ -54,8 +51,28 @@ pub(super) fn plan(
         prune: request.prune,
         selector: request.selector,
     };
+    if !problems.is_empty() {
+        let problems = with_the_rest(problems, change, state);
+        return Err(refuse_all(Reason::Invalid, &summary(&problems), problems, call.details_limit));
+    }
     let decision = state.catalog.plan(next(state), &change);
     Ok(Plan { change, decision })
+}
+
+/// Adds what the catalog finds wrong with the same change, such as references to nothing: everything at once.
+fn with_the_rest(problems: Problems, mut change: ConfigChange, state: &ConfigState) -> Vec<Problem> {
+    let mut problems = from_model(problems);
+    // Whether what has no name is to stay can't be known.
+    change.prune &= change.puts.iter().filter_map(|put| put.resource.as_ref()).all(is_named);
+    let about = |problem: &Problem| (problem.kind.clone(), problem.name.clone(), problem.field.clone());
+    let told: HashSet<_> = problems.iter().map(about).collect();
+    let more = from_state(state.catalog.plan(next(state), &change).outcome.problems);
+    problems.extend(more.into_iter().filter(|problem| !told.contains(&about(problem))));
+    problems
+}
+
+fn is_named(resource: &Resource) -> bool {
+    kind_and_name(resource).is_some_and(|(_, name)| !name.is_empty())
 }
 
 /// An index for a plan that never becomes an entry: later than everything that is there.
@@ -63,7 +80,14 @@ pub(super) fn next(state: &ConfigState) -> LogIndex {
     LogIndex(state.catalog.version().0.max(state.index.0) + 1)
 }
 
-fn puts(resources: Vec<Resource>, state: &ConfigState, key: Option<&ClusterKey>) -> Result<Vec<PutResource>, Problems> {
+/// The resources of a request, and what is wrong with them by themselves. Those with problems are among them, without
+/// their plain secrets, so that the rest of what is wrong can be seen.
+struct Checked {
+    puts: Vec<PutResource>,
+    problems: Problems,
+}
+
+fn checked(resources: Vec<Resource>, state: &ConfigState, key: Option<&ClusterKey>) -> Checked {
     let mut problems = Problems::default();
     let mut puts = Vec::with_capacity(resources.len());
     let mut seen = HashMap::new();
@@ -73,7 +97,7 @@ fn puts(resources: Vec<Resource>, state: &ConfigState, key: Option<&ClusterKey>)
             continue;
         };
         let name = metadata.map_or("", |metadata| metadata.name.as_str());
-        if let Some(first) = seen.insert((kind, name.to_owned()), n) {
+        if let Some(first) = seen.insert((kind, name.to_owned()), n).filter(|_| !name.is_empty()) {
             problems.push(problem(
                 Some(kind),
                 name,
@@ -82,12 +106,13 @@ fn puts(resources: Vec<Resource>, state: &ConfigState, key: Option<&ClusterKey>)
         }
         let expected_version = metadata.and_then(|metadata| metadata.resource_version);
         let current = state.catalog.get(kind, name).map(|stored| &stored.resource);
-        match prepare(&resource, key, current) {
-            Ok(prepared) => puts.push(PutResource { resource: Some(prepared), expected_version }),
-            Err(more) => problems.extend(more),
-        }
+        let resource = prepare(&resource, key, current).unwrap_or_else(|more| {
+            problems.extend(more);
+            secret::without_plain(resource)
+        });
+        puts.push(PutResource { resource: Some(resource), expected_version });
     }
-    problems.or(puts)
+    Checked { puts, problems }
 }
 
 /// The resource as it is stored: checked, its secrets sealed and hashed.

@@ -6,7 +6,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_proto::{
     FILE_DESCRIPTOR_SET,
     admin::v1::{
-        cluster_service_server::ClusterServiceServer, config_service_server::ConfigServiceServer,
+        billing_service_server::BillingServiceServer, cluster_service_server::ClusterServiceServer,
+        config_service_server::ConfigServiceServer, credit_service_server::CreditServiceServer,
         limit_service_server::LimitServiceServer, usage_service_server::UsageServiceServer,
     },
 };
@@ -23,6 +24,7 @@ use crate::{
     config::{Config, Watchers},
     health::NodeHealth,
     limits::Limits,
+    money::Money,
     usage::Usage,
 };
 
@@ -54,6 +56,8 @@ pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationT
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES),
     )
+    .add_service(CreditServiceServer::new(Money).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .add_service(BillingServiceServer::new(Money).max_decoding_message_size(MAX_REQUEST_BYTES))
     .add_service(HealthServer::new(health).max_decoding_message_size(MAX_REQUEST_BYTES));
     let routes = with_reflection(routes).prepare();
     let authenticator = Authenticator::new(Arc::clone(backplane), state.key.clone());
@@ -70,7 +74,9 @@ fn with_reflection(routes: Routes) -> Routes {
             .with_service_name("tollgate.admin.v1.ConfigService")
             .with_service_name("tollgate.admin.v1.ClusterService")
             .with_service_name("tollgate.admin.v1.LimitService")
+            .with_service_name("tollgate.admin.v1.CreditService")
             .with_service_name("tollgate.admin.v1.UsageService")
+            .with_service_name("tollgate.admin.v1.BillingService")
             .with_service_name("grpc.health.v1.Health")
     };
     let v1 = builder().build_v1().expect("the built-in descriptors are complete");

@@ -164,3 +164,92 @@ async fn what_each_node_serves_is_told() {
     let nodes: Vec<_> = served.nodes.iter().map(|node| (node.id, node.reachable, node.index)).collect();
     assert_eq!(nodes, [(1, true, 1), (2, false, 2)]);
 }
+
+#[tokio::test]
+async fn references_are_looked_at_beside_what_is_wrong_otherwise() {
+    let server = Server::start().await;
+    let text = TWO.replace("Europe/Berlin", "Europe/Berln").replace("tenant: acme", "tenant: acmee")
+        + "---\napiVersion: tollgate/v1\nkind: Provider\nmetadata: {name: p}\n\
+           spec: {type: openai, endpoints: [{url: 'http://a/v1'}], keys: [{value: sk-plain, env: X}]}\n\
+           ---\napiVersion: tollgate/v1\nkind: Route\nmetadata: {name: r}\nspec: {backends: [{provider: p}, {provider: q}], bodyLimit: 1}\n";
+    for request in [apply(&text), ApplyRequest { dry_run: true, ..apply(&text) }] {
+        let refused = server.config().apply(admin(request)).await.unwrap_err();
+        assert_eq!(reason_of(&refused), Some(Reason::Invalid));
+        let problems = details_of(&refused).unwrap().problems;
+        let found: Vec<_> = problems.iter().map(|it| format!("{} {}", it.name, it.field)).collect();
+        let expected = [
+            "acme spec.timeZone",
+            "p spec.keys[0]",
+            "p spec.keys[0].value",
+            "r spec.bodyLimit",
+            "alice spec.tenant",
+            "r spec.backends[1].provider",
+        ];
+        let mut sorted = found.clone();
+        sorted.sort();
+        let mut wanted = expected.to_vec();
+        wanted.sort_unstable();
+        assert_eq!(sorted, wanted, "{problems:#?}");
+    }
+    let diff = server.config().diff(admin(apply(&text))).await.unwrap_err();
+    assert_eq!(details_of(&diff).unwrap().problems.len(), 6);
+}
+
+#[tokio::test]
+async fn an_outcome_of_another_command_is_not_taken_for_ones_own() {
+    let server = Server::start().await;
+    actions(&server, apply(TWO)).await;
+    let id = vec![7; 16];
+    let first = ApplyRequest { request_id: id.clone(), ..apply(&TWO.replace("Berlin", "Rome")) };
+    actions(&server, first.clone()).await;
+    assert_eq!(actions(&server, first).await, ["updated acme", "unchanged alice"], "the same command again");
+    let delete = DeleteRequest {
+        kind: "Consumer".into(),
+        name: "alice".into(),
+        request_id: id.clone(),
+        ..DeleteRequest::default()
+    };
+    let refused = server.config().delete(admin(delete)).await.unwrap_err();
+    assert_eq!(reason_of(&refused), Some(Reason::Refused));
+    assert!(refused.message().contains("request id was used for another command"), "{refused}");
+    let other = ApplyRequest { request_id: id, ..apply(&TWO.replace("acme", "globex")) };
+    let refused = server.config().apply(admin(other)).await.unwrap_err();
+    assert!(refused.message().contains("request id was used for another command"), "{refused}");
+    let delete = DeleteRequest { kind: "consumers".into(), name: "alice".into(), ..DeleteRequest::default() };
+    let done = server.config().delete(admin(delete)).await.unwrap().into_inner().change.unwrap();
+    assert_eq!((done.action.as_str(), done.kind.as_str(), done.name.as_str()), ("deleted", "Consumer", "alice"));
+}
+
+#[tokio::test]
+async fn a_key_that_this_node_lacks_is_a_warning_and_no_refusal() {
+    let server = Server::start().await;
+    let text = "apiVersion: tollgate/v1\nkind: Provider\nmetadata: {name: openai}\n\
+        spec: {type: openai, endpoints: [{url: 'http://a/v1'}], keys: [{value: sk-1}, {env: TOLLGATE_TEST_NO_SUCH_KEY}]}\n";
+    let dry = ApplyRequest { dry_run: true, ..apply(text) };
+    for request in [dry, apply(text), apply(text)] {
+        let done = server.config().apply(admin(request)).await.unwrap().into_inner();
+        assert_eq!(done.changes.len(), 1);
+        let [warning] = &done.warnings[..] else { panic!("{:?}", done.warnings) };
+        assert_eq!((warning.node, warning.kind.as_str(), warning.name.as_str()), (1, "Provider", "openai"));
+        assert_eq!(warning.field, "spec.keys[1].env");
+        assert!(warning.message.contains("TOLLGATE_TEST_NO_SUCH_KEY"), "{warning:?}");
+    }
+    let done = server.config().apply(admin(apply(TWO))).await.unwrap().into_inner();
+    assert_eq!(done.warnings, []);
+}
+
+#[tokio::test]
+async fn what_is_not_done_yet_has_no_version() {
+    let server = Server::start().await;
+    actions(&server, apply(TWO)).await;
+    let changed = TWO.replace("Berlin", "Rome");
+    let dry = ApplyRequest { dry_run: true, ..apply(&changed) };
+    for change in server.config().apply(admin(dry)).await.unwrap().into_inner().changes {
+        assert_eq!(change.resource_version == 0, change.action == "updated", "{change:?}");
+    }
+    let diffs = server.config().diff(admin(apply(&changed))).await.unwrap().into_inner().diffs;
+    assert_eq!(diffs.len(), 1);
+    let text = yaml::to_yaml(&[diffs[0].after.clone().unwrap()]);
+    assert!(text.contains("Rome") && !text.contains("resourceVersion"), "{text}");
+    assert_eq!(diffs[0].change.as_ref().unwrap().resource_version, 0);
+}

@@ -110,6 +110,10 @@ impl Backplane for FakeNode {
         Arc::new(self.log.lock().unwrap().tokens.clone())
     }
 
+    fn node(&self) -> NodeId {
+        NodeId(1)
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::parse("2026-11-21T08:00:00Z").unwrap()
     }

@@ -94,7 +94,13 @@ async fn reflection_tells_the_services_in_both_versions() {
             content-type: application/grpc-web+proto\r\ncontent-length: 7\r\n\r\n\0\0\0\0\x02\x3a\0"
         );
         let answer = server.raw(head.as_bytes()).await;
-        for service in ["tollgate.admin.v1.ConfigService", "tollgate.admin.v1.UsageService", "grpc.health.v1.Health"] {
+        for service in [
+            "tollgate.admin.v1.ConfigService",
+            "tollgate.admin.v1.CreditService",
+            "tollgate.admin.v1.UsageService",
+            "tollgate.admin.v1.BillingService",
+            "grpc.health.v1.Health",
+        ] {
             assert!(answer.contains(service), "{version}: {answer:?}");
         }
     }

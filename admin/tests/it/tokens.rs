@@ -1,10 +1,10 @@
 //! Tokens and members over the wire.
 
 use tollgate_admin::backplane::MembershipChange;
-use tollgate_model::NodeId;
+use tollgate_model::{NodeId, yaml};
 use tollgate_proto::admin::v1::{
-    AddNodeRequest, CreateTokenRequest, GetRequest, ListTokensRequest, RemoveNodeRequest, RevokeTokenRequest,
-    ShowLimitsRequest, limit_service_client::LimitServiceClient,
+    AddNodeRequest, ApplyRequest, CreateTokenRequest, GetRequest, ListTokensRequest, RemoveNodeRequest,
+    RevokeTokenRequest, ShowLimitsRequest, limit_service_client::LimitServiceClient,
 };
 use tonic::Code;
 
@@ -41,11 +41,37 @@ async fn a_token_that_makes_no_sense_is_refused() {
         CreateTokenRequest { ttl: "soon".into(), ..viewer() },
         CreateTokenRequest { ttl: "0s".into(), ..viewer() },
         CreateTokenRequest { tenant: "Not A Name".into(), ..viewer() },
+        CreateTokenRequest { tenant: "nobody".into(), ..viewer() },
     ];
     for request in bad {
         let refused = server.cluster().create_token(admin(request.clone())).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{request:?}");
     }
+}
+
+#[tokio::test]
+async fn a_token_is_narrowed_only_to_a_tenant_that_there_is() {
+    let server = Server::start().await;
+    let acme = "apiVersion: tollgate/v1\nkind: Tenant\nmetadata: {name: acme}\n";
+    let resources = yaml::parse("test", acme).0.into_iter().map(|parsed| parsed.resource).collect();
+    server.config().apply(admin(ApplyRequest { resources, ..ApplyRequest::default() })).await.unwrap();
+    let narrowed = |tenant: &str| CreateTokenRequest { tenant: tenant.into(), ..viewer() };
+    let refused = server.cluster().create_token(admin(narrowed("acne"))).await.unwrap_err();
+    assert_eq!(refused.message(), "tenant: there is no tenant `acne` (did you mean `acme`?)");
+    let made = server.cluster().create_token(admin(narrowed("acme"))).await.unwrap().into_inner();
+    assert_eq!(made.token.unwrap().tenant, "acme");
+}
+
+#[tokio::test]
+async fn a_request_id_of_another_command_makes_no_token_and_revokes_none() {
+    let server = Server::start().await;
+    let id = server.cluster().create_token(admin(viewer())).await.unwrap().into_inner().token.unwrap().id;
+    let other = server.cluster().create_token(admin(CreateTokenRequest { request_id: Vec::new(), ..viewer() })).await;
+    let other = other.unwrap().into_inner().token.unwrap().id;
+    assert_ne!(id, other);
+    let revoke = RevokeTokenRequest { id: other, request_id: viewer().request_id };
+    let refused = server.cluster().revoke_token(admin(revoke)).await.unwrap_err();
+    assert!(refused.message().contains("request id was used for another command"), "{refused}");
 }
 
 #[tokio::test]
