@@ -60,6 +60,23 @@ pub enum StartError {
     /// The cluster will not have this node.
     #[error("the cluster refuses this node: {0}")]
     Refused(String),
+    /// The node was taken out of the cluster.
+    #[error(transparent)]
+    Removed(#[from] Removed),
+    /// Something that this node kept is damaged, and nobody was there who could send it again.
+    #[error(
+        "{}: the state up to log entry {needed} is not there any more{damage}, and no leader was found that could send it. To \
+         heal: see that the other members run and start this node again, it then rejoins and fetches everything from them",
+        dir.display()
+    )]
+    Incomplete {
+        /// The data directory.
+        dir: PathBuf,
+        /// The last entry that the log has left to the state and the snapshot.
+        needed: u64,
+        /// The snapshots that were found damaged, each with what is wrong with it.
+        damage: String,
+    },
     /// openraft did not start.
     #[error(
         "consensus did not start: {0}. What this node kept is damaged or incomplete. To heal: move its data directory away and \
@@ -69,6 +86,20 @@ pub enum StartError {
     /// Told to stop while it was waiting for its peers.
     #[error("stopped before it had found its cluster")]
     Stopped,
+}
+
+/// This node is a member no more: nothing reaches it, and it must not serve any longer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "node {node} was removed from the cluster. To bring it back, empty its data directory, {}, and start it again with \
+     `join`: it comes in as a learner, under its next incarnation",
+    dir.display()
+)]
+pub struct Removed {
+    /// The node.
+    pub node: u64,
+    /// Its data directory.
+    pub dir: PathBuf,
 }
 
 /// Why a proposal has no outcome.

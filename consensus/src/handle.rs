@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    CallError, ChangeError, Config, Local, MemberStatus, ProposeError, ReadError, StartError, StateMachine, Status,
+    CallError, ChangeError, Config, Local, MemberStatus, ProposeError, ReadError, Removed, StartError, StateMachine,
+    Status,
     node::{self, Change, Core},
 };
 
@@ -95,6 +96,12 @@ impl Consensus {
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.core.applied()
+    }
+
+    /// Resolves once this node has learnt from a member that it was removed from the cluster. It applies nothing any more
+    /// then, but what it proposes is still carried out, so that what is in flight can be settled.
+    pub async fn removed(&self) -> Removed {
+        self.core.removed().await
     }
 
     /// What the other nodes shall know about this one, from now on.

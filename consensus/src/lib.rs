@@ -18,7 +18,7 @@ mod transport;
 mod types;
 
 pub use config::{Config, FirstMember, Formation, Listen, OnFatal, PeerTls, SnapshotPolicy, Timing};
-pub use errors::{CallError, ChangeError, ProposeError, ReadError, StartError};
+pub use errors::{CallError, ChangeError, ProposeError, ReadError, Removed, StartError};
 pub use handle::{CallFuture, CallHandler, CallHandlers, Committed, Consensus};
 pub use ids::{MAX_NODE_ID, incarnation_of, node_dns_name, node_of, raft_id};
 pub use machine::{Applied, Changes, Image, Row, StateMachine};

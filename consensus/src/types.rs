@@ -68,6 +68,15 @@ pub(crate) struct NodeInfo {
     pub(crate) admin: String,
 }
 
+/// How an incarnation that was a member is one no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Departure {
+    /// A later incarnation of the same node is a member.
+    Replaced,
+    /// No incarnation of the node is.
+    Removed,
+}
+
 /// `Bytes` as a byte string; its own serde support is a sequence of numbers without a feature flag.
 mod as_bytes {
     use bytes::Bytes;

@@ -1,8 +1,11 @@
 //! The running node.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use openraft::async_runtime::WatchReceiver;
@@ -43,6 +46,10 @@ pub(crate) struct Core {
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) stopping: AtomicBool,
+    /// Once this node has learnt that it is a member no more.
+    pub(super) removed: CancellationToken,
+    /// The data directory.
+    pub(super) dir: PathBuf,
     /// Locked until this node has stopped.
     pub(super) data_dir: Mutex<Option<DataDir>>,
 }

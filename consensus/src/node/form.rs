@@ -15,15 +15,14 @@ use super::{
     Attempt, Shared,
     ask::identify,
     keeper::{join_at, join_request},
-    memory::{self, Memory},
+    memory::{self, Fit, Memory},
+    standing::ask,
 };
 use crate::{
     ChangeError, FirstMember, Formation, StartError,
     identity::{DataDir, Founder, Id, Identity, Membership},
-    log::LogReader,
     node_of, raft_id,
-    snapshot::SnapshotDir,
-    transport::{ANY_NODE, Peer, Peers},
+    transport::{ANY_NODE, Peer, Peers, Target},
 };
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,17 +38,6 @@ pub(super) struct Former<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) peers: &'a Peers,
     pub(super) formation: &'a Formation,
-}
-
-/// How what is on the disk fits to what the leader knows.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fit {
-    /// Everything is there that this node acknowledged to the leader.
-    Sound,
-    /// Some of it is not.
-    Forgetful,
-    /// No leader could be asked; it is asked when there is one.
-    Unknown,
 }
 
 impl Former<'_> {
@@ -75,15 +63,11 @@ impl Former<'_> {
 
     /// Asks the peers, at a restart, whether they still know this node as it knows itself. Who does not answer is not
     /// waited for.
-    pub(super) async fn check(
-        &self,
-        data: &DataDir,
-        log: &LogReader,
-        snapshots: &Arc<SnapshotDir>,
-    ) -> Result<Fit, StartError> {
+    pub(super) async fn check(&self, data: &DataDir, memory: &Memory) -> Result<Fit, StartError> {
         let Some(member) = &data.identity().member else { return Ok(Fit::Unknown) };
-        let answers: Vec<_> = self.ask_all(CHECK_TIMEOUT).await.into_iter().filter_map(|(_, answer)| answer).collect();
-        for IdentifyResponse { cluster, .. } in &answers {
+        let answers = self.ask_all(CHECK_TIMEOUT).await;
+        let answers: Vec<_> = answers.into_iter().filter_map(|(address, answer)| Some((address, answer?))).collect();
+        for (_, IdentifyResponse { cluster, .. }) in &answers {
             if !cluster.is_empty() && cluster[..] != member.cluster {
                 return Err(StartError::WrongCluster {
                     dir: data.path().to_owned(),
@@ -93,13 +77,17 @@ impl Former<'_> {
             }
         }
         let own = raft_id(data.identity().node, member.incarnation);
-        let Some(leader) = memory::leader(&answers, member.cluster, own) else { return Ok(Fit::Unknown) };
-        let memory = Memory { log: log.clone(), snapshots: Arc::clone(snapshots) };
-        Ok(match memory.is_lost(self.peers, &leader).await {
-            Some(true) => Fit::Forgetful,
-            Some(false) => Fit::Sound,
-            None => Fit::Unknown,
-        })
+        let said = join_all(whom_to_ask(answers, member.cluster, own).iter().map(|one| ask(self.peers, one))).await;
+        let fits: Vec<Fit> = said.into_iter().map(|said| memory.judge(said)).collect();
+        let departed = fits.iter().find(|fit| matches!(fit, Fit::Departed(_)));
+        let known = departed.or_else(|| fits.iter().find(|fit| **fit != Fit::Unknown));
+        Ok(known.copied().unwrap_or(Fit::Unknown))
+    }
+
+    /// Whether there is nobody else to ask.
+    pub(super) fn is_alone(&self) -> bool {
+        let own = self.shared.identity().node;
+        matches!(self.formation, Formation::Bootstrap(first) if first.iter().all(|first| first.node == own))
     }
 
     async fn decide(
@@ -159,6 +147,15 @@ impl Former<'_> {
         }))
         .await
     }
+}
+
+/// The leader, wherever it is, and then the members that answered, those first who have applied most: one that is behind
+/// may not know yet that a node which was removed is back.
+fn whom_to_ask(mut answers: Vec<(String, IdentifyResponse)>, cluster: Id, own: u64) -> Vec<Target> {
+    answers.sort_by_key(|(_, answer)| std::cmp::Reverse(answer.applied_index));
+    let others = answers.iter().filter(|(_, answer)| answer.raft_id != 0 && node_of(answer.raft_id) != node_of(own));
+    let others = others.map(|(address, answer)| Target::new(cluster, own, answer.raft_id, address));
+    memory::leader(answers.iter().map(|(_, answer)| answer), cluster, own).into_iter().chain(others).collect()
 }
 
 /// The place that the founder gave this node, if it has not lost its disk since.

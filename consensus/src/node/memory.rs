@@ -5,24 +5,37 @@
 //! the leader: at its start, and once whenever it has found a new one. One that has less than it acknowledged under this
 //! very leadership must not go on under its Raft id; it sets its log aside and comes back as its next incarnation.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use openraft::async_runtime::WatchReceiver;
-use tokio::time::timeout;
 use tollgate_proto::peer::v1::IdentifyResponse;
 
-use super::Core;
+use super::{
+    Core,
+    standing::{Standing, ask},
+};
 use crate::{
     log::LogReader,
     snapshot::SnapshotDir,
-    transport::{Lane, Peers, Target, wire},
-    types::{LogId, Vote},
+    transport::Target,
+    types::{Departure, LogId, Vote},
 };
-
-const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a leader, under its vote, has heard a node acknowledge.
 pub(crate) type Acknowledged = (Vote, Option<LogId>);
+
+/// How what is on the disk fits to what the members know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Everything is there that this node acknowledged to the leader.
+    Sound,
+    /// Some of it is not.
+    Forgetful,
+    /// This incarnation is no member any more.
+    Departed(Departure),
+    /// Nobody could say; they are asked again while the node runs.
+    Unknown,
+}
 
 /// Where to look up what this node has.
 pub(super) struct Memory {
@@ -41,19 +54,24 @@ impl Memory {
         is_older && log_id > in_log.max(in_snapshot)
     }
 
-    /// Asks the leader; `None` when it does not answer, or does not lead.
-    pub(super) async fn is_lost(&self, peers: &Peers, leader: &Target) -> Option<bool> {
-        let mut client = peers.client(&leader.peer, Lane::Control).ok()?;
-        let call = client.acknowledged(leader.envelope.put(wire::encode(&())));
-        let answer = timeout(ASK_TIMEOUT, call).await.ok()?.ok()?;
-        let known: Option<Acknowledged> = wire::decode(answer.get_ref()).ok()?;
-        Some(self.has_lost(known?))
+    /// What follows from what a member said.
+    pub(super) fn judge(&self, said: Option<Standing>) -> Fit {
+        match said {
+            None | Some(Standing::Nothing) => Fit::Unknown,
+            Some(Standing::Departed(departure)) => Fit::Departed(departure),
+            Some(Standing::Acknowledged(vote, log_id)) if self.has_lost((vote, log_id)) => Fit::Forgetful,
+            Some(Standing::Acknowledged(..)) => Fit::Sound,
+        }
     }
 }
 
 /// The leader by what the peers say, unless they still take this node for it.
-pub(super) fn leader(answers: &[IdentifyResponse], cluster: crate::identity::Id, own: u64) -> Option<Target> {
-    let known = answers.iter().filter(|answer| answer.leader_raft_id != 0 && answer.cluster[..] == cluster);
+pub(super) fn leader<'a>(
+    answers: impl Iterator<Item = &'a IdentifyResponse>,
+    cluster: crate::identity::Id,
+    own: u64,
+) -> Option<Target> {
+    let known = answers.filter(|answer| answer.leader_raft_id != 0 && answer.cluster[..] == cluster);
     let newest = known.max_by_key(|answer| answer.term)?;
     (newest.leader_raft_id != own).then(|| Target::new(cluster, own, newest.leader_raft_id, &newest.leader_peer))
 }
@@ -79,21 +97,10 @@ impl Core {
         if *asked == leadership {
             return;
         }
-        match self.memory.is_lost(&self.peers, &self.target(leader.raft_id, &leader.peer)).await {
-            Some(true) => self.forget_everything(),
-            Some(false) => *asked = leadership,
-            None => {}
+        let fit = self.memory.judge(ask(&self.peers, &self.target(leader.raft_id, &leader.peer)).await);
+        if fit == Fit::Sound {
+            *asked = leadership;
         }
-    }
-
-    fn forget_everything(&self) {
-        let marked = self.data_dir.lock().as_ref().map_or(Ok(()), crate::identity::DataDir::mark_to_rejoin);
-        if let Err(error) = marked {
-            tracing::error!(%error, "can't write down that this node must rejoin");
-        }
-        (self.on_fatal.0)(
-            "the log on this disk ends before entries that this node has acknowledged: the data directory is older than \
-             it was. Start the node again: it sets its log aside and rejoins under its next incarnation",
-        );
+        self.act_on(fit);
     }
 }

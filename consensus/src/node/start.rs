@@ -14,27 +14,27 @@ use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
+    time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Core, Raft, Shared,
     ask::identify,
-    form::{Fit, Former},
+    disk::Disk,
+    form::Former,
     keeper,
-    memory::Memory,
+    memory::Fit,
     propose::{self, QUEUE},
-    reach, status,
+    reach, standing, status,
 };
 use crate::{
-    CallHandlers, Config, Formation, Listen, MAX_NODE_ID, OnFatal, StartError, StateMachine, Status, Timing,
+    CallHandlers, Config, Formation, Listen, MAX_NODE_ID, Removed, StartError, StateMachine, Status, Timing,
     identity::{DataDir, Membership},
-    log::LogStore,
     raft_id,
-    snapshot::SnapshotDir,
-    state::{Machine, Replicated, StateStore},
+    state::{Machine, Replicated},
     transport::{Network, Peer, PeerService, Peers, serve, tls::PeerAuth},
-    types::NodeInfo,
+    types::{Departure, NodeInfo},
 };
 
 /// A follower that is further behind is sent a snapshot, if there is a newer one.
@@ -42,6 +42,10 @@ const LAG_ENTRIES: u64 = 4_096;
 
 /// Entries in one message to a follower; the log bounds it by bytes as well.
 const MAX_PAYLOAD_ENTRIES: u64 = 1_024;
+
+/// A node that needs a leader to be whole waits for so long: a cluster that starts as a whole elects one within seconds.
+const LEADER_PATIENCE: Duration = Duration::from_secs(30);
+const LEADER_PAUSE: Duration = Duration::from_millis(500);
 
 /// The first members are asked for their addresses.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -56,9 +60,9 @@ pub(crate) async fn start(
     let auth = Arc::new(PeerAuth::load(config.tls.clone(), config.node)?);
     let (listener, address) = listen(config.listen).await?;
     if data.has_lost_its_log() {
-        begin_anew(&mut data)?;
+        begin_anew(&mut data, "it is not whole")?;
     }
-    let mut log = open_log(&data.log(), &config.on_fatal)?;
+    let mut disk = Disk::open(&data, Replicated::new(machine), &config.on_fatal)?;
 
     let info = NodeInfo {
         zone: config.zone,
@@ -73,15 +77,12 @@ pub(crate) async fn start(
     let stop_unless_started = stop.clone().drop_guard();
     serve(listener, auth, PeerService { shared: Arc::clone(&shared) }, &tracker, stop.clone());
 
-    let mut snapshots = at(&data.snapshots(), SnapshotDir::open(&data.snapshots()))?;
     let former = Former { shared: &shared, peers: &peers, formation: &config.formation };
-    if data.identity().member.is_some() && former.check(&data, &log.reader(), &snapshots).await? == Fit::Forgetful {
-        tracing::warn!("the leader knows of log entries that this node acknowledged and does not have");
-        drop(log);
-        begin_anew(&mut data)?;
+    if let Some(why) = must_begin_anew(&former, &data, &disk).await? {
+        let state = disk.close()?;
+        begin_anew(&mut data, why)?;
         shared.set_identity(data.identity().clone());
-        log = open_log(&data.log(), &config.on_fatal)?;
-        snapshots = at(&data.snapshots(), SnapshotDir::open(&data.snapshots()))?;
+        disk = Disk::open(&data, state, &config.on_fatal)?;
     }
     if data.identity().member.is_none() {
         former.form(&mut data).await?;
@@ -89,10 +90,8 @@ pub(crate) async fn start(
     let member = data.identity().member.clone().expect("formed, or found on the disk");
     let raft_id = raft_id(config.node, member.incarnation);
 
-    let memory = Memory { log: log.reader(), snapshots: Arc::clone(&snapshots) };
-    let mut state = Replicated::new(machine);
-    let store = at(&data.state(), StateStore::open(&data.state(), &mut state, config.on_fatal.clone()))?;
-    let store = Arc::new(store);
+    let memory = disk.memory();
+    let Disk { log, snapshots, state, store } = disk;
     let machine = Machine::new(state, Arc::clone(&store), Arc::clone(&snapshots), config.on_fatal.clone());
     let progress = machine.progress();
     let network = Network { peers: Arc::clone(&peers), cluster: member.cluster, raft_id, guard: Arc::default() };
@@ -121,12 +120,15 @@ pub(crate) async fn start(
         tracker,
         stop,
         stopping: AtomicBool::new(false),
+        removed: CancellationToken::new(),
+        dir: data.path().to_owned(),
         data_dir: Mutex::new(Some(data)),
     });
     core.show_status();
     core.tracker.spawn(propose::gather(Arc::clone(&core), queue));
     core.tracker.spawn(status::show(Arc::clone(&core)));
     core.tracker.spawn(reach::watch(Arc::clone(&core)));
+    core.tracker.spawn(standing::watch(Arc::clone(&core)));
     core.tracker.spawn(keeper::keep(Arc::clone(&core), config.snapshots));
     shared.set_core(Some(Arc::clone(&core)));
     stop_unless_started.disarm();
@@ -149,7 +151,7 @@ fn check(config: &Config) -> Result<(), StartError> {
     }
 }
 
-fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, StartError> {
+pub(super) fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, StartError> {
     result.map_err(|error| StartError::Storage { path: path.to_owned(), error })
 }
 
@@ -165,16 +167,43 @@ async fn listen(listen: Listen) -> Result<(TcpListener, SocketAddr), StartError>
     bound.map_err(|error| StartError::Listen { address: name, error })
 }
 
-fn open_log(path: &Path, on_fatal: &OnFatal) -> Result<LogStore, StartError> {
-    at(path, LogStore::open(path, on_fatal.clone()).map_err(io::Error::other))
+/// Why a node that was a member can't go on with what is on its disk, if so. What only this disk has is given up for no
+/// less than a leader that has it too.
+async fn must_begin_anew(former: &Former<'_>, data: &DataDir, disk: &Disk) -> Result<Option<&'static str>, StartError> {
+    if data.identity().member.is_none() {
+        return Ok(None);
+    }
+    let patience = Instant::now() + LEADER_PATIENCE;
+    loop {
+        match former.check(data, &disk.memory()).await? {
+            Fit::Departed(Departure::Removed) => {
+                return Err(Removed { node: data.identity().node, dir: data.path().to_owned() }.into());
+            }
+            Fit::Departed(Departure::Replaced) => {
+                return Ok(Some("a later incarnation of this node is a member already"));
+            }
+            Fit::Forgetful => {
+                return Ok(Some("the leader knows of entries that this node acknowledged and does not have"));
+            }
+            Fit::Sound if disk.needs().is_some() => return Ok(Some("the state that it builds on is damaged or gone")),
+            Fit::Sound | Fit::Unknown => {}
+        }
+        let Some(needed) = disk.needs() else { return Ok(None) };
+        if Instant::now() > patience || former.is_alone() {
+            let damage = disk.snapshots.damage().map(|damage| format!(" ({damage})")).unwrap_or_default();
+            return Err(StartError::Incomplete { dir: data.path().to_owned(), needed, damage });
+        }
+        tracing::warn!(needed, "what the log builds on is damaged or gone, waiting for a leader that has it");
+        sleep(LEADER_PAUSE).await;
+    }
 }
 
 /// What was in the log is gone: this node may have voted and no longer knows. It comes back under another Raft id, with
 /// nothing. Until it has been born again, a start that finds what was half done does it once more.
-fn begin_anew(data: &mut DataDir) -> Result<(), StartError> {
+fn begin_anew(data: &mut DataDir, why: &str) -> Result<(), StartError> {
     let aside = at(data.path(), data.set_log_aside())?;
     let aside = aside.map(|path| path.display().to_string());
-    tracing::warn!(dir = %data.path().display(), aside, "the log is not whole, rejoining the cluster as a new incarnation");
+    tracing::warn!(dir = %data.path().display(), aside, why, "can't go on with this log, rejoining the cluster as a new incarnation");
     for path in [data.state(), data.snapshots()] {
         if path.exists() {
             at(&path, fs::remove_dir_all(&path))?;

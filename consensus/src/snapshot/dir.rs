@@ -23,6 +23,9 @@ use crate::{
     types::{SnapshotMeta, TypeConfig},
 };
 
+/// What the names of snapshots end in that were set aside.
+const DAMAGED: &str = "damaged";
+
 /// A finished snapshot file, kept open.
 #[derive(Debug)]
 pub(crate) struct SnapshotFile {
@@ -68,6 +71,13 @@ impl SnapshotFile {
         checked
     }
 
+    /// Opens a file and reads it through.
+    fn check(path: &Path) -> io::Result<Self> {
+        let file = Self::open(path)?;
+        file.verify()?;
+        Ok(file)
+    }
+
     fn open(path: &Path) -> io::Result<Self> {
         let file = Arc::new(File::open(path)?);
         let (meta, _) = Reader::open(BufReader::new(Cursor { file: Arc::clone(&file), at: 0 }))?;
@@ -101,6 +111,8 @@ impl io::Read for Cursor {
 pub(crate) struct SnapshotDir {
     path: PathBuf,
     current: Mutex<Option<Arc<SnapshotFile>>>,
+    /// The newest of those that were set aside, and what is wrong with it.
+    damage: Option<String>,
     /// Tells temporary files apart.
     counter: AtomicU64,
 }
@@ -109,27 +121,42 @@ impl SnapshotDir {
     /// Opens the directory: deletes what was never finished, sets aside what is damaged, keeps the newest that is good.
     pub(crate) fn open(path: &Path) -> io::Result<Arc<Self>> {
         fs::create_dir_all(path)?;
-        let dir = Self { path: path.to_owned(), current: Mutex::new(None), counter: AtomicU64::new(0) };
-        for entry in fs::read_dir(path)? {
-            let path = entry?.path();
+        let mut dir =
+            Self { path: path.to_owned(), current: Mutex::new(None), damage: None, counter: AtomicU64::new(0) };
+        // In the order of their names, which is that of their age.
+        let mut paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        for path in paths {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("tmp") => fs::remove_file(&path)?,
                 Some("snap") => dir.consider(&path)?,
+                Some(DAMAGED) => dir.note_damage(&path, SnapshotFile::check(&path).err()),
                 _ => {}
             }
         }
         Ok(Arc::new(dir))
     }
 
-    fn consider(&self, path: &Path) -> io::Result<()> {
-        let checked = SnapshotFile::open(path).and_then(|file| file.verify().map(|()| file));
-        match checked {
+    fn consider(&mut self, path: &Path) -> io::Result<()> {
+        match SnapshotFile::check(path) {
             Ok(file) => self.keep_newest(Arc::new(file)),
             Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "snapshot is damaged, set aside");
-                fs::rename(path, path.with_extension("damaged"))
+                let aside = path.with_extension(DAMAGED);
+                tracing::warn!(file = %path.display(), %error, aside = %aside.display(), "snapshot is damaged, set aside");
+                fs::rename(path, &aside)?;
+                self.note_damage(&aside, Some(error));
+                Ok(())
             }
         }
+    }
+
+    fn note_damage(&mut self, path: &Path, error: Option<io::Error>) {
+        self.damage = error.map(|error| format!("{}: {error}", path.display())).or(self.damage.take());
+    }
+
+    /// The newest snapshot that was found damaged at the start or before it, and what is wrong with it.
+    pub(crate) fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 
     fn keep_newest(&self, file: Arc<SnapshotFile>) -> io::Result<()> {

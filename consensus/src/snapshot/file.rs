@@ -80,6 +80,9 @@ pub(super) struct Reader<R> {
     input: R,
     number: u64,
     chunk: Vec<u8>,
+    /// Where in the file the chunk begins, and where the next one does.
+    begins: u64,
+    ends: u64,
     at: usize,
     rows: u64,
     done: bool,
@@ -89,16 +92,18 @@ impl<R: Read> Reader<R> {
     /// Begins to read: the meta is there at once, the rows follow.
     pub(super) fn open(mut input: R) -> io::Result<(SnapshotMeta, Self)> {
         let mut magic = [0; MAGIC.len()];
-        input.read_exact(&mut magic)?;
+        input.read_exact(&mut magic).map_err(|error| cut_short(error, 0))?;
         if &magic != MAGIC {
-            return Err(damaged("it does not begin like a snapshot"));
+            return Err(damaged(0, "it does not begin like a snapshot"));
         }
-        let mut reader = Self { input, number: 0, chunk: Vec::new(), at: 0, rows: 0, done: false };
+        let begins = MAGIC.len() as u64;
+        let mut reader =
+            Self { input, number: 0, chunk: Vec::new(), begins, ends: begins, at: 0, rows: 0, done: false };
         reader.next_chunk()?;
         if reader.chunk.first() != Some(&META) {
-            return Err(damaged("its first chunk is not the meta"));
+            return Err(damaged(begins, "the first chunk is not the meta"));
         }
-        let meta = postcard::from_bytes(&reader.chunk[1..]).map_err(io::Error::other)?;
+        let meta = postcard::from_bytes(&reader.chunk[1..]).map_err(|_| damaged(begins, "the meta can't be read"))?;
         reader.at = reader.chunk.len();
         Ok((meta, reader))
     }
@@ -110,7 +115,7 @@ impl<R: Read> Reader<R> {
             match self.chunk.first() {
                 Some(&ROWS) => self.at = 1,
                 Some(&END) => return self.end().map(|()| None),
-                _ => return Err(damaged("a chunk of an unknown kind")),
+                _ => return Err(damaged(self.begins, "a chunk of an unknown kind")),
             }
         }
         self.rows += 1;
@@ -120,36 +125,39 @@ impl<R: Read> Reader<R> {
     fn end(&mut self) -> io::Result<()> {
         self.done = true;
         if self.chunk[1..] != self.rows.to_le_bytes() {
-            return Err(damaged("rows are missing"));
+            return Err(damaged(self.begins, "rows are missing before it"));
         }
         match self.input.read(&mut [0])? {
             0 => Ok(()),
-            _ => Err(damaged("something follows its end")),
+            _ => Err(damaged(self.ends, "something follows the end")),
         }
     }
 
     fn next_chunk(&mut self) -> io::Result<()> {
+        self.begins = self.ends;
         let mut head = [0; 8];
-        self.input.read_exact(&mut head)?;
+        self.input.read_exact(&mut head).map_err(|error| cut_short(error, self.begins))?;
         let (len, sum) = head.split_first_chunk::<4>().expect("eight bytes");
         let len = usize::try_from(u32::from_le_bytes(*len)).map_err(io::Error::other)?;
         if len > MAX_CHUNK_BYTES {
-            return Err(damaged("a chunk's length is impossible"));
+            return Err(damaged(self.begins, "a chunk's length is impossible"));
         }
         self.chunk.resize(len, 0);
-        self.input.read_exact(&mut self.chunk)?;
+        self.input.read_exact(&mut self.chunk).map_err(|error| cut_short(error, self.begins))?;
         if checksum(self.number, &self.chunk).to_le_bytes() != *sum {
-            return Err(damaged("a chunk's checksum does not match"));
+            return Err(damaged(self.begins, "a chunk's checksum does not match"));
         }
         self.number += 1;
+        self.ends += (head.len() + len) as u64;
         Ok(())
     }
 
     fn take_bytes(&mut self) -> io::Result<Vec<u8>> {
         let rest = &self.chunk[self.at..];
-        let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("a row is cut short"))?;
+        let cut = || damaged(self.begins, "a row in the chunk is cut short");
+        let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
         let len = usize::try_from(u32::from_le_bytes(*len)).map_err(io::Error::other)?;
-        let bytes = rest.get(..len).ok_or_else(|| damaged("a row is cut short"))?.to_vec();
+        let bytes = rest.get(..len).ok_or_else(cut)?.to_vec();
         self.at += 4 + len;
         Ok(bytes)
     }
@@ -168,8 +176,15 @@ impl<R: Read> Iterator for Reader<R> {
     }
 }
 
-fn damaged(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot is damaged: {what}"))
+fn damaged(offset: u64, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot is damaged at byte {offset}: {what}"))
+}
+
+fn cut_short(error: io::Error, offset: u64) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged(offset, "it ends too soon"),
+        _ => error,
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +218,8 @@ mod tests {
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
-            assert!(read(&bad).is_err(), "at {at}");
+            let error = read(&bad).unwrap_err();
+            assert!(error.to_string().contains("damaged at byte "), "at {at}: {error}");
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
     OnFatal,
     machine::Changes,
     snapshot::{SnapshotBuilder, SnapshotDir, SnapshotFile},
-    types::{Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig},
+    types::{Departure, Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
 /// What an entry costs the log besides its command.
@@ -52,6 +52,11 @@ impl Progress {
     /// The newest incarnation that this node was ever known by, 0 if none.
     pub(crate) fn newest_incarnation(&self, node: u64) -> u16 {
         self.meta.lock().incarnations.get(&node).copied().unwrap_or(0)
+    }
+
+    /// How an incarnation that was a member is one no more.
+    pub(crate) fn departure(&self, raft_id: u64) -> Option<Departure> {
+        self.meta.lock().departure(raft_id)
     }
 }
 

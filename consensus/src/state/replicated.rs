@@ -15,7 +15,7 @@ use super::{
 use crate::{
     ids::{incarnation_of, node_of},
     machine::{Applied, Changes, Image, Row, StateMachine},
-    types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership},
+    types::{Departure, Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership},
 };
 
 /// What is known of the log up to which the state was applied.
@@ -31,6 +31,19 @@ pub(crate) struct Meta {
 impl Meta {
     pub(crate) fn snapshot_meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    }
+
+    /// How an incarnation that was a member is one no more; `None` of one that is a member, or never was one.
+    pub(crate) fn departure(&self, raft_id: u64) -> Option<Departure> {
+        let node = node_of(raft_id);
+        let newest_ever = self.incarnations.get(&node).copied().unwrap_or(0);
+        let newest = self.membership.nodes().map(|(id, _)| *id).filter(|id| node_of(*id) == node).max();
+        match newest {
+            _ if newest_ever < incarnation_of(raft_id) => None,
+            Some(newest) if newest == raft_id => None,
+            Some(newest) if newest > raft_id => Some(Departure::Replaced),
+            _ => Some(Departure::Removed),
+        }
     }
 
     fn row(&self) -> Row {

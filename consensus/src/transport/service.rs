@@ -51,8 +51,11 @@ impl PeerService {
     }
 }
 
-/// Nobody may vote or lead in another's name, or take the term where it could not come by itself.
+/// Nobody may vote or lead in another's name, or after it has left, or take the term where it could not come by itself.
 fn check_vote(vote: &Vote, envelope: &Envelope, core: &Core) -> Result<(), Status> {
+    if core.has_departed(envelope.from) {
+        return Err(Status::failed_precondition("the caller is not a member any more"));
+    }
     if vote.leader_id.node_id != envelope.from {
         return Err(Status::permission_denied("the vote is not the caller's"));
     }
@@ -200,7 +203,7 @@ impl peer_server::Peer for PeerService {
 
     async fn acknowledged(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let (envelope, core) = self.admit(&request)?;
-        Ok(Response::new(encode(&core.acknowledged_by(envelope.from))))
+        Ok(Response::new(encode(&core.standing_of(envelope.from))))
     }
 
     async fn call_back(&self, request: Request<CallBackRequest>) -> Result<Response<CallBackResponse>, Status> {

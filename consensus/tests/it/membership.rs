@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tollgate_consensus::{ChangeError, Role, incarnation_of};
+use tollgate_consensus::{ChangeError, Formation, Role, StartError, incarnation_of};
 
-use crate::cluster::{Cluster, soon, until};
+use crate::cluster::{Cluster, LONG, soon, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_member_learns_and_then_votes() {
@@ -82,4 +82,51 @@ async fn a_node_that_does_not_come_is_not_waited_for_beyond_the_deadline() {
     let deadline = Instant::now() + Duration::from_millis(300);
     let refused = cluster.nodes[0].get().add_learner(9, "127.0.0.1:1".into(), deadline).await.unwrap_err();
     assert!(refused.to_string().contains("node 9 does not answer at 127.0.0.1:1"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_removed_learns_it_and_nobody_else_does() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.add(4).start().await;
+    cluster.nodes[0].get().promote(4, soon()).await.unwrap();
+    // One that is cut off meanwhile is behind afterwards, and a member all the same.
+    let behind = cluster.follower().await % 3 + 1;
+    let behind = if behind == cluster.leader().await { behind % 3 + 1 } else { behind };
+    cluster.node(behind).stop().await;
+    let asked = cluster.leader().await;
+    cluster.node(asked).get().clone().remove(4, soon()).await.unwrap();
+    let four = cluster.node(4).get().clone();
+    let removed = tokio::time::timeout(LONG, four.removed()).await.expect("it learns that it was removed");
+    assert_eq!((removed.node, &removed.dir), (4, &cluster.node(4).dir));
+    // What it has in flight can still be settled.
+    four.propose(None, bytes::Bytes::from_static(b"a=1"), soon()).await.unwrap();
+
+    cluster.node(4).stop().await;
+    let refused = tokio::time::timeout(LONG, cluster.node(4).try_start()).await.expect("in time").unwrap_err();
+    assert!(matches!(refused, StartError::Removed(_)), "{refused}");
+    assert!(refused.to_string().contains("node 4 was removed from the cluster"), "{refused}");
+
+    // Nobody that it asks at the start knows better: it finds out as it runs.
+    let formation = cluster.node(4).formation.clone();
+    cluster.node(4).formation = Formation::Join(vec!["127.0.0.1:1".into()]);
+    cluster.node(4).start().await;
+    let four = cluster.node(4).get().clone();
+    tokio::time::timeout(LONG, four.removed()).await.expect("it learns that it was removed");
+    cluster.node(4).stop().await;
+
+    cluster.node(behind).start().await;
+    cluster.check_everywhere("a", "1").await;
+    let wait = Duration::from_secs(3);
+    for node in cluster.running() {
+        assert!(tokio::time::timeout(wait, node.get().removed()).await.is_err(), "node {} was not removed", node.id);
+    }
+
+    // Emptied, it comes in again.
+    cluster.node(4).formation = formation;
+    cluster.node(4).wipe();
+    cluster.node(4).start().await;
+    let four = cluster.node(4).get().clone();
+    assert_eq!(incarnation_of(four.status().raft_id), 2);
+    assert!(tokio::time::timeout(wait, four.removed()).await.is_err());
+    cluster.check_everywhere("a", "1").await;
 }

@@ -2,9 +2,9 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use tollgate_consensus::SnapshotPolicy;
+use tollgate_consensus::{SnapshotPolicy, StartError, incarnation_of};
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, LONG, until};
 
 const OFTEN: SnapshotPolicy =
     SnapshotPolicy { log_bytes: 20_000, interval: Duration::from_secs(3600), keep_entries: 10 };
@@ -45,6 +45,15 @@ fn snapshot_files(dir: &std::path::Path) -> Vec<PathBuf> {
     files
 }
 
+fn damage_snapshots(dir: &std::path::Path) {
+    for file in snapshot_files(dir) {
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        fs::write(&file, bytes).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_follower_is_filled_by_a_snapshot() {
     let mut cluster = cluster_with_snapshots().await;
@@ -78,12 +87,7 @@ async fn a_damaged_snapshot_is_never_sent_and_made_anew() {
     let mut cluster = cluster_with_snapshots().await;
     // On every node, as any may lead.
     for node in &cluster.nodes {
-        for file in snapshot_files(&node.dir) {
-            let mut bytes = fs::read(&file).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 4;
-            fs::write(&file, bytes).unwrap();
-        }
+        damage_snapshots(&node.dir);
     }
     cluster.add(4).start().await;
     cluster.check_everywhere("round", "0").await;
@@ -103,4 +107,39 @@ async fn a_receiver_that_dies_in_the_middle_begins_again() {
     cluster.nodes[3].start().await;
     assert!(!cluster.nodes[3].dir.join("snapshots/77.tmp").exists());
     cluster.check_everywhere("count", "301").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_neither_state_nor_snapshot_for_its_log_fetches_them_from_the_others() {
+    let mut cluster = cluster_with_snapshots().await;
+    let damaged = cluster.follower().await;
+    cluster.node(damaged).stop().await;
+    let dir = cluster.node(damaged).dir.clone();
+    damage_snapshots(&dir);
+    fs::remove_dir_all(dir.join("state")).unwrap();
+    cluster.node(damaged).start().await;
+    assert_eq!(incarnation_of(cluster.node(damaged).get().status().raft_id), 2);
+    assert!(dir.join("log.aside").exists());
+    cluster.check_everywhere("count", "301").await;
+}
+
+/// To rejoin would be to found a new cluster and forget everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_anybody_to_fetch_from_refuses_and_touches_nothing() {
+    let mut cluster = Cluster::new(1);
+    cluster.nodes[0].snapshots = OFTEN;
+    cluster.start_all().await;
+    fill(&cluster, 0).await;
+    until("a snapshot and a shorter log", || cluster.nodes[0].get().status().purged_index > 0).await;
+    cluster.node(1).stop().await;
+    let dir = cluster.node(1).dir.clone();
+    damage_snapshots(&dir);
+    fs::remove_dir_all(dir.join("state")).unwrap();
+    for _ in 0..2 {
+        let refused = tokio::time::timeout(LONG, cluster.node(1).try_start()).await.expect("in time").unwrap_err();
+        assert!(matches!(refused, StartError::Incomplete { .. }), "{refused}");
+        let said = refused.to_string();
+        assert!(said.contains(".damaged: the snapshot is damaged at byte ") && said.contains("To heal"), "{said}");
+        assert!(!dir.join("log.aside").exists());
+    }
 }

@@ -46,9 +46,9 @@ async fn with_a_stale_follower() -> (Cluster, u64) {
     (cluster, stale)
 }
 
-async fn is_whole_again(cluster: &mut Cluster, stale: u64) {
+async fn is_whole_again(cluster: &mut Cluster, stale: u64, incarnation: u16) {
     let back = cluster.node(stale).get().clone();
-    assert_eq!(incarnation_of(back.status().raft_id), 2);
+    assert_eq!(incarnation_of(back.status().raft_id), incarnation);
     until("its old self is gone and it votes", || {
         let status = back.status();
         status.members.len() == 3 && status.members.iter().all(|member| member.voter) && status.role != Role::Learner
@@ -66,17 +66,13 @@ async fn a_node_with_an_older_disk_comes_back_as_another_incarnation() {
     cluster.node(stale).start().await;
     assert_eq!(cluster.leader().await, leader, "the leader went on");
     assert!(cluster.node(stale).dir.join("log.aside").exists());
-    is_whole_again(&mut cluster, stale).await;
+    is_whole_again(&mut cluster, stale, 2).await;
 }
 
-/// Nobody it knows answers at the start; then the leader finds it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_with_an_older_disk_that_nobody_told_hurts_nobody_and_heals_at_the_next_start() {
-    let (mut cluster, stale) = with_a_stale_follower().await;
-    let leader = cluster.leader().await;
+/// Starts the node so that nobody answers it at first, waits until it ends and gives the reason.
+async fn ends_with(cluster: &mut Cluster, stale: u64) -> String {
     let mut config = cluster.node(stale).config();
-    let nobody = tollgate_consensus::Formation::Join(vec!["127.0.0.1:1".into()]);
-    config.formation = nobody;
+    config.formation = tollgate_consensus::Formation::Join(vec!["127.0.0.1:1".into()]);
     let ended = Arc::new(Mutex::new(None));
     let told = Arc::clone(&ended);
     config.on_fatal = OnFatal(Arc::new(move |reason| {
@@ -86,13 +82,55 @@ async fn a_node_with_an_older_disk_that_nobody_told_hurts_nobody_and_heals_at_th
     let started = Consensus::start(config, Box::new(Map(rows)), Default::default()).await.unwrap();
     assert_eq!(incarnation_of(started.status().raft_id), 1);
     until("it says why it can't go on", || ended.lock().unwrap().is_some()).await;
-    let reason = ended.lock().unwrap().take().unwrap();
+    cluster.node(stale).running = Some(started);
+    cluster.node(stale).stop().await;
+    ended.lock().unwrap().take().unwrap()
+}
+
+/// A cluster of three, one of which has come back under its second incarnation; it is stopped, and its disk is again the
+/// one of its first.
+async fn with_a_disk_of_an_earlier_incarnation() -> (Cluster, u64) {
+    let (mut cluster, stale) = with_a_stale_follower().await;
+    let dir = cluster.node(stale).dir.clone();
+    cluster.node(stale).wipe();
+    cluster.node(stale).start().await;
+    is_whole_again(&mut cluster, stale, 2).await;
+    cluster.write(stale, "a=30").await;
+    cluster.node(stale).stop().await;
+    fs::remove_dir_all(&dir).unwrap();
+    copy(&dir.with_extension("old"), &dir);
+    (cluster, stale)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_disk_of_an_earlier_incarnation_comes_back_as_the_next_one() {
+    let (mut cluster, stale) = with_a_disk_of_an_earlier_incarnation().await;
+    cluster.node(stale).start().await;
+    assert!(cluster.node(stale).dir.join("log.aside").exists());
+    is_whole_again(&mut cluster, stale, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_disk_of_an_earlier_incarnation_that_nobody_told_finds_out_and_heals_at_the_next_start() {
+    let (mut cluster, stale) = with_a_disk_of_an_earlier_incarnation().await;
+    let leader = cluster.leader().await;
+    let reason = ends_with(&mut cluster, stale).await;
+    assert!(reason.contains("earlier life") && reason.contains("Start the node again"), "{reason}");
+    assert_eq!(cluster.leader().await, leader, "the leader went on");
+    cluster.node(stale).start().await;
+    is_whole_again(&mut cluster, stale, 3).await;
+}
+
+/// Nobody it knows answers at the start; then the leader finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_an_older_disk_that_nobody_told_hurts_nobody_and_heals_at_the_next_start() {
+    let (mut cluster, stale) = with_a_stale_follower().await;
+    let leader = cluster.leader().await;
+    let reason = ends_with(&mut cluster, stale).await;
     assert!(reason.contains("Start the node again"), "{reason}");
     assert_eq!(cluster.leader().await, leader, "the leader went on");
     cluster.write(leader, "a=30").await;
 
-    cluster.node(stale).running = Some(started);
-    cluster.node(stale).stop().await;
     cluster.node(stale).start().await;
-    is_whole_again(&mut cluster, stale).await;
+    is_whole_again(&mut cluster, stale, 2).await;
 }
