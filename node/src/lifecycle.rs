@@ -57,10 +57,10 @@ impl Signals {
 
 /// Unready → serve on for the drain delay, telling clients to go elsewhere → accept nothing more → let requests end →
 /// settle → hand over leadership and stop consensus → close the admin port.
-pub(crate) async fn stop(node: Node, drain: Drain) {
-    node.set_draining();
+pub(crate) async fn stop(node: Node, drain: Drain, why: &str) {
+    node.set_draining(why);
     node.shutdown.draining.cancel();
-    info!(delay = ?drain.delay, in_flight = node.gateway.in_flight(), "draining");
+    info!(why, delay = ?drain.delay, in_flight = node.gateway.in_flight(), "draining");
     sleep(drain.delay).await;
     node.shutdown.stop.cancel();
     node.data_plane.close();

@@ -23,7 +23,7 @@ use crate::{
     config::{Members, NodeConfig},
     metrics::NodeMetrics,
     run::bind,
-    state::ReplicatedState,
+    state::{ReplicatedState, Shared},
     uplink::LogUplink,
     views,
 };
@@ -99,10 +99,10 @@ impl Node {
         let members = consensus_config(&config, sockets.peer);
         let consensus = Consensus::start(members, Box::new(machine), Default::default()).await.context("consensus")?;
         backplane.join(consensus.clone());
-        let opened = opening::open(&consensus, &state, config.id, OPENING_TIMEOUT).await?;
-        if let (Some(file), Some(key)) = (&config.initial_token_file, &key) {
-            opening::initial_token(&consensus, &state, file, key).await?;
-        }
+        let opened = tokio::select! {
+            opened = open(&consensus, &state, &config, key.as_deref()) => opened?,
+            removed = consensus.removed() => return Err(removed.into()),
+        };
 
         let desk_config = DeskConfig::new(NodeId(config.id), opened);
         let desk = Desk::spawn(desk_config, Arc::new(LogUplink::new(consensus.clone())), &background);
@@ -128,9 +128,9 @@ impl Node {
         Ok(Node { gateway, desk, consensus, shutdown, data_plane, background, admin_shutdown, backplane })
     }
 
-    /// `/readyz` says no from now on, and so does the cluster's status.
-    pub(crate) fn set_draining(&self) {
-        self.backplane.set_readiness(Readiness::NotReady("draining".to_owned()));
+    /// `/readyz` says no and why from now on, and the cluster's status says that this node drains.
+    pub(crate) fn set_draining(&self, why: &str) {
+        self.backplane.set_readiness(Readiness::NotReady(why.to_owned()));
     }
 
     /// Resolves when this node must not go on, with the reason.
@@ -138,6 +138,20 @@ impl Node {
         self.desk.fenced().await;
         anyhow!("a newer process runs under this node's id")
     }
+}
+
+/// What this node says first to its cluster; gives its incarnation in the ledger.
+async fn open(
+    consensus: &Consensus,
+    state: &Shared,
+    config: &NodeConfig,
+    key: Option<&ClusterKey>,
+) -> anyhow::Result<u64> {
+    let opened = opening::open(consensus, state, config.id, OPENING_TIMEOUT).await?;
+    if let (Some(file), Some(key)) = (&config.initial_token_file, key) {
+        opening::initial_token(consensus, state, file, key).await?;
+    }
+    Ok(opened)
 }
 
 fn consensus_config(config: &NodeConfig, peer: std::net::TcpListener) -> Config {

@@ -17,6 +17,10 @@ use crate::{
 /// Part of the message of a node that found one of its ports taken.
 pub(crate) const ADDRESS_IN_USE: &str = "address already in use";
 
+/// What `/readyz` says of a node that leaves.
+const DRAINING: &str = "draining";
+const REMOVED: &str = "removed from the cluster";
+
 /// Run one node in the foreground.
 ///
 /// SIGTERM or Ctrl-C drains and leaves cleanly, a second one ends at once.
@@ -71,14 +75,19 @@ async fn serve(config: NodeConfig) -> anyhow::Result<()> {
     };
     info!(node = id, zone, "ready");
     let ended = tokio::select! {
-        () = signals.stop() => Ok(()),
+        () = signals.stop() => Ok(None),
+        removed = node.consensus.removed() => Ok(Some(removed)),
         reason = node.must_end() => Err(reason),
     };
+    let why = if matches!(ended, Ok(Some(_))) { REMOVED } else { DRAINING };
     tokio::select! {
-        () = lifecycle::stop(node, drain) => info!(node = id, "left"),
+        () = lifecycle::stop(node, drain, why) => info!(node = id, "left"),
         () = signals.stop() => info!(node = id, "told to stop again: ending at once"),
     }
-    ended
+    if let Some(removed) = ended? {
+        info!(node = id, "{removed}");
+    }
+    Ok(())
 }
 
 /// Binds a listening socket; a busy port is named with the key that says where it is set.

@@ -40,6 +40,19 @@ pub(super) fn write(dir: &Path, plan: &Plan, ca: &Ca) -> anyhow::Result<Written>
     Ok(Written { nodes, relays, token })
 }
 
+/// A node that joins those that are there.
+pub(super) fn write_later(dir: &Path, nodes: &[Node], ca: &Ca) -> anyhow::Result<Node> {
+    let id = nodes.iter().map(|node| node.id).max().unwrap_or(0) + 1;
+    let zone = ZONES[usize::try_from(id - 1)? % ZONES.len()];
+    let peer = free_port();
+    let node = Node::new(id, zone, dir, [free_port(), free_port(), peer, peer], Vec::new());
+    let members: Vec<String> = nodes.iter().map(|node| format!("\"{}\"", node.advertise)).collect();
+    fs::create_dir_all(&node.dir)?;
+    ca.node(node.id)?.write(ca, &node.dir)?;
+    fs::write(node.config(), toml(&node, &format!("join = [{}]", members.join(", ")), ""))?;
+    Ok(node)
+}
+
 /// `members` is the line that says how the node finds its cluster.
 pub(super) fn toml(node: &Node, members: &str, more: &str) -> String {
     let (id, zone) = (node.id, &node.zone);

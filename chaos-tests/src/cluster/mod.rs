@@ -87,6 +87,16 @@ impl Cluster {
         Ok(Cluster { nodes, relays, token, ca, client: Client::new(), dir })
     }
 
+    /// A later member, with everything on disk and not running: it asks the nodes that are there now to take it in.
+    ///
+    /// # Errors
+    /// The files can't be written.
+    pub fn add(&mut self) -> anyhow::Result<&mut Node> {
+        let node = layout::write_later(self.dir.path(), &self.nodes, &self.ca)?;
+        self.nodes.push(node);
+        self.nodes.last_mut().context("one was added")
+    }
+
     /// Waits until every running node is ready.
     ///
     /// # Errors

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use tollgate_chaos_tests::{Cluster, Outcome, eventually};
+use serde_json::Value;
+use tollgate_chaos_tests::{Cluster, Outcome, calls::Call, client::LIMIT, eventually, resources::api_key};
+
+/// From the removal to the end of the process: it asks, then drains.
+const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn leadership_moves_when_asked_and_every_node_tells_the_same_status() -> Outcome {
@@ -45,5 +49,81 @@ async fn a_node_that_is_asked_to_leave_turns_unready_hands_over_and_ends_well() 
     cluster.node(leader).start()?;
     cluster.ready().await?;
     cluster.converged().await?;
+    Ok(())
+}
+
+/// What `cluster status` says of a node.
+async fn row(cluster: &Cluster, id: u64) -> anyhow::Result<Option<Value>> {
+    Ok(cluster.status().await?.into_iter().find(|row| row["id"] == id))
+}
+
+#[tokio::test]
+async fn a_node_is_added_promoted_removed_and_leaves_by_itself() -> Outcome {
+    let mut cluster = Cluster::start().await?;
+    let provider = cluster.with_standard(&[("alice", Some(1_000_000))]).await?;
+    let absent = cluster.cli().run(&["cluster", "add", "4", "127.0.0.1:1", "--timeout", "2s"]).await?;
+    assert_eq!(absent.code, 1);
+    assert!(absent.stderr.contains("node 4 does not answer at 127.0.0.1:1"), "{}", absent.stderr);
+
+    let four = cluster.add()?;
+    four.start()?;
+    let peer = four.peer.to_string();
+    let added = cluster.cli().run(&["cluster", "add", "4", &peer]).await?.ok()?;
+    assert!(added.stderr.contains("node 4 is a learner"), "{}", added.stderr);
+    cluster.ready().await?;
+    assert_eq!(row(&cluster, 4).await?.map(|row| row["role"].clone()), Some("learner".into()));
+    cluster.cli().run(&["cluster", "promote", "4"]).await?.ok()?;
+    cluster.cli().run(&["cluster", "promote", "4"]).await?.ok()?;
+    eventually("node 4 votes", || async {
+        let role = row(&cluster, 4).await?.map(|row| row["role"].clone());
+        anyhow::ensure!(role == Some("follower".into()), "it is {role:?}");
+        Ok(())
+    })
+    .await?;
+    let origin = cluster.node(4).http_url();
+    let call = Call::chat(&api_key("alice"), "mock-1");
+    assert_eq!(cluster.client.send(call.request(&origin), LIMIT).await?.status, 200);
+
+    // A stream that goes on while the node is removed ends as it should, and is settled.
+    let slow = Call::chat(&api_key("alice"), "mock-1").stream().header("x-mock-pace", "100ms");
+    let url = format!("{}/readyz", cluster.node(4).admin_url());
+    let removed = async {
+        eventually("the provider streams", || async {
+            anyhow::ensure!(provider.witness().await?.total.active > 0, "not yet");
+            Ok(())
+        })
+        .await?;
+        cluster.cli().run(&["cluster", "remove", "4"]).await?.ok()?;
+        anyhow::ensure!(row(&cluster, 4).await?.is_none(), "it is a member still");
+        eventually("it says that it was removed", || async {
+            let answer = cluster.client.get(&url, &[]).await?;
+            let told = answer.status == 503 && answer.text().contains("removed from the cluster");
+            anyhow::ensure!(told, "{}: {}", answer.status, answer.text());
+            Ok(())
+        })
+        .await
+    };
+    let (answer, removed) = tokio::join!(cluster.client.send(slow.request(&origin), LIMIT), removed);
+    removed?;
+    let answer = answer?;
+    assert!(answer.status == 200 && answer.text().contains("[DONE]"), "{}", answer.text());
+    let status = cluster.node(4).exited(LEAVES_WITHIN).await?;
+    assert!(status.success(), "{status}");
+    let log = cluster.node(4).log();
+    assert!(log.contains("node 4 was removed from the cluster. To bring it back, empty"), "{log}");
+    assert!(!log.contains("did not take every settlement"), "{log}");
+
+    // Started again it says so and ends; emptied, it is a new node.
+    let said = log.len();
+    cluster.node(4).start()?;
+    let status = cluster.node(4).exited(LEAVES_WITHIN).await?;
+    assert_eq!(status.code(), Some(1));
+    let log = cluster.node(4).log();
+    assert!(log[said..].contains("node 4 was removed from the cluster. To bring it back, empty"), "{}", &log[said..]);
+    cluster.node(4).wipe()?;
+    cluster.node(4).start()?;
+    cluster.ready().await?;
+    assert_eq!(row(&cluster, 4).await?.map(|row| row["role"].clone()), Some("learner".into()));
+    assert_eq!(cluster.client.send(call.request(&origin), LIMIT).await?.status, 200);
     Ok(())
 }
