@@ -30,8 +30,8 @@ pub struct Examined {
     pub checked: Problems,
 }
 
-/// Reads and checks every resource of a file, YAML or JSON, and tells what is wrong with the text itself: what follows
-/// broken syntax is not among the resources.
+/// Reads and checks every resource of a file, YAML or JSON, and tells what is wrong with the text itself: documents of
+/// broken syntax are not among the resources.
 #[must_use]
 pub fn examine(file: &str, text: &str) -> (Vec<Examined>, Problems) {
     let (documents, broken) = read_all(file, text);

@@ -36,7 +36,7 @@ pub struct Parsed {
     pub index: SpanIndex,
 }
 
-/// Reads every document of a file, YAML or JSON. What has problems is left out; what follows broken syntax, too.
+/// Reads every document of a file, YAML or JSON. What has problems is left out.
 #[must_use]
 pub fn parse(file: &str, text: &str) -> (Vec<Parsed>, Problems) {
     let (documents, broken) = read_all(file, text);
@@ -93,7 +93,7 @@ struct Document {
     index: SpanIndex,
 }
 
-/// Every document up to the first that is broken, and what is wrong with that one.
+/// Every document that is not broken, and what is wrong with the others.
 fn read_all(file: &str, text: &str) -> (Vec<Document>, Problems) {
     let file: Arc<str> = Arc::from(file);
     let (nodes, broken) = tree::documents(text.strip_prefix('\u{feff}').unwrap_or(text));
@@ -105,14 +105,14 @@ fn read_all(file: &str, text: &str) -> (Vec<Document>, Problems) {
             _ => documents.push(document(&file, node)),
         }
     }
-    let broken = broken.map(|broken| Problem {
+    let broken = broken.into_iter().map(|broken| Problem {
         kind: None,
         name: String::new(),
         field: String::new(),
         message: broken.message,
         at: Some(location(&file, broken.at)),
     });
-    (documents, Problems(broken.into_iter().collect()))
+    (documents, Problems(broken.collect()))
 }
 
 fn document(file: &Arc<str>, node: Node) -> Document {

@@ -40,7 +40,7 @@ pub(super) enum What {
 }
 
 pub(super) fn read(document: &Node) -> Read {
-    let mut reader = Reader { problems: Vec::new() };
+    let mut reader = Reader { spec: None, problems: Vec::new() };
     let Value::Map(fields) = &document.value else {
         reader.add_at(document.at, String::new(), format!("must be a resource, not {}", what(&document.value)));
         return Read { kind: None, name: String::new(), resource: None, problems: reader.problems };
@@ -51,6 +51,7 @@ pub(super) fn read(document: &Node) -> Read {
     let Some(kind) = kind else {
         return Read { kind, name, resource: None, problems: reader.problems };
     };
+    reader.spec = Message::spec_of(kind);
     let mut json = reader.message(Message::of(kind), fields, None);
     json.insert("kind".to_owned(), Json::String(kind.as_str().to_owned()));
     let resource = match resource(kind, Json::Object(json)) {
@@ -110,6 +111,8 @@ fn what(value: &Value) -> &'static str {
 const MAX_PROBLEMS: usize = 100;
 
 struct Reader {
+    /// What `spec` has in a resource of this kind.
+    spec: Option<&'static Message>,
     problems: Vec<Found>,
 }
 
@@ -188,6 +191,10 @@ impl Reader {
                 self.unknown(message, key, path);
                 continue;
             };
+            if path.is_none() && seen.contains_key(key.text.as_str()) {
+                self.second_resource(key, &at);
+                break;
+            }
             if self.twice(&mut seen, key, &at) || matches!(node.value, Value::Null) {
                 continue;
             }
@@ -212,6 +219,12 @@ impl Reader {
             (parent_text.clone(), said, None)
         } else {
             let at = parent.map_or_else(|| Field::root(&key.text), |parent| parent.field(&key.text));
+            let in_spec = parent.is_none() && self.spec.is_some_and(|spec| spec.field(&key.text).is_some());
+            if in_spec {
+                let message = format!("`{}` belongs into `spec`: indent it under that", key.text);
+                let what = What::Unknown { parent: "spec".to_owned(), meant: Some(key.text.clone()) };
+                return self.add(Found { field: key.text.clone(), at: key.at, message, what });
+            }
             let said = if key.text == "<<" {
                 "merge keys are not supported: write the fields out".to_owned()
             } else {
@@ -221,6 +234,13 @@ impl Reader {
         };
         let what = What::Unknown { parent: parent_text, meant };
         self.add(Found { field, at: key.at, message: said, what });
+    }
+
+    /// A field of the resource itself is there again: told once, as it is not one field that is wrong.
+    fn second_resource(&mut self, key: &Key, at: &Field<'_>) {
+        let message =
+            format!("`{}` is there twice: if a new resource begins here, put a line `---` before it", key.text);
+        self.add_at(key.at, at.to_string(), message);
     }
 
     /// `seen` has the lines of the keys before.
@@ -237,9 +257,10 @@ impl Reader {
     }
 
     fn list(&mut self, item: &'static ValueType, node: &Node, at: &Field<'_>) -> Option<Json> {
-        let Value::List(items) = &node.value else {
-            self.wrong(node, at, "a list");
-            return None;
+        let items = match &node.value {
+            Value::List(items) => items,
+            Value::Map(_) => return self.wrong_with(node, at, "a list", ": begin each item with `- `"),
+            _ => return self.wrong_with(node, at, "a list", ": put it into [ ]"),
         };
         let read = |(n, node): (usize, &Node)| self.value(item, node, &at.index(n)).unwrap_or_else(|| empty(item));
         Some(Json::Array(items.iter().enumerate().map(read).collect()))
@@ -266,7 +287,10 @@ impl Reader {
             (ValueType::Message(name), Value::Map(fields)) => {
                 Some(Json::Object(self.message(Message::find(name), fields, Some(at))))
             }
-            (ValueType::Message(_), _) => self.wrong(node, at, "a map"),
+            (ValueType::Message(name), _) => {
+                let all = Message::find(name).names().collect::<Vec<_>>().join(", ");
+                self.wrong_with(node, at, "a map", &format!(": its fields are {all}"))
+            }
             (ValueType::Text, Value::Scalar { text, .. }) => Some(Json::String(text.clone())),
             (ValueType::Text, _) => self.wrong(node, at, "text"),
             (ValueType::Bool, Value::Scalar { text, quoted: false }) if text == "true" => Some(Json::Bool(true)),
@@ -291,14 +315,20 @@ impl Reader {
     }
 
     fn wrong(&mut self, node: &Node, at: &Field<'_>, wanted: &str) -> Option<Json> {
+        self.wrong_with(node, at, wanted, "")
+    }
+
+    /// `cure` says what to do, where it can be told.
+    fn wrong_with(&mut self, node: &Node, at: &Field<'_>, wanted: &str, cure: &str) -> Option<Json> {
         let message = match &node.value {
             // What is shown is short and stands where a number or a truth value belongs: where a map or a list does, it may
             // be a secret that lost its field.
-            Value::Scalar { text, quoted: false } if text.len() <= 20 && !CONTAINERS.contains(&wanted) => {
-                format!("must be {wanted}, not `{text}`")
+            Value::Scalar { text, quoted } if text.len() <= 20 && !CONTAINERS.contains(&wanted) => {
+                let quote = if *quoted { "\"" } else { "" };
+                format!("must be {wanted}, not `{quote}{text}{quote}`")
             }
-            Value::Scalar { .. } => format!("must be {wanted}, not text"),
-            other => format!("must be {wanted}, not {}", what(other)),
+            Value::Scalar { .. } => format!("must be {wanted}, not text{cure}"),
+            other => format!("must be {wanted}, not {}{cure}", what(other)),
         };
         self.add_at(node.at, at.to_string(), message);
         None

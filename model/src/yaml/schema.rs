@@ -58,6 +58,14 @@ impl Message {
         Self::find(&format!(".tollgate.v1.{kind}"))
     }
 
+    /// The message of the `spec` of a kind of resource.
+    pub(super) fn spec_of(kind: crate::Kind) -> Option<&'static Self> {
+        match &Self::of(kind).field("spec")?.shape {
+            Shape::One(ValueType::Message(name)) => Some(Self::find(name)),
+            _ => None,
+        }
+    }
+
     pub(super) fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
     }

@@ -75,8 +75,11 @@ fn a_key_that_is_there_twice_is_refused_everywhere() {
 #[test]
 fn a_wrong_type_says_what_would_be_right() {
     for (rest, expected) in [
-        ("spec: []\n", "4:7 spec: must be a map, not a list"),
-        ("spec: {hosts: a.com}\n", "4:15 spec.hosts: must be a list, not text"),
+        (
+            "spec: []\n",
+            "4:7 spec: must be a map, not a list: its fields are hosts, match, backends, fallbacks, timeouts, retries, auth, tokens, bodyLimit, redirect, response, onAbort",
+        ),
+        ("spec: {hosts: a.com}\n", "4:15 spec.hosts: must be a list, not text: put it into [ ]"),
         ("spec: {hosts: [[a]]}\n", "4:16 spec.hosts[0]: must be text, not a list"),
         ("spec: {hosts: [~]}\n", "4:16 spec.hosts[0]: must be text, not nothing"),
         (
@@ -91,10 +94,10 @@ fn a_wrong_type_says_what_would_be_right() {
         ("spec: {tokens: {max: 18446744073709551616}}\n", "4:22 spec.tokens.max: must be at most 18446744073709551615"),
         (
             "spec: {tokens: {max: \"lots of them\"}}\n",
-            "4:22 spec.tokens.max: must be a whole number, 0 or more, in digits, not text",
+            "4:22 spec.tokens.max: must be a whole number, 0 or more, in digits, not `\"lots of them\"`",
         ),
         ("spec: {auth: {required: yes}}\n", "4:25 spec.auth.required: must be true or false, not `yes`"),
-        ("spec: {auth: {required: \"true\"}}\n", "4:25 spec.auth.required: must be true or false, not text"),
+        ("spec: {auth: {required: \"true\"}}\n", "4:25 spec.auth.required: must be true or false, not `\"true\"`"),
         ("spec: {match: [{headers: []}]}\n", "4:26 spec.match[0].headers: must be a map, not a list"),
     ] {
         assert_eq!(problems(rest), [expected]);
@@ -149,6 +152,36 @@ fn broken_syntax_is_located_and_what_came_before_is_kept() {
     ] {
         assert!(!problems_of(text).is_empty(), "{text}");
     }
+}
+
+#[test]
+fn a_broken_document_hides_none_of_the_others() {
+    for broken in [
+        "a: [1,\nb: }\n",
+        "a: \"x\n\nb: y\n",
+        "x:\n\ty: 1\n",
+        "a: b: c\n",
+        "x: *y\n",
+        "{a: 1\n",
+        "%\n",
+        "a: |\n x\n  - y\n b\n\tc\n",
+    ] {
+        let good = format!("{HEAD}spec: {{x: 1}}\n");
+        let text = format!("{broken}---\n{good}--- # two\n{broken}---\n{good}").replace('\n', "\r\n");
+        let (examined, found) = examine("f", &text);
+        assert_eq!((examined.len(), found.len()), (2, 2), "{text}{found}");
+        let lines = u32::try_from(broken.lines().count()).unwrap();
+        let at = |problems: &Problems| problems.0[0].at.as_ref().unwrap().line;
+        assert_eq!(
+            examined.iter().map(|it| at(&it.problems)).collect::<Vec<_>>(),
+            [lines + 5, 2 * lines + 11],
+            "{text}"
+        );
+        let second = found.0[1].at.as_ref().unwrap().line;
+        assert!((lines + 6..=2 * lines + 7).contains(&second), "{second}: {text}");
+    }
+    let many = "---\na: [\n".repeat(1_000);
+    assert_eq!(examine("f", &many).1.len(), 20);
 }
 
 #[test]
@@ -281,6 +314,51 @@ fn a_field_that_is_empty_is_not_said_to_be_missing() {
     assert!(found[0].starts_with("2:7 kind: is empty: Service | "), "{found:?}");
     assert_eq!(found[1..], ["1:13 apiVersion: must be tollgate/v1", "3:18 metadata.name: is empty"]);
     assert_eq!(problems_of(&HEAD.replace("Route", "[Route]")), ["2:7 kind: must be text, not a list"]);
+}
+
+#[test]
+fn what_people_write_by_mistake_has_one_message_with_its_cure() {
+    let head = "apiVersion: tollgate/v1\nkind: Limit\nmetadata:\n  name: tpm\nspec:\n";
+    for (spec, expected) in [
+        ("\tunit: tokens\n", "a tab indents this line: use spaces"),
+        ("  unit: tokens\n    limit: 5\n", "a `:` where no field can be"),
+        ("  unit: tokens\n limit: 5\n", "this line begins under no field before it"),
+        ("  unit:tokens\n  limit: 5\n", "the space after it missing there"),
+        ("  unit: \"tokens\n  limit: 5\n", "a quote that was opened before is not closed"),
+        ("  unit: tokens\n  per: [*consumer]\n", "put quotes around text that begins with `*`"),
+        ("  unit: @tokens\n", "put quotes around text that does"),
+        ("  limit: {{ .Values.limit }}\n", "put quotes around text that begins with `{`"),
+        (
+            "  unit: tokens\n  limit: \"100k\"\n  window: 1m\n",
+            "spec.limit: must be a whole number, 0 or more, in digits, not `\"100k\"`",
+        ),
+        ("  unit: tokens\n  limit: 5\n  window: 5 min\n", "spec.window: `5 min` is no window"),
+        (
+            "  unit: tokens\n  limit: 5\n  window: 1m\n  per: consumer\n",
+            "spec.per: must be a list, not text: put it into [ ]",
+        ),
+        ("  unit: tokens\n  limit: 5\n  limit: 6\n  window: 1m\n", "`limit` is there twice: first in line 7"),
+        (
+            "  unit: tokens\n  limit: 5\n  window: 1m\n  match:\n    - tenants: [a]\n",
+            "must be a map, not a list: its fields are tenants",
+        ),
+    ] {
+        for text in [format!("{head}{spec}"), format!("\u{feff}{head}{spec}").replace('\n', "\r\n")] {
+            let (examined, broken) = examine("f.yaml", &text);
+            let all: Vec<_> =
+                examined.iter().flat_map(|it| &it.problems).chain(&broken).map(ToString::to_string).collect();
+            assert!(all.len() == 1 && all[0].contains(expected), "{text}\nexpected {expected}\nfound {all:#?}");
+        }
+    }
+    let good = "  unit: tokens\n  limit: 5\n  window: 1m\n";
+    let flat = examined("Limit", &format!("spec:\n{}", good.replace("  ", "")));
+    assert_eq!(flat.len(), 3, "{flat:?}");
+    assert_eq!(flat[0], "5 unit: `unit` belongs into `spec`: indent it under that");
+    let two = examined("Limit", &format!("spec:\n{good}{head}{good}"));
+    assert_eq!(
+        two,
+        ["8 apiVersion: `apiVersion` is there twice: if a new resource begins here, put a line `---` before it"]
+    );
 }
 
 #[test]

@@ -10,6 +10,9 @@ const MAX_TEXT_BYTES: usize = 64 << 20;
 /// Nodes of a file after its aliases: an alias of aliases could stand for any number.
 const MAX_NODES: usize = 2_000_000;
 
+/// Broken documents of a file that are told: who has more has another kind of file.
+const MAX_BROKEN: usize = 20;
+
 /// Levels of one document; resources have eight.
 const MAX_DEPTH: usize = 32;
 
@@ -68,36 +71,72 @@ pub(super) struct Broken {
     pub(super) message: String,
 }
 
-/// Every document up to the first that is broken.
-pub(super) fn documents(text: &str) -> (Vec<Node>, Option<Broken>) {
+/// Every document, and what is wrong with those that are broken: a line `---` begins the next one whatever came before.
+pub(super) fn documents(text: &str) -> (Vec<Node>, Vec<Broken>) {
     if text.len() > MAX_TEXT_BYTES {
         let message = format!("the file is larger than {} MiB", MAX_TEXT_BYTES >> 20);
-        return (Vec::new(), Some(Broken { at: Mark { line: 1, column: 1 }, message }));
+        return (Vec::new(), vec![Broken { at: Mark { line: 1, column: 1 }, message }]);
     }
-    let mut builder = Builder { parser: Parser::new_from_str(text), nodes: 0, anchors: HashMap::new() };
-    let mut documents = Vec::new();
+    let (mut documents, mut broken) = (Vec::new(), Vec::new());
+    let mut builder = Builder::new(text);
     loop {
         match builder.document() {
             Ok(Some(document)) => documents.push(document),
-            Ok(None) => return (documents, None),
-            Err(broken) => return (documents, Some(broken)),
+            Ok(None) => break,
+            Err(found) => {
+                broken.push(found);
+                match builder.after_this_document(text) {
+                    Some(next) if broken.len() < MAX_BROKEN => builder = next,
+                    _ => break,
+                }
+            }
         }
     }
+    (documents, broken)
 }
 
 struct Builder<'a> {
     parser: Parser<'a, StrInput<'a>>,
     nodes: usize,
     anchors: HashMap<usize, Node>,
+    /// Lines of the text before what is parsed.
+    lines_before: u32,
+    /// The line that the document under way begins in.
+    begun: u32,
 }
 
 impl<'a> Builder<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { parser: Parser::new_from_str(text), nodes: 0, anchors: HashMap::new(), lines_before: 0, begun: 0 }
+    }
+
+    /// A builder for what begins with the next line `---`; none where no document follows, or too much was read.
+    fn after_this_document(&self, text: &'a str) -> Option<Self> {
+        let mut at = 0;
+        for (n, line) in (1_u32..).zip(text.split_inclusive('\n')) {
+            let marker = line.strip_prefix("---").is_some_and(|rest| rest.trim_start().len() < rest.len());
+            if n > self.begun && marker && self.nodes <= MAX_NODES {
+                let rest = text.get(at..)?;
+                return Some(Self { nodes: self.nodes, lines_before: n - 1, begun: n, ..Self::new(rest) });
+            }
+            at += line.len();
+        }
+        None
+    }
+
+    fn mark(&self, span: &Span) -> Mark {
+        Mark { line: self.lines_before + number(span.start.line()), column: number(span.start.col() + 1) }
+    }
+
     fn document(&mut self) -> Result<Option<Node>, Broken> {
         loop {
             let Some((event, span)) = self.next()? else { return Ok(None) };
             match event {
                 Event::StreamStart | Event::DocumentEnd => {}
-                Event::DocumentStart(..) => self.anchors.clear(),
+                Event::DocumentStart(..) => {
+                    self.anchors.clear();
+                    self.begun = self.mark(&span).line;
+                }
                 Event::StreamEnd => return Ok(None),
                 event => return self.node(event, span, 0).map(Some),
             }
@@ -112,8 +151,9 @@ impl<'a> Builder<'a> {
                 Some(Ok(found)) => return Ok(Some(found)),
                 Some(Err(error)) => {
                     let marker = error.marker();
-                    let at = Mark { line: number(marker.line()), column: number(marker.col() + 1) };
-                    return Err(Broken { at, message: format!("cannot be read: {}", error.info()) });
+                    let line = self.lines_before + number(marker.line());
+                    let at = Mark { line, column: number(marker.col() + 1) };
+                    return Err(Broken { at, message: format!("cannot be read: {}", plainly(&error.info())) });
                 }
             }
         }
@@ -125,7 +165,7 @@ impl<'a> Builder<'a> {
 
     /// The node that begins with this event.
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Broken> {
-        let at = mark(&span);
+        let at = self.mark(&span);
         if depth > MAX_DEPTH {
             return Err(Broken { at, message: format!("is nested deeper than {MAX_DEPTH} levels") });
         }
@@ -176,7 +216,12 @@ impl<'a> Builder<'a> {
             let text = match key.value {
                 Value::Scalar { text, .. } => text,
                 Value::Null => "null".to_owned(),
-                _ => return Err(Broken { at: key.at, message: "a key must be text".to_owned() }),
+                _ => {
+                    return Err(Broken {
+                        at: key.at,
+                        message: "a key must be text: put quotes around text that begins with `{` or `[`".to_owned(),
+                    });
+                }
             };
             let (event, span) = self.expect(key.at)?;
             let node = self.node(event, span, depth + 1)?;
@@ -201,6 +246,36 @@ impl<'a> Builder<'a> {
             return Err(Broken { at, message: format!("holds more than {MAX_NODES} values, with its aliases") });
         }
         Ok(())
+    }
+}
+
+/// What the parser says, as what to do about it: it knows grammar, and most mistakes are of a few kinds.
+fn plainly(info: &str) -> String {
+    const SAID: [(&str, &str); 8] = [
+        ("tab", "a tab indents this line: use spaces"),
+        (
+            "mapping values are not allowed",
+            "a `:` where no field can be: is this line, or the one before, indented wrongly, or is a `:` or the space after it missing there?",
+        ),
+        (
+            "did not find expected key",
+            "this line begins under no field before it: indent it as those that it belongs to",
+        ),
+        ("multiline quoted scalar", "a quote that was opened before is not closed"),
+        ("quoted scalar", "a quote that was opened before is not closed"),
+        (
+            "unknown anchor",
+            "`*` stands for an anchor `&` before it, and there is none of that name: put quotes around text that begins with `*`",
+        ),
+        ("simple key expected ':'", "a `:` is missing behind the name of a field"),
+        ("<document start>", "here another document begins: put a line `---` before it"),
+    ];
+    if let Some((_, plain)) = SAID.iter().find(|(said, _)| info.contains(said)) {
+        return (*plain).to_owned();
+    }
+    match info.strip_prefix("unexpected character: ") {
+        Some(character) => format!("nothing can begin with {character} here: put quotes around text that does"),
+        None => info.to_owned(),
     }
 }
 
@@ -231,10 +306,6 @@ fn text_tag(tag: Option<&Tag>, at: Mark) -> Result<bool, Broken> {
             Err(Broken { at, message: "a tag (`!…`) has no meaning here: put quotes around the text".to_owned() })
         }
     }
-}
-
-fn mark(span: &Span) -> Mark {
-    Mark { line: number(span.start.line()), column: number(span.start.col() + 1) }
 }
 
 fn number(n: usize) -> u32 {
