@@ -5,14 +5,18 @@ use std::sync::Arc;
 use tokio::{sync::watch, task::spawn_blocking};
 use tollgate_admin::backplane::ConfigState;
 use tollgate_gateway::Gateway;
-use tollgate_model::{ConfigView, LogIndex, secret::ClusterKey};
-use tracing::{error, info};
+use tollgate_model::{ConfigView, Kind, LogIndex, secret::ClusterKey};
+use tracing::{error, info, warn};
 
 /// Compiles `state`; what does not compile is logged and left out, and never stops the rest.
 pub(crate) fn compile(state: &ConfigState, previous: Option<&ConfigView>, key: Option<&ClusterKey>) -> Arc<ConfigView> {
     let (view, problems) = ConfigView::compile(state.index, &state.catalog, previous, key);
     for problem in problems.iter() {
-        error!(%problem, "a committed resource can't be served as it is");
+        if problem.kind == Some(Kind::Provider) && problem.field.starts_with("spec.keys[") {
+            warn!(%problem, "a provider's key is not to be had on this node");
+        } else {
+            error!(%problem, "a committed resource can't be served as it is");
+        }
     }
     Arc::new(view)
 }

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use anyhow::{bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
-use tollgate_model::Kind;
-use tollgate_proto::admin::v1::{ApplyRequest, ApplyResponse, ResourceChange, StatusServedRequest};
+use tollgate_model::{Kind, Problem, Problems};
+use tollgate_proto::admin::v1::{ApplyRequest, ApplyResponse, ResourceChange, StatusServedRequest, Warning};
 
 use super::{
     connection::{Connection, ConnectionArgs},
-    failure::{CallError, tell},
-    files::Files,
+    failure::{CallError, print, tell, told},
+    files::{Files, names},
     output::{ListFormat, write, write_list},
 };
 
@@ -93,14 +93,39 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
 }
 
 impl InputArgs {
-    /// Reads the files; their problems are told here.
-    pub(super) fn read(&self) -> anyhow::Result<Files> {
-        let files = Files::read(&self.files)?;
-        if !files.problems.is_empty() {
-            return Err(tell(&files.problems, 0));
+    /// Reads the files. What is wrong with them is told here, and what they refer to is asked for then as well, so that
+    /// everything is told at once.
+    pub(super) async fn read(&self, connection: &Connection) -> anyhow::Result<Files> {
+        let files = Files::read(&self.files);
+        if files.problems.is_empty() {
+            ensure!(self.prune || files.len() > 0, "no resource in {}", names(&self.files));
+            return Ok(files);
         }
-        ensure!(self.prune || !files.parsed.is_empty(), "no resource in {}", self.names());
-        Ok(files)
+        let mut problems = files.problems.clone();
+        print(&problems);
+        let (news, omitted) = self.ask(connection, &files).await;
+        print(&news);
+        problems.extend(news);
+        Err(told(problems.len(), omitted))
+    }
+
+    /// What a node finds wrong with as much of the files as could be read, and how much more of it there is.
+    async fn ask(&self, connection: &Connection, files: &Files) -> (Problems, u32) {
+        if files.resources().is_empty() {
+            return (Problems::default(), 0);
+        }
+        let mut request = self.request(files);
+        request.prune &= files.all_are_named();
+        match connection.call(async |at| at.config().diff(at.request(request.clone())).await).await {
+            Ok(_) => (Problems::default(), 0),
+            Err(error) => match error.problems() {
+                Some((found, omitted)) => (files.news(found), omitted),
+                None => {
+                    anstream::eprintln!("tollgate: what these resources refer to was not checked: {error}");
+                    (Problems::default(), 0)
+                }
+            },
+        }
     }
 
     /// The request for these files, without an id.
@@ -128,10 +153,6 @@ impl InputArgs {
         let hash = blake3::hash(paths.join("\0").as_bytes());
         format!("files-{}", hex::encode(&hash.as_bytes()[..8]))
     }
-
-    fn names(&self) -> String {
-        self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-    }
 }
 
 fn absolute(path: &PathBuf) -> String {
@@ -143,12 +164,13 @@ fn absolute(path: &PathBuf) -> String {
 
 pub(super) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
     let connection = Connection::open(args.connection)?;
-    let files = args.input.read()?;
+    let files = args.input.read(&connection).await?;
     let id = args.write.id();
     let request = ApplyRequest { dry_run: args.dry_run, request_id: id.clone(), ..args.input.request(&files) };
     let done = send(&connection, &files, request).await;
     let done = done.inspect_err(|error| tell_request_id(error, &id))?;
     report(&done, args.dry_run, args.output)?;
+    warn(&done.warnings, &files);
     if args.wait { served(&connection, done.index).await } else { Ok(()) }
 }
 
@@ -177,7 +199,7 @@ pub(super) fn placed(error: CallError, files: &Files) -> anyhow::Error {
     let Some((mut problems, omitted)) = error.problems() else { return error.into() };
     files.place(&mut problems);
     if matches!(&error, CallError::Refused(status) if status.code() == tonic::Code::Aborted) {
-        anstream::eprintln!("tollgate: conflict: the cluster has newer versions; read them again, then decide");
+        anstream::eprintln!("tollgate: conflict: the cluster has other versions; read them again, then decide");
     }
     tell(&problems, omitted)
 }
@@ -204,8 +226,22 @@ fn report(done: &ApplyResponse, dry_run: bool, output: ListFormat) -> anyhow::Re
     Ok(())
 }
 
+/// Says what was accepted and may not work as it is.
+fn warn(warnings: &[Warning], files: &Files) {
+    for warning in warnings {
+        let message =
+            format!("node {}, which took the call, does not have this key: {}", warning.node, warning.message);
+        let kind = warning.kind.parse().ok();
+        let (name, field) = (warning.name.clone(), warning.field.clone());
+        let mut problem = Problems(vec![Problem { kind, name, field, message, at: None }]);
+        files.place(&mut problem);
+        anstream::eprintln!("tollgate: warning: {problem}");
+    }
+}
+
 fn row(change: &ResourceChange) -> Value {
-    json!({"kind": change.kind, "name": change.name, "action": change.action, "resourceVersion": change.resource_version})
+    let version = (change.resource_version != 0).then_some(change.resource_version); // none before it is made
+    json!({"kind": change.kind, "name": change.name, "action": change.action, "resourceVersion": version})
 }
 
 /// A kind as it is written in sentences.

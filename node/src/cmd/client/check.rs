@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use clap::Args;
-use tollgate_model::{Problems, check};
+use tollgate_model::Problems;
 
 use super::{
-    failure::Told,
-    files::{Files, identity},
+    failure::{print, told},
+    files::{Files, names},
 };
 use crate::config::NodeConfig;
 
@@ -16,14 +17,17 @@ const NODE_CONFIG: &str = "toml";
 
 /// Validate node configurations (.toml) and resource files, without a cluster.
 ///
-/// Every problem is reported with its file, line and field. Whether what a resource refers to exists is known to the
-/// cluster alone: `tollgate apply --dry-run` asks it.
+/// Every problem is reported with its file, line and field. What a resource refers to must be in the files as well,
+/// unless --partial says that the rest is in the cluster: `tollgate apply --dry-run` asks it.
 #[derive(Args, Debug)]
 #[command(after_help = "Example: tollgate check node.toml resources/")]
 pub(crate) struct CheckArgs {
     /// Files, folders of resource files, or - for resources on standard input.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// The files are a part of what is declared: what they refer to may be elsewhere.
+    #[arg(long)]
+    partial: bool,
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
@@ -33,22 +37,21 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     for path in &configs {
         wrong += node_config(path);
     }
-    let files = Files::read(&resources.into_iter().cloned().collect::<Vec<_>>())?;
-    let problems = resource_problems(&files);
-    for problem in &problems {
-        anstream::eprintln!("{problem}");
+    let resources: Vec<_> = resources.into_iter().cloned().collect();
+    let files = Files::read(&resources);
+    let elsewhere = if args.partial { Problems::default() } else { files.missing_references() };
+    print(&files.problems);
+    print(&elsewhere);
+    if !elsewhere.is_empty() {
+        anstream::eprintln!("tollgate: if what is missing is in the cluster already, check with --partial");
     }
-    wrong += problems.len();
+    wrong += files.problems.len() + elsewhere.len();
     if wrong > 0 {
-        return Err(told(wrong));
+        return Err(told(wrong, 0));
     }
-    anstream::eprintln!("{}", fine(configs.len(), files.parsed.len()));
+    ensure!(resources.is_empty() || files.len() > 0, "no resource in {}", names(&resources));
+    anstream::eprintln!("{}", fine(configs.len(), files.len()));
     Ok(())
-}
-
-fn told(wrong: usize) -> anyhow::Error {
-    anstream::eprintln!("tollgate: {wrong} {}", if wrong == 1 { "problem" } else { "problems" });
-    Told.into()
 }
 
 fn fine(configs: usize, resources: usize) -> String {
@@ -70,27 +73,4 @@ fn node_config(path: &Path) -> usize {
         anstream::eprintln!("{}", problem.display(&file));
     }
     problems.len()
-}
-
-/// What is wrong with each resource by itself, and what is there twice.
-fn resource_problems(files: &Files) -> Problems {
-    let mut problems = files.problems.clone();
-    let mut seen = std::collections::HashSet::new();
-    for parsed in &files.parsed {
-        let mut found = check(&parsed.resource).err().unwrap_or_default();
-        let (kind, metadata) = identity(&parsed.resource);
-        let name = metadata.map_or("", |metadata| metadata.name.as_str());
-        if !seen.insert((kind, name)) {
-            found.push(tollgate_model::Problem {
-                kind,
-                name: name.to_owned(),
-                field: "metadata.name".to_owned(),
-                message: "is declared twice".to_owned(),
-                at: None,
-            });
-        }
-        parsed.index.place(&mut found);
-        problems.extend(found);
-    }
-    problems
 }

@@ -1,8 +1,9 @@
 //! `tollgate delete`.
 
+use anyhow::ensure;
 use clap::Args;
 use tollgate_model::Kind;
-use tollgate_proto::admin::v1::DeleteRequest;
+use tollgate_proto::admin::v1::{DeleteRequest, DeleteResponse, ResourceChange};
 
 use super::{
     apply::{WriteArgs, tell_request_id},
@@ -38,10 +39,7 @@ pub(super) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
     };
     let done = connection.call(async |at| at.config().delete(at.request(request.clone())).await).await;
     match done {
-        Ok(done) => {
-            anstream::eprintln!("deleted {} {}, index {}", args.kind.singular(), args.name, done.get_ref().index);
-            Ok(())
-        }
+        Ok(done) => report(&done.into_inner(), args.kind, &args.name),
         Err(error) => match error.problems() {
             Some((problems, omitted)) => Err(tell(&problems, omitted)),
             None => {
@@ -50,5 +48,34 @@ pub(super) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
                 Err(error)
             }
         },
+    }
+}
+
+/// Says what was done, if it is what was asked for.
+fn report(done: &DeleteResponse, kind: Kind, name: &str) -> anyhow::Result<()> {
+    let is_it = |it: &ResourceChange| it.action == "deleted" && it.kind == kind.as_str() && it.name == name;
+    let kind = kind.singular();
+    ensure!(
+        done.change.as_ref().is_some_and(is_it),
+        "the answer is not that {kind} {name} was deleted: see with `tollgate get {kind} {name}`"
+    );
+    anstream::eprintln!("deleted {kind} {name}, index {}", done.index);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_outcome_of_this_very_deletion_is_success() {
+        let done = |action: &str, name: &str| {
+            let change =
+                ResourceChange { kind: "Route".into(), name: name.into(), action: action.into(), resource_version: 3 };
+            report(&DeleteResponse { index: 3, change: Some(change) }, Kind::Route, "chat").is_ok()
+        };
+        assert!(done("deleted", "chat"));
+        assert!(!done("created", "chat") && !done("deleted", "other"));
+        assert!(report(&DeleteResponse { index: 3, change: None }, Kind::Route, "chat").is_err());
     }
 }

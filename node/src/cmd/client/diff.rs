@@ -2,7 +2,7 @@
 
 use clap::Args;
 use similar::TextDiff;
-use tollgate_model::yaml;
+use tollgate_model::{catalog::without_version, yaml};
 use tollgate_proto::admin::v1::ResourceDiff;
 
 use super::{
@@ -26,7 +26,7 @@ pub(crate) struct DiffArgs {
 
 pub(super) async fn run(args: DiffArgs) -> anyhow::Result<()> {
     let connection = Connection::open(args.connection)?;
-    let files = args.input.read()?;
+    let files = args.input.read(&connection).await?;
     let request = args.input.request(&files);
     let answer = connection.call(async |at| at.config().diff(at.request(request.clone())).await).await;
     let diffs = answer.map_err(|error| placed(error, &files))?.into_inner().diffs;
@@ -37,8 +37,10 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<()> {
 }
 
 fn unified(diff: &ResourceDiff) -> String {
-    let text =
-        |resource: &Option<_>| resource.as_ref().map_or_else(String::new, |it| yaml::to_yaml(std::slice::from_ref(it)));
+    // The version is no part of what is declared: it changes with it.
+    let text = |resource: &Option<_>| {
+        resource.as_ref().map_or_else(String::new, |it| yaml::to_yaml(std::slice::from_ref(&without_version(it))))
+    };
     let (before, after) = (text(&diff.before), text(&diff.after));
     let name =
         diff.change.as_ref().map_or_else(String::new, |change| format!("{} {}", singular(&change.kind), change.name));
@@ -47,4 +49,27 @@ fn unified(diff: &ResourceDiff) -> String {
     let mut unified = lines.unified_diff();
     unified.context_radius(CONTEXT_LINES).header(&header(diff.before.is_some()), &header(diff.after.is_some()));
     unified.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_proto::admin::v1::ResourceChange;
+
+    use super::*;
+
+    #[test]
+    fn a_diff_shows_what_is_declared_and_no_version() {
+        let tenant = |version: u64, zone: &str| {
+            let text = format!(
+                "apiVersion: tollgate/v1\nkind: Tenant\nmetadata: {{name: acme, resourceVersion: {version}}}\n\
+                 spec: {{timeZone: {zone}}}\n"
+            );
+            yaml::parse("test", &text).0.pop().map(|parsed| parsed.resource)
+        };
+        let change = ResourceChange { kind: "Tenant".into(), name: "acme".into(), ..ResourceChange::default() };
+        let diff = ResourceDiff { change: Some(change), before: tenant(7, "UTC"), after: tenant(9, "Europe/Rome") };
+        let text = unified(&diff);
+        assert!(text.contains("-  timeZone: UTC") && text.contains("+  timeZone: Europe/Rome"), "{text}");
+        assert!(!text.contains("resourceVersion"), "{text}");
+    }
 }

@@ -47,19 +47,28 @@ pub(super) fn sentence(status: &Status) -> String {
     }
 }
 
-/// Prints problems, one a line, and gives the failure that needs no more words.
-pub(super) fn tell(problems: &Problems, omitted: u32) -> anyhow::Error {
+/// Prints problems, one a line.
+pub(super) fn print(problems: &Problems) {
     for problem in problems {
         anstream::eprintln!("{problem}");
     }
-    let count = problems.len() + usize::try_from(omitted).unwrap_or(0);
-    let what = if count == 1 { "1 problem" } else { "problems" };
+}
+
+/// Says how many problems there were: the failure that needs no more words.
+pub(super) fn told(shown: usize, omitted: u32) -> anyhow::Error {
+    let count = shown + usize::try_from(omitted).unwrap_or(0);
     match (count, omitted) {
-        (1, _) => anstream::eprintln!("tollgate: {what}"),
-        (_, 0) => anstream::eprintln!("tollgate: {count} {what}"),
-        (..) => anstream::eprintln!("tollgate: {count} {what}, of which {omitted} are not shown"),
+        (1, _) => anstream::eprintln!("tollgate: 1 problem"),
+        (_, 0) => anstream::eprintln!("tollgate: {count} problems"),
+        (..) => anstream::eprintln!("tollgate: {count} problems, of which {omitted} are not shown"),
     }
     Told.into()
+}
+
+/// Both.
+pub(super) fn tell(problems: &Problems, omitted: u32) -> anyhow::Error {
+    print(problems);
+    told(problems.len(), omitted)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `tollgate token`: who may steer the cluster.
 
+use anyhow::Context;
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use serde_json::{Value, json};
 use tollgate_admin::Role;
@@ -78,7 +79,9 @@ async fn create(connection: &Connection, args: CreateArgs) -> anyhow::Result<()>
         .map_err(anyhow::Error::from)
         .inspect_err(|error| tell_request_id(error, &request.request_id))?
         .into_inner();
-    let token = made.token.unwrap_or_default();
+    let token = made.token.filter(|token| token.role == request.role && token.tenant == request.tenant);
+    let token = token.filter(|_| !made.secret.is_empty());
+    let token = token.context("the answer is not the token that was asked for: see with `tollgate token list`")?;
     let until =
         if token.expires_at.is_empty() { "never expires".to_owned() } else { format!("expires {}", token.expires_at) };
     anstream::eprintln!("token {} ({}, {until}); its secret is shown this once:", token.id, token.role);
