@@ -46,9 +46,6 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
     context.word(&spec.field("onAbort"), &given.on_abort, &[("cut", Is(())), ("drain", NotYet)]);
-    if !given.on_abort.is_empty() && given.backends.is_empty() {
-        context.add(&spec.field("onAbort"), "needs `backends`: there is no call to an upstream without");
-    }
     let (name, version) = (context.name.clone(), context.version);
     let checked = |action| Route { name, version, hosts, matches, action, timeouts, auth, tokens, body_limit_bytes };
     let route = action.map(checked);
