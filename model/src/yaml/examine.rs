@@ -59,8 +59,7 @@ fn follows(problem: &Problem, found: &Found) -> bool {
         What::Value => parent_of(&found.field),
     };
     let meant = field.strip_prefix(parent).and_then(|rest| rest.strip_prefix('.').unwrap_or(rest).strip_prefix(name));
-    is_inside(field, &found.field)
-        || meant.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    meant.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         || is_inside(field, parent) && mentions(&problem.message, name)
         || is_inside(&found.field, field) && words(&problem.message).next().is_none()
 }
