@@ -1,7 +1,10 @@
 //! Streams: pass on or translate the events of an answer while its usage is read going by.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
+use crate::dialect::openai::usage_chunk::UsageChunk;
 use crate::dialect::{Dialect, Operation, Translator};
 use crate::emit::Emit;
 use crate::error::ApiError;
@@ -41,7 +44,10 @@ pub struct StreamRelay {
     framer: Framer,
     tally: Tally,
     translator: Option<Translator>,
+    /// The caller did not ask for usage; we did.
     hide_usage: bool,
+    /// The caller asked for usage in a stream that passes as it is.
+    owed_usage: Option<UsageChunk>,
     state: State,
 }
 
@@ -80,13 +86,19 @@ impl StreamRelay {
             (Dialect::OpenAi, Operation::Responses) => Format::Responses,
             (Dialect::OpenAi, _) => Format::Chunks,
         };
+        let passes = format == Format::Chunks && from == dialect;
+        let object =
+            if request.operation() == Operation::Completions { "text_completion" } else { "chat.completion.chunk" };
+        let owed_usage =
+            (passes && request.client_wants_usage()).then(|| UsageChunk::new(object, served_model, created));
         StreamRelay {
             dialect,
             format,
             framer: Framer::default(),
             tally: Tally::new(request, served_model, max_tokens),
             translator: (from != dialect).then(|| Translator::new(request, served_model, created)),
-            hide_usage: format == Format::Chunks && !request.client_wants_usage(),
+            hide_usage: passes && !request.client_wants_usage(),
+            owed_usage,
             state: State::Open,
         }
     }
@@ -111,7 +123,13 @@ impl StreamRelay {
             } else if seen == Seen::UsageOnly && self.hide_usage {
                 run.skip(at, &framed, &mut emit);
             } else {
-                run.pass(at, framed, &mut emit);
+                if seen == Seen::Terminal {
+                    run.insert(self.missing_usage(), &mut emit);
+                }
+                match self.without_null_usage(&framed.bytes) {
+                    Some(event) => run.replace(at, &framed, event, &mut emit),
+                    None => run.pass(at, framed, &mut emit),
+                }
             }
         }
         run.flush(&mut emit);
@@ -211,17 +229,38 @@ impl StreamRelay {
     }
 
     fn peek(&mut self, raw: &[u8]) -> Result<Seen, StreamError> {
+        self.tally.null_usage = None;
         let Some(data) = Event::parse(raw).data else { return Ok(Seen::Nothing) };
         let text = std::str::from_utf8(&data).map_err(|_| StreamError::Garbage("not UTF-8".to_owned()))?;
         if text.trim().is_empty() {
             return Ok(Seen::Nothing);
         }
-        match self.format {
+        let seen = match self.format {
             Format::Chunks => read::chunk(text, &mut self.tally),
             Format::Messages => read::event(text, &mut self.tally),
             Format::Responses => read::response(text, &mut self.tally),
         }
-        .map_err(garbage)
+        .map_err(garbage)?;
+        if let (Seen::Content, Some(owed)) = (&seen, &mut self.owed_usage) {
+            owed.seen(&data);
+        }
+        Ok(seen)
+    }
+
+    /// The chunk that the caller asked for, where the provider has said nothing of usage in the whole stream.
+    fn missing_usage(&self) -> Bytes {
+        let owed = self.owed_usage.as_ref().filter(|_| !self.tally.reported.says_something());
+        owed.map(|chunk| chunk.event(&self.usage())).unwrap_or_default()
+    }
+
+    /// A chunk without the `"usage":null` that a provider puts into every one of them once it was asked for usage, if it
+    /// was not the caller who asked. None where there is nothing to take out, or the event's data is in several pieces.
+    fn without_null_usage(&self, raw: &Bytes) -> Option<Bytes> {
+        let cut = self.tally.null_usage.clone().filter(|_| self.hide_usage)?;
+        let Some(Cow::Borrowed(data)) = Event::parse(raw).data else { return None };
+        let start = memchr::memmem::find(raw, data)?;
+        let (before, after) = (raw.get(..start + cut.start)?, raw.get(start + cut.end..)?);
+        Some([before, after].concat().into())
     }
 
     /// The event in the caller's dialect.
@@ -267,6 +306,20 @@ impl<'a> Run<'a> {
         }
         self.start = end;
         self.end = end;
+    }
+
+    /// Puts something between the last event and the next.
+    fn insert(&mut self, bytes: Bytes, emit: &mut Emit) {
+        if !bytes.is_empty() {
+            self.flush(emit);
+            emit.add(bytes);
+        }
+    }
+
+    /// Sends `bytes` in place of an event that ends at `end` of the chunk.
+    fn replace(&mut self, end: usize, event: &Framed, bytes: Bytes, emit: &mut Emit) {
+        self.skip(end, event, emit);
+        emit.add(bytes);
     }
 
     fn flush(&mut self, emit: &mut Emit) {

@@ -53,6 +53,8 @@ mod reported;
 pub(crate) use counter::Counter;
 pub(crate) use reported::Reported;
 
+use std::ops::Range;
+
 use crate::request::{AiRequest, MaxTokens};
 use crate::tokens::Vocabulary;
 
@@ -68,6 +70,8 @@ pub(crate) struct Tally {
     pub(crate) reported: Reported,
     pub(crate) counter: Counter,
     pub(crate) model: Option<String>,
+    /// Where in the chunk that was read last a `usage` of null stands, with the comma that goes with it.
+    pub(crate) null_usage: Option<Range<usize>>,
     counted_input: u64,
     has_output: bool,
     /// The most that the request can have used: what was reserved for it is not less.
@@ -92,6 +96,7 @@ impl Tally {
             reported: Reported::default(),
             counter: Counter::new(None),
             model: None,
+            null_usage: None,
             counted_input: request.input_estimate(served_model),
             has_output: request.has_output(),
             most_input: request.most_input(served_model),

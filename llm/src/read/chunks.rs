@@ -1,5 +1,7 @@
 //! OpenAI's completions: whole answers, and the chunks of a stream, which have the same frame.
 
+use std::ops::Range;
+
 use super::{Seen, error_message, model, texts};
 use crate::dialect::Dialect;
 use crate::json::{Cursor, JsonError, Kind};
@@ -17,14 +19,30 @@ pub(crate) fn chunk(json: &str, tally: &mut Tally) -> Result<Seen, JsonError> {
     let mut frame = Frame::default();
     let mut cursor = Cursor::new(json);
     cursor.enter_object()?;
+    let mut after = cursor.position();
     while let Some(key) = cursor.next_key()? {
-        match &*key.decode() {
+        let key = key.decode();
+        let is_null_usage = key == "usage" && cursor.peek()? == Kind::Null;
+        match &*key {
             "choices" if cursor.peek()? == Kind::Array => frame.choices(&mut cursor, tally)?,
             key => frame.member(&mut cursor, key, tally)?,
         }
+        if is_null_usage {
+            tally.null_usage = Some(member(json, after..cursor.position()));
+        }
+        after = cursor.position();
     }
     cursor.end()?;
     Ok(frame.seen())
+}
+
+/// A member that stands between the end of the one before it (or the brace) and the end of its own value, with one
+/// comma: what can be cut out.
+fn member(json: &str, span: Range<usize>) -> Range<usize> {
+    let is_first = json[..span.start].ends_with('{');
+    let rest = json[span.end..].trim_start();
+    let comma = if is_first && rest.starts_with(',') { json.len() - span.end - rest.len() + 1 } else { 0 };
+    span.start..span.end + comma
 }
 
 /// Reads an answer to `/v1/embeddings`.

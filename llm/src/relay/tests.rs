@@ -46,6 +46,66 @@ fn the_usage_chunk_passes_when_the_caller_asked_for_it() {
     assert_eq!(relay.push(&Bytes::from(all.clone())).unwrap().into_bytes(), all);
 }
 
+const ASKED: &str = r#","stream_options":{"include_usage":true}"#;
+
+#[test]
+fn usage_that_was_asked_for_and_does_not_come_is_told_from_what_was_counted() {
+    let first = "data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":7,\"model\":\"x\",\"choices\":[{\"delta\":{\"content\":\"hello\"}}],\"usage\":null}\n\n";
+    for cut in 0..=first.len() + DONE.len() {
+        let all = format!("{first}{DONE}");
+        let mut relay = relay(Operation::ChatCompletions, Dialect::OpenAi, ASKED);
+        let mut sent = relay.push(&Bytes::copy_from_slice(&all.as_bytes()[..cut])).unwrap().into_bytes().to_vec();
+        sent.extend(relay.push(&Bytes::copy_from_slice(&all.as_bytes()[cut..])).unwrap().into_bytes());
+        let sent = String::from_utf8(sent).unwrap();
+        let told =
+            sent.strip_prefix(first).and_then(|rest| rest.strip_suffix(DONE)).unwrap_or_else(|| panic!("{sent}"));
+        let told: serde_json::Value = serde_json::from_str(told.strip_prefix("data: ").unwrap()).unwrap();
+        let frame = [&told["id"], &told["object"], &told["model"]];
+        assert_eq!(frame, ["c1", "chat.completion.chunk", "x"]);
+        assert_eq!((&told["created"], &told["choices"]), (&7.into(), &serde_json::json!([])));
+        let usage = relay.usage();
+        assert_eq!((told["usage"]["completion_tokens"].as_u64(), usage.output), (Some(2), 2));
+        assert_eq!((told["usage"]["prompt_tokens"].as_u64(), usage.source), (Some(usage.input), UsageSource::Counted));
+    }
+}
+
+#[test]
+fn usage_that_was_told_or_not_asked_for_is_not_told_again() {
+    let within = "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
+    let mut asked = relay(Operation::ChatCompletions, Dialect::OpenAi, ASKED);
+    let all = format!("{within}{DONE}");
+    assert_eq!(asked.push(&Bytes::from(all.clone())).unwrap().into_bytes(), all);
+    assert_eq!(chat().push(&Bytes::from(format!("{HELLO}{DONE}"))).unwrap().into_bytes(), format!("{HELLO}{DONE}"));
+    let mut cut = relay(Operation::ChatCompletions, Dialect::OpenAi, ASKED);
+    assert_eq!(cut.push(&HELLO.into()).unwrap().into_bytes(), HELLO, "nothing is told of what has not ended");
+    assert_eq!(cut.finish(), Err(StreamError::Truncated));
+}
+
+#[test]
+fn a_null_that_only_our_asking_brought_is_taken_out_and_nothing_else() {
+    for (sent, passed) in [
+        (r#"{"choices":[{"delta":{}}],"usage":null}"#, r#"{"choices":[{"delta":{}}]}"#),
+        (r#"{"choices": [{"usage":null}] , "usage": null, "x" : 1 }"#, r#"{"choices": [{"usage":null}] , "x" : 1 }"#),
+        (r#"{"usage":null , "choices":[{}]}"#, r#"{ "choices":[{}]}"#),
+        (
+            r#"{"choices":[{"delta":{"content":"\"usage\":null"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"\"usage\":null"}}]}"#,
+        ),
+        (r#"{"usage":null}"#, r#"{}"#),
+    ] {
+        let (sent, passed) = (format!("event: x\ndata: {sent}\n\n"), format!("event: x\ndata: {passed}\n\n"));
+        let (all, expected) = (format!("{HELLO}{sent}: c\n\n{sent}"), format!("{HELLO}{passed}: c\n\n{passed}"));
+        for cut in 0..=all.len() {
+            let mut relay = chat();
+            let mut out = relay.push(&Bytes::copy_from_slice(&all.as_bytes()[..cut])).unwrap().into_bytes().to_vec();
+            out.extend(relay.push(&Bytes::copy_from_slice(&all.as_bytes()[cut..])).unwrap().into_bytes());
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "cut at {cut}");
+        }
+        let mut asked = relay(Operation::ChatCompletions, Dialect::OpenAi, ASKED);
+        assert_eq!(asked.push(&Bytes::from(all.clone())).unwrap().into_bytes(), all, "it was asked for");
+    }
+}
+
 #[test]
 fn usage_in_a_chunk_with_content_passes() {
     let chunk = "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
