@@ -40,8 +40,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// A dead HTTP/2 peer is noticed after both.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// h2 answers a longer header list itself; up to here the answer is ours, with a request id.
-const HEADER_LIST_SLACK: u32 = 16 * 1024;
+/// h2 answers a longer header list itself, without a body; up to here the answer is ours, with a request id. A list lives
+/// only until it is refused, so that this is not held for each stream.
+const HEADER_LIST_BYTES: u32 = 256 * 1024;
 /// hyper's read buffer: a whole head must fit, which never comes in more than one piece.
 const READ_BUFFER: usize = MAX_HEAD_BYTES + 16 * 1024;
 
@@ -137,7 +138,7 @@ where
         .max_send_buf_size(MAX_SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX).saturating_add(HEADER_LIST_SLACK))
+        .max_header_list_size(HEADER_LIST_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));

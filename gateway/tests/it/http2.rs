@@ -73,6 +73,20 @@ async fn ambiguity_is_refused_here_too_and_crumbs_are_joined() {
     }
 }
 
+#[tokio::test]
+async fn headers_beyond_64_kilobytes_are_told_so_however_many_they_are() {
+    let cluster = Cluster::start(FIXED).await;
+    let (mut sender, _driving) = connect::<Full<Bytes>>(&cluster).await;
+    for size in [70_000, 100_000, 200_000] {
+        let request = get("http://test/").header("x", "y".repeat(size)).body(Full::default()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers()["x-request-id"].len()), (431, 36), "{size}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.starts_with(b"{\"error\":{") && body.windows(17).any(|it| it == b"request_too_large"), "{body:?}");
+    }
+    assert_eq!(sender.send_request(get("http://test/").body(Full::default()).unwrap()).await.unwrap().status(), 200);
+}
+
 /// A raw HTTP/2 connection past its preface and settings.
 pub(crate) async fn raw(cluster: &Cluster) -> TcpStream {
     let mut stream = TcpStream::connect(cluster.address).await.unwrap();
