@@ -57,6 +57,30 @@ pub enum Operation {
     Audio,
 }
 
+/// Of both APIs: what begins with these is about something other than one model's answer.
+const UNSERVED: [&str; 18] = [
+    "assistants",
+    "audio",
+    "batches",
+    "containers",
+    "conversations",
+    "evals",
+    "files",
+    "fine_tuning",
+    "images",
+    "moderations",
+    "organization",
+    "realtime",
+    "skills",
+    "threads",
+    "uploads",
+    "vector_stores",
+    "videos",
+    "webhooks",
+];
+/// What is stored of answers, below the endpoints that are served.
+const UNSERVED_BELOW: [&str; 4] = ["/chat/completions/", "/completions/", "/messages/", "/responses/"];
+
 impl Operation {
     /// The operation that `method` and `path` name, if they name one. The version path may follow a route's own
     /// prefix (`/team/v1/chat/completions`) or be missing (`/chat/completions`).
@@ -83,6 +107,14 @@ impl Operation {
     #[must_use]
     pub fn model_in_path(path: &str) -> Option<&str> {
         api_tail(path).strip_prefix("/models/").filter(|id| !id.is_empty())
+    }
+
+    /// Whether the path is one of an endpoint that OpenAI's or Anthropic's API has, and that is not served.
+    #[must_use]
+    pub fn is_unserved_endpoint(path: &str) -> bool {
+        let tail = api_tail(path);
+        let first = tail.trim_start_matches('/').split('/').next().unwrap_or_default();
+        UNSERVED.contains(&first) || UNSERVED_BELOW.iter().any(|path| tail.starts_with(path))
     }
 
     /// The only method the operation has.
@@ -212,6 +244,18 @@ mod tests {
         ];
         for (method, path, expected) in cases {
             assert_eq!(Operation::from_path(method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn endpoints_that_exist_elsewhere_are_told_from_those_that_do_not() {
+        for path in
+            ["/v1/moderations", "/v1/files/f-1", "/team/v1/batches", "/v1/responses/r-1", "/v1/messages/batches"]
+        {
+            assert!(Operation::is_unserved_endpoint(path), "{path}");
+        }
+        for path in ["/v1/chat/completions", "/v1/unknown", "/v1/modelsx", "/", "/v1/moderationsx"] {
+            assert!(!Operation::is_unserved_endpoint(path), "{path}");
         }
     }
 

@@ -11,8 +11,14 @@ const MAX_MESSAGE_CHARS: usize = 4_000;
 
 /// A provider's error body (status 4xx or 5xx) in the caller's dialect, with the provider's message. A body that has
 /// the caller's envelope already is passed as it is; one that can't be read becomes a plain sentence.
+///
+/// A 401 or 403 is about the gateway's account with the provider: the caller must not take it for its own key, and does
+/// not see what the provider says of ours (some repeat it).
 #[must_use]
 pub fn translate_error(from: Dialect, to: Dialect, status: u16, body: &Bytes) -> Bytes {
+    if matches!(status, 401 | 403) {
+        return ours_refused(to, status);
+    }
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
     if from == to && parsed.as_ref().is_some_and(|parsed| has_envelope(to, parsed)) {
         return body.clone();
@@ -25,6 +31,18 @@ pub fn translate_error(from: Dialect, to: Dialect, status: u16, body: &Bytes) ->
     let envelope = match to {
         Dialect::OpenAi => openai_body(status, code, &message, error["param"].as_str()),
         Dialect::Anthropic => anthropic_body(status, Some(code), &message),
+    };
+    envelope.to_string().into()
+}
+
+/// With the code and type of an upstream's failure, whatever the status.
+fn ours_refused(to: Dialect, status: u16) -> Bytes {
+    let message = format!(
+        "The provider answered with status {status}: it refuses the gateway's own credential or account, not your API key."
+    );
+    let envelope = match to {
+        Dialect::OpenAi => openai_body(502, code::UPSTREAM_ERROR, &message, None),
+        Dialect::Anthropic => anthropic_body(502, Some(code::UPSTREAM_ERROR), &message),
     };
     envelope.to_string().into()
 }
@@ -49,8 +67,6 @@ pub(crate) fn message_of(body: &Value) -> Option<String> {
 
 fn code_of(status: u16) -> &'static str {
     match status {
-        401 => code::INVALID_API_KEY,
-        403 => code::ACCESS_DENIED,
         404 => code::MODEL_NOT_FOUND,
         408 => code::REQUEST_TIMEOUT,
         413 => code::REQUEST_TOO_LARGE,
@@ -97,6 +113,22 @@ mod tests {
                 let error = translated(Dialect::OpenAi, to, garbage);
                 assert_eq!(error["error"]["message"], "the provider answered with status 400", "{garbage}");
                 assert_eq!(error["error"]["code"], "invalid_request");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_our_credential_does_not_look_like_one_of_the_callers() {
+        let said = r#"{"error":{"message":"Incorrect API key provided: sk-secret","type":"invalid_request_error","code":"invalid_api_key"}}"#;
+        for (to, kind) in [(Dialect::OpenAi, "server_error"), (Dialect::Anthropic, "api_error")] {
+            for status in [401, 403] {
+                let body = translate_error(Dialect::OpenAi, to, status, &Bytes::from_static(said.as_bytes()));
+                let body: Value = serde_json::from_slice(&body).unwrap();
+                let error = &body["error"];
+                assert_eq!((&error["type"], &error["code"]), (&kind.into(), &"upstream_error".into()));
+                let message = error["message"].as_str().unwrap();
+                assert!(message.contains(&status.to_string()) && message.contains("not your API key"), "{message}");
+                assert!(!body.to_string().contains("sk-secret"));
             }
         }
     }

@@ -87,10 +87,12 @@ impl StreamRelay {
             (Dialect::OpenAi, _) => Format::Chunks,
         };
         let passes = format == Format::Chunks && from == dialect;
-        let object =
-            if request.operation() == Operation::Completions { "text_completion" } else { "chat.completion.chunk" };
-        let owed_usage =
-            (passes && request.client_wants_usage()).then(|| UsageChunk::new(object, served_model, created));
+        let (kind, object) = match request.operation() {
+            Operation::Completions => ("cmpl", "text_completion"),
+            _ => ("chatcmpl", "chat.completion.chunk"),
+        };
+        let owed_usage = passes && request.client_wants_usage();
+        let owed_usage = owed_usage.then(|| UsageChunk::new(kind, object, served_model, created));
         StreamRelay {
             dialect,
             format,

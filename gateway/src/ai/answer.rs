@@ -170,6 +170,7 @@ async fn refused(sent: &Sent<'_>, head: &response::Parts, body: Incoming) -> Fai
 /// The public code of an error that is passed on, for metrics and logs.
 fn code_of(status: u16) -> &'static str {
     match status {
+        401 | 403 => code::UPSTREAM_ERROR, // about our account, see `translate_error`
         504 => code::UPSTREAM_TIMEOUT,
         429 => code::RATE_LIMIT_EXCEEDED,
         400..=499 => code::INVALID_REQUEST,

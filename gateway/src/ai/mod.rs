@@ -9,8 +9,8 @@ mod provider;
 mod settle;
 mod stream;
 
-use http::Response;
-use tollgate_llm::{AiRequest, Operation};
+use http::{HeaderName, HeaderValue, Method, Response};
+use tollgate_llm::{AiRequest, MaxTokens, Operation, code};
 
 use crate::{
     body::ResponseBody,
@@ -20,11 +20,14 @@ use crate::{
 pub(crate) use models::ModelLists;
 pub(crate) use stream::AiStream;
 
+/// The bound on output that the provider was sent in place of the caller's own, or of none.
+static X_TOLLGATE_MAX_TOKENS: HeaderName = HeaderName::from_static("x-tollgate-max-tokens");
+
 /// Serves one request of an AI route.
 pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
     let (method, path) = (&exchange.head.method, &exchange.target.path);
     match Operation::from_path(method.as_str(), path) {
-        None => Err(Rejection::route_not_found()),
+        None => Err(unserved(method, path)),
         Some(Operation::Image | Operation::Audio) => {
             Err(Rejection::not_supported("Image and audio endpoints are not supported yet."))
         }
@@ -37,6 +40,20 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
             Box::pin(call(exchange, request)).await
         }
     }
+}
+
+/// A path below an AI route that names nothing that is served.
+fn unserved(method: &Method, path: &str) -> Rejection {
+    let shown: String = path.chars().take(100).collect();
+    let other = if method == Method::POST { Method::GET } else { Method::POST };
+    if Operation::from_path(other.as_str(), path).is_some() {
+        return Rejection::new(404, code::ROUTE_NOT_FOUND, format!("`{shown}` is for {other}, not for {method}."));
+    }
+    if Operation::is_unserved_endpoint(path) {
+        return Rejection::not_supported(format!("The endpoint `{method} {shown}` is not supported."));
+    }
+    let message = format!("`{method} {shown}` is no endpoint of an AI API that is served here.");
+    Rejection::new(404, code::ROUTE_NOT_FOUND, message)
 }
 
 /// The request, parsed once: maybe when its route was sought.
@@ -56,12 +73,15 @@ async fn read(exchange: &mut Exchange) -> Result<AiRequest, Rejection> {
 
 async fn call(exchange: &mut Exchange, request: AiRequest) -> Result<Response<ResponseBody>, Rejection> {
     let admitted = admit::admit(exchange, &request).await?;
-    let limit_headers = admitted.headers.clone();
+    let mut headers = admitted.headers.clone();
+    if let MaxTokens::Set(max) = admitted.max_tokens {
+        headers.insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
+    }
     match attempt::send(exchange, &request, admitted).await {
         Ok(mut answer) => {
-            answer.headers_mut().extend(limit_headers);
+            answer.headers_mut().extend(headers);
             Ok(answer)
         }
-        Err(rejection) => Err(rejection.with_headers(&limit_headers)),
+        Err(rejection) => Err(rejection.with_headers(&headers)),
     }
 }

@@ -114,7 +114,10 @@ async fn bad_requests_have_clear_answers() {
         (CHAT, "{\"model\":\"\u{0}\"}", 400, "invalid_request"),
         ("/v1/images/generations", "{}", 501, "not_supported"),
         ("/v1/audio/speech", "{}", 501, "not_supported"),
+        ("/v1/moderations", "{}", 501, "not_supported"),
+        ("/v1/responses/r-1/cancel", "{}", 501, "not_supported"),
         ("/v1/unknown", "{}", 404, "route_not_found"),
+        ("/v1/models", "{}", 404, "route_not_found"),
         ("/elsewhere", "{}", 404, "route_not_found"),
     ] {
         let answer = call(cluster.address, path, body).await;
@@ -149,6 +152,37 @@ async fn a_providers_error_is_passed_on_or_becomes_a_502() {
             assert_eq!(got.header("retry-after"), Some("7"));
         }
         cluster.nothing_held().await;
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_refuses_our_key_does_not_look_as_if_it_refused_the_callers() {
+    for status in [401, 403] {
+        let said =
+            r#"{"error":{"message":"Incorrect API key provided: sk-secret","type":"t","code":"invalid_api_key"}}"#;
+        let upstream = Upstream::always(Reply::Keep(answer(status, "", said))).await;
+        let cluster = Cluster::start(&provider(&upstream, "openai")).await;
+        let got = call(cluster.address, CHAT, BODY).await;
+        assert_eq!((got.status, got.code().as_str()), (status, "upstream_error"), "{}", got.raw);
+        assert!(got.body.contains("not your API key") && !got.raw.contains("sk-secret"), "{}", got.raw);
+        assert_eq!(got.header("x-tollgate-provider"), Some("first"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_says_which_bound_on_output_was_set_in_place_of_the_callers() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
+    let resources = provider(&upstream, "openai") + "  tokens: {default: 40, max: 80}\n";
+    let cluster = Cluster::start(&resources).await;
+    for (body, told) in [
+        (BODY.to_owned(), Some("80")),
+        (BODY.replace("\"max_tokens\":100,", ""), Some("40")),
+        (BODY.replace("100", "80"), None),
+    ] {
+        let got = call(cluster.address, CHAT, &body).await;
+        assert_eq!((got.status, got.header("x-tollgate-max-tokens")), (200, told), "{}", got.raw);
+        let sent = upstream.requests().pop().unwrap();
+        assert!(sent.contains(&format!("\"max_tokens\":{}", told.unwrap_or("80"))), "{sent}");
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn translate(message: &Value, usage: &Usage, created: u64) -> Value {
     }
     let finish = finish_reason(message["stop_reason"].as_str());
     json!({
-        "id": id(&message["id"]),
+        "id": id("chatcmpl", &message["id"]),
         "object": "chat.completion",
         "created": created,
         "model": message["model"],
@@ -46,8 +46,9 @@ fn tool_call(block: &Value) -> Value {
     })
 }
 
-pub(super) fn id(message_id: &Value) -> String {
-    format!("chatcmpl-{}", message_id.as_str().unwrap_or("unknown"))
+/// A message's id, as answers of this kind begin theirs.
+pub(super) fn id(kind: &str, message_id: &Value) -> String {
+    format!("{kind}-{}", message_id.as_str().unwrap_or("unknown"))
 }
 
 /// Why it stopped. A stop that has no counterpart is at least a stop.

@@ -57,7 +57,7 @@ pub(crate) fn answer(message: &Value, usage: &Usage, created: u64) -> Value {
     let text = joined(blocks, "text", "text").unwrap_or_default();
     let finish = finish_reason(message["stop_reason"].as_str());
     json!({
-        "id": id(&message["id"]),
+        "id": id("cmpl", &message["id"]),
         "object": "text_completion",
         "created": created,
         "model": message["model"],
@@ -72,7 +72,7 @@ pub(crate) struct TextStream(Chunks);
 
 impl TextStream {
     pub(crate) fn new(model: &str, created: u64, usage: bool) -> TextStream {
-        TextStream(Chunks::new("text_completion", model, created, usage))
+        TextStream(Chunks::new("cmpl", "text_completion", model, created, usage))
     }
 
     pub(crate) fn event(&mut self, data: &[u8], tally: &Tally) -> Result<Vec<u8>, StreamError> {

@@ -21,7 +21,11 @@ pub(crate) struct ChatStream {
 
 impl ChatStream {
     pub(crate) fn new(model: &str, created: u64, usage: bool) -> ChatStream {
-        ChatStream { chunks: Chunks::new("chat.completion.chunk", model, created, usage), calls: 0, bare_call: false }
+        ChatStream {
+            chunks: Chunks::new("chatcmpl", "chat.completion.chunk", model, created, usage),
+            calls: 0,
+            bare_call: false,
+        }
     }
 
     pub(crate) fn event(&mut self, data: &[u8], tally: &Tally) -> Result<Vec<u8>, StreamError> {
@@ -112,6 +116,8 @@ pub(super) fn parse(data: &[u8]) -> Result<Value, StreamError> {
 /// The frame around the chunks of a stream, and those written but not sent yet.
 #[derive(Debug)]
 pub(super) struct Chunks {
+    /// What ids begin with.
+    kind: &'static str,
     object: &'static str,
     id: String,
     model: String,
@@ -121,13 +127,13 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    pub(super) fn new(object: &'static str, model: &str, created: u64, usage: bool) -> Chunks {
-        Chunks { object, id: id(&Value::Null), model: model.to_owned(), created, usage, out: Vec::new() }
+    pub(super) fn new(kind: &'static str, object: &'static str, model: &str, created: u64, usage: bool) -> Chunks {
+        Chunks { kind, object, id: id(kind, &Value::Null), model: model.to_owned(), created, usage, out: Vec::new() }
     }
 
     /// Takes the id and model of the message that begins.
     pub(super) fn start(&mut self, message: &Value) {
-        self.id = id(&message["id"]);
+        self.id = id(self.kind, &message["id"]);
         if let Some(model) = message["model"].as_str() {
             model.clone_into(&mut self.model);
         }

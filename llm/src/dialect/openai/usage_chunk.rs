@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::answer::usage_block;
+use super::answer::{id, usage_block};
 use crate::usage::Usage;
 
 /// What all chunks of one stream have in common.
@@ -17,10 +17,10 @@ pub(crate) struct UsageChunk {
 }
 
 impl UsageChunk {
-    /// For a stream whose chunks are called `object`, until the first of them says more.
-    pub(crate) fn new(object: &str, model: &str, created: u64) -> UsageChunk {
+    /// For a stream whose ids begin with `kind` and whose chunks are called `object`, until the first of them says more.
+    pub(crate) fn new(kind: &str, object: &str, model: &str, created: u64) -> UsageChunk {
         let frame = [
-            ("id", Value::from("chatcmpl-unknown")),
+            ("id", Value::from(id(kind, &Value::Null))),
             ("object", object.into()),
             ("created", created.into()),
             ("model", model.into()),
