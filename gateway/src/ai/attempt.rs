@@ -154,7 +154,7 @@ impl Failed {
 
 impl From<SendError> for Failed {
     fn from(error: SendError) -> Self {
-        let billable = error != SendError::Connect;
-        Self { failure: error.failure(), rejection: error.into(), billable, label: error.label() }
+        let (billable, label) = (error.is_billable(), error.label());
+        Self { failure: error.failure(), rejection: error.into(), billable, label }
     }
 }

@@ -49,19 +49,24 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, shutdown: Sh
 
 async fn accept(shared: &Arc<Shared>, listener: &TcpListener, shutdown: &Shutdown, tracker: &TaskTracker) {
     let places = Arc::new(Semaphore::new(shared.config.max_connections));
-    let mut backoff = BACKOFF_MIN;
     loop {
         // Beyond the bound clients wait in the kernel's backlog.
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                backoff = BACKOFF_MIN;
-                let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
-                tracker.spawn(async move {
-                    serve_stream(shared, stream, Connection::new(peer), shutdown).await;
-                    drop(place);
-                });
-            }
+        let (stream, peer) = next(|| listener.accept()).await;
+        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+        tracker.spawn(async move {
+            serve_stream(shared, stream, Connection::new(peer), shutdown).await;
+            drop(place);
+        });
+    }
+}
+
+/// The next connection. While the process is out of what one takes, attempts are made ever less often.
+async fn next<C, F: Future<Output = io::Result<C>>>(mut accept: impl FnMut() -> F) -> C {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        match accept().await {
+            Ok(connection) => return connection,
             Err(error) if is_about_one_connection(&error) => debug!(%error, "connection lost before it was accepted"),
             Err(error) => {
                 warn!(%error, "connections are not accepted, trying again");
@@ -86,4 +91,40 @@ fn is_about_one_connection(error: &io::Error) -> bool {
         error.kind(),
         Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::Interrupted | Kind::TimedOut
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// EMFILE: the process has no file descriptor left.
+    const TOO_MANY_OPEN_FILES: i32 = 24;
+
+    #[tokio::test(start_paused = true)]
+    async fn without_file_descriptors_attempts_are_few_and_the_first_that_can_succeeds() {
+        let (started, attempts) = (Instant::now(), Cell::new(0));
+        let accept = || async {
+            attempts.set(attempts.get() + 1);
+            let exhausted = started.elapsed() < Duration::from_secs(60);
+            if exhausted { Err(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES)) } else { Ok("connection") }
+        };
+        assert_eq!(next(accept).await, "connection");
+        assert!((60..=61).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+        assert!((10..=70).contains(&attempts.get()), "{}", attempts.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_was_lost_does_not_delay_the_next() {
+        let (started, attempts) = (Instant::now(), Cell::new(0));
+        let accept = || async {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() < 100 { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        };
+        next(accept).await;
+        assert_eq!((started.elapsed(), attempts.get()), (Duration::ZERO, 100));
+    }
 }

@@ -1,6 +1,6 @@
 //! Why an upstream's answer did not come: whose fault, and may it be tried elsewhere.
 
-use std::error::Error;
+use std::{error::Error, io};
 
 use tollgate_model::Failure;
 
@@ -11,6 +11,8 @@ use crate::{body::BodyFault, error::Rejection};
 pub(crate) enum SendError {
     #[error("no connection to the upstream")]
     Connect,
+    #[error("no TLS connection to the upstream")]
+    Tls,
     #[error("the upstream closed before its answer began")]
     Reset,
     #[error("the upstream's answer did not begin in time")]
@@ -27,7 +29,7 @@ impl SendError {
             return Self::Client(*fault);
         }
         if error.is_connect() {
-            return Self::Connect;
+            return if find::<rustls::Error>(error).is_some() { Self::Tls } else { Self::Connect };
         }
         match find::<hyper::Error>(error) {
             Some(error) if error.is_parse() => Self::Garbage,
@@ -35,10 +37,15 @@ impl SendError {
         }
     }
 
+    /// Whether the upstream may have begun to work.
+    pub(crate) fn is_billable(self) -> bool {
+        !matches!(self, Self::Connect | Self::Tls)
+    }
+
     /// As a route's `on` names it. What is no HTTP counts as the 502 that it becomes.
     pub(crate) fn failure(self) -> Option<Failure> {
         match self {
-            Self::Connect => Some(Failure::Connect),
+            Self::Connect | Self::Tls => Some(Failure::Connect),
             Self::Reset => Some(Failure::Reset),
             Self::Timeout => Some(Failure::Timeout),
             Self::Garbage => Some(Failure::Status(502)),
@@ -50,6 +57,7 @@ impl SendError {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect_failure",
+            Self::Tls => "tls_failure",
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Garbage => "garbage",
@@ -62,6 +70,9 @@ impl From<SendError> for Rejection {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Connect => Self::upstream_error("The upstream can't be reached."),
+            SendError::Tls => Self::upstream_error(
+                "No TLS connection to the upstream can be made: its certificate is not trusted, or not for its name.",
+            ),
             SendError::Reset => Self::upstream_error("The upstream closed the connection before it answered."),
             SendError::Timeout => Self::upstream_timeout(),
             SendError::Garbage => Self::upstream_error("The upstream's answer can't be read."),
@@ -76,7 +87,9 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        next = error.source();
+        // An I/O error gives what its inner error was caused by, not the inner error itself.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
 }

@@ -12,4 +12,5 @@ mod http2;
 mod limits;
 mod refusals;
 mod services;
+mod tls;
 mod upstream;
