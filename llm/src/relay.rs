@@ -1,5 +1,7 @@
 //! Streams: pass on or translate the events of an answer while its usage is read going by.
 
+mod run;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -11,8 +13,9 @@ use crate::error::ApiError;
 use crate::json::JsonError;
 use crate::read::{self, Seen};
 use crate::request::{AiRequest, MaxTokens};
-use crate::sse::{Event, Framed, Framer, TooLarge};
+use crate::sse::{Event, Framer, TooLarge};
 use crate::usage::{Tally, Usage, UsageSource};
+use run::Run;
 
 /// Why a stream is not a whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -279,55 +282,6 @@ impl StreamRelay {
 
 fn garbage(error: JsonError) -> StreamError {
     StreamError::Garbage(error.to_string())
-}
-
-/// Consecutive events of one chunk that pass unchanged, sent on as one slice of it.
-struct Run<'a> {
-    chunk: &'a Bytes,
-    start: usize,
-    end: usize,
-}
-
-impl<'a> Run<'a> {
-    fn new(chunk: &'a Bytes) -> Run<'a> {
-        Run { chunk, start: 0, end: 0 }
-    }
-
-    /// Passes an event that ends at `end` of the chunk.
-    fn pass(&mut self, end: usize, event: Framed, emit: &mut Emit) {
-        if !event.is_slice {
-            emit.add(event.bytes);
-            self.start = end;
-        }
-        self.end = end;
-    }
-
-    fn skip(&mut self, end: usize, event: &Framed, emit: &mut Emit) {
-        if event.is_slice {
-            self.flush(emit);
-        }
-        self.start = end;
-        self.end = end;
-    }
-
-    /// Puts something between the last event and the next.
-    fn insert(&mut self, bytes: Bytes, emit: &mut Emit) {
-        if !bytes.is_empty() {
-            self.flush(emit);
-            emit.add(bytes);
-        }
-    }
-
-    /// Sends `bytes` in place of an event that ends at `end` of the chunk.
-    fn replace(&mut self, end: usize, event: &Framed, bytes: Bytes, emit: &mut Emit) {
-        self.skip(end, event, emit);
-        emit.add(bytes);
-    }
-
-    fn flush(&mut self, emit: &mut Emit) {
-        emit.add(self.chunk.slice(self.start..self.end));
-        self.start = self.end;
-    }
 }
 
 #[cfg(test)]
