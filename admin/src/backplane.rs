@@ -24,7 +24,8 @@ pub type RequestId = [u8; 16];
 
 /// The node beneath the admin plane.
 pub trait Backplane: Send + Sync + 'static {
-    /// Puts a command into the log, from any node, and waits until it is committed and applied by the leader.
+    /// Puts a command into the log, from any node, and waits until it is committed and applied by the leader. A request id
+    /// that came before with another [`Command::asked`] is refused.
     fn propose(&self, request_id: RequestId, command: Command, deadline: Instant) -> Answer<'_, Committed>;
 
     /// Waits until this node has applied everything that was acknowledged before the call; gives the index applied.
@@ -53,6 +54,9 @@ pub trait Backplane: Send + Sync + 'static {
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>>;
 
     /// Changes who is a member, or who leads.
+    ///
+    /// The request id is not remembered: every change says what shall be (a member, a voter, gone, leading), so that to ask
+    /// for it again changes nothing and has the same answer.
     fn change_membership(
         &self,
         request_id: RequestId,
@@ -157,6 +161,12 @@ pub enum BackplaneError {
     /// Surely not done: something else is under way, or too much is.
     #[error("{0}")]
     Busy(String),
+    /// Surely not done: the request id came with another request before.
+    #[error("{0}")]
+    RequestIdUsed(String),
+    /// Surely not done: a disk is full. Ask again when there is space.
+    #[error("{0}")]
+    DiskFull(String),
     /// Surely not done: larger than the log takes.
     #[error("{0}")]
     TooLarge(String),

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use prost::Message;
+use tollgate_model::secret::ClusterKey;
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use crate::{
@@ -66,6 +69,13 @@ pub(crate) fn request_id(bytes: &[u8]) -> Result<Option<RequestId>, Status> {
     }
     let id = RequestId::try_from(bytes);
     id.map(Some).map_err(|_| refuse(Reason::Invalid, format!("request_id has {} bytes: it must have 16", bytes.len())))
+}
+
+/// What a call asks for, as it goes into the log beside the command that it became: `request` without its request id.
+/// Without a cluster key nothing is sealed, so that the command itself says it.
+pub(crate) fn asked(key: Option<&ClusterKey>, method: &str, request: &impl Message) -> Bytes {
+    let said = [method.as_bytes(), b"\0", &request.encode_to_vec()].concat();
+    key.map_or_else(Bytes::new, |key| Bytes::copy_from_slice(&key.hash_request(&said)))
 }
 
 /// The caller's request id, or one of our own.

@@ -59,10 +59,14 @@ pub enum Reason {
     TooLarge,
     /// It makes no sense as things are.
     Refused,
+    /// The request id came with another request before.
+    RequestIdUsed,
+    /// The disk of the node that leads is full: it may be asked again.
+    DiskFull,
 }
 
 impl Reason {
-    const ALL: [(Self, &'static str, Code); 9] = [
+    const ALL: [(Self, &'static str, Code); 11] = [
         (Self::Invalid, "invalid", Code::InvalidArgument),
         (Self::Conflict, "conflict", Code::Aborted),
         (Self::Referenced, "referenced", Code::FailedPrecondition),
@@ -72,6 +76,8 @@ impl Reason {
         (Self::Busy, "busy", Code::ResourceExhausted),
         (Self::TooLarge, "too_large", Code::OutOfRange),
         (Self::Refused, "refused", Code::FailedPrecondition),
+        (Self::RequestIdUsed, "request_id_used", Code::AlreadyExists),
+        (Self::DiskFull, "disk_full", Code::ResourceExhausted),
     ];
 
     fn row(self) -> (&'static str, Code) {
@@ -192,6 +198,8 @@ impl From<BackplaneError> for Status {
                 format!("it may or may not have happened: {message}; retry with the same request id"),
             ),
             BackplaneError::Busy(message) => refuse(Reason::Busy, message),
+            BackplaneError::RequestIdUsed(message) => refuse(Reason::RequestIdUsed, message),
+            BackplaneError::DiskFull(message) => refuse(Reason::DiskFull, message),
             BackplaneError::TooLarge(message) => refuse(Reason::TooLarge, message),
             BackplaneError::Refused(message) => refuse(Reason::Refused, message),
         }

@@ -122,6 +122,15 @@ pub enum ProposeError {
     /// Too many request ids came within the last ten minutes to remember one more. Not applied.
     #[error("too many request ids in the last {} minutes", .0.as_secs() / 60)]
     TooManyRequestIds(Duration),
+    /// The request id came with another command before. Not applied.
+    #[error("the request id was used for another command")]
+    RequestIdUsed,
+    /// The disk of the node that leads is full. Not applied; it heals by itself when there is space.
+    #[error("the disk of node {node}, which leads, is full: nothing can be written until there is space")]
+    DiskFull {
+        /// The node.
+        node: u64,
+    },
     /// This node is stopping. Not applied.
     #[error("this node is stopping")]
     Stopped,

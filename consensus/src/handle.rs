@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    CallError, ChangeError, Config, Local, MemberStatus, ProposeError, ReadError, Removed, StartError, StateMachine,
-    Status,
+    CallError, ChangeError, Config, Local, LogStats, MemberStatus, ProposeError, ReadError, Removed, StartError,
+    StateMachine, Status,
     node::{self, Change, Core},
 };
 
@@ -55,7 +55,8 @@ impl Consensus {
     /// Proposes a command, on any node, and waits for its outcome.
     ///
     /// With a request id it is applied once however often it is sent, for at least ten minutes of log time; that makes
-    /// retrying after `Unknown` safe, and it is retried in here until the deadline. Commands that are told apart by
+    /// retrying after `Unknown` safe, and it is retried in here until the deadline. The same id with another command (see
+    /// `StateMachine::fingerprint`) is refused. Commands that are told apart by
     /// their own content need none: an id costs a remembered row.
     ///
     /// # Errors
@@ -90,6 +91,12 @@ impl Consensus {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.core.watch()
+    }
+
+    /// The figures of this node's log: what it takes on the disk, and whether the disk is full.
+    #[must_use]
+    pub fn log(&self) -> LogStats {
+        self.core.log_stats()
     }
 
     /// The last index that this node has applied, as it changes. Its effects are there when the number is.

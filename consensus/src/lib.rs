@@ -21,5 +21,6 @@ pub use config::{Config, FirstMember, Formation, Listen, OnFatal, PeerTls, Snaps
 pub use errors::{CallError, ChangeError, ProposeError, ReadError, Removed, StartError};
 pub use handle::{CallFuture, CallHandler, CallHandlers, Committed, Consensus};
 pub use ids::{MAX_NODE_ID, incarnation_of, node_dns_name, node_of, raft_id};
-pub use machine::{Applied, Changes, Image, Row, StateMachine};
+pub use log::LogStats;
+pub use machine::{Applied, Changes, Fingerprint, Image, Row, StateMachine, fingerprint_of};
 pub use status::{Live, Local, Member, MemberStatus, Role, Status};

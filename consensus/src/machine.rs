@@ -10,6 +10,15 @@ pub type Row = (Vec<u8>, Vec<u8>);
 /// The rows of a state, sorted by key, each key once.
 pub type Image = Box<dyn Iterator<Item = Row> + Send>;
 
+/// What tells one command from another where a request id comes again.
+pub type Fingerprint = [u8; 16];
+
+/// The fingerprint of what `bytes` say: the same for the same bytes, on every node and in every version.
+#[must_use]
+pub fn fingerprint_of(bytes: &[u8]) -> Fingerprint {
+    *blake3::hash(bytes).as_bytes().first_chunk().expect("a hash has 32 bytes")
+}
+
 /// Where and when, in log time, a command is applied. The same on every node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
@@ -25,6 +34,12 @@ pub struct Applied {
 pub trait StateMachine: Send + 'static {
     /// Applies one committed command; `changes` collects the rows that it changed. Returns the outcome.
     fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes;
+
+    /// What the same request must say again when it comes with the same request id: by default every byte of the command.
+    /// A pure function of the command, as what it gives is replicated.
+    fn fingerprint(&self, command: &[u8]) -> Fingerprint {
+        fingerprint_of(command)
+    }
 
     /// The rows as of now. Cheap to take; iterated elsewhere while `apply` goes on.
     fn image(&self) -> Image;

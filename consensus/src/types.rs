@@ -53,6 +53,8 @@ pub(crate) enum Reply {
     },
     /// Not applied: too many request ids are remembered.
     TooManyRequestIds,
+    /// Not applied: the request id came first with another command.
+    RequestIdUsed,
 }
 
 /// What the membership says of one node, for the others to find it.

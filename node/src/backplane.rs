@@ -139,6 +139,8 @@ fn not_proposed(error: ProposeError) -> BackplaneError {
     match error {
         ProposeError::NoLeader | ProposeError::Stopped => BackplaneError::Unavailable(text),
         ProposeError::Unknown(_) => BackplaneError::Unknown(text),
+        ProposeError::RequestIdUsed => BackplaneError::RequestIdUsed(text),
+        ProposeError::DiskFull { .. } => BackplaneError::DiskFull(text),
         ProposeError::TooLarge { .. } => BackplaneError::TooLarge(text),
         ProposeError::TooManyRequestIds(_) => BackplaneError::Busy(text),
     }

@@ -21,6 +21,10 @@ const RAFT_LEADER: &str = "tollgate_raft_is_leader";
 const RAFT_LAST_LOG: &str = "tollgate_raft_last_log_index";
 const RAFT_APPLIED: &str = "tollgate_raft_applied_index";
 const RAFT_SNAPSHOT: &str = "tollgate_raft_snapshot_index";
+const LOG_BYTES: &str = "tollgate_log_bytes";
+const LOG_ENTRIES: &str = "tollgate_log_entries";
+const LOG_TORN_BYTES: &str = "tollgate_log_torn_bytes";
+const LOG_FULL: &str = "tollgate_log_full";
 const HOLDS_OPEN: &str = "tollgate_quota_holds_open";
 const DECISIONS: &str = "tollgate_quota_decisions";
 const UNSETTLED: &str = "tollgate_quota_requests_unsettled";
@@ -70,6 +74,16 @@ impl Collector for NodeMetrics {
         gauge(&mut encoder, RAFT_LAST_LOG, "Last entry of this node's log", raft.last_log_index)?;
         gauge(&mut encoder, RAFT_APPLIED, "Last entry applied", raft.applied_index)?;
         gauge(&mut encoder, RAFT_SNAPSHOT, "Last entry in the newest snapshot", raft.snapshot_index)?;
+        let log = consensus.log();
+        gauge(&mut encoder, LOG_BYTES, "What this node's log takes on the disk", log.disk_bytes)?;
+        gauge(&mut encoder, LOG_ENTRIES, "Entries that this node's log keeps", log.entries)?;
+        gauge(
+            &mut encoder,
+            LOG_TORN_BYTES,
+            "Cut off the log's end at the last start, never acknowledged",
+            log.torn_bytes,
+        )?;
+        gauge(&mut encoder, LOG_FULL, "1 while the log's disk is full and writes wait for space", u64::from(log.full))?;
 
         let holds = u64::try_from(state.ledger(|ledger| ledger.open_holds())).unwrap_or(u64::MAX);
         gauge(&mut encoder, HOLDS_OPEN, "Reservations of requests in flight, on all nodes", holds)?;

@@ -20,7 +20,7 @@ impl LogUplink {
 impl Uplink for LogUplink {
     fn propose(&self, frame: Frame, deadline: Instant) -> BoxFuture<'_, Result<FrameOutcome, UplinkError>> {
         let batch = QuotaBatch { frames: vec![frame] };
-        let command = Command { kind: Some(command::Kind::Quota(batch)) }.encode_to_vec();
+        let command = Command { kind: Some(command::Kind::Quota(batch)), ..Command::default() }.encode_to_vec();
         Box::pin(async move {
             // Sequence numbers make a repeated frame harmless, so it needs no request id.
             let committed = self.consensus.propose(None, command.into(), deadline.into_std()).await.map_err(failed)?;

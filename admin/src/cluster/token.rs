@@ -17,7 +17,7 @@ use tracing::info;
 use super::Cluster;
 use crate::{
     backplane::RequestId,
-    call::{Call, request_id_or_new, used_before},
+    call::{Call, asked, request_id_or_new, used_before},
     details::{Reason, refuse},
     tokens::Role,
 };
@@ -44,6 +44,8 @@ impl Cluster {
         let ttl = parse_ttl(&request.ttl)?;
         self.check_tenant(call, &request.tenant).await?;
         let id = request_id_or_new(&request.request_id)?;
+        let said = CreateTokenRequest { request_id: Vec::new(), ..request.clone() };
+        let asked = asked(self.key.as_deref(), "create token", &said);
         let key = self
             .key
             .as_ref()
@@ -58,7 +60,7 @@ impl Cluster {
             created_us: 0,
         };
         let public = record.id.clone();
-        let made = self.change_tokens(call, id, &public, token_change::Kind::Create(record)).await?;
+        let made = self.change_tokens(call, id, asked, &public, token_change::Kind::Create(record)).await?;
         info!(token = %call.caller.token, created = %made.id, role = %made.role, "admin token created");
         Ok(CreateTokenResponse { token: Some(shown(&made)), secret })
     }
@@ -90,7 +92,10 @@ impl Cluster {
         request: RevokeTokenRequest,
     ) -> Result<RevokeTokenResponse, Status> {
         let id = request_id_or_new(&request.request_id)?;
-        self.change_tokens(call, id, &request.id, token_change::Kind::Revoke(request.id.clone())).await?;
+        let said = RevokeTokenRequest { request_id: Vec::new(), ..request.clone() };
+        let asked = asked(self.key.as_deref(), "revoke token", &said);
+        let revoke = token_change::Kind::Revoke(request.id.clone());
+        self.change_tokens(call, id, asked, &request.id, revoke).await?;
         info!(token = %call.caller.token, revoked = %request.id, "admin token revoked");
         Ok(RevokeTokenResponse {})
     }
@@ -100,10 +105,11 @@ impl Cluster {
         &self,
         call: &Call,
         id: RequestId,
+        asked: Bytes,
         token: &str,
         kind: token_change::Kind,
     ) -> Result<TokenRecord, Status> {
-        let command = Command { kind: Some(command::Kind::Token(TokenChange { kind: Some(kind) })) };
+        let command = Command { kind: Some(command::Kind::Token(TokenChange { kind: Some(kind) })), asked };
         let committed = self.backplane.propose(id, command, call.deadline).await?;
         let outcome = TokenOutcome::decode(committed.outcome).map_err(|_| used_before())?;
         if !outcome.done && !outcome.problem.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
+use bytes::Bytes;
 use prost::Message;
 use tollgate_model::{Kind, LogIndex, Problems, catalog::without_version, keys_missing_here, kind_and_name};
 use tollgate_proto::{
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     backplane::{ConfigState, RequestId},
-    call::{Call, request_id, request_id_or_new, used_before},
+    call::{Call, asked, request_id, request_id_or_new, used_before},
     details::{Reason, from_model, refuse},
 };
 
@@ -29,6 +30,7 @@ impl Config {
     /// One atomic change, planned here so that what can't be done never reaches the log.
     pub(super) async fn apply(&self, call: &Call, request: ApplyRequest) -> Result<ApplyResponse, Status> {
         let id = request_id(&request.request_id)?;
+        let asked = asked(self.key.as_deref(), "apply", &ApplyRequest { request_id: Vec::new(), ..request.clone() });
         let dry_run = request.dry_run;
         let state = self.current(call).await?;
         let plan = plan(request, &state, self.key.as_deref(), call)?;
@@ -37,7 +39,7 @@ impl Config {
         let mut done = if dry_run {
             predicted(answer(state.index, plan.decision.outcome, call)?)
         } else {
-            self.commit(call, id, plan, &state).await?
+            self.commit(call, id, asked, plan, &state).await?
         };
         done.warnings = self.warnings(providers).await?;
         Ok(done)
@@ -47,16 +49,17 @@ impl Config {
         &self,
         call: &Call,
         id: Option<RequestId>,
+        asked: Bytes,
         Plan { change, decision }: Plan,
         state: &ConfigState,
     ) -> Result<ApplyResponse, Status> {
         if decision.changes.is_empty() {
-            return match self.first_outcome(call, id).await? {
+            return match self.first_outcome(call, id, &asked).await? {
                 Some((index, outcome)) => answer(index, strictly(outcome, &change)?, call),
                 None => answer(state.index, decision.outcome, call),
             };
         }
-        let (index, outcome) = self.propose(call, id.unwrap_or_else(rand::random), change.clone()).await?;
+        let (index, outcome) = self.propose(call, id.unwrap_or_else(rand::random), asked, change.clone()).await?;
         answer(index, strictly(outcome, &change)?, call)
     }
 
@@ -76,15 +79,17 @@ impl Config {
         &self,
         call: &Call,
         id: Option<RequestId>,
+        asked: &Bytes,
     ) -> Result<Option<(LogIndex, ConfigOutcome)>, Status> {
         let Some(id) = id else { return Ok(None) };
-        let (index, outcome) = self.propose(call, id, ConfigChange::default()).await?;
+        let (index, outcome) = self.propose(call, id, asked.clone(), ConfigChange::default()).await?;
         Ok((outcome != ConfigOutcome::default()).then_some((index, outcome)))
     }
 
     pub(super) async fn delete(&self, call: &Call, request: DeleteRequest) -> Result<DeleteResponse, Status> {
         let kind = parse_kind(&request.kind)?;
         let id = request_id_or_new(&request.request_id)?;
+        let asked = asked(self.key.as_deref(), "delete", &DeleteRequest { request_id: Vec::new(), ..request.clone() });
         let delete = DeleteResource {
             kind: kind.to_string(),
             name: request.name.clone(),
@@ -93,7 +98,7 @@ impl Config {
         let known = self.current(call).await?.catalog.get(kind, &request.name).is_some();
         let refusal = if known { Reason::Referenced } else { Reason::NotFound };
         let change = ConfigChange { deletes: vec![delete], ..ConfigChange::default() };
-        let (index, outcome) = self.propose(call, id, change.clone()).await?;
+        let (index, outcome) = self.propose(call, id, asked, change.clone()).await?;
         let change = accept(strictly(outcome, &change)?, refusal, call)?.pop();
         Ok(DeleteResponse { index: index.0, change })
     }
@@ -114,12 +119,18 @@ impl Config {
         &self,
         call: &Call,
         id: RequestId,
+        asked: Bytes,
         change: ConfigChange,
     ) -> Result<(LogIndex, ConfigOutcome), Status> {
-        let command = Command { kind: Some(command::Kind::Config(change)) };
+        let command = Command { kind: Some(command::Kind::Config(change)), asked };
         let committed = self.backplane.propose(id, command, call.deadline).await?;
         let outcome = ConfigOutcome::decode(committed.outcome).map_err(|_| used_before())?;
-        info!(index = committed.index.0, token = %call.caller.token, refused = !outcome.problems.is_empty(), "configuration change committed");
+        match outcome.problems.is_empty() && !outcome.conflict {
+            true => info!(index = committed.index.0, token = %call.caller.token, "configuration change committed"),
+            false => {
+                info!(index = committed.index.0, token = %call.caller.token, problems = outcome.problems.len(), "configuration change refused")
+            }
+        }
         Ok((committed.index, outcome))
     }
 }

@@ -1,6 +1,9 @@
 //! Declaring, reading and watching.
 
-use tollgate_admin::details::{Reason, details_of, reason_of};
+use tollgate_admin::{
+    backplane::BackplaneError,
+    details::{Reason, details_of, reason_of},
+};
 use tollgate_model::yaml;
 use tollgate_proto::{
     admin::v1::{ApplyRequest, DeleteRequest, ExportRequest, GetRequest, StatusServedRequest, WatchRequest},
@@ -128,6 +131,45 @@ async fn a_lost_outcome_is_unknown_and_the_same_request_id_gives_the_first_one()
     let mut again = actions(&server, request).await;
     again.sort();
     assert_eq!(again, ["created acme", "created alice"], "not unchanged: it is the first outcome");
+}
+
+#[tokio::test]
+async fn a_request_id_that_was_used_for_something_else_is_refused() {
+    let server = Server::start().await;
+    let first = apply(TWO);
+    actions(&server, first.clone()).await;
+    // Sealed and hashed anew, it is the same request all the same.
+    let mut again = actions(&server, first.clone()).await;
+    again.sort();
+    assert_eq!(again, ["created acme", "created alice"]);
+    let other = ApplyRequest { request_id: first.request_id.clone(), ..apply(&TWO.replace("Berlin", "Rome")) };
+    let delete = DeleteRequest {
+        kind: "consumer".into(),
+        name: "alice".into(),
+        request_id: first.request_id,
+        ..DeleteRequest::default()
+    };
+    let refusals = [
+        server.config().apply(admin(other)).await.map(drop).unwrap_err(),
+        server.config().delete(admin(delete)).await.map(drop).unwrap_err(),
+    ];
+    for refused in refusals {
+        assert_eq!((refused.code(), reason_of(&refused)), (Code::AlreadyExists, Some(Reason::RequestIdUsed)));
+        assert_eq!(refused.message(), "the request id was used for another command");
+    }
+    assert_eq!(server.node.config_len(), 2, "nothing was deleted");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_may_be_asked_again() {
+    let server = Server::start().await;
+    let full = BackplaneError::DiskFull("the disk of node 2, which leads, is full".into());
+    *server.node.refuse_next.lock().unwrap() = Some(full);
+    let request = apply(TWO);
+    let refused = server.config().apply(admin(request.clone())).await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::ResourceExhausted, Some(Reason::DiskFull)));
+    assert!(refused.message().contains("the disk of node 2"), "{refused}");
+    assert_eq!(actions(&server, request).await.len(), 2);
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(crate) struct FakeNode {
     pub(crate) readiness: watch::Sender<Readiness>,
     /// The next proposal is applied, and its outcome lost.
     pub(crate) lose_next: Mutex<bool>,
+    /// The next proposal is refused.
+    pub(crate) refuse_next: Mutex<Option<BackplaneError>>,
     pub(crate) last_change: Mutex<Option<MembershipChange>>,
 }
 
@@ -38,7 +40,8 @@ struct Log {
     index: u64,
     catalog: Catalog,
     tokens: TokenTable,
-    outcomes: HashMap<RequestId, Committed>,
+    /// What each request asked for, and what came of it.
+    outcomes: HashMap<RequestId, (Bytes, Committed)>,
 }
 
 impl FakeNode {
@@ -49,6 +52,7 @@ impl FakeNode {
             config: watch::Sender::new(empty),
             readiness: watch::Sender::new(Readiness::Ready),
             lose_next: Mutex::new(false),
+            refuse_next: Mutex::new(None),
             last_change: Mutex::new(None),
         })
     }
@@ -64,15 +68,21 @@ impl FakeNode {
     }
 
     pub(crate) fn change_token(&self, change: TokenChange) {
-        let command = Command { kind: Some(command::Kind::Token(change)) };
-        self.apply(rand::random(), command);
+        let command = Command { kind: Some(command::Kind::Token(change)), ..Command::default() };
+        self.apply(rand::random(), command).expect("a new request id");
     }
 
-    fn apply(&self, id: RequestId, command: Command) -> Committed {
+    fn apply(&self, id: RequestId, command: Command) -> Result<Committed, BackplaneError> {
         let mut log = self.log.lock().unwrap();
-        if let Some(first) = log.outcomes.get(&id) {
-            return first.clone();
+        match log.outcomes.get(&id) {
+            Some((asked, first)) if *asked == command.asked => return Ok(first.clone()),
+            Some(_) => return Err(BackplaneError::RequestIdUsed("the request id was used for another command".into())),
+            None => {}
         }
+        if let Some(error) = self.refuse_next.lock().unwrap().take() {
+            return Err(error);
+        }
+        let asked = command.asked;
         log.index += 1;
         let index = LogIndex(log.index);
         let outcome = match command.kind.unwrap() {
@@ -85,8 +95,8 @@ impl FakeNode {
             other => panic!("the admin plane does not propose {other:?}"),
         };
         let committed = Committed { index, outcome: Bytes::from(outcome) };
-        log.outcomes.insert(id, committed.clone());
-        committed
+        log.outcomes.insert(id, (asked, committed.clone()));
+        Ok(committed)
     }
 }
 
@@ -94,7 +104,7 @@ impl Backplane for FakeNode {
     fn propose(&self, request_id: RequestId, command: Command, _: Instant) -> Answer<'_, Committed> {
         let committed = self.apply(request_id, command);
         let lost = std::mem::take(&mut *self.lose_next.lock().unwrap());
-        let answer = if lost { Err(BackplaneError::Unknown("the leader went away".into())) } else { Ok(committed) };
+        let answer = if lost { Err(BackplaneError::Unknown("the leader went away".into())) } else { committed };
         Box::pin(async move { answer })
     }
 

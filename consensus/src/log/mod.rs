@@ -28,4 +28,5 @@ mod writer;
 mod tests;
 
 pub(crate) use reader::LogReader;
+pub use reader::LogStats;
 pub(crate) use store::LogStore;

@@ -31,19 +31,21 @@ pub(super) struct Shared {
 
 /// Figures of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LogStats {
-    /// The entries that are kept, and what they weigh.
-    pub(crate) entries: u64,
-    pub(crate) entry_bytes: u64,
+pub struct LogStats {
+    /// The entries that are kept.
+    pub entries: u64,
+    /// What they weigh.
+    pub entry_bytes: u64,
     /// What the segments take on the disk, with what is reserved in the last one.
-    pub(crate) disk_bytes: u64,
-    pub(crate) segments: usize,
+    pub disk_bytes: u64,
+    /// The segments.
+    pub segments: usize,
     /// What the last start cut off the end: a write that was never acknowledged.
-    pub(crate) torn_bytes: u64,
+    pub torn_bytes: u64,
     /// Syncs since the start: each may have acknowledged many writes.
-    pub(crate) syncs: u64,
+    pub syncs: u64,
     /// The disk is full: writes wait until there is space.
-    pub(crate) full: bool,
+    pub full: bool,
 }
 
 /// Reads the log. Clones read the same one.
@@ -53,6 +55,11 @@ pub(crate) struct LogReader {
 }
 
 impl LogReader {
+    /// Whether the disk is full, and writes wait for space.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.full.load(Ordering::Relaxed)
+    }
+
     /// The log's figures as of now.
     pub(crate) fn stats(&self) -> LogStats {
         let shared = &*self.shared;
@@ -67,7 +74,7 @@ impl LogReader {
             segments: shared.segments.segment_count(),
             torn_bytes: shared.torn_bytes,
             syncs: shared.syncs.load(Ordering::Relaxed),
-            full: shared.full.load(Ordering::Relaxed),
+            full: self.is_full(),
         }
     }
 

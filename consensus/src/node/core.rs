@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Shared, memory::Memory, propose::Queued};
 use crate::{
-    Local, OnFatal, Status,
+    Local, LogStats, OnFatal, Status,
     identity::{DataDir, Id},
     snapshot::SnapshotDir,
     state::{Machine, Progress, StateStore},
@@ -92,6 +92,10 @@ impl Core {
 
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.progress.applied()
+    }
+
+    pub(crate) fn log_stats(&self) -> LogStats {
+        self.memory.log.stats()
     }
 
     pub(crate) fn publish(&self, local: Local) {

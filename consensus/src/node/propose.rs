@@ -18,7 +18,7 @@ use super::{
     core::Leader,
 };
 use crate::{
-    Committed, ProposeError,
+    Committed, ProposeError, node_of,
     state::WINDOW_US,
     transport::Lane,
     types::{Proposal, Reply, TypeConfig},
@@ -91,6 +91,10 @@ impl Core {
     ) -> Outcome {
         if command.len() > self.max_command_bytes {
             return Attempt::Refused(ProposeError::TooLarge { size: command.len(), max: self.max_command_bytes });
+        }
+        // What is queued waits for space; to queue more would only make its outcome unknown.
+        if self.memory.log.is_full() {
+            return Attempt::Refused(ProposeError::DiskFull { node: node_of(self.raft_id) });
         }
         let (answer, outcome) = oneshot::channel();
         match timeout_at(deadline, self.proposals.send(Queued { request_id, command, answer })).await {
@@ -208,6 +212,7 @@ fn outcome(written: WriteResult<TypeConfig>) -> Outcome {
         Ok(Reply::TooManyRequestIds) => {
             Attempt::Refused(ProposeError::TooManyRequestIds(Duration::from_micros(WINDOW_US)))
         }
+        Ok(Reply::RequestIdUsed) => Attempt::Refused(ProposeError::RequestIdUsed),
         Ok(Reply::Nothing) => Attempt::Unknown("not a command's reply".into()),
         Err(ClientWriteError::ForwardToLeader(_)) => Attempt::NotLeader,
         Err(error) => Attempt::Unknown(error.to_string()),

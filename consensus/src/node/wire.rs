@@ -31,6 +31,10 @@ impl From<Attempt<Committed, ProposeError>> for wire::ProposeResponse {
             Attempt::Refused(ProposeError::TooLarge { size, max }) => {
                 ProposeResult::Refused(refusal(Reason::TooLarge, format!("{size} {max}")))
             }
+            Attempt::Refused(ProposeError::RequestIdUsed) => ProposeResult::Refused(refusal(Reason::RequestIdUsed, "")),
+            Attempt::Refused(ProposeError::DiskFull { node }) => {
+                ProposeResult::Refused(refusal(Reason::DiskFull, node))
+            }
             Attempt::Refused(_) | Attempt::NotLeader => ProposeResult::Refused(not_leader()),
             Attempt::Unknown(reason) => ProposeResult::Unknown(reason),
         };
@@ -45,6 +49,10 @@ impl From<wire::ProposeResponse> for Attempt<Committed, ProposeError> {
             Some(ProposeResult::Refused(refused)) => match refused.reason() {
                 Reason::TooManyRequestIds => {
                     Self::Refused(ProposeError::TooManyRequestIds(Duration::from_micros(WINDOW_US)))
+                }
+                Reason::RequestIdUsed => Self::Refused(ProposeError::RequestIdUsed),
+                Reason::DiskFull => {
+                    Self::Refused(ProposeError::DiskFull { node: refused.message.parse().unwrap_or(0) })
                 }
                 Reason::TooLarge => {
                     let mut numbers = refused.message.split(' ').filter_map(|number| number.parse().ok());

@@ -9,10 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Row;
+use crate::machine::{Fingerprint, Row};
 
 /// How long an id is remembered, in log time.
 pub(crate) const WINDOW_US: u64 = 15 * 60 * 1_000_000;
@@ -29,6 +28,31 @@ pub(crate) struct Remembered {
     pub(crate) index: u64,
     pub(crate) time_us: u64,
     pub(crate) outcome: Vec<u8>,
+    /// Of the command that came first. Rows of earlier versions have none: it stands behind what they have.
+    #[serde(skip)]
+    pub(crate) fingerprint: Option<Fingerprint>,
+}
+
+impl Remembered {
+    /// Whether a command with this fingerprint may be the one that came first.
+    pub(crate) fn is_of(&self, fingerprint: Fingerprint) -> bool {
+        self.fingerprint.is_none_or(|first| first == fingerprint)
+    }
+
+    fn row(&self) -> Row {
+        let mut value = postcard::to_stdvec(self).expect("plain data always encodes");
+        value.extend(self.fingerprint.iter().flatten());
+        (key(self.index), value)
+    }
+
+    fn parse(value: &[u8]) -> io::Result<Self> {
+        let (remembered, rest) = postcard::take_from_bytes::<Self>(value).map_err(io::Error::other)?;
+        let fingerprint = match rest {
+            [] => None,
+            rest => Some(rest.try_into().map_err(|_| io::Error::other("a fingerprint has another length"))?),
+        };
+        Ok(Self { fingerprint, ..remembered })
+    }
 }
 
 /// The ids and their outcomes, oldest first.
@@ -48,9 +72,8 @@ impl Dedup {
         self.oldest_first.len() >= MAX_IDS || self.bytes >= MAX_BYTES
     }
 
-    pub(crate) fn remember(&mut self, request_id: [u8; 16], index: u64, time_us: u64, outcome: &Bytes) -> Row {
-        let remembered = Remembered { request_id, index, time_us, outcome: outcome.to_vec() };
-        let row = (key(index), postcard::to_stdvec(&remembered).expect("plain data always encodes"));
+    pub(crate) fn remember(&mut self, remembered: Remembered) -> Row {
+        let row = remembered.row();
         self.push(remembered);
         row
     }
@@ -70,13 +93,12 @@ impl Dedup {
     /// The rows, sorted, as of now. Cheap: pointers are copied, rows are made when asked for.
     pub(crate) fn image(&self) -> impl Iterator<Item = Row> + Send + use<> {
         let all: Vec<_> = self.oldest_first.iter().cloned().collect();
-        all.into_iter().map(|one| (key(one.index), postcard::to_stdvec(&*one).expect("plain data always encodes")))
+        all.into_iter().map(|one| one.row())
     }
 
     /// Takes one row back in. They come in the order of their keys, which is that of their age.
     pub(crate) fn restore_row(&mut self, value: &[u8]) -> io::Result<()> {
-        let remembered = postcard::from_bytes(value).map_err(io::Error::other)?;
-        self.push(remembered);
+        self.push(Remembered::parse(value)?);
         Ok(())
     }
 
@@ -99,10 +121,15 @@ fn key(index: u64) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn first(id: u8, index: u64, time_us: u64, outcome: &[u8]) -> Remembered {
+        let (outcome, fingerprint) = (outcome.to_vec(), Some([id; 16]));
+        Remembered { request_id: [id; 16], index, time_us, outcome, fingerprint }
+    }
+
     #[test]
     fn the_first_outcome_is_kept_for_the_window_and_no_longer() {
         let mut dedup = Dedup::default();
-        dedup.remember([1; 16], 5, 1_000, &Bytes::from_static(b"first"));
+        dedup.remember(first(1, 5, 1_000, b"first"));
         assert!(dedup.expire(1_000 + WINDOW_US).is_empty());
         assert_eq!(dedup.find(&[1; 16]).unwrap().outcome, b"first");
         assert_eq!(dedup.expire(1_001 + WINDOW_US), [key(5)]);
@@ -114,7 +141,7 @@ mod tests {
     fn an_image_restores_to_the_same() {
         let mut dedup = Dedup::default();
         for n in 0..10u8 {
-            dedup.remember([n; 16], u64::from(n), u64::from(n), &Bytes::from(vec![n; 3]));
+            dedup.remember(first(n, u64::from(n), u64::from(n), &[n; 3]));
         }
         let mut copy = Dedup::default();
         for (_, value) in dedup.image() {
@@ -125,9 +152,24 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_an_earlier_version_is_read_and_written_as_it_was() {
+        // What the first version wrote: id, index, time and outcome, and nothing behind them.
+        let old = postcard::to_stdvec(&([7u8; 16], 5u64, 9u64, b"first".to_vec())).unwrap();
+        let mut dedup = Dedup::default();
+        dedup.restore_row(&old).unwrap();
+        let found = dedup.find(&[7; 16]).unwrap();
+        assert!(found.outcome == b"first" && found.is_of([1; 16]) && found.is_of([2; 16]));
+        assert_eq!(dedup.image().collect::<Vec<_>>(), [(key(5), old.clone())]);
+        let new = first(8, 6, 9, b"x");
+        assert!(new.is_of([8; 16]) && !new.is_of([1; 16]));
+        assert_eq!(Remembered::parse(&new.row().1).unwrap(), new);
+        assert!(dedup.restore_row(&[old.as_slice(), &[0; 3]].concat()).is_err());
+    }
+
+    #[test]
     fn it_is_full_rather_than_forgetful() {
         let mut dedup = Dedup::default();
-        dedup.remember([1; 16], 1, 1, &Bytes::from(vec![0; MAX_BYTES]));
+        dedup.remember(first(1, 1, 1, &vec![0; MAX_BYTES]));
         assert!(dedup.is_full());
         dedup.expire(2 + WINDOW_US);
         assert!(!dedup.is_full());

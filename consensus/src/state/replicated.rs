@@ -9,7 +9,7 @@ use openraft::EntryPayload;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    dedup::Dedup,
+    dedup::{Dedup, Remembered},
     rows::{DEDUP_PREFIX, MACHINE_PREFIX, META_KEY, machine_key},
 };
 use crate::{
@@ -91,14 +91,21 @@ impl Replicated {
         let Some(request_id) = proposal.request_id else {
             return Reply::Applied { index, outcome: self.apply_command(index, &proposal.command, changes) };
         };
-        if let Some(first) = self.dedup.find(&request_id) {
-            return Reply::Applied { index: first.index, outcome: Bytes::copy_from_slice(&first.outcome) };
+        let fingerprint = self.machine.fingerprint(&proposal.command);
+        match self.dedup.find(&request_id) {
+            Some(first) if first.is_of(fingerprint) => {
+                return Reply::Applied { index: first.index, outcome: Bytes::copy_from_slice(&first.outcome) };
+            }
+            Some(_) => return Reply::RequestIdUsed,
+            None => {}
         }
         if self.dedup.is_full() {
             return Reply::TooManyRequestIds;
         }
         let outcome = self.apply_command(index, &proposal.command, changes);
-        let (key, value) = self.dedup.remember(request_id, index, self.meta.time_us, &outcome);
+        let (time_us, fingerprint) = (self.meta.time_us, Some(fingerprint));
+        let first = Remembered { request_id, index, time_us, outcome: outcome.to_vec(), fingerprint };
+        let (key, value) = self.dedup.remember(first);
         changes.put(key, value);
         Reply::Applied { index, outcome }
     }

@@ -123,10 +123,12 @@ fn log_time_never_goes_back_and_a_repeated_id_gives_the_first_outcome() {
     let mut changes = Changes::default();
     let first = state.apply(entry(1, Some([1; 16]), 1_000, "a=1"), &mut changes);
     let late = state.apply(entry(2, None, 400, "b=1"), &mut changes);
-    let again = state.apply(entry(3, Some([1; 16]), 2_000, "a=2"), &mut changes);
+    let again = state.apply(entry(3, Some([1; 16]), 2_000, "a=1"), &mut changes);
+    let other = state.apply(entry(4, Some([1; 16]), 2_000, "a=2"), &mut changes);
     let outcome =
         |index, outcome: &str| crate::types::Reply::Applied { index, outcome: Bytes::from(outcome.to_owned()) };
     assert_eq!(first, outcome(1, "1000"));
     assert_eq!(late, outcome(2, "1000"));
     assert_eq!(again, outcome(1, "1000"));
+    assert_eq!(other, crate::types::Reply::RequestIdUsed);
 }

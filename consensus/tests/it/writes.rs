@@ -48,6 +48,27 @@ async fn the_same_request_id_gives_the_first_outcome_on_any_node_and_after_a_res
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_that_comes_with_another_command_is_refused_on_any_node_and_after_a_restart() {
+    let mut cluster = Cluster::start(3).await;
+    let propose = async |cluster: &Cluster, on: usize, command: &'static str| {
+        cluster.nodes[on].get().propose(Some([7; 16]), Bytes::from_static(command.as_bytes()), soon()).await
+    };
+    let first = propose(&cluster, 0, "a=1").await.unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            cluster.stop_all().await;
+            cluster.start_all().await;
+        }
+        for on in 0..3 {
+            assert_eq!(propose(&cluster, on, "a=2").await, Err(ProposeError::RequestIdUsed), "{restarted}");
+            assert_eq!(propose(&cluster, on, "a=1").await.as_ref(), Ok(&first), "{restarted}");
+        }
+    }
+    cluster.check_everywhere("a", "1").await;
+    cluster.check_everywhere("count", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_quorum_a_write_is_unknown_or_had_no_leader_and_its_retry_is_applied_once() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

@@ -23,6 +23,7 @@ struct Derived {
     sealing: Secret<[u8; KEY_BYTES]>,
     api_keys: Secret<[u8; KEY_BYTES]>,
     tokens: Secret<[u8; KEY_BYTES]>,
+    requests: Secret<[u8; KEY_BYTES]>,
 }
 
 /// Why there is no cluster key.
@@ -94,6 +95,7 @@ impl ClusterKey {
             sealing: derive("tollgate 2026 v1: seals secrets"),
             api_keys: derive("tollgate 2026 v1: hashes API keys"),
             tokens: derive("tollgate 2026 v1: hashes admin tokens"),
+            requests: derive("tollgate 2026 v1: hashes requests"),
         }))
     }
 
@@ -113,6 +115,12 @@ impl ClusterKey {
     #[must_use]
     pub fn hash_token(&self, token: &str) -> [u8; 32] {
         *blake3::keyed_hash(self.0.tokens.expose(), token.as_bytes()).as_bytes()
+    }
+
+    /// The keyed hash of a request, which may hold secrets.
+    #[must_use]
+    pub fn hash_request(&self, request: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(self.0.requests.expose(), request).as_bytes()
     }
 
     pub(super) fn sealing(&self) -> &[u8; KEY_BYTES] {

@@ -32,7 +32,8 @@ pub(super) async fn open(consensus: &Consensus, state: &Shared, node: u64, attem
             continue;
         }
         let incarnation = state.ledger(|ledger| ledger.node(node)).map_or(0, |(incarnation, _)| incarnation) + 1;
-        let command = Command { kind: Some(command::Kind::NodeOpen(NodeOpen { node, incarnation })) };
+        let command =
+            Command { kind: Some(command::Kind::NodeOpen(NodeOpen { node, incarnation })), ..Command::default() };
         // Without a request id: repeating it changes nothing, and a greater number in the answer tells of another process.
         match consensus.propose(None, command.encode_to_vec().into(), deadline).await {
             Ok(committed) => {
@@ -85,7 +86,7 @@ pub(super) async fn initial_token(
         ..TokenRecord::default()
     };
     let change = TokenChange { kind: Some(token_change::Kind::Initial(record)) };
-    let command = Command { kind: Some(command::Kind::Token(change)) }.encode_to_vec();
+    let command = Command { kind: Some(command::Kind::Token(change)), ..Command::default() }.encode_to_vec();
     loop {
         let deadline = (Instant::now() + super::OPENING_TIMEOUT).into_std();
         match consensus.propose(None, command.clone().into(), deadline).await {

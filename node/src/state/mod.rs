@@ -22,9 +22,9 @@ use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{TokenTable, backplane::ConfigState};
 use tollgate_billing::UsageTable;
-use tollgate_consensus::{Applied, Changes, Image, Row, StateMachine};
+use tollgate_consensus::{Applied, Changes, Fingerprint, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
-use tollgate_proto::state::v1::{Command, ConfigChange, QuotaBatch, TokenChange, command};
+use tollgate_proto::state::v1::{Command, CommandAsked, ConfigChange, QuotaBatch, TokenChange, command};
 use tollgate_quota::{Ledger, NodeOpen};
 
 use self::rows::Part;
@@ -150,6 +150,11 @@ impl StateMachine for ReplicatedState {
         };
         self.shared.log_time.send_replace(now);
         outcome.into()
+    }
+
+    fn fingerprint(&self, command: &[u8]) -> Fingerprint {
+        let asked = CommandAsked::decode(command).unwrap_or_default().asked;
+        fingerprint_of(if asked.is_empty() { command } else { &asked })
     }
 
     fn image(&self) -> Image {

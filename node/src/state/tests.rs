@@ -41,7 +41,8 @@ impl Driven {
         self.index += 1;
         let mut changes = Changes::default();
         let at = Applied { index: self.index, time_us: 1_800_000_000_000_000 + self.index * 1_000 };
-        let outcome = self.state.apply(at, &Command { kind: Some(kind) }.encode_to_vec(), &mut changes);
+        let outcome =
+            self.state.apply(at, &Command { kind: Some(kind), ..Command::default() }.encode_to_vec(), &mut changes);
         for (key, value) in changes.drain() {
             match value {
                 Some(value) => self.rows.insert(key, value),
@@ -157,4 +158,18 @@ fn the_ledger_follows_limits_that_change_and_go() {
     driven.apply(command::Kind::Config(ConfigChange { deletes: vec![delete], ..ConfigChange::default() }));
     assert!(driven.shared.ledger(|ledger| ledger.rules().is_empty()));
     assert_eq!(driven.rows, driven.image());
+}
+
+#[test]
+fn the_same_request_is_known_by_what_was_asked_and_not_by_how_it_was_sealed() {
+    let (state, _) = ReplicatedState::new();
+    let fingerprint = |apply_set: &str, asked: &'static [u8]| {
+        let change = ConfigChange { apply_set: apply_set.into(), ..ConfigChange::default() };
+        let command = Command { kind: Some(command::Kind::Config(change)), asked: Bytes::from_static(asked) };
+        state.fingerprint(&command.encode_to_vec())
+    };
+    assert_eq!(fingerprint("sealed so", b"one"), fingerprint("sealed otherwise", b"one"));
+    assert_ne!(fingerprint("sealed so", b"one"), fingerprint("sealed so", b"two"));
+    assert_eq!(fingerprint("a", b""), fingerprint("a", b""));
+    assert_ne!(fingerprint("a", b""), fingerprint("b", b""));
 }
