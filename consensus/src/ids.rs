@@ -3,8 +3,8 @@
 /// The incarnations that one node may go through.
 const INCARNATION_BITS: u32 = 16;
 
-/// The largest node id: the rest of the 64 bits of a Raft id.
-pub const MAX_NODE_ID: u64 = u64::MAX >> INCARNATION_BITS;
+/// The largest node id. More would fit beside the incarnation; the admin API and every message say this one.
+pub const MAX_NODE_ID: u64 = u32::MAX as u64;
 
 /// The Raft id of a node's incarnation.
 #[must_use]

@@ -4,7 +4,7 @@ mod opening;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
@@ -13,7 +13,9 @@ use tollgate_admin::{
     AdminMetrics, AdminState,
     backplane::{Backplane, Readiness},
 };
-use tollgate_consensus::{Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy};
+use tollgate_consensus::{
+    Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy, StartError,
+};
 use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
 use tollgate_quota::{Desk, DeskConfig};
@@ -97,7 +99,8 @@ impl Node {
         background.spawn(tollgate_admin::serve(sockets.admin, admin, admin_shutdown.clone()));
 
         let members = consensus_config(&config, sockets.peer);
-        let consensus = Consensus::start(members, Box::new(machine), Default::default()).await.context("consensus")?;
+        let consensus = Consensus::start(members, Box::new(machine), Default::default()).await;
+        let consensus = consensus.map_err(|error| with_key(&config, error))?;
         backplane.join(consensus.clone());
         let opened = tokio::select! {
             opened = open(&consensus, &state, &config, key.as_deref()) => opened?,
@@ -138,6 +141,19 @@ impl Node {
         self.desk.fenced().await;
         anyhow!("a newer process runs under this node's id")
     }
+}
+
+/// The error, with the key that it is about where there is one.
+fn with_key(config: &NodeConfig, error: StartError) -> anyhow::Error {
+    let path = match &error {
+        StartError::Storage { path, .. } | StartError::Tls { path, .. } | StartError::Locked(path) => Some(path),
+        StartError::WrongNode { dir, .. }
+        | StartError::WrongCluster { dir, .. }
+        | StartError::Incomplete { dir, .. } => Some(dir),
+        _ => None,
+    };
+    let context = path.and_then(|path| config.key_of(path)).unwrap_or("consensus");
+    anyhow::Error::from(error).context(context)
 }
 
 /// What this node says first to its cluster; gives its incarnation in the ledger.

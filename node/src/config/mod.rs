@@ -120,7 +120,7 @@ pub(crate) struct TlsFiles {
 }
 
 impl NodeConfig {
-    /// Reads and checks a file, with the process's environment over it.
+    /// Reads and checks a file, with the process's environment over it, and the files that it names.
     ///
     /// # Errors
     /// Every problem found, each with its place.
@@ -132,16 +132,18 @@ impl NodeConfig {
                 origin: source::Origin::Missing,
             }]
         })?;
-        NodeConfig::parse(&text, path.parent().unwrap_or(Path::new("")), std::env::vars_os())
+        NodeConfig::parse(&text, path.parent().unwrap_or(Path::new("")), std::env::vars_os(), true)
     }
 
-    /// Checks a file's text. Relative paths in it are relative to `base`, the folder that the file stands in.
+    /// Checks a file's text. Relative paths in it are relative to `base`, the folder that the file stands in; with `look`
+    /// the files that must be there are opened.
     pub(crate) fn parse(
         text: &str,
         base: &Path,
         env: impl Iterator<Item = (OsString, OsString)>,
+        look: bool,
     ) -> Result<NodeConfig, Vec<ConfigProblem>> {
-        let mut take = Take::new(source::Source::read(text, env, KEYS), base);
+        let mut take = Take::new(source::Source::read(text, env, KEYS), base, look);
         for key in NOT_YET {
             take.refuse(key, "is not supported yet: leave it out");
         }
@@ -162,11 +164,11 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let initial_token_file = take.optional_path("admin.initial_token_file");
     let peer_listen = take.address("peer.listen");
     let peer_advertise = take.advertise("peer.advertise", peer_listen);
-    let ca = take.path("peer.tls.ca");
-    let cert = take.path("peer.tls.cert");
-    let key = take.path("peer.tls.key");
+    let ca = take.file("peer.tls.ca");
+    let cert = take.file("peer.tls.cert");
+    let key = take.file("peer.tls.key");
     let members = take.members(id);
-    let key_file = take.optional_path("cluster.key_file");
+    let key_file = take.key_file("cluster.key_file");
     let snapshot_log_bytes = take.size("snapshot.log_size", SNAPSHOT_LOG_BYTES);
     let snapshot_keep_entries = take.count("snapshot.keep_entries", SNAPSHOT_KEEP_ENTRIES);
     let drain_delay = take.duration("drain.delay", DRAIN_DELAY);
@@ -191,6 +193,20 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         drain_timeout,
         log,
     })
+}
+
+impl NodeConfig {
+    /// The key that names `path`, or the directory that it is in.
+    pub(crate) fn key_of(&self, path: &Path) -> Option<&'static str> {
+        let TlsFiles { ca, cert, key } = &self.peer_tls;
+        match path {
+            path if path == ca => Some("peer.tls.ca"),
+            path if path == cert => Some("peer.tls.cert"),
+            path if path == key => Some("peer.tls.key"),
+            path if path.starts_with(&self.data_dir) => Some("node.data_dir"),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

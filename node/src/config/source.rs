@@ -73,6 +73,8 @@ pub(crate) struct Source {
     /// Tables that stand in the file, `[peer.tls]` for one, even when they are empty.
     pub(crate) tables: BTreeMap<String, Origin>,
     pub(crate) problems: Vec<ConfigProblem>,
+    /// The file has mistakes in its syntax, so that not all of it was read.
+    pub(crate) broken: bool,
 }
 
 impl Source {
@@ -81,6 +83,7 @@ impl Source {
     pub(crate) fn read(text: &str, env: impl Iterator<Item = (OsString, OsString)>, known: &[&str]) -> Source {
         let mut source = Source::default();
         let (table, errors) = DeTable::parse_recoverable(text);
+        source.broken = !errors.is_empty();
         for error in errors {
             let origin = position(text, error.span());
             source.problems.push(ConfigProblem { field: String::new(), message: error.message().to_owned(), origin });

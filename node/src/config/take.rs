@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use ipnet::IpNet;
-use tollgate_model::{parse_duration, parse_size};
+use tollgate_consensus::MAX_NODE_ID;
+use tollgate_model::{parse_duration, parse_size, secret::ClusterKey};
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -20,19 +23,18 @@ use super::{
 const LOG_FILTER: &str = "info";
 /// The longest path of a typo that a suggestion is made for, as edits from a known key.
 const SUGGESTION_EDITS: usize = 3;
-/// The largest node id: the Raft id puts the incarnation below it.
-const MAX_NODE_ID: u64 = 1 << 32;
-
 /// The values not taken yet, and the problems so far.
 pub(super) struct Take<'a> {
     source: Source,
     base: &'a Path,
+    /// Whether the files that are named are looked into.
+    look: bool,
     taken: BTreeSet<String>,
 }
 
 impl<'a> Take<'a> {
-    pub(super) fn new(source: Source, base: &'a Path) -> Take<'a> {
-        Take { source, base, taken: BTreeSet::new() }
+    pub(super) fn new(source: Source, base: &'a Path, look: bool) -> Take<'a> {
+        Take { source, base, look, taken: BTreeSet::new() }
     }
 
     /// Adds a problem for every value that nobody took, and ends.
@@ -58,6 +60,10 @@ impl<'a> Take<'a> {
             .collect();
         for (path, origin) in strangers {
             self.add(&path, "is not a section of a node configuration".to_owned(), origin);
+        }
+        if self.source.broken {
+            // What stands behind the mistake was not read: whether it is missing, nobody knows.
+            self.source.problems.retain(|problem| problem.origin != Origin::Missing);
         }
         if self.source.problems.is_empty() {
             return Ok(());
@@ -112,6 +118,32 @@ impl<'a> Take<'a> {
         let found = self.raw(key)?;
         let (text, origin) = self.text(key, found)?;
         self.checked_path(key, &text, origin)
+    }
+
+    /// A file that has to be there already.
+    pub(super) fn file(&mut self, key: &str) -> Option<PathBuf> {
+        let path = self.path(key)?;
+        self.look_into(key, &path, |path| {
+            let file = File::open(path)?;
+            if file.metadata()?.is_dir() { Err(io::Error::from(io::ErrorKind::IsADirectory).into()) } else { Ok(()) }
+        });
+        Some(path)
+    }
+
+    /// The cluster key's file.
+    pub(super) fn key_file(&mut self, key: &str) -> Option<PathBuf> {
+        let path = self.optional_path(key)?;
+        self.look_into(key, &path, |path| Ok(ClusterKey::read(path).map(drop)?));
+        Some(path)
+    }
+
+    fn look_into(&mut self, key: &str, path: &Path, look: impl FnOnce(&Path) -> anyhow::Result<()>) {
+        if self.look
+            && let Err(error) = look(path)
+            && let Some(origin) = self.raw(key).map(|found| found.origin)
+        {
+            self.add(key, format!("{} can't be used: {error:#}", path.display()), origin);
+        }
     }
 
     fn checked_path(&mut self, key: &str, text: &str, origin: Origin) -> Option<PathBuf> {

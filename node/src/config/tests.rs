@@ -23,7 +23,7 @@ bootstrap = ["1@127.0.0.1:7000", "2@127.0.0.1:7001"]
 
 fn parse(text: &str, env: &[(&str, &str)]) -> Result<NodeConfig, Vec<String>> {
     let env = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
-    NodeConfig::parse(text, Path::new("/etc/tollgate"), env)
+    NodeConfig::parse(text, Path::new("/etc/tollgate"), env, false)
         .map_err(|problems| problems.iter().map(|p| p.display("node.toml").to_string()).collect())
 }
 
@@ -75,6 +75,38 @@ fn every_problem_is_reported_at_once_with_its_line() {
 fn broken_syntax_is_located() {
     let problems = parse("[node\nid = 1", &[]).unwrap_err();
     assert!(problems[0].starts_with("node.toml:1:"), "{problems:#?}");
+    assert!(!problems.iter().any(|problem| problem.contains("is missing")), "{problems:#?}");
+    let broken = GOOD.replace("zone = \"az-a\"", "zone = \"az-a").replace("id = 1", "id = 0");
+    let problems = parse(&broken, &[]).unwrap_err();
+    assert!(problems.iter().any(|problem| problem.starts_with("node.toml:3:1: node.id: must be")), "{problems:#?}");
+    assert!(!problems.iter().any(|problem| problem.contains("is missing")), "{problems:#?}");
+}
+
+#[test]
+fn the_largest_node_id_is_the_one_that_the_admin_api_takes() {
+    assert!(parse(&GOOD.replace("id = 1", "id = 4294967295").replace("\"1@", "\"4294967295@"), &[]).is_ok());
+    let problems = parse(&GOOD.replace("id = 1", "id = 4294967296"), &[]).unwrap_err();
+    assert!(problems[0].contains("must be a whole number from 1 to 4294967295"), "{problems:#?}");
+}
+
+#[test]
+fn files_that_are_missing_or_of_no_use_are_reported_with_key_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, GOOD.to_owned() + "key_file = \"cluster.key\"\n").unwrap();
+    std::fs::write(dir.path().join("ca.pem"), "").unwrap();
+    std::fs::create_dir(dir.path().join("node.pem")).unwrap();
+    std::fs::write(dir.path().join("cluster.key"), "too short").unwrap();
+    let problems = NodeConfig::load(&file).unwrap_err();
+    let told: Vec<_> = problems.iter().map(|problem| problem.display("node.toml").to_string()).collect();
+    assert_eq!(told.len(), 3, "{told:#?}");
+    for (problem, begins, says) in [
+        (&told[0], "node.toml:14:1: peer.tls.cert: ", "is a directory"),
+        (&told[1], "node.toml:15:1: peer.tls.key: ", "No such file"),
+        (&told[2], "node.toml:18:1: cluster.key_file: ", "base64"),
+    ] {
+        assert!(problem.starts_with(begins) && problem.contains(says), "{told:#?}");
+    }
 }
 
 #[test]

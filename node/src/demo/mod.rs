@@ -55,6 +55,9 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let until = args.exit_after.map(|after| Instant::now() + after);
+    if let Some(path) = &args.ready_file {
+        ready::make_way(path)?;
+    }
     let home = Home::choose(args.dir.as_deref())?;
     let mut demo = tokio::select! {
         started = Demo::start(&home.dir, args.nodes) => started?,

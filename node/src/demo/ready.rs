@@ -1,9 +1,24 @@
 //! The ready file: where everything of a demo is, for scripts and tests.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use anyhow::Context;
 use serde::Serialize;
+
+/// Removes the file of an earlier demo, so that whoever waits for it waits for this one.
+///
+/// # Errors
+/// When the file could not be written either.
+pub(super) fn make_way(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    anyhow::ensure!(folder.is_dir(), "--ready-file: {} is not a folder", folder.display());
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("--ready-file: can't replace {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
 
 #[derive(Serialize)]
 pub(super) struct Ready {
@@ -44,5 +59,23 @@ impl Ready {
         fs::write(&temporary, serde_json::to_vec_pretty(self)?)
             .and_then(|()| fs::rename(&temporary, path))
             .with_context(|| format!("can't write the ready file {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_ready_file_goes_and_a_folder_that_is_not_there_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ready.json");
+        fs::write(&file, "old").unwrap();
+        make_way(&file).unwrap();
+        assert!(!file.exists());
+        make_way(&file).unwrap();
+        let absent = make_way(&dir.path().join("absent/ready.json")).unwrap_err();
+        assert!(absent.to_string().contains("absent is not a folder"), "{absent}");
+        assert!(make_way(dir.path()).unwrap_err().to_string().contains("can't replace"));
     }
 }
