@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tollgate_chaos_tests::{
-    Demo, Outcome, ProviderProcess,
+    Demo, Outcome, ProviderProcess, Run,
     calls::Call,
     client::{Client, LIMIT},
 };
@@ -29,6 +29,15 @@ async fn a_demo_is_ready_serves_its_consumers_and_outlives_a_node() -> Outcome {
         client.send(Call::messages(&demo.consumers[0].api_key, "mock-1").request(&demo.nodes[1].http), LIMIT).await?;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(demo.is_running());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_demo_that_could_not_write_its_ready_file_does_not_start() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let run = Run::offline(&["demo", "--ready-file", "absent/ready.json"], dir.path(), &[]).await?;
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("--ready-file: absent is not a folder"), "{}", run.stderr);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod calls;
 mod config;
 mod demo;
 mod fallback;
+mod full_disk;
 mod limit;
 mod matrix;
 mod membership;

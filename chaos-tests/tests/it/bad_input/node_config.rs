@@ -1,8 +1,8 @@
 //! A node that can't start says why, and ends.
 
-use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
+use std::{fs, net::TcpListener, time::Duration};
 
-use tollgate_chaos_tests::{Cluster, Outcome, Plan, Run};
+use tollgate_chaos_tests::{Cluster, Outcome, Plan, Run, faults::SmallDisk};
 
 use crate::matrix::say;
 
@@ -52,6 +52,21 @@ async fn a_good_file_passes_the_check() -> Outcome {
 }
 
 #[tokio::test]
+async fn files_that_are_missing_are_named_with_line_and_key_by_check_and_run() -> Outcome {
+    let mut cluster = one()?;
+    fs::remove_file(cluster.node(1).dir.join("node.key"))?;
+    fs::remove_file(cluster.dir().join("cluster.key"))?;
+    let expected = ["node.toml:16:1: peer.tls.key: ", "cluster.key_file: ", "No such file"];
+    let checked = Run::offline(&["check", "node-1/node.toml"], cluster.dir(), &[]).await?;
+    assert_eq!(checked.code, 1);
+    for word in expected {
+        assert!(checked.stderr.contains(word), "no {word:?} in {}", checked.stderr);
+    }
+    is_refused(&mut cluster, &expected).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_busy_port_is_named() -> Outcome {
     for port in ["http", "admin", "peer"] {
         let mut cluster = one()?;
@@ -80,7 +95,7 @@ async fn an_unwritable_data_directory_is_refused() -> Outcome {
     let mut cluster = one()?;
     // Nobody can write there, not even root.
     edit(&cluster, "data_dir = \"data\"", "data_dir = \"/proc/tollgate-data\"")?;
-    is_refused(&mut cluster, &["/proc/tollgate-data"]).await?;
+    is_refused(&mut cluster, &["node.data_dir", "/proc/tollgate-data"]).await?;
     Ok(())
 }
 
@@ -89,31 +104,13 @@ async fn a_full_disk_is_told_and_not_retried_for_ever() -> Outcome {
     let mut cluster = one()?;
     let data = cluster.node(1).data_dir();
     fs::create_dir_all(&data)?;
-    let Some(_disk) = SmallDisk::mount(&data)? else { return Ok(()) };
+    let Some(_disk) = SmallDisk::mount(&data, 1) else {
+        say("SKIPPED: a full data directory can't be tested without the right to mount a tmpfs (run as root)");
+        return Ok(());
+    };
     fs::write(data.join("filler"), vec![1; 900 << 10])?;
     is_refused(&mut cluster, &["space"]).await?;
     Ok(())
-}
-
-/// A disk of one megabyte. Needs root.
-struct SmallDisk<'a>(&'a Path);
-
-impl SmallDisk<'_> {
-    fn mount(at: &Path) -> anyhow::Result<Option<SmallDisk<'_>>> {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Ok(Some(SmallDisk(at)));
-        }
-        say("SKIPPED: a full data directory can't be tested without the right to mount a tmpfs (run as root)");
-        Ok(None)
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        // Lazily: the node may be ending still.
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
 }
 
 #[tokio::test]
