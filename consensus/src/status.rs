@@ -98,6 +98,10 @@ pub struct Live {
     pub last_log_index: u64,
     /// The last entry that it has applied.
     pub applied_index: u64,
+    /// What its log takes on the disk.
+    pub log_bytes: u64,
+    /// The log's disk is full: writes wait for space.
+    pub log_full: bool,
     /// What it published last.
     pub local: Local,
     /// Its program's version.

@@ -15,7 +15,8 @@ pub(crate) fn node_status(status: MemberStatus) -> NodeStatus {
         None => Role::Learner,
     };
     let state = live.as_ref().map_or(UNREACHABLE, |live| &live.local.state).to_owned();
-    let Live { term, last_log_index, applied_index, local, version, .. } = live.unwrap_or_default();
+    let Live { term, last_log_index, applied_index, log_bytes, log_full, local, version, .. } =
+        live.unwrap_or_default();
     NodeStatus {
         id: member.node,
         zone: member.zone,
@@ -24,6 +25,8 @@ pub(crate) fn node_status(status: MemberStatus) -> NodeStatus {
         term,
         last_log_index,
         applied_index,
+        log_bytes,
+        log_full,
         served_index: local.served_index,
         http: member.http,
         admin: member.admin,

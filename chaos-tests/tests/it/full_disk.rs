@@ -53,6 +53,8 @@ async fn a_full_log_is_told_at_once_and_heals_by_itself() -> Outcome {
         assert!(number < 2 * SMALL_MIB, "the log is never full");
     }
     told("\ntollgate_log_full 1\n").await?;
+    let rows = cli.rows(&["cluster", "status"]).await?;
+    assert!(rows[0]["logFull"] == true && rows[0]["logBytes"].as_u64() > Some(0), "{rows:?}");
     let began = Instant::now();
     let refused = apply(1_000, "2s").await?;
     assert_eq!(refused.code, 1);

@@ -47,12 +47,14 @@ impl Core {
     }
 
     fn own_status(&self) -> Live {
-        let status = self.status();
+        let (status, log) = (self.status(), self.log_stats());
         Live {
             role: status.role,
             term: status.term,
             last_log_index: status.last_log_index,
             applied_index: status.applied_index,
+            log_bytes: log.disk_bytes,
+            log_full: log.full,
             local: self.shared.local(),
             version: self.shared.version().to_owned(),
         }
@@ -98,6 +100,8 @@ fn live(answer: IdentifyResponse) -> Live {
         term: answer.term,
         last_log_index: answer.last_log_index,
         applied_index: answer.applied_index,
+        log_bytes: answer.log_bytes,
+        log_full: answer.log_full,
         local: Local { state: answer.state, served_index: answer.served_index },
         version: answer.version,
     }

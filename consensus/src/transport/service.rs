@@ -134,6 +134,8 @@ impl peer_server::Peer for PeerService {
             answer.term = status.term;
             answer.last_log_index = status.last_log_index;
             answer.applied_index = status.applied_index;
+            let log = core.log_stats();
+            (answer.log_bytes, answer.log_full) = (log.disk_bytes, log.full);
             if let Some(leader) = core.leader() {
                 answer.leader_raft_id = leader.raft_id;
                 answer.leader_peer = leader.peer;

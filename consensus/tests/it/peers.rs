@@ -21,6 +21,7 @@ async fn every_member_says_how_it_is() {
         if let Some(live) = status.live {
             assert_eq!((live.local.state.as_str(), live.local.served_index), ("ready", status.member.node));
             assert_eq!(live.version, "test");
+            assert!(live.log_bytes > 0 && !live.log_full);
             assert!(live.applied_index > 0 && live.last_log_index >= live.applied_index && live.term > 0);
         }
     }

@@ -117,6 +117,8 @@ fn row(node: NodeStatus) -> Value {
         "peer": node.peer,
         "version": node.version,
         "servedIndex": node.served_index,
+        "logBytes": node.log_bytes,
+        "logFull": node.log_full,
     })
 }
 
