@@ -104,6 +104,8 @@ pub(crate) struct Event<'a> {
 
 impl<'a> Event<'a> {
     pub(crate) fn parse(raw: &'a [u8]) -> Event<'a> {
+        // Where a chunk ended between the CR and the LF of a blank line, the LF comes with the next event.
+        let raw = raw.strip_prefix(b"\n").unwrap_or(raw);
         let raw = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
         let mut data: Option<Cow<'a, [u8]>> = None;
         for line in lines(raw) {

@@ -252,11 +252,10 @@ async fn an_outcome_of_another_command_is_not_taken_for_ones_own() {
         ..DeleteRequest::default()
     };
     let refused = server.config().delete(admin(delete)).await.unwrap_err();
-    assert_eq!(reason_of(&refused), Some(Reason::Refused));
-    assert!(refused.message().contains("request id was used for another command"), "{refused}");
+    assert_eq!(reason_of(&refused), Some(Reason::RequestIdUsed), "{refused}");
     let other = ApplyRequest { request_id: id, ..apply(&TWO.replace("acme", "globex")) };
     let refused = server.config().apply(admin(other)).await.unwrap_err();
-    assert!(refused.message().contains("request id was used for another command"), "{refused}");
+    assert_eq!(reason_of(&refused), Some(Reason::RequestIdUsed), "{refused}");
     let delete = DeleteRequest { kind: "consumers".into(), name: "alice".into(), ..DeleteRequest::default() };
     let done = server.config().delete(admin(delete)).await.unwrap().into_inner().change.unwrap();
     assert_eq!((done.action.as_str(), done.kind.as_str(), done.name.as_str()), ("deleted", "Consumer", "alice"));

@@ -34,6 +34,8 @@ fn events_end_at_blank_lines_of_any_kind() {
 #[test]
 fn a_byte_order_mark_comments_and_unknown_fields_are_skipped() {
     assert_eq!(data(b"\xef\xbb\xbfdata: a\n\n").as_deref(), Some("a"));
+    let cut_in_a_line_break: [&[u8]; 2] = [b"data: a\r\n\r", b"\n\xef\xbb\xbfdata: b\n\n"];
+    assert_eq!(all_data(&cut_in_a_line_break), ["a", "b"]);
     assert_eq!(data(b": ping\nid: 7\nretry: 3\nfoo\n\n"), None);
     assert_eq!(data(b"data\n\n").as_deref(), Some(""));
     assert_eq!(data(b"data:  two\n\n").as_deref(), Some(" two"));
