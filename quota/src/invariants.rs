@@ -1,7 +1,6 @@
 //! What must hold, as pure predicates: the same ones for debug assertions, property tests, simulators and audits.
 //!
-//! The numbers are those of QUOTA.md §2.2, in the form that they have where every reservation goes through the log:
-//! there are no leases and no suspense, so both are absent from the sums.
+//! The numbers are those of QUOTA.md §2.2.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -30,10 +29,18 @@ pub fn require(holds: bool, invariant: &'static str, detail: impl FnOnce() -> St
     if holds { Ok(()) } else { Err(Violation { invariant, detail: detail() }) }
 }
 
-/// I1: no unit appears or disappears. `free` is signed: a limit may be lowered below what is out.
+/// I1: no unit appears or disappears. `out` is with nodes, or in suspense. `free` is signed: a limit may be lowered below
+/// what is out.
 #[must_use]
-pub fn conserved(capacity: u64, free: i128, held: u64, used: u64) -> bool {
-    free + i128::from(held) + i128::from(used) == i128::from(capacity)
+pub fn conserved(capacity: u64, free: i128, held: u64, used: u64, out: u128) -> bool {
+    let taken = u128::from(held) + u128::from(used) + out;
+    i128::try_from(taken).is_ok_and(|taken| free + taken == i128::from(capacity))
+}
+
+/// I2 for a lease: what a node has made of it is within what its own replica says it was granted.
+#[must_use]
+pub fn within_lease(granted: u64, held: u64, spent: u64, returned: u64) -> bool {
+    u128::from(held) + u128::from(spent) + u128::from(returned) <= u128::from(granted)
 }
 
 /// I1, the other half: what an account calls held is what open holds of its window say, to the unit.

@@ -8,7 +8,7 @@
 //! its end. A hold is labelled with the window of its charge (its *epoch*); ending it after the window has turned moves
 //! nothing in the new one.
 //!
-//! **Edits of a limit** (QUOTA.md R1–R3 where no leases exist, so every edit is effective at its own entry):
+//! **Edits of a limit** (QUOTA.md R2, R3). Every edit counts for holds at its own entry; leases are called back by a lower:
 //! - raised or lowered: `free` moves by the difference, and may become negative; nothing that is held is taken back;
 //! - window or time zone changed: in place. What the accounts hold and used in the window that is open then counts in
 //!   the new window around that moment, so an edit never gives anything twice;
@@ -16,6 +16,10 @@
 //!   compared. A charge computed for the old form is `Stale`; one computed for an older version of the same form is good;
 //! - deleted: no new hold. The accounts are kept until their window ends, so that a limit created again in that time
 //!   (same name, unit and `per`) goes on where it was: a raise of the tombstone.
+//!
+//! **Leases** (`leases.rs`): a part of an account may be in the hands of nodes, who spend it without asking. Then
+//! `capacity = free + held + used + leased + suspense`. A hold takes what is free, whether or not there are leases; what it
+//! is short of is called back before it is refused.
 //!
 //! **Frames** count once: records are numbered by (node, incarnation), known ones are skipped, and a repeated hold is
 //! answered from what is held. [`Ledger::open`] fences older incarnations and consumes what they held; a hold whose
@@ -33,6 +37,7 @@ mod apply;
 mod audit;
 mod holds;
 mod image;
+mod leases;
 mod nodes;
 mod peek;
 mod rows;
@@ -41,7 +46,7 @@ mod show;
 mod slab;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{
@@ -50,7 +55,9 @@ use tollgate_proto::state::v1::{
 
 use crate::Rule;
 
+pub(crate) use holds::actual;
 pub use image::Image;
+pub use leases::LeaseView;
 pub use rows::RestoreError;
 pub use show::{AccountView, Keep, Page, Query};
 
@@ -61,6 +68,8 @@ pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 pub const MAX_ACCOUNTS: u32 = 1_000_000;
 /// Open holds of one node, the expired ones that may still be corrected included.
 pub const MAX_HOLDS: u32 = 131_072;
+/// Leases of all nodes, those in suspense included: beyond them every request asks the log.
+pub const MAX_LEASES: usize = 1_000_000;
 /// Nodes that ever opened an incarnation.
 pub const MAX_NODES: usize = 1_024;
 /// Limits that one hold may charge.
@@ -76,11 +85,13 @@ pub struct Ledger {
     accounts: accounts::Accounts,
     nodes: nodes::Nodes,
     holds: holds::Holds,
+    leases: leases::Leases,
     bounds: Bounds,
     dirty: rows::Dirty,
+    news: News,
     /// Makes it wrong in one way, to prove that the checks would see it.
     #[cfg(test)]
-    bug: Option<tests::Bug>,
+    pub(crate) bug: Option<tests::Bug>,
 }
 
 /// The bounds above, smaller in tests.
@@ -88,11 +99,12 @@ pub struct Ledger {
 pub(crate) struct Bounds {
     pub(crate) accounts: u32,
     pub(crate) holds: u32,
+    pub(crate) leases: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS }
+        Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS, leases: MAX_LEASES }
     }
 }
 
@@ -118,6 +130,15 @@ pub struct Used<'a> {
     pub outcome: Outcome,
 }
 
+/// What the last entry has changed, for those who follow some accounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct News {
+    /// Limits were changed, or the whole ledger is another: look at everything again.
+    pub all: bool,
+    /// Accounts that have changed, or are gone.
+    pub accounts: Vec<u32>,
+}
+
 impl Default for Ledger {
     fn default() -> Self {
         Self::new()
@@ -138,8 +159,10 @@ impl Ledger {
             accounts: accounts::Accounts::default(),
             nodes: nodes::Nodes::default(),
             holds: holds::Holds::default(),
+            leases: leases::Leases::default(),
             bounds,
             dirty: rows::Dirty::default(),
+            news: News { all: true, accounts: Vec::new() },
             #[cfg(test)]
             bug: None,
         }
@@ -210,6 +233,12 @@ impl Ledger {
         self.nodes.get(node).map(|state| (state.incarnation, state.last_seq))
     }
 
+    /// What the last entry has changed.
+    #[must_use]
+    pub fn news(&self) -> &News {
+        &self.news
+    }
+
     /// Open holds, expired ones included.
     #[must_use]
     pub fn open_holds(&self) -> usize {
@@ -219,7 +248,7 @@ impl Ledger {
     /// A point-in-time image for a snapshot, in some microseconds: memory is shared until the ledger writes to it.
     #[must_use]
     pub fn image(&self) -> Image {
-        Image::new(&self.meta, &self.rules, &self.accounts, &self.nodes, &self.holds)
+        Image::new(&self.meta, &self.rules, &self.accounts, &self.nodes, &self.holds, &self.leases)
     }
 
     /// The ledger that these rows are of: behaves exactly as the one they were taken from.
@@ -237,6 +266,7 @@ impl Ledger {
     fn begin(&mut self, now: Timestamp) -> u64 {
         let now = now.0.max(self.meta.last_time_us);
         self.meta.last_time_us = now;
+        self.news.all = false;
         self.expire_holds(now);
         now
     }
@@ -245,5 +275,21 @@ impl Ledger {
     fn finish(&mut self, now: u64, changes: &mut Changes) {
         self.sweep(now);
         self.drain_changes(changes);
+        #[cfg(debug_assertions)]
+        self.assert_conserved();
+    }
+
+    /// I1 of every account that the entry has touched.
+    #[cfg(debug_assertions)]
+    fn assert_conserved(&self) {
+        #[cfg(test)]
+        if self.bug.is_some() {
+            return;
+        }
+        for id in &self.news.accounts {
+            if let Err(violation) = self.audit_leases(*id) {
+                panic!("{violation}");
+            }
+        }
     }
 }

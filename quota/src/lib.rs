@@ -1,6 +1,7 @@
 //! Accounts, reservations and settlement: a pure replicated ledger and its node-side agent.
 //!
-//! Every reservation goes through the Raft log (QUOTA.md: mode CENTRAL, class `quorum`), many to a frame:
+//! Every reservation goes through the Raft log (QUOTA.md: mode CENTRAL, class `quorum`), many to a frame; or, where a
+//! desk is told to, is drawn from a lease of this node (ARCHITECTURE.md, "Leases"):
 //!
 //! ```text
 //! Desk (async) ── Agent (pure) ── Frame ──▶ Uplink ──▶ log ──▶ Ledger::apply (pure, on every node)
@@ -17,12 +18,15 @@
 //! Not here: sockets and consensus (behind [`Uplink`]), prices and bills (`billing`), which limits a request meets (`model`).
 
 pub mod agent;
+mod book;
 pub mod desk;
 mod error;
 pub mod invariants;
 pub mod ledger;
 mod reservation;
 mod rule;
+#[cfg(test)]
+mod sim;
 mod uplink;
 
 pub use agent::Agent;

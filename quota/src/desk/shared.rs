@@ -14,6 +14,7 @@ use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, timeout_at},
 };
+use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{self as wire, Frame, FrameOutcome, HoldOutcome, Settle};
 
 use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket};
@@ -194,7 +195,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.holds_since = None;
         state.settles_since = None;
-        let frame = state.agent.next_frame();
+        let frame = state.agent.next_frame(Timestamp(0));
         // What did not fit has waited already.
         let (holds, settles) = state.agent.queued();
         let now = Instant::now();
@@ -207,7 +208,7 @@ impl Shared {
     /// Hands the log's words to those who wait for them. Whether the frame is confirmed.
     pub(super) fn applied(&self, outcome: &FrameOutcome) -> bool {
         let mut state = self.state.lock();
-        let answers = state.agent.applied(outcome);
+        let answers = state.agent.applied(outcome, Timestamp(0));
         let confirmed = !state.agent.is_sending();
         let fenced = state.agent.is_fenced();
         if state.agent.queued().0 > 0 {

@@ -17,14 +17,49 @@ pub(super) struct Account {
     pub(super) used: u64,
     pub(super) held: u64,
     pub(super) overrun: u64,
+    /// In the hands of open incarnations, held by their requests or not.
+    pub(super) leased: u64,
+    /// Was in the hands of incarnations that are gone.
+    pub(super) suspense: u64,
+    /// Nothing is leased out, and what was is called back (`leases.rs`).
+    pub(super) central: bool,
+    /// How often that has changed in this window.
+    pub(super) generation: u32,
+    /// The most that one request of this window asked for.
+    pub(super) ask: u64,
+    /// Until when a recall waits for nodes that say nothing.
+    pub(super) recall_until: u64,
     /// Values joined by NUL, which no value contains.
     pub(super) key: Arc<str>,
 }
 
 impl Account {
-    /// What may still be held: signed, as the limit may have been lowered, and less what was overrun.
+    fn new(rule: u32, epoch: u64, key: Arc<str>) -> Self {
+        Self {
+            rule,
+            epoch,
+            used: 0,
+            held: 0,
+            overrun: 0,
+            leased: 0,
+            suspense: 0,
+            central: false,
+            generation: 0,
+            ask: 0,
+            recall_until: 0,
+            key,
+        }
+    }
+
+    /// What is neither used nor held nor out: signed, as the limit may have been lowered.
+    pub(super) fn free(&self, capacity: u64) -> i128 {
+        let out = i128::from(self.leased) + i128::from(self.suspense);
+        i128::from(capacity) - i128::from(self.used) - i128::from(self.held) - out
+    }
+
+    /// What may still be held or granted: less what was overrun.
     pub(super) fn available(&self, capacity: u64) -> i128 {
-        i128::from(capacity) - i128::from(self.used) - i128::from(self.held) - i128::from(self.overrun)
+        self.free(capacity) - i128::from(self.overrun)
     }
 }
 
@@ -51,7 +86,7 @@ impl Accounts {
     }
 
     pub(super) fn create(&mut self, rule: u32, epoch: u64, key: &str) -> u32 {
-        let account = Account { rule, epoch, used: 0, held: 0, overrun: 0, key: key.into() };
+        let account = Account::new(rule, epoch, key.into());
         let key = Arc::clone(&account.key);
         let id = self.slab.insert(account);
         self.enter(rule, key, id);
@@ -110,7 +145,8 @@ impl Ledger {
         };
         let account = self.accounts.slab.get_mut(id).expect("it was just found or made");
         if account.epoch != epoch {
-            (account.epoch, account.used, account.held, account.overrun) = (epoch, 0, 0, 0);
+            *account = Account::new(rule, epoch, Arc::clone(&account.key));
+            self.drop_leases(id);
         }
         self.dirty.accounts.push(id);
         id
@@ -153,6 +189,7 @@ impl Ledger {
             return;
         }
         self.accounts.remove(id);
+        self.drop_leases(id);
         self.dirty.accounts.push(id);
         self.forget_if_empty(now, rule_id);
     }

@@ -27,7 +27,7 @@ struct Step {
 type Path = SmallVec<[Step; 4]>;
 
 /// Why a hold was not granted, and by which of its charges.
-struct Refused {
+pub(super) struct Refused {
     by: usize,
     why: Refusal,
     stale_until: u64,
@@ -54,7 +54,9 @@ impl Ledger {
         };
         outcome.fenced = state.incarnation > frame.incarnation;
         outcome.last_seq = state.last_seq;
-        if outcome.fenced || frame.first_seq == 0 || frame.first_seq > state.last_seq.saturating_add(1) {
+        #[cfg(test)]
+        self.hold_for_the_fenced(at, now, frame, outcome.fenced);
+        if outcome.fenced || frame.first_seq == 0 || frame.first_seq > outcome.last_seq.saturating_add(1) {
             return outcome;
         }
         for (record, seq) in frame.records.iter().zip(frame.first_seq..) {
@@ -72,7 +74,9 @@ impl Ledger {
                         used.extend(used_by(frame.node, settle));
                     }
                 }
-                Some(Kind::Settle(_)) | None => {}
+                Some(Kind::Report(report)) if !known => self.report(frame.node, frame.incarnation, report),
+                Some(Kind::Want(want)) if !known => self.want(at, now, frame.node, frame.incarnation, want),
+                Some(Kind::Settle(_) | Kind::Report(_) | Kind::Want(_)) | None => {}
             }
         }
         if let Some(state) = self.nodes.get_mut(frame.node) {
@@ -83,14 +87,20 @@ impl Ledger {
     }
 
     /// Holds every charge or none.
-    fn hold(&mut self, at: LogIndex, now: u64, node: u64, hold: &Hold) -> HoldOutcome {
+    pub(super) fn hold(&mut self, at: LogIndex, now: u64, node: u64, hold: &Hold) -> HoldOutcome {
         let path = match self.admissible(at, now, node, hold) {
             Ok(path) => path,
-            Err(refused) => return self.refuse(now, hold, &refused),
+            Err(refused) => {
+                if refused.why == Refusal::Recalling {
+                    self.recall_for(now, hold);
+                }
+                return self.refuse(now, hold, &refused);
+            }
         };
         #[cfg(test)]
         let path = if self.bug == Some(Bug::HoldsWhatFits) { self.what_fits(path) } else { path };
-        let charges = path.iter().map(|step| self.take(step)).collect();
+        let charges: SmallVec<[Held; 4]> = path.iter().map(|step| self.take(step)).collect();
+        charges.iter().for_each(|held| self.reconsider(held.account));
         let deadline_us = now.saturating_add(hold.hold_for_us.min(MAX_HOLD_US));
         let state = HoldState { node, request: hold.request, deadline_us, expired: false, charges };
         let id = self.holds.insert(state);
@@ -104,6 +114,7 @@ impl Ledger {
 
     fn take(&mut self, step: &Step) -> Held {
         let id = self.obtain_account(step.rule, &step.key);
+        self.note_ask(id, step.amount);
         let account = self.accounts.slab.get_mut(id).expect("it was just obtained");
         account.held += step.amount;
         let capacity = self.rules.get(step.rule).rule.capacity;
@@ -111,7 +122,11 @@ impl Ledger {
         if self.bug.is_some() {
             return Held { account: id, epoch: account.epoch, amount: step.amount };
         }
-        debug_assert!(invariants::safe(capacity, account.held, account.used), "{account:?} holds more than {capacity}");
+        let out = account.leased + account.suspense;
+        debug_assert!(
+            invariants::safe(capacity, account.held + out, account.used),
+            "{account:?} holds more than {capacity}"
+        );
         Held { account: id, epoch: account.epoch, amount: step.amount }
     }
 
@@ -144,9 +159,13 @@ impl Ledger {
         if self.bug == Some(Bug::HoldsWhatFits) {
             return Ok(path);
         }
-        let blocked = (0..path.len()).filter(|by| self.is_short(&path[*by]));
-        if let Some(by) = blocked.max_by_key(|by| (self.rules.get(path[*by].rule).window_end, usize::MAX - by)) {
+        let blocked: SmallVec<[usize; 4]> = (0..path.len()).filter(|by| self.is_short(&path[*by])).collect();
+        let spent = blocked.iter().copied().filter(|by| !self.may_come_back(now, &path[*by]));
+        if let Some(by) = spent.max_by_key(|by| (self.rules.get(path[*by].rule).window_end, usize::MAX - by)) {
             return Err(Refused::new(by, Refusal::Exhausted));
+        }
+        if let Some(by) = blocked.first() {
+            return Err(Refused::new(*by, Refusal::Recalling));
         }
         if self.nodes.get(node).is_none_or(|state| state.holds >= self.bounds.holds) {
             return Err(Refused::new(0, Refusal::Overloaded));
@@ -173,7 +192,7 @@ impl Ledger {
     }
 
     /// The form of the limit that the charge was computed for, if that is what is in force.
-    fn rule_of(&self, at: LogIndex, by: usize, charge: &Charge) -> Result<u32, Refused> {
+    pub(super) fn rule_of(&self, at: LogIndex, by: usize, charge: &Charge) -> Result<u32, Refused> {
         let stale = |until: u64| Refused { by, why: Refusal::Stale, stale_until: until };
         let Some(id) = self.rules.live(&charge.limit) else {
             // Forgotten long ago: then whatever the next version is, it is greater than the one that was read.
@@ -201,6 +220,11 @@ impl Ledger {
             return account.is_some_and(|account| account.used + step.amount > rule.rule.capacity);
         }
         account.is_some_and(|account| account.available(rule.rule.capacity) < i128::from(step.amount))
+    }
+
+    /// Whether what a step is short of is in the hands of nodes that may give it back.
+    fn may_come_back(&self, now: u64, step: &Step) -> bool {
+        step.account.is_some_and(|id| self.may_be_recalled(now, id, step.amount))
     }
 
     fn grant(&self, now: u64, hold: &Hold) -> HoldOutcome {
@@ -241,9 +265,14 @@ impl Ledger {
         let capacity = rule.rule.capacity;
         let account = join(&charge.key)
             .and_then(|key| self.find_account(id, &key).or_else(|| self.would_overflow(id)))
-            .and_then(|account| self.accounts.get(account))
-            .filter(|account| account.epoch == rule.epoch);
-        let remaining = account.map_or(i128::from(capacity), |account| account.available(capacity));
+            .and_then(|id| Some((id, self.accounts.get(id)?)))
+            .filter(|(_, account)| account.epoch == rule.epoch);
+        let remaining = account.map_or(i128::from(capacity), |(id, account)| {
+            // What nodes have in hand and no request holds is as good as free.
+            let open = self.leases.of_account(id).filter(|lease| self.is_open(lease));
+            let held_out: u64 = open.map(|lease| lease.held).sum();
+            account.available(capacity) + i128::from(account.leased) - i128::from(held_out)
+        });
         Standing {
             limit,
             capacity,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Ledger;
+use super::{Ledger, leases::Lease};
 use crate::invariants::{Violation, conserved, explained, require};
 
 impl Ledger {
@@ -20,13 +20,55 @@ impl Ledger {
         for (id, account) in self.accounts.slab.iter() {
             let capacity = self.rules.get(account.rule).rule.capacity;
             let free = account.available(capacity) + i128::from(account.overrun);
-            require(conserved(capacity, free, account.held, account.used), "I1", || format!("{account:?}"))?;
+            let out = u128::from(account.leased) + u128::from(account.suspense);
+            require(conserved(capacity, free, account.held, account.used, out), "I1", || format!("{account:?}"))?;
+            self.audit_leases(id)?;
             let holds = open.remove(&(id, account.epoch)).unwrap_or_default();
             require(explained(account.held, holds.iter().copied()), "I1", || {
                 format!("{account:?} has holds {holds:?}")
             })?;
         }
-        Ok(())
+        let homeless = self
+            .leases
+            .slab
+            .iter()
+            .find(|(_, lease)| self.accounts.get(lease.account).is_none_or(|account| account.epoch != lease.epoch));
+        require(homeless.is_none(), "I1", || format!("{homeless:?} is of no open window"))
+    }
+
+    /// I1 for what is out: the sums of an account are those of its leases.
+    pub(super) fn audit_leases(&self, id: u32) -> Result<(), Violation> {
+        let Some(account) = self.accounts.get(id) else { return Ok(()) };
+        let (open, gone): (Vec<&Lease>, Vec<_>) = self.leases.of_account(id).partition(|lease| self.is_open(lease));
+        let sum = |leases: &[&Lease]| leases.iter().map(|lease| u128::from(lease.outstanding())).sum::<u128>();
+        let (leased, suspense) = (u128::from(account.leased), u128::from(account.suspense));
+        require((sum(&open), sum(&gone)) == (leased, suspense), "I1", || {
+            format!("{account:?} has leases {open:?} and in suspense {gone:?}")
+        })
+    }
+
+    /// Limit, key, and where the window of an account began; with what it holds in all.
+    #[cfg(test)]
+    pub(crate) fn place(&self, id: u32) -> Option<(u64, (String, String, u64), u64)> {
+        let account = self.accounts.get(id)?;
+        let rule = self.rules.get(account.rule);
+        let place = (rule.rule.limit.to_string(), account.key.to_string(), rule.window_start);
+        (rule.epoch == account.epoch).then_some((account.epoch, place, rule.rule.capacity))
+    }
+
+    /// What a request holds: account, window, amount.
+    #[cfg(test)]
+    pub(crate) fn held_by(&self, node: u64, request: u64) -> Vec<(u32, u64, u64)> {
+        let hold = self.holds.find(node, request).and_then(|id| self.holds.slab.get(id));
+        hold.map_or(Vec::new(), |it| it.charges.iter().map(|it| (it.account, it.epoch, it.amount)).collect())
+    }
+
+    /// Used, held, leased and in suspense; overrun; what is available.
+    #[cfg(test)]
+    pub(crate) fn figures(&self, id: u32) -> ([u64; 5], i128) {
+        let it = self.accounts.get(id).expect("the account is known");
+        let capacity = self.rules.get(it.rule).rule.capacity;
+        ([it.used, it.held, it.leased, it.suspense, it.overrun], it.available(capacity))
     }
 
     /// The requests of a node that are held or were consumed at their deadline (I2), in order.

@@ -96,7 +96,7 @@ impl Holds {
 }
 
 /// What a request really used, in the unit of a limit.
-pub(super) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
+pub(crate) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
     if outcome == Outcome::Voided {
         return 0;
     }
@@ -161,6 +161,7 @@ impl Ledger {
         }
         account.overrun = account.overrun.saturating_add(actual - within);
         self.dirty.accounts.push(held.account);
+        self.reconsider(held.account);
     }
 
     /// Counts the whole of a hold as used: nobody can say what became of it.

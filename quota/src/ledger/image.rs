@@ -5,6 +5,7 @@ use tollgate_proto::state::v1::LedgerMetaRow;
 use super::{
     accounts::{Account, Accounts},
     holds::{HoldState, Holds},
+    leases::{Lease, Leases},
     nodes::{NodeState, Nodes},
     rows,
     rules::{RuleState, Rules},
@@ -21,33 +22,43 @@ pub struct Image {
     accounts: Shared<Account>,
     nodes: Vec<(u64, NodeState)>,
     holds: Shared<HoldState>,
+    leases: Shared<Lease>,
 }
 
 impl Image {
-    pub(super) fn new(meta: &LedgerMetaRow, rules: &Rules, accounts: &Accounts, nodes: &Nodes, holds: &Holds) -> Self {
+    pub(super) fn new(
+        meta: &LedgerMetaRow,
+        rules: &Rules,
+        accounts: &Accounts,
+        nodes: &Nodes,
+        holds: &Holds,
+        leases: &Leases,
+    ) -> Self {
         Self {
             meta: *meta,
             rules: rules.slab.share(),
             accounts: accounts.slab.share(),
             nodes: nodes.iter().collect(),
             holds: holds.slab.share(),
+            leases: leases.slab.share(),
         }
     }
 
     /// Every row, in order of the keys.
     pub fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
-        let Self { meta, rules, accounts, nodes, holds } = self;
+        let Self { meta, rules, accounts, nodes, holds, leases } = self;
         let accounts = accounts.into_records().map(|(id, it)| (rows::account_key(id), rows::account_row(&it)));
         let holds = holds.into_records().map(|(id, it)| (rows::hold_key(id), rows::hold_row(&it)));
+        let leases = leases.into_records().map(|(id, it)| (rows::lease_key(id), rows::lease_row(&it)));
         let meta = std::iter::once((rows::meta_key(), rows::meta_row(&meta)));
         let nodes = nodes.into_iter().map(|(node, it)| (rows::node_key(node), rows::node_row(&it)));
         let rules = rules.into_records().map(|(id, it)| (rows::rule_key(id), rows::rule_row(&it)));
-        accounts.chain(holds).chain(meta).chain(nodes).chain(rules)
+        accounts.chain(holds).chain(leases).chain(meta).chain(nodes).chain(rules)
     }
 
     /// As [`super::Ledger::accounts`].
     #[must_use]
     pub fn accounts(&self, now: Timestamp, query: &Query<'_>) -> Page {
-        show::accounts(&self.rules, &self.accounts, now.0.max(self.meta.last_time_us), query)
+        show::accounts(&self.rules, &self.accounts, &self.leases, now.0.max(self.meta.last_time_us), query)
     }
 }

@@ -33,6 +33,11 @@ impl Nodes {
         self.by_id.insert(node, state);
     }
 
+    /// Nodes that ever opened an incarnation.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, NodeState)> {
         self.by_id.iter().map(|(node, state)| (*node, *state))
     }
@@ -52,6 +57,7 @@ impl Ledger {
             return NodeOpenOutcome { refused: true, ..NodeOpenOutcome::default() };
         }
         let orphaned = self.orphan_holds(open.node);
+        self.suspend_leases(open.node);
         self.nodes.put(open.node, NodeState { incarnation: open.incarnation, ..NodeState::default() });
         self.dirty.nodes.push(open.node);
         NodeOpenOutcome { incarnation: open.incarnation, orphaned, ..NodeOpenOutcome::default() }

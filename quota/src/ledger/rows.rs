@@ -1,6 +1,6 @@
 //! The ledger as key/value rows: what a snapshot carries and the state store keeps.
 //!
-//! Keys are a letter and a number, so their order is that of the records: `a` accounts, `h` holds, `m` the one row about
+//! Keys are a letter and a number, so their order is that of the records: `a` accounts, `h` holds, `l` leases, `m` the one row about
 //! the whole, `n` nodes, `r` rules. Values are protobuf. What can be derived (indexes, counts, free numbers, what is due)
 //! is not in them.
 
@@ -8,12 +8,13 @@ use std::io;
 
 use prost::Message;
 use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Unit, Window};
-use tollgate_proto::state::v1::{AccountRow, HeldCharge, HoldRow, LedgerMetaRow, NodeRow, RuleRow};
+use tollgate_proto::state::v1::{AccountRow, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, NodeRow, RuleRow};
 
 use super::{
     Bounds, Changes, Ledger,
     accounts::Account,
     holds::{Held, HoldState},
+    leases::Lease,
     nodes::NodeState,
     rules::RuleState,
 };
@@ -21,6 +22,7 @@ use crate::Rule;
 
 const ACCOUNT: u8 = b'a';
 const HOLD: u8 = b'h';
+const LEASE: u8 = b'l';
 const META: u8 = b'm';
 const NODE: u8 = b'n';
 const RULE: u8 = b'r';
@@ -61,6 +63,7 @@ pub(super) struct Dirty {
     pub(super) rules: Vec<u32>,
     pub(super) accounts: Vec<u32>,
     pub(super) holds: Vec<u32>,
+    pub(super) leases: Vec<u32>,
     pub(super) nodes: Vec<u64>,
 }
 
@@ -70,6 +73,10 @@ pub(super) fn account_key(id: u32) -> Vec<u8> {
 
 pub(super) fn hold_key(id: u32) -> Vec<u8> {
     numbered(HOLD, &id.to_be_bytes())
+}
+
+pub(super) fn lease_key(id: u32) -> Vec<u8> {
+    numbered(LEASE, &id.to_be_bytes())
 }
 
 pub(super) fn node_key(node: u64) -> Vec<u8> {
@@ -94,16 +101,22 @@ fn numbered(letter: u8, number: &[u8]) -> Vec<u8> {
 impl Ledger {
     /// Rows of what was touched since the last call, each once, in order of their keys.
     pub(super) fn drain_changes(&mut self, changes: &mut Changes) {
-        for id in once(&mut self.dirty.accounts) {
+        let accounts = once(&mut self.dirty.accounts);
+        for &id in &accounts {
             changes.push((account_key(id), self.accounts.get(id).map(account_row)));
         }
+        self.news.accounts = accounts;
         for id in once(&mut self.dirty.holds) {
             changes.push((hold_key(id), self.holds.slab.get(id).map(hold_row)));
+        }
+        for id in once(&mut self.dirty.leases) {
+            changes.push((lease_key(id), self.leases.slab.get(id).map(lease_row)));
         }
         changes.push((meta_key(), Some(self.meta.encode_to_vec())));
         for node in once(&mut self.dirty.nodes) {
             changes.push((node_key(node), self.nodes.get(node).map(node_row)));
         }
+        self.news.all |= !self.dirty.rules.is_empty();
         for id in once(&mut self.dirty.rules) {
             changes.push((rule_key(id), self.rules.slab.get(id).map(rule_row)));
         }
@@ -136,6 +149,7 @@ impl Ledger {
         match *letter {
             ACCOUNT => self.accounts.restore(id()?, account(decode(key, value)?)),
             HOLD => self.holds.restore(id()?, hold(decode(key, value)?)),
+            LEASE => self.leases.restore(id()?, lease(key, decode(key, value)?)?),
             META => self.meta = decode(key, value)?,
             NODE => {
                 let node = number.try_into().map(u64::from_be_bytes).map_err(|_| wrong())?;
@@ -157,6 +171,17 @@ impl Ledger {
             let Some(node) = self.nodes.get_mut(hold.node) else { return Err(RestoreError::Dangling(hold_key(id))) };
             node.holds += 1;
         }
+        self.count_leases()
+    }
+
+    /// What is leased and in suspense follows from the leases.
+    fn count_leases(&mut self) -> Result<(), RestoreError> {
+        for (id, lease) in self.leases.slab.iter() {
+            let open = self.is_open(lease);
+            let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
+            let Some(account) = account else { return Err(RestoreError::Dangling(lease_key(id))) };
+            *(if open { &mut account.leased } else { &mut account.suspense }) += lease.outstanding();
+        }
         Ok(())
     }
 }
@@ -177,13 +202,40 @@ pub(super) fn meta_row(meta: &LedgerMetaRow) -> Vec<u8> {
 }
 
 pub(super) fn account_row(account: &Account) -> Vec<u8> {
-    let Account { rule, epoch, used, held, overrun, ref key } = *account;
-    AccountRow { rule, epoch, used, held, overrun, key: key.to_string() }.encode_to_vec()
+    AccountRow {
+        rule: account.rule,
+        key: account.key.to_string(),
+        epoch: account.epoch,
+        used: account.used,
+        held: account.held,
+        overrun: account.overrun,
+        central: account.central,
+        generation: account.generation,
+        ask: account.ask,
+        recall_until_us: account.recall_until,
+    }
+    .encode_to_vec()
 }
 
 fn account(row: AccountRow) -> Account {
-    let AccountRow { rule, key, epoch, used, held, overrun } = row;
-    Account { rule, epoch, used, held, overrun, key: key.into() }
+    let AccountRow { rule, key, epoch, used, held, overrun, central, generation, ask, recall_until_us } = row;
+    let key = key.into();
+    let recall_until = recall_until_us;
+    Account { rule, epoch, used, held, overrun, leased: 0, suspense: 0, central, generation, ask, recall_until, key }
+}
+
+pub(super) fn lease_row(lease: &Lease) -> Vec<u8> {
+    let Lease { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation } = *lease;
+    LeaseRow { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation }.encode_to_vec()
+}
+
+fn lease(key: &[u8], row: LeaseRow) -> Result<Lease, RestoreError> {
+    let LeaseRow { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation } = row;
+    if returned.checked_add(spent).is_none_or(|sum| sum > granted) {
+        let source = "more was spent and returned than was granted".into();
+        return Err(RestoreError::Value { key: key.to_vec(), source });
+    }
+    Ok(Lease { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation })
 }
 
 pub(super) fn hold_row(hold: &HoldState) -> Vec<u8> {

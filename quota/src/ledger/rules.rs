@@ -102,7 +102,7 @@ impl Ledger {
     pub(super) fn put_rule(&mut self, now: u64, rule: Rule) {
         let form = self.rules.form(&rule);
         if let Some(live) = self.rules.live(&rule.limit).filter(|live| Some(*live) != form) {
-            self.bury(live, rule.version);
+            self.bury(now, live, rule.version);
         }
         match form {
             Some(id) => self.change_rule(now, id, rule),
@@ -122,6 +122,9 @@ impl Ledger {
         // In its old form first: what is of a window that has passed is not carried over.
         self.roll(now, id);
         let state = self.rules.slab.get_mut(id).expect("the form was just found");
+        let lowered = rule.capacity < state.rule.capacity;
+        #[cfg(test)]
+        let remade = state.deleted_at.is_some();
         if state.deleted_at.take().is_some() {
             self.rules.buried.remove(&(state.window_end, id));
             state.since = rule.version.0;
@@ -131,20 +134,28 @@ impl Ledger {
         }
         state.rule = rule;
         self.dirty.rules.push(id);
+        if lowered {
+            self.recall_rule(now, id);
+        } else {
+            self.reconsider_rule(id);
+        }
+        #[cfg(test)]
+        self.go_wrong_after_an_edit(id, remade);
     }
 
     pub(super) fn bury_rules(&mut self, at: LogIndex, now: u64, limit: &Name) {
         if let Some(live) = self.rules.live(limit) {
             self.roll(now, live);
-            self.bury(live, at);
+            self.bury(now, live, at);
         }
     }
 
-    fn bury(&mut self, id: u32, at: LogIndex) {
+    fn bury(&mut self, now: u64, id: u32, at: LogIndex) {
         let state = self.rules.slab.get_mut(id).expect("only what is in force is buried");
         state.deleted_at = Some(at.0);
         self.rules.buried.insert((state.window_end, id));
         self.dirty.rules.push(id);
+        self.recall_rule(now, id);
     }
 
     /// Turns the window of a limit when its end has come.
@@ -162,7 +173,7 @@ impl Ledger {
         self.dirty.rules.push(id);
     }
 
-    fn next_epoch(&mut self) -> u64 {
+    pub(super) fn next_epoch(&mut self) -> u64 {
         let epoch = self.meta.next_epoch;
         self.meta.next_epoch += 1;
         epoch

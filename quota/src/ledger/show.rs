@@ -1,9 +1,10 @@
 //! Listing accounts: what `limits show` shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     accounts::{Account, overflow_key},
+    leases::Lease,
     rules::RuleState,
     slab::Shared,
 };
@@ -64,7 +65,9 @@ pub struct AccountView {
     pub held: u64,
     /// With nodes, not yet used.
     pub leased: u64,
-    /// `capacity - used - held - leased`: below zero after the limit was lowered.
+    /// Was with nodes that have started anew: nobody gets it until the window turns.
+    pub suspense: u64,
+    /// `capacity - used - held - leased - suspense`: below zero after the limit was lowered.
     pub free: i128,
     /// Used beyond what was reserved: blocks as much of `free`.
     pub overrun: u64,
@@ -74,10 +77,16 @@ pub struct AccountView {
     pub window_end: Timestamp,
 }
 
-pub(super) fn accounts(rules: &Shared<RuleState>, accounts: &Shared<Account>, now: u64, query: &Query<'_>) -> Page {
+pub(super) fn accounts(
+    rules: &Shared<RuleState>,
+    accounts: &Shared<Account>,
+    leases: &Shared<Lease>,
+    now: u64,
+    query: &Query<'_>,
+) -> Page {
     // The first `max + 1` of those wanted: whatever is beyond falls out again, so a page costs no more than its size.
-    let mut first: BTreeMap<(Name, String), &Account> = BTreeMap::new();
-    for (_, account) in accounts.iter() {
+    let mut first: BTreeMap<(Name, String), (u32, &Account)> = BTreeMap::new();
+    for (id, account) in accounts.iter() {
         let Some(rule) = rules.get(account.rule).filter(|rule| is_shown(rule, account, now, query)) else { continue };
         let values = values(rule, account);
         if query.keep.is_some_and(|keep| !keep(&rule.rule, &values)) {
@@ -87,14 +96,28 @@ pub(super) fn accounts(rules: &Shared<RuleState>, accounts: &Shared<Account>, no
         if query.after.is_some_and(|after| (&*name.0, &*name.1) <= after) {
             continue;
         }
-        first.insert(name, account);
+        first.insert(name, (id, account));
         if first.len() > query.max.saturating_add(1) {
             first.pop_last();
         }
     }
     let more = first.len() > query.max;
-    let views = first.into_iter().take(query.max).filter_map(|((_, title), account)| view(rules, account, title));
+    let mut out = held_out(leases, first.values().map(|(id, account)| (*id, account.epoch)));
+    let views = first.into_iter().take(query.max).filter_map(|((_, title), (id, account))| {
+        view(rules, account, title, out.remove(&(id, account.epoch)).unwrap_or_default())
+    });
     Page { accounts: views.collect(), more }
+}
+
+/// What requests hold of what is leased, by account and window.
+fn held_out(leases: &Shared<Lease>, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u32, u64), u64> {
+    let mut held: HashMap<_, _> = of.map(|account| (account, 0)).collect();
+    for (_, lease) in leases.iter() {
+        if let Some(sum) = held.get_mut(&(lease.account, lease.epoch)) {
+            *sum += lease.held;
+        }
+    }
+    held
 }
 
 fn is_shown(rule: &RuleState, account: &Account, now: u64, query: &Query<'_>) -> bool {
@@ -120,7 +143,7 @@ fn title(rule: &RuleState, account: &Account, values: &[&str]) -> String {
     }
 }
 
-fn view(rules: &Shared<RuleState>, account: &Account, title: String) -> Option<AccountView> {
+fn view(rules: &Shared<RuleState>, account: &Account, title: String, held_out: u64) -> Option<AccountView> {
     let rule = rules.get(account.rule)?;
     let capacity = rule.rule.capacity;
     Some(AccountView {
@@ -131,9 +154,10 @@ fn view(rules: &Shared<RuleState>, account: &Account, title: String) -> Option<A
         key: values(rule, account).into_iter().map(str::to_owned).collect(),
         capacity,
         used: account.used,
-        held: account.held,
-        leased: 0,
-        free: i128::from(capacity) - i128::from(account.used) - i128::from(account.held),
+        held: account.held + held_out,
+        leased: account.leased - held_out,
+        suspense: account.suspense,
+        free: account.free(capacity),
         overrun: account.overrun,
         window_start: Timestamp(rule.window_start),
         window_end: Timestamp(rule.window_end),

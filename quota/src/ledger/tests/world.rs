@@ -138,7 +138,7 @@ impl World {
                 }
             }
             Op::Cancel { node, pick } => self.agents[*node].cancel(*pick as u64),
-            Op::Send { node } => self.network.extend(self.agents[*node].next_frame()),
+            Op::Send { node } => self.network.extend(self.agents[*node].next_frame(Timestamp(0))),
             Op::Deliver { pick, answer, again } => return self.deliver(*pick, *answer, *again),
             Op::Restart { node } => self.restart(*node),
             Op::Advance { by } => self.now += [1, SECOND, 9 * SECOND, 61 * SECOND, HOUR][*by % 5],
@@ -181,7 +181,7 @@ impl World {
         let frame = if again { self.network[at].clone() } else { self.network.swap_remove(at) };
         let outcome = self.apply(&frame)?;
         if answer {
-            self.agents[usize::try_from(frame.node).unwrap()].applied(&outcome);
+            self.agents[usize::try_from(frame.node).unwrap()].applied(&outcome, Timestamp(0));
         }
         self.check()
     }
@@ -319,9 +319,9 @@ impl World {
     pub(super) fn finish(mut self) -> Checked {
         for node in 0..2 {
             while self.agents[node].is_sending() || self.agents[node].queued() != (0, 0) {
-                let frame = self.agents[node].next_frame().expect("something is queued");
+                let frame = self.agents[node].next_frame(Timestamp(0)).expect("something is queued");
                 let outcome = self.apply(&frame)?;
-                self.agents[node].applied(&outcome);
+                self.agents[node].applied(&outcome, Timestamp(0));
                 self.check()?;
             }
         }

@@ -1,0 +1,488 @@
+//! The lease book: the part of each account that this node may spend alone. Pure, no clock, no I/O.
+//!
+//! What was granted is read from this node's own replica of the ledger and from nowhere else; what was made of it are this
+//! incarnation's own sums. So the balance is `granted - held - spent - returned`, computed anew whenever it is asked for:
+//! there are no grant events to miss (QUOTA.md R17).
+//!
+//! What always holds:
+//! 1. `held + spent + returned <= granted` for each lease (I2): a draw takes from the balance, all else moves within it.
+//! 2. A lease can only say yes. What it can't cover goes to the log, which alone says no.
+//! 3. The sums of a lease live until the replica shows that its window is over, whatever this node's time says.
+//! 4. Once an account is seen to be central nothing is drawn, and every report gives back all that no request holds (R11).
+
+mod demand;
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+use tollgate_proto::state::v1::{Outcome, Report, Standing, Usage, Want};
+
+use self::demand::Demand;
+use crate::{
+    invariants::{Violation, require, within_lease},
+    ledger::{LeaseView, Ledger, actual},
+};
+
+/// Leases in the book at most; what is beyond asks the log for every request.
+const MAX_CELLS: usize = 131_072;
+/// Between two asks for one lease: a grant takes a commit to arrive.
+const ASK_EVERY_US: u64 = 50_000;
+/// An account that never came to be, or shares its record, is forgotten after this long.
+const FORGET_UNBOUND_US: u64 = 60_000_000;
+
+/// What one request holds of one lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    cell: u32,
+    pub(crate) account: u32,
+    pub(crate) epoch: u64,
+    pub(crate) amount: u64,
+}
+
+/// What one request holds of the leases on its path.
+pub(crate) type Parts = SmallVec<[Part; 4]>;
+
+/// What is asked of one account.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) limit: &'a str,
+    pub(crate) version: u64,
+    pub(crate) key: &'a [String],
+    pub(crate) amount: u64,
+}
+
+/// The leases of one incarnation.
+#[derive(Debug)]
+pub(crate) struct Book {
+    node: u64,
+    incarnation: u64,
+    cells: Vec<Option<Cell>>,
+    vacant: Vec<u32>,
+    names: HashMap<Box<str>, HashMap<Vec<String>, u32>>,
+    by_account: HashMap<u32, u32>,
+    unbound: Vec<u32>,
+    /// To be reported, each once.
+    dirty: Vec<u32>,
+    /// To be asked for, each once.
+    short: Vec<u32>,
+    /// Something in `dirty` should not wait for another reason to send a frame.
+    due: bool,
+    /// A newer incarnation is open, or this one ends: nothing is drawn any more.
+    closed: bool,
+    #[cfg(test)]
+    pub(crate) bug: Option<Bug>,
+}
+
+/// Ways to be wrong: see `sim`.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// Goes on drawing from what was called back.
+    DrawsWhenCentral,
+    /// Gives back what requests hold too.
+    ReturnsWhatIsHeld,
+    /// Gives back, and goes on as if it had not.
+    ReturnsAndKeeps,
+    /// Moves the sums of a window that has turned.
+    SettlesIntoTheNextWindow,
+    /// Treats what was held by a lease as the log's when its account is central by the time it ends.
+    SettlesByTheModeNow,
+    /// Gives back once, when it is told to.
+    ReturnsOnce,
+    /// Takes what the ledger was last told for what it has done.
+    BelievesTheReplica,
+    /// Adds up grants as they are seen, and begins anew with a snapshot.
+    SumsGrants,
+    /// Holds the whole of a mixed path in the log, what was drawn included.
+    HoldsTheWholePath,
+    /// Leaves a hold alone that was granted after its caller had gone.
+    ForgetsTheAbandoned,
+    /// Lets go of the sums of a lease that it has nothing of in hand.
+    ForgetsEmptyLeases,
+}
+
+#[derive(Debug, Default)]
+struct Cell {
+    limit: Box<str>,
+    key: Vec<String>,
+    named: bool,
+    lease: Option<LeaseView>,
+    held: u64,
+    spent: u64,
+    returned: u64,
+    overrun: u64,
+    /// The generation that was last reported.
+    said: u32,
+    is_dirty: bool,
+    is_short: bool,
+    demand: Demand,
+    ask_after: u64,
+    #[cfg(test)]
+    missed: u64,
+}
+
+impl Cell {
+    fn balance(&self) -> u64 {
+        let granted = self.lease.map_or(0, |lease| lease.granted);
+        granted.saturating_sub(self.held).saturating_sub(self.spent).saturating_sub(self.returned)
+    }
+
+    fn is_of(&self, epoch: u64) -> bool {
+        self.lease.is_some_and(|lease| lease.epoch == epoch)
+    }
+
+    /// Whether the lease may be drawn on for a charge of this version at this time.
+    fn serves(&self, version: u64, now: u64) -> bool {
+        self.lease.is_some_and(|lease| {
+            let (since, newest) = lease.versions;
+            lease.in_force && !lease.central && now < lease.window_end.0 && (since.0..=newest.0).contains(&version)
+        })
+    }
+
+    fn is_called_back(&self) -> bool {
+        self.lease.is_some_and(|lease| lease.central || !lease.in_force)
+    }
+
+    fn forget_sums(&mut self) {
+        (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
+        #[cfg(test)]
+        (self.missed = 0);
+        self.lease = None;
+    }
+}
+
+impl Book {
+    pub(crate) fn new(node: u64, incarnation: u64) -> Self {
+        Self {
+            node,
+            incarnation,
+            cells: Vec::new(),
+            vacant: Vec::new(),
+            names: HashMap::new(),
+            by_account: HashMap::new(),
+            unbound: Vec::new(),
+            dirty: Vec::new(),
+            short: Vec::new(),
+            due: false,
+            closed: false,
+            #[cfg(test)]
+            bug: None,
+        }
+    }
+
+    /// Takes `amount` from the lease of an account, or nothing; notes what is asked for either way.
+    pub(crate) fn draw(&mut self, ask: Ask<'_>, now: u64) -> Option<Part> {
+        let at = self.cell_of(&ask)?;
+        let closed = self.closed;
+        #[cfg(test)]
+        let heedless = self.bug == Some(Bug::DrawsWhenCentral);
+        let cell = self.cells[at as usize].as_mut()?;
+        cell.demand.note(now, ask.amount);
+        cell.demand.version = ask.version;
+        let serves = cell.serves(ask.version, now);
+        #[cfg(test)]
+        let serves = serves || (heedless && cell.lease.is_some_and(|it| it.in_force && now < it.window_end.0));
+        let enough = cell.balance() >= ask.amount.max(1);
+        let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
+            cell.held += ask.amount;
+            Part { cell: at, account: lease.account, epoch: lease.epoch, amount: ask.amount }
+        });
+        let low = part.is_none() || cell.balance() < cell.demand.target() / 2;
+        if low && !cell.is_short && now >= cell.ask_after && !closed && !cell.is_called_back() {
+            cell.is_short = true;
+            self.short.push(at);
+        }
+        if part.is_some() {
+            self.touch(at);
+        }
+        part
+    }
+
+    fn cell_of(&mut self, ask: &Ask<'_>) -> Option<u32> {
+        if let Some(at) = self.names.get(ask.limit).and_then(|keys| keys.get(ask.key)) {
+            return Some(*at);
+        }
+        if self.closed || self.cells.len() - self.vacant.len() >= MAX_CELLS {
+            return None;
+        }
+        let cell = Cell { limit: ask.limit.into(), key: ask.key.to_vec(), named: true, ..Cell::default() };
+        let at = self.vacant.pop().unwrap_or_else(|| {
+            self.cells.push(None);
+            u32::try_from(self.cells.len() - 1).expect("cells are bounded")
+        });
+        self.cells[at as usize] = Some(cell);
+        self.names.entry(ask.limit.into()).or_default().insert(ask.key.to_vec(), at);
+        self.unbound.push(at);
+        Some(at)
+    }
+
+    /// Ends what a request held: what was used is spent, the rest is in hand again. After the window nothing moves.
+    pub(crate) fn finish(&mut self, part: Part, usage: &Usage, outcome: Outcome) {
+        #[cfg(test)]
+        let bug = self.bug;
+        let Some(cell) = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut) else { return };
+        let same = cell.is_of(part.epoch);
+        #[cfg(test)]
+        let same = match bug {
+            Some(Bug::SettlesIntoTheNextWindow) => true,
+            Some(Bug::SettlesByTheModeNow) => same && !cell.is_called_back(),
+            _ => same,
+        };
+        let Some(lease) = cell.lease.filter(|_| same) else { return };
+        let used = actual(lease.unit, usage, outcome);
+        let within = used.min(part.amount);
+        cell.held = cell.held.saturating_sub(part.amount);
+        cell.spent += within;
+        cell.overrun = cell.overrun.saturating_add(used - within);
+        self.touch(part.cell);
+        self.due = true;
+    }
+
+    fn touch(&mut self, at: u32) {
+        if let Some(cell) = self.cells[at as usize].as_mut().filter(|cell| !cell.is_dirty) {
+            cell.is_dirty = true;
+            self.dirty.push(at);
+        }
+    }
+
+    /// How the account of a part stands, as far as this node knows.
+    pub(crate) fn standing(&self, part: &Part, now: u64) -> Standing {
+        let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
+        let Some((cell, lease)) = cell.and_then(|cell| Some((cell, cell.lease?))) else { return Standing::default() };
+        let own = cell.held.saturating_add(cell.spent).saturating_add(cell.overrun);
+        Standing {
+            limit: cell.limit.to_string(),
+            capacity: lease.capacity,
+            remaining: lease.capacity.saturating_sub(lease.elsewhere).saturating_sub(own),
+            window_end_us: lease.window_end.0,
+            resets_in_us: lease.window_end.0.saturating_sub(now),
+        }
+    }
+
+    /// Whether there is something to say that should not wait.
+    pub(crate) fn is_due(&self) -> bool {
+        self.due || !self.short.is_empty()
+    }
+
+    /// What has happened to leases since they were last reported, at most `max` of them; gives back what is to be given.
+    pub(crate) fn reports(&mut self, max: usize) -> Vec<Report> {
+        let keep = self.dirty.len().saturating_sub(max);
+        let dirty = self.dirty.split_off(keep);
+        self.due &= keep > 0;
+        dirty.into_iter().filter_map(|at| self.report(at)).collect()
+    }
+
+    fn report(&mut self, at: u32) -> Option<Report> {
+        let closed = self.closed;
+        #[cfg(test)]
+        let bug = self.bug;
+        let cell = self.cells[at as usize].as_mut()?;
+        cell.is_dirty = false;
+        let lease = cell.lease?;
+        let surplus = cell.balance().saturating_sub(cell.demand.target().saturating_mul(2));
+        let back = if closed || cell.is_called_back() { cell.balance() } else { surplus };
+        #[cfg(test)]
+        let back = match bug {
+            Some(Bug::ReturnsWhatIsHeld) if back > 0 => back + cell.held,
+            Some(Bug::ReturnsOnce) if cell.said == lease.generation => 0,
+            _ => back,
+        };
+        cell.returned += back;
+        cell.said = lease.generation;
+        let report = Report {
+            account: lease.account,
+            epoch: lease.epoch,
+            generation: lease.generation,
+            spent: cell.spent,
+            returned: cell.returned,
+            overrun: cell.overrun,
+            held: cell.held,
+        };
+        #[cfg(test)]
+        if bug == Some(Bug::ReturnsAndKeeps) {
+            cell.returned -= back;
+        }
+        Some(report)
+    }
+
+    /// What to ask for, at most `max` leases.
+    pub(crate) fn wants(&mut self, now: u64, max: usize) -> Vec<Want> {
+        let short = self.short.split_off(self.short.len().saturating_sub(max));
+        short.into_iter().filter_map(|at| self.want(at, now)).collect()
+    }
+
+    fn want(&mut self, at: u32, now: u64) -> Option<Want> {
+        let cell = self.cells[at as usize].as_mut()?;
+        cell.is_short = false;
+        if self.closed || cell.is_called_back() {
+            return None;
+        }
+        cell.ask_after = now.saturating_add(ASK_EVERY_US);
+        Some(Want {
+            limit: cell.limit.to_string(),
+            key: cell.key.clone(),
+            limit_version: cell.demand.version,
+            target: cell.demand.target(),
+            need: cell.demand.largest,
+        })
+    }
+
+    /// Reads anew what the replica's last entry has changed.
+    pub(crate) fn follow(&mut self, ledger: &Ledger) {
+        if ledger.node(self.node).is_some_and(|(incarnation, _)| incarnation > self.incarnation) {
+            self.closed = true;
+        }
+        let news = ledger.news();
+        if news.all {
+            self.bound().into_iter().for_each(|at| self.look(ledger, at));
+        } else {
+            for account in &news.accounts {
+                if let Some(at) = self.by_account.get(account).copied() {
+                    self.look(ledger, at);
+                }
+            }
+        }
+        for at in std::mem::take(&mut self.unbound) {
+            self.bind(ledger, at);
+        }
+    }
+
+    /// Reads the lease of one cell. One whose window is over is let go.
+    fn look(&mut self, ledger: &Ledger, at: u32) {
+        #[cfg(test)]
+        let bug = self.bug;
+        let (node, incarnation) = (self.node, self.incarnation);
+        let Some(cell) = self.cells[at as usize].as_mut() else { return };
+        let Some(known) = cell.lease else { return };
+        let view = ledger.lease(node, incarnation, known.account).filter(|view| view.epoch == known.epoch);
+        #[cfg(test)]
+        let view = if bug == Some(Bug::ForgetsEmptyLeases) && cell.balance() == 0 { None } else { view };
+        let Some(view) = view else {
+            self.by_account.remove(&known.account);
+            cell.forget_sums();
+            if cell.named {
+                self.unbound.push(at);
+            } else {
+                self.remove(at);
+            }
+            return;
+        };
+        cell.lease = Some(view);
+        #[cfg(test)]
+        cell.go_wrong(bug, known, ledger);
+        let called = cell.is_called_back() && (cell.balance() > 0 || cell.said != view.generation);
+        if !view.in_force {
+            self.unname(at);
+        }
+        if called {
+            self.touch(at);
+            self.due = true;
+        }
+    }
+
+    /// Finds the account of a cell that has none. An account has one cell, whatever became of its limit meanwhile.
+    fn bind(&mut self, ledger: &Ledger, at: u32) {
+        let Some(cell) = self.cells[at as usize].as_mut() else { return };
+        let Some(view) = ledger.lease_of(self.node, self.incarnation, &cell.limit, &cell.key) else {
+            if ledger.counters().last_time_us > cell.demand.last().saturating_add(FORGET_UNBOUND_US) {
+                self.unname(at);
+                self.remove(at);
+            } else {
+                self.unbound.push(at);
+            }
+            return;
+        };
+        match self.by_account.get(&view.account).copied() {
+            None => {
+                cell.lease = Some(view);
+                self.by_account.insert(view.account, at);
+            }
+            Some(first) => {
+                let name = (cell.limit.clone(), cell.key.clone());
+                self.remove(at);
+                self.names.entry(name.0).or_default().insert(name.1, first);
+                if let Some(first) = self.cells[first as usize].as_mut() {
+                    first.named = true;
+                }
+            }
+        }
+    }
+
+    /// The limit is gone: its name may come to mean another account.
+    fn unname(&mut self, at: u32) {
+        let Some(cell) = self.cells[at as usize].as_mut().filter(|cell| cell.named) else { return };
+        cell.named = false;
+        if let Some(keys) = self.names.get_mut(&cell.limit) {
+            keys.remove(&cell.key);
+            if keys.is_empty() {
+                self.names.remove(&cell.limit);
+            }
+        }
+    }
+
+    fn remove(&mut self, at: u32) {
+        let Some(cell) = self.cells[at as usize].take() else { return };
+        self.vacant.push(at);
+        if cell.is_dirty {
+            self.dirty.retain(|it| *it != at);
+        }
+        if cell.is_short {
+            self.short.retain(|it| *it != at);
+        }
+    }
+
+    /// Nothing is drawn from here on, and all that no request holds goes back.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        for at in self.bound() {
+            self.touch(at);
+            self.due = true;
+        }
+    }
+
+    /// Cells that have a lease, in order.
+    fn bound(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = self.by_account.values().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// I2 of every lease, given what the requests of this node hold.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub(crate) fn audit<'a>(&self, parts: impl Iterator<Item = &'a Part>) -> Result<(), Violation> {
+        let mut held: HashMap<(u32, u64), u64> = HashMap::new();
+        for part in parts {
+            *held.entry((part.cell, part.epoch)).or_default() += part.amount;
+        }
+        for (at, cell) in self.cells.iter().enumerate() {
+            let Some((cell, lease)) = cell.as_ref().and_then(|cell| Some((cell, cell.lease?))) else { continue };
+            let at = u32::try_from(at).expect("cells are bounded");
+            let within = within_lease(lease.granted, cell.held, cell.spent, cell.returned);
+            require(within, "I2", || format!("{cell:?}"))?;
+            let explained = held.get(&(at, lease.epoch)).copied().unwrap_or_default();
+            require(explained == cell.held, "I5", || format!("{cell:?}, and requests hold {explained}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Cell {
+    fn go_wrong(&mut self, bug: Option<Bug>, known: LeaseView, ledger: &Ledger) {
+        let Some(view) = self.lease.as_mut() else { return };
+        match bug {
+            Some(Bug::BelievesTheReplica) if ledger.news().accounts.is_empty() => {
+                (self.held, self.spent) = (0, 0);
+            }
+            Some(Bug::SumsGrants) => {
+                if ledger.news().accounts.is_empty() {
+                    self.missed = view.granted.saturating_sub(known.granted);
+                }
+                view.granted = view.granted.saturating_sub(self.missed);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Leases: the part of an account that one incarnation of a node may spend alone (QUOTA.md 3.3, R2, R11, R17).
+//!
+//! A lease is three sums that only grow: `granted` is written here and nowhere else, `returned` and `spent` are what the
+//! node says of itself. What it has in hand is their difference; it is in `leased` of its account while its incarnation is
+//! open, and in `suspense` once a newer one is. Suspense is given to nobody until the window turns: only the
+//! process that is gone knew what became of it.
+//!
+//! An account is *leased* or *central*. While it is central nothing is granted, and everyone gives back what is unspent. It
+//! turns central when too little is free to be divided, when a hold finds its units in other hands, and when the limit is
+//! lowered or deleted; it turns back once twice as much is free. Each turn is a new *generation*: a report that names it was
+//! made by a node that knew of it, so that what is still out then is held by requests.
+
+use std::collections::BTreeMap;
+
+use tollgate_model::{LogIndex, Timestamp, Unit};
+use tollgate_proto::state::v1::{Charge, Hold, Report, Want};
+
+#[cfg(test)]
+use super::tests::Bug;
+use super::{Ledger, apply::join, slab::Slab};
+
+/// How long a recall waits for nodes that say nothing, in log time: whoever is silent for longer can't be reached, and
+/// what it has in hand can't be used.
+const RECALL_US: u64 = 1_000_000;
+
+/// What one incarnation was granted of an account in one window, and what it has said of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) account: u32,
+    pub(super) epoch: u64,
+    pub(super) node: u64,
+    pub(super) incarnation: u64,
+    pub(super) granted: u64,
+    pub(super) returned: u64,
+    pub(super) spent: u64,
+    pub(super) overrun: u64,
+    /// Of what is outstanding, what its requests held when it last spoke.
+    pub(super) held: u64,
+    /// The generation of the account that it had applied when it last spoke.
+    pub(super) generation: u32,
+}
+
+impl Lease {
+    /// What the node has in hand, as far as it has said.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.granted - self.returned - self.spent
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    pub(super) slab: Slab<Lease>,
+    /// By account, node and incarnation.
+    index: BTreeMap<(u32, u64, u64), u32>,
+}
+
+impl Leases {
+    fn find(&self, account: u32, node: u64, incarnation: u64) -> Option<u32> {
+        self.index.get(&(account, node, incarnation)).copied()
+    }
+
+    fn insert(&mut self, lease: Lease) -> u32 {
+        let id = self.slab.insert(lease);
+        self.index.insert((lease.account, lease.node, lease.incarnation), id);
+        id
+    }
+
+    pub(super) fn restore(&mut self, id: u32, lease: Lease) {
+        self.index.insert((lease.account, lease.node, lease.incarnation), id);
+        self.slab.put(id, lease);
+    }
+
+    fn remove(&mut self, id: u32) {
+        if let Some(lease) = self.slab.remove(id) {
+            self.index.remove(&(lease.account, lease.node, lease.incarnation));
+        }
+    }
+
+    fn ids_of(&self, account: u32) -> impl Iterator<Item = u32> {
+        self.index.range((account, 0, 0)..=(account, u64::MAX, u64::MAX)).map(|(_, id)| *id)
+    }
+
+    pub(super) fn of_account(&self, account: u32) -> impl Iterator<Item = &Lease> {
+        self.ids_of(account).filter_map(|id| self.slab.get(id))
+    }
+}
+
+/// A lease as the node that holds it needs to know it, read from its own replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseView {
+    /// Number of the account.
+    pub account: u32,
+    /// Its window: no other window of any account has the same.
+    pub epoch: u64,
+    /// The oldest and the newest version of the limit that a charge may be computed for.
+    pub versions: (LogIndex, LogIndex),
+    /// What is counted.
+    pub unit: Unit,
+    /// What the account holds in all.
+    pub capacity: u64,
+    /// When the window ends, in log time.
+    pub window_end: Timestamp,
+    /// The limit is not deleted.
+    pub in_force: bool,
+    /// Nothing may be drawn, and all that is unspent goes back.
+    pub central: bool,
+    /// The generation of the account.
+    pub generation: u32,
+    /// Granted to this incarnation in all.
+    pub granted: u64,
+    /// What others have used or hold, or nobody can account for.
+    pub elsewhere: u64,
+}
+
+impl Ledger {
+    /// What `node` was granted of an account, should the account have a record in the window that is open.
+    #[must_use]
+    pub fn lease(&self, node: u64, incarnation: u64, account: u32) -> Option<LeaseView> {
+        let it = self.accounts.get(account)?;
+        let rule = self.rules.get(it.rule);
+        if it.epoch != rule.epoch {
+            return None;
+        }
+        let own = self.leases.find(account, node, incarnation).and_then(|id| self.leases.slab.get(id));
+        let own = own.copied().unwrap_or_default();
+        let held_out: u64 = self.leases.of_account(account).filter(|it| self.is_open(it)).map(|it| it.held).sum();
+        let busy = u128::from(it.used) + u128::from(it.held) + u128::from(it.overrun) + u128::from(it.suspense);
+        let said = u128::from(own.spent) + u128::from(own.held) + u128::from(own.overrun);
+        let elsewhere = (busy + u128::from(held_out)).saturating_sub(said);
+        Some(LeaseView {
+            account,
+            epoch: it.epoch,
+            versions: (LogIndex(rule.since), rule.rule.version),
+            unit: rule.rule.unit,
+            capacity: rule.rule.capacity,
+            window_end: Timestamp(rule.window_end),
+            in_force: rule.deleted_at.is_none(),
+            central: it.central,
+            generation: it.generation,
+            granted: own.granted,
+            elsewhere: u64::try_from(elsewhere).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// As [`Ledger::lease`], by limit and key values. An account that keys share has no leases.
+    #[must_use]
+    pub fn lease_of(&self, node: u64, incarnation: u64, limit: &str, key: &[String]) -> Option<LeaseView> {
+        let account = self.accounts.find(self.rules.live(limit)?, &join(key)?)?;
+        self.lease(node, incarnation, account)
+    }
+
+    pub(super) fn is_open(&self, lease: &Lease) -> bool {
+        self.nodes.get(lease.node).is_some_and(|node| node.incarnation == lease.incarnation)
+    }
+
+    /// Grants what can be spared: not more than the node's share of what is free, and never what central holds will need.
+    pub(super) fn want(&mut self, at: LogIndex, now: u64, node: u64, incarnation: u64, want: &Want) {
+        let Some(id) = self.wanted_account(at, now, want) else { return };
+        self.note_ask(id, want.need);
+        self.reconsider(id);
+        let (free, floor) = (self.free_of(id), self.floor(id));
+        if self.accounts.get(id).is_some_and(|account| account.central) {
+            return;
+        }
+        if free < floor {
+            return self.recall(now, id);
+        }
+        let nodes = i128::try_from(self.nodes.len().max(1)).unwrap_or(i128::MAX);
+        let spare = u64::try_from((free / nodes).min(free - floor)).unwrap_or(u64::MAX);
+        self.grant_lease(id, node, incarnation, want.target, spare);
+    }
+
+    fn wanted_account(&mut self, at: LogIndex, now: u64, want: &Want) -> Option<u32> {
+        let charge =
+            Charge { limit: want.limit.clone(), key: Vec::new(), amount: 0, limit_version: want.limit_version };
+        let rule = self.rule_of(at, 0, &charge).ok()?;
+        self.roll(now, rule);
+        let key = join(&want.key).filter(|_| want.key.len() == self.rules.get(rule).rule.per.len())?;
+        let id = self.obtain_account(rule, &key);
+        self.accounts.get(id).filter(|account| *account.key == *key).map(|_| id)
+    }
+
+    fn grant_lease(&mut self, account: u32, node: u64, incarnation: u64, target: u64, spare: u64) {
+        let known = self.leases.find(account, node, incarnation);
+        if spare == 0 || (known.is_none() && self.leases.slab.len() >= self.bounds.leases) {
+            return;
+        }
+        let epoch = self.accounts.get(account).map_or(0, |it| it.epoch);
+        let fresh = || Lease { account, epoch, node, incarnation, ..Lease::default() };
+        let id = known.unwrap_or_else(|| self.leases.insert(fresh()));
+        let lease = self.leases.slab.get_mut(id).expect("it was just found or made");
+        let more = target.saturating_sub(lease.outstanding()).min(spare).min(u64::MAX - lease.granted);
+        lease.granted += more;
+        self.dirty.leases.push(id);
+        let account = self.accounts.slab.get_mut(account).expect("it was just obtained");
+        account.leased += more;
+        self.meta.leased = self.meta.leased.saturating_add(more);
+    }
+
+    /// Takes in what a node says of its lease. What says less than was known, or more than can be, changes nothing.
+    pub(super) fn report(&mut self, node: u64, incarnation: u64, report: &Report) {
+        let Some(id) = self.leases.find(report.account, node, incarnation) else { return };
+        let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
+        let Some(account) = self.accounts.slab.get_mut(report.account).filter(|it| it.epoch == lease.epoch) else {
+            return;
+        };
+        #[cfg(test)]
+        let report = &if self.bug == Some(Bug::ReportsAdd) { lease.plus(report) } else { *report };
+        let (spent, returned) = (report.spent.max(lease.spent), report.returned.max(lease.returned));
+        let overrun = report.overrun.max(lease.overrun);
+        if lease.epoch != report.epoch || spent.checked_add(returned).is_none_or(|sum| sum > lease.granted) {
+            return;
+        }
+        account.leased -= (spent - lease.spent) + (returned - lease.returned);
+        account.used += spent - lease.spent;
+        account.overrun = account.overrun.saturating_add(overrun - lease.overrun);
+        (lease.spent, lease.returned, lease.overrun) = (spent, returned, overrun);
+        lease.held = report.held.min(lease.outstanding());
+        lease.generation = lease.generation.max(report.generation);
+        self.dirty.leases.push(id);
+        self.dirty.accounts.push(report.account);
+        self.reconsider(report.account);
+    }
+
+    /// Leases of older incarnations of a node: what they had in hand is in suspense from here on.
+    pub(super) fn suspend_leases(&mut self, node: u64) {
+        let of_node: Vec<u32> =
+            self.leases.slab.iter().filter(|(_, lease)| lease.node == node).map(|(id, _)| id).collect();
+        for id in of_node {
+            let kept = self.leases.slab.get_mut(id).expect("it was there a line ago");
+            kept.held = 0;
+            let lease = *kept;
+            let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
+            self.dirty.leases.push(id);
+            match account {
+                Some(account) if lease.outstanding() > 0 => {
+                    if self.nodes.get(node).is_some_and(|state| state.incarnation == lease.incarnation) {
+                        account.leased -= lease.outstanding();
+                        account.suspense += lease.outstanding();
+                        self.dirty.accounts.push(lease.account);
+                    }
+                    #[cfg(test)]
+                    if self.bug == Some(Bug::OpenFreesLeases) {
+                        account.suspense -= lease.outstanding();
+                        self.leases.remove(id);
+                    }
+                }
+                _ => self.leases.remove(id),
+            }
+        }
+    }
+
+    /// The window has turned, or the account goes: its leases mean nothing any more.
+    pub(super) fn drop_leases(&mut self, account: u32) {
+        for id in self.leases.ids_of(account).collect::<Vec<_>>() {
+            self.leases.remove(id);
+            self.dirty.leases.push(id);
+        }
+    }
+
+    pub(super) fn note_ask(&mut self, id: u32, amount: u64) {
+        if let Some(account) = self.accounts.slab.get_mut(id).filter(|account| account.ask < amount) {
+            account.ask = amount;
+            self.dirty.accounts.push(id);
+        }
+    }
+
+    fn free_of(&self, id: u32) -> i128 {
+        let account = self.accounts.get(id);
+        account.map_or(0, |account| account.available(self.rules.get(account.rule).rule.capacity))
+    }
+
+    /// Below this an account is too small to be divided: two of its greatest requests for each node (QUOTA.md 3.3, θ).
+    fn floor(&self, id: u32) -> i128 {
+        let ask = self.accounts.get(id).map_or(0, |account| account.ask);
+        2 * i128::from(ask) * i128::try_from(self.nodes.len()).unwrap_or(i128::MAX >> 66)
+    }
+
+    /// Turns an account central, unless it is.
+    pub(super) fn recall(&mut self, now: u64, id: u32) {
+        if self.accounts.get(id).is_some_and(|account| !account.central) {
+            self.recall_anew(now, id);
+        }
+    }
+
+    fn recall_anew(&mut self, now: u64, id: u32) {
+        let Some(account) = self.accounts.slab.get_mut(id) else { return };
+        account.central = true;
+        account.generation = account.generation.saturating_add(1);
+        account.recall_until = now.saturating_add(RECALL_US);
+        self.dirty.accounts.push(id);
+        self.meta.recalls += 1;
+    }
+
+    /// Turns a central account back, once there is enough to divide.
+    pub(super) fn reconsider(&mut self, id: u32) {
+        let Some(account) = self.accounts.get(id).filter(|account| account.central) else { return };
+        if self.rules.get(account.rule).deleted_at.is_some() || self.free_of(id) < 2 * self.floor(id) {
+            return;
+        }
+        let account = self.accounts.slab.get_mut(id).expect("it was there a line ago");
+        account.central = false;
+        account.generation = account.generation.saturating_add(1);
+        self.dirty.accounts.push(id);
+    }
+
+    /// Everyone who can be reached has given back what no request holds: what is not free now is not to be had.
+    pub(super) fn is_recalled(&self, now: u64, id: u32) -> bool {
+        #[cfg(test)]
+        if self.bug == Some(Bug::RefusesWhileRecalling) {
+            return true;
+        }
+        let Some(account) = self.accounts.get(id).filter(|account| account.central) else { return false };
+        let told = |lease: &Lease| lease.generation == account.generation || lease.outstanding() == 0;
+        now >= account.recall_until || self.leases.of_account(id).filter(|lease| self.is_open(lease)).all(told)
+    }
+
+    /// Whether `amount` may still come together once everyone has given back.
+    pub(super) fn may_be_recalled(&self, now: u64, id: u32, amount: u64) -> bool {
+        let leased = self.accounts.get(id).map_or(0, |account| account.leased);
+        leased > 0 && self.free_of(id) + i128::from(leased) >= i128::from(amount) && !self.is_recalled(now, id)
+    }
+
+    /// Calls back what a hold is short of.
+    pub(super) fn recall_for(&mut self, now: u64, hold: &Hold) {
+        for charge in &hold.charges {
+            let Some(rule) = self.rules.live(&charge.limit) else { continue };
+            let Some(id) = join(&charge.key).and_then(|key| self.accounts.find(rule, &key)) else { continue };
+            self.note_ask(id, charge.amount);
+            if self.free_of(id) < i128::from(charge.amount) {
+                self.recall(now, id);
+            }
+        }
+    }
+
+    pub(super) fn leased_accounts(&self, rule: u32) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.leases.index.keys().map(|(account, ..)| *account).collect();
+        ids.dedup();
+        let epoch = self.rules.get(rule).epoch;
+        ids.retain(|id| self.accounts.get(*id).is_some_and(|it| it.rule == rule && it.epoch == epoch));
+        ids
+    }
+
+    /// A limit was lowered or deleted: its accounts are called back, whatever was said before.
+    pub(super) fn recall_rule(&mut self, now: u64, rule: u32) {
+        for id in self.leased_accounts(rule) {
+            self.recall_anew(now, id);
+        }
+    }
+
+    /// A limit was raised, or made again.
+    pub(super) fn reconsider_rule(&mut self, rule: u32) {
+        for id in self.leased_accounts(rule) {
+            self.reconsider(id);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The end of every run: all is well again, and nothing may be stuck, lost or forgotten (I4, I6, I7).
+
+use super::*;
+
+/// Longer than any delay and any request.
+const QUIET: u64 = 7 * SECOND;
+
+impl World {
+    pub(super) fn drain(&mut self) -> Checked {
+        self.leaderless = false;
+        self.remake()?;
+        for at in 0..self.processes.len() {
+            self.heal(at);
+        }
+        self.run_until(self.now + QUIET)?;
+        for node in 1..=NODES {
+            if let Some(dead) = self.processes.iter().position(|it| it.node == node) {
+                self.restart(dead)?;
+            }
+        }
+        self.run_until(self.now + 2 * SECOND)?;
+        self.everyone_agrees();
+        self.nothing_is_stuck()?;
+        self.everyone_was_counted()?;
+        for (limit, key) in [(0, "x"), (0, "y"), (2, "")] {
+            self.nothing_is_forgotten(limit, key)?;
+            self.everything_is_usable(limit, key)?;
+        }
+        Ok(())
+    }
+
+    /// Every replica is the same to the bit, whether it came by entries or by snapshots.
+    fn everyone_agrees(&self) {
+        let truth: Vec<_> = self.truth.image().into_rows().collect();
+        for process in self.processes.iter().filter(|it| it.alive && it.applied == self.log.len()) {
+            assert_eq!(process.replica.image().into_rows().collect::<Vec<_>>(), truth);
+        }
+    }
+
+    fn nothing_is_stuck(&self) -> Checked {
+        for process in self.processes.iter().filter(|it| it.alive) {
+            let held = self.truth.held_requests(process.node);
+            require(held.is_empty(), "I7", || format!("{held:?} of {} are held for nobody", process.node))?;
+        }
+        Ok(())
+    }
+
+    fn everyone_was_counted(&self) -> Checked {
+        for (at, id) in self.settled.iter().filter(|(at, _)| self.processes[*at].alive) {
+            let times = self.witness.terminals.of(id);
+            require(times == 1, "I6", || format!("{id} of process {at} was counted {times} times"))?;
+        }
+        Ok(())
+    }
+
+    /// The account of a limit in the window that is open, should it have been touched.
+    fn account(&self, limit: usize, key: &str) -> Option<u32> {
+        let key: Vec<String> = if key.is_empty() { Vec::new() } else { vec![key.to_owned()] };
+        let view = self.truth.lease_of(0, 0, LIMITS[limit], &key)?;
+        (view.window_end.0 > self.now).then_some(view.account)
+    }
+
+    /// I4: the books say what the witness saw; more within what was reserved, and less beyond it, only for processes that
+    /// died before they said it.
+    fn nothing_is_forgotten(&self, limit: usize, key: &str) -> Checked {
+        let Some(account) = self.account(limit, key) else { return Ok(()) };
+        let ([used, held, _, suspense, overrun], _) = self.truth.figures(account);
+        let (epoch, place, _) = self.truth.place(account).expect("it was just found");
+        assert_eq!(self.witness.place(account, epoch), Some(&place));
+        let seen = self.witness.figures[&place];
+        let exact = self.crashed_at < place.2;
+        let told = used + held + suspense;
+        let within = seen.held + seen.settled;
+        let holds = if exact { (told, overrun) == (within, seen.overrun) } else { told >= within };
+        require(holds, "I4", || format!("{place:?}: {told} and {overrun} beyond in the books, seen was {seen:?}"))
+    }
+
+    /// I7: first a half of what is left, then all the rest, each to another node and each at once; then nothing.
+    fn everything_is_usable(&mut self, limit: usize, key: &str) -> Checked {
+        for part in [2, 1] {
+            let left = self.left(limit, key);
+            let amount = if limit == 2 { left.min(1) } else { left / part };
+            if amount > 0 {
+                let decision = self.ask(limit, key, amount)?;
+                require(decision == Some(Decision::Granted), "I7", || {
+                    format!("{amount} of {left} that are left of {}/{key}: {decision:?}", LIMITS[limit])
+                })?;
+                self.stats.drained += 1;
+            }
+        }
+        if limit != 2 {
+            let decision = self.ask(limit, key, 1)?;
+            require(decision.is_some_and(|it| it != Decision::Granted), "I7", || {
+                format!("nothing is left of {}/{key}, and the answer is {decision:?}", LIMITS[limit])
+            })?;
+        }
+        Ok(())
+    }
+
+    fn left(&self, limit: usize, key: &str) -> u64 {
+        let rules = self.truth.rules();
+        let capacity = rules.iter().find(|rule| *rule.limit == *LIMITS[limit]).map_or(0, |rule| rule.capacity);
+        let Some(account) = self.account(limit, key) else { return capacity };
+        let ([_, _, leased, _, _], available) = self.truth.figures(account);
+        u64::try_from(available + i128::from(leased)).unwrap_or(0)
+    }
+
+    /// One request all alone, to any node; used to the unit when it is granted.
+    fn ask(&mut self, limit: usize, key: &str, amount: u64) -> Result<Option<Decision>, Violation> {
+        let alive: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].alive).collect();
+        let at = alive[self.dice.index(alive.len())];
+        let Some(request) = self.reserve(at, &[limit], key, amount)? else { return Ok(None) };
+        let until = self.now + PATIENCE;
+        while self.now < until && !self.decided.contains_key(&(at, request)) {
+            self.run_until(self.now + 5 * MS)?;
+        }
+        let decision = self.decided.get(&(at, request)).copied();
+        if let Some(labels) = self.processes[at].flights.remove(&request) {
+            self.finish(at, request, &labels, amount, Outcome::Settled);
+        }
+        self.run_until(self.now + 300 * MS)?;
+        Ok(decision)
+    }
+}
