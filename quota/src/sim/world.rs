@@ -159,6 +159,7 @@ pub(super) struct World {
     leader_skew: u64,
     deleted: Option<Rule>,
     crashed_at: u64,
+    draining: bool,
     stats: Stats,
 }
 
@@ -180,6 +181,7 @@ impl World {
             leader_skew: 0,
             deleted: None,
             crashed_at: 0,
+            draining: false,
             stats: Stats::default(),
         };
         world.truth.bug = world.ledger_bug();
@@ -340,6 +342,9 @@ impl World {
         let process = &mut self.processes[at];
         process.waiting.remove(&request);
         process.flights.insert(request, labels);
+        if self.draining {
+            return Ok(()); // `drain.rs` ends it itself
+        }
         let over = self.now + if self.dice.percent(3) { 4 * SECOND } else { self.dice.range(0, 400 * MS) };
         self.queue.at(over, Event::End { process: at, request });
         Ok(())

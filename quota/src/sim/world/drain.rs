@@ -20,6 +20,7 @@ impl World {
         }
         self.run_until(self.now + 2 * SECOND)?;
         self.everyone_agrees();
+        self.draining = true;
         self.nothing_is_stuck()?;
         self.everyone_was_counted()?;
         for (limit, key) in [(0, "x"), (0, "y"), (2, "")] {
