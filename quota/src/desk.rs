@@ -4,6 +4,9 @@
 //! on its way the next one gathers, so a slow log makes larger frames rather than more of them. Nothing here waits for
 //! the log but [`Desk::reserve`]; settling and dropping only enqueue, and what was enqueued is sent until it is applied.
 //!
+//! With [`DeskConfig::leases`] a request is admitted at once where leases of this node cover its whole path; the desk then has
+//! to be shown what its node applies ([`Desk::follow`]).
+//!
 //! Bounds: at most [`DeskConfig::max_open`] requests are open or unsettled on a node; beyond that `reserve` sheds with
 //! `Unavailable(Overloaded)`, so a settlement always has room.
 
@@ -18,9 +21,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_model::NodeId;
 use tollgate_proto::state::v1::{Attribution, Outcome, Usage};
 
-use crate::{Charge, Reservation, ReserveError, Unavailable, Uplink};
+use crate::{Charge, Ledger, Reservation, ReserveError, Unavailable, Uplink};
 
-use shared::Shared;
+use shared::{Reserved, Shared};
 pub(crate) use ticket::Ticket;
 
 /// How a desk behaves. The defaults are for production; tests shorten the delays.
@@ -38,6 +41,8 @@ pub struct DeskConfig {
     pub propose_timeout: Duration,
     /// Requests that may be open or unsettled at once.
     pub max_open: usize,
+    /// Asks for leases and admits from them. Only for a desk that is shown every entry: see [`Desk::follow`].
+    pub leases: bool,
 }
 
 impl DeskConfig {
@@ -53,6 +58,8 @@ impl DeskConfig {
             propose_timeout: Duration::from_secs(2),
             // At half a kilobyte each some 32 MiB when the log is gone for long.
             max_open: 65_536,
+            // Off: how long a node that is cut off may spend what it has in hand is not bounded yet (QUOTA.md, T_iso).
+            leases: false,
         }
     }
 }
@@ -82,6 +89,8 @@ pub struct DeskStats {
     pub failed_proposals: u64,
     /// Records (holds and settlements) that the log has confirmed.
     pub records: u64,
+    /// Requests admitted from leases alone.
+    pub local: u64,
     /// Holds granted.
     pub granted: u64,
     /// Holds refused by the log.
@@ -119,11 +128,22 @@ impl Desk {
         if charges.is_empty() {
             return Ok(Reservation::new(self.shared.admit(&self.shared)?, Vec::new()));
         }
-        let (ticket, answer) = self.shared.hold(&self.shared, &charges, hold_for)?;
+        let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, hold_for)? {
+            Reserved::Now(reservation) => return Ok(reservation),
+            Reserved::Later(ticket, answer) => (ticket, answer),
+        };
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => ticket.answered(answer, charges),
             Ok(Err(_)) => Err(self.shared.undecided(Unavailable::Stopping)),
             Err(_) => Err(self.shared.undecided(Unavailable::Deadline)),
+        }
+    }
+
+    /// Shows the desk this node's own replica, after each entry and each snapshot that it has applied: so it learns what it
+    /// was granted and what is called back. Takes microseconds and never waits for the log.
+    pub fn follow(&self, ledger: &Ledger) {
+        if self.shared.config.leases {
+            self.shared.follow(ledger);
         }
     }
 

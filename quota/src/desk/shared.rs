@@ -17,11 +17,14 @@ use tokio::{
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{self as wire, Frame, FrameOutcome, HoldOutcome, Settle};
 
-use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket};
+use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, ticket::standing};
 use crate::{
-    Charge, ReserveError, Unavailable,
-    agent::{Agent, MAX_FRAME_RECORDS},
+    Charge, Ledger, Reservation, ReserveError, Unavailable,
+    agent::{Agent, Answer, MAX_FRAME_RECORDS},
 };
+
+/// Between two attempts of a request that waits for others to give back: about what a recall takes.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// What the waiting side of a hold gets: `None` once the incarnation is fenced.
 pub(super) type Word = Option<HoldOutcome>;
@@ -42,13 +45,42 @@ pub(crate) struct Shared {
 struct State {
     agent: Agent,
     waiting: HashMap<u64, oneshot::Sender<Word>>,
+    /// Log time of the last entry that was shown to us, and when that was.
+    clock: Option<(u64, Instant)>,
+    /// When something about leases has to be said.
+    leases_at: Option<Instant>,
+    /// When those who wait for others to give back ask anew.
+    retry_at: Option<Instant>,
     holds_since: Option<Instant>,
     settles_since: Option<Instant>,
     stop_by: Option<Instant>,
 }
 
+impl State {
+    /// Log time as far as this node knows: of the last entry, and what has passed since. Late by as much as the replica is,
+    /// never early.
+    fn log_time(&self) -> Timestamp {
+        let passed = |at: Instant| u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Timestamp(self.clock.map_or(0, |(time, at)| time.saturating_add(passed(at))))
+    }
+
+    fn say_leases_within(&mut self, delay: Duration) {
+        if self.agent.has_lease_news() {
+            let at = Instant::now() + delay;
+            self.leases_at = Some(self.leases_at.map_or(at, |known| known.min(at)));
+        }
+    }
+}
+
+/// A reservation, made or under way.
+pub(super) enum Reserved {
+    Now(Reservation),
+    Later(Ticket, oneshot::Receiver<Word>),
+}
+
 #[derive(Debug, Default)]
 struct Counters {
+    local: AtomicU64,
     proposals: AtomicU64,
     failed_proposals: AtomicU64,
     records: AtomicU64,
@@ -77,6 +109,9 @@ impl Shared {
             state: Mutex::new(State {
                 agent,
                 waiting: HashMap::new(),
+                clock: None,
+                leases_at: None,
+                retry_at: None,
                 holds_since: None,
                 settles_since: None,
                 stop_by: None,
@@ -97,27 +132,57 @@ impl Shared {
         Ok(Ticket::unheld(Arc::clone(this), request))
     }
 
-    /// Queues a hold; the receiver gets the log's word on it.
-    pub(super) fn hold(
+    /// Draws on leases, or queues a hold: then the receiver gets the log's word on it.
+    pub(super) fn reserve(
         &self,
         this: &Arc<Self>,
         charges: &[Charge],
         hold_for: Duration,
-    ) -> Result<(Ticket, oneshot::Receiver<Word>), ReserveError> {
-        let hold = wire::Hold {
-            request: 0,
-            charges: charges.iter().map(to_wire).collect(),
-            hold_for_us: u64::try_from(hold_for.as_micros()).unwrap_or(u64::MAX),
-        };
-        let (tell, told) = oneshot::channel();
+    ) -> Result<Reserved, ReserveError> {
+        let hold_for_us = u64::try_from(hold_for.as_micros()).unwrap_or(u64::MAX);
         let mut state = self.state.lock();
         self.refuse_when_closed(&state)?;
-        let request = state.agent.hold(hold);
+        let (request, granted) = if self.config.leases {
+            let now = state.log_time();
+            state.agent.reserve(charges, hold_for_us, now)
+        } else {
+            let charges = charges.iter().map(to_wire).collect();
+            (state.agent.hold(wire::Hold { request: 0, charges, hold_for_us }), None)
+        };
+        let ticket = Ticket::held(Arc::clone(this), request);
+        if let Some(standings) = granted {
+            let ask = state.leases_at.is_none() && state.agent.has_lease_news();
+            state.say_leases_within(self.config.hold_delay);
+            drop(state);
+            self.counters.local.fetch_add(1, Relaxed);
+            if ask {
+                self.wake.notify_one();
+            }
+            return Ok(Reserved::Now(Reservation::new(ticket, standings.iter().map(standing).collect())));
+        }
+        let (tell, told) = oneshot::channel();
         state.waiting.insert(request, tell);
         state.holds_since.get_or_insert_with(Instant::now);
         drop(state);
         self.wake.notify_one();
-        Ok((Ticket::held(Arc::clone(this), request), told))
+        Ok(Reserved::Later(ticket, told))
+    }
+
+    /// Takes in what an entry has changed.
+    pub(super) fn follow(&self, ledger: &Ledger) {
+        let mut state = self.state.lock();
+        let (time, now) = (ledger.counters().last_time_us, Instant::now());
+        if time > state.log_time().0 {
+            state.clock = Some((time, now));
+        }
+        state.agent.follow(ledger);
+        let known = state.leases_at;
+        state.say_leases_within(self.config.hold_delay);
+        let wake = state.leases_at != known;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
     }
 
     fn refuse_when_closed(&self, state: &State) -> Result<(), ReserveError> {
@@ -142,6 +207,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.agent.settle(settle);
         state.settles_since.get_or_insert_with(Instant::now);
+        state.say_leases_within(self.config.settle_delay);
         drop(state);
         self.wake.notify_one();
     }
@@ -154,6 +220,7 @@ impl Shared {
         if state.agent.queued().1 > 0 {
             state.settles_since.get_or_insert_with(Instant::now);
         }
+        state.say_leases_within(self.config.settle_delay);
         drop(state);
         self.wake.notify_one();
     }
@@ -168,11 +235,15 @@ impl Shared {
         let state = self.state.lock();
         let (holds, settles) = state.agent.queued();
         if let Some(by) = state.stop_by {
-            let over = state.agent.load() == 0 || state.agent.is_fenced() || Instant::now() >= by;
-            return match (over, holds + settles > 0 || state.agent.is_sending()) {
+            let leases = state.agent.has_lease_news();
+            let said = state.agent.load() == 0 && !leases && !state.agent.is_sending();
+            let over = said || state.agent.is_fenced() || Instant::now() >= by;
+            return match (over, holds + settles > 0 || leases || state.agent.is_sending()) {
                 (true, _) => Next::End,
                 (false, true) => Next::At(Instant::now()),
-                (false, false) => Next::At(by),
+                (false, false) => {
+                    Next::At(state.retry_at.filter(|_| state.agent.is_waiting()).map_or(by, |at| at.min(by)))
+                }
             };
         }
         if state.agent.is_sending() || holds + settles >= MAX_FRAME_RECORDS {
@@ -180,7 +251,8 @@ impl Shared {
         }
         let hold_at = state.holds_since.filter(|_| holds > 0).map(|since| since + self.config.hold_delay);
         let settle_at = state.settles_since.filter(|_| settles > 0).map(|since| since + self.config.settle_delay);
-        hold_at.into_iter().chain(settle_at).min().map_or(Next::Sleep, Next::At)
+        let retry_at = state.retry_at.filter(|_| state.agent.is_waiting());
+        hold_at.into_iter().chain(settle_at).chain(state.leases_at).chain(retry_at).min().map_or(Next::Sleep, Next::At)
     }
 
     pub(super) async fn woken(&self) {
@@ -193,9 +265,14 @@ impl Shared {
 
     pub(super) fn next_frame(&self) -> Option<Frame> {
         let mut state = self.state.lock();
-        state.holds_since = None;
-        state.settles_since = None;
-        let frame = state.agent.next_frame(Timestamp(0));
+        let log_time = state.log_time();
+        if state.retry_at.take_if(|at| *at <= Instant::now()).is_some() {
+            let answers = state.agent.retry(log_time);
+            self.tell(&mut state, answers);
+        }
+        state.leases_at = None;
+        let frame = state.agent.next_frame(log_time);
+        state.say_leases_within(self.config.settle_delay);
         // What did not fit has waited already.
         let (holds, settles) = state.agent.queued();
         let now = Instant::now();
@@ -208,7 +285,8 @@ impl Shared {
     /// Hands the log's words to those who wait for them. Whether the frame is confirmed.
     pub(super) fn applied(&self, outcome: &FrameOutcome) -> bool {
         let mut state = self.state.lock();
-        let answers = state.agent.applied(outcome, Timestamp(0));
+        let log_time = state.log_time();
+        let answers = state.agent.applied(outcome, log_time);
         let confirmed = !state.agent.is_sending();
         let fenced = state.agent.is_fenced();
         if state.agent.queued().0 > 0 {
@@ -217,20 +295,25 @@ impl Shared {
         if state.agent.queued().1 > 0 {
             state.settles_since.get_or_insert_with(Instant::now);
         }
-        let tell: Vec<_> = answers
-            .into_iter()
-            .filter_map(|answer| Some((state.waiting.remove(&answer.request)?, answer.outcome)))
-            .collect();
-        drop(state);
-        for (waiting, word) in tell {
-            self.count_word(word.as_ref());
-            // Should the caller have gone just now, its ticket cancels the request when it is dropped.
-            let _ = waiting.send(word);
+        if state.agent.is_waiting() {
+            state.retry_at.get_or_insert_with(|| Instant::now() + RETRY_AFTER);
         }
+        state.say_leases_within(self.config.settle_delay);
+        self.tell(&mut state, answers);
+        drop(state);
         if fenced {
             self.fenced.cancel();
         }
         confirmed
+    }
+
+    fn tell(&self, state: &mut State, answers: Vec<Answer>) {
+        for Answer { request, outcome } in answers {
+            let Some(waiting) = state.waiting.remove(&request) else { continue };
+            self.count_word(outcome.as_ref());
+            // Should the caller have gone just now, its ticket cancels the request when it is dropped.
+            let _ = waiting.send(outcome);
+        }
     }
 
     fn count_word(&self, word: Option<&HoldOutcome>) {
@@ -264,8 +347,15 @@ impl Shared {
         self.ended.cancel();
     }
 
+    /// Gives back what is in hand, and reserves no more.
+    fn close(&self, by: Instant) {
+        let mut state = self.state.lock();
+        state.stop_by = Some(by);
+        state.agent.close();
+    }
+
     pub(super) async fn stop(&self, by: Instant) -> Flushed {
-        self.state.lock().stop_by = Some(by);
+        self.close(by);
         self.wake.notify_one();
         if timeout_at(by, self.ended.cancelled()).await.is_err() {
             self.overdue.cancel();
@@ -281,6 +371,7 @@ impl Shared {
             proposals: count(&self.counters.proposals),
             failed_proposals: count(&self.counters.failed_proposals),
             records: count(&self.counters.records),
+            local: count(&self.counters.local),
             granted: count(&self.counters.granted),
             refused: count(&self.counters.refused),
             undecided: count(&self.counters.undecided),

@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{Frame, FrameOutcome, NodeOpen, QuotaBatch};
 
+mod leases;
+
 use super::*;
 use crate::{BoxFuture, Changes, Ledger, Rule, UplinkError, ledger::Query};
 
@@ -16,6 +18,8 @@ struct Log {
     ledger: Mutex<Ledger>,
     faults: Mutex<VecDeque<Fault>>,
     used: Mutex<Vec<String>>,
+    /// Desks that are shown every entry.
+    followers: Mutex<Vec<Desk>>,
     index: AtomicU64,
 }
 
@@ -61,6 +65,7 @@ impl Log {
         self.used.lock().extend(applied.used.iter().map(|used| used.attribution.request_id.clone()));
         let outcome = applied.outcome.frames.into_iter().next().unwrap();
         ledger.audit().unwrap();
+        self.followers.lock().iter().for_each(|desk| desk.follow(&ledger));
         outcome
     }
 

@@ -86,7 +86,7 @@ impl fmt::Debug for Ticket {
     }
 }
 
-fn standing(said: &wire::Standing) -> Standing {
+pub(super) fn standing(said: &wire::Standing) -> Standing {
     Standing {
         limit: Name::new(&said.limit),
         capacity: said.capacity,

@@ -1,0 +1,96 @@
+//! Desks that admit from leases.
+
+use super::*;
+
+/// The desk of a node that asks for leases and follows the log.
+fn leasing(log: &Arc<Log>, node: u64) -> (Desk, TaskTracker) {
+    let open = NodeOpen { node, incarnation: 1 };
+    log.ledger.lock().open(LogIndex(2), Timestamp(0), &open, &mut Changes::new());
+    let tracker = TaskTracker::new();
+    let config = DeskConfig { leases: true, ..DeskConfig::new(NodeId(node), 1) };
+    let desk = Desk::spawn(config, Arc::clone(log) as Arc<dyn Uplink>, &tracker);
+    tracker.close();
+    log.followers.lock().push(desk.clone());
+    (desk, tracker)
+}
+
+fn settle(reservation: Reservation, used: u64) {
+    reservation.dispatch(named("r")).settle(input(used), Outcome::Settled, named("r"));
+}
+
+/// Small requests until one is admitted from a lease.
+async fn warm(desk: &Desk) -> u64 {
+    let before = desk.stats().local;
+    for asked in 1..100 {
+        settle(reserve(desk, 10).await.unwrap(), 10);
+        if desk.stats().local > before {
+            return 10 * asked;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no lease came: {:?}", desk.stats());
+}
+
+/// What nodes have in hand and no request holds.
+fn leased(log: &Log) -> u64 {
+    log.ledger.lock().accounts(Timestamp(0), &Query::default()).accounts[0].leased
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_admits_while_the_log_is_away_and_all_of_it_is_counted() {
+    let log = Log::with_limit(1_000);
+    let (desk, tracker) = leasing(&log, 1);
+    let used = warm(&desk).await;
+    log.fail(&[Fault::Unreachable; 20]);
+    let begun = Instant::now();
+    let (one, other) = (reserve(&desk, 10).await.unwrap(), reserve(&desk, 10).await.unwrap());
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    let standing = &other.standings()[0];
+    assert_eq!((standing.capacity, standing.remaining), (1_000, 1_000 - used - 20), "right to the unit");
+    settle(one, 4);
+    drop(other);
+    assert_eq!(stopped(&desk, &tracker).await, 0);
+    assert_eq!((log.alice(), leased(&log)), ((used + 4, 0, 0), 0), "and nothing is left with the node");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_node_has_in_hand_is_called_back_before_anyone_is_refused() {
+    let log = Log::with_limit(1_000);
+    let ((one, _one), (other, tracker)) = (leasing(&log, 1), leasing(&log, 2));
+    let used = warm(&one).await + warm(&other).await;
+    assert!(leased(&log) > 0);
+    let held = reserve(&one, 10).await.unwrap();
+    let all = reserve(&other, 1_000 - used - 10).await.unwrap();
+    assert_eq!(log.alice(), (used, 1_000 - used, 0));
+    let refused = reserve(&one, 1).await.unwrap_err();
+    assert!(matches!(refused, ReserveError::Exhausted { remaining: 0, .. }), "{refused:?}");
+    settle(held, 3);
+    drop(all);
+    assert_eq!(stopped(&other, &tracker).await, 0);
+    settle(reserve(&one, 1_000 - used - 3).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_while_others_give_back_leaves_nothing_held() {
+    let log = Log::with_limit(1_000);
+    let ((one, tracker), (other, _other)) = (leasing(&log, 1), leasing(&log, 2));
+    let used = warm(&one).await + warm(&other).await;
+    log.followers.lock().pop(); // it applies nothing any more, and so gives nothing back
+    let soon = Instant::now() + Duration::from_millis(200);
+    let late = one.reserve(charges(1_000 - used), soon, Duration::from_secs(600)).await.unwrap_err();
+    assert!(matches!(late, ReserveError::Unavailable(Unavailable::Deadline)), "{late:?}");
+    assert_eq!(stopped(&one, &tracker).await, 0);
+    assert_eq!(log.alice(), (used, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_desk_without_leases_asks_for_none() {
+    let log = Log::with_limit(1_000);
+    let (desk, tracker) = desk(&log);
+    log.followers.lock().push(desk.clone());
+    for _ in 0..10 {
+        settle(reserve(&desk, 10).await.unwrap(), 10);
+    }
+    assert_eq!(stopped(&desk, &tracker).await, 0);
+    assert_eq!((desk.stats().local, log.ledger.lock().counters().leased), (0, 0));
+}
