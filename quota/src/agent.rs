@@ -16,13 +16,14 @@
 //! 4. `load` counts each request once, from its first mention until its terminal record is confirmed; it bounds
 //!    everything kept here.
 
+mod path;
+
 use std::collections::{HashMap, VecDeque};
 
 use prost::Message as _;
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{
-    Charge as WireCharge, Frame, FrameOutcome, Hold, HoldOutcome, Outcome, Record, Refusal, Settle, Standing, Usage,
-    record::Kind,
+    Frame, FrameOutcome, Hold, HoldOutcome, Outcome, Record, Refusal, Settle, Standing, Usage, record::Kind,
 };
 
 #[cfg(test)]
@@ -31,8 +32,9 @@ use crate::{
     Charge,
     book::{Ask, Book, Parts},
     invariants::Violation,
-    ledger::{Ledger, MAX_CHARGES},
+    ledger::Ledger,
 };
+use path::{Path, asked, draw, to_wire};
 
 /// Records in one frame at most: 4,096 holds of two charges are some 400 KiB.
 pub const MAX_FRAME_RECORDS: usize = 4_096;
@@ -94,32 +96,6 @@ struct Request {
     in_log: bool,
 }
 
-/// Everything that a request asks for, and which of its charges are drawn from leases.
-#[derive(Debug)]
-struct Path {
-    hold: Hold,
-    drawn: u64,
-}
-
-impl Path {
-    fn is_drawn(&self, at: usize) -> bool {
-        at < MAX_CHARGES && self.drawn >> at & 1 == 1
-    }
-
-    /// What is left to the log.
-    fn rest(&self) -> Hold {
-        let charges = self.hold.charges.iter().enumerate().filter(|(at, _)| !self.is_drawn(*at));
-        Hold { charges: charges.map(|(_, charge)| charge.clone()).collect(), ..self.hold }
-    }
-
-    /// Which charge of the path is the `nth` that was left to the log.
-    fn position(&self, nth: u32) -> u32 {
-        let left = (0..self.hold.charges.len()).filter(|at| !self.is_drawn(*at));
-        let at = left.into_iter().nth(usize::try_from(nth).unwrap_or(usize::MAX));
-        at.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX)
-    }
-}
-
 /// The log's word on a hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
@@ -154,8 +130,7 @@ impl Agent {
     pub fn hold(&mut self, mut hold: Hold) -> u64 {
         hold.request = self.number();
         let request = hold.request;
-        let path = Some(Box::new(Path { hold: hold.clone(), drawn: 0 }));
-        self.requests.insert(request, Request { phase: Phase::Queued, parts: Parts::new(), path, in_log: false });
+        self.requests.insert(request, Request { phase: Phase::Queued, parts: Parts::new(), path: None, in_log: false });
         self.queued += 1;
         self.holds.push_back(hold);
         request
@@ -392,6 +367,7 @@ impl Agent {
             }
             Refusal::Recalling if known.phase == Phase::Sent => {
                 (known.phase, known.in_log) = (Phase::Parked, false);
+                known.path.get_or_insert_with(|| Box::new(Path { hold, drawn: 0 }));
                 let parts = std::mem::take(&mut known.parts);
                 self.give_back(&parts);
                 self.parked.push(request);
@@ -501,37 +477,6 @@ impl Agent {
         let mut open: Vec<u64> = open.map(|(request, _)| *request).collect();
         open.sort_unstable();
         open
-    }
-}
-
-/// Draws what leases cover of a path: the parts in its order, and a bit for each charge that was drawn. Of a path that the
-/// log would call malformed nothing is drawn.
-fn draw<'a>(book: &mut Book, path: impl Iterator<Item = Ask<'a>> + Clone, now: u64) -> (Parts, u64) {
-    let mut parts = Parts::new();
-    let mut drawn = 0;
-    let twice = path.clone().enumerate().any(|(at, ask)| path.clone().take(at).any(|it| it.limit == ask.limit));
-    if twice || path.clone().nth(MAX_CHARGES).is_some() {
-        return (parts, drawn);
-    }
-    for (at, ask) in path.enumerate() {
-        if let Some(part) = book.draw(ask, now) {
-            parts.push(part);
-            drawn |= 1 << at;
-        }
-    }
-    (parts, drawn)
-}
-
-fn asked(charge: &WireCharge) -> Ask<'_> {
-    Ask { limit: &charge.limit, version: charge.limit_version, key: &charge.key, amount: charge.amount }
-}
-
-fn to_wire(charge: &Charge) -> WireCharge {
-    WireCharge {
-        limit: charge.limit.to_string(),
-        key: charge.key.clone(),
-        amount: charge.amount,
-        limit_version: charge.version.0,
     }
 }
 

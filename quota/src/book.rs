@@ -10,25 +10,31 @@
 //! 3. The sums of a lease live until the replica shows that its window is over, whatever this node's time says.
 //! 4. Once an account is seen to be central nothing is drawn, and every report gives back all that no request holds (R11).
 
+mod cell;
 mod demand;
+mod follow;
 
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
 use tollgate_proto::state::v1::{Outcome, Report, Standing, Usage, Want};
 
-use self::demand::Demand;
+#[cfg(test)]
+pub(crate) use self::cell::Bug;
+use self::cell::Cell;
 use crate::{
     invariants::{Violation, require, within_lease},
-    ledger::{LeaseView, Ledger, actual},
+    ledger::actual,
 };
 
 /// Leases in the book at most; what is beyond asks the log for every request.
 const MAX_CELLS: usize = 131_072;
 /// Between two asks for one lease: a grant takes a commit to arrive.
 const ASK_EVERY_US: u64 = 50_000;
+/// Cells that look for their account at once: they are looked up with every entry.
+const MAX_UNBOUND: usize = 1_024;
 /// An account that never came to be, or shares its record, is forgotten after this long.
-const FORGET_UNBOUND_US: u64 = 60_000_000;
+const FORGET_UNBOUND_US: u64 = 5_000_000;
 
 /// What one request holds of one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,84 +77,6 @@ pub(crate) struct Book {
     closed: bool,
     #[cfg(test)]
     pub(crate) bug: Option<Bug>,
-}
-
-/// Ways to be wrong: see `sim`.
-#[cfg(test)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bug {
-    /// Goes on drawing from what was called back.
-    DrawsWhenCentral,
-    /// Gives back what requests hold too.
-    ReturnsWhatIsHeld,
-    /// Gives back, and goes on as if it had not.
-    ReturnsAndKeeps,
-    /// Moves the sums of a window that has turned.
-    SettlesIntoTheNextWindow,
-    /// Treats what was held by a lease as the log's when its account is central by the time it ends.
-    SettlesByTheModeNow,
-    /// Gives back once, when it is told to.
-    ReturnsOnce,
-    /// Takes what the ledger was last told for what it has done.
-    BelievesTheReplica,
-    /// Adds up grants as they are seen, and begins anew with a snapshot.
-    SumsGrants,
-    /// Holds the whole of a mixed path in the log, what was drawn included.
-    HoldsTheWholePath,
-    /// Leaves a hold alone that was granted after its caller had gone.
-    ForgetsTheAbandoned,
-    /// Lets go of the sums of a lease that it has nothing of in hand.
-    ForgetsEmptyLeases,
-}
-
-#[derive(Debug, Default)]
-struct Cell {
-    limit: Box<str>,
-    key: Vec<String>,
-    named: bool,
-    lease: Option<LeaseView>,
-    held: u64,
-    spent: u64,
-    returned: u64,
-    overrun: u64,
-    /// The generation that was last reported.
-    said: u32,
-    is_dirty: bool,
-    is_short: bool,
-    demand: Demand,
-    ask_after: u64,
-    #[cfg(test)]
-    missed: u64,
-}
-
-impl Cell {
-    fn balance(&self) -> u64 {
-        let granted = self.lease.map_or(0, |lease| lease.granted);
-        granted.saturating_sub(self.held).saturating_sub(self.spent).saturating_sub(self.returned)
-    }
-
-    fn is_of(&self, epoch: u64) -> bool {
-        self.lease.is_some_and(|lease| lease.epoch == epoch)
-    }
-
-    /// Whether the lease may be drawn on for a charge of this version at this time.
-    fn serves(&self, version: u64, now: u64) -> bool {
-        self.lease.is_some_and(|lease| {
-            let (since, newest) = lease.versions;
-            lease.in_force && !lease.central && now < lease.window_end.0 && (since.0..=newest.0).contains(&version)
-        })
-    }
-
-    fn is_called_back(&self) -> bool {
-        self.lease.is_some_and(|lease| lease.central || !lease.in_force)
-    }
-
-    fn forget_sums(&mut self) {
-        (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
-        #[cfg(test)]
-        (self.missed = 0);
-        self.lease = None;
-    }
 }
 
 impl Book {
@@ -202,7 +130,8 @@ impl Book {
         if let Some(at) = self.names.get(ask.limit).and_then(|keys| keys.get(ask.key)) {
             return Some(*at);
         }
-        if self.closed || self.cells.len() - self.vacant.len() >= MAX_CELLS {
+        let full = self.cells.len() - self.vacant.len() >= MAX_CELLS || self.unbound.len() >= MAX_UNBOUND;
+        if self.closed || full {
             return None;
         }
         let cell = Cell { limit: ask.limit.into(), key: ask.key.to_vec(), named: true, ..Cell::default() };
@@ -327,126 +256,6 @@ impl Book {
         })
     }
 
-    /// Reads anew what the replica's last entry has changed.
-    pub(crate) fn follow(&mut self, ledger: &Ledger) {
-        if ledger.node(self.node).is_some_and(|(incarnation, _)| incarnation > self.incarnation) {
-            self.closed = true;
-        }
-        let news = ledger.news();
-        if news.all {
-            self.bound().into_iter().for_each(|at| self.look(ledger, at));
-        } else {
-            for account in &news.accounts {
-                if let Some(at) = self.by_account.get(account).copied() {
-                    self.look(ledger, at);
-                }
-            }
-        }
-        for at in std::mem::take(&mut self.unbound) {
-            self.bind(ledger, at);
-        }
-    }
-
-    /// Reads the lease of one cell. One whose window is over is let go.
-    fn look(&mut self, ledger: &Ledger, at: u32) {
-        #[cfg(test)]
-        let bug = self.bug;
-        let (node, incarnation) = (self.node, self.incarnation);
-        let Some(cell) = self.cells[at as usize].as_mut() else { return };
-        let Some(known) = cell.lease else { return };
-        let view = ledger.lease(node, incarnation, known.account).filter(|view| view.epoch == known.epoch);
-        #[cfg(test)]
-        let view = if bug == Some(Bug::ForgetsEmptyLeases) && cell.balance() == 0 { None } else { view };
-        let Some(view) = view else {
-            self.by_account.remove(&known.account);
-            cell.forget_sums();
-            if cell.named {
-                self.unbound.push(at);
-            } else {
-                self.remove(at);
-            }
-            return;
-        };
-        cell.lease = Some(view);
-        #[cfg(test)]
-        cell.go_wrong(bug, known, ledger);
-        let called = cell.is_called_back() && (cell.balance() > 0 || cell.said != view.generation);
-        if !view.in_force {
-            self.unname(at);
-        }
-        if called {
-            self.touch(at);
-            self.due = true;
-        }
-    }
-
-    /// Finds the account of a cell that has none. An account has one cell, whatever became of its limit meanwhile.
-    fn bind(&mut self, ledger: &Ledger, at: u32) {
-        let Some(cell) = self.cells[at as usize].as_mut() else { return };
-        let Some(view) = ledger.lease_of(self.node, self.incarnation, &cell.limit, &cell.key) else {
-            if ledger.counters().last_time_us > cell.demand.last().saturating_add(FORGET_UNBOUND_US) {
-                self.unname(at);
-                self.remove(at);
-            } else {
-                self.unbound.push(at);
-            }
-            return;
-        };
-        match self.by_account.get(&view.account).copied() {
-            None => {
-                cell.lease = Some(view);
-                self.by_account.insert(view.account, at);
-            }
-            Some(first) => {
-                let name = (cell.limit.clone(), cell.key.clone());
-                self.remove(at);
-                self.names.entry(name.0).or_default().insert(name.1, first);
-                if let Some(first) = self.cells[first as usize].as_mut() {
-                    first.named = true;
-                }
-            }
-        }
-    }
-
-    /// The limit is gone: its name may come to mean another account.
-    fn unname(&mut self, at: u32) {
-        let Some(cell) = self.cells[at as usize].as_mut().filter(|cell| cell.named) else { return };
-        cell.named = false;
-        if let Some(keys) = self.names.get_mut(&cell.limit) {
-            keys.remove(&cell.key);
-            if keys.is_empty() {
-                self.names.remove(&cell.limit);
-            }
-        }
-    }
-
-    fn remove(&mut self, at: u32) {
-        let Some(cell) = self.cells[at as usize].take() else { return };
-        self.vacant.push(at);
-        if cell.is_dirty {
-            self.dirty.retain(|it| *it != at);
-        }
-        if cell.is_short {
-            self.short.retain(|it| *it != at);
-        }
-    }
-
-    /// Nothing is drawn from here on, and all that no request holds goes back.
-    pub(crate) fn close(&mut self) {
-        self.closed = true;
-        for at in self.bound() {
-            self.touch(at);
-            self.due = true;
-        }
-    }
-
-    /// Cells that have a lease, in order.
-    fn bound(&self) -> Vec<u32> {
-        let mut all: Vec<u32> = self.by_account.values().copied().collect();
-        all.sort_unstable();
-        all
-    }
-
     /// I2 of every lease, given what the requests of this node hold.
     ///
     /// # Errors
@@ -465,24 +274,5 @@ impl Book {
             require(explained == cell.held, "I5", || format!("{cell:?}, and requests hold {explained}"))?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-impl Cell {
-    fn go_wrong(&mut self, bug: Option<Bug>, known: LeaseView, ledger: &Ledger) {
-        let Some(view) = self.lease.as_mut() else { return };
-        match bug {
-            Some(Bug::BelievesTheReplica) if ledger.news().accounts.is_empty() => {
-                (self.held, self.spent) = (0, 0);
-            }
-            Some(Bug::SumsGrants) => {
-                if ledger.news().accounts.is_empty() {
-                    self.missed = view.granted.saturating_sub(known.granted);
-                }
-                view.granted = view.granted.saturating_sub(self.missed);
-            }
-            _ => {}
-        }
     }
 }

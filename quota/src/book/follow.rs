@@ -1,0 +1,130 @@
+//! How the book follows its node's replica: leases are read anew from what was applied, never from what happened.
+
+#[cfg(test)]
+use super::Bug;
+use super::{Book, FORGET_UNBOUND_US};
+use crate::Ledger;
+
+impl Book {
+    /// Reads anew what the replica's last entry has changed.
+    pub(crate) fn follow(&mut self, ledger: &Ledger) {
+        if ledger.node(self.node).is_some_and(|(incarnation, _)| incarnation > self.incarnation) {
+            self.closed = true;
+        }
+        let news = ledger.news();
+        if news.all {
+            self.bound().into_iter().for_each(|at| self.look(ledger, at));
+        } else {
+            for account in &news.accounts {
+                if let Some(at) = self.by_account.get(account).copied() {
+                    self.look(ledger, at);
+                }
+            }
+        }
+        for at in std::mem::take(&mut self.unbound) {
+            self.bind(ledger, at);
+        }
+    }
+
+    /// Reads the lease of one cell. One whose window is over is let go.
+    fn look(&mut self, ledger: &Ledger, at: u32) {
+        #[cfg(test)]
+        let bug = self.bug;
+        let (node, incarnation) = (self.node, self.incarnation);
+        let Some(cell) = self.cells[at as usize].as_mut() else { return };
+        let Some(known) = cell.lease else { return };
+        let view = ledger.lease(node, incarnation, known.account).filter(|view| view.epoch == known.epoch);
+        #[cfg(test)]
+        let view = if bug == Some(Bug::ForgetsEmptyLeases) && cell.balance() == 0 { None } else { view };
+        let Some(view) = view else {
+            self.by_account.remove(&known.account);
+            cell.forget_sums();
+            if cell.named {
+                self.unbound.push(at);
+            } else {
+                self.remove(at);
+            }
+            return;
+        };
+        cell.lease = Some(view);
+        #[cfg(test)]
+        cell.go_wrong(bug, known, ledger);
+        let called = cell.is_called_back() && (cell.balance() > 0 || cell.said != view.generation);
+        if !view.in_force {
+            self.unname(at);
+        }
+        if called {
+            self.touch(at);
+            self.due = true;
+        }
+    }
+
+    /// Finds the account of a cell that has none. An account has one cell, whatever became of its limit meanwhile.
+    fn bind(&mut self, ledger: &Ledger, at: u32) {
+        let Some(cell) = self.cells[at as usize].as_mut() else { return };
+        let Some(view) = ledger.lease_of(self.node, self.incarnation, &cell.limit, &cell.key) else {
+            let waited = ledger.counters().last_time_us > cell.demand.last().saturating_add(FORGET_UNBOUND_US);
+            if waited || cell.was_bound {
+                self.unname(at);
+                self.remove(at);
+            } else {
+                self.unbound.push(at);
+            }
+            return;
+        };
+        match self.by_account.get(&view.account).copied() {
+            None => {
+                cell.lease = Some(view);
+                cell.was_bound = false;
+                self.by_account.insert(view.account, at);
+            }
+            Some(first) => {
+                let name = (cell.limit.clone(), cell.key.clone());
+                self.remove(at);
+                self.names.entry(name.0).or_default().insert(name.1, first);
+                if let Some(first) = self.cells[first as usize].as_mut() {
+                    first.named = true;
+                }
+            }
+        }
+    }
+
+    /// The limit is gone: its name may come to mean another account.
+    fn unname(&mut self, at: u32) {
+        let Some(cell) = self.cells[at as usize].as_mut().filter(|cell| cell.named) else { return };
+        cell.named = false;
+        if let Some(keys) = self.names.get_mut(&cell.limit) {
+            keys.remove(&cell.key);
+            if keys.is_empty() {
+                self.names.remove(&cell.limit);
+            }
+        }
+    }
+
+    fn remove(&mut self, at: u32) {
+        let Some(cell) = self.cells[at as usize].take() else { return };
+        self.vacant.push(at);
+        if cell.is_dirty {
+            self.dirty.retain(|it| *it != at);
+        }
+        if cell.is_short {
+            self.short.retain(|it| *it != at);
+        }
+    }
+
+    /// Nothing is drawn from here on, and all that no request holds goes back.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        for at in self.bound() {
+            self.touch(at);
+            self.due = true;
+        }
+    }
+
+    /// Cells that have a lease, in order.
+    fn bound(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = self.by_account.values().copied().collect();
+        all.sort_unstable();
+        all
+    }
+}

@@ -1,0 +1,164 @@
+//! What goes wrong: crashes, zombies, partitions, outages, edits, and snapshots for those who lag.
+
+use super::*;
+
+impl World {
+    pub(super) fn set(&mut self, limit: usize, capacity: u64) -> Checked {
+        let (unit, per, window) = match limit {
+            0 => (Unit::Tokens, vec![KeyPart::Consumer], Window::Minute),
+            1 => (Unit::Tokens, vec![KeyPart::Consumer], Window::Second),
+            _ => (Unit::Requests, Vec::new(), Window::Minute),
+        };
+        let version = LogIndex(self.log.len() as u64 + 1);
+        let limit = Name::new(LIMITS[limit]);
+        let rule = Rule { limit, version, unit, per, capacity, window, time_zone: TimeZone::UTC };
+        self.append(Command::Set(rule)).map(drop)
+    }
+
+    pub(super) fn spawn(&mut self, node: u64, incarnation: u64) -> Checked {
+        if self.plan.wrong != Wrong::SameIncarnation || self.log.len() < LIMITS.len() + usize::try_from(NODES).unwrap()
+        {
+            self.append(Command::Open(NodeOpen { node, incarnation }))?;
+        }
+        let mut agent = Agent::new(node, incarnation);
+        agent.set_bug(if let Wrong::Book(bug) = self.plan.wrong { Some(bug) } else { None });
+        let replica = self.snapshot();
+        agent.follow(&replica);
+        let process = self.processes.len();
+        self.processes.push(Process {
+            node,
+            incarnation,
+            agent,
+            replica,
+            applied: self.log.len(),
+            alive: true,
+            cut: false,
+            lags: false,
+            skew: self.dice.range(0, 100 * MS),
+            clock: 0,
+            sent_at: 0,
+            retry_at: 0,
+            waiting: BTreeMap::new(),
+            flights: BTreeMap::new(),
+        });
+        self.queue.at(self.now + MS, Event::Tick { process });
+        Ok(())
+    }
+
+    pub(super) fn snapshot(&self) -> Ledger {
+        let rows = self.truth.image().into_rows().map(Ok::<_, std::convert::Infallible>);
+        let mut ledger = Ledger::restore(rows).expect("it was just written");
+        ledger.bug = self.ledger_bug();
+        ledger
+    }
+
+    pub(super) fn trouble(&mut self) -> Checked {
+        if self.now >= TROUBLES {
+            return Ok(());
+        }
+        let soon = self.now + self.dice.range(100 * MS, 1_500 * MS);
+        self.queue.at(soon, Event::Trouble);
+        if self.dice.percent(50) && self.remake()? {
+            return Ok(());
+        }
+        let alive: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].alive).collect();
+        if alive.is_empty() {
+            return Ok(());
+        }
+        let process = alive[self.dice.index(alive.len())];
+        match self.dice.range(0, 8) {
+            0 => self.crash(process),
+            1 => self.haunt(process)?,
+            2 => self.cut(process),
+            3 => {
+                self.leaderless = true;
+                self.leader_skew = self.dice.range(0, 200 * MS);
+                let elected = self.now + self.dice.range(100 * MS, 2 * SECOND);
+                self.queue.at(elected, Event::Elected);
+            }
+            4 | 5 => {
+                self.remake()?;
+                self.stats.edits += 1;
+                let (limit, capacity) = (self.dice.index(LIMITS.len()), self.dice.range(50, 6_000));
+                self.set(limit, capacity)?;
+            }
+            6 => self.remove()?,
+            _ => {
+                self.processes[process].lags = true;
+                let installed = self.now + self.dice.range(0, 1_500 * MS);
+                self.queue.at(installed, Event::Install { process });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self) -> Checked {
+        let rules = self.truth.rules();
+        if self.deleted.is_none() {
+            let rule = rules[self.dice.index(rules.len())].clone();
+            self.append(Command::Remove(rule.limit.clone()))?;
+            self.deleted = Some(rule);
+        }
+        Ok(())
+    }
+
+    /// Makes the limit again that was deleted.
+    pub(super) fn remake(&mut self) -> Result<bool, Violation> {
+        let Some(rule) = self.deleted.take() else { return Ok(false) };
+        let limit = LIMITS.iter().position(|limit| **limit == *rule.limit).expect("it is one of them");
+        self.set(limit, rule.capacity)?;
+        Ok(true)
+    }
+
+    pub(super) fn crash(&mut self, at: usize) {
+        self.stats.crashes += 1;
+        self.crashed_at = self.now;
+        self.processes[at].alive = false;
+        let back = self.now + self.dice.range(50 * MS, 3 * SECOND);
+        self.queue.at(back, Event::Restart { process: at });
+    }
+
+    pub(super) fn restart(&mut self, dead: usize) -> Checked {
+        let Process { node, incarnation, .. } = self.processes[dead];
+        if self.processes.iter().any(|it| it.node == node && it.alive && !it.cut) {
+            return Ok(());
+        }
+        let newest = self.processes.iter().filter(|it| it.node == node).map(|it| it.incarnation).max();
+        let same = self.plan.wrong == Wrong::SameIncarnation;
+        self.spawn(node, if same { incarnation } else { newest.unwrap_or(incarnation) + 1 })
+    }
+
+    /// A process is cut off, and goes on while the next one of its node starts.
+    pub(super) fn haunt(&mut self, at: usize) -> Checked {
+        self.stats.zombies += 1;
+        self.crashed_at = self.now;
+        self.cut(at);
+        self.restart(at)
+    }
+
+    pub(super) fn cut(&mut self, process: usize) {
+        self.processes[process].cut = true;
+        let healed = self.now + self.dice.range(100 * MS, 5 * SECOND);
+        self.queue.at(healed, Event::Heal { process });
+    }
+
+    pub(super) fn heal(&mut self, process: usize) {
+        self.processes[process].cut = false;
+        self.announce(process);
+    }
+
+    pub(super) fn install(&mut self, at: usize) {
+        self.processes[at].lags = false;
+        if self.processes[at].cut || !self.processes[at].alive {
+            return;
+        }
+        self.stats.snapshots += 1;
+        let replica = self.snapshot();
+        let process = &mut self.processes[at];
+        process.applied = self.log.len();
+        process.replica = replica;
+        process.agent.follow(&process.replica);
+        let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
+        process.alive = newest <= process.incarnation;
+    }
+}
