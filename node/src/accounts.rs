@@ -80,8 +80,9 @@ fn shown(account: AccountView) -> LimitAccount {
         account: account.account,
         capacity: account.capacity,
         used: account.used,
-        held: account.held,
-        leased: 0,
+        // What nobody can account for counts as held until the window turns.
+        held: account.held.saturating_add(account.suspense),
+        leased: account.leased,
         // Below zero after the limit was lowered: then nothing is free.
         free: u64::try_from(account.free).unwrap_or(0),
         window_start: account.window_start.to_string(),

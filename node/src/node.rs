@@ -109,6 +109,7 @@ impl Node {
 
         let desk_config = DeskConfig::new(NodeId(config.id), opened);
         let desk = Desk::spawn(desk_config, Arc::new(LogUplink::new(consensus.clone())), &background);
+        state.show_to(desk.clone());
         let view = views::compile(&state.config().borrow(), None, key.as_deref());
         let served = watch::Sender::new(view.index);
         let gateway = {

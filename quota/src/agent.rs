@@ -32,7 +32,7 @@ use crate::{
     Charge,
     book::{Ask, Book, Parts},
     invariants::Violation,
-    ledger::Ledger,
+    ledger::{Ledger, News},
 };
 use path::{Path, asked, draw, to_wire};
 
@@ -195,9 +195,9 @@ impl Agent {
         !self.parked.is_empty()
     }
 
-    /// Takes in what the last entry has changed, once this node's own replica has applied it.
-    pub fn follow(&mut self, ledger: &Ledger) {
-        self.book.follow(ledger);
+    /// Takes in what has changed in this node's own replica.
+    pub fn follow(&mut self, ledger: &Ledger, news: &News) {
+        self.book.follow(ledger, news);
     }
 
     /// Draws on no lease any more, and gives back what is in hand.

@@ -77,6 +77,8 @@ pub(crate) struct Book {
     closed: bool,
     #[cfg(test)]
     pub(crate) bug: Option<Bug>,
+    #[cfg(test)]
+    is_snapshot: bool,
 }
 
 impl Book {
@@ -95,6 +97,8 @@ impl Book {
             closed: false,
             #[cfg(test)]
             bug: None,
+            #[cfg(test)]
+            is_snapshot: false,
         }
     }
 

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_model::NodeId;
 use tollgate_proto::state::v1::{Attribution, Outcome, Usage};
 
-use crate::{Charge, Ledger, Reservation, ReserveError, Unavailable, Uplink};
+use crate::{Charge, Ledger, Reservation, ReserveError, Unavailable, Uplink, ledger::News};
 
 use shared::{Reserved, Shared};
 pub(crate) use ticket::Ticket;
@@ -139,11 +139,12 @@ impl Desk {
         }
     }
 
-    /// Shows the desk this node's own replica, after each entry and each snapshot that it has applied: so it learns what it
+    /// Shows the desk this node's own replica, after each entry and each snapshot that it has applied, with
+    /// [`Ledger::take_news`]: so it learns what it
     /// was granted and what is called back. Takes microseconds and never waits for the log.
-    pub fn follow(&self, ledger: &Ledger) {
+    pub fn follow(&self, ledger: &Ledger, news: &News) {
         if self.shared.config.leases {
-            self.shared.follow(ledger);
+            self.shared.follow(ledger, news);
         }
     }
 

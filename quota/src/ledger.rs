@@ -130,13 +130,28 @@ pub struct Used<'a> {
     pub outcome: Outcome,
 }
 
-/// What the last entry has changed, for those who follow some accounts.
+/// What has changed since it was last taken, for those who follow some accounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct News {
     /// Limits were changed, or the whole ledger is another: look at everything again.
     pub all: bool,
     /// Accounts that have changed, or are gone.
     pub accounts: Vec<u32>,
+}
+
+/// Changed accounts that are named one by one; beyond them everything counts as changed. Also what bounds news that
+/// nobody takes.
+const MAX_NEWS: usize = 4_096;
+
+impl News {
+    fn add(&mut self, accounts: &[u32], all: bool) {
+        self.all |= all || self.accounts.len() + accounts.len() > MAX_NEWS;
+        if self.all {
+            self.accounts.clear();
+        } else {
+            self.accounts.extend_from_slice(accounts);
+        }
+    }
 }
 
 impl Default for Ledger {
@@ -233,10 +248,10 @@ impl Ledger {
         self.nodes.get(node).map(|state| (state.incarnation, state.last_seq))
     }
 
-    /// What the last entry has changed.
+    /// What has changed since this was last called: with several changes in one entry, all of them.
     #[must_use]
-    pub fn news(&self) -> &News {
-        &self.news
+    pub fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 
     /// Open holds, expired ones included.
@@ -266,7 +281,6 @@ impl Ledger {
     fn begin(&mut self, now: Timestamp) -> u64 {
         let now = now.0.max(self.meta.last_time_us);
         self.meta.last_time_us = now;
-        self.news.all = false;
         self.expire_holds(now);
         now
     }
@@ -274,9 +288,9 @@ impl Ledger {
     /// Collects a few idle accounts and hands out the rows that changed.
     fn finish(&mut self, now: u64, changes: &mut Changes) {
         self.sweep(now);
-        self.drain_changes(changes);
         #[cfg(debug_assertions)]
         self.assert_conserved();
+        self.drain_changes(changes);
     }
 
     /// I1 of every account that the entry has touched.
@@ -286,7 +300,7 @@ impl Ledger {
         if self.bug.is_some() {
             return;
         }
-        for id in &self.news.accounts {
+        for id in &self.dirty.accounts {
             if let Err(violation) = self.audit_leases(*id) {
                 panic!("{violation}");
             }

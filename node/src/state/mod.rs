@@ -13,7 +13,10 @@
 mod rows;
 mod rules;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -25,7 +28,7 @@ use tollgate_billing::UsageTable;
 use tollgate_consensus::{Applied, Changes, Fingerprint, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{Command, CommandAsked, ConfigChange, QuotaBatch, TokenChange, command};
-use tollgate_quota::{Ledger, NodeOpen};
+use tollgate_quota::{Desk, Ledger, NodeOpen};
 
 use self::rows::Part;
 
@@ -37,6 +40,8 @@ pub(crate) struct Shared {
     config: watch::Sender<ConfigState>,
     /// Log time of the last command applied.
     log_time: watch::Sender<Timestamp>,
+    /// Is shown the ledger after each entry that may concern its leases.
+    desk: OnceLock<Desk>,
 }
 
 impl Shared {
@@ -53,6 +58,22 @@ impl Shared {
     /// A short look at the limits' accounts. Applying waits meanwhile: take an image for anything longer.
     pub(crate) fn ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
         look(&self.ledger.read())
+    }
+
+    /// From here on this desk learns of its leases from what is applied. One desk for the life of the process.
+    pub(crate) fn show_to(&self, desk: Desk) {
+        let _ = self.desk.set(desk);
+    }
+
+    /// Changes the ledger, and shows it to the desk while it stands so.
+    fn change_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
+        let mut ledger = self.ledger.write();
+        let changed = change(&mut ledger);
+        let news = ledger.take_news();
+        if let Some(desk) = self.desk.get() {
+            desk.follow(&ledger, &news);
+        }
+        changed
     }
 
     /// A look at the usage aggregates.
@@ -82,6 +103,7 @@ impl ReplicatedState {
             tokens: ArcSwap::from_pointee(TokenTable::default()),
             config: watch::Sender::new(config),
             log_time: watch::Sender::new(Timestamp(0)),
+            desk: OnceLock::new(),
         });
         (ReplicatedState { catalog: Catalog::default(), shared: Arc::clone(&shared) }, shared)
     }
@@ -91,7 +113,8 @@ impl ReplicatedState {
         Part::Catalog.collect(decision.rows(), changes);
         if !decision.changes.is_empty() {
             let mut quota = Vec::new();
-            rules::follow(&mut self.shared.ledger.write(), &self.catalog, &decision.changes, at, now, &mut quota);
+            let (catalog, changed) = (&self.catalog, &decision.changes);
+            self.shared.change_ledger(|ledger| rules::follow(ledger, catalog, changed, at, now, &mut quota));
             Part::Quota.collect(quota, changes);
             self.publish_config(at);
         }
@@ -104,7 +127,7 @@ impl ReplicatedState {
 
     fn apply_quota(&mut self, at: LogIndex, now: Timestamp, batch: &QuotaBatch, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
-        let applied = self.shared.ledger.write().apply(at, now, batch, &mut rows);
+        let applied = self.shared.change_ledger(|ledger| ledger.apply(at, now, batch, &mut rows));
         Part::Quota.collect(rows.drain(..), changes);
         if !applied.used.is_empty() {
             let mut usage = self.shared.usage.write();
@@ -118,7 +141,7 @@ impl ReplicatedState {
 
     fn open_node(&mut self, at: LogIndex, now: Timestamp, open: &NodeOpen, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
-        let outcome = self.shared.ledger.write().open(at, now, open, &mut rows);
+        let outcome = self.shared.change_ledger(|ledger| ledger.open(at, now, open, &mut rows));
         Part::Quota.collect(rows, changes);
         outcome.encode_to_vec()
     }
@@ -176,7 +199,7 @@ impl StateMachine for ReplicatedState {
         let tokens = TokenTable::restore(parts.tokens).map_err(rows::invalid)?;
         let ledger = Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
-        *self.shared.ledger.write() = ledger;
+        self.shared.change_ledger(|current| *current = ledger);
         *self.shared.usage.write() = usage;
         self.shared.tokens.store(Arc::new(tokens));
         self.publish_config(self.catalog.version());

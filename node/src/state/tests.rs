@@ -1,5 +1,7 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use tokio_util::task::TaskTracker;
+use tollgate_model::{Name, NodeId};
 use tollgate_proto::{
     state::v1::{
         Charge, ConfigOutcome, Frame, Hold, NodeOpen, PutResource, QuotaOutcome, Record, Settle, TokenRecord, Usage,
@@ -7,7 +9,7 @@ use tollgate_proto::{
     },
     v1::Resource,
 };
-use tollgate_quota::{Attribution, Outcome};
+use tollgate_quota::{Attribution, BoxFuture, Desk, DeskConfig, FrameOutcome, Outcome, Uplink, UplinkError};
 
 use super::*;
 
@@ -131,6 +133,40 @@ fn a_restored_state_goes_on_like_the_one_it_was_taken_from() {
     }
     assert_eq!(original.image(), restored.image());
     assert_eq!(restored.rows, restored.image());
+}
+
+/// A log of one node: what is proposed is applied.
+struct Log(Arc<parking_lot::Mutex<Driven>>);
+
+impl Uplink for Log {
+    fn propose(&self, frame: Frame, _: tokio::time::Instant) -> BoxFuture<'_, Result<FrameOutcome, UplinkError>> {
+        let outcome = self.0.lock().apply(command::Kind::Quota(QuotaBatch { frames: vec![frame] }));
+        Box::pin(async { Ok(QuotaOutcome::decode(outcome).unwrap().frames.remove(0)) })
+    }
+}
+
+#[tokio::test]
+async fn a_desk_learns_of_its_leases_from_what_is_applied() {
+    let mut driven = Driven::new();
+    configure(&mut driven);
+    driven.apply(command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1 }));
+    let shared = Arc::clone(&driven.shared);
+    let log = Arc::new(parking_lot::Mutex::new(driven));
+    let config = DeskConfig { leases: true, ..DeskConfig::new(NodeId(1), 1) };
+    let desk = Desk::spawn(config, Arc::new(Log(Arc::clone(&log))), &TaskTracker::new());
+    shared.show_to(desk.clone());
+    let version = shared.ledger(|ledger| ledger.rules()[0].version);
+    for _ in 0..100 {
+        let charge =
+            tollgate_quota::Charge { limit: Name::new("tpm"), version, key: vec!["acme".to_owned()], amount: 1 };
+        let by = tokio::time::Instant::now() + Duration::from_secs(5);
+        drop(desk.reserve(vec![charge], by, Duration::from_secs(60)).await.unwrap());
+        if desk.stats().local > 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no lease came: {:?}", desk.stats());
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! One lease as its node knows it.
 
 use super::demand::Demand;
-#[cfg(test)]
-use crate::Ledger;
 use crate::ledger::LeaseView;
 
 /// Ways to be wrong: see `sim`.
@@ -89,14 +87,14 @@ impl Cell {
 
 #[cfg(test)]
 impl Cell {
-    pub(super) fn go_wrong(&mut self, bug: Option<Bug>, known: LeaseView, ledger: &Ledger) {
+    pub(super) fn go_wrong(&mut self, bug: Option<Bug>, known: LeaseView, snapshot: bool) {
         let Some(view) = self.lease.as_mut() else { return };
         match bug {
-            Some(Bug::BelievesTheReplica) if ledger.news().accounts.is_empty() => {
+            Some(Bug::BelievesTheReplica) if snapshot => {
                 (self.held, self.spent) = (0, 0);
             }
             Some(Bug::SumsGrants) => {
-                if ledger.news().accounts.is_empty() {
+                if snapshot {
                     self.missed = view.granted.saturating_sub(known.granted);
                 }
                 view.granted = view.granted.saturating_sub(self.missed);

@@ -3,15 +3,16 @@
 #[cfg(test)]
 use super::Bug;
 use super::{Book, FORGET_UNBOUND_US};
-use crate::Ledger;
+use crate::{Ledger, ledger::News};
 
 impl Book {
-    /// Reads anew what the replica's last entry has changed.
-    pub(crate) fn follow(&mut self, ledger: &Ledger) {
+    /// Reads anew what has changed in the replica.
+    pub(crate) fn follow(&mut self, ledger: &Ledger, news: &News) {
         if ledger.node(self.node).is_some_and(|(incarnation, _)| incarnation > self.incarnation) {
             self.closed = true;
         }
-        let news = ledger.news();
+        #[cfg(test)]
+        (self.is_snapshot = news.all);
         if news.all {
             self.bound().into_iter().for_each(|at| self.look(ledger, at));
         } else {
@@ -29,7 +30,7 @@ impl Book {
     /// Reads the lease of one cell. One whose window is over is let go.
     fn look(&mut self, ledger: &Ledger, at: u32) {
         #[cfg(test)]
-        let bug = self.bug;
+        let (bug, snapshot) = (self.bug, self.is_snapshot);
         let (node, incarnation) = (self.node, self.incarnation);
         let Some(cell) = self.cells[at as usize].as_mut() else { return };
         let Some(known) = cell.lease else { return };
@@ -48,7 +49,7 @@ impl Book {
         };
         cell.lease = Some(view);
         #[cfg(test)]
-        cell.go_wrong(bug, known, ledger);
+        cell.go_wrong(bug, known, snapshot);
         let called = cell.is_called_back() && (cell.balance() > 0 || cell.said != view.generation);
         if !view.in_force {
             self.unname(at);

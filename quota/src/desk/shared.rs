@@ -21,6 +21,7 @@ use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, ticket::standing};
 use crate::{
     Charge, Ledger, Reservation, ReserveError, Unavailable,
     agent::{Agent, Answer, MAX_FRAME_RECORDS},
+    ledger::News,
 };
 
 /// Between two attempts of a request that waits for others to give back: about what a recall takes.
@@ -169,13 +170,13 @@ impl Shared {
     }
 
     /// Takes in what an entry has changed.
-    pub(super) fn follow(&self, ledger: &Ledger) {
+    pub(super) fn follow(&self, ledger: &Ledger, news: &News) {
         let mut state = self.state.lock();
         let (time, now) = (ledger.counters().last_time_us, Instant::now());
         if time > state.log_time().0 {
             state.clock = Some((time, now));
         }
-        state.agent.follow(ledger);
+        state.agent.follow(ledger, news);
         let known = state.leases_at;
         state.say_leases_within(self.config.hold_delay);
         let wake = state.leases_at != known;

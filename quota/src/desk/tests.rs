@@ -65,7 +65,8 @@ impl Log {
         self.used.lock().extend(applied.used.iter().map(|used| used.attribution.request_id.clone()));
         let outcome = applied.outcome.frames.into_iter().next().unwrap();
         ledger.audit().unwrap();
-        self.followers.lock().iter().for_each(|desk| desk.follow(&ledger));
+        let news = ledger.take_news();
+        self.followers.lock().iter().for_each(|desk| desk.follow(&ledger, &news));
         outcome
     }
 

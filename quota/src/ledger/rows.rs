@@ -105,7 +105,6 @@ impl Ledger {
         for &id in &accounts {
             changes.push((account_key(id), self.accounts.get(id).map(account_row)));
         }
-        self.news.accounts = accounts;
         for id in once(&mut self.dirty.holds) {
             changes.push((hold_key(id), self.holds.slab.get(id).map(hold_row)));
         }
@@ -116,7 +115,7 @@ impl Ledger {
         for node in once(&mut self.dirty.nodes) {
             changes.push((node_key(node), self.nodes.get(node).map(node_row)));
         }
-        self.news.all |= !self.dirty.rules.is_empty();
+        self.news.add(&accounts, !self.dirty.rules.is_empty());
         for id in once(&mut self.dirty.rules) {
             changes.push((rule_key(id), self.rules.slab.get(id).map(rule_row)));
         }

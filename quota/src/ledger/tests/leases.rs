@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 use tollgate_proto::state::v1::{AccountRow, Refusal, Report, Want};
 
 use super::*;
-use crate::ledger::LeaseView;
+use crate::ledger::{LeaseView, MAX_NEWS};
 
 impl Bench {
     fn want(&mut self, limit: &str, version: u64, key: &str, target: u64, need: u64) -> Option<LeaseView> {
@@ -130,6 +130,25 @@ fn a_lower_and_a_deletion_call_back_and_a_raise_ends_it() {
     assert_eq!((gone.central, gone.in_force), (true, false));
     bench.set(rule("tpm", 13, 650));
     assert_eq!(bench.account("tpm", "alice"), (600, 0, 0, 50), "as it was left");
+}
+
+#[test]
+fn news_are_of_everything_since_they_were_taken() {
+    let mut bench = tpm();
+    assert!(bench.ledger.take_news().all);
+    bench.want("tpm", 1, "alice", 100, 1);
+    bench.want("tpm", 1, "bob", 100, 1);
+    bench.remove("missing", 9);
+    let news = bench.ledger.take_news();
+    assert_eq!((news.all, news.accounts.contains(&0), news.accounts.contains(&1)), (false, true, true));
+    bench.set(rule("other", 10, 5));
+    bench.remove("missing", 11);
+    assert!(bench.ledger.take_news().all);
+    for at in 0..MAX_NEWS + 1 {
+        bench.hold(vec![charge("tpm", 1, &at.to_string(), 1)]);
+    }
+    let news = bench.ledger.take_news();
+    assert_eq!((news.all, news.accounts.len()), (true, 0), "news that nobody takes are bounded");
 }
 
 #[test]

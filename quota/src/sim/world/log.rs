@@ -34,8 +34,8 @@ impl World {
     }
 
     pub(super) fn note_accounts(&mut self, all: bool) {
-        let changed = self.truth.news().accounts.clone();
-        let known: Vec<u32> = if all { (0..64).collect() } else { changed };
+        let news = self.truth.take_news();
+        let known: Vec<u32> = if all || news.all { (0..64).collect() } else { news.accounts };
         for account in known {
             if let Some((epoch, place, capacity)) = self.truth.place(account) {
                 self.witness.see(account, epoch, &place, capacity);
@@ -74,7 +74,8 @@ impl World {
             let entry = &self.log[process.applied];
             process.applied += 1;
             apply(&mut process.replica, process.applied as u64, entry);
-            process.agent.follow(&process.replica);
+            let news = process.replica.take_news();
+            process.agent.follow(&process.replica, &news);
         }
         let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
         process.alive = newest <= process.incarnation;

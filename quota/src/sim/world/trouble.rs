@@ -22,8 +22,9 @@ impl World {
         }
         let mut agent = Agent::new(node, incarnation);
         agent.set_bug(if let Wrong::Book(bug) = self.plan.wrong { Some(bug) } else { None });
-        let replica = self.snapshot();
-        agent.follow(&replica);
+        let mut replica = self.snapshot();
+        let news = replica.take_news();
+        agent.follow(&replica, &news);
         let process = self.processes.len();
         self.processes.push(Process {
             node,
@@ -157,7 +158,8 @@ impl World {
         let process = &mut self.processes[at];
         process.applied = self.log.len();
         process.replica = replica;
-        process.agent.follow(&process.replica);
+        let news = process.replica.take_news();
+        process.agent.follow(&process.replica, &news);
         let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
         process.alive = newest <= process.incarnation;
     }
