@@ -23,7 +23,7 @@ fn seeds(few: u64) -> u64 {
 
 #[test]
 fn no_fault_makes_a_limit_exceeded_or_a_unit_lost() {
-    for seed in 0..seeds(40) {
+    for seed in 0..seeds(24) {
         if let Err(violation) = World::new(Plan::chaos(seed)).run() {
             panic!("seed {seed}: {violation}");
         }

@@ -237,7 +237,8 @@ impl Ledger {
     }
 
     fn refuse(&mut self, now: u64, hold: &Hold, refused: &Refused) -> HoldOutcome {
-        self.meta.refused += 1;
+        // Who is told to wait for others has not been refused yet.
+        self.meta.refused += u64::from(refused.why != Refusal::Recalling);
         self.denied(now, hold, refused)
     }
 

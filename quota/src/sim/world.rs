@@ -150,6 +150,8 @@ pub(super) struct World {
     log: Vec<Entry>,
     /// What the log says, applied as it is written.
     truth: Ledger,
+    /// The rows of all its changes.
+    store: BTreeMap<Vec<u8>, Vec<u8>>,
     processes: Vec<Process>,
     witness: Witness,
     /// What the log holds for requests, as it was granted.
@@ -174,6 +176,7 @@ impl World {
             now: START,
             log: Vec::new(),
             truth: Ledger::new(),
+            store: BTreeMap::new(),
             processes: Vec::new(),
             witness: Witness::default(),
             central: BTreeMap::new(),

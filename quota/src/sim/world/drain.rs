@@ -33,6 +33,7 @@ impl World {
     /// Every replica is the same to the bit, whether it came by entries or by snapshots.
     fn everyone_agrees(&self) {
         let truth: Vec<_> = self.truth.image().into_rows().collect();
+        assert_eq!(truth, self.store.clone().into_iter().collect::<Vec<_>>(), "what changed is what there is");
         for process in self.processes.iter().filter(|it| it.alive && it.applied == self.log.len()) {
             assert_eq!(process.replica.image().into_rows().collect::<Vec<_>>(), truth);
         }

@@ -6,7 +6,9 @@ impl World {
     pub(super) fn append(&mut self, command: Command) -> Result<Option<FrameOutcome>, Violation> {
         let index = self.log.len() as u64 + 1;
         let entry = Entry { at: Timestamp(self.now + self.leader_skew), command };
-        let (outcome, ended) = apply(&mut self.truth, index, &entry);
+        let mut changes = Changes::new();
+        let (outcome, ended) = apply(&mut self.truth, index, &entry, &mut changes);
+        self.keep(changes);
         self.trace(&entry);
         ended.iter().try_for_each(|id| self.witness.terminals.count(id))?;
         self.truth.audit()?;
@@ -19,6 +21,16 @@ impl World {
             self.announce(process);
         }
         Ok(outcome)
+    }
+
+    /// What a store makes of the rows that change.
+    fn keep(&mut self, changes: Changes) {
+        for (key, value) in changes {
+            match value {
+                Some(value) => drop(self.store.insert(key, value)),
+                None => drop(self.store.remove(&key)),
+            }
+        }
     }
 
     pub(super) fn trace(&mut self, entry: &Entry) {
@@ -73,7 +85,7 @@ impl World {
         while process.applied < upto {
             let entry = &self.log[process.applied];
             process.applied += 1;
-            apply(&mut process.replica, process.applied as u64, entry);
+            apply(&mut process.replica, process.applied as u64, entry, &mut Changes::new());
             let news = process.replica.take_news();
             process.agent.follow(&process.replica, &news);
         }
@@ -83,17 +95,16 @@ impl World {
 }
 
 /// Applies one entry; the outcome of a frame, and whose usage counted.
-fn apply(ledger: &mut Ledger, index: u64, entry: &Entry) -> (Option<FrameOutcome>, Vec<String>) {
-    let mut changes = Changes::new();
+fn apply(ledger: &mut Ledger, index: u64, entry: &Entry, changes: &mut Changes) -> (Option<FrameOutcome>, Vec<String>) {
     match &entry.command {
         Command::Batch(batch) => {
-            let applied = ledger.apply(LogIndex(index), entry.at, batch, &mut changes);
+            let applied = ledger.apply(LogIndex(index), entry.at, batch, changes);
             let ended = applied.used.iter().map(|used| used.attribution.request_id.clone()).collect();
             return (applied.outcome.frames.into_iter().next(), ended);
         }
-        Command::Open(open) => drop(ledger.open(LogIndex(index), entry.at, open, &mut changes)),
-        Command::Set(rule) => ledger.set_rule(entry.at, rule.clone(), &mut changes),
-        Command::Remove(limit) => ledger.remove_rule(LogIndex(index), entry.at, limit, &mut changes),
+        Command::Open(open) => drop(ledger.open(LogIndex(index), entry.at, open, changes)),
+        Command::Set(rule) => ledger.set_rule(entry.at, rule.clone(), changes),
+        Command::Remove(limit) => ledger.remove_rule(LogIndex(index), entry.at, limit, changes),
     }
     (None, Vec::new())
 }
