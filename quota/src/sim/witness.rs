@@ -15,8 +15,9 @@ pub(super) struct Figures {
     pub(super) held: u64,
     pub(super) settled: u64,
     pub(super) overrun: u64,
-    /// The greatest capacity that was in force in the window.
+    /// What may be dispatched: the greatest capacity that was in force; after a lower, no more than what was out by then.
     pub(super) most: u64,
+    capacity: u64,
 }
 
 #[derive(Debug, Default)]
@@ -27,11 +28,13 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// An account was seen in a window, with this capacity in force.
-    pub(super) fn see(&mut self, account: u32, epoch: u64, place: &Place, capacity: u64) {
+    /// An account was seen in a window, with this capacity in force and so much of it used, held or with nodes.
+    pub(super) fn see(&mut self, (account, epoch): (u32, u64), place: &Place, capacity: u64, taken: u64) {
         self.places.insert((account, epoch), place.clone());
         let figures = self.figures.entry(place.clone()).or_default();
-        figures.most = figures.most.max(capacity);
+        let lowered = capacity < figures.capacity;
+        figures.most = if lowered { capacity.max(taken) } else { figures.most.max(capacity) };
+        figures.capacity = capacity;
     }
 
     pub(super) fn place(&self, account: u32, epoch: u64) -> Option<&Place> {

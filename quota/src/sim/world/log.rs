@@ -50,8 +50,9 @@ impl World {
         let known: Vec<u32> = if all || news.all { (0..64).collect() } else { news.accounts };
         for account in known {
             if let Some((epoch, place, capacity)) = self.truth.place(account) {
-                self.witness.see(account, epoch, &place, capacity);
-                self.stats.suspense += u64::from(self.truth.figures(account).0[3] > 0);
+                let [used, held, leased, suspense, _] = self.truth.figures(account).0;
+                self.witness.see((account, epoch), &place, capacity, used + held + leased + suspense);
+                self.stats.suspense += u64::from(suspense > 0);
             }
         }
     }
