@@ -25,6 +25,8 @@ impl World {
         let mut replica = self.snapshot();
         let news = replica.take_news();
         agent.follow(&replica, &news);
+        // A frame of the dead one may have been on its way until now.
+        self.crashed_at = if incarnation > 1 { self.now } else { self.crashed_at };
         let process = self.processes.len();
         self.processes.push(Process {
             node,
