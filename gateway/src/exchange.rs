@@ -15,7 +15,7 @@ use crate::{
     body::{ClientBody, ResponseBody},
     compiled::Compiled,
     error::{CloseAfter, Rejection},
-    filters,
+    filters::{self, admit::Knows},
     gateway::Shared,
     listener::{Connection, MAX_HEAD_BYTES, Malformed},
     normalize::{self, Target},
@@ -35,6 +35,8 @@ pub(crate) struct Exchange {
     pub(crate) body: RequestBody,
     /// Asked for, once that was read.
     pub(crate) model: Option<String>,
+    /// Whether who calls was found out, if only that it is nobody in particular.
+    identified: bool,
     pub(crate) record: Box<Record>,
 }
 
@@ -54,19 +56,26 @@ impl RequestBody {
 
 impl Exchange {
     fn authenticate(&mut self) -> Result<Option<Caller>, Rejection> {
-        filters::authenticate(&self.compiled.view, &self.plan.route, &mut self.head.headers)
+        let caller = filters::authenticate(&self.compiled.view, &self.plan.route, &mut self.head.headers)?;
+        self.identified = true;
+        Ok(caller)
+    }
+
+    /// For an answer before the filters had their turn: it is one of this route's, to whoever calls.
+    fn answers_early(&mut self) {
+        self.record.route = Some(self.plan.route.name.clone());
+        self.record.caller = self.authenticate().unwrap_or(None);
     }
 
     /// Says how the route's limits stand, on an answer that does not say it yet because nothing was reserved for it.
     fn tell_limits(&self, headers: &mut HeaderMap) {
-        let limited = matches!(self.plan.route.action, RouteAction::Forward { .. });
         // Without a route in the record none was found in the end.
-        if !limited || self.record.route.is_none() || filters::are_told(headers) {
+        if self.record.route.is_none() || filters::are_told(headers) {
             return;
         }
-        let is_read = self.model.is_some() || !self.plan.route.is_ai();
+        let knows = Knows { caller: self.identified, model: self.model.is_some() || !self.plan.route.is_ai() };
         let subject = self.subject(self.model.as_deref());
-        headers.extend(filters::admit::peek(&self.shared, &self.compiled.view, subject, is_read));
+        headers.extend(filters::admit::peek(&self.shared, &self.compiled.view, subject, knows));
     }
 
     /// What limits know of this request.
@@ -124,9 +133,9 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Incomi
         Err(rejection) => return Err((rejection, record)),
     };
     let body = RequestBody::Unread(body);
-    let mut exchange = Exchange { shared, compiled, plan, head, target, body, model: None, record };
-    let routed = if needs_model { route_by_model(&mut exchange).await } else { Ok(()) };
-    let answered = match routed {
+    let (model, identified) = (None, false);
+    let mut exchange = Exchange { shared, compiled, plan, head, target, body, model, identified, record };
+    let answered = match settle_route(&mut exchange, needs_model).await {
         Ok(()) => answer(&mut exchange).await,
         Err(rejection) => Err(rejection),
     };
@@ -147,8 +156,10 @@ async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejec
     exchange.record.route = Some(plan.route.name.clone());
     exchange.record.caller = exchange.authenticate()?;
     match &plan.route.action {
-        RouteAction::Respond { status, body, headers } => Ok(fixed(*status, body.clone(), headers.clone())),
-        RouteAction::Redirect { location, status } => Ok(redirect(*status, location)),
+        RouteAction::Respond { status, body, headers } => {
+            service::answer(exchange, fixed(*status, body.clone(), headers.clone())).await
+        }
+        RouteAction::Redirect { location, status } => service::answer(exchange, redirect(*status, location)).await,
         RouteAction::Forward { .. } if plan.route.is_ai() => ai::serve(exchange).await,
         RouteAction::Forward { .. } => service::serve(exchange).await,
     }
@@ -168,7 +179,9 @@ fn facts<'a>(head: &'a request::Parts, target: &'a Target, model: Model<'a>) -> 
 /// Reads the target, once, and finds its route: the first that could be, and whether its model decides.
 fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<(Target, Arc<Plan>, bool), Rejection> {
     refuse_oversize(head)?;
-    refuse_upgrade(head)?;
+    if head.method == Method::CONNECT {
+        return Err(Malformed::Connect.into());
+    }
     let target = Target::read(head)?;
     normalize::join_cookies(&mut head.headers);
     let (plan, needs_model) = match compiled.table.find(&facts(head, &target, Model::Unread)) {
@@ -179,6 +192,15 @@ fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<(Target, Arc<
     Ok((target, plan, needs_model))
 }
 
+/// What every route refuses; then the model, where it decides on the route.
+async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), Rejection> {
+    if let Err(rejection) = refuse_trace(&exchange.head).and_then(|()| refuse_upgrade(&exchange.head)) {
+        exchange.answers_early();
+        return Err(rejection);
+    }
+    if needs_model { route_by_model(exchange).await } else { Ok(()) }
+}
+
 /// Reads the body, whose model decides on the route. One that can't be read is an answer of the first route that could
 /// have been.
 async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
@@ -187,8 +209,7 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
     let (body, ai) = match read_ai(method, path, body, exchange.plan.route.body_limit_bytes).await {
         Ok(read) => read,
         Err(rejection) => {
-            exchange.record.route = Some(exchange.plan.route.name.clone());
-            exchange.record.caller = exchange.authenticate().unwrap_or(None);
+            exchange.answers_early();
             return Err(rejection);
         }
     };
@@ -228,11 +249,19 @@ fn refuse_oversize(head: &request::Parts) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// CONNECT and upgrades are for later. An offer of h2c may be ignored (RFC 9110 §7.8), and many clients make one.
-fn refuse_upgrade(head: &request::Parts) -> Result<(), Rejection> {
-    if head.method == Method::CONNECT {
-        return Err(Malformed::Connect.into());
+/// TRACE echoes what it is sent: an upstream's echo would show what is added on the way, and to scripts what they must
+/// not read (RFC 9110 §9.3.8).
+fn refuse_trace(head: &request::Parts) -> Result<(), Rejection> {
+    if head.method != Method::TRACE {
+        return Ok(());
     }
+    let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    let refused = Rejection::new(405, code::INVALID_REQUEST, "The method TRACE is not allowed here.");
+    Err(refused.with_header(header::ALLOW, allowed))
+}
+
+/// Upgrades are for later. An offer of h2c may be ignored (RFC 9110 §7.8), and many clients make one.
+fn refuse_upgrade(head: &request::Parts) -> Result<(), Rejection> {
     let offers = head.headers.get_all(header::UPGRADE).iter();
     if offers.into_iter().any(|offer| !offer.as_bytes().to_ascii_lowercase().starts_with(b"h2c")) {
         return Err(Rejection::not_supported("Upgrades, such as to WebSocket, are not supported here."));

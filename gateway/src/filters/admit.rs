@@ -75,13 +75,21 @@ pub(crate) async fn admit(
     }
 }
 
+/// What of a subject is final. Who calls is not before authentication, nor the model before the request was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Knows {
+    pub(crate) caller: bool,
+    pub(crate) model: bool,
+}
+
 /// How the limits of a request stand that reserves nothing, as headers: by what this node knows.
 ///
-/// `is_read` says whether the subject's model is final: of a request that was not read so far, the limits that depend on
-/// its model are unknown.
-pub(crate) fn peek(shared: &Shared, view: &ConfigView, subject: Subject<'_>, is_read: bool) -> HeaderMap {
-    let known = |limit: &&Arc<Limit>| is_read || !limit.per.contains(&KeyPart::Model);
-    let limits: Vec<&Arc<Limit>> = view.limits_for(subject).filter(known).collect();
+/// Of an unknown model the limits are unknown that depend on it. A caller that is not known meets the limits that every
+/// caller meets, with what one has who has used nothing: the account without a name is nobody's.
+pub(crate) fn peek(shared: &Shared, view: &ConfigView, subject: Subject<'_>, knows: Knows) -> HeaderMap {
+    let anybody = if knows.caller { subject } else { Subject { tenant: Some(""), consumer: Some(""), ..subject } };
+    let known = |limit: &&Arc<Limit>| knows.model || !limit.per.contains(&KeyPart::Model);
+    let limits: Vec<&Arc<Limit>> = view.limits_for(anybody).filter(known).collect();
     if limits.is_empty() {
         return HeaderMap::new();
     }

@@ -46,6 +46,20 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     Ok(response)
 }
 
+/// Gives the route's own answer, which meets the route's limits like any other.
+pub(crate) async fn answer(
+    exchange: &Exchange,
+    mut response: Response<ResponseBody>,
+) -> Result<Response<ResponseBody>, Rejection> {
+    let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
+    let (in_flight, limit_headers) = admit(exchange, deadline).await?;
+    if let Some(in_flight) = in_flight {
+        settle(in_flight, response.status().as_u16());
+    }
+    response.headers_mut().extend(limit_headers);
+    Ok(response)
+}
+
 /// The answer's framing is made anew from its body; where there is none, its length is only told.
 fn sanitize_answer(headers: &mut HeaderMap, method: &Method, status: StatusCode) {
     headers::remove_hop_by_hop(headers);

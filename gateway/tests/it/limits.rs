@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     ai::{completion, provider},
-    clients::{Answer, call, get},
+    clients::{Answer, call, get, raw},
     cluster::Cluster,
     upstream::{Reply, Upstream, answer, json as json_answer},
 };
@@ -96,19 +96,81 @@ async fn an_answer_for_which_nothing_was_reserved_says_how_the_limits_stand_too(
         assert!(bob.header("ratelimit").is_some_and(|it| it.contains("\"rpm\";r=20;t=")), "{}", bob.raw);
 
         let stranger = get(cluster.address, "/v1/models", "").await;
-        assert_eq!(
-            (stranger.status, stranger.header("ratelimit-policy")),
-            (401, Some("\"shared\";q=70;w=3600;qu=\"requests\""))
+        assert_eq!(stranger.status, 401);
+        // Whoever that is: a caller of whom nothing is known yet has all of its own, and shares the rest.
+        let left = stranger.header("ratelimit").unwrap();
+        assert!(
+            left.contains("\"rpm\";r=20;") && left.contains("\"tpm\";r=1000;") && left.contains("\"shared\";r=69;")
         );
-        assert_eq!(stranger.header("x-ratelimit-remaining-requests"), Some("69"), "{}", stranger.raw);
+        for (header, value) in [("limit-tokens", "1000"), ("remaining-tokens", "1000"), ("remaining-requests", "69")] {
+            assert_eq!(stranger.header(&format!("x-ratelimit-{header}")), Some(value), "{}", stranger.raw);
+        }
+        assert!(
+            stranger.header("x-ratelimit-reset-tokens").is_some() && !left.contains("elsewhere"),
+            "{}",
+            stranger.raw
+        );
         assert_eq!(get(cluster.address, "/elsewhere", "").await.header("ratelimit-policy"), None, "no route, no limit");
-        assert_eq!(
-            get(cluster.address, "/other", "").await.header("ratelimit-policy"),
-            None,
-            "nothing is limited here"
-        );
         cluster.nothing_held().await;
     }
+}
+
+#[tokio::test]
+async fn a_limit_holds_where_the_route_itself_answers() {
+    let fixed = |path: &str, action: &str| {
+        format!(
+            "---\nkind: Route\nmetadata: {{name: {path}}}\nspec: {{match: [{{path: {{exact: /{path}}}}}], {action}}}\n"
+        )
+    };
+    let of_route = |path: &str| {
+        format!(
+            "---\nkind: Limit\nmetadata: {{name: of-{path}}}\nspec: {{match: {{routes: [{path}]}}, unit: requests, limit: 2, window: 1h}}\n"
+        )
+    };
+    let resources = fixed("fine", "response: {status: 418, body: fine}")
+        + &fixed("moved", "redirect: {location: 'https://example.com/', status: 302}")
+        + &fixed("free", "response: {body: free}")
+        + &of_route("fine")
+        + &of_route("moved")
+        + "---\nkind: Limit\nmetadata: {name: tokens}\nspec: {match: {routes: [fine]}, unit: tokens, limit: 50, window: 1h}\n";
+    let cluster = Cluster::start(&resources[4..]).await;
+    for (path, status) in [("/fine", 418), ("/moved", 302)] {
+        for left in ["1", "0"] {
+            let answer = get(cluster.address, path, "").await;
+            let stands = (answer.header("x-ratelimit-limit-requests"), answer.header("x-ratelimit-remaining-requests"));
+            assert_eq!((answer.status, stands), (status, (Some("2"), Some(left))), "{}", answer.raw);
+        }
+        let refused = get(cluster.address, path, "").await;
+        assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limit_exceeded"), "{}", refused.raw);
+        assert!(refused.header("retry-after").is_some() && refused.body.contains(&path[1..]), "{}", refused.raw);
+        assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
+    }
+    assert_eq!(get(cluster.address, "/fine", "").await.header("x-ratelimit-remaining-tokens"), Some("50"));
+    assert!(cluster.settled(4).await.iter().all(|it| it.usage.input_tokens + it.usage.output_tokens == 0));
+    let free = get(cluster.address, "/free", "").await;
+    assert_eq!((free.status, free.header("ratelimit-policy")), (200, None), "{}", free.raw);
+    cluster.nothing_held().await;
+}
+
+#[tokio::test]
+async fn what_no_route_serves_says_how_its_limits_stand() {
+    let upstream = Upstream::always(Reply::Keep(json_answer(&completion(7, 5)))).await;
+    let limits = limit("tpm", "tokens", 1_000) + &limit("rpm", "requests", 20);
+    let shared = "---\nkind: Limit\nmetadata: {name: shared}\nspec: {unit: requests, limit: 70, window: 1h}\n";
+    let cluster = Cluster::start(&(provider(&upstream, "openai") + &limits + shared)).await;
+    assert_eq!(call(cluster.address, "/v1/chat/completions", BODY).await.status, 200);
+    cluster.settled(1).await;
+    let alice = "authorization: Bearer sk-alice\r\n";
+    let upgrade = format!("connection: upgrade\r\nupgrade: websocket\r\n{alice}");
+    let refused = get(cluster.address, "/v1/realtime", &upgrade).await;
+    assert_eq!((refused.status, refused.code().as_str()), (501, "not_supported"), "{}", refused.raw);
+    says_how_it_stands(&refused, 19, 988);
+    let trace = format!("TRACE /v1/models HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{alice}\r\n");
+    let refused = raw(cluster.address, trace).await;
+    assert_eq!((refused.status, refused.code().as_str()), (405, "invalid_request"), "{}", refused.raw);
+    assert!(refused.header("allow").is_some_and(|it| it.contains("POST") && !it.contains("TRACE")), "{}", refused.raw);
+    says_how_it_stands(&refused, 19, 988);
+    assert_eq!(upstream.requests().len(), 1);
 }
 
 /// By the consumer's two limits; the shared one is there as well.
@@ -149,6 +211,7 @@ async fn without_the_log_a_limited_request_is_refused_and_an_ordinary_one_is_not
     assert_eq!((refused.status, refused.code().as_str()), (503, "quota_unavailable"));
     assert!(refused.header("retry-after").is_some() && refused.body.contains("rps"));
     assert_eq!(refused.header("x-ratelimit-limit-requests"), Some("5"));
+    assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("4"), "the last that this node knows");
     assert_eq!(get(cluster.address, "/open", "").await.status, 200);
     cluster.set_reachable(true);
     assert_eq!(get(cluster.address, "/limited", "").await.status, 200);
