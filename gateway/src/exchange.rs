@@ -97,11 +97,12 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
     draining: CancellationToken,
 ) -> Response<ResponseBody> {
-    let refusal = connection.take_request();
+    let refused = connection.take_request().map(|it| (it.why, it.path.clone()));
     let mut record = Record::open(Arc::clone(&shared), connection, request.method().clone(), request.uri());
-    let (version, dialect) = (request.version(), dialect_of(request.uri().path(), request.headers()));
-    let rejection = match refusal {
-        Some(refusal) => refusal.into(),
+    let path = refused.as_ref().and_then(|(_, path)| path.as_deref()).unwrap_or(request.uri().path());
+    let (version, dialect) = (request.version(), dialect_of(path, request.headers()));
+    let rejection = match refused {
+        Some((why, _)) => why.into(),
         None => match begin(shared, record, request).await {
             Ok((answer, record)) => return finish(answer, record, version, &draining),
             Err((rejection, returned)) => {
@@ -179,6 +180,10 @@ fn facts<'a>(head: &'a request::Parts, target: &'a Target, model: Model<'a>) -> 
 /// Reads the target, once, and finds its route: the first that could be, and whether its model decides.
 fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<(Target, Arc<Plan>, bool), Rejection> {
     refuse_oversize(head)?;
+    // HTTP/1's framing was checked on the raw head. h2 takes equal lengths for one.
+    if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Malformed::TwoLengths.into());
+    }
     if head.method == Method::CONNECT {
         return Err(Malformed::Connect.into());
     }

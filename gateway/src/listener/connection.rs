@@ -19,8 +19,17 @@ pub(crate) struct Connection {
     heads: AtomicU64,
     taken: AtomicU64,
     answered: AtomicU64,
-    refused: OnceLock<(u64, Refusal)>,
+    refused: OnceLock<Refused>,
     in_body: AtomicBool,
+}
+
+/// A head that is answered with a refusal.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    number: u64,
+    pub(crate) why: Refusal,
+    /// What it asked for, where that could be read.
+    pub(crate) path: Option<String>,
 }
 
 impl Connection {
@@ -41,9 +50,9 @@ impl Connection {
     }
 
     /// The request after those that passed is refused; it is the last one of this connection.
-    pub(super) fn refuse(&self, refusal: Refusal) {
+    pub(super) fn refuse(&self, why: Refusal, path: Option<String>) {
         let number = self.heads.fetch_add(1, Ordering::Relaxed);
-        let first = self.refused.set((number, refusal)).is_ok();
+        let first = self.refused.set(Refused { number, why, path }).is_ok();
         debug_assert!(first, "nothing is read behind a refused head");
     }
 
@@ -70,9 +79,9 @@ impl Connection {
     }
 
     /// Called once for each request of the connection, in order: the refusal, if this one is to be refused.
-    pub(crate) fn take_request(&self) -> Option<Refusal> {
+    pub(crate) fn take_request(&self) -> Option<&Refused> {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
-        self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, refusal)| *refusal)
+        self.refused.get().filter(|refused| refused.number == number)
     }
 
     /// A request's answer is out, or was given up.

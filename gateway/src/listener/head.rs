@@ -7,8 +7,11 @@
 
 use super::refusal::{Malformed, Refusal};
 
-/// Lines of a head at most: hyper's own table of headers holds 100.
-const MAX_HEADERS: usize = 100;
+/// Lines of a head at most. HTTP/2 counts 32 bytes for each field besides its own (RFC 9113 §6.5.2), so that 64 KB hold
+/// fewer than this: the bytes decide. hyper's tables for so many live while one head is parsed.
+pub(super) const MAX_HEADERS: usize = 2_000;
+/// A path beyond this names nothing that is served.
+const MAX_KNOWN_PATH: usize = 1_024;
 
 /// How the body of a request is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,22 @@ pub(super) fn check(head: &[u8]) -> Result<Head, Refusal> {
         seen.header(line)?;
     }
     Ok(Head { framing: seen.framing(version)? })
+}
+
+/// The path that the beginning of a head names, as far as it can be read: for the refusal's dialect, not for routing.
+pub(super) fn path_of(head: &[u8]) -> Option<&str> {
+    let line = head.split(|&byte| matches!(byte, b'\r' | b'\n')).next()?;
+    let method = line.iter().position(|&byte| byte == b' ')?;
+    let target = &line[method + 1..];
+    let path = match target.windows(3).position(|it| it == b"://") {
+        Some(scheme) if !target.starts_with(b"/") => {
+            let authority = &target[scheme + 3..];
+            &authority[authority.iter().position(|&byte| byte == b'/')?..]
+        }
+        _ => target,
+    };
+    let end = path.iter().position(|&byte| matches!(byte, b' ' | b'?' | b'#'))?;
+    std::str::from_utf8(&path[..end]).ok().filter(|path| path.len() <= MAX_KNOWN_PATH)
 }
 
 /// Lines of a head, each ended by CRLF and nothing else.
@@ -94,7 +113,7 @@ fn request_line(line: &[u8]) -> Result<Version, Malformed> {
 }
 
 /// The target must be visible ASCII without a fragment, and one that the URI parser will take: else hyper would
-/// answer by itself, without a request id.
+/// answer by itself, without a request id. It is a path, a URI with its scheme, or `*` (RFC 9112 §3.2).
 fn check_target(target: &[u8]) -> Result<(), Malformed> {
     let usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-_.~?=&%+,:;@!$'()*".contains(byte);
     if target.is_empty() || target.contains(&b'#') {
@@ -104,7 +123,8 @@ fn check_target(target: &[u8]) -> Result<(), Malformed> {
         return Ok(());
     }
     let visible = target.iter().all(u8::is_ascii_graphic);
-    if visible && http::Uri::try_from(target).is_ok() { Ok(()) } else { Err(Malformed::Target) }
+    let named = target[0] == b'/' || target == b"*" || target.windows(3).any(|it| it == b"://");
+    if visible && named && http::Uri::try_from(target).is_ok() { Ok(()) } else { Err(Malformed::Target) }
 }
 
 #[derive(Default)]
@@ -168,7 +188,7 @@ impl Seen {
         }
         match (self.length, self.chunked) {
             (Some(_), true) => Err(Malformed::LengthAndChunked),
-            (None, true) if version == Version::Http10 => Err(Malformed::TransferEncoding),
+            (None, true) if version == Version::Http10 => Err(Malformed::ChunkedInHttp10),
             (None, true) => Ok(Framing::Chunked),
             (length, false) => Ok(Framing::Length(length.unwrap_or(0))),
         }
@@ -228,7 +248,7 @@ mod tests {
         }
         assert_eq!(head("GET / HTTP/1.1\r\nX: a"), Err(Malformed::NoHost.into()));
         let chunked = head("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked");
-        assert_eq!(chunked, Err(Malformed::TransferEncoding.into()));
+        assert_eq!(chunked, Err(Malformed::ChunkedInHttp10.into()));
     }
 
     #[test]
@@ -243,6 +263,8 @@ mod tests {
             ("GET / http/1.1", Malformed::Version),
             ("G(T / HTTP/1.1", Malformed::RequestLine),
             ("GET /a#b HTTP/1.1", Malformed::Target),
+            ("GET foo HTTP/1.1", Malformed::Target),
+            ("GET foo:80 HTTP/1.1", Malformed::Target),
             ("GET /\u{e9} HTTP/1.1", Malformed::Target),
             ("CONNECT a:1 HTTP/1.1", Malformed::Connect),
         ] {
@@ -252,7 +274,24 @@ mod tests {
 
     #[test]
     fn too_many_headers_are_too_large() {
-        assert!(headers(&vec!["a: b"; 99].join("\r\n")).is_ok());
-        assert_eq!(headers(&vec!["a: b"; 100].join("\r\n")), Err(Refusal::HeadTooLarge));
+        assert!(headers(&vec!["a: b"; MAX_HEADERS - 1].join("\r\n")).is_ok());
+        assert_eq!(headers(&vec!["a: b"; MAX_HEADERS].join("\r\n")), Err(Refusal::HeadTooLarge));
+    }
+
+    #[test]
+    fn the_path_of_a_refused_head_is_read_where_it_is_whole() {
+        for (head, path) in [
+            ("POST /v1/messages HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Some("/v1/messages")),
+            ("POST /v1/messages?beta=true", Some("/v1/messages")),
+            ("POST http://a/v1/messages HTTP/1.1", Some("/v1/messages")),
+            ("POST /x://v1/messages HTTP/1.1", Some("/x://v1/messages")),
+            ("POST /v1/messages", None),
+            ("POST http://a HTTP/1.1", None),
+            ("POST\r\n/v1/messages HTTP/1.1", None),
+            ("", None),
+        ] {
+            assert_eq!(path_of(head.as_bytes()), path, "{head:?}");
+        }
+        assert_eq!(path_of(format!("GET /{} HTTP/1.1", "a".repeat(2_000)).as_bytes()), None);
     }
 }

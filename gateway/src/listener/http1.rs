@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     connection::Connection,
+    head,
     inspect::{End, Inspector},
     refusal::Refusal,
     socket::Socket,
@@ -66,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Io<S> {
     }
 
     fn refuse(&mut self, refusal: Refusal) {
-        self.connection.refuse(refusal);
+        self.connection.refuse(refusal, head::path_of(&self.held).map(str::to_owned));
         self.held.clear();
         self.ready.extend_from_slice(STAND_IN);
         self.state = State::Refused(1024 * 1024);

@@ -38,6 +38,8 @@ pub(crate) enum Malformed {
     LengthAndChunked,
     #[error("a transfer-encoding other than chunked")]
     TransferEncoding,
+    #[error("a transfer-encoding in HTTP/1.0, which has none")]
+    ChunkedInHttp10,
     #[error("no host")]
     NoHost,
     #[error("more than one host")]

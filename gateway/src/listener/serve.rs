@@ -19,6 +19,7 @@ use tracing::debug;
 use super::{
     connection::Connection,
     frames::PREFACE,
+    head::MAX_HEADERS,
     http1::{HEAD_TIMEOUT, Http1Io},
     http2::Http2Io,
     inspect::MAX_HEAD_BYTES,
@@ -111,7 +112,7 @@ where
     });
     let mut builder = http1::Builder::new();
     // The head's time is kept by `Http1Io`, which can still answer 408.
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER);
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER).max_headers(MAX_HEADERS);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -66,6 +66,7 @@ async fn ambiguity_is_refused_here_too_and_crumbs_are_joined() {
         (get("http://user@test/"), 400),
         (get("http://test/%2e%2e/"), 400),
         (get("http://test/").header("x", "y".repeat(70_000)), 431),
+        (get("http://test/").header("content-length", "0").header("content-length", "0"), 400),
     ] {
         let answer = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap();
         assert_eq!(answer.status(), status);
@@ -85,6 +86,17 @@ async fn headers_beyond_64_kilobytes_are_told_so_however_many_they_are() {
         assert!(body.starts_with(b"{\"error\":{") && body.windows(17).any(|it| it == b"request_too_large"), "{body:?}");
     }
     assert_eq!(sender.send_request(get("http://test/").body(Full::default()).unwrap()).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn many_small_headers_are_no_reason_to_refuse() {
+    let cluster = Cluster::start(FIXED).await;
+    let (mut sender, _driving) = connect::<Full<Bytes>>(&cluster).await;
+    for (count, status) in [(150, 200), (1_500, 200), (2_000, 431)] {
+        let many = (0..count).fold(get("http://test/"), |request, n| request.header(format!("x{n}"), "a"));
+        let answer = sender.send_request(many.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{count}");
+    }
 }
 
 /// A raw HTTP/2 connection past its preface and settings.

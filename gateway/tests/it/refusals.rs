@@ -75,6 +75,45 @@ async fn ambiguous_requests_are_answered_400_and_the_connection_closes() {
 }
 
 #[tokio::test]
+async fn what_is_refused_before_it_is_read_is_told_in_the_callers_dialect() {
+    let cluster = Cluster::start(FIXED).await;
+    let large = format!("X: {}", "a".repeat(70_000));
+    for (version, lines, status) in [
+        ("HTTP/1.1", "Host: b", 400),
+        ("HTTP/1.1", "Transfer-Encoding: gzip", 400),
+        ("HTTP/1.1", "Content-Length: 4\r\nTransfer-Encoding: chunked", 400),
+        ("HTTP/1.0", "Transfer-Encoding: chunked", 400),
+        ("HTTP/1.1", large.as_str(), 431),
+    ] {
+        for (target, anthropic) in [
+            ("/v1/messages", true),
+            ("/v1/messages?beta=true", true),
+            ("http://a/v1/messages", true),
+            ("/v1/chat/completions", false),
+        ] {
+            let head = format!("POST {target} {version}\r\nHost: a\r\n{lines}\r\n\r\n");
+            let answer = raw(cluster.address, head).await;
+            assert_eq!(answer.status, status, "{target} {}", answer.raw);
+            let body = answer.json();
+            assert_eq!(body["type"] == "error", anthropic, "{target} {body}");
+            assert!(body["error"]["message"].is_string() && body["error"]["type"].is_string(), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_names_its_cause() {
+    let cluster = Cluster::start(FIXED).await;
+    for (head, cause) in [
+        ("GET foo HTTP/1.1\r\nHost: a\r\n\r\n", "the request target is malformed"),
+        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "in HTTP/1.0"),
+    ] {
+        let answer = raw(cluster.address, head).await;
+        assert!(answer.status == 400 && answer.body.contains(cause), "{}", answer.raw);
+    }
+}
+
+#[tokio::test]
 async fn a_refused_request_behind_good_ones_is_answered_in_its_turn() {
     let cluster = Cluster::start(FIXED).await;
     let good = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -94,11 +133,20 @@ async fn connect_and_upgrades_are_not_supported() {
 }
 
 #[tokio::test]
-async fn headers_beyond_64_kilobytes_or_a_hundred_lines_are_too_large() {
-    let cluster = Cluster::start(FIXED).await;
-    for headers in [format!("x: {}\r\n", "a".repeat(70_000)), "x: y\r\n".repeat(120)] {
+async fn headers_beyond_64_kilobytes_or_two_thousand_lines_are_too_large() {
+    let upstream = Upstream::always(Reply::Keep(answer(200, "", ""))).await;
+    let cluster = Cluster::start(&service(&upstream)).await;
+    for headers in [format!("x: {}\r\n", "a".repeat(70_000)), "x: y\r\n".repeat(2_001)] {
         let answer = get(cluster.address, "/", &headers).await;
         assert_eq!((answer.status, answer.code().as_str()), (431, "request_too_large"));
+    }
+    // Not the number of them: 64 KB are what counts.
+    for (lines, value) in [(150, "a".to_owned()), (1_500, "a".repeat(20))] {
+        let headers: String = (0..lines).map(|n| format!("x{n}: {value}\r\n")).collect();
+        let answer = get(cluster.address, "/", &headers).await;
+        assert_eq!(answer.status, 200, "{}", answer.raw);
+        let sent = upstream.requests().pop().unwrap();
+        assert!(sent.contains(&format!("\r\nx{}: {value}\r\n", lines - 1)), "{sent}");
     }
     assert_eq!(get(cluster.address, "/", &format!("x: {}\r\n", "a".repeat(60_000))).await.status, 200);
 }
