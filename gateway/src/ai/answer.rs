@@ -144,9 +144,8 @@ async fn refused(sent: &Sent<'_>, head: &response::Parts, body: Incoming) -> Fai
         _ => Bytes::new(),
     };
     let status = head.status.as_u16();
-    let from = provider::dialect(sent.provider.provider.dialect);
     let rejection = if head.status.is_client_error() || matches!(status, 503 | 504 | 529) {
-        let body = translate_error(from, sent.request.dialect(), status, &body);
+        let body = translate_error(sent.request.dialect(), status, &body);
         let rejection = Rejection::passed_on(status, code_of(status), body);
         match head.headers.get(header::RETRY_AFTER) {
             Some(after) => rejection.with_header(header::RETRY_AFTER, after.clone()),

@@ -90,3 +90,30 @@ async fn an_anthropic_error_is_told_in_the_callers_dialect() {
         assert!(other.json()["error"]["message"].as_str().unwrap().contains("Overloaded"), "{}", other.raw);
     }
 }
+
+#[tokio::test]
+async fn a_providers_error_has_the_callers_shape_whatever_shape_it_had() {
+    let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"later"}}"#;
+    let bare = r#"{"error":{"message":"too long","type":"invalid_request_error","code":"context_length_exceeded"}}"#;
+    for (status, said, message, code) in
+        [(529, overloaded, "later", "overloaded_error"), (400, bare, "too long", "context_length_exceeded")]
+    {
+        let reply = answer(status, "content-type: application/json\r\nretry-after: 7\r\n", said);
+        let upstream = Upstream::always(Reply::Keep(reply)).await;
+        for kind in ["openai", "anthropic"] {
+            let cluster = Cluster::start(&provider(&upstream, kind)).await;
+            let body = r#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}"#;
+            for path in ["/v1/chat/completions", "/v1/messages"] {
+                let told = call(cluster.address, path, body).await;
+                assert_eq!((told.status, told.header("retry-after")), (status, Some("7")), "{}", told.raw);
+                let body = told.json();
+                let error = &body["error"];
+                assert_eq!((&error["message"], &error["code"]), (&message.into(), &code.into()), "{body}");
+                assert!(error["type"].is_string(), "{body}");
+                let openai = body.get("type").is_none() && error.get("param").is_some_and(serde_json::Value::is_null);
+                let anthropic = body["type"] == "error" && error.get("param").is_none();
+                assert!(if path == "/v1/messages" { anthropic } else { openai }, "{kind} {path}: {body}");
+            }
+        }
+    }
+}

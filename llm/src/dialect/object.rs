@@ -109,7 +109,7 @@ impl Object {
     }
 }
 
-const INEXPRESSIBLE: &str = "can't be expressed in the dialect of the provider that serves this request";
+pub(super) const INEXPRESSIBLE: &str = "can't be expressed in the dialect of the provider that serves this request";
 
 /// Equality in which 0 and 0.0 are the same.
 fn same(a: &Value, b: &Value) -> bool {

@@ -69,6 +69,55 @@ fn translated(operation: Operation, extra: Value) -> Result<Value, RequestError>
     Ok(serde_json::from_slice(&sent.body).unwrap())
 }
 
+#[test]
+fn a_conversation_that_anthropic_has_no_place_for_is_refused_rather_than_changed() {
+    let turn = |role: &str, content: Value| json!({"role": role, "content": content});
+    let (hi, empty) = (turn("user", "hi".into()), turn("user", "".into()));
+    for (messages, param, message) in [
+        (json!([empty]), "messages[0].content", "empty content"),
+        (json!([turn("user", json!([]))]), "messages[0].content", "empty content"),
+        (json!([hi, turn("assistant", "".into()), hi]), "messages[1].content", "empty content"),
+        (json!([hi, turn("assistant", Value::Null), hi]), "messages[1].content", "empty content"),
+        (json!([empty, turn("assistant", "hello".into()), hi]), "messages[0].content", "empty content"),
+        (json!([hi, turn("system", "be brief".into())]), "messages[1].role", "must come first"),
+        (json!([hi, turn("developer", "be brief".into()), hi]), "messages[1].role", "must come first"),
+        (json!([turn("system", "be brief".into())]), "messages", "not of the system"),
+        (json!([]), "messages", "not of the system"),
+    ] {
+        let error = translated(Operation::ChatCompletions, json!({"messages": messages})).expect_err("it is refused");
+        assert_eq!(error.param.as_deref(), Some(param), "{messages}");
+        assert!(error.message.contains(message) && error.message.contains(param), "{}", error.message);
+    }
+    let first = json!([turn("system", "a".into()), turn("developer", "b".into()), hi]);
+    let sent = translated(Operation::ChatCompletions, json!({"messages": first})).unwrap();
+    assert_eq!(sent["system"], json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]));
+}
+
+#[test]
+fn a_beginning_of_the_answer_is_not_passed_off_as_a_turn() {
+    let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+    let said = json!({"type": "text", "text": "The answer is"});
+    for content in [json!("The answer is"), json!([said]), json!([thought])] {
+        let messages = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": content}]);
+        let error = translated(Operation::Messages, json!({"messages": messages})).expect_err("it is refused");
+        assert_eq!(error.param.as_deref(), Some("messages[1].role"));
+        assert!(error.message.contains("prefill") && error.message.contains("can't be expressed"), "{}", error.message);
+    }
+    // The one loss that is intended: thoughts of earlier turns. A turn of nothing stays one.
+    let messages = json!([
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [thought, {"type": "redacted_thinking", "data": "x"}, said]},
+        {"role": "user", "content": ""},
+    ]);
+    let sent = translated(Operation::Messages, json!({"messages": messages})).unwrap();
+    let expected = json!([
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "The answer is"},
+        {"role": "user", "content": ""},
+    ]);
+    assert_eq!(sent["messages"], expected);
+}
+
 fn inexpressible(operation: Operation, extra: Value) -> String {
     let error = translated(operation, extra.clone()).expect_err(&extra.to_string());
     error.param.unwrap_or_default()
@@ -219,7 +268,7 @@ proptest! {
         for operation in [Operation::ChatCompletions, Operation::Messages, Operation::Embeddings, Operation::Responses] {
             let _ = AiRequest::parse(operation, Bytes::from(bytes.clone()));
         }
-        let _ = translate_error(Dialect::OpenAi, Dialect::Anthropic, 400, &Bytes::from(bytes));
+        let _ = translate_error(Dialect::Anthropic, 400, &Bytes::from(bytes));
     }
 
     #[test]

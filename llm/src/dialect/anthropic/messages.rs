@@ -1,11 +1,15 @@
 //! The conversation: Anthropic's turns of blocks → OpenAI's flat list of messages.
 //!
-//! A user's turn with tool results becomes one `tool` message for each, before what else the turn says. Thoughts of
-//! earlier turns are the model's notes, signed for Anthropic, and are left out.
+//! A user's turn with tool results becomes one `tool` message for each, before what else the turn says. An assistant's
+//! turn at the end is a beginning that the answer is to continue: OpenAI would answer it instead, so it is refused.
+//!
+//! The one intended loss: thoughts of earlier turns (`thinking`, `redacted_thinking`). They are the model's notes, signed
+//! or sealed for Anthropic, and no other provider can read them; clients send them back with every turn, so that a
+//! refusal would end each conversation that falls back to another provider.
 
 use serde_json::{Value, json};
 
-use crate::dialect::object::Object;
+use crate::dialect::object::{INEXPRESSIBLE, Object};
 use crate::error::RequestError;
 
 pub(super) fn translate(body: &mut Object) -> Result<Vec<Value>, RequestError> {
@@ -14,10 +18,16 @@ pub(super) fn translate(body: &mut Object) -> Result<Vec<Value>, RequestError> {
     if !system.is_empty() {
         to.push(json!({"role": "system", "content": system}));
     }
-    for (n, message) in body.array("messages")?.unwrap_or_default().into_iter().enumerate() {
+    let messages = body.array("messages")?.unwrap_or_default();
+    let last = messages.len().saturating_sub(1);
+    for (n, message) in messages.into_iter().enumerate() {
         let mut message = Object::new(message, format!("messages[{n}]"))?;
         match message.required_string("role")?.as_str() {
             "user" => user(&mut message, &mut to)?,
+            "assistant" if n == last => {
+                let why = "assistant can't come last: a beginning of the answer (prefill)";
+                return Err(message.refuse("role", &format!("{why} {INEXPRESSIBLE}")));
+            }
             "assistant" => assistant(&mut message, &mut to)?,
             "system" => {
                 let text = joined(blocks(&mut message, "content")?)?;
@@ -72,7 +82,7 @@ fn text(kind: &str, mut block: Object) -> Result<String, RequestError> {
 }
 
 fn user(message: &mut Object, to: &mut Vec<Value>) -> Result<(), RequestError> {
-    let mut parts = Vec::new();
+    let (mut parts, before) = (Vec::new(), to.len());
     for (kind, block) in blocks(message, "content")? {
         match kind.as_str() {
             "tool_result" => to.push(tool_result(block)?),
@@ -82,7 +92,8 @@ fn user(message: &mut Object, to: &mut Vec<Value>) -> Result<(), RequestError> {
         }
     }
     match parts.as_slice() {
-        [] => {}
+        [] if to.len() > before => {}
+        [] => to.push(json!({"role": "user", "content": ""})),
         [only] if only["type"] == "text" => to.push(json!({"role": "user", "content": only["text"]})),
         _ => to.push(json!({"role": "user", "content": parts})),
     }

@@ -1,7 +1,7 @@
 //! The conversation: OpenAI's flat list of messages → Anthropic's turns of blocks.
 //!
-//! System and developer messages are hoisted into `system`, wherever they stand, as Anthropic's own compatibility
-//! endpoint does. Tool results become blocks of the user's turn, and neighbours of one role become one turn, as
+//! The system and developer messages that come first become `system`; one further on has no place there, and is refused
+//! rather than moved, as is a turn of nothing rather than dropped: both would be another conversation. Tool results become blocks of the user's turn, and neighbours of one role become one turn, as
 //! results have to stand together right after the calls. Thoughts of earlier turns (`reasoning_content`) are the
 //! model's notes, which another provider can't verify, and are left out.
 
@@ -24,14 +24,18 @@ pub(super) fn translate(messages: Vec<Value>) -> Result<Conversation, RequestErr
         let role = message.required_string("role")?;
         to.continues_tools = role == "tool";
         match role.as_str() {
-            "system" | "developer" => to.system.extend(texts(&mut message)?),
+            "system" | "developer" if to.messages.is_empty() => to.system.extend(texts(&mut message)?),
+            "system" | "developer" => {
+                let why = "must come first: the provider that serves this request takes no system message further on";
+                return Err(message.refuse("role", &format!("{role} {why}")));
+            }
             "user" => {
                 let blocks = content(&mut message, user_part)?;
-                to.turn("user", blocks);
+                to.turn("user", something(&message, blocks)?);
             }
             "assistant" => {
                 let blocks = assistant(&mut message)?;
-                to.turn("assistant", blocks);
+                to.turn("assistant", something(&message, blocks)?);
             }
             "tool" => {
                 let result = tool_result(&mut message)?;
@@ -41,15 +45,22 @@ pub(super) fn translate(messages: Vec<Value>) -> Result<Conversation, RequestErr
         }
         message.done()?;
     }
+    if to.messages.is_empty() {
+        let why = "messages must hold one that is not of the system: the provider that serves this request needs it";
+        return Err(RequestError::field("messages", why));
+    }
     Ok(to)
 }
 
+/// The blocks of a turn, which may not be empty.
+fn something(message: &Object, blocks: Vec<Value>) -> Result<Vec<Value>, RequestError> {
+    let why = "is empty: Anthropic, which serves this request, does not take empty content";
+    if blocks.is_empty() { Err(message.refuse("content", why)) } else { Ok(blocks) }
+}
+
 impl Conversation {
-    /// Adds blocks to the last turn if it is of the same role. A message of nothing says nothing.
+    /// Adds blocks to the last turn if it is of the same role.
     fn turn(&mut self, role: &str, blocks: Vec<Value>) {
-        if blocks.is_empty() {
-            return;
-        }
         if let Some(last) = self.messages.last_mut().filter(|last| last["role"] == role)
             && let Some(content) = last["content"].as_array_mut()
         {
