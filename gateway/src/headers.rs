@@ -47,6 +47,12 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether `te` says that trailers are wanted (RFC 9110 §10.1.4).
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case("trailers"))
+}
+
 /// What a client's headers become before anything is sent on: nothing of one connection, no expectation (it is met
 /// here), no identity but ours.
 pub(crate) fn sanitize_request(headers: &mut HeaderMap, request_id: &RequestId) {
@@ -144,6 +150,14 @@ mod tests {
             map(&[("connection", "close, X-Secret ,,a b"), ("x-secret", "1"), ("te", "trailers"), ("x-kept", "1")]);
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn trailers_are_for_whoever_says_so() {
+        for (te, takes) in [("trailers", true), ("gzip, Trailers", true), ("gzip;q=0.5", false), ("xtrailers", false)] {
+            assert_eq!(takes_trailers(&map(&[("te", te)])), takes, "{te}");
+        }
+        assert!(!takes_trailers(&map(&[])));
     }
 
     #[test]

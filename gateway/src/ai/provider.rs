@@ -13,7 +13,7 @@ static X_TOLLGATE_PROVIDER: HeaderName = HeaderName::from_static("x-tollgate-pro
 static X_TOLLGATE_MODEL: HeaderName = HeaderName::from_static("x-tollgate-model");
 
 /// Of an answer's headers: what speaks of the provider's connection, its account with us, or itself.
-const PRIVATE: [HeaderName; 8] = [
+const PRIVATE: [HeaderName; 9] = [
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
     header::SET_COOKIE,
@@ -22,6 +22,7 @@ const PRIVATE: [HeaderName; 8] = [
     header::ALT_SVC,
     header::STRICT_TRANSPORT_SECURITY,
     header::CONTENT_ENCODING,
+    header::TRAILER,
 ];
 const PRIVATE_PREFIXES: [&str; 4] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit", "x-tollgate-"];
 

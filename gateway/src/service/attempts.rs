@@ -108,7 +108,7 @@ fn request(
     service: &ServiceUpstream,
     body: UpstreamRequestBody,
 ) -> Option<Request<UpstreamRequestBody>> {
-    let trailers = exchange.head.headers.get_all(header::TE).iter().any(|te| te.as_bytes() == b"trailers");
+    let trailers = headers::takes_trailers(&exchange.head.headers);
     let mut headers = exchange.head.headers.clone();
     headers::sanitize_request(&mut headers, &exchange.record.request_id);
     let peer = exchange.record.connection().peer.ip();

@@ -6,7 +6,7 @@ mod relay;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, Version, header, request};
 use http_body::Body as _;
 use tokio::time::Instant;
 use tollgate_quota::{Attribution, InFlight, Outcome, Usage};
@@ -37,6 +37,9 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     let (mut head, body) = answer.into_parts();
     sanitize_answer(&mut head.headers, &exchange.head.method, head.status);
     head.headers.extend(limit_headers);
+    if !passes_trailers(&exchange.head) {
+        head.headers.remove(header::TRAILER);
+    }
     let trailers = head.headers.contains_key(header::TRAILER);
     let relay =
         Relay::new(body, timeouts.idle, timeouts.stream.map(|whole| exchange.record.started() + whole), trailers);
@@ -58,6 +61,15 @@ pub(crate) async fn answer(
     }
     response.headers_mut().extend(limit_headers);
     Ok(response)
+}
+
+/// HTTP/2 always has a place for trailers; in HTTP/1.1 they are for clients that ask for them.
+fn passes_trailers(head: &request::Parts) -> bool {
+    match head.version {
+        Version::HTTP_2 => true,
+        Version::HTTP_11 => headers::takes_trailers(&head.headers),
+        _ => false,
+    }
 }
 
 /// The answer's framing is made anew from its body; where there is none, its length is only told.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -68,7 +68,22 @@ impl Pool {
             Wire::Negotiated => self.negotiated.request(request),
             Wire::Http2 => self.http2.request(request),
         };
-        sent.await.map_err(|error| SendError::classify(&error))
+        let answer = sent.await.map_err(|error| SendError::classify(&error))?;
+        if is_ambiguous(answer.headers()) { Err(SendError::Garbage) } else { Ok(answer) }
+    }
+}
+
+/// hyper takes whatever codings end with `chunked`, others up to the connection's end, and a length beside them: bytes
+/// that are still coded would pass for the content, and two readings of where an answer ends are how answers are
+/// smuggled (RFC 9112 §6.1, §6.3). Only `chunked` was offered.
+fn is_ambiguous(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            headers.contains_key(header::CONTENT_LENGTH)
+        }
+        _ => true,
     }
 }
 

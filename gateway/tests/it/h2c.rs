@@ -81,7 +81,9 @@ async fn an_http1_client_is_served_by_an_h2c_upstream_with_trailers_where_it_tak
     let (cluster, _upstream) = start().await;
     let plain = get(cluster.address, "/x", "").await;
     assert_eq!((plain.status, plain.body.as_str()), (200, "HTTP/2.0 /x te=none "), "{}", plain.raw);
+    assert_eq!((plain.header("trailer"), plain.raw.contains("x-got")), (None, false), "{}", plain.raw);
     let with = get(cluster.address, "/x", "te: trailers\r\n").await;
     assert_eq!(with.body, "HTTP/2.0 /x te=trailers ", "{}", with.raw);
+    assert_eq!(with.header("trailer"), Some("x-got"), "{}", with.raw);
     assert!(with.raw.ends_with("0\r\nx-got: nothing\r\n\r\n"), "{}", with.raw);
 }

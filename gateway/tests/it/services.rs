@@ -105,6 +105,11 @@ async fn an_open_route_takes_our_credential_and_passes_on_its_upstreams() {
         ("authorization: Bearer theirs\r\napi-key: other\r\n", None),
         ("authorization: Basic theirs\r\nx-api-key: sk-old\r\n", None),
         ("authorization: sk-alice\r\nx-api-key: theirs\r\n", None),
+        ("authorization: Bearer sk-old\r\nx-api-key: theirs\r\n", None),
+        ("authorization: bearer  sk-old \r\nx-api-key: theirs\r\n", None),
+        ("authorization: Bearer theirs\r\napi-key: sk-old\r\n", None),
+        ("x-api-key: sk-old\r\nx-api-key: theirs\r\napi-key: Bearer sk-old\r\n", None),
+        ("x-api-key: sk-old\r\napi-key: theirs\r\nauthorization: Bearer sk-alice\r\n", Some("alice")),
         ("authorization: Token sk-alice\r\nx-api-key: theirs\r\n", None),
     ] {
         assert_eq!(get(cluster.address, "/open", headers).await.status, 200, "{headers}");
@@ -214,5 +219,30 @@ async fn a_kept_connection_that_died_is_replaced_for_safe_requests() {
     for _ in 0..10 {
         assert_eq!(get(cluster.address, "/die", "").await.body, "dying");
         assert_eq!(get(cluster.address, "/x", "").await.body, "alive");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_framing_could_be_read_in_two_ways_is_none() {
+    let chunked = "2\r\nhi\r\n0\r\n\r\n";
+    for (headers, body, status) in [
+        ("transfer-encoding: chunked\r\n", chunked, 200),
+        ("transfer-encoding: Chunked\r\n", chunked, 200),
+        ("transfer-encoding: gzip, chunked\r\n", chunked, 502),
+        ("transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", chunked, 502),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", chunked, 502),
+        ("transfer-encoding: gzip\r\n", "hi", 502),
+        ("transfer-encoding: identity\r\n", "hi", 502),
+        ("content-length: 2\r\ntransfer-encoding: chunked\r\n", chunked, 502),
+        ("transfer-encoding: chunked\r\ncontent-length: 12\r\n", chunked, 502),
+        ("content-length: 2\r\ncontent-length: 3\r\n", "hi", 502),
+    ] {
+        let upstream = Upstream::always(Reply::Close(format!("HTTP/1.1 200 OK\r\n{headers}\r\n{body}"))).await;
+        let cluster = Cluster::start(&resources(&upstream, &upstream, "connectFailure")).await;
+        let told = get(cluster.address, "/open", "").await;
+        assert_eq!(told.status, status, "{headers}: {}", told.raw);
+        if status == 502 {
+            assert_eq!(told.code(), "upstream_error", "{headers}: {}", told.raw);
+        }
     }
 }
