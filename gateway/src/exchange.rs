@@ -12,7 +12,7 @@ use tollgate_model::{Caller, RouteAction, Subject};
 
 use crate::{
     ai,
-    body::{ClientBody, ResponseBody},
+    body::{Arriving, ClientBody, ResponseBody},
     compiled::Compiled,
     error::{CloseAfter, Rejection},
     filters::{self, admit::Knows},
@@ -42,7 +42,7 @@ pub(crate) struct Exchange {
 
 /// A request's body, read already where the route depended on it.
 pub(crate) enum RequestBody {
-    Unread(Incoming),
+    Unread(Arriving),
     /// All of it, and what was read in it.
     Read(Bytes, Option<AiRequest>),
 }
@@ -101,6 +101,8 @@ pub(crate) async fn serve(
     let mut record = Record::open(Arc::clone(&shared), connection, request.method().clone(), request.uri());
     let path = refused.as_ref().and_then(|(_, path)| path.as_deref()).unwrap_or(request.uri().path());
     let (version, dialect) = (request.version(), dialect_of(path, request.headers()));
+    let tasks = (version == Version::HTTP_2).then(|| shared.tasks.clone());
+    let request = request.map(|body| Arriving::new(body, tasks));
     let rejection = match refused {
         Some((why, _)) => why.into(),
         None => match begin(shared, record, request).await {
@@ -126,7 +128,7 @@ fn dialect_of(path: &str, headers: &HeaderMap) -> Dialect {
 type Answered = Result<(Response<ResponseBody>, Box<Record>), (Rejection, Box<Record>)>;
 
 /// The steps of every exchange, in order.
-async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Incoming>) -> Answered {
+async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arriving>) -> Answered {
     let (mut head, body) = request.into_parts();
     let compiled = shared.current();
     let (target, plan, needs_model) = match route(&compiled, &mut head) {
@@ -235,7 +237,7 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
 pub(crate) async fn read_ai(
     method: &Method,
     path: &str,
-    body: Incoming,
+    body: Arriving,
     limit: u64,
 ) -> Result<(Bytes, Option<AiRequest>), Rejection> {
     let body = ClientBody::new(body, limit)?.collect().await?;

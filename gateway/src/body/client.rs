@@ -10,10 +10,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::rest::Arriving;
 use crate::timer::LazyTimer;
 
 /// A body may be silent for this long, and is measured over this long.
@@ -37,7 +37,7 @@ pub(crate) enum BodyFault {
 /// Only time spent waiting for the client counts against it: an upstream that takes nothing stops the clock.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    inner: Incoming,
+    inner: Arriving,
     limit: u64,
     left: u64,
     floor: Floor,
@@ -47,7 +47,7 @@ pub(crate) struct ClientBody {
 impl ClientBody {
     /// # Errors
     /// The body is announced to be larger than `limit`.
-    pub(crate) fn new(inner: Incoming, limit: u64) -> Result<Self, BodyFault> {
+    pub(crate) fn new(inner: Arriving, limit: u64) -> Result<Self, BodyFault> {
         if inner.size_hint().lower() > limit {
             return Err(BodyFault::TooLarge { limit });
         }

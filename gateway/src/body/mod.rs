@@ -2,6 +2,8 @@
 
 mod client;
 mod response;
+mod rest;
 
 pub(crate) use client::{BodyFault, ClientBody, Replay, UpstreamRequestBody};
 pub(crate) use response::{BoxError, ResponseBody};
+pub(crate) use rest::Arriving;

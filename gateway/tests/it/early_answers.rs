@@ -212,9 +212,23 @@ async fn http2_says_that_no_more_of_a_body_is_wanted() {
     let block = [&[0x83, 0x86, 0x84, 0x41, 4][..], b"test"].concat(); // POST http://test/, by the static table
     let request = [http2::frame(1, 4, 1, &block), http2::frame(0, 0, 1, b"the beginning")].concat();
     stream.write_all(&request).await.unwrap();
-    let mut frames: Vec<(u8, u8, Vec<u8>)> = Vec::new();
+    let frames = read_until(&mut stream, |kind, _, _| kind == RST_STREAM).await;
+    let ended = frames.iter().position(|(kind, flags, _)| *kind == 0 && flags & 1 == 1);
+    assert!(ended.is_some_and(|at| at + 1 < frames.len()), "the whole answer comes first: {frames:?}");
+    assert_eq!(frames.last().unwrap().2, [0; 4], "NO_ERROR");
+}
+
+type Frame = (u8, u8, Vec<u8>);
+const DATA: u8 = 0;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+
+/// All frames up to the one that was waited for: kind, flags, payload.
+async fn read_until(stream: &mut TcpStream, is_it: impl Fn(u8, u8, &[u8]) -> bool) -> Vec<Frame> {
+    let mut frames: Vec<Frame> = Vec::new();
     let reading = async {
-        while frames.last().is_none_or(|&(kind, ..)| kind != 3) {
+        while frames.last().is_none_or(|(kind, flags, payload)| !is_it(*kind, *flags, payload)) {
             let mut head = [0; 9];
             stream.read_exact(&mut head).await.unwrap();
             let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
@@ -222,8 +236,82 @@ async fn http2_says_that_no_more_of_a_body_is_wanted() {
             frames.push((head[3], head[4], payload));
         }
     };
-    timeout(Duration::from_secs(10), reading).await.expect("RST_STREAM comes");
-    let ended = frames.iter().position(|(kind, flags, _)| *kind == 0 && flags & 1 == 1);
-    assert!(ended.is_some_and(|at| at + 1 < frames.len()), "the whole answer comes first: {frames:?}");
-    assert_eq!(frames.last().unwrap().2, [0; 4], "NO_ERROR");
+    let done = timeout(Duration::from_secs(10), reading).await;
+    assert!(done.is_ok(), "waited in vain for a frame behind {frames:?}");
+    frames
+}
+
+/// So much of a body, in frames of stream 1.
+fn data(size: usize, last: bool) -> Vec<u8> {
+    let pieces = size.div_ceil(16_384);
+    let piece = |n: usize| {
+        let flags = u8::from(last && n + 1 == pieces);
+        http2::frame(DATA, flags, 1, &vec![b'x'; (size - n * 16_384).min(16_384)])
+    };
+    (0..pieces).flat_map(piece).collect()
+}
+
+/// The answer comes before the body, whose rest is sent then. Nothing is reset: many clients would lose the answer.
+async fn the_stream_ends_by_itself(cluster: &Cluster, path: &str, size: usize, says: &str) {
+    let mut stream = http2::raw(cluster).await;
+    read_until(&mut stream, |kind, flags, _| (kind, flags) == (SETTINGS, 0)).await;
+    let length = size.to_string();
+    let block = [
+        &[0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()][..], // POST http, a path
+        path.as_bytes(),
+        &[0x41, 4],
+        b"test",
+        &[0x0f, 0x0d, u8::try_from(length.len()).unwrap()], // content-length
+        length.as_bytes(),
+    ]
+    .concat();
+    let request = [http2::frame(SETTINGS, 1, 0, &[]), http2::frame(1, 4, 1, &block), data(size / 2, false)].concat();
+    stream.write_all(&request).await.unwrap();
+    let mut frames = read_until(&mut stream, |kind, _, payload| kind == DATA && !payload.is_empty()).await;
+    stream.write_all(&data(size / 2, true)).await.unwrap();
+    if frames.last().unwrap().1 & 1 == 0 {
+        frames.extend(read_until(&mut stream, |kind, flags, _| kind == DATA && flags & 1 == 1).await);
+    }
+    stream.write_all(&http2::frame(PING, 0, 0, &[7; 8])).await.unwrap();
+    frames.extend(read_until(&mut stream, |kind, flags, _| (kind, flags) == (PING, 1)).await);
+    assert!(frames.iter().all(|(kind, ..)| *kind != RST_STREAM), "{path} {size}: {frames:?}");
+    let answer: Vec<u8> =
+        frames.into_iter().filter(|(kind, ..)| *kind == DATA).flat_map(|(.., payload)| payload).collect();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.contains(says), "{path} {size}: {answer}");
+}
+
+#[tokio::test]
+async fn http2_does_not_reset_a_stream_behind_its_answer() {
+    let upstream = Upstream::always(Reply::Keep(crate::upstream::answer(200, "", "early"))).await;
+    let resources = format!(
+        "{}---
+kind: Route
+metadata: {{name: teapot}}
+spec: {{match: [{{path: {{exact: /teapot}}}}], response: {{status: 418, body: short and stout}}}}
+---
+kind: Route
+metadata: {{name: small}}
+spec: {{match: [{{path: {{exact: /small}}}}], backends: [{{service: small}}], bodyLimit: 64B}}
+---
+kind: Service
+metadata: {{name: small}}
+spec: {{endpoints: [{{address: '{}'}}]}}
+",
+        provider(&upstream, "openai"),
+        upstream.address
+    );
+    let cluster = Cluster::start(&resources).await;
+    for size in [100, 200_000] {
+        for (path, says) in [
+            ("/v1/chat/completions", "invalid_api_key"),
+            ("/small", "request_too_large"),
+            ("/teapot", "short and stout"),
+            ("/nowhere", "route_not_found"),
+        ] {
+            the_stream_ends_by_itself(&cluster, path, size, says).await;
+        }
+    }
+    assert_eq!(upstream.requests(), Vec::<String>::new());
+    crate::cluster::until("every exchange to end", || cluster.gateway.in_flight() == 0).await;
 }
