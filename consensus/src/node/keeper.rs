@@ -11,24 +11,29 @@ use crate::{ChangeError, SnapshotPolicy, identity::Id, incarnation_of, node_of, 
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// A snapshot that could not be written is tried again after so long: mostly the disk is full, and each attempt fills it.
+const PUT_OFF: Duration = Duration::from_secs(10);
+
 /// For a call to the leader.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn keep(core: Arc<Core>, policy: SnapshotPolicy) {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last_snapshot = Instant::now();
+    let mut schedule = Schedule { policy, last: Instant::now(), put_off: None };
     let mut asked = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = core.stop.cancelled() => return,
         }
-        if snapshot_is_due(&core, &policy, last_snapshot) {
-            last_snapshot = Instant::now();
-            if core.raft.trigger().snapshot().await.is_err() {
-                return;
-            }
+        if core.progress.take_snapshot_put_off() {
+            schedule.put_off = Some(Instant::now());
+        }
+        if schedule.is_due(core.progress.bytes_since_snapshot(), Instant::now())
+            && core.raft.trigger().snapshot().await.is_err()
+        {
+            return;
         }
         core.compare_memories(&mut asked).await;
         if core.leads() {
@@ -40,9 +45,29 @@ pub(super) async fn keep(core: Arc<Core>, policy: SnapshotPolicy) {
     }
 }
 
-fn snapshot_is_due(core: &Core, policy: &SnapshotPolicy, last: Instant) -> bool {
-    let bytes = core.progress.bytes_since_snapshot();
-    bytes >= policy.log_bytes || (bytes > 0 && last.elapsed() >= policy.interval)
+/// When the next snapshot is due.
+struct Schedule {
+    policy: SnapshotPolicy,
+    last: Instant,
+    /// Since when one is owed that could not be written.
+    put_off: Option<Instant>,
+}
+
+impl Schedule {
+    /// Whether one is due now, that has so many bytes of log to replace; then it counts as begun.
+    fn is_due(&mut self, bytes: u64, now: Instant) -> bool {
+        let due = match self.put_off {
+            // What it would have held is no longer counted among the bytes.
+            Some(at) => now.duration_since(at) >= PUT_OFF,
+            None => {
+                bytes >= self.policy.log_bytes || (bytes > 0 && now.duration_since(self.last) >= self.policy.interval)
+            }
+        };
+        if due {
+            (self.last, self.put_off) = (now, None);
+        }
+        due
+    }
 }
 
 impl Core {
@@ -97,5 +122,23 @@ pub(super) async fn join_at(
         Ok(Ok(answer)) => answer.into_inner().into(),
         Ok(Err(status)) => Attempt::Unknown(status.to_string()),
         Err(_) => Attempt::Unknown("no answer".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_could_not_be_written_is_due_again_after_a_pause() {
+        let begun = Instant::now();
+        let policy = SnapshotPolicy { log_bytes: 100, interval: Duration::from_secs(3600), keep_entries: 0 };
+        let mut schedule = Schedule { policy, last: begun, put_off: None };
+        assert!(!schedule.is_due(99, begun));
+        assert!(schedule.is_due(100, begun));
+        schedule.put_off = Some(begun);
+        assert!(!schedule.is_due(1_000, begun + PUT_OFF / 2), "not in a loop");
+        assert!(schedule.is_due(0, begun + PUT_OFF), "it is owed, whatever was applied since");
+        assert!(!schedule.is_due(0, begun + PUT_OFF * 2), "and begun once");
     }
 }

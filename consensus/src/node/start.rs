@@ -62,7 +62,7 @@ pub(crate) async fn start(
     if data.has_lost_its_log() {
         begin_anew(&mut data, "it is not whole")?;
     }
-    let mut disk = Disk::open(&data, Replicated::new(machine), &config.on_fatal)?;
+    let mut disk = Disk::open(&data, Replicated::new(machine), &config.on_fatal).await?;
 
     let info = NodeInfo {
         zone: config.zone,
@@ -82,7 +82,7 @@ pub(crate) async fn start(
         let state = disk.close()?;
         begin_anew(&mut data, why)?;
         shared.set_identity(data.identity().clone());
-        disk = Disk::open(&data, state, &config.on_fatal)?;
+        disk = Disk::open(&data, state, &config.on_fatal).await?;
     }
     if data.identity().member.is_none() {
         former.form(&mut data).await?;

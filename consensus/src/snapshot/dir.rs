@@ -26,6 +26,10 @@ use crate::{
 /// What the names of snapshots end in that were set aside.
 const DAMAGED: &str = "damaged";
 
+/// A snapshot as openraft passes it on: `None` where it could not be written. Openraft takes an error of ours for the end
+/// of the node, and a snapshot is put off instead.
+pub(crate) type MaybeSnapshot = Option<Arc<SnapshotFile>>;
+
 /// A finished snapshot file, kept open.
 #[derive(Debug)]
 pub(crate) struct SnapshotFile {
@@ -274,16 +278,33 @@ pub(crate) struct SnapshotBuilder {
     pub(crate) meta: SnapshotMeta,
     /// Taken when it is built. Nobody contends for it: the lock makes it shareable, as openraft wants it.
     pub(crate) image: Mutex<Option<Image>>,
+    /// Told when it could not be written: it is due again after a pause.
+    pub(crate) put_off: Arc<AtomicBool>,
+}
+
+impl SnapshotBuilder {
+    async fn write(&mut self) -> io::Result<Arc<SnapshotFile>> {
+        let image = self.image.get_mut().take().ok_or_else(|| io::Error::other("a builder builds one snapshot"))?;
+        let (dir, meta) = (Arc::clone(&self.dir), self.meta.clone());
+        tokio::task::spawn_blocking(move || dir.write(&meta, image)).await.map_err(io::Error::other)?
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = Arc<SnapshotFile>;
+    type SnapshotData = MaybeSnapshot;
 
-    async fn build_snapshot(&mut self) -> io::Result<openraft::alias::SnapshotOf<TypeConfig, Arc<SnapshotFile>>> {
-        let image = self.image.get_mut().take().ok_or_else(|| io::Error::other("a builder builds one snapshot"))?;
-        let (dir, meta) = (Arc::clone(&self.dir), self.meta.clone());
-        let file = tokio::task::spawn_blocking(move || dir.write(&meta, image)).await.map_err(io::Error::other)??;
-        Ok(Snapshot { meta: file.meta.clone(), snapshot: file })
+    /// Never an error: what was not written says that it is of nothing, which is no progress to openraft. The log is kept
+    /// until one is written.
+    async fn build_snapshot(&mut self) -> io::Result<openraft::alias::SnapshotOf<TypeConfig, MaybeSnapshot>> {
+        match self.write().await {
+            Ok(file) => Ok(Snapshot { meta: file.meta.clone(), snapshot: Some(file) }),
+            Err(error) => {
+                let dir = self.dir.path.display();
+                tracing::warn!(%dir, %error, "snapshot can't be written: the log is kept, it is tried again later");
+                self.put_off.store(true, Ordering::Release);
+                Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: None })
+            }
+        }
     }
 }
 

@@ -78,3 +78,25 @@ fn an_open_snapshot_can_be_read_after_it_was_replaced() {
     dir.write(&meta(6), rows(3)).unwrap();
     assert_eq!(old.read_at(0, 1 << 20).unwrap().len() as u64, len);
 }
+
+/// Openraft would end the node over an error.
+#[tokio::test]
+async fn a_snapshot_that_can_not_be_written_is_put_off_and_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = SnapshotDir::open(&temp.path().join("snapshots")).unwrap();
+    let put_off = Arc::new(AtomicBool::new(false));
+    let builder = |rows: Image| SnapshotBuilder {
+        dir: Arc::clone(&dir),
+        meta: meta(5),
+        image: Mutex::new(Some(rows)),
+        put_off: Arc::clone(&put_off),
+    };
+    fs::remove_dir(temp.path().join("snapshots")).unwrap();
+    let unwritten = builder(rows(3)).build_snapshot().await.unwrap();
+    assert!(unwritten.snapshot.is_none() && unwritten.meta.last_log_id.is_none(), "{:?}", unwritten.meta);
+    assert!(put_off.swap(false, Ordering::Relaxed) && dir.current().is_none());
+    fs::create_dir(temp.path().join("snapshots")).unwrap();
+    let written = builder(rows(3)).build_snapshot().await.unwrap();
+    assert_eq!(written.meta, meta(5));
+    assert!(!put_off.load(Ordering::Relaxed) && dir.current().is_some());
+}

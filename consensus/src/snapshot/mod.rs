@@ -3,4 +3,4 @@
 mod dir;
 mod file;
 
-pub(crate) use dir::{Incoming, SnapshotBuilder, SnapshotDir, SnapshotFile};
+pub(crate) use dir::{Incoming, MaybeSnapshot, SnapshotBuilder, SnapshotDir, SnapshotFile};

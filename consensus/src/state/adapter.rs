@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     OnFatal,
     machine::Changes,
-    snapshot::{SnapshotBuilder, SnapshotDir, SnapshotFile},
+    snapshot::{MaybeSnapshot, SnapshotBuilder, SnapshotDir},
     types::{Departure, Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct Progress {
     applied: watch::Sender<u64>,
     /// Applied since the last snapshot.
     bytes: AtomicU64,
+    /// The last snapshot could not be written.
+    snapshot_put_off: Arc<AtomicBool>,
     /// As of the last membership change.
     meta: Mutex<Meta>,
 }
@@ -47,6 +49,11 @@ impl Progress {
 
     pub(crate) fn bytes_since_snapshot(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a snapshot could not be written since this was asked last.
+    pub(crate) fn take_snapshot_put_off(&self) -> bool {
+        self.snapshot_put_off.swap(false, Ordering::AcqRel)
     }
 
     /// The newest incarnation that this node was ever known by, 0 if none.
@@ -81,6 +88,7 @@ impl Machine {
         let progress = Progress {
             applied: watch::Sender::new(0),
             bytes: AtomicU64::new(0),
+            snapshot_put_off: Arc::default(),
             meta: Mutex::new(state.meta().clone()),
         };
         let mut machine = Self { state: Mutex::new(state), store, snapshots, progress: Arc::new(progress), on_fatal };
@@ -120,6 +128,7 @@ impl Machine {
             dir: Arc::clone(&self.snapshots),
             meta: state.meta().snapshot_meta(),
             image: Mutex::new(Some(state.image())),
+            put_off: Arc::clone(&self.progress.snapshot_put_off),
         }
     }
 
@@ -133,7 +142,7 @@ impl Machine {
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = Arc<SnapshotFile>;
+    type SnapshotData = MaybeSnapshot;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -163,7 +172,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.builder()
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, file: Arc<SnapshotFile>) -> io::Result<()> {
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, file: MaybeSnapshot) -> io::Result<()> {
+        let file = file.ok_or_else(|| io::Error::other("a snapshot that was never written can't be installed"))?;
         let dir = Arc::clone(&self.snapshots);
         let file = tokio::task::spawn_blocking(move || dir.publish(file)).await.map_err(io::Error::other)??;
         let mut rows = file.rows()?;
@@ -178,10 +188,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     /// The newest snapshot; one that was found damaged is first made anew, from the state as it is now.
     async fn get_current_snapshot(
         &mut self,
-    ) -> io::Result<Option<openraft::alias::SnapshotOf<TypeConfig, Arc<SnapshotFile>>>> {
+    ) -> io::Result<Option<openraft::alias::SnapshotOf<TypeConfig, MaybeSnapshot>>> {
         if self.snapshots.is_damaged() {
             return openraft::storage::RaftSnapshotBuilder::build_snapshot(&mut self.builder()).await.map(Some);
         }
-        Ok(self.snapshots.current().map(|file| Snapshot { meta: file.meta().clone(), snapshot: file }))
+        Ok(self.snapshots.current().map(|file| Snapshot { meta: file.meta().clone(), snapshot: Some(file) }))
     }
 }

@@ -5,9 +5,10 @@ mod dedup;
 mod digest;
 mod replicated;
 mod rows;
+mod rows_db;
 mod store;
 
 pub(crate) use adapter::{Machine, Progress};
 pub(crate) use dedup::WINDOW_US;
 pub(crate) use replicated::Replicated;
-pub(crate) use store::StateStore;
+pub(crate) use store::{Found, StateStore};

@@ -4,11 +4,11 @@
 //! waits for the disk. What it writes goes into one tree in batches that end at an entry and hold its applied id, so the
 //! store is always the state after some entry. A digest over all rows is kept with them and compared at start: a store
 //! that does not open or does not agree is set aside, and the state is rebuilt from snapshot and log.
+//!
+//! On a full disk the node goes on without it: what is there gets old, and is made anew once there is space.
 
 use std::{
-    collections::HashMap,
-    fs, io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -17,13 +17,14 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{digest::Digest, replicated::Replicated};
+use super::{
+    replicated::Replicated,
+    rows_db::{ChangedRows, RowsDb, has_room, is_absent, is_for_want_of_space, remove, set_aside},
+};
 use crate::{
     OnFatal,
     machine::{Changes, Image},
 };
-
-type Db = sled::Db<256>;
 
 /// How often what was written is flushed.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
@@ -31,23 +32,26 @@ const FLUSH_EVERY: Duration = Duration::from_secs(2);
 /// How long rows may gather before they are written.
 const GATHER: Duration = Duration::from_millis(50);
 
+/// How often it is looked whether a disk that was full has space again.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(2);
+
 /// Rows waiting for the thread. Beyond it the whole image replaces them: memory stays bounded and apply never waits.
 const MAX_PENDING_BYTES: usize = 64 << 20;
 
-/// Sled's own cache; it is read at start only.
-const CACHE_BYTES: usize = 16 << 20;
-
-/// Rows in one batch while a whole image is written.
-const IMAGE_BATCH_ROWS: usize = 1_024;
-
-/// Where the digest is kept. Sorts before every row; no row of the state has this key.
-const DIGEST_KEY: [u8; 2] = [0, 0];
-
-/// What became of each row: `None` is a removed one.
-type ChangedRows = HashMap<Vec<u8>, Option<Vec<u8>>>;
+/// What was there when the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The state after some entry, or the one before the first.
+    Rows,
+    /// Nothing at all, not even an empty store.
+    Nothing,
+    /// What could not be used, which was said already.
+    NoUse,
+}
 
 /// The handle that apply holds.
 pub(crate) struct StateStore {
+    found: Found,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -63,47 +67,109 @@ struct Pending {
     image: Option<Image>,
     rows: ChangedRows,
     bytes: usize,
+    want: Want,
     stop: bool,
+}
+
+/// What the thread can do with what apply has for it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// Every row that changes.
+    #[default]
+    Rows,
+    /// Nothing: the disk is full.
+    Nothing,
+    /// The whole state, to begin anew.
+    Image,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
         self.image.is_none() && self.rows.is_empty()
     }
+
+    fn replace(&mut self, image: Image) {
+        self.drop_all();
+        self.image = Some(image);
+        self.want = Want::Rows;
+    }
+
+    fn drop_all(&mut self) {
+        self.rows.clear();
+        self.bytes = 0;
+        self.image = None;
+    }
 }
 
 impl StateStore {
     /// Opens the store, restores `state` from it as far as it goes, and starts the thread. Blocks on the disk.
     pub(crate) fn open(path: &Path, state: &mut Replicated, on_fatal: OnFatal) -> io::Result<Self> {
-        let (db, digest) = match guarded(|| restore(path, state)) {
-            Ok(opened) => opened,
+        let absent = is_absent(path);
+        let (found, opened) = match RowsDb::restore(path, state) {
+            Ok(db) => (if absent { Found::Nothing } else { Found::Rows }, Ok(db)),
+            Err(error) if is_for_want_of_space(&error, path) => {
+                state.clear()?;
+                (Found::NoUse, Err(error))
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "state store is of no use, rebuilding it from snapshot and log");
                 state.clear()?;
                 set_aside(path)?;
-                (guarded(|| open_db(path))?, Digest::default())
+                (Found::NoUse, RowsDb::begin(path))
             }
         };
+        let (db, full) = match opened {
+            Ok(db) => (Some(db), None),
+            Err(error) if is_for_want_of_space(&error, path) => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
         let shared = Arc::new(Shared { pending: Mutex::default(), wake: Condvar::new() });
-        let writer = Writer { db, digest, shared: Arc::clone(&shared), flushed_at: Instant::now(), dirty: false };
+        let mut writer = Writer {
+            path: path.to_owned(),
+            db,
+            shared: Arc::clone(&shared),
+            flushed_at: Instant::now(),
+            dirty: false,
+            full: false,
+        };
+        if let Some(error) = full {
+            writer.go_without(&error);
+        }
         let thread = std::thread::Builder::new().name("state-store".into()).spawn(move || {
-            if let Err(error) = guarded(move || writer.run()) {
+            if let Err(error) = writer.run() {
                 (on_fatal.0)(&format!("the state store failed: {error}"));
             }
         })?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { found, shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Hands over what one entry changed. `image` gives the state after it, in case the thread is too far behind.
+    /// What was there when it was opened.
+    pub(crate) fn found(&self) -> Found {
+        self.found
+    }
+
+    /// Hands over what one entry changed. `image` gives the state after it, in case the thread has to begin anew.
     pub(crate) fn put(&self, changes: &mut Changes, image: impl FnOnce() -> Image) {
         let mut pending = self.shared.pending.lock();
         let wake = pending.is_empty();
-        for (key, value) in changes.drain() {
-            pending.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            pending.rows.insert(key, value);
-        }
-        if pending.bytes > MAX_PENDING_BYTES {
-            replace(&mut pending, image());
+        match pending.want {
+            Want::Nothing => {
+                changes.drain().for_each(drop);
+                return;
+            }
+            Want::Image => {
+                changes.drain().for_each(drop);
+                pending.replace(image());
+            }
+            Want::Rows => {
+                for (key, value) in changes.drain() {
+                    pending.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+                    pending.rows.insert(key, value);
+                }
+                if pending.bytes > MAX_PENDING_BYTES {
+                    pending.replace(image());
+                }
+            }
         }
         drop(pending);
         if wake {
@@ -113,7 +179,11 @@ impl StateStore {
 
     /// Replaces everything: a snapshot was installed.
     pub(crate) fn replace(&self, image: Image) {
-        replace(&mut self.shared.pending.lock(), image);
+        let mut pending = self.shared.pending.lock();
+        if pending.want != Want::Nothing {
+            pending.replace(image);
+        }
+        drop(pending);
         self.shared.wake.notify_one();
     }
 
@@ -127,96 +197,102 @@ impl StateStore {
     }
 }
 
-fn replace(pending: &mut Pending, image: Image) {
-    pending.rows.clear();
-    pending.bytes = 0;
-    pending.image = Some(image);
-}
-
 impl Drop for StateStore {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-/// Sled is an alpha: it may panic on a damaged file, and that is an error like any other here.
-fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(io::Error::other("sled panicked")))
-}
-
-fn open_db(path: &Path) -> io::Result<Db> {
-    let config = sled::Config { flush_every_ms: None, cache_capacity_bytes: CACHE_BYTES, ..sled::Config::new() };
-    config.path(path).open()
-}
-
-/// Reads every row into `state` and checks them against the digest. An empty store is a good one.
-fn restore(path: &Path, state: &mut Replicated) -> io::Result<(Db, Digest)> {
-    let db = open_db(path)?;
-    let Some(kept) = db.get(DIGEST_KEY)? else {
-        return match db.is_empty()? {
-            true => Ok((db, Digest::default())),
-            false => Err(io::Error::other("it has rows and no digest: it was being rewritten")),
-        };
-    };
-    let mut digest = Digest::default();
-    let mut rows = db.iter().filter(|row| !matches!(row, Ok((key, _)) if key.as_ref() == DIGEST_KEY)).map(|row| {
-        let (key, value) = row?;
-        digest.add(&key, &value);
-        Ok((key.to_vec(), value.to_vec()))
-    });
-    state.restore(&mut rows)?;
-    rows.try_for_each(|row| row.map(drop))?;
-    drop(rows);
-    if digest.to_bytes() != kept.as_ref() {
-        return Err(io::Error::other("its rows do not agree with their digest"));
-    }
-    Ok((db, digest))
-}
-
-/// Renames the directory: whoever wants to know what went wrong finds it there. The one before it is deleted.
-fn set_aside(path: &Path) -> io::Result<()> {
-    let aside: PathBuf = path.with_extension("damaged");
-    if fs::exists(&aside)? {
-        fs::remove_dir_all(&aside)?;
-    }
-    if fs::exists(path)? { fs::rename(path, &aside) } else { Ok(()) }
-}
-
 /// What the thread owns.
 struct Writer {
-    db: Db,
-    digest: Digest,
+    path: PathBuf,
+    /// `None` while the disk is full.
+    db: Option<RowsDb>,
     shared: Arc<Shared>,
     flushed_at: Instant,
     dirty: bool,
+    /// Said to be full, and not yet that it is whole again.
+    full: bool,
 }
 
 impl Writer {
     fn run(mut self) -> io::Result<()> {
         loop {
             let (image, rows, stop) = self.take();
-            if let Some(image) = image {
-                self.write_image(image)?;
-            }
-            if !rows.is_empty() {
-                self.write_rows(rows)?;
-            }
-            if self.dirty && (stop || self.flushed_at.elapsed() >= FLUSH_EVERY) {
-                self.db.flush()?;
-                self.flushed_at = Instant::now();
-                self.dirty = false;
+            match self.write(image, rows, stop) {
+                Ok(()) => {}
+                Err(error) if is_for_want_of_space(&error, &self.path) => self.go_without(&error),
+                Err(error) => return Err(error),
             }
             if stop {
+                if let Some(db) = self.db.take() {
+                    db.close();
+                }
                 return Ok(());
+            }
+            if self.db.is_none() && self.wants(Want::Nothing) && has_room(&self.path) {
+                self.shared.pending.lock().want = Want::Image;
             }
         }
     }
 
-    /// Waits for rows, for the next flush, or to be stopped.
+    fn write(&mut self, image: Option<Image>, rows: ChangedRows, stop: bool) -> io::Result<()> {
+        if self.db.is_none() && image.is_some() {
+            self.db = Some(RowsDb::begin(&self.path)?);
+        }
+        let Some(db) = &mut self.db else { return Ok(()) };
+        self.dirty |= image.is_some() || !rows.is_empty();
+        if let Some(image) = image {
+            db.write_image(image)?;
+        }
+        if !rows.is_empty() {
+            db.write_rows(rows)?;
+        }
+        if self.dirty && (stop || self.flushed_at.elapsed() >= FLUSH_EVERY) {
+            db.flush()?;
+            self.flushed_at = Instant::now();
+            self.dirty = false;
+            if std::mem::take(&mut self.full) {
+                tracing::info!(path = %self.path.display(), "there is space for the state store again, it is whole");
+            }
+        }
+        Ok(())
+    }
+
+    /// The disk is full: what is there stays as it is, unless it is worth nothing.
+    fn go_without(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.full, true) {
+            tracing::warn!(
+                path = %self.path.display(), %error,
+                "no space for the state store: going on without it, the log and the snapshot have everything; free some space"
+            );
+        }
+        if let Some(db) = self.db.take() {
+            let half_written = db.half_written;
+            db.close();
+            if half_written && let Err(error) = remove(&self.path) {
+                tracing::debug!(%error, "a half-written state store was not removed");
+            }
+        }
+        self.dirty = false;
+        let mut pending = self.shared.pending.lock();
+        pending.drop_all();
+        pending.want = Want::Nothing;
+    }
+
+    fn wants(&self, want: Want) -> bool {
+        self.shared.pending.lock().want == want
+    }
+
+    /// Waits for rows, for the next flush, for space, or to be stopped.
     fn take(&self) -> (Option<Image>, ChangedRows, bool) {
         let mut pending = self.shared.pending.lock();
         if !pending.stop {
-            let wait = if self.dirty { FLUSH_EVERY } else { Duration::from_secs(3600) };
+            let wait = match (&self.db, self.dirty) {
+                (None, _) => LOOK_FOR_ROOM_EVERY,
+                (Some(_), true) => FLUSH_EVERY,
+                (Some(_), false) => Duration::from_secs(3600),
+            };
             if pending.is_empty() {
                 self.shared.wake.wait_for(&mut pending, wait);
             }
@@ -227,47 +303,6 @@ impl Writer {
         }
         pending.bytes = 0;
         (pending.image.take(), std::mem::take(&mut pending.rows), pending.stop)
-    }
-
-    /// One batch: the state moves from one entry to another, never in between.
-    fn write_rows(&mut self, rows: ChangedRows) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in rows {
-            if let Some(old) = self.db.get(&key)? {
-                self.digest.remove(&key, &old);
-            }
-            match value {
-                Some(value) => {
-                    self.digest.add(&key, &value);
-                    batch.insert(key, value);
-                }
-                None => batch.remove(key),
-            }
-        }
-        batch.insert(DIGEST_KEY.to_vec(), self.digest.to_bytes().to_vec());
-        self.dirty = true;
-        self.db.apply_batch(batch)
-    }
-
-    /// Everything anew. Without its digest the store counts for nothing, so a death in the middle does no harm.
-    fn write_image(&mut self, image: Image) -> io::Result<()> {
-        self.db.remove(DIGEST_KEY)?;
-        self.db.flush()?;
-        self.db.clear()?;
-        self.digest = Digest::default();
-        let mut batch = sled::Batch::default();
-        for (n, (key, value)) in image.enumerate() {
-            self.digest.add(&key, &value);
-            batch.insert(key, value);
-            if n % IMAGE_BATCH_ROWS == IMAGE_BATCH_ROWS - 1 {
-                self.db.apply_batch(std::mem::take(&mut batch))?;
-            }
-        }
-        self.db.apply_batch(batch)?;
-        self.db.flush()?;
-        self.db.insert(DIGEST_KEY, self.digest.to_bytes().to_vec())?;
-        self.dirty = true;
-        Ok(())
     }
 }
 

@@ -1,3 +1,5 @@
+use std::fs;
+
 use bytes::Bytes;
 use openraft::{EntryPayload, vote::RaftLeaderId};
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     identity::Id,
-    snapshot::SnapshotFile,
+    snapshot::MaybeSnapshot,
     types::{NodeInfo, TypeConfig, Vote},
 };
 
@@ -172,7 +172,7 @@ fn failed(status: &Status) -> Error {
 }
 
 impl RaftNetworkV2<TypeConfig> for Connection {
-    type SnapshotData = Arc<SnapshotFile>;
+    type SnapshotData = MaybeSnapshot;
 
     async fn append_entries(
         &mut self,
@@ -248,13 +248,16 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        snapshot: openraft::alias::SnapshotOf<TypeConfig, Arc<SnapshotFile>>,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, MaybeSnapshot>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let Some(file) = snapshot.snapshot else {
+            return Err(Unreachable::from_string("there is no snapshot to send: it could not be written").into());
+        };
         let client = self.client(Lane::Snapshot)?;
         let sent = tokio::select! {
-            sent = snapshot::send(client, &self.target.envelope, &vote, snapshot.snapshot) => sent,
+            sent = snapshot::send(client, &self.target.envelope, &vote, file) => sent,
             closed = cancel => return Err(closed.into()),
         };
         let answer = sent.map_err(|status| StreamingError::from(failed(&status)))?;

@@ -199,7 +199,7 @@ impl peer_server::Peer for PeerService {
         let check = |vote: &Vote| check_vote(vote, &envelope, &core);
         let (vote, file) = snapshot::receive(parts, core.snapshots(), check).await?;
         check_snapshot(&vote, file.meta().last_log_id, core.last_applied())?;
-        let snapshot = openraft::storage::Snapshot { meta: file.meta().clone(), snapshot: file };
+        let snapshot = openraft::storage::Snapshot { meta: file.meta().clone(), snapshot: Some(file) };
         Ok(Response::new(encode(&core.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?)))
     }
 
