@@ -111,7 +111,7 @@ pub struct Live {
 /// What the program above consensus wants the other nodes to know about this one, at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Local {
-    /// `ready`, `draining`…
+    /// `ready`, `draining`…; `starting` before anything was published.
     pub state: String,
     /// The log index of the configuration that it serves.
     pub served_index: u64,

@@ -4,10 +4,12 @@
 //! node has found its cluster everything that needs the log is unavailable.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Instant,
 };
 
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{
@@ -28,14 +30,57 @@ use crate::{accounts, clock, state::Shared};
 pub(crate) struct NodeBackplane {
     consensus: OnceLock<Consensus>,
     state: Arc<Shared>,
+    conditions: Mutex<Conditions>,
     readiness: watch::Sender<Readiness>,
+}
+
+/// What must be so for this node to get traffic.
+#[derive(Debug, Default)]
+struct Conditions {
+    started: bool,
+    /// Why it leaves.
+    draining: Option<String>,
+    /// What keeps it from serving, by what it is about.
+    faults: BTreeMap<Fault, String>,
+}
+
+/// What can be wrong with a node that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// Its cluster key is not the one that the configuration was made under.
+    ClusterKey,
+    /// The other nodes do not take its certificate.
+    Certificate,
+}
+
+impl Conditions {
+    fn readiness(&self) -> Readiness {
+        let fault = self.faults.values().next();
+        match (&self.draining, self.started, fault) {
+            (Some(why), _, _) => Readiness::NotReady(why.clone()),
+            (None, false, _) => Readiness::NotReady("waiting for the cluster".to_owned()),
+            (None, true, Some(fault)) => Readiness::NotReady(fault.clone()),
+            (None, true, None) => Readiness::Ready,
+        }
+    }
+
+    /// As `cluster status` shows it.
+    fn state(&self) -> &'static str {
+        match (&self.draining, self.started, self.faults.is_empty()) {
+            (Some(_), _, _) => "draining",
+            (None, false, _) => "starting",
+            (None, true, false) => "unready",
+            (None, true, true) => "ready",
+        }
+    }
 }
 
 impl NodeBackplane {
     /// A node that has not found its cluster yet.
     pub(crate) fn new(state: Arc<Shared>) -> NodeBackplane {
-        let waiting = Readiness::NotReady("waiting for the cluster".to_owned());
-        NodeBackplane { consensus: OnceLock::new(), state, readiness: watch::Sender::new(waiting) }
+        let conditions = Conditions::default();
+        let readiness = watch::Sender::new(conditions.readiness());
+        NodeBackplane { consensus: OnceLock::new(), state, conditions: Mutex::new(conditions), readiness }
     }
 
     /// The node has found its cluster.
@@ -44,9 +89,33 @@ impl NodeBackplane {
         let _ = self.consensus.set(consensus);
     }
 
-    /// From now on `/readyz` says so.
-    pub(crate) fn set_readiness(&self, readiness: Readiness) {
-        self.readiness.send_replace(readiness);
+    /// All of it runs: it is ready from now on, unless something is wrong.
+    pub(crate) fn set_started(&self) {
+        self.change(|conditions| conditions.started = true);
+    }
+
+    /// It leaves: `/readyz` says no and why from now on.
+    pub(crate) fn set_draining(&self, why: &str) {
+        self.change(|conditions| conditions.draining = Some(why.to_owned()));
+    }
+
+    /// Something is wrong, or right again: `None`.
+    pub(crate) fn set_fault(&self, fault: Fault, what: Option<String>) {
+        self.change(|conditions| match what {
+            Some(what) => drop(conditions.faults.insert(fault, what)),
+            None => drop(conditions.faults.remove(&fault)),
+        });
+    }
+
+    /// `starting`, `ready`, `unready` or `draining`.
+    pub(crate) fn state(&self) -> &'static str {
+        self.conditions.lock().state()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Conditions)) {
+        let mut conditions = self.conditions.lock();
+        change(&mut conditions);
+        self.readiness.send_replace(conditions.readiness());
     }
 
     fn consensus(&self) -> Result<&Consensus, BackplaneError> {
@@ -158,4 +227,33 @@ fn not_changed(error: ChangeError) -> BackplaneError {
 
 fn not_read(error: ReadError) -> BackplaneError {
     BackplaneError::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_once_it_has_started_and_while_nothing_is_wrong() {
+        let backplane = NodeBackplane::new(crate::state::ReplicatedState::new().1);
+        let shown = |backplane: &NodeBackplane| {
+            let why = match &*backplane.readiness().borrow() {
+                Readiness::Ready => String::new(),
+                Readiness::NotReady(why) => why.clone(),
+            };
+            (backplane.state(), why)
+        };
+        assert_eq!(shown(&backplane), ("starting", "waiting for the cluster".to_owned()));
+        backplane.set_fault(Fault::ClusterKey, Some("the key does not fit".to_owned()));
+        assert_eq!(shown(&backplane).0, "starting");
+        backplane.set_started();
+        assert_eq!(shown(&backplane), ("unready", "the key does not fit".to_owned()));
+        backplane.set_fault(Fault::Certificate, None);
+        assert_eq!(shown(&backplane).0, "unready", "the other fault is there still");
+        backplane.set_fault(Fault::ClusterKey, None);
+        assert_eq!(shown(&backplane), ("ready", String::new()));
+        backplane.set_draining("draining");
+        backplane.set_fault(Fault::Certificate, Some("expired".to_owned()));
+        assert_eq!(shown(&backplane), ("draining", "draining".to_owned()));
+    }
 }

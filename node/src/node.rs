@@ -9,10 +9,7 @@ use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tollgate_admin::{
-    AdminMetrics, AdminState,
-    backplane::{Backplane, Readiness},
-};
+use tollgate_admin::{AdminMetrics, AdminState, backplane::Backplane};
 use tollgate_consensus::{
     Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy, StartError,
 };
@@ -21,7 +18,7 @@ use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
 use tollgate_quota::{Desk, DeskConfig};
 
 use crate::{
-    backplane::NodeBackplane,
+    backplane::{Fault, NodeBackplane},
     config::{Members, NodeConfig},
     metrics::NodeMetrics,
     run::bind,
@@ -111,6 +108,7 @@ impl Node {
         let desk = Desk::spawn(desk_config, Arc::new(LogUplink::new(consensus.clone())), &background);
         state.show_to(desk.clone());
         let view = views::compile(&state.config().borrow(), None, key.as_deref());
+        backplane.set_fault(Fault::ClusterKey, views::key_fault(&view, key.as_deref()));
         let served = watch::Sender::new(view.index);
         let gateway = {
             let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
@@ -119,13 +117,13 @@ impl Node {
         metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state));
 
         let presence = presence(consensus.clone(), backplane.clone(), served.subscribe());
-        let views = views::follow(state.config(), gateway.clone(), key, served);
+        let views = views::follow(state.config(), gateway.clone(), key, served, backplane.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), presence));
         background.spawn(stoppable(admin_shutdown.drain.clone(), views));
         let shutdown = Shutdown::default();
         let data_plane = TaskTracker::new();
         data_plane.spawn(gateway.serve(sockets.http, shutdown.clone()));
-        backplane.set_readiness(Readiness::Ready);
+        backplane.set_started();
         for guard in stop_on_drop {
             guard.disarm();
         }
@@ -134,7 +132,7 @@ impl Node {
 
     /// `/readyz` says no and why from now on, and the cluster's status says that this node drains.
     pub(crate) fn set_draining(&self, why: &str) {
-        self.backplane.set_readiness(Readiness::NotReady(why.to_owned()));
+        self.backplane.set_draining(why);
     }
 
     /// Resolves when this node must not go on, with the reason.
@@ -210,16 +208,13 @@ fn gateway_config(config: &NodeConfig) -> GatewayConfig {
     gateway
 }
 
-/// Tells the other nodes what this one serves and whether it drains, whenever that changes.
+/// Tells the other nodes what this one serves and how it is, whenever that changes.
 async fn presence(consensus: Consensus, backplane: Arc<NodeBackplane>, mut served: watch::Receiver<LogIndex>) {
     let mut readiness = backplane.readiness();
     loop {
-        let state = match &*readiness.borrow_and_update() {
-            Readiness::Ready => "ready",
-            Readiness::NotReady(_) => "draining",
-        };
+        readiness.mark_unchanged();
         let served_index = served.borrow_and_update().0;
-        consensus.publish(Local { state: state.to_owned(), served_index });
+        consensus.publish(Local { state: backplane.state().to_owned(), served_index });
         let changed = tokio::select! {
             changed = readiness.changed() => changed,
             changed = served.changed() => changed,

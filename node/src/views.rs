@@ -8,6 +8,8 @@ use tollgate_gateway::Gateway;
 use tollgate_model::{ConfigView, Kind, LogIndex, secret::ClusterKey};
 use tracing::{error, info, warn};
 
+use crate::backplane::{Fault, NodeBackplane};
+
 /// Compiles `state`; what does not compile is logged and left out, and never stops the rest.
 pub(crate) fn compile(state: &ConfigState, previous: Option<&ConfigView>, key: Option<&ClusterKey>) -> Arc<ConfigView> {
     let (view, problems) = ConfigView::compile(state.index, &state.catalog, previous, key);
@@ -21,6 +23,16 @@ pub(crate) fn compile(state: &ConfigState, previous: Option<&ConfigView>, key: O
     Arc::new(view)
 }
 
+/// What is wrong with this node's cluster key, if it is not the one that the configuration was made under.
+pub(crate) fn key_fault(view: &ConfigView, key: Option<&ClusterKey>) -> Option<String> {
+    let theirs = view.other_cluster_key()?;
+    let ours = key.map_or("none".to_owned(), |key| format!("key {}", key.id()));
+    Some(format!(
+        "the cluster key does not fit: the configuration was made under key {theirs}, and `[cluster] key_file` of this \
+         node holds {ours}; give it the file that the other nodes have"
+    ))
+}
+
 /// Serves every later configuration until the state's owner is gone; `served` follows. Changes that come while one is
 /// compiled are served together.
 pub(crate) async fn follow(
@@ -28,18 +40,20 @@ pub(crate) async fn follow(
     gateway: Gateway,
     key: Option<Arc<ClusterKey>>,
     served: watch::Sender<LogIndex>,
+    backplane: Arc<NodeBackplane>,
 ) {
     while config.changed().await.is_ok() {
         let state = config.borrow_and_update().clone();
         let (gateway, key) = (gateway.clone(), key.clone());
         let compiled = spawn_blocking(move || {
             let view = compile(&state, Some(&gateway.view()), key.as_deref());
-            let index = view.index;
+            let (index, fault) = (view.index, key_fault(&view, key.as_deref()));
             gateway.set_view(view);
-            index
+            (index, fault)
         });
         match compiled.await {
-            Ok(index) => {
+            Ok((index, fault)) => {
+                backplane.set_fault(Fault::ClusterKey, fault);
                 served.send_replace(index);
                 info!(index = index.0, "configuration served");
             }

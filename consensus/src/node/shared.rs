@@ -11,6 +11,9 @@ use crate::{
     types::NodeInfo,
 };
 
+/// What a node says of itself until the program above says more.
+const STARTING: &str = "starting";
+
 pub(crate) struct Shared {
     info: NodeInfo,
     version: String,
@@ -28,7 +31,7 @@ impl Shared {
             version,
             calls,
             identity: Mutex::new(identity),
-            local: Mutex::default(),
+            local: Mutex::new(Local { state: STARTING.to_owned(), ..Local::default() }),
             core: RwLock::default(),
         })
     }

@@ -18,6 +18,7 @@ pub(crate) fn authenticate(
     headers: &mut HeaderMap,
 ) -> Result<Option<Caller>, Rejection> {
     let caller = identify(view, headers, route.auth.required)?;
+    let is_given = given(headers).next().is_some();
     if route.auth.required {
         remove_credentials(headers);
     } else {
@@ -25,9 +26,9 @@ pub(crate) fn authenticate(
     }
     match &caller {
         Some(caller) if !route.auth.allows(&caller.tenant.name, &caller.consumer.name) => Err(denied()),
-        None if route.auth.required => Err(unknown("No known API key was given.")),
+        None if route.auth.required => Err(nobody(view, is_given, "No known API key was given.")),
         None if !route.auth.allows("", "") => {
-            Err(unknown("This route is only for some callers: an API key is needed."))
+            Err(nobody(view, is_given, "This route is only for some callers: an API key is needed."))
         }
         _ => Ok(caller),
     }
@@ -99,6 +100,16 @@ fn given(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let plain = [&X_API_KEY, &API_KEY].into_iter().flat_map(|name| headers.get_all(name));
     let plain = plain.filter_map(|value| value.to_str().ok()).map(str::trim);
     bearer.chain(plain).filter(|key| !key.is_empty())
+}
+
+/// A node under another cluster key knows nobody: a key that is unknown to it may be good on every other node.
+fn nobody(view: &ConfigView, is_given: bool, message: &str) -> Rejection {
+    match view.other_cluster_key() {
+        Some(_) if is_given => {
+            Rejection::new(503, code::QUOTA_UNAVAILABLE, "This node can't check API keys now: try another node.")
+        }
+        _ => unknown(message),
+    }
 }
 
 fn unknown(message: &str) -> Rejection {

@@ -140,6 +140,14 @@ impl Cluster {
         self.gateway.set_view(self.log.put(&self.key, resources));
     }
 
+    /// Serves the same configuration as a node that has another cluster key.
+    pub(crate) fn change_cluster_key(&self) {
+        let state = self.log.state.lock();
+        let (other, _) = ClusterKey::generate();
+        let (view, _) = ConfigView::compile(LogIndex(state.index), &state.catalog, None, Some(&other));
+        self.gateway.set_view(Arc::new(view));
+    }
+
     /// Waits for so many requests to be settled.
     pub(crate) async fn settled(&self, count: usize) -> Vec<Settled> {
         let enough = || self.log.state.lock().settled.len() >= count;

@@ -93,6 +93,19 @@ async fn only_known_and_allowed_callers_get_in() {
     assert!(first.requests().last().unwrap().contains("Bearer theirs"));
 }
 
+/// Its keys are good on the other nodes: a refusal for good would be wrong, another node is to be tried.
+#[tokio::test]
+async fn a_node_under_another_cluster_key_does_not_say_that_a_key_is_bad() {
+    let upstream = fine("fine").await;
+    let cluster = Cluster::start(&resources(&upstream, &upstream, "connectFailure")).await;
+    cluster.change_cluster_key();
+    let answer = get(cluster.address, "/private", "x-api-key: sk-alice\r\n").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "quota_unavailable"));
+    let none = get(cluster.address, "/private", "").await;
+    assert_eq!((none.status, none.code().as_str()), (401, "invalid_api_key"));
+    assert_eq!(get(cluster.address, "/open", "").await.status, 200);
+}
+
 #[tokio::test]
 async fn an_open_route_takes_our_credential_and_passes_on_its_upstreams() {
     let upstream = fine("fine").await;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{ConfigView, callers::Callers, keys::Keys, limits::LimitIndex};
+use super::{ConfigView, callers::Callers, fit::other_key, keys::Keys, limits::LimitIndex};
 use crate::{
     Catalog, Checked, Consumer, Kind, Limit, LogIndex, Name, Price, Problems, Provider, Route, Service, Tenant, check,
     secret::ClusterKey,
@@ -37,6 +37,7 @@ pub(super) fn compile(
         Arc::clone(&old.limit_index)
     };
     let keys = Keys::resolve(&providers.now, old, key, &mut problems);
+    let other_key = other_key(&consumers.now, &providers.now, key);
     let view = ConfigView {
         index,
         routes: routes.now,
@@ -49,6 +50,7 @@ pub(super) fn compile(
         callers,
         keys,
         limit_index,
+        other_key,
     };
     (view, problems)
 }

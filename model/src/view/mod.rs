@@ -6,6 +6,7 @@
 
 mod callers;
 mod compile;
+mod fit;
 mod keys;
 mod limits;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub struct ConfigView {
     callers: Arc<Callers>,
     keys: Keys,
     limit_index: Arc<LimitIndex>,
+    other_key: Option<Arc<str>>,
 }
 
 impl ConfigView {
@@ -70,6 +72,13 @@ impl ConfigView {
     #[must_use]
     pub fn authenticate(&self, api_key: &str, now: Timestamp) -> Option<Caller> {
         self.callers.find(api_key, now)
+    }
+
+    /// The id of the cluster key that most hashes and secrets were made under, when that is not this node's: then no API
+    /// key that is unknown here can be told from one that is good.
+    #[must_use]
+    pub fn other_cluster_key(&self) -> Option<&str> {
+        self.other_key.as_deref()
     }
 
     /// The `n`th key of a provider: opened, or read from where it said, when this was compiled.

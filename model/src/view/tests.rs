@@ -51,12 +51,32 @@ fn without_the_right_cluster_key_nobody_is_known_and_it_is_told() {
         assert!(view.authenticate("sk-alice", Timestamp(0)).is_none());
         assert!(view.provider_key("openai", 0).is_none());
         assert_eq!(problems.len(), 5, "{problems}");
+        assert_eq!(view.other_cluster_key(), Some(key.id()));
         // The right key comes: what was derived from the wrong one is not kept.
         let (view, problems) = ConfigView::compile(LogIndex(1), &catalog, Some(&view), Some(&key));
         assert!(view.authenticate("sk-alice", Timestamp(0)).is_some());
         assert_eq!(view.provider_key("openai", 2).unwrap().expose(), "sk-two");
         assert_eq!(problems.len(), 1, "{problems}");
+        assert_eq!(view.other_cluster_key(), None);
     }
+}
+
+#[test]
+fn one_hash_under_another_key_does_not_outweigh_the_others() {
+    let (mut catalog, key) = sample();
+    let (other, _) = ClusterKey::generate();
+    apply(
+        &mut catalog,
+        90,
+        &other,
+        &["kind: Consumer\nmetadata: {name: misled}\nspec: {tenant: acme, credentials: [{apiKey: sk-misled}]}"],
+    );
+    let theirs =
+        |key| ConfigView::compile(LogIndex(90), &catalog, None, Some(key)).0.other_cluster_key().map(str::to_owned);
+    assert_eq!(theirs(&key), None);
+    assert_eq!(theirs(&other), Some(key.id().to_owned()));
+    let nothing = ConfigView::compile(LogIndex(1), &Catalog::default(), None, None).0;
+    assert_eq!(nothing.other_cluster_key(), None, "without secrets any key fits, and none");
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl NodeConfig {
 fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let id = take.node_id("node.id");
     let zone = take.name("node.zone");
-    let data_dir = take.path("node.data_dir");
+    let data_dir = take.directory("node.data_dir");
     let http_listen = take.address("http.listen");
     let trusted_proxies = take.networks("http.trusted_proxies");
     let admin_listen = take.address("admin.listen");

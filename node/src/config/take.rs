@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -118,6 +118,24 @@ impl<'a> Take<'a> {
         let found = self.raw(key)?;
         let (text, origin) = self.text(key, found)?;
         self.checked_path(key, &text, origin)
+    }
+
+    /// A directory; it may have to be made yet, below one that is there.
+    pub(super) fn directory(&mut self, key: &str) -> Option<PathBuf> {
+        let path = self.path(key)?;
+        self.look_into(key, &path, |path| {
+            let there = path.ancestors().find_map(|path| fs::metadata(path).ok().map(|found| (path, found)));
+            let Some((there, found)) = there else { return Ok(()) };
+            if !found.is_dir() {
+                anyhow::bail!("{} is no directory", there.display());
+            }
+            // The system's own trees, where a directory can't be made whoever asks.
+            if there.starts_with("/proc") || there.starts_with("/sys") {
+                anyhow::bail!("nothing can be kept in {}", there.display());
+            }
+            Ok(())
+        });
+        Some(path)
     }
 
     /// A file that has to be there already.

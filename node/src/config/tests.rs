@@ -136,3 +136,24 @@ fn a_bootstrap_line_must_name_this_node_and_nobody_twice() {
         assert!(problems.iter().any(|problem| problem.contains(says)), "{line}: {problems:#?}");
     }
 }
+
+#[test]
+fn a_data_directory_that_can_be_none_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "x").unwrap();
+    let told = |data_dir: &str| {
+        let text = GOOD.replace("data_dir = \"data\"", &format!("data_dir = \"{data_dir}\""));
+        let problems =
+            NodeConfig::parse(&text, dir.path(), std::iter::empty(), true).expect_err("no certificate is there");
+        let of_dir = problems.iter().find(|problem| problem.field == "node.data_dir");
+        of_dir.map(|problem| problem.display("node.toml").to_string())
+    };
+    for wrong in ["file", "file/below", "/dev/null", "/dev/null/x", "/proc/x", "/sys/x/y"] {
+        let problem = told(wrong).unwrap_or_else(|| panic!("{wrong} is fine"));
+        assert!(problem.starts_with("node.toml:5:1: node.data_dir: "), "{problem}");
+        assert!(problem.contains("is no directory") || problem.contains("nothing can be kept"), "{problem}");
+    }
+    for good in [".", "data", "a/b/c"] {
+        assert_eq!(told(good), None, "{good}");
+    }
+}

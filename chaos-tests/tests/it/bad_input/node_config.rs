@@ -2,7 +2,9 @@
 
 use std::{fs, net::TcpListener, time::Duration};
 
-use tollgate_chaos_tests::{Cluster, Outcome, Plan, Run, faults::SmallDisk};
+use tollgate_chaos_tests::{
+    Cluster, Outcome, Plan, Run, calls::Call, client::LIMIT, faults::SmallDisk, resources::api_key,
+};
 
 use crate::matrix::say;
 
@@ -145,5 +147,38 @@ async fn data_of_another_node_is_refused() -> Outcome {
     let identity = cluster.ca.node(2)?;
     identity.write(&cluster.ca, &cluster.nodes[0].dir)?;
     is_refused(&mut cluster, &["1", "2"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_with_another_cluster_key_is_not_ready_and_says_why() -> Outcome {
+    let mut cluster = Cluster::start().await?;
+    let _provider = cluster.with_standard(&[("alice", None)]).await?;
+    cluster.node(3).kill()?;
+    let key = fs::read_to_string(cluster.dir().join("cluster.key"))?;
+    // Another one of the same length.
+    let other: String = key.chars().rev().map(|c| if c == '=' { 'A' } else { c }).skip(1).chain(['=']).collect();
+    fs::write(cluster.node(3).dir.join("other.key"), other)?;
+    let config = cluster.node(3).config();
+    let text = fs::read_to_string(&config)?;
+    fs::write(&config, text.replace("../cluster.key", "other.key"))?;
+    cluster.node(3).start()?;
+    let (client, cli) = (cluster.client.clone(), cluster.cli_of(1));
+    let readyz = format!("{}/readyz", cluster.node(3).admin_url());
+    tollgate_chaos_tests::eventually("node 3 says what is wrong", || async {
+        let answer = client.get(&readyz, &[]).await?;
+        anyhow::ensure!(answer.status == 503, "readyz says {}", answer.status);
+        anyhow::ensure!(answer.text().contains("cluster key does not fit"), "{}", answer.text());
+        let rows = cli.rows(&["cluster", "status"]).await?;
+        let third = rows.iter().find(|row| row["id"] == 3).map(|row| row["state"].clone());
+        anyhow::ensure!(third == Some("unready".into()), "cluster status says {third:?}");
+        Ok(())
+    })
+    .await?;
+    let call = Call::chat(&api_key("alice"), "mock-1");
+    let answer = client.send(call.request(&cluster.node(3).http_url()), LIMIT).await?;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let answer = client.send(call.request(&cluster.node(1).http_url()), LIMIT).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     Ok(())
 }
