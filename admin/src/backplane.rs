@@ -55,8 +55,8 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// Changes who is a member, or who leads.
     ///
-    /// The request id is not remembered: every change says what shall be (a member, a voter, gone, leading), so that to ask
-    /// for it again changes nothing and has the same answer.
+    /// Under one request id the change is made once: the same id again gives the first outcome, whatever became of the node
+    /// since, and with another change or command it is refused. What was refused was not made, and may be asked for again.
     fn change_membership(
         &self,
         request_id: RequestId,

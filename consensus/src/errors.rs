@@ -167,7 +167,13 @@ pub enum ChangeError {
     /// Another change is under way. Nothing was changed.
     #[error("another membership change is under way")]
     Busy,
-    /// May or may not have happened: look at the status.
+    /// What must be there first was not there before the deadline; the message says what. Nothing was changed.
+    #[error("{0}")]
+    NotYet(String),
+    /// It could not be written down under its request id. Nothing was changed.
+    #[error(transparent)]
+    NotBegun(ProposeError),
+    /// May or may not have happened: the same request id again is safe and gives the first outcome.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
     /// This node is stopping.

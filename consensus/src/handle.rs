@@ -6,9 +6,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    CallError, ChangeError, Config, Local, LogStats, MemberStatus, ProposeError, ReadError, Removed, StartError,
-    StateMachine, Status,
-    node::{self, Change, Core},
+    CallError, Change, ChangeError, Changed, Config, Local, LogStats, MemberStatus, ProposeError, ReadError, Removed,
+    StartError, StateMachine, Status,
+    node::{self, Core},
 };
 
 /// A command's place in the log and its outcome.
@@ -129,29 +129,51 @@ impl Consensus {
         self.core.call(node, service, body, deadline.into()).await
     }
 
-    /// Looks whether a node waits at `peer` to be taken in, and waits until it is in, as a learner. A node that was
-    /// started with `join` asks by itself; this makes sure of it, and says what is wrong when it does not come.
+    /// Changes who is a member, who votes, or who leads.
+    ///
+    /// With a request id the change is made once however often it is asked for, for at least ten minutes of log time: the
+    /// same id again gives the first outcome, and with another change or command it is refused. What was refused was not
+    /// made, and may be asked for again under its id. One thing is not told apart: leadership that was handed to a named
+    /// node, by a leader that died before it was written down, is handed to it again.
     ///
     /// # Errors
-    /// When it does not answer at `peer`, is in another cluster, or does not ask until the deadline.
+    /// `Unknown` when it may or may not have happened; all others mean that it has not.
+    ///
+    /// # Cancel safety
+    /// The change may be made or not.
+    pub async fn change(
+        &self,
+        request_id: Option<[u8; 16]>,
+        change: Change,
+        deadline: Instant,
+    ) -> Result<Changed, ChangeError> {
+        self.core.change(request_id, &change, deadline.into()).await
+    }
+
+    /// Looks for a node at `peer`, invites it if it waits there, and waits until it is in, as a learner. Gives the index
+    /// of the change.
+    ///
+    /// # Errors
+    /// When it does not answer at `peer` or does not ask until the deadline, is in another cluster, or is a member
+    /// elsewhere.
     pub async fn add_learner(&self, node: u64, peer: String, deadline: Instant) -> Result<u64, ChangeError> {
-        self.change(Change::Add { node, peer }, deadline).await
+        Ok(self.change(None, Change::Add { node, peer }, deadline).await?.index)
     }
 
     /// Makes a learner a voter once it has caught up. Gives the index of the change.
     ///
     /// # Errors
-    /// When it is no member, or has not caught up until the deadline.
+    /// When it is no member, has not caught up until the deadline, or too few of the voters could be reached then.
     pub async fn promote(&self, node: u64, deadline: Instant) -> Result<u64, ChangeError> {
-        self.change(Change::Promote(node), deadline).await
+        Ok(self.change(None, Change::Promote(node), deadline).await?.index)
     }
 
     /// Removes a member, dead or alive; a leader hands over first. Gives the index of the change.
     ///
     /// # Errors
-    /// When it is no member, or the last voter.
+    /// When it is no member, or the last voter, or too few of the other voters can be reached to decide anything.
     pub async fn remove(&self, node: u64, deadline: Instant) -> Result<u64, ChangeError> {
-        self.change(Change::Remove(node), deadline).await
+        Ok(self.change(None, Change::Remove(node), deadline).await?.index)
     }
 
     /// Hands leadership to a voter: `None` lets the leader choose. Gives the new leader.
@@ -159,17 +181,13 @@ impl Consensus {
     /// # Errors
     /// When it does not vote, or did not take over until the deadline.
     pub async fn transfer_leader(&self, to: Option<u64>, deadline: Instant) -> Result<u64, ChangeError> {
-        Ok(self.core.change(&Change::Transfer(to), deadline.into()).await?.leader)
+        Ok(self.change(None, Change::Transfer(to), deadline).await?.leader)
     }
 
     /// Hands over leadership if it has it, then stops: no more votes, no more answers; everything is on disk, and the
     /// data directory is free. Handles may still be held; what they are asked fails.
     pub async fn shutdown(&self, deadline: Instant) {
         self.core.shutdown(deadline.into()).await;
-    }
-
-    async fn change(&self, change: Change, deadline: Instant) -> Result<u64, ChangeError> {
-        Ok(self.core.change(&change, deadline.into()).await?.index)
     }
 }
 

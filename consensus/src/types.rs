@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Fingerprint;
+
 openraft::declare_raft_types!(
     /// Commands are bytes; Raft ids are `node id << 16 | incarnation`.
     pub(crate) TypeConfig:
@@ -25,11 +27,59 @@ pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) struct Proposal {
     /// The leader's wall clock, µs since the epoch. Made monotone when applied.
     pub(crate) time_us: u64,
-    /// The same id again gives the first outcome.
-    pub(crate) request_id: Option<[u8; 16]>,
-    /// What the state machine applies.
+    /// What it belongs to.
+    pub(crate) request: Asked,
+    /// What the state machine applies; empty where the request is for consensus itself.
     #[serde(with = "as_bytes")]
     pub(crate) command: Bytes,
+}
+
+/// Which request an entry of the log belongs to. In postcard the first two are what an `Option` of an id is, which is all
+/// that earlier versions wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Asked {
+    /// One that nobody asks for again.
+    Once,
+    /// The same id again gives the first outcome.
+    Command([u8; 16]),
+    /// A membership change, which the log knows as an entry of its own kind: this is what is remembered of it.
+    Change {
+        /// The same id again gives the first outcome.
+        request_id: [u8; 16],
+        /// What shall be changed.
+        fingerprint: Fingerprint,
+        /// How far it has come.
+        step: ChangeStep,
+    },
+}
+
+/// How far a membership change with a request id has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ChangeStep {
+    /// Before it is made: it was asked for.
+    Begin {
+        /// The node that it is about; 0 for none.
+        node: u64,
+        /// The Raft id of who leads.
+        leader: u64,
+    },
+    /// After it was made.
+    Made(Changed),
+}
+
+/// What a membership change came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The log index of the change.
+    pub index: u64,
+    /// The leader's node id, 0 if not known.
+    pub leader: u64,
+}
+
+impl From<Option<[u8; 16]>> for Asked {
+    fn from(request_id: Option<[u8; 16]>) -> Self {
+        request_id.map_or(Self::Once, Self::Command)
+    }
 }
 
 impl fmt::Display for Proposal {
@@ -107,6 +157,20 @@ mod as_bytes {
 
         fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
             Ok(Bytes::from(bytes))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_earlier_versions_wrote_is_read_and_written_as_it_was() {
+        for request_id in [None, Some([7u8; 16])] {
+            let old = postcard::to_stdvec(&request_id).unwrap();
+            assert_eq!(postcard::from_bytes::<Asked>(&old).unwrap(), Asked::from(request_id));
+            assert_eq!(postcard::to_stdvec(&Asked::from(request_id)).unwrap(), old);
         }
     }
 }

@@ -20,7 +20,7 @@ use tollgate_admin::{
     },
 };
 use tollgate_billing::{Query, UsageLine, UsageTable};
-use tollgate_consensus::{ChangeError, Consensus, ProposeError, ReadError};
+use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError};
 use tollgate_model::{LogIndex, NodeId, Timestamp};
 use tollgate_proto::{admin::v1::NodeStatus, state::v1::Command};
 
@@ -123,20 +123,6 @@ impl NodeBackplane {
             .get()
             .ok_or_else(|| BackplaneError::Unavailable("this node is waiting for its cluster".to_owned()))
     }
-
-    async fn changed(&self, change: MembershipChange, deadline: Instant) -> Result<u64, BackplaneError> {
-        let consensus = self.consensus()?;
-        let done = match change {
-            MembershipChange::Add { node, peer } => consensus.add_learner(node.0, peer, deadline).await,
-            MembershipChange::Promote(node) => consensus.promote(node.0, deadline).await,
-            MembershipChange::Remove { node, lost: _ } => consensus.remove(node.0, deadline).await,
-            MembershipChange::TransferLeader(to) => {
-                consensus.transfer_leader(to.map(|to| to.0), deadline).await.map_err(not_changed)?;
-                return Ok(consensus.status().applied_index);
-            }
-        };
-        done.map_err(not_changed)
-    }
 }
 
 impl Backplane for NodeBackplane {
@@ -187,14 +173,20 @@ impl Backplane for NodeBackplane {
 
     fn change_membership(
         &self,
-        _request_id: RequestId,
+        request_id: RequestId,
         change: MembershipChange,
         deadline: Instant,
     ) -> Answer<'_, Membership> {
         Box::pin(async move {
-            let index = self.changed(change, deadline).await?;
-            let leader = self.consensus()?.status().leader.map(NodeId);
-            Ok(Membership { index: LogIndex(index), leader })
+            let change = match change {
+                MembershipChange::Add { node, peer } => Change::Add { node: node.0, peer },
+                MembershipChange::Promote(node) => Change::Promote(node.0),
+                MembershipChange::Remove { node, lost: _ } => Change::Remove(node.0),
+                MembershipChange::TransferLeader(to) => Change::Transfer(to.map(|to| to.0)),
+            };
+            let done = self.consensus()?.change(Some(request_id), change, deadline).await.map_err(not_changed)?;
+            let leader = (done.leader != 0).then_some(NodeId(done.leader));
+            Ok(Membership { index: LogIndex(done.index), leader })
         })
     }
 
@@ -218,7 +210,8 @@ fn not_proposed(error: ProposeError) -> BackplaneError {
 fn not_changed(error: ChangeError) -> BackplaneError {
     let text = error.to_string();
     match error {
-        ChangeError::NoLeader | ChangeError::Stopped => BackplaneError::Unavailable(text),
+        ChangeError::NoLeader | ChangeError::NotYet(_) | ChangeError::Stopped => BackplaneError::Unavailable(text),
+        ChangeError::NotBegun(error) => not_proposed(error),
         ChangeError::Invalid(_) => BackplaneError::Refused(text),
         ChangeError::Busy => BackplaneError::Busy(text),
         ChangeError::Unknown(_) => BackplaneError::Unknown(text),

@@ -135,7 +135,8 @@ impl Former<'_> {
                 others.map(|FirstMember { node, peer }| Peer { node: *node, address: peer.clone() }).collect()
             }
             Formation::Join(addresses) => {
-                addresses.iter().map(|address| Peer { node: ANY_NODE, address: address.clone() }).collect()
+                let named = addresses.iter().map(|address| Peer { node: ANY_NODE, address: address.clone() });
+                named.chain(self.shared.invited()).collect()
             }
         };
         join_all(peers.into_iter().map(|peer| async move {

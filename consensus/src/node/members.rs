@@ -9,17 +9,11 @@ use openraft::{
     raft::ClientWriteResponse,
 };
 use tokio::time::{Instant, sleep, timeout_at};
-use tollgate_proto::peer::v1::{AddNode, ChangeMembershipRequest, change_membership_request::Change as WireChange};
 
-use super::{
-    Attempt, Core,
-    attempt::{Pause, timeout_ms},
-    core::Leader,
-    wire::Changed,
-};
+use super::{Attempt, Core};
 use crate::{
-    ChangeError, node_of,
-    transport::Lane,
+    ChangeError, Changed, node_of, raft_id,
+    state::Begun,
     types::{NodeInfo, TypeConfig},
 };
 
@@ -35,72 +29,7 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 pub(super) type Members = ChangeMembers<u64, NodeInfo>;
 pub(super) type Outcome = Attempt<Changed, ChangeError>;
 
-/// What shall be changed. Nodes are meant, whatever their incarnation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
-    Add { node: u64, peer: String },
-    Promote(u64),
-    Remove(u64),
-    Transfer(Option<u64>),
-}
-
 impl Core {
-    pub(crate) async fn change(&self, change: &Change, deadline: Instant) -> Result<Changed, ChangeError> {
-        let mut pause = Pause::new();
-        let mut last = ChangeError::NoLeader;
-        while !self.is_stopping() && Instant::now() < deadline {
-            let attempt = match self.leader() {
-                Some(leader) if leader.raft_id == self.raft_id => self.change_here(change, deadline).await,
-                Some(leader) => self.change_at(&leader, change, deadline).await,
-                None => Attempt::NotLeader,
-            };
-            match attempt {
-                Attempt::Done(changed) => return Ok(changed),
-                Attempt::Refused(ChangeError::Busy) => last = ChangeError::Busy,
-                Attempt::Refused(error) => return Err(error),
-                Attempt::NotLeader => {}
-                // Every change says what shall be, not what shall happen: to ask again does no harm.
-                Attempt::Unknown(reason) => last = ChangeError::Unknown(reason),
-            }
-            pause.wait(deadline).await;
-        }
-        Err(if self.is_stopping() { ChangeError::Stopped } else { last })
-    }
-
-    async fn change_at(&self, leader: &Leader, change: &Change, deadline: Instant) -> Outcome {
-        let target = self.target(leader.raft_id, &leader.peer);
-        let Ok(mut client) = self.peers.client(&target.peer, Lane::Control) else { return Attempt::NotLeader };
-        let wire = match change.clone() {
-            Change::Add { node, peer } => WireChange::Add(AddNode { node, peer }),
-            Change::Promote(node) => WireChange::Promote(node),
-            Change::Remove(node) => WireChange::Remove(node),
-            Change::Transfer(to) => WireChange::TransferLeaderTo(to.unwrap_or(0)),
-        };
-        let request = ChangeMembershipRequest { change: Some(wire), timeout_ms: timeout_ms(deadline) };
-        let call = timeout_at(deadline, client.change_membership(target.envelope.put(request)));
-        tokio::select! {
-            answer = call => match answer {
-                Ok(Ok(answer)) => answer.into_inner().into(),
-                Ok(Err(status)) => Attempt::Unknown(status.to_string()),
-                Err(_) => Attempt::Unknown("the leader did not answer before the deadline".into()),
-            },
-            () = self.leadership_moved(leader.raft_id) => Attempt::Unknown("leadership moved meanwhile".into()),
-        }
-    }
-
-    /// Makes the change, if this node leads.
-    pub(crate) async fn change_here(&self, change: &Change, deadline: Instant) -> Outcome {
-        if !self.leads() {
-            return Attempt::NotLeader;
-        }
-        match change {
-            Change::Add { node, peer } => self.await_joined(*node, peer, deadline).await,
-            Change::Promote(node) => self.promote(*node, deadline).await,
-            Change::Remove(node) => self.remove(*node, deadline).await,
-            Change::Transfer(to) => self.hand_over(*to, deadline).await,
-        }
-    }
-
     pub(super) fn leads(&self) -> bool {
         self.raft.metrics().borrow_watched().current_leader == Some(self.raft_id)
     }
@@ -109,34 +38,16 @@ impl Core {
         self.membership().voter_ids().collect()
     }
 
-    /// A node joins by asking; this looks whether it is there to ask, and waits until it has.
-    async fn await_joined(&self, node: u64, peer: &str, deadline: Instant) -> Outcome {
-        while self.member(node).is_none() {
-            if let Err(problem) = self.may_join(node, peer).await {
-                return Attempt::Refused(ChangeError::Invalid(problem));
-            }
-            if Instant::now() >= deadline {
-                let message = format!("node {node} at {peer} is there and does not ask to join");
-                return Attempt::Refused(ChangeError::Invalid(message));
-            }
-            sleep(LOOK).await;
+    /// Lets the incarnation vote that was a member when it was asked for.
+    pub(super) async fn promote(&self, node: u64, begun: &Begun, deadline: Instant) -> Outcome {
+        let id = raft_id(node, begun.newest);
+        match self.member(node) {
+            Some((newest, _)) if begun.member && newest == id => {}
+            Some(_) if begun.member => return has_come_back(node),
+            _ => return not_a_member(node),
         }
-        Attempt::Done(self.as_it_is())
-    }
-
-    async fn may_join(&self, node: u64, peer: &str) -> Result<(), String> {
-        let target = crate::transport::Peer { node, address: peer.to_owned() };
-        let answer = self.identify(&target, Duration::from_secs(1)).await;
-        let answer = answer.map_err(|error| format!("node {node} does not answer at {peer}: {error}"))?;
-        match answer.cluster.is_empty() || answer.cluster[..] == self.cluster {
-            true => Ok(()),
-            false => Err(format!("node {node} at {peer} is in another cluster")),
-        }
-    }
-
-    async fn promote(&self, node: u64, deadline: Instant) -> Outcome {
-        let Some((id, _)) = self.member(node) else { return not_a_member(node) };
-        if self.voters().contains(&id) {
+        let mut voters = self.voters();
+        if !voters.insert(id) {
             return Attempt::Done(self.as_it_is());
         }
         while !self.has_caught_up(id) {
@@ -144,9 +55,12 @@ impl Core {
                 return Attempt::NotLeader;
             }
             if Instant::now() >= deadline {
-                return Attempt::Refused(ChangeError::Invalid(format!("node {node} has not caught up")));
+                return Attempt::Refused(ChangeError::NotYet(format!("node {node} has not caught up")));
             }
             sleep(LOOK).await;
+        }
+        if let Err(problem) = self.check_majority(&voters, deadline).await {
+            return Attempt::Refused(ChangeError::Invalid(problem));
         }
         self.change_members(ChangeMembers::AddVoterIds([id].into()), true, deadline).await
     }
@@ -159,15 +73,20 @@ impl Core {
         matched.is_some_and(|matched| matched.index + CAUGHT_UP_ENTRIES >= last)
     }
 
-    async fn remove(&self, node: u64, deadline: Instant) -> Outcome {
+    /// Removes the incarnations that were members when it was asked for: one that has come since is not meant.
+    pub(super) async fn remove(&self, node: u64, begun: &Begun, deadline: Instant) -> Outcome {
+        if !begun.member {
+            return not_a_member(node);
+        }
+        let last = raft_id(node, begun.newest);
         let membership = self.membership();
         let (mut voters, mut learners) = (BTreeSet::new(), BTreeSet::new());
         let all_voters = self.voters();
-        for (id, _) in membership.nodes().filter(|(id, _)| node_of(**id) == node) {
+        for (id, _) in membership.nodes().filter(|(id, _)| node_of(**id) == node && **id <= last) {
             if all_voters.contains(id) { &mut voters } else { &mut learners }.insert(*id);
         }
         if voters.is_empty() && learners.is_empty() {
-            return not_a_member(node);
+            return Attempt::Done(self.as_it_is());
         }
         if voters == all_voters {
             return Attempt::Refused(ChangeError::Invalid(format!("node {node} is the last voter")));
@@ -178,6 +97,12 @@ impl Core {
                 Attempt::Done(_) => Attempt::NotLeader,
                 other => other,
             };
+        }
+        let rest = all_voters.difference(&voters).copied().collect();
+        if !voters.is_empty()
+            && let Err(problem) = self.check_majority(&rest, deadline).await
+        {
+            return Attempt::Refused(ChangeError::Invalid(problem));
         }
         let mut done = Attempt::NotLeader;
         if !learners.is_empty() {
@@ -265,10 +190,18 @@ impl Core {
         }
     }
 
-    fn as_it_is(&self) -> Changed {
+    pub(super) fn as_it_is(&self) -> Changed {
         let index = self.membership().log_id().as_ref().map_or(0, |id| id.index);
         Changed { index, leader: self.leader().map_or(0, |leader| node_of(leader.raft_id)) }
     }
+}
+
+fn has_come_back(node: u64) -> Outcome {
+    let message = format!(
+        "node {node} has lost its disk and come back since this was first asked for: look at its status, and ask under a \
+         new request id"
+    );
+    Attempt::Refused(ChangeError::Invalid(message))
 }
 
 fn not_a_member(node: u64) -> Outcome {

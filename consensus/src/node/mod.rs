@@ -1,7 +1,9 @@
 //! One node's part in the cluster: openraft, and what is around it.
 
+mod add;
 mod ask;
 mod attempt;
+mod change;
 mod clock;
 mod core;
 mod disk;
@@ -22,6 +24,6 @@ mod wire;
 
 pub(crate) use self::core::{Core, Raft};
 pub(crate) use attempt::Attempt;
-pub(crate) use members::Change;
+pub use change::Change;
 pub(crate) use shared::Shared;
 pub(crate) use start::start;

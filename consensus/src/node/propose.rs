@@ -21,7 +21,7 @@ use crate::{
     Committed, ProposeError, node_of,
     state::WINDOW_US,
     transport::Lane,
-    types::{Proposal, Reply, TypeConfig},
+    types::{Asked, Proposal, Reply, TypeConfig},
 };
 
 /// Proposals that wait to be gathered.
@@ -40,7 +40,7 @@ type Outcome = Attempt<Committed, ProposeError>;
 
 /// A proposal and whoever waits for its outcome.
 pub(crate) struct Queued {
-    request_id: Option<[u8; 16]>,
+    request: Asked,
     command: Bytes,
     answer: oneshot::Sender<Outcome>,
 }
@@ -61,7 +61,7 @@ impl Core {
         while !self.is_stopping() && Instant::now() < deadline {
             let attempt = match self.leader() {
                 Some(leader) if leader.raft_id == self.raft_id => {
-                    self.propose_here(request_id, command.clone(), deadline).await
+                    self.propose_here(request_id.into(), command.clone(), deadline).await
                 }
                 Some(leader) => self.propose_at(&leader, request_id, command.clone(), deadline).await,
                 None => Attempt::NotLeader,
@@ -83,12 +83,7 @@ impl Core {
     }
 
     /// Proposes on this node, if it leads.
-    pub(crate) async fn propose_here(
-        &self,
-        request_id: Option<[u8; 16]>,
-        command: Bytes,
-        deadline: Instant,
-    ) -> Outcome {
+    pub(crate) async fn propose_here(&self, request: Asked, command: Bytes, deadline: Instant) -> Outcome {
         if command.len() > self.max_command_bytes {
             return Attempt::Refused(ProposeError::TooLarge { size: command.len(), max: self.max_command_bytes });
         }
@@ -97,7 +92,7 @@ impl Core {
             return Attempt::Refused(ProposeError::DiskFull { node: node_of(self.raft_id) });
         }
         let (answer, outcome) = oneshot::channel();
-        match timeout_at(deadline, self.proposals.send(Queued { request_id, command, answer })).await {
+        match timeout_at(deadline, self.proposals.send(Queued { request, command, answer })).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Attempt::Refused(ProposeError::Stopped),
             Err(_) => return Attempt::NotLeader,
@@ -183,7 +178,7 @@ async fn submit(core: &Arc<Core>, batch: Vec<Queued>, permit: OwnedSemaphorePerm
     let time_us = wall_clock_us();
     let (proposals, waiting): (Vec<_>, Vec<_>) = batch
         .into_iter()
-        .map(|Queued { request_id, command, answer }| (Proposal { time_us, request_id, command }, answer))
+        .map(|Queued { request, command, answer }| (Proposal { time_us, request, command }, answer))
         .unzip();
     let mut outcomes = match core.raft.client_write_many(proposals).await {
         Ok(outcomes) => outcomes,

@@ -4,17 +4,21 @@
 //! they propose is lost on the way to it. Raft does not see that. So a leader has itself called back, and hands over when
 //! most voters say that they do not reach it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use openraft::{RaftMetrics, async_runtime::WatchReceiver, type_config::TypeConfigExt};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tollgate_proto::peer::v1::CallBackRequest;
 
 use super::Core;
 use crate::{
     node_of,
     transport::{Lane, Peer},
+    types::TypeConfig,
 };
+
+type InstantOf = openraft::alias::InstantOf<TypeConfig>;
 
 const CALL_BACK_EVERY: Duration = Duration::from_millis(200);
 
@@ -29,6 +33,9 @@ const ROUNDS: u32 = 2;
 
 /// When everybody fails to reach anybody, moving leadership about helps nobody.
 const HAND_OVER_AT_MOST_EVERY: Duration = Duration::from_secs(10);
+
+/// Some heartbeats: who has not answered one until then can't be counted on.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// For one attempt to hand over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -77,6 +84,11 @@ pub(super) async fn watch(core: Arc<Core>) {
     }
 }
 
+fn named(ids: &BTreeSet<u64>) -> String {
+    let nodes: Vec<String> = ids.iter().map(|id| format!("node {}", node_of(*id))).collect();
+    nodes.join(", ")
+}
+
 impl Core {
     /// What a voter says; `None` when it says nothing: that is for Raft to judge.
     async fn is_reached_from(&self, voter: u64) -> Option<bool> {
@@ -88,6 +100,37 @@ impl Core {
         let mut client = self.peers.client(&target.peer, Lane::Control).ok()?;
         let answer = timeout(ASK_TIMEOUT, client.call_back(target.envelope.put(CallBackRequest {}))).await;
         Some(answer.ok()?.ok()?.into_inner().reached)
+    }
+
+    /// Whether a majority of these, were they the voters, answers this leader now; else why nothing could be decided.
+    /// What was answered before the question does not count, so this takes a heartbeat.
+    pub(super) async fn check_majority(&self, voters: &BTreeSet<u64>, deadline: Instant) -> Result<(), String> {
+        let asked = TypeConfig::now();
+        let until = deadline.min(Instant::now() + HEARD_WITHIN);
+        let mut metrics = self.raft.metrics();
+        loop {
+            let silent = self.silent_since(asked, voters, &metrics.borrow_and_update());
+            if 2 * silent.len() < voters.len() {
+                return Ok(());
+            }
+            if !matches!(timeout_at(until, metrics.changed()).await, Ok(Ok(()))) {
+                return Err(format!(
+                    "the voters would be {}, of which {} can't be reached: no majority would be left, and nothing could be \
+                     changed any more. Start again, or remove first, what can't be reached",
+                    named(voters),
+                    named(&silent)
+                ));
+            }
+        }
+    }
+
+    /// Which of them have not acknowledged anything that this leader sent since then.
+    fn silent_since(&self, then: InstantOf, of: &BTreeSet<u64>, metrics: &RaftMetrics<TypeConfig>) -> BTreeSet<u64> {
+        let heard = |id: &u64| {
+            let last = metrics.heartbeat.as_ref().and_then(|heard| heard.get(id)).and_then(Option::as_ref);
+            last.is_some_and(|last| **last >= then)
+        };
+        of.iter().filter(|id| **id != self.raft_id && !heard(id)).copied().collect()
     }
 
     /// Whether a member answers this node.

@@ -8,6 +8,7 @@ use super::Core;
 use crate::{
     CallHandler, CallHandlers, Local,
     identity::{Identity, Membership},
+    transport::Peer,
     types::NodeInfo,
 };
 
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     calls: CallHandlers,
     identity: Mutex<Identity>,
     local: Mutex<Local>,
+    /// Where the leader that has invited this node is to be asked.
+    invited: Mutex<Option<Peer>>,
     /// There while the node is a member and runs.
     core: RwLock<Option<Arc<Core>>>,
 }
@@ -32,6 +35,7 @@ impl Shared {
             calls,
             identity: Mutex::new(identity),
             local: Mutex::new(Local { state: STARTING.to_owned(), ..Local::default() }),
+            invited: Mutex::default(),
             core: RwLock::default(),
         })
     }
@@ -66,6 +70,15 @@ impl Shared {
 
     pub(crate) fn set_local(&self, local: Local) {
         *self.local.lock() = local;
+    }
+
+    /// The last invitation counts: whoever leads invites.
+    pub(crate) fn invite(&self, leader: Peer) {
+        *self.invited.lock() = Some(leader);
+    }
+
+    pub(crate) fn invited(&self) -> Option<Peer> {
+        self.invited.lock().clone()
     }
 
     pub(crate) fn core(&self) -> Option<Arc<Core>> {

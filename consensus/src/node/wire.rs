@@ -9,7 +9,7 @@ use wire::{
 };
 
 use super::Attempt;
-use crate::{ChangeError, Committed, ProposeError, ReadError, identity::Id, state::WINDOW_US};
+use crate::{ChangeError, Changed, Committed, ProposeError, ReadError, identity::Id, state::WINDOW_US};
 
 fn refusal(reason: Reason, message: impl ToString) -> wire::Refusal {
     wire::Refusal { reason: reason.into(), message: message.to_string(), ..wire::Refusal::default() }
@@ -21,21 +21,37 @@ fn not_leader() -> wire::Refusal {
 
 const NO_ANSWER: &str = "an answer of an unknown kind";
 
+fn propose_refusal(error: &ProposeError) -> wire::Refusal {
+    match error {
+        ProposeError::TooManyRequestIds(_) => refusal(Reason::TooManyRequestIds, ""),
+        ProposeError::TooLarge { size, max } => refusal(Reason::TooLarge, format!("{size} {max}")),
+        ProposeError::RequestIdUsed => refusal(Reason::RequestIdUsed, ""),
+        ProposeError::DiskFull { node } => refusal(Reason::DiskFull, node),
+        ProposeError::NoLeader | ProposeError::Unknown(_) | ProposeError::Stopped => not_leader(),
+    }
+}
+
+/// `None` of what is no refusal of a proposal for good.
+fn propose_error(refused: &wire::Refusal) -> Option<ProposeError> {
+    Some(match refused.reason() {
+        Reason::TooManyRequestIds => ProposeError::TooManyRequestIds(Duration::from_micros(WINDOW_US)),
+        Reason::RequestIdUsed => ProposeError::RequestIdUsed,
+        Reason::DiskFull => ProposeError::DiskFull { node: refused.message.parse().unwrap_or(0) },
+        Reason::TooLarge => {
+            let mut numbers = refused.message.split(' ').filter_map(|number| number.parse().ok());
+            let mut next = || numbers.next().unwrap_or(0);
+            ProposeError::TooLarge { size: next(), max: next() }
+        }
+        _ => return None,
+    })
+}
+
 impl From<Attempt<Committed, ProposeError>> for wire::ProposeResponse {
     fn from(attempt: Attempt<Committed, ProposeError>) -> Self {
         let result = match attempt {
             Attempt::Done(Committed { index, outcome }) => ProposeResult::Committed(wire::Committed { index, outcome }),
-            Attempt::Refused(ProposeError::TooManyRequestIds(_)) => {
-                ProposeResult::Refused(refusal(Reason::TooManyRequestIds, ""))
-            }
-            Attempt::Refused(ProposeError::TooLarge { size, max }) => {
-                ProposeResult::Refused(refusal(Reason::TooLarge, format!("{size} {max}")))
-            }
-            Attempt::Refused(ProposeError::RequestIdUsed) => ProposeResult::Refused(refusal(Reason::RequestIdUsed, "")),
-            Attempt::Refused(ProposeError::DiskFull { node }) => {
-                ProposeResult::Refused(refusal(Reason::DiskFull, node))
-            }
-            Attempt::Refused(_) | Attempt::NotLeader => ProposeResult::Refused(not_leader()),
+            Attempt::Refused(error) => ProposeResult::Refused(propose_refusal(&error)),
+            Attempt::NotLeader => ProposeResult::Refused(not_leader()),
             Attempt::Unknown(reason) => ProposeResult::Unknown(reason),
         };
         Self { result: Some(result) }
@@ -46,21 +62,7 @@ impl From<wire::ProposeResponse> for Attempt<Committed, ProposeError> {
     fn from(response: wire::ProposeResponse) -> Self {
         match response.result {
             Some(ProposeResult::Committed(done)) => Self::Done(Committed { index: done.index, outcome: done.outcome }),
-            Some(ProposeResult::Refused(refused)) => match refused.reason() {
-                Reason::TooManyRequestIds => {
-                    Self::Refused(ProposeError::TooManyRequestIds(Duration::from_micros(WINDOW_US)))
-                }
-                Reason::RequestIdUsed => Self::Refused(ProposeError::RequestIdUsed),
-                Reason::DiskFull => {
-                    Self::Refused(ProposeError::DiskFull { node: refused.message.parse().unwrap_or(0) })
-                }
-                Reason::TooLarge => {
-                    let mut numbers = refused.message.split(' ').filter_map(|number| number.parse().ok());
-                    let mut next = || numbers.next().unwrap_or(0);
-                    Self::Refused(ProposeError::TooLarge { size: next(), max: next() })
-                }
-                _ => Self::NotLeader,
-            },
+            Some(ProposeResult::Refused(refused)) => propose_error(&refused).map_or(Self::NotLeader, Self::Refused),
             Some(ProposeResult::Unknown(reason)) => Self::Unknown(reason),
             None => Self::Unknown(NO_ANSWER.into()),
         }
@@ -86,19 +88,13 @@ impl From<wire::ReadIndexResponse> for Attempt<u64, ReadError> {
     }
 }
 
-/// What a membership change came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Changed {
-    pub(crate) index: u64,
-    /// The leader's node id, 0 if not known.
-    pub(crate) leader: u64,
-}
-
 fn change_refusal(error: &ChangeError) -> wire::Refusal {
     match error {
         ChangeError::Invalid(message) => refusal(Reason::Invalid, message),
         ChangeError::Busy => refusal(Reason::Busy, ""),
-        _ => not_leader(),
+        ChangeError::NotYet(message) => refusal(Reason::NotYet, message),
+        ChangeError::NotBegun(error) => propose_refusal(error),
+        ChangeError::NoLeader | ChangeError::Unknown(_) | ChangeError::Stopped => not_leader(),
     }
 }
 
@@ -106,7 +102,8 @@ fn change_error<T>(refused: wire::Refusal) -> Attempt<T, ChangeError> {
     match refused.reason() {
         Reason::Invalid => Attempt::Refused(ChangeError::Invalid(refused.message)),
         Reason::Busy => Attempt::Refused(ChangeError::Busy),
-        _ => Attempt::NotLeader,
+        Reason::NotYet => Attempt::Refused(ChangeError::NotYet(refused.message)),
+        _ => propose_error(&refused).map_or(Attempt::NotLeader, |error| Attempt::Refused(ChangeError::NotBegun(error))),
     }
 }
 

@@ -78,6 +78,18 @@ impl Dedup {
         row
     }
 
+    /// Puts another outcome in the place of the one that is remembered, for as long as that one is.
+    pub(crate) fn amend(&mut self, request_id: &[u8; 16], outcome: Vec<u8>) -> Option<Row> {
+        let first = self.by_id.get(request_id)?;
+        let place = self.oldest_first.binary_search_by_key(&first.index, |one| one.index).ok()?;
+        let amended = Arc::new(Remembered { outcome, ..Remembered::clone(first) });
+        self.bytes = self.bytes - first.outcome.len() + amended.outcome.len();
+        self.by_id.insert(*request_id, Arc::clone(&amended));
+        let row = amended.row();
+        self.oldest_first[place] = amended;
+        Some(row)
+    }
+
     /// Forgets what is older than the window; gives the keys of the rows that are gone.
     pub(crate) fn expire(&mut self, now_us: u64) -> Vec<Vec<u8>> {
         let mut gone = Vec::new();
@@ -135,6 +147,22 @@ mod tests {
         assert_eq!(dedup.expire(1_001 + WINDOW_US), [key(5)]);
         assert!(dedup.find(&[1; 16]).is_none());
         assert_eq!(dedup.bytes, 0);
+    }
+
+    #[test]
+    fn an_amended_outcome_stands_in_its_place_and_is_forgotten_in_its_turn() {
+        let mut dedup = Dedup::default();
+        for n in 1..4u8 {
+            dedup.remember(first(n, u64::from(n) * 10, u64::from(n), b"first"));
+        }
+        let (row, value) = dedup.amend(&[2; 16], b"amended".to_vec()).unwrap();
+        assert_eq!(row, key(20));
+        assert_eq!(dedup.image().map(|(key, _)| key).collect::<Vec<_>>(), [key(10), key(20), key(30)]);
+        assert!(dedup.image().any(|row| row == (key(20), value.clone())));
+        assert_eq!(dedup.find(&[2; 16]).unwrap().outcome, b"amended");
+        assert_eq!(dedup.amend(&[9; 16], Vec::new()), None);
+        dedup.expire(4 + WINDOW_US);
+        assert_eq!((dedup.bytes, dedup.by_id.len()), (0, 0));
     }
 
     #[test]

@@ -10,5 +10,5 @@ mod store;
 
 pub(crate) use adapter::{Machine, Progress};
 pub(crate) use dedup::WINDOW_US;
-pub(crate) use replicated::Replicated;
+pub(crate) use replicated::{Begun, Replicated};
 pub(crate) use store::{Found, StateStore};

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     ids::{incarnation_of, node_of},
-    machine::{Applied, Changes, Image, Row, StateMachine},
-    types::{Departure, Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership},
+    machine::{Applied, Changes, Fingerprint, Image, Row, StateMachine},
+    types::{Asked, ChangeStep, Changed, Departure, Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership},
 };
 
 /// What is known of the log up to which the state was applied.
@@ -48,6 +48,30 @@ impl Meta {
 
     fn row(&self) -> Row {
         (META_KEY.to_vec(), postcard::to_stdvec(self).expect("plain data always encodes"))
+    }
+}
+
+/// What is remembered of a membership change with a request id, in the place of a command's outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Begun {
+    /// The newest incarnation of the node when the change was first asked for, 0 if it was never a member. A later one is
+    /// not meant.
+    pub(crate) newest: u16,
+    /// Whether the node was a member then.
+    pub(crate) member: bool,
+    /// The Raft id of who led then.
+    pub(crate) leader: u64,
+    /// What it came to, once it was made.
+    pub(crate) made: Option<Changed>,
+}
+
+impl Begun {
+    fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).expect("plain data always encodes").into()
+    }
+
+    pub(crate) fn decode(outcome: &[u8]) -> Option<Self> {
+        postcard::from_bytes(outcome).ok()
     }
 }
 
@@ -88,10 +112,32 @@ impl Replicated {
         for key in self.dedup.expire(self.meta.time_us) {
             changes.delete(key);
         }
-        let Some(request_id) = proposal.request_id else {
-            return Reply::Applied { index, outcome: self.apply_command(index, &proposal.command, changes) };
-        };
-        let fingerprint = self.machine.fingerprint(&proposal.command);
+        match proposal.request {
+            Asked::Once => Reply::Applied { index, outcome: self.apply_command(index, &proposal.command, changes) },
+            Asked::Command(request_id) => {
+                let fingerprint = self.machine.fingerprint(&proposal.command);
+                self.once(request_id, fingerprint, index, changes, |state, changes| {
+                    state.apply_command(index, &proposal.command, changes)
+                })
+            }
+            Asked::Change { request_id, fingerprint, step: ChangeStep::Begin { node, leader } } => {
+                self.once(request_id, fingerprint, index, changes, |state, _| state.begin(node, leader).encode())
+            }
+            Asked::Change { request_id, fingerprint, step: ChangeStep::Made(changed) } => {
+                self.made(request_id, fingerprint, changed, changes)
+            }
+        }
+    }
+
+    /// Does what is asked for unless the request id is known: then the first outcome is given, if it is the same request.
+    fn once(
+        &mut self,
+        request_id: [u8; 16],
+        fingerprint: Fingerprint,
+        index: u64,
+        changes: &mut Changes,
+        make: impl FnOnce(&mut Self, &mut Changes) -> Bytes,
+    ) -> Reply {
         match self.dedup.find(&request_id) {
             Some(first) if first.is_of(fingerprint) => {
                 return Reply::Applied { index: first.index, outcome: Bytes::copy_from_slice(&first.outcome) };
@@ -102,11 +148,44 @@ impl Replicated {
         if self.dedup.is_full() {
             return Reply::TooManyRequestIds;
         }
-        let outcome = self.apply_command(index, &proposal.command, changes);
+        let outcome = make(self, changes);
         let (time_us, fingerprint) = (self.meta.time_us, Some(fingerprint));
         let first = Remembered { request_id, index, time_us, outcome: outcome.to_vec(), fingerprint };
         let (key, value) = self.dedup.remember(first);
         changes.put(key, value);
+        Reply::Applied { index, outcome }
+    }
+
+    /// A membership change as of now: which incarnation of the node it is about.
+    fn begin(&self, node: u64, leader: u64) -> Begun {
+        let newest = self.meta.incarnations.get(&node).copied().unwrap_or(0);
+        let member = self.meta.membership.nodes().any(|(id, _)| node_of(*id) == node);
+        Begun { newest, member, leader, made: None }
+    }
+
+    /// The first outcome of a membership change that was begun stays.
+    fn made(
+        &mut self,
+        request_id: [u8; 16],
+        fingerprint: Fingerprint,
+        changed: Changed,
+        changes: &mut Changes,
+    ) -> Reply {
+        let Some(first) = self.dedup.find(&request_id) else {
+            // Forgotten meanwhile: then there is nothing to keep it in.
+            let (index, made) = (changed.index, Begun { made: Some(changed), ..self.begin(0, 0) });
+            return Reply::Applied { index, outcome: made.encode() };
+        };
+        if first.fingerprint != Some(fingerprint) {
+            return Reply::RequestIdUsed;
+        }
+        let index = first.index;
+        let Some(mut begun) = Begun::decode(&first.outcome) else { return Reply::RequestIdUsed };
+        begun.made.get_or_insert(changed);
+        let outcome = begun.encode();
+        if let Some((key, value)) = self.dedup.amend(&request_id, outcome.to_vec()) {
+            changes.put(key, value);
+        }
         Reply::Applied { index, outcome }
     }
 

@@ -34,7 +34,7 @@ impl StateMachine for Rows {
 
 fn entry(index: u64, request_id: Option<[u8; 16]>, time_us: u64, command: &str) -> Entry {
     let leader = openraft::alias::LeaderIdOf::<TypeConfig>::new(1, 1 << 16).to_committed();
-    let proposal = Proposal { time_us, request_id, command: Bytes::from(command.to_owned()) };
+    let proposal = Proposal { time_us, request: request_id.into(), command: Bytes::from(command.to_owned()) };
     Entry { log_id: LogId::new(leader, index), payload: EntryPayload::Normal(proposal) }
 }
 

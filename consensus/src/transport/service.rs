@@ -8,13 +8,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tollgate_proto::peer::v1::{
     AddNode, CallBackRequest, CallBackResponse, CallRequest, CallResponse, ChangeMembershipRequest,
-    ChangeMembershipResponse, Founder, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, ProposeRequest,
-    ProposeResponse, RaftMessage, ReadIndexRequest, ReadIndexResponse, SnapshotPart,
+    ChangeMembershipResponse, Founder, IdentifyRequest, IdentifyResponse, InviteRequest, InviteResponse, JoinRequest,
+    JoinResponse, ProposeRequest, ProposeResponse, RaftMessage, ReadIndexRequest, ReadIndexResponse, SnapshotPart,
     change_membership_request::Change as WireChange, peer_server,
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    client::Peer,
     guard::within_step,
     snapshot,
     wire::{Envelope, check_certificate, decode, encode},
@@ -95,6 +96,13 @@ fn check_snapshot(vote: &Vote, last: Option<LogId>, applied: Option<LogId>) -> R
 
 fn deadline(timeout_ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(timeout_ms).min(MAX_CALL_TIMEOUT)
+}
+
+fn request_id(bytes: &[u8]) -> Result<Option<[u8; 16]>, Status> {
+    match bytes {
+        [] => Ok(None),
+        id => id.try_into().map(Some).map_err(|_| Status::invalid_argument("a request id has 16 bytes")),
+    }
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
@@ -216,12 +224,9 @@ impl peer_server::Peer for PeerService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {
         let (_, core) = self.admit(&request)?;
         let request = request.into_inner();
-        let request_id = match request.request_id.as_ref() {
-            [] => None,
-            id => Some(id.try_into().map_err(|_| Status::invalid_argument("a request id has 16 bytes"))?),
-        };
+        let request_id = request_id(&request.request_id)?;
         let deadline = deadline(request.timeout_ms);
-        Ok(Response::new(core.propose_here(request_id, request.command, deadline).await.into()))
+        Ok(Response::new(core.propose_here(request_id.into(), request.command, deadline).await.into()))
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexResponse>, Status> {
@@ -243,7 +248,8 @@ impl peer_server::Peer for PeerService {
             Some(WireChange::TransferLeaderTo(node)) => Change::Transfer((node != 0).then_some(node)),
             None => return Err(Status::invalid_argument("no change")),
         };
-        Ok(Response::new(core.change_here(&change, deadline(request.timeout_ms)).await.into()))
+        let request_id = request_id(&request.request_id)?;
+        Ok(Response::new(core.change_here(request_id, &change, deadline(request.timeout_ms)).await.into()))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
@@ -253,6 +259,13 @@ impl peer_server::Peer for PeerService {
         let incarnation = u16::try_from(request.incarnation).map_err(|_| Status::invalid_argument("incarnation"))?;
         let info = NodeInfo { zone: request.zone, peer: request.peer, http: request.http, admin: request.admin };
         Ok(Response::new(core.join_here(request.node, incarnation, info).await.into()))
+    }
+
+    async fn invite(&self, request: Request<InviteRequest>) -> Result<Response<InviteResponse>, Status> {
+        check_certificate(&request, request.get_ref().node)?;
+        let InviteRequest { node, peer } = request.into_inner();
+        self.shared.invite(Peer { node, address: peer });
+        Ok(Response::new(InviteResponse {}))
     }
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {

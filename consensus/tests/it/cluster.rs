@@ -156,6 +156,11 @@ impl Node {
         std::fs::remove_dir_all(&self.dir).unwrap();
     }
 
+    /// Nobody listens there until it starts.
+    pub(crate) fn release_port(&mut self) {
+        self.socket = None;
+    }
+
     pub(crate) fn get(&self) -> &Consensus {
         self.running.as_ref().expect("the node runs")
     }

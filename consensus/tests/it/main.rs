@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 mod bootstrap;
+mod changes;
 mod cluster;
 mod failover;
 mod membership;

@@ -20,7 +20,7 @@ use tollgate_storage::sim::SimDisk;
 
 use super::LogStore;
 use crate::OnFatal;
-use crate::types::{Entry, LogId, Proposal, TypeConfig, Vote};
+use crate::types::{Asked, Entry, LogId, Proposal, TypeConfig, Vote};
 
 /// Small enough that a test rolls often.
 const SEGMENT_BYTES: u64 = 4096;
@@ -44,7 +44,7 @@ fn log_id(term: u64, index: u64) -> LogId {
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let mut command = [term.to_le_bytes(), index.to_le_bytes()].concat().repeat(bytes / 16 + 1);
     command.truncate(bytes);
-    let proposal = Proposal { time_us: index, request_id: None, command: Bytes::from(command) };
+    let proposal = Proposal { time_us: index, request: Asked::Once, command: Bytes::from(command) };
     Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(proposal) }
 }
 
