@@ -9,6 +9,7 @@
 //! Not here: whether a resource makes sense by itself. [`crate::check()`] decides that before a change is proposed, as
 //! nodes of different versions may differ about it and must not differ about what was committed.
 
+mod credentials;
 mod plan;
 mod references;
 mod rows;
@@ -17,6 +18,8 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use credentials::credential_hashes;
+pub use credentials::{SharedCredential, shared_credentials};
 pub use references::{Reference, missing, references_of};
 pub use rows::ROW_PREFIX;
 use tollgate_proto::{
@@ -144,12 +147,12 @@ impl Catalog {
 
     fn replace(&mut self, change: &Change) {
         let hashes = Arc::make_mut(&mut self.hashes);
-        for hash in change.before.iter().flat_map(|stored| credential_hashes(&stored.resource)) {
+        for (_, hash) in change.before.iter().flat_map(|stored| credential_hashes(&stored.resource)) {
             if hashes.get(hash) == Some(&change.name) {
                 hashes.remove(hash); // another consumer of the same change may have it by now
             }
         }
-        for hash in change.after.iter().flat_map(|stored| credential_hashes(&stored.resource)) {
+        for (_, hash) in change.after.iter().flat_map(|stored| credential_hashes(&stored.resource)) {
             hashes.insert(hash.to_owned(), change.name.clone());
         }
         let resources = Arc::make_mut(&mut self.kinds[slot(change.kind)]);
@@ -185,13 +188,4 @@ pub fn without_version(resource: &v1::Resource) -> v1::Resource {
         metadata.resource_version = None;
     }
     resource
-}
-
-fn credential_hashes(resource: &v1::Resource) -> impl Iterator<Item = &str> {
-    let consumer = match &resource.kind {
-        Some(v1::resource::Kind::Consumer(consumer)) => consumer.spec.as_ref(),
-        _ => None,
-    };
-    let credentials = consumer.map_or(&[][..], |spec| &spec.credentials);
-    credentials.iter().map(|credential| credential.hash.as_str()).filter(|hash| !hash.is_empty())
 }

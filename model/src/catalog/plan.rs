@@ -11,7 +11,9 @@ use tollgate_proto::{
 };
 
 use super::{
-    Catalog, Change, Decision, Stored, credential_hashes, has_labels,
+    Catalog, Change, Decision, Stored,
+    credentials::{credential_hashes, field, taken},
+    has_labels,
     references::{missing, references},
     without_version,
 };
@@ -210,19 +212,19 @@ impl Plan<'_> {
         let mut wrong = Vec::new();
         for ((kind, name), stored) in &self.after {
             let Some(stored) = stored else { continue };
-            for hash in credential_hashes(&stored.resource) {
-                let here = owners.insert(hash, name);
+            for (n, hash) in credential_hashes(&stored.resource) {
+                let here = Some(*owners.entry(hash).or_insert(name));
                 let there =
                     self.catalog.hashes.get(hash).filter(|owner| {
                         *owner != name && !self.after.contains_key(&(Kind::Consumer, (*owner).clone()))
                     });
                 if let Some(other) = here.filter(|owner| *owner != name).or(there) {
-                    wrong.push((*kind, name.clone(), format!("has an API key that consumer `{other}` has")));
+                    wrong.push((*kind, name.clone(), field(n), taken(other)));
                 }
             }
         }
-        for (kind, name, message) in wrong {
-            self.problem(Some(kind), &name, "spec.credentials", &message);
+        for (kind, name, field, message) in wrong {
+            self.problem(Some(kind), &name, &field, &message);
         }
     }
 

@@ -210,9 +210,9 @@ fn two_consumers_never_share_a_key() {
     let mut catalog = catalog();
     catalog.apply(LogIndex(2), &put([consumer("alice", "h1"), consumer("bob", "h2")]));
     let found = problems(&catalog.apply(LogIndex(3), &put([consumer("carol", "h1")])));
-    assert_eq!(found, ["Consumer carol spec.credentials: has an API key that consumer `alice` has"]);
+    assert_eq!(found, ["Consumer carol spec.credentials[0]: has an API key that consumer `alice` has"]);
     let found = problems(&catalog.apply(LogIndex(3), &put([consumer("x", "h3"), consumer("y", "h3")])));
-    assert_eq!(found, ["Consumer y spec.credentials: has an API key that consumer `x` has"]);
+    assert_eq!(found, ["Consumer y spec.credentials[0]: has an API key that consumer `x` has"]);
     // They may exchange their keys in one change, and a key is free once its owner is gone.
     let decision = catalog.apply(LogIndex(3), &put([consumer("alice", "h2"), consumer("bob", "h1")]));
     assert_eq!(decision.outcome.problems, []);
