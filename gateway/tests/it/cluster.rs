@@ -30,7 +30,7 @@ spec: {tenant: acme, credentials: [{apiKey: sk-alice}]}
 ---
 kind: Consumer
 metadata: {name: bob}
-spec: {tenant: globex, credentials: [{apiKey: sk-bob}]}
+spec: {tenant: globex, credentials: [{apiKey: sk-bobby}]}
 ---
 ";
 

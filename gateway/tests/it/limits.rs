@@ -92,7 +92,7 @@ async fn an_answer_for_which_nothing_was_reserved_says_how_the_limits_stand_too(
         let list = get(cluster.address, "/v1/models", "authorization: Bearer sk-alice\r\n").await;
         assert_eq!(list.status, 200);
         says_how_it_stands(&list, 19, 988);
-        let bob = get(cluster.address, "/v1/models", "authorization: Bearer sk-bob\r\n").await;
+        let bob = get(cluster.address, "/v1/models", "authorization: Bearer sk-bobby\r\n").await;
         assert!(bob.header("ratelimit").is_some_and(|it| it.contains("\"rpm\";r=20;t=")), "{}", bob.raw);
 
         let stranger = get(cluster.address, "/v1/models", "").await;

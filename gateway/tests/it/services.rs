@@ -78,8 +78,8 @@ async fn only_known_and_allowed_callers_get_in() {
     for (headers, status, code) in [
         ("", 401, "invalid_api_key"),
         ("authorization: Bearer sk-nobody\r\n", 401, "invalid_api_key"),
-        ("authorization: Bearer sk-bob\r\n", 403, "access_denied"),
-        ("x-api-key: sk-alice\r\nauthorization: Bearer sk-bob\r\n", 401, "invalid_api_key"),
+        ("authorization: Bearer sk-bobby\r\n", 403, "access_denied"),
+        ("x-api-key: sk-alice\r\nauthorization: Bearer sk-bobby\r\n", 401, "invalid_api_key"),
     ] {
         let answer = get(cluster.address, "/private", headers).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{headers}");
@@ -109,14 +109,14 @@ async fn a_node_under_another_cluster_key_does_not_say_that_a_key_is_bad() {
 #[tokio::test]
 async fn an_open_route_takes_our_credential_and_passes_on_its_upstreams() {
     let upstream = fine("fine").await;
-    let old = "---\nkind: Consumer\nmetadata: {name: old}\nspec: {tenant: acme, credentials: [{apiKey: sk-old, expiresAt: '2020-01-01T00:00:00Z'}]}\n";
+    let old = "---\nkind: Consumer\nmetadata: {name: old}\nspec: {tenant: acme, credentials: [{apiKey: sk-oldie, expiresAt: '2020-01-01T00:00:00Z'}]}\n";
     let cluster = Cluster::start(&(resources(&upstream, &upstream, "connectFailure") + old)).await;
     for (headers, caller) in [
         ("authorization: Bearer theirs\r\nx-api-key: sk-alice\r\n", Some("alice")),
         ("x-api-key: theirs\r\nauthorization: Bearer sk-alice\r\n", Some("alice")),
         ("x-api-key: theirs\r\nx-api-key: sk-alice\r\napi-key: sk-alice\r\n", Some("alice")),
         ("authorization: Bearer theirs\r\napi-key: other\r\n", None),
-        ("authorization: Basic theirs\r\nx-api-key: sk-old\r\n", None),
+        ("authorization: Basic theirs\r\nx-api-key: sk-oldie\r\n", None),
         ("authorization: sk-alice\r\nx-api-key: theirs\r\n", None),
         ("authorization: Bearer sk-old\r\nx-api-key: theirs\r\n", None),
         ("authorization: bearer  sk-old \r\nx-api-key: theirs\r\n", None),
@@ -132,7 +132,7 @@ async fn an_open_route_takes_our_credential_and_passes_on_its_upstreams() {
         assert_eq!(told, caller, "{headers}: {sent}");
     }
     // Whose call is it?
-    let two = get(cluster.address, "/open", "x-api-key: sk-alice\r\nauthorization: Bearer sk-bob\r\n").await;
+    let two = get(cluster.address, "/open", "x-api-key: sk-alice\r\nauthorization: Bearer sk-bobby\r\n").await;
     assert_eq!((two.status, two.code().as_str()), (401, "invalid_api_key"));
     // Where a caller must be known, a second key could be read as another one further on.
     let required = get(cluster.address, "/private", "x-api-key: sk-alice\r\nauthorization: Bearer theirs\r\n").await;

@@ -16,6 +16,9 @@ use crate::{
 /// Longer than any issuer's tokens.
 const MAX_API_KEY_BYTES: usize = 4096;
 
+/// A shorter one is found by trying.
+const MIN_API_KEY_BYTES: usize = 8;
+
 pub(super) fn tenant(raw: &v1::Tenant) -> Result<Checked, Problems> {
     let mut context = Context::new(Kind::Tenant, &raw.api_version, &raw.kind, raw.metadata.as_ref());
     let none = v1::TenantSpec::default();
@@ -94,7 +97,7 @@ fn credential(context: &mut Context, at: &Field<'_>, raw: &v1::Credential) -> Op
     match (raw.api_key.as_str(), raw.hash.as_str()) {
         ("", "") => context.add(at, "must have `apiKey`"),
         (api_key, "") => {
-            context.keep(&at.field("apiKey"), text::visible(api_key, MAX_API_KEY_BYTES));
+            context.keep(&at.field("apiKey"), self::api_key(api_key));
         }
         ("", hash) => {
             let (key_id, hash) = context.keep(&at.field("hash"), secret::parse_hash(hash))?;
@@ -103,4 +106,12 @@ fn credential(context: &mut Context, at: &Field<'_>, raw: &v1::Credential) -> Op
         _ => context.add(at, "must have only one of `apiKey` and `hash`"),
     }
     None
+}
+
+fn api_key(text: &str) -> Result<(), String> {
+    text::visible(text, MAX_API_KEY_BYTES)?;
+    if text.len() < MIN_API_KEY_BYTES {
+        return Err(format!("is shorter than {MIN_API_KEY_BYTES} characters: whoever tries would find it"));
+    }
+    Ok(())
 }

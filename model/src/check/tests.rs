@@ -358,11 +358,19 @@ fn every_wrong_value_of_a_tenant_or_a_consumer_is_told() {
             ("{tenant: A}", "spec.tenant: must be 1 to 253"),
             ("{tenant: a, credentials: [{}]}", "spec.credentials[0]: must have `apiKey`"),
             ("{tenant: a, credentials: [{apiKey: 'a b'}]}", "spec.credentials[0].apiKey: holds a space"),
+            ("{tenant: a, credentials: [{apiKey: x}]}", "spec.credentials[0].apiKey: is shorter than 8 characters"),
+            (
+                "{tenant: a, credentials: [{apiKey: sk-bobb}]}",
+                "spec.credentials[0].apiKey: is shorter than 8 characters",
+            ),
             ("{tenant: a, credentials: [{apiKey: a, hash: b}]}", "spec.credentials[0]: must have only one of"),
             ("{tenant: a, credentials: [{hash: b}]}", "spec.credentials[0].hash: is damaged"),
-            ("{tenant: a, credentials: [{apiKey: a}, {apiKey: a}]}", "spec.credentials[1]: is there twice"),
             (
-                "{tenant: a, credentials: [{apiKey: a, expiresAt: tomorrow}]}",
+                "{tenant: a, credentials: [{apiKey: sk-twice}, {apiKey: sk-twice}]}",
+                "spec.credentials[1]: is there twice",
+            ),
+            (
+                "{tenant: a, credentials: [{apiKey: sk-alice, expiresAt: tomorrow}]}",
                 "spec.credentials[0].expiresAt: is not an RFC 3339 time",
             ),
         ],

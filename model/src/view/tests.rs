@@ -17,7 +17,7 @@ fn apply(catalog: &mut Catalog, at: u64, key: &ClusterKey, texts: &[&str]) {
 }
 
 const ACME: &str = "kind: Tenant\nmetadata: {name: acme}\n";
-const ALICE: &str = "kind: Consumer\nmetadata: {name: alice}\nspec: {tenant: acme, credentials: [{apiKey: sk-alice}, {apiKey: sk-old, expiresAt: '2026-01-01T00:00:00Z'}]}\n";
+const ALICE: &str = "kind: Consumer\nmetadata: {name: alice}\nspec: {tenant: acme, credentials: [{apiKey: sk-alice}, {apiKey: sk-oldie, expiresAt: '2026-01-01T00:00:00Z'}]}\n";
 const OPENAI: &str = "kind: Provider\nmetadata: {name: openai}\nspec: {type: openai, endpoints: [{url: 'http://a/v1'}], keys: [{value: sk-one}, {env: TOLLGATE_TEST_NO_SUCH_KEY}, {value: sk-two}]}\n";
 const CHAT: &str = "kind: Route\nmetadata: {name: chat}\nspec: {backends: [{provider: openai}]}\n";
 
@@ -35,9 +35,9 @@ fn a_key_is_good_until_it_expires_and_no_other_is() {
     let now = Timestamp::parse("2025-12-31T23:59:59Z").unwrap();
     let caller = view.authenticate("sk-alice", now).unwrap();
     assert_eq!((&*caller.consumer.name, &*caller.tenant.name), ("alice", "acme"));
-    assert!(view.authenticate("sk-old", now).is_some());
+    assert!(view.authenticate("sk-oldie", now).is_some());
     let later = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
-    assert!(view.authenticate("sk-old", later).is_none() && view.authenticate("sk-alice", later).is_some());
+    assert!(view.authenticate("sk-oldie", later).is_none() && view.authenticate("sk-alice", later).is_some());
     for wrong in ["", "sk-alic", "sk-alice ", "SK-ALICE", "sk-bob"] {
         assert!(view.authenticate(wrong, now).is_none(), "{wrong}");
     }
