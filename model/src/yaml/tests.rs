@@ -325,6 +325,8 @@ fn what_people_write_by_mistake_has_one_message_with_its_cure() {
         ("  unit: tokens\n limit: 5\n", "this line begins under no field before it"),
         ("  unit:tokens\n  limit: 5\n", "the space after it missing there"),
         ("  unit: \"tokens\n  limit: 5\n", "a quote that was opened before is not closed"),
+        ("  unit: tokens\n  per: [\"consumer\" \"route\"]\n", "is a `,` missing there"),
+        ("  unit: tokens\n  per: ['consumer' 'route']\n", "is a `,` missing there"),
         ("  unit: tokens\n  per: [*consumer]\n", "put quotes around text that begins with `*`"),
         ("  unit: @tokens\n", "put quotes around text that does"),
         ("  limit: {{ .Values.limit }}\n", "put quotes around text that begins with `{`"),

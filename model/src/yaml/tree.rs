@@ -251,7 +251,7 @@ impl<'a> Builder<'a> {
 
 /// What the parser says, as what to do about it: it knows grammar, and most mistakes are of a few kinds.
 fn plainly(info: &str) -> String {
-    const SAID: [(&str, &str); 8] = [
+    const SAID: [(&str, &str); 9] = [
         ("tab", "a tab indents this line: use spaces"),
         (
             "mapping values are not allowed",
@@ -260,6 +260,10 @@ fn plainly(info: &str) -> String {
         (
             "did not find expected key",
             "this line begins under no field before it: indent it as those that it belongs to",
+        ),
+        (
+            "trailing content after",
+            "something stands behind the quote that ends a text: is a `,` missing there, or a quote before it wrong?",
         ),
         ("multiline quoted scalar", "a quote that was opened before is not closed"),
         ("quoted scalar", "a quote that was opened before is not closed"),
