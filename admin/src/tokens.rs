@@ -113,6 +113,12 @@ impl TokenTable {
         (bool::from(same) && !is_expired(record, now)).then_some(record)
     }
 
+    /// The token of this id, unless it has expired by `now`.
+    #[must_use]
+    pub fn get(&self, id: &str, now: Timestamp) -> Option<&TokenRecord> {
+        self.by_id.get(id).filter(|record| !is_expired(record, now))
+    }
+
     /// Every token that has not expired by `now`, by id.
     pub fn list(&self, now: Timestamp) -> impl Iterator<Item = &TokenRecord> {
         self.by_id.values().filter(move |record| !is_expired(record, now))

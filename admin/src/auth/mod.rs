@@ -2,6 +2,7 @@
 
 mod layer;
 mod methods;
+mod standing;
 
 use std::{
     sync::Arc,
@@ -11,6 +12,7 @@ use std::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use tokio::sync::Semaphore;
 use tollgate_model::secret::ClusterKey;
+use tollgate_proto::state::v1::TokenRecord;
 use tonic::Status;
 
 use crate::{
@@ -21,6 +23,7 @@ use crate::{
 pub(crate) use layer::AuthLayer;
 pub use methods::{Access, METHODS, READING};
 pub(crate) use methods::{Rule, rule};
+pub(crate) use standing::Standing;
 
 /// How long to wait for what was acknowledged elsewhere before a token counts as unknown: the node that made it may be
 /// ahead of this one.
@@ -86,14 +89,12 @@ impl Authenticator {
         if self.backplane.tokens().is_empty() {
             return Err(Status::unavailable("this node knows no token yet: it has not caught up with a cluster"));
         }
-        Err(Status::unauthenticated("the token is unknown, revoked or expired"))
+        Err(no_such_token())
     }
 
     fn find(&self, hash: &[u8; 32]) -> Option<Caller> {
         let table: Arc<TokenTable> = self.backplane.tokens();
-        let record = table.find(hash, self.backplane.now())?;
-        let tenant = (!record.tenant.is_empty()).then(|| record.tenant.clone());
-        Some(Caller { token: record.id.as_str().into(), role: record.role.parse().ok()?, tenant })
+        caller_of(table.find(hash, self.backplane.now())?)
     }
 
     /// Without a quorum there is nothing to catch up with, and the answer stays what it was.
@@ -102,6 +103,16 @@ impl Authenticator {
             let _ = self.backplane.read_barrier(Instant::now() + CATCH_UP).await;
         }
     }
+}
+
+/// Whom a record makes of the holder of its token.
+fn caller_of(record: &TokenRecord) -> Option<Caller> {
+    let tenant = (!record.tenant.is_empty()).then(|| record.tenant.clone());
+    Some(Caller { token: record.id.as_str().into(), role: record.role.parse().ok()?, tenant })
+}
+
+fn no_such_token() -> Status {
+    Status::unauthenticated("the token is unknown, revoked or expired")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

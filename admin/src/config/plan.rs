@@ -106,25 +106,24 @@ fn checked(resources: Vec<Resource>, state: &ConfigState, key: Option<&ClusterKe
         }
         let expected_version = metadata.and_then(|metadata| metadata.resource_version);
         let current = state.catalog.get(kind, name).map(|stored| &stored.resource);
-        let resource = prepare(&resource, key, current).unwrap_or_else(|more| {
-            problems.extend(more);
-            secret::without_plain(resource)
-        });
+        let (prepared, found) = prepare(&resource, key, current);
+        problems.extend(found);
+        let resource = prepared.unwrap_or_else(|| secret::without_plain(resource));
         puts.push(PutResource { resource: Some(resource), expected_version });
     }
     Checked { puts, problems }
 }
 
-/// The resource as it is stored: checked, its secrets sealed and hashed.
-fn prepare(resource: &Resource, key: Option<&ClusterKey>, current: Option<&Resource>) -> Result<Resource, Problems> {
+/// The resource as it would be stored, its secrets sealed and hashed, where they can be; and what is wrong with it.
+fn prepare(resource: &Resource, key: Option<&ClusterKey>, current: Option<&Resource>) -> (Option<Resource>, Problems) {
     let mut problems = check(resource).err().unwrap_or_default();
     match secret::prepare(resource, key, current) {
-        Ok(prepared) => problems.or(prepared),
+        Ok(prepared) => (Some(prepared), problems),
         Err(more) => {
             let told = |field: &str| problems.iter().any(|problem| problem.field == field);
             let new = more.into_iter().filter(|problem| !told(&problem.field)).collect();
             problems.extend(Problems(new));
-            Err(problems)
+            (None, problems)
         }
     }
 }

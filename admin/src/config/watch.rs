@@ -1,9 +1,9 @@
 //! Watching: what is there, then every later state, by comparing one catalog with the next.
 //!
 //! A watcher that is slow holds back only itself: it skips to the newest state, and what is kept for it is one catalog,
-//! which shares all it can with the others.
+//! which shares all it can with the others. It is told only as long as its token would open a new watch.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::{Config, plan::identity, read::Wanted};
 use crate::{
+    auth::{Access, Standing},
     backplane::ConfigState,
     call::Call,
     details::{Reason, refuse},
@@ -23,11 +24,15 @@ use crate::{
 const MAX_WATCHERS: usize = 256;
 /// Events on their way to one caller; when full, the watcher waits and then skips to the newest state.
 const QUEUE_EVENTS: usize = 64;
+/// Between two looks at the token of a watch that has nothing to tell: what was revoked ends this much later at the most.
+const TOKEN_LOOK: Duration = Duration::from_millis(250);
+/// How long the reason for an end may wait for a caller that does not read: then it sees the stream end without one.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 type Sender = mpsc::Sender<Result<WatchEvent, Status>>;
 /// What a watcher has told, by kind and name.
 type Told = BTreeMap<(Kind, Name), Arc<Stored>>;
-/// Its caller has left.
+/// Its caller has left, or may not be told any more.
 struct Gone;
 
 /// The watchers of one node.
@@ -56,20 +61,33 @@ impl Config {
         let place = place.map_err(|_| refuse(Reason::Busy, "too many watchers on this node"))?;
         self.current(call).await?;
         let (events, stream) = mpsc::channel(QUEUE_EVENTS);
-        let watcher = Watcher { wanted, config: self.backplane.config(), events, told: Told::new(), _place: place };
+        let standing = Standing::new(Arc::clone(&self.backplane), call.caller.clone(), Access::Read);
+        let config = self.backplane.config();
+        let watcher = Watcher { wanted, config, events, told: Told::new(), standing: standing.clone(), _place: place };
         let stop = self.watchers.stop.clone();
         self.watchers.tasks.spawn(async move {
             let events = watcher.events.clone();
-            tokio::select! {
-                () = watcher.run() => {}
-                () = events.closed() => {}
-                () = stop.cancelled() => {
-                    // Told if there is room: a caller that does not read sees the connection end.
-                    let _ = events.try_send(Err(refuse(Reason::NoLeader, "this node is stopping: watch another one")));
-                }
+            let end = tokio::select! {
+                () = watcher.run() => standing.check().err(),
+                end = lost(&standing) => Some(end),
+                () = events.closed() => None,
+                () = stop.cancelled() => Some(refuse(Reason::NoLeader, "this node is stopping: watch another one")),
+            };
+            if let Some(end) = end {
+                let _ = tokio::time::timeout(LAST_WORD, events.send(Err(end))).await;
             }
         });
         Ok(ReceiverStream::new(stream))
+    }
+}
+
+/// Resolves once the token is good for a watch no more.
+async fn lost(standing: &Standing) -> Status {
+    loop {
+        if let Err(end) = standing.check() {
+            return end;
+        }
+        tokio::time::sleep(TOKEN_LOOK).await;
     }
 }
 
@@ -78,6 +96,7 @@ struct Watcher {
     config: watch::Receiver<ConfigState>,
     events: Sender,
     told: Told,
+    standing: Standing,
     _place: OwnedSemaphorePermit,
 }
 
@@ -135,6 +154,10 @@ impl Watcher {
     async fn tell(&self, action: &str, stored: Option<&Arc<Stored>>, state: &ConfigState) -> Result<(), Gone> {
         let resource = stored.map(|stored| stored.resource.clone());
         let event = WatchEvent { action: action.to_owned(), resource, index: state.index.0 };
-        self.events.send(Ok(event)).await.map_err(|_| Gone)
+        let room = self.events.reserve().await.map_err(|_| Gone)?;
+        // Looked at last: a caller that reads slowly may have waited for long.
+        self.standing.check().map_err(|_| Gone)?;
+        room.send(Ok(event));
+        Ok(())
     }
 }

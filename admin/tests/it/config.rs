@@ -6,12 +6,15 @@ use tollgate_admin::{
 };
 use tollgate_model::yaml;
 use tollgate_proto::{
-    admin::v1::{ApplyRequest, DeleteRequest, ExportRequest, GetRequest, StatusServedRequest, WatchRequest},
+    admin::v1::{
+        ApplyRequest, CreateTokenRequest, DeleteRequest, ExportRequest, GetRequest, RevokeTokenRequest,
+        StatusServedRequest, WatchEvent, WatchRequest,
+    },
     v1::Resource,
 };
 use tonic::Code;
 
-use crate::server::{Server, admin};
+use crate::server::{Server, admin, with};
 
 const TWO: &str = r#"
 apiVersion: tollgate/v1
@@ -293,4 +296,56 @@ async fn what_is_not_done_yet_has_no_version() {
     let text = yaml::to_yaml(&[diffs[0].after.clone().unwrap()]);
     assert!(text.contains("Rome") && !text.contains("resourceVersion"), "{text}");
     assert_eq!(diffs[0].change.as_ref().unwrap().resource_version, 0);
+}
+
+#[tokio::test]
+async fn a_shared_api_key_is_told_at_its_place_whatever_else_is_wrong() {
+    let server = Server::start().await;
+    let consumer = |name: &str, keys: &str| {
+        format!(
+            "---\napiVersion: tollgate/v1\nkind: Consumer\nmetadata: {{name: {name}}}\n\
+             spec: {{tenant: acme, credentials: [{keys}]}}\n"
+        )
+    };
+    let key = "{apiKey: sk-one-and-the-same}";
+    let text = TWO.to_owned() + &consumer("x", &format!("{key}, {key}")) + &consumer("y", key);
+    let refused = server.config().apply(admin(apply(&text))).await.unwrap_err();
+    let problems = details_of(&refused).unwrap().problems;
+    let told: Vec<_> = problems.iter().map(|it| format!("{} {}: {}", it.name, it.field, it.message)).collect();
+    assert_eq!(
+        told,
+        ["x spec.credentials[1]: is there twice", "y spec.credentials[0]: has an API key that consumer `x` has"]
+    );
+}
+
+/// A watch of the holder of a new token, past its beginning; and the token's id.
+async fn watch(server: &Server, ttl: &str) -> (tonic::Streaming<WatchEvent>, String) {
+    let request = CreateTokenRequest { role: "viewer".into(), ttl: ttl.into(), ..CreateTokenRequest::default() };
+    let made = server.cluster().create_token(admin(request)).await.unwrap().into_inner();
+    let request = with(&made.secret, WatchRequest::default());
+    let mut events = server.config().watch(request).await.unwrap().into_inner();
+    while events.message().await.unwrap().unwrap().action != "synced" {}
+    (events, made.token.unwrap().id)
+}
+
+/// How a stream that has nothing more to tell ends.
+async fn end(events: &mut tonic::Streaming<WatchEvent>) -> tonic::Status {
+    let next = tokio::time::timeout(std::time::Duration::from_secs(10), events.message());
+    next.await.expect("the stream ends").unwrap_err()
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_token_is_revoked_or_expires() {
+    let server = Server::start().await;
+    let (mut silent, id) = watch(&server, "").await;
+    let (mut other, _) = watch(&server, "").await;
+    let revoke = RevokeTokenRequest { id, request_id: Vec::new() };
+    server.cluster().revoke_token(admin(revoke)).await.unwrap();
+    // Not even the change that comes right after is told to whoever may not read it.
+    actions(&server, apply(TWO)).await;
+    assert_eq!(end(&mut silent).await.code(), Code::Unauthenticated);
+    assert_eq!(other.message().await.unwrap().unwrap().action, "created");
+    let (mut aged, _) = watch(&server, "90d").await;
+    server.node.pass(91 * 24 * 3_600);
+    assert_eq!(end(&mut aged).await.code(), Code::Unauthenticated);
 }

@@ -2,8 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Instant,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,6 +26,9 @@ use tollgate_proto::{
     state::v1::{Command, TokenChange, command},
 };
 
+/// The tenant that has used nothing.
+pub(crate) const IDLE: &str = "idle";
+
 /// What a test may reach into.
 pub(crate) struct FakeNode {
     log: Mutex<Log>,
@@ -32,6 +38,8 @@ pub(crate) struct FakeNode {
     pub(crate) lose_next: Mutex<bool>,
     /// The next proposal is refused.
     pub(crate) refuse_next: Mutex<Option<BackplaneError>>,
+    /// Seconds since the clock was set.
+    passed: AtomicU64,
     pub(crate) last_change: Mutex<Option<MembershipChange>>,
 }
 
@@ -53,8 +61,14 @@ impl FakeNode {
             readiness: watch::Sender::new(Readiness::Ready),
             lose_next: Mutex::new(false),
             refuse_next: Mutex::new(None),
+            passed: AtomicU64::new(0),
             last_change: Mutex::new(None),
         })
+    }
+
+    /// Time goes by.
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.passed.fetch_add(seconds, Ordering::Relaxed);
     }
 
     /// Entries so far.
@@ -125,10 +139,14 @@ impl Backplane for FakeNode {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::parse("2026-11-21T08:00:00Z").unwrap()
+        let passed = self.passed.load(Ordering::Relaxed);
+        Timestamp::parse("2026-11-21T08:00:00Z").unwrap().saturating_add(Duration::from_secs(passed))
     }
 
     fn accounts(&self, query: &AccountQuery) -> AccountPage {
+        if query.tenant.as_deref() == Some(IDLE) {
+            return AccountPage::default();
+        }
         let first = query.after.parse().unwrap_or(0);
         let account =
             |n: usize| LimitAccount { limit: "tpm".into(), account: n.to_string(), ..LimitAccount::default() };
@@ -138,6 +156,9 @@ impl Backplane for FakeNode {
     }
 
     fn usage(&self, query: &Query) -> Vec<UsageLine> {
+        if query.tenant.as_deref() == Some(IDLE) {
+            return Vec::new();
+        }
         let by = query.by.iter().map(|_| query.tenant.clone().unwrap_or_default()).collect();
         vec![UsageLine { by, totals: tollgate_billing::Totals::default() }]
     }
