@@ -1,15 +1,18 @@
 //! What every call has: a deadline, a request id, and somebody who makes it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use prost::Message;
-use tollgate_model::secret::ClusterKey;
+use tollgate_model::{Kind, Name, catalog::missing, secret::ClusterKey};
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use crate::{
     auth::Caller,
-    backplane::RequestId,
+    backplane::{Backplane, RequestId},
     details::{Reason, details_limit, refuse},
 };
 
@@ -81,6 +84,24 @@ pub(crate) fn asked(key: Option<&ClusterKey>, method: &str, request: &impl Messa
 /// The caller's request id, or one of our own.
 pub(crate) fn request_id_or_new(bytes: &[u8]) -> Result<RequestId, Status> {
     Ok(request_id(bytes)?.unwrap_or_else(rand::random))
+}
+
+/// What is said of a tenant that is not declared, as this node has applied it.
+pub(crate) fn unknown_tenant(backplane: &dyn Backplane, tenant: &str) -> Option<String> {
+    let catalog = Arc::clone(&backplane.config().borrow().catalog);
+    let tenants = catalog.kind(Kind::Tenant);
+    (!tenants.contains_key(tenant)).then(|| missing(Kind::Tenant, tenant, tenants.keys().map(Name::as_str)))
+}
+
+/// Refuses an answer of nothing about a tenant that there is not: it would look like one that used nothing. What was used
+/// by a tenant that is gone is an answer.
+pub(crate) fn refuse_unknown_tenant(
+    backplane: &dyn Backplane,
+    tenant: Option<&str>,
+    is_empty: bool,
+) -> Result<(), Status> {
+    let unknown = tenant.filter(|_| is_empty).and_then(|tenant| unknown_tenant(backplane, tenant));
+    unknown.map_or(Ok(()), |message| Err(refuse(Reason::NotFound, message)))
 }
 
 /// The outcome that the log gave is not one of the command that was sent.

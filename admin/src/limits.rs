@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
     backplane::{AccountQuery, Backplane},
-    call::{Call, not_available_yet},
+    call::{Call, not_available_yet, refuse_unknown_tenant},
 };
 
 /// Accounts on a page for a caller that names no number.
@@ -34,11 +34,13 @@ impl LimitService for Limits {
         let query = AccountQuery {
             limit: named(limit),
             tenant: named(tenant),
-            after: page_token,
+            after: page_token.clone(),
             max: usize::try_from(max).expect("a page fits"),
         };
         self.backplane.read_barrier(call.deadline).await?;
         let page = self.backplane.accounts(&query);
+        let is_empty = page.accounts.is_empty() && page_token.is_empty();
+        refuse_unknown_tenant(&*self.backplane, query.tenant.as_deref(), is_empty)?;
         Ok(Response::new(ShowLimitsResponse { accounts: page.accounts, next_page_token: page.next }))
     }
 

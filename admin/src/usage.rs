@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, async_trait};
 use crate::{
     auth::Caller,
     backplane::Backplane,
-    call::Call,
+    call::{Call, refuse_unknown_tenant},
     details::{Reason, refuse},
 };
 
@@ -35,7 +35,7 @@ impl UsageService for Usage {
         let by = columns(&by).map_err(invalid)?;
         self.backplane.read_barrier(call.deadline).await?;
         let query = Query { by, from: Some(from), to: Some(to), tenant };
-        let backplane = Arc::clone(&self.backplane);
+        let (backplane, asked) = (Arc::clone(&self.backplane), query.tenant.clone());
         // Months of hours are added up: too long for a thread that serves others.
         let read = tokio::task::spawn_blocking(move || {
             let lines = backplane.usage(&query);
@@ -44,6 +44,7 @@ impl UsageService for Usage {
         let rows: Option<Vec<UsageRow>> = read.await.map_err(|_| Status::internal("reading usage failed"))?;
         let too_many = || format!("more than {MAX_ROWS} rows: ask for a shorter time, one tenant, or fewer columns");
         let rows = rows.ok_or_else(|| refuse(Reason::TooLarge, too_many()))?;
+        refuse_unknown_tenant(&*self.backplane, asked.as_deref(), rows.is_empty())?;
         Ok(Response::new(QueryUsageResponse { rows }))
     }
 }

@@ -15,7 +15,7 @@ pub enum Access {
     Write,
     /// Changes credits or bills: `billing` too, and a token that is narrowed to the tenant concerned.
     WriteTenant,
-    /// Makes or revokes tokens.
+    /// Makes or revokes tokens: those of roles that the caller's own may give, [`Role::gives`].
     Tokens,
 }
 
@@ -28,8 +28,7 @@ impl Access {
             Self::WriteTenant => matches!(role, Role::Admin | Role::Operator | Role::Billing),
             _ if narrowed => false,
             Self::Read => true,
-            Self::Write => matches!(role, Role::Admin | Role::Operator),
-            Self::Tokens => role == Role::Admin,
+            Self::Write | Self::Tokens => matches!(role, Role::Admin | Role::Operator),
         }
     }
 }
@@ -149,7 +148,7 @@ mod tests {
             assert!(Access::ReadTenant.allows(role, true));
             assert!(!Access::Read.allows(role, true), "a narrowed token reads no configuration");
             assert_eq!(Access::Write.allows(role, false), matches!(role, Role::Admin | Role::Operator));
-            assert_eq!(Access::Tokens.allows(role, false), role == Role::Admin);
+            assert_eq!(Access::Tokens.allows(role, false), matches!(role, Role::Admin | Role::Operator));
             assert_eq!(Access::WriteTenant.allows(role, false), role != Role::Viewer);
             assert_eq!(Access::WriteTenant.allows(role, true), role != Role::Viewer);
             assert!(!Access::Write.allows(role, true) && !Access::Tokens.allows(role, true));

@@ -1,10 +1,10 @@
 //! Admin tokens: made, listed, revoked. The secret goes to the caller once; the log gets its keyed hash.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use tollgate_model::{Kind, Name, Timestamp, catalog::missing, parse_duration, secret::ClusterKey};
+use tollgate_model::{Name, Timestamp, parse_duration, secret::ClusterKey};
 use tollgate_proto::{
     admin::v1::{
         CreateTokenRequest, CreateTokenResponse, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, Token,
@@ -17,7 +17,7 @@ use tracing::info;
 use super::Cluster;
 use crate::{
     backplane::RequestId,
-    call::{Call, asked, request_id_or_new, used_before},
+    call::{Call, asked, request_id_or_new, unknown_tenant, used_before},
     details::{Reason, refuse},
     tokens::Role,
 };
@@ -38,6 +38,7 @@ impl Cluster {
         request: CreateTokenRequest,
     ) -> Result<CreateTokenResponse, Status> {
         let role: Role = request.role.parse().map_err(|unknown| refuse(Reason::Invalid, format!("{unknown}")))?;
+        may_give(call, role, "make")?;
         if !request.tenant.is_empty() && Name::parse(&request.tenant).is_err() {
             return Err(refuse(Reason::Invalid, format!("`{}` is no tenant's name", request.tenant)));
         }
@@ -71,13 +72,10 @@ impl Cluster {
             return Ok(());
         }
         self.backplane.read_barrier(call.deadline).await?;
-        let catalog = Arc::clone(&self.backplane.config().borrow().catalog);
-        let tenants = catalog.kind(Kind::Tenant);
-        if tenants.contains_key(tenant) {
-            return Ok(());
+        match unknown_tenant(&*self.backplane, tenant) {
+            Some(message) => Err(refuse(Reason::Invalid, format!("tenant: {message}"))),
+            None => Ok(()),
         }
-        let message = missing(Kind::Tenant, tenant, tenants.keys().map(Name::as_str));
-        Err(refuse(Reason::Invalid, format!("tenant: {message}")))
     }
 
     pub(super) async fn list_tokens(&self, call: &Call) -> Result<ListTokensResponse, Status> {
@@ -91,6 +89,7 @@ impl Cluster {
         call: &Call,
         request: RevokeTokenRequest,
     ) -> Result<RevokeTokenResponse, Status> {
+        self.check_revoked(call, &request.id).await?;
         let id = request_id_or_new(&request.request_id)?;
         let said = RevokeTokenRequest { request_id: Vec::new(), ..request.clone() };
         let asked = asked(self.key.as_deref(), "revoke token", &said);
@@ -98,6 +97,19 @@ impl Cluster {
         self.change_tokens(call, id, asked, &request.id, revoke).await?;
         info!(token = %call.caller.token, revoked = %request.id, "admin token revoked");
         Ok(RevokeTokenResponse {})
+    }
+
+    /// What a token may do never changes, so that a look before the log is enough. One that is gone is left to the log:
+    /// the request may be another try of the one that revoked it.
+    async fn check_revoked(&self, call: &Call, id: &str) -> Result<(), Status> {
+        if Role::ALL.into_iter().all(|role| call.caller.role.gives(role)) {
+            return Ok(());
+        }
+        self.backplane.read_barrier(call.deadline).await?;
+        let tokens = self.backplane.tokens();
+        let record = tokens.get(id, self.backplane.now());
+        let role = record.and_then(|record| record.role.parse().ok());
+        role.map_or(Ok(()), |role| may_give(call, role, "revoke"))
     }
 
     /// Makes the change, whose outcome must be about `token`.
@@ -117,6 +129,14 @@ impl Cluster {
         }
         outcome.token.filter(|made| outcome.done && made.id == token).ok_or_else(used_before)
     }
+}
+
+fn may_give(call: &Call, role: Role, what: &str) -> Result<(), Status> {
+    let own = call.caller.role;
+    if own.gives(role) {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!("the role {own} may not {what} a token of role {role}")))
 }
 
 fn parse_ttl(text: &str) -> Result<Option<Duration>, Status> {

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 pub enum Role {
     /// Everything, tokens included.
     Admin,
-    /// Everything but tokens.
+    /// Everything but admin tokens.
     Operator,
     /// Reads, and credits and bills.
     Billing,
@@ -18,6 +18,16 @@ pub enum Role {
 impl Role {
     /// Every role.
     pub const ALL: [Self; 4] = [Self::Admin, Self::Operator, Self::Billing, Self::Viewer];
+
+    /// Whether its holder makes and revokes tokens of another role. Whoever could make an admin token would be an admin.
+    #[must_use]
+    pub fn gives(self, other: Role) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Operator => other != Self::Admin,
+            Self::Billing | Self::Viewer => false,
+        }
+    }
 
     /// As it is written.
     #[must_use]

@@ -1,14 +1,18 @@
 //! Tokens and members over the wire.
 
-use tollgate_admin::backplane::MembershipChange;
+use tollgate_admin::{Role, backplane::MembershipChange};
 use tollgate_model::{NodeId, yaml};
 use tollgate_proto::admin::v1::{
-    AddNodeRequest, ApplyRequest, CreateTokenRequest, GetRequest, ListTokensRequest, RemoveNodeRequest,
-    RevokeTokenRequest, ShowLimitsRequest, limit_service_client::LimitServiceClient,
+    AddNodeRequest, ApplyRequest, CreateTokenRequest, GetRequest, ListTokensRequest, QueryUsageRequest,
+    RemoveNodeRequest, RevokeTokenRequest, ShowLimitsRequest, limit_service_client::LimitServiceClient,
+    usage_service_client::UsageServiceClient,
 };
 use tonic::Code;
 
-use crate::server::{Server, admin, with};
+use crate::{
+    fake::IDLE,
+    server::{Server, admin, secret, with},
+};
 
 fn viewer() -> CreateTokenRequest {
     CreateTokenRequest { role: "viewer".into(), request_id: vec![9; 16], ..CreateTokenRequest::default() }
@@ -104,4 +108,61 @@ async fn limits_come_in_pages() {
         request.page_token = page.next_page_token;
     }
     assert_eq!(sizes, [10, 10, 5]);
+}
+
+#[tokio::test]
+async fn an_operator_makes_and_revokes_every_token_but_an_admins() {
+    let server = Server::start().await;
+    let operator = secret(Role::Operator);
+    let create = |role: &str| CreateTokenRequest { role: role.into(), ..CreateTokenRequest::default() };
+    let revoke = |id: &str| RevokeTokenRequest { id: id.into(), request_id: Vec::new() };
+    for role in ["operator", "billing", "viewer"] {
+        let made = server.cluster().create_token(with(&operator, create(role))).await.unwrap().into_inner();
+        let id = made.token.unwrap().id;
+        server.cluster().revoke_token(with(&operator, revoke(&id))).await.unwrap();
+        let refused = server.config().get(with(&made.secret, GetRequest::default())).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{role}");
+    }
+    let refused = server.cluster().create_token(with(&operator, create("admin"))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(refused.message(), "the role operator may not make a token of role admin");
+    let other = server.cluster().create_token(admin(create("admin"))).await.unwrap().into_inner();
+    let id = other.token.unwrap().id;
+    let refused = server.cluster().revoke_token(with(&operator, revoke(&id))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(refused.message(), "the role operator may not revoke a token of role admin");
+    server.cluster().revoke_token(admin(revoke(&id))).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_operator_that_tries_again_hears_that_it_has_revoked() {
+    let server = Server::start().await;
+    let operator = secret(Role::Operator);
+    let id = server.cluster().create_token(admin(viewer())).await.unwrap().into_inner().token.unwrap().id;
+    let revoke = RevokeTokenRequest { id, request_id: vec![8; 16] };
+    for _ in 0..2 {
+        server.cluster().revoke_token(with(&operator, revoke.clone())).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_there_is_not_is_no_tenant_that_used_nothing() {
+    let server = Server::start().await;
+    let (mut limits, mut usage) =
+        (LimitServiceClient::new(server.channel.clone()), UsageServiceClient::new(server.channel.clone()));
+    let accounts = ShowLimitsRequest { tenant: IDLE.into(), ..ShowLimitsRequest::default() };
+    let rows = QueryUsageRequest { tenant: IDLE.into(), ..QueryUsageRequest::default() };
+    for refused in
+        [limits.show(admin(accounts.clone())).await.unwrap_err(), usage.query(admin(rows.clone())).await.unwrap_err()]
+    {
+        assert_eq!((refused.code(), refused.message()), (Code::NotFound, "there is no tenant `idle`"));
+    }
+    // One that is gone and has used something is told of.
+    let gone = QueryUsageRequest { tenant: "gone".into(), ..QueryUsageRequest::default() };
+    assert_eq!(usage.query(admin(gone)).await.unwrap().get_ref().rows.len(), 1);
+    let idle = format!("apiVersion: tollgate/v1\nkind: Tenant\nmetadata: {{name: {IDLE}}}\n");
+    let resources = yaml::parse("test", &idle).0.into_iter().map(|parsed| parsed.resource).collect();
+    server.config().apply(admin(ApplyRequest { resources, ..ApplyRequest::default() })).await.unwrap();
+    assert!(limits.show(admin(accounts)).await.unwrap().get_ref().accounts.is_empty());
+    assert!(usage.query(admin(rows)).await.unwrap().get_ref().rows.is_empty());
 }
