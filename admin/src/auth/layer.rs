@@ -11,7 +11,7 @@ use std::{
 
 use http::{Request, Response};
 use tokio::sync::Semaphore;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -118,9 +118,21 @@ impl Gate {
             return Status::resource_exhausted("too many calls at a time on this node").into_http();
         };
         match tokio::time::timeout(MAX_CALL, inner.call(request)).await {
-            Ok(Ok(response)) => response,
+            Ok(Ok(response)) => blamed(response),
             Ok(Err(never)) => match never {},
             Err(_) => Status::deadline_exceeded("the message did not come in time").into_http(),
         }
     }
+}
+
+/// What the codec says of bytes that are no message.
+const MALFORMED: [&str; 3] =
+    ["failed to decode Protobuf message", "Unexpected EOF decoding stream.", "Missing request message."];
+
+/// The codec calls a message that can't be read an internal error, as if the server were at fault, and as if another try
+/// could help.
+fn blamed(response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    let malformed = status.code() == Code::Internal && MALFORMED.iter().any(|said| status.message().starts_with(said));
+    if malformed { Status::invalid_argument(status.message()).into_http() } else { response }
 }

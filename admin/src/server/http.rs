@@ -22,6 +22,28 @@ pub(super) type Grpc = BoxCloneSyncService<Request<Body>, Response<Body>, Infall
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// For whoever opens the port in a browser. A test holds it to the services that there are.
+const FRONT_PAGE: &str = "\
+Tollgate: the admin port of one node.
+
+GET /metrics   Prometheus metrics
+GET /healthz   200 while the process lives
+GET /readyz    200 while this node should get traffic
+
+gRPC and gRPC-Web, with `authorization: Bearer TOKEN`:
+  tollgate.admin.v1.ConfigService
+  tollgate.admin.v1.ClusterService
+  tollgate.admin.v1.LimitService
+  tollgate.admin.v1.CreditService
+  tollgate.admin.v1.BillingService
+  tollgate.admin.v1.UsageService
+and without a token:
+  grpc.health.v1.Health
+  grpc.reflection.v1.ServerReflection
+
+`tollgate --help` has a verb for each of them.
+";
+
 /// Answers every request of the port.
 #[derive(Clone)]
 pub(super) struct Front {
@@ -45,6 +67,7 @@ impl Front {
             return answer;
         }
         let probe = match request.uri().path() {
+            "/" => (StatusCode::OK, FRONT_PAGE.to_owned()),
             "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.ready(),
             "/metrics" => return self.only_reading(&request, self.metrics(&request)),

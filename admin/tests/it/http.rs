@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tollgate_admin::{MAX_APPLY_BYTES, backplane::Readiness};
+use tollgate_admin::{MAX_APPLY_BYTES, METHODS, Role, backplane::Readiness};
 use tollgate_proto::{
     admin::v1::{ApplyRequest, GetRequest, WatchRequest},
     v1::{DirectResponse, Resource, Route, RouteSpec, resource},
 };
 use tonic::Code;
 
-use crate::server::{Server, admin};
+use crate::server::{Server, admin, secret};
 
 #[tokio::test]
 async fn probes_tell_life_from_readiness() {
@@ -40,9 +40,44 @@ async fn metrics_come_in_the_format_asked_for() {
 }
 
 #[tokio::test]
+async fn the_front_page_names_everything_that_the_port_has() {
+    let server = Server::start().await;
+    let page = server.get("/", "").await;
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("content-type: text/plain"), "{page}");
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert!(page.contains(&format!("GET {path} ")), "{path}: {page}");
+    }
+    let services = METHODS.iter().map(|(path, _)| path.split('/').nth(1).unwrap());
+    for service in services.chain(["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]) {
+        assert!(page.contains(&format!("  {service}\n")), "{service}: {page}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_none_is_the_callers_fault() {
+    let server = Server::start().await;
+    // A field of a wire type that there is not; a message that ends before its length says; none at all.
+    for (body, code) in [
+        (&b"\0\0\0\0\x02\xff\xff"[..], 3),
+        (b"\0\0\0\0\x50abc", 3),
+        (b"", 3),
+        (b"\x01\0\0\0\x01a", 13), // gRPC's own rule for a compressed message of no encoding
+    ] {
+        let token = secret(Role::Admin);
+        let head = format!(
+            "POST /tollgate.admin.v1.ConfigService/Get HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+            authorization: Bearer {token}\r\ncontent-type: application/grpc-web+proto\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = server.raw(&[head.as_bytes(), body].concat()).await.to_lowercase();
+        assert!(answer.contains(&format!("grpc-status: {code}\r\n")), "{body:?}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn everything_else_is_not_found() {
     let server = Server::start().await;
-    for path in ["/", "/metrics/", "/tollgate.admin.v1.ConfigService/Get", "/debug/pprof"] {
+    for path in ["/console", "/metrics/", "/tollgate.admin.v1.ConfigService/Get", "/debug/pprof"] {
         assert!(server.get(path, "").await.starts_with("HTTP/1.1 404"), "{path}");
     }
     let posted =
