@@ -58,8 +58,16 @@ pub(crate) async fn dispatch(command: Command) -> ExitCode {
 fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);
-    std::io::Write::write_all(&mut std::io::stdout(), &script)?;
-    Ok(ExitCode::SUCCESS)
+    match client::write(&String::from_utf8(script)?) {
+        Err(error) if client::is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
+        done => done.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// For clap: the same, and some time at all.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 
 /// For clap: a duration such as `250ms`, `30s` or `5m`.

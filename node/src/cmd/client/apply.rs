@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 use tollgate_model::{Kind, Problem, Problems};
@@ -10,8 +10,8 @@ use tollgate_proto::admin::v1::{ApplyRequest, ApplyResponse, ResourceChange, Sta
 
 use super::{
     connection::{Connection, ConnectionArgs},
-    failure::{CallError, print, tell, told},
-    files::{Files, names},
+    failure::{CallError, Usage, print, tell, told},
+    files::{Files, is_stream, names},
     output::{ListFormat, write, write_list},
 };
 
@@ -22,7 +22,10 @@ const SERVED_POLL: Duration = Duration::from_millis(20);
 ///
 /// Every problem of every file is reported at once, and nothing is changed then.
 #[derive(Args, Debug)]
-#[command(after_help = "Example: tollgate apply -f resources/ --prune --wait")]
+#[command(
+    override_usage = "tollgate apply [OPTIONS] --file <FILE|DIR|->...",
+    after_help = "Example: tollgate apply -f resources/ --prune --wait"
+)]
 pub(crate) struct ApplyArgs {
     #[command(flatten)]
     pub(super) input: InputArgs,
@@ -53,7 +56,8 @@ pub(super) struct InputArgs {
     /// Prune, instead, whatever carries these labels and is not in the files.
     #[arg(long, value_name = "LABEL=VALUE", value_delimiter = ',', value_parser = label, requires = "prune")]
     selector: Vec<(String, String)>,
-    /// The set that these files are; by default it is named after the paths given with -f, as seen from here.
+    /// The set that these files are; by default it is named after the paths given with -f, as seen from here. Standard
+    /// input has no name of its own, so that --prune needs this or --selector with it.
     #[arg(long, value_name = "NAME")]
     apply_set: Option<String>,
 }
@@ -96,10 +100,10 @@ impl InputArgs {
     /// Reads the files. What is wrong with them is told here, and what they refer to is asked for then as well, so that
     /// everything is told at once.
     pub(super) async fn read(&self, connection: &Connection) -> anyhow::Result<Files> {
+        self.check()?;
         let files = Files::read(&self.files);
         if files.problems.is_empty() {
-            ensure!(self.prune || files.len() > 0, "no resource in {}", names(&self.files));
-            return Ok(files);
+            return if files.len() > 0 { Ok(files) } else { Err(self.nothing()) };
         }
         let mut problems = files.problems.clone();
         print(&problems);
@@ -107,6 +111,32 @@ impl InputArgs {
         print(&news);
         problems.extend(news);
         Err(told(problems.len(), omitted))
+    }
+
+    /// Whoever pipes into this has the same paths as everybody else who does: one's prune would delete the other's.
+    fn check(&self) -> Result<(), Usage> {
+        let named = self.apply_set.as_ref().is_some_and(|name| !name.is_empty()) || !self.selector.is_empty();
+        match self.files.iter().find(|path| is_stream(path)) {
+            Some(path) if self.prune && !named => Err(Usage(format!(
+                "--prune with -f {}: every input of that name would be one set: name yours with --apply-set NAME, or \
+                 say with --selector LABEL=VALUE what to prune",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// An input without a resource is one that failed: to prune then would delete everything that it brought before.
+    fn nothing(&self) -> anyhow::Error {
+        let files = names(&self.files);
+        if self.prune {
+            anyhow::anyhow!(
+                "nothing to apply: no resource in {files}, and --prune would delete the whole set: \
+                 what shall go is deleted with `tollgate delete`"
+            )
+        } else {
+            anyhow::anyhow!("nothing to apply: no resource in {files}")
+        }
     }
 
     /// What a node finds wrong with as much of the files as could be read, and how much more of it there is.
@@ -294,6 +324,31 @@ mod tests {
         assert_eq!(input(&["a", "b"]).apply_set(), input(&["b", "a"]).apply_set());
         assert_ne!(input(&["a"]).apply_set(), input(&["b"]).apply_set());
         assert_eq!(InputArgs { apply_set: Some("mine".into()), ..input(&["a"]) }.apply_set(), "mine");
+    }
+
+    #[test]
+    fn what_comes_through_a_pipe_is_pruned_only_with_a_set_or_a_selector() {
+        let prune = |files: &[&str]| InputArgs { prune: true, ..input(files) };
+        for stream in ["-", "/dev/stdin", "/dev/fd/63", "/proc/self/fd/0"] {
+            let refused = prune(&["a.yaml", stream]).check().unwrap_err().to_string();
+            assert!(refused.contains("--apply-set") && refused.contains("--selector"), "{refused}");
+            assert!(InputArgs { apply_set: Some(String::new()), ..prune(&[stream]) }.check().is_err());
+            assert!(InputArgs { apply_set: Some("mine".into()), ..prune(&[stream]) }.check().is_ok());
+            let selector = vec![("team".to_owned(), "a".to_owned())];
+            assert!(InputArgs { selector, ..prune(&[stream]) }.check().is_ok());
+            assert!(input(&[stream]).check().is_ok(), "nothing is pruned");
+        }
+        assert!(prune(&["a.yaml"]).check().is_ok() && prune(&["."]).check().is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_input_without_a_resource_prunes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rendered.yaml");
+        std::fs::write(&path, "# the renderer failed\n---\n").unwrap();
+        let nobody = Connection::new(Vec::new(), String::new(), Duration::ZERO);
+        let refused = InputArgs { prune: true, ..input(&[path.to_str().unwrap()]) }.read(&nobody).await.unwrap_err();
+        assert!(refused.to_string().starts_with("nothing to apply: no resource in "), "{refused}");
     }
 
     #[test]

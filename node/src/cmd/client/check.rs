@@ -40,12 +40,14 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let resources: Vec<_> = resources.into_iter().cloned().collect();
     let files = Files::read(&resources);
     let elsewhere = if args.partial { Problems::default() } else { files.missing_references() };
+    let shared = files.shared_credentials();
     print(&files.problems);
+    print(&shared);
     print(&elsewhere);
     if !elsewhere.is_empty() {
         anstream::eprintln!("tollgate: if what is missing is in the cluster already, check with --partial");
     }
-    wrong += files.problems.len() + elsewhere.len();
+    wrong += files.problems.len() + shared.len() + elsewhere.len();
     if wrong > 0 {
         return Err(told(wrong, 0));
     }

@@ -23,7 +23,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::failure::CallError;
+use super::failure::{CallError, Usage};
 
 /// How long a node may take to accept a connection before the next one is asked.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,6 +36,8 @@ const PAUSES: [Duration; 4] =
 const MAX_HEADERS_BYTES: u32 = 1024 * 1024;
 /// What is asked for of that, with room for base64 and the other headers.
 const WANTED_DETAILS: &str = "524288";
+
+const NOT_A_TOKEN: &str = "the token has characters that no token has: see --token and TOLLGATE_TOKEN";
 
 /// Which cluster, and as whom.
 #[derive(Args, Debug, Clone)]
@@ -65,7 +67,7 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     ca: Option<PathBuf>,
     /// How long to try, such as 500ms, 10s or 1m.
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = crate::cmd::duration, help_heading = "Connection")]
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = crate::cmd::some_time, help_heading = "Connection")]
     timeout: Duration,
 }
 
@@ -89,16 +91,21 @@ impl Connection {
         let named = |url: &String| !url.trim().is_empty();
         let admins: Vec<String> =
             args.admin.iter().filter(|url| named(url)).map(|url| with_scheme(url.trim())).collect();
-        ensure!(!admins.is_empty(), "no admin URL: give --admin or TOLLGATE_ADMIN");
+        if admins.is_empty() {
+            return Err(Usage("no admin URL: give --admin or TOLLGATE_ADMIN".to_owned()).into());
+        }
         let connection =
             Connection { admins, token: args.token.unwrap_or_default(), ca: args.ca, timeout: args.timeout };
-        connection.check()?;
+        connection.check().map_err(|error| Usage::of(&error))?;
         Ok(connection)
     }
 
     /// What no node can mend is said before the first is asked.
     fn check(&self) -> anyhow::Result<()> {
         self.bearer()?;
+        if self.ca.is_some() {
+            self.tls().context("--ca")?;
+        }
         for admin in &self.admins {
             self.endpoint(admin, CONNECT_TIMEOUT).with_context(|| format!("--admin {admin}"))?;
         }
@@ -188,8 +195,10 @@ impl Connection {
         if self.token.is_empty() {
             return Ok(None);
         }
-        let mut value: MetadataValue<Ascii> =
-            format!("Bearer {}", self.token.trim()).parse().context("the token has characters that no token has")?;
+        let token = self.token.trim();
+        // More would go into a header, and no node would take it for a token.
+        ensure!(token.bytes().all(|byte| byte.is_ascii_graphic()), NOT_A_TOKEN);
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().context(NOT_A_TOKEN)?;
         value.set_sensitive(true);
         Ok(Some(value))
     }

@@ -34,6 +34,18 @@ impl CallError {
 #[error("refused")]
 pub(super) struct Told;
 
+/// The command line makes no sense: exit code 2, as for what clap refuses.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Usage(pub(super) String);
+
+impl Usage {
+    /// The same reason, as wrong usage.
+    pub(super) fn of(error: &anyhow::Error) -> Usage {
+        Usage(format!("{error:#}"))
+    }
+}
+
 /// A status as a sentence.
 pub(super) fn sentence(status: &Status) -> String {
     let message = status.message();

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use tollgate_admin::MAX_APPLY_BYTES;
 use tollgate_model::{
     Kind, Problem, Problems,
-    catalog::{Reference, missing, references_of},
+    catalog::{Reference, missing, references_of, shared_credentials},
     yaml::{self, Examined},
 };
 use tollgate_proto::v1::{Metadata, Resource, resource};
@@ -149,6 +149,17 @@ impl Files {
         problems
     }
 
+    /// API keys that several consumers of these files have.
+    pub(super) fn shared_credentials(&self) -> Problems {
+        let read: Vec<_> = self.resources.iter().filter_map(|one| Some((one, one.resource.as_ref()?))).collect();
+        let shared = shared_credentials(read.iter().map(|(_, resource)| *resource)).into_iter().map(|shared| {
+            let one = read[shared.resource].0;
+            let at = Some(one.index.locate(&shared.field));
+            Problem { kind: one.kind, name: one.name.clone(), field: shared.field, message: shared.message, at }
+        });
+        Problems(shared.collect())
+    }
+
     /// Of the problems that a node found in these resources, those that are not among the files' own, at their places.
     pub(super) fn news(&self, found: Problems) -> Problems {
         let mut news: Problems = Problems(found.into_iter().filter(|problem| !self.knows(problem)).collect());
@@ -217,6 +228,12 @@ fn text(bytes: Vec<u8>) -> anyhow::Result<String> {
         let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
         anyhow!("is not UTF-8 in line {line}: save it as UTF-8")
     })
+}
+
+/// Whether a path stands for whatever is piped in, and not for a file or a folder of its own.
+pub(super) fn is_stream(path: &Path) -> bool {
+    let special = fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    path.as_os_str() == STDIN || path.starts_with("/dev") || path.starts_with("/proc") || special
 }
 
 /// Paths in a sentence.
@@ -355,6 +372,26 @@ mod tests {
         assert_eq!(fields, ["spec.backends[0].provider"]);
         // And so may whatever stands behind broken syntax.
         assert!(files(&[&route, "["]).missing_references().is_empty());
+    }
+
+    #[test]
+    fn an_api_key_that_two_consumers_share_is_told_at_every_place_beside_the_rest() {
+        let consumer = |name: &str, keys: &[&str]| {
+            let keys: Vec<_> = keys.iter().map(|key| format!("{{apiKey: {key}}}")).collect();
+            document("Consumer", name, &format!("{{tenant: t, credentials: [{}]}}", keys.join(", ")))
+        };
+        let twice = "sk-one-and-the-same";
+        let found = files(&[
+            &consumer("x", &[twice, twice]),
+            &(consumer("y", &["sk-of-its-own", twice]) + &consumer("z", &[twice])),
+        ]);
+        assert_eq!(found.problems.len(), 1, "x has it twice: {}", found.problems);
+        let told = told(&found.shared_credentials());
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("b.yaml:5:58: consumer y: spec.credentials[1]: has an API key"), "{told:?}");
+        assert!(told[0].ends_with("that consumer `x` has") && told[1].contains("consumer z: spec.credentials[0]"));
+        assert!(!told.concat().contains("sk-"), "{told:?}");
+        assert!(files(&[&consumer("x", &[twice]), &consumer("y", &["another-one"])]).shared_credentials().is_empty());
     }
 
     #[test]

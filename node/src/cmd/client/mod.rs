@@ -24,7 +24,14 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-pub(crate) use self::{apply::apply_text, connection::Connection};
+pub(crate) use self::{
+    apply::apply_text,
+    connection::Connection,
+    output::{is_closed_pipe, write},
+};
+
+/// The exit code that clap has, too.
+const WRONG_USAGE: u8 = 2;
 
 /// Verbs of the contract that a running cluster answers.
 #[derive(Subcommand, Debug)]
@@ -62,6 +69,10 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is::<failure::Told>() => Ok(ExitCode::FAILURE),
         Err(error) if output::is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.is::<failure::Usage>() => {
+            anstream::eprintln!("tollgate: {error}");
+            Ok(ExitCode::from(WRONG_USAGE))
+        }
         Err(error) => Err(error),
     }
 }

@@ -28,7 +28,7 @@ pub(super) enum ListFormat {
 }
 
 /// Writes text to standard output as it is.
-pub(super) fn write(text: &str) -> anyhow::Result<()> {
+pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;
@@ -60,6 +60,6 @@ fn no_colour() -> bool {
 }
 
 /// Whether somebody, like `head`, has read enough: that is no failure.
-pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -26,7 +26,10 @@ pub(crate) struct TokenArgs {
 #[derive(Subcommand, Debug)]
 enum TokenCommand {
     /// Make a token. Its secret is printed once, alone on standard output; only a keyed hash is kept.
-    #[command(after_help = "Example: TOLLGATE_TOKEN=$(tollgate token create --role viewer --ttl 90d)")]
+    #[command(
+        override_usage = "tollgate token create [OPTIONS] --role <ROLE>",
+        after_help = "Example: TOLLGATE_TOKEN=$(tollgate token create --role viewer --ttl 90d)"
+    )]
     Create(CreateArgs),
     /// List the tokens, without their secrets.
     List {
@@ -45,17 +48,22 @@ enum TokenCommand {
 
 #[derive(Args, Debug)]
 struct CreateArgs {
-    /// admin: everything; operator: everything but tokens; billing: reads, credits and bills; viewer: reads.
+    /// admin: everything; operator: everything but admin tokens; billing: reads, credits and bills; viewer: reads.
     #[arg(long, value_parser = PossibleValuesParser::new(Role::ALL.map(Role::as_str)))]
     role: String,
     /// Narrows it to this tenant's usage, credits and bills.
     #[arg(long)]
     tenant: Option<String>,
     /// How long it is good for, such as 12h or 90d; for ever when absent.
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
     ttl: Option<String>,
     #[command(flatten)]
     write: WriteArgs,
+}
+
+/// For clap: a duration, as it goes to the node that counts from its own clock.
+fn ttl(text: &str) -> Result<String, String> {
+    crate::cmd::some_time(text).map(|_| text.to_owned())
 }
 
 pub(super) async fn run(args: TokenArgs) -> anyhow::Result<()> {

@@ -1,7 +1,10 @@
 //! `tollgate usage`: what was used.
 
+use std::str::FromStr;
+
 use clap::Args;
 use serde_json::{Map, Value, json};
+use tollgate_billing::Column;
 use tollgate_proto::admin::v1::{QueryUsageRequest, UsageRow};
 
 use super::{
@@ -23,7 +26,7 @@ pub(crate) struct UsageArgs {
     #[arg(long)]
     tenant: Option<String>,
     /// A row for each combination of these: tenant, consumer, route, provider, model, providerModel, hour, day.
-    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',', value_parser = column)]
     by: Vec<String>,
     /// From then on: 2026-11-01 or 2026-11-01T08:00:00Z; since the month began when absent.
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -36,6 +39,11 @@ pub(crate) struct UsageArgs {
     output: ListFormat,
     #[command(flatten)]
     connection: ConnectionArgs,
+}
+
+/// For clap: a column by which usage can be added up.
+fn column(text: &str) -> Result<String, String> {
+    Column::from_str(text).map(|column| column.as_str().to_owned())
 }
 
 /// For clap: a day of UTC, or an instant.
