@@ -221,7 +221,7 @@ Call it, on any node:
     -H 'content-type: application/json' \
     -d '{{"model": "mock-1", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-Steer it (admin API and metrics: http://{}):
+Steer it (admin API, metrics: http://{}; the console comes later):
 
   export TOLLGATE_ADMIN={} TOLLGATE_TOKEN={}
   tollgate cluster status

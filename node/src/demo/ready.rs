@@ -1,6 +1,6 @@
 //! The ready file: where everything of a demo is, for scripts and tests.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -53,18 +53,43 @@ pub(super) struct ReadyConsumer {
 }
 
 impl Ready {
-    /// Writes the file under a temporary name and renames it, so that whoever sees it sees all of it.
+    /// Writes the file under a temporary name and renames it, so that whoever sees it sees all of it. It holds the admin
+    /// token and every API key: it is for its owner alone.
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-        fs::write(&temporary, serde_json::to_vec_pretty(self)?)
+        let text = serde_json::to_vec_pretty(self)?;
+        write_private(&temporary, &text)
             .and_then(|()| fs::rename(&temporary, path))
             .with_context(|| format!("can't write the ready file {}", path.display()))
     }
 }
 
+fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
+    // Whatever an earlier process of this number left may be open to others.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_ready_file_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ready.json");
+        fs::write(file.with_extension(format!("tmp-{}", std::process::id())), "left by another").unwrap();
+        let ready =
+            Ready { nodes: Vec::new(), providers: Vec::new(), admin_token: "secret".into(), consumers: Vec::new() };
+        ready.write(&file).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(fs::read_to_string(&file).unwrap().contains("secret"));
+    }
 
     #[test]
     fn an_old_ready_file_goes_and_a_folder_that_is_not_there_is_told_at_once() {
