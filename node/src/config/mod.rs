@@ -2,6 +2,7 @@
 //!
 //! Raw text in `source.rs`, single values in `take.rs`; here is what the keys mean. Every problem is reported at once.
 
+mod log_filter;
 mod source;
 mod take;
 

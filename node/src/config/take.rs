@@ -12,10 +12,9 @@ use std::{
 use ipnet::IpNet;
 use tollgate_consensus::MAX_NODE_ID;
 use tollgate_model::{parse_duration, parse_size, secret::ClusterKey};
-use tracing_subscriber::EnvFilter;
 
 use super::{
-    Members,
+    Members, log_filter,
     source::{ConfigProblem, Located, Origin, Source, Value},
 };
 
@@ -326,12 +325,8 @@ impl<'a> Take<'a> {
     pub(super) fn log_filter(&mut self, key: &str) -> String {
         let Some(found) = self.raw(key) else { return LOG_FILTER.to_owned() };
         let Some((text, origin)) = self.text(key, found) else { return LOG_FILTER.to_owned() };
-        if let Err(error) = EnvFilter::try_new(&text) {
-            self.add(
-                key,
-                format!("is not a log filter such as \"info\" or \"warn,tollgate_gateway=debug\": {error}"),
-                origin,
-            );
+        if let Err(wrong) = log_filter::check(&text) {
+            self.add(key, format!("{wrong}: write it as \"info\" or \"warn,tollgate_gateway=debug\""), origin);
         }
         text
     }
