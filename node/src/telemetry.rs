@@ -5,16 +5,64 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// openraft logs every message at `info` and every attempt at a dead peer at `warn`: what an operator must know of elections
-/// and members, consensus and the cluster's status say.
-const QUIET: &str = "openraft=error";
+/// and members, consensus and the cluster's status say. Of every stream of a peer that is open when a node stops, it says
+/// an error, though there is none.
+const QUIET: &str = "openraft=error,openraft::raft::stream_append=off";
 
-/// Installs the subscriber. `filter` was checked with the configuration; what it says of openraft goes before our own.
-pub(crate) fn init(filter: &str) {
-    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
+/// Installs the subscriber. `given` was checked with the configuration.
+pub(crate) fn init(given: &str) {
+    let builder = fmt().with_env_filter(filter(given)).with_writer(io::stderr);
     if io::stderr().is_terminal() {
         builder.init();
     } else {
         builder.json().flatten_event(true).init();
+    }
+}
+
+/// What is given, which goes before our own where it names the same target.
+fn filter(given: &str) -> EnvFilter {
+    EnvFilter::try_new(format!("{QUIET},{given}")).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{error, subscriber::with_default};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(given: &str) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = fmt().with_env_filter(filter(given)).with_writer(move || writer.clone()).finish();
+        with_default(subscriber, || {
+            error!(target: "openraft::raft::stream_append", "the stream of a peer");
+            error!(target: "openraft::storage", "a real one");
+            error!("ours");
+        });
+        String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_stop_is_no_error_of_the_streams_that_it_ends() {
+        let text = logged("info");
+        assert!(!text.contains("the stream of a peer"), "{text}");
+        assert!(text.contains("a real one") && text.contains("ours"), "{text}");
+        assert!(logged("info,openraft::raft::stream_append=error").contains("the stream of a peer"));
     }
 }
