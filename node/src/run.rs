@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::Context;
 use clap::Args;
 use tollgate_model::secret::ClusterKey;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     config::NodeConfig,
@@ -23,7 +23,7 @@ const REMOVED: &str = "removed from the cluster";
 
 /// Run one node in the foreground.
 ///
-/// SIGTERM or Ctrl-C drains and leaves cleanly, a second one ends at once.
+/// SIGTERM or Ctrl-C drains and leaves cleanly: exit code 0. A second one ends at once: exit code 1 if that cut requests.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// The node's configuration.
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     telemetry::init(&config.log);
     match serve(config).await {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(code) => Ok(code),
         Err(error) => {
             error!(error = format!("{error:#}"), "the node can't go on");
             Ok(ExitCode::FAILURE)
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: NodeConfig) -> anyhow::Result<()> {
+async fn serve(config: NodeConfig) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let key = config.key_file.as_deref().map(ClusterKey::read).transpose().context("cluster.key_file")?.map(Arc::new);
     let (id, zone) = (config.id, config.zone.clone());
@@ -70,7 +70,7 @@ async fn serve(config: NodeConfig) -> anyhow::Result<()> {
         node = Node::start(config, key) => node?,
         () = signals.stop() => {
             info!(node = id, "told to stop before it had found its cluster");
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
     };
     info!(node = id, zone, "ready");
@@ -80,14 +80,43 @@ async fn serve(config: NodeConfig) -> anyhow::Result<()> {
         reason = node.must_end() => Err(reason),
     };
     let why = if matches!(ended, Ok(Some(_))) { REMOVED } else { DRAINING };
-    tokio::select! {
-        () = lifecycle::stop(node, drain, why) => info!(node = id, "left"),
-        () = signals.stop() => info!(node = id, "told to stop again: ending at once"),
-    }
+    let gateway = node.gateway.clone();
+    let left = tokio::select! {
+        () = lifecycle::stop(node, drain, why) => Left::Clean,
+        () = signals.stop() => Left::Cut { requests: gateway.in_flight() },
+    };
+    left.log(id);
     if let Some(removed) = ended? {
         info!(node = id, "{removed}");
     }
-    Ok(())
+    Ok(ExitCode::from(left.code()))
+}
+
+/// How a node that was told to stop has ended.
+#[derive(Debug, Clone, Copy)]
+enum Left {
+    /// As it should.
+    Clean,
+    /// Told again, at once.
+    Cut { requests: usize },
+}
+
+impl Left {
+    fn log(self, node: u64) {
+        match self {
+            Left::Clean => info!(node, "left"),
+            Left::Cut { requests: 0 } => info!(node, "told to stop again: ending at once, no request was in flight"),
+            Left::Cut { requests } => warn!(node, requests, "told to stop again: ending at once, requests were cut"),
+        }
+    }
+
+    /// Work that was cut is no success.
+    fn code(self) -> u8 {
+        match self {
+            Left::Clean | Left::Cut { requests: 0 } => 0,
+            Left::Cut { .. } => 1,
+        }
+    }
 }
 
 /// Binds a listening socket; a busy port is named with the key that says where it is set.
@@ -96,4 +125,16 @@ pub(crate) fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<s
         io::ErrorKind::AddrInUse => anyhow::anyhow!("{key}: {address}: {ADDRESS_IN_USE}"),
         _ => anyhow::anyhow!("{key}: can't listen on {address}: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_requests_that_were_cut_make_a_stop_a_failure() {
+        assert_eq!(Left::Clean.code(), 0);
+        assert_eq!(Left::Cut { requests: 0 }.code(), 0);
+        assert_eq!(Left::Cut { requests: 3 }.code(), 1);
+    }
 }
