@@ -5,9 +5,10 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// openraft logs every message at `info` and every attempt at a dead peer at `warn`: what an operator must know of elections
-/// and members, consensus and the cluster's status say. Of every stream of a peer that is open when a node stops, it says
-/// an error, though there is none.
-const QUIET: &str = "openraft=error,openraft::raft::stream_append=off";
+/// and members, consensus and the cluster's status say. Two of its targets say nothing but that its core has ended, an
+/// error for each stream and each message of a peer that comes while a node stops: that the core has ended, and why, its own
+/// target says where it is an error.
+const QUIET: &str = "openraft=error,openraft::raft::stream_append=off,openraft::raft::raft_inner=off";
 
 /// Installs the subscriber. `given` was checked with the configuration.
 pub(crate) fn init(given: &str) {
@@ -52,16 +53,17 @@ mod tests {
         let subscriber = fmt().with_env_filter(filter(given)).with_writer(move || writer.clone()).finish();
         with_default(subscriber, || {
             error!(target: "openraft::raft::stream_append", "the stream of a peer");
-            error!(target: "openraft::storage", "a real one");
+            error!(target: "openraft::raft::raft_inner", "the message of a peer");
+            error!(target: "openraft::core::raft_core", "a real one");
             error!("ours");
         });
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
 
     #[test]
-    fn a_stop_is_no_error_of_the_streams_that_it_ends() {
+    fn a_stop_is_no_error_of_the_streams_and_messages_that_it_ends() {
         let text = logged("info");
-        assert!(!text.contains("the stream of a peer"), "{text}");
+        assert!(!text.contains("of a peer"), "{text}");
         assert!(text.contains("a real one") && text.contains("ours"), "{text}");
         assert!(logged("info,openraft::raft::stream_append=error").contains("the stream of a peer"));
     }
