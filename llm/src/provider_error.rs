@@ -56,6 +56,25 @@ fn name(value: &Value) -> Option<String> {
     Some(text.chars().take(MAX_NAME_CHARS).collect())
 }
 
+/// The event of a stream in which a provider says that it failed, in the caller's shape; none where it has that already.
+pub(crate) fn failure_event(to: Dialect, data: &[u8]) -> Option<Bytes> {
+    let parsed: Value = serde_json::from_slice(data).ok()?;
+    if has_shape(to, &parsed) {
+        return None;
+    }
+    let name: &[u8] = if to == Dialect::Anthropic { b"event: error\n" } else { b"" };
+    let body = translate_error(to, 502, &Bytes::copy_from_slice(data));
+    Some([name, b"data: ", &body, b"\n\n"].concat().into())
+}
+
+fn has_shape(dialect: Dialect, body: &Value) -> bool {
+    let error = &body["error"];
+    let named = error["message"].is_string() && error["type"].is_string();
+    named
+        && dialect_of(body) == dialect
+        && (dialect == Dialect::Anthropic || ["code", "param"].iter().all(|key| error.get(key).is_some()))
+}
+
 /// With the code and type of an upstream's failure, whatever the status.
 fn ours_refused(to: Dialect, status: u16) -> Bytes {
     let message = format!(

@@ -11,6 +11,7 @@ use crate::dialect::{Dialect, Operation, Translator};
 use crate::emit::Emit;
 use crate::error::ApiError;
 use crate::json::JsonError;
+use crate::provider_error;
 use crate::read::{self, Seen};
 use crate::request::{AiRequest, MaxTokens};
 use crate::sse::{Event, Framer, TooLarge};
@@ -131,7 +132,8 @@ impl StreamRelay {
                 if seen == Seen::Terminal {
                     run.insert(self.missing_usage(), &mut emit);
                 }
-                match self.without_null_usage(&framed.bytes) {
+                let changed = self.failure_event(&framed.bytes).or_else(|| self.without_null_usage(&framed.bytes));
+                match changed {
                     Some(event) => run.replace(at, &framed, event, &mut emit),
                     None => run.pass(at, framed, &mut emit),
                 }
@@ -250,6 +252,12 @@ impl StreamRelay {
             owed.seen(&data);
         }
         Ok(seen)
+    }
+
+    /// What the caller is told in place of a provider's error in a shape of its own.
+    fn failure_event(&self, raw: &[u8]) -> Option<Bytes> {
+        let failed = matches!(self.state, State::Failed(_)) && self.format != Format::Responses;
+        provider_error::failure_event(self.dialect, &Event::parse(raw).data.filter(|_| failed)?)
     }
 
     /// The chunk that the caller asked for, where the provider has said nothing of usage in the whole stream.

@@ -173,7 +173,7 @@ fn garbage_is_an_error() {
 #[test]
 fn a_providers_own_error_is_told_once_and_ends_the_stream() {
     let mut relay = chat();
-    let error = "data: {\"error\":{\"message\":\"busy\"}}\n\n";
+    let error = "data: {\"error\":{\"message\":\"busy\",\"type\":\"server_error\",\"code\":\"c\",\"param\":null}}\n\n";
     let sent = relay.push(&Bytes::from(format!("{HELLO}{error}{DONE}"))).unwrap().into_bytes();
     assert_eq!(sent, format!("{HELLO}{error}"));
     assert_eq!(relay.failure(), Some("busy"));
@@ -205,4 +205,23 @@ fn a_call_that_goes_on_after_its_end_is_refused() {
     relay.push(&call(1)).unwrap();
     assert!(matches!(relay.push(&call(0)), Err(StreamError::Garbage(_))));
     assert!(relay.fail(&broken()).starts_with(b"event: error\n"));
+}
+
+#[test]
+fn a_providers_own_error_has_the_callers_shape() {
+    let whole = r#"{"error":{"message":"busy","type":"server_error","code":"overloaded","param":null}}"#;
+    let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#;
+    let partial = r#"{"error":{"message":"busy","type":"server_error"}}"#;
+    let after = |data: &str| {
+        let mut relay = chat();
+        let parts = relay.push(&Bytes::from(format!("{HELLO}data: {data}\n\n"))).unwrap();
+        assert_eq!(relay.failure(), Some("busy"), "{data}");
+        String::from_utf8(parts.into_iter().collect::<Vec<_>>().concat()).unwrap()
+    };
+    assert_eq!(after(whole), format!("{HELLO}data: {whole}\n\n"));
+    let bare = r#"{"error":{"message":"busy"}}"#;
+    for (data, code) in [(anthropic, "overloaded_error"), (partial, "server_error"), (bare, "upstream_error")] {
+        let error = format!(r#"{{"error":{{"message":"busy","type":"server_error","code":"{code}","param":null}}}}"#);
+        assert_eq!(after(data), format!("{HELLO}data: {error}\n\n"));
+    }
 }
