@@ -23,6 +23,33 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("chaos-tests", &["mock-llm"]),
 ];
 
+/// The same as ARCHITECTURE.md has it: `–` is none, `all` every crate above it.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let text = include_str!("../../../ARCHITECTURE.md");
+    let rows = text.lines().skip_while(|line| !line.starts_with("| crate |")).skip(2);
+    let mut table: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, _, uses] = cells[..] else { panic!("three columns: {row}") };
+        let name = name.trim_matches('`').strip_suffix('/').unwrap_or_else(|| panic!("a folder: {row}"));
+        let uses = match uses {
+            "–" => BTreeSet::new(),
+            "all" => table.keys().cloned().collect(),
+            some => some.split(", ").map(str::to_owned).collect(),
+        };
+        assert!(table.insert(name.to_owned(), uses).is_none(), "twice in the table: {name}");
+    }
+    table
+}
+
+#[test]
+fn the_table_in_the_architecture_is_this_one() {
+    let owned = |(name, uses): &(&str, &[&str])| {
+        ((*name).to_owned(), uses.iter().map(|used| (*used).to_owned()).collect::<BTreeSet<_>>())
+    };
+    assert_eq!(documented(), MAY_USE.iter().map(owned).collect());
+}
+
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
