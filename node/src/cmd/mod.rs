@@ -50,7 +50,7 @@ pub(crate) async fn dispatch(command: Command) -> ExitCode {
         Command::Client(command) => client::run(command).await,
     };
     done.unwrap_or_else(|error| {
-        anstream::eprintln!("tollgate: {error:#}");
+        anstream::eprintln!("{}", client::told(&error));
         ExitCode::FAILURE
     })
 }

@@ -146,7 +146,7 @@ impl InputArgs {
         }
         let mut request = self.request(files);
         request.prune &= files.all_are_named();
-        match connection.call(async |at| at.config().diff(at.request(request.clone())).await).await {
+        match connection.read(async |at| at.config().diff(at.request(request.clone())).await).await {
             Ok(_) => (Problems::default(), 0),
             Err(error) => match error.problems() {
                 Some((found, omitted)) => (files.news(found), omitted),
@@ -195,10 +195,8 @@ fn absolute(path: &PathBuf) -> String {
 pub(super) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
     let connection = Connection::open(args.connection)?;
     let files = args.input.read(&connection).await?;
-    let id = args.write.id();
-    let request = ApplyRequest { dry_run: args.dry_run, request_id: id.clone(), ..args.input.request(&files) };
-    let done = send(&connection, &files, request).await;
-    let done = done.inspect_err(|error| tell_request_id(error, &id))?;
+    let request = ApplyRequest { dry_run: args.dry_run, request_id: args.write.id(), ..args.input.request(&files) };
+    let done = send(&connection, &files, request).await?;
     report(&done, args.dry_run, args.output)?;
     warn(&done.warnings, &files);
     if args.wait { served(&connection, done.index).await } else { Ok(()) }
@@ -220,7 +218,11 @@ pub(crate) async fn apply_text(connection: &Connection, text: &str) -> anyhow::R
 }
 
 async fn send(connection: &Connection, files: &Files, request: ApplyRequest) -> anyhow::Result<ApplyResponse> {
-    let done = connection.call(async |at| at.config().apply(at.request(request.clone())).await).await;
+    let call = async |at: &super::connection::Attempt| at.config().apply(at.request(request.clone())).await;
+    let done = match request.dry_run {
+        true => connection.read(call).await,
+        false => connection.write(&request.request_id, call).await,
+    };
     done.map(tonic::Response::into_inner).map_err(|error| placed(error, files))
 }
 
@@ -232,13 +234,6 @@ pub(super) fn placed(error: CallError, files: &Files) -> anyhow::Error {
         anstream::eprintln!("tollgate: conflict: the cluster has other versions; read them again, then decide");
     }
     tell(&problems, omitted)
-}
-
-/// Says how to go on when it is not known whether a change was made.
-pub(super) fn tell_request_id(error: &anyhow::Error, id: &[u8]) {
-    if let Some(CallError::NoAnswer { maybe_done: true, .. }) = error.downcast_ref() {
-        anstream::eprintln!("tollgate: to try again safely, add --request-id {}", hex::encode(id));
-    }
 }
 
 fn report(done: &ApplyResponse, dry_run: bool, output: ListFormat) -> anyhow::Result<()> {
@@ -292,7 +287,7 @@ async fn served(connection: &Connection, index: u64) -> anyhow::Result<()> {
     loop {
         let ask =
             async |at: &super::connection::Attempt| at.config().status_served(at.request(StatusServedRequest {})).await;
-        let nodes = connection.call_until(deadline, ask).await?.into_inner().nodes;
+        let nodes = connection.read_until(deadline, ask).await?.into_inner().nodes;
         let behind: Vec<_> = nodes.iter().filter(|node| node.reachable && node.index < index).collect();
         if behind.is_empty() {
             return Ok(());

@@ -11,7 +11,7 @@ use tollgate_proto::admin::v1::{
 };
 
 use super::{
-    apply::{WriteArgs, tell_request_id},
+    apply::WriteArgs,
     connection::{Connection, ConnectionArgs},
     failure::CallError,
     output::{ListFormat, write_list},
@@ -97,10 +97,14 @@ pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<()> {
 }
 
 async fn status(connection: &Connection, output: ListFormat) -> anyhow::Result<()> {
-    let ask = async |at: &super::connection::Attempt| at.cluster().status(at.request(ClusterStatusRequest {})).await;
-    let mut nodes = connection.call(ask).await?.into_inner().nodes;
+    let mut nodes = members(connection).await?;
     nodes.sort_by_key(|node| node.id);
     write_list(output, &COLUMNS, nodes.into_iter().map(row).collect())
+}
+
+async fn members(connection: &Connection) -> Result<Vec<NodeStatus>, CallError> {
+    let ask = async |at: &super::connection::Attempt| at.cluster().status(at.request(ClusterStatusRequest {})).await;
+    Ok(connection.read(ask).await?.into_inner().nodes)
 }
 
 fn row(node: NodeStatus) -> Value {
@@ -124,34 +128,47 @@ fn row(node: NodeStatus) -> Value {
 
 async fn add(connection: &Connection, id: u64, peer: String, write: &WriteArgs) -> anyhow::Result<()> {
     let request = AddNodeRequest { id, peer, request_id: write.id() };
-    let done = connection.call(async |at| at.cluster().add(at.request(request.clone())).await).await;
-    tell(done, &request.request_id, &format!("node {id} is a learner"))
+    let done =
+        connection.write(&request.request_id, async |at| at.cluster().add(at.request(request.clone())).await).await?;
+    tell(done, &added(connection, id).await)
+}
+
+/// What the node is by now, which the answer does not say: one that was a member before keeps its part.
+async fn added(connection: &Connection, id: u64) -> String {
+    let nodes = members(connection).await.unwrap_or_default();
+    match nodes.iter().find(|node| node.id == id).map(|node| node.role.as_str()) {
+        Some("learner") => format!("node {id} is a learner"),
+        Some(role) => format!("node {id} is a member already: it votes, as a {role}"),
+        None => format!("node {id} was added, and its part could not be asked for: see with `tollgate cluster status`"),
+    }
 }
 
 async fn promote(connection: &Connection, id: u64, write: &WriteArgs) -> anyhow::Result<()> {
     let request = PromoteNodeRequest { id, request_id: write.id() };
-    let done = connection.call(async |at| at.cluster().promote(at.request(request.clone())).await).await;
-    tell(done, &request.request_id, &format!("node {id} is a voter"))
+    let done = connection
+        .write(&request.request_id, async |at| at.cluster().promote(at.request(request.clone())).await)
+        .await?;
+    tell(done, &format!("node {id} is a voter"))
 }
 
 async fn remove(connection: &Connection, id: u64, lost: bool, write: &WriteArgs) -> anyhow::Result<()> {
     let request = RemoveNodeRequest { id, lost, request_id: write.id() };
-    let done = connection.call(async |at| at.cluster().remove(at.request(request.clone())).await).await;
-    tell(done, &request.request_id, &format!("node {id} is no member any more"))
+    let done = connection
+        .write(&request.request_id, async |at| at.cluster().remove(at.request(request.clone())).await)
+        .await?;
+    tell(done, &format!("node {id} is no member any more"))
 }
 
 async fn transfer_leader(connection: &Connection, id: Option<u64>, write: &WriteArgs) -> anyhow::Result<()> {
     let request = TransferLeaderRequest { to: id.unwrap_or(0), request_id: write.id() };
-    let done = connection.call(async |at| at.cluster().transfer_leader(at.request(request.clone())).await).await;
-    tell(done, &request.request_id, "leadership was handed over")
+    let done = connection
+        .write(&request.request_id, async |at| at.cluster().transfer_leader(at.request(request.clone())).await)
+        .await?;
+    tell(done, "leadership was handed over")
 }
 
-fn tell(
-    done: Result<tonic::Response<MembershipResponse>, CallError>,
-    request_id: &[u8],
-    what: &str,
-) -> anyhow::Result<()> {
-    let done = done.map_err(anyhow::Error::from).inspect_err(|error| tell_request_id(error, request_id))?.into_inner();
+fn tell(done: tonic::Response<MembershipResponse>, what: &str) -> anyhow::Result<()> {
+    let done = done.into_inner();
     match done.leader {
         0 => anstream::eprintln!("{what}"),
         leader => anstream::eprintln!("{what}; node {leader} leads"),

@@ -117,15 +117,32 @@ impl Connection {
         Instant::now() + self.timeout
     }
 
-    /// Asks one node after another until one has answered for good, or the time is over.
-    ///
-    /// `call` may run several times, so a write must carry a request id: it then happens once however often it is sent.
-    pub(super) async fn call<T>(&self, call: impl AsyncFn(&Attempt) -> Result<T, Status>) -> Result<T, CallError> {
-        self.call_until(self.deadline(), call).await
+    /// Asks one node after another until one has answered for good, or the time is over. For what changes nothing.
+    pub(super) async fn read<T>(&self, call: impl AsyncFn(&Attempt) -> Result<T, Status>) -> Result<T, CallError> {
+        self.read_until(self.deadline(), call).await
     }
 
     /// The same, with a deadline that several calls share.
-    pub(super) async fn call_until<T>(
+    pub(super) async fn read_until<T>(
+        &self,
+        deadline: Instant,
+        call: impl AsyncFn(&Attempt) -> Result<T, Status>,
+    ) -> Result<T, CallError> {
+        self.call_until(deadline, call).await.map_err(CallError::of_a_read)
+    }
+
+    /// The same for what changes something. `call` may run several times, so it must carry `request_id`: it then happens
+    /// once however often it is sent, and the caller is told how to go on when it is not known whether it has.
+    pub(super) async fn write<T>(
+        &self,
+        request_id: &[u8],
+        call: impl AsyncFn(&Attempt) -> Result<T, Status>,
+    ) -> Result<T, CallError> {
+        let done = self.call_until(self.deadline(), call).await;
+        done.map_err(|error| error.of_a_write(request_id))
+    }
+
+    async fn call_until<T>(
         &self,
         deadline: Instant,
         call: impl AsyncFn(&Attempt) -> Result<T, Status>,
@@ -304,7 +321,8 @@ impl Failures {
 
     fn into_error(self) -> CallError {
         let nodes = self.by_node.into_iter().map(|(node, why)| format!("{node}: {why}"));
-        CallError::NoAnswer { nodes: nodes.collect::<Vec<_>>().join("; "), maybe_done: self.maybe_done }
+        let nodes = nodes.collect::<Vec<_>>().join("; ");
+        CallError::NoAnswer { nodes, maybe_done: self.maybe_done, request_id: Vec::new() }
     }
 }
 

@@ -6,7 +6,7 @@ use tollgate_model::Kind;
 use tollgate_proto::admin::v1::{DeleteRequest, DeleteResponse, ResourceChange};
 
 use super::{
-    apply::{WriteArgs, tell_request_id},
+    apply::WriteArgs,
     connection::{Connection, ConnectionArgs},
     failure::tell,
 };
@@ -30,23 +30,19 @@ pub(crate) struct DeleteArgs {
 
 pub(super) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
     let connection = Connection::open(args.connection)?;
-    let id = args.write.id();
     let request = DeleteRequest {
         kind: args.kind.to_string(),
         name: args.name.clone(),
         resource_version: args.resource_version,
-        request_id: id.clone(),
+        request_id: args.write.id(),
     };
-    let done = connection.call(async |at| at.config().delete(at.request(request.clone())).await).await;
+    let done =
+        connection.write(&request.request_id, async |at| at.config().delete(at.request(request.clone())).await).await;
     match done {
         Ok(done) => report(&done.into_inner(), args.kind, &args.name),
         Err(error) => match error.problems() {
             Some((problems, omitted)) => Err(tell(&problems, omitted)),
-            None => {
-                let error = anyhow::Error::from(error);
-                tell_request_id(&error, &id);
-                Err(error)
-            }
+            None => Err(error.into()),
         },
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn run(args: DiffArgs) -> anyhow::Result<()> {
     let connection = Connection::open(args.connection)?;
     let files = args.input.read(&connection).await?;
     let request = args.input.request(&files);
-    let answer = connection.call(async |at| at.config().diff(at.request(request.clone())).await).await;
+    let answer = connection.read(async |at| at.config().diff(at.request(request.clone())).await).await;
     let diffs = answer.map_err(|error| placed(error, &files))?.into_inner().diffs;
     if diffs.is_empty() {
         anstream::eprintln!("no difference");

@@ -11,16 +11,48 @@ pub(super) enum CallError {
     #[error("{}", sentence(.0))]
     Refused(Status),
     /// No node gave an answer in time.
-    #[error("no node has answered{}: {nodes}", if *.maybe_done { ", and a change may or may not have happened" } else { "" })]
+    #[error("no node has answered{}: {nodes}", doubt(*.maybe_done))]
     NoAnswer {
         /// What each of them said last.
         nodes: String,
-        /// Whether one of them had been sent the request.
+        /// Whether one of them had been sent a change.
         maybe_done: bool,
+        /// The change's.
+        request_id: Vec<u8>,
     },
 }
 
+fn doubt(maybe_done: bool) -> &'static str {
+    if maybe_done { ", and a change may or may not have happened" } else { "" }
+}
+
 impl CallError {
+    /// How to go on when it is not known whether a change was made.
+    pub(super) fn advice(&self) -> Option<String> {
+        match self {
+            Self::NoAnswer { maybe_done: true, request_id, .. } => {
+                Some(format!("to try again safely, add --request-id {}", hex::encode(request_id)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Of a request that changes nothing: whether it arrived does not matter.
+    pub(super) fn of_a_read(self) -> Self {
+        match self {
+            Self::NoAnswer { nodes, request_id, .. } => Self::NoAnswer { nodes, maybe_done: false, request_id },
+            refused @ Self::Refused(_) => refused,
+        }
+    }
+
+    /// Of a request that can be sent again under this id.
+    pub(super) fn of_a_write(self, id: &[u8]) -> Self {
+        match self {
+            Self::NoAnswer { nodes, maybe_done, .. } => Self::NoAnswer { nodes, maybe_done, request_id: id.to_vec() },
+            refused @ Self::Refused(_) => refused,
+        }
+    }
+
     /// Everything that a node found wrong with what it was sent, and how much more there was.
     pub(super) fn problems(&self) -> Option<(Problems, u32)> {
         let CallError::Refused(status) = self else { return None };
@@ -91,7 +123,15 @@ mod tests {
     fn a_refusal_says_what_to_do() {
         assert!(sentence(&Status::unauthenticated("no token")).contains("TOLLGATE_TOKEN"));
         assert_eq!(sentence(&Status::new(Code::Internal, "")), "internal error");
-        let unknown = CallError::NoAnswer { nodes: "a: gone".into(), maybe_done: true };
-        assert_eq!(unknown.to_string(), "no node has answered, and a change may or may not have happened: a: gone");
+    }
+
+    #[test]
+    fn only_of_a_change_it_is_said_that_it_may_have_happened_and_how_to_go_on() {
+        let unknown = || CallError::NoAnswer { nodes: "a: gone".into(), maybe_done: true, request_id: Vec::new() };
+        let write = unknown().of_a_write(&[7; 2]);
+        assert_eq!(write.to_string(), "no node has answered, and a change may or may not have happened: a: gone");
+        assert_eq!(write.advice().as_deref(), Some("to try again safely, add --request-id 0707"));
+        let read = unknown().of_a_read();
+        assert_eq!((read.to_string().as_str(), read.advice()), ("no node has answered: a: gone", None));
     }
 }

@@ -81,13 +81,13 @@ pub(super) async fn run(args: GetArgs) -> anyhow::Result<()> {
         return watch::run(&connection, &WatchRequest { kind, name, selector }, args.output).await;
     }
     let request = GetRequest { kind, name, selector, stale: args.stale };
-    let answer = connection.call(async |at| at.config().get(at.request(request.clone())).await).await?;
+    let answer = connection.read(async |at| at.config().get(at.request(request.clone())).await).await?;
     print(&answer.into_inner().resources, args.output)
 }
 
 pub(super) async fn export(args: ExportArgs) -> anyhow::Result<()> {
     let connection = Connection::open(args.connection)?;
-    let answer = connection.call(async |at| at.config().export(at.request(ExportRequest {})).await).await?;
+    let answer = connection.read(async |at| at.config().export(at.request(ExportRequest {})).await).await?;
     write(&yaml::to_yaml(&answer.into_inner().resources))
 }
 

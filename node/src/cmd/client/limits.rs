@@ -74,7 +74,7 @@ pub(super) async fn run(args: LimitsArgs) -> anyhow::Result<()> {
 async fn show(connection: &Connection, mut request: ShowLimitsRequest, output: ListFormat) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     loop {
-        let page = connection.call(async |at| at.limits().show(at.request(request.clone())).await).await?.into_inner();
+        let page = connection.read(async |at| at.limits().show(at.request(request.clone())).await).await?.into_inner();
         rows.extend(page.accounts.into_iter().map(row));
         if page.next_page_token.is_empty() {
             return write_list(output, &COLUMNS, rows);

@@ -50,6 +50,13 @@ pub(crate) enum ClientCommand {
     Later(later::LaterCommand),
 }
 
+/// What went wrong, and then what to do about it.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let advice = error.downcast_ref().and_then(failure::CallError::advice);
+    let advice = advice.map(|advice| format!("\ntollgate: {advice}"));
+    format!("tollgate: {error:#}{}", advice.unwrap_or_default())
+}
+
 /// Runs a verb. A refusal whose reasons have been printed already is a failure without an error.
 pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
     let done = match command {
@@ -74,5 +81,21 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(WRONG_USAGE))
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_to_go_on_follows_what_went_wrong() {
+        let error = failure::CallError::NoAnswer { nodes: "a: gone".into(), maybe_done: true, request_id: vec![7; 2] };
+        let told = told(&error.into());
+        let lines: Vec<_> = told.lines().collect();
+        assert_eq!(lines.len(), 2, "{told}");
+        assert!(lines[0].starts_with("tollgate: no node has answered"), "{told}");
+        assert_eq!(lines[1], "tollgate: to try again safely, add --request-id 0707");
+        assert_eq!(super::told(&anyhow::anyhow!("no")), "tollgate: no");
     }
 }

@@ -7,7 +7,7 @@ use tollgate_admin::Role;
 use tollgate_proto::admin::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, Token};
 
 use super::{
-    apply::{WriteArgs, tell_request_id},
+    apply::WriteArgs,
     connection::{Attempt, Connection, ConnectionArgs},
     output::{ListFormat, write, write_list},
 };
@@ -82,11 +82,10 @@ async fn create(connection: &Connection, args: CreateArgs) -> anyhow::Result<()>
         ttl: args.ttl.unwrap_or_default(),
         request_id: args.write.id(),
     };
-    let made = connection.call(async |at| at.cluster().create_token(at.request(request.clone())).await).await;
-    let made = made
-        .map_err(anyhow::Error::from)
-        .inspect_err(|error| tell_request_id(error, &request.request_id))?
-        .into_inner();
+    let made = connection
+        .write(&request.request_id, async |at| at.cluster().create_token(at.request(request.clone())).await)
+        .await;
+    let made = made?.into_inner();
     let token = made.token.filter(|token| token.role == request.role && token.tenant == request.tenant);
     let token = token.filter(|_| !made.secret.is_empty());
     let token = token.context("the answer is not the token that was asked for: see with `tollgate token list`")?;
@@ -98,7 +97,7 @@ async fn create(connection: &Connection, args: CreateArgs) -> anyhow::Result<()>
 
 async fn list(connection: &Connection, output: ListFormat) -> anyhow::Result<()> {
     let ask = async |at: &Attempt| at.cluster().list_tokens(at.request(ListTokensRequest {})).await;
-    let tokens = connection.call(ask).await?.into_inner().tokens;
+    let tokens = connection.read(ask).await?.into_inner().tokens;
     write_list(output, &COLUMNS, tokens.into_iter().map(row).collect())
 }
 
@@ -115,8 +114,10 @@ fn row(token: Token) -> Value {
 
 async fn revoke(connection: &Connection, id: String, write: &WriteArgs) -> anyhow::Result<()> {
     let request = RevokeTokenRequest { id, request_id: write.id() };
-    let done = connection.call(async |at| at.cluster().revoke_token(at.request(request.clone())).await).await;
-    done.map_err(anyhow::Error::from).inspect_err(|error| tell_request_id(error, &request.request_id))?;
+    let done = connection
+        .write(&request.request_id, async |at| at.cluster().revoke_token(at.request(request.clone())).await)
+        .await;
+    done?;
     anstream::eprintln!("token {} is revoked", request.id);
     Ok(())
 }

@@ -61,7 +61,7 @@ pub(super) async fn run(args: UsageArgs) -> anyhow::Result<()> {
         from: args.from.unwrap_or_default(),
         to: args.to.unwrap_or_default(),
     };
-    let answer = connection.call(async |at| at.usage().query(at.request(request.clone())).await).await?;
+    let answer = connection.read(async |at| at.usage().query(at.request(request.clone())).await).await?;
     let columns: Vec<&str> = args.by.iter().map(String::as_str).chain(FIGURES).collect();
     write_list(args.output, &columns, answer.into_inner().rows.into_iter().map(|usage| row(&args.by, usage)).collect())
 }

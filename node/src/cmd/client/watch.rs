@@ -30,7 +30,7 @@ pub(super) async fn run(connection: &Connection, request: &WatchRequest, output:
     let mut watch = Watch { output, known: BTreeMap::new() };
     loop {
         let open = async |at: &super::connection::Attempt| at.config().watch(at.stream_request(request.clone())).await;
-        let events = connection.call(open).await?.into_inner();
+        let events = connection.read(open).await?.into_inner();
         watch.follow(events).await?;
         tokio::time::sleep(RESUME_PAUSE).await;
     }
