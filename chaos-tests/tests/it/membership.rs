@@ -52,6 +52,9 @@ async fn a_node_that_is_asked_to_leave_turns_unready_hands_over_and_ends_well() 
     Ok(())
 }
 
+const PROMOTION: &str = "00000000000000000000000000000001";
+const REMOVE: [&str; 5] = ["cluster", "remove", "4", "--request-id", "00000000000000000000000000000002"];
+
 /// What `cluster status` says of a node.
 async fn row(cluster: &Cluster, id: u64) -> anyhow::Result<Option<Value>> {
     Ok(cluster.status().await?.into_iter().find(|row| row["id"] == id))
@@ -72,8 +75,15 @@ async fn a_node_is_added_promoted_removed_and_leaves_by_itself() -> Outcome {
     assert!(added.stderr.contains("node 4 is a learner"), "{}", added.stderr);
     cluster.ready().await?;
     assert_eq!(row(&cluster, 4).await?.map(|row| row["role"].clone()), Some("learner".into()));
-    cluster.cli().run(&["cluster", "promote", "4"]).await?.ok()?;
-    cluster.cli().run(&["cluster", "promote", "4"]).await?.ok()?;
+    let promote = ["cluster", "promote", "4", "--request-id", PROMOTION];
+    cluster.cli().run(&promote).await?.ok()?;
+    cluster.cli().run(&promote).await?.ok()?;
+    let used = cluster.cli().run(&["cluster", "remove", "4", "--request-id", PROMOTION]).await?;
+    assert!(used.code == 1 && used.stderr.contains("the request id was used for another"), "{}", used.stderr);
+    let again = cluster.cli().run(&["cluster", "add", "4", &peer]).await?.ok()?;
+    assert!(again.stderr.contains("node 4 is a member already: it votes"), "{}", again.stderr);
+    let elsewhere = cluster.cli().run(&["cluster", "add", "4", "127.0.0.1:1"]).await?;
+    assert!(elsewhere.code == 1 && elsewhere.stderr.contains("a voter at"), "{}", elsewhere.stderr);
     eventually("node 4 votes", || async {
         let role = row(&cluster, 4).await?.map(|row| row["role"].clone());
         anyhow::ensure!(role == Some("follower".into()), "it is {role:?}");
@@ -93,7 +103,7 @@ async fn a_node_is_added_promoted_removed_and_leaves_by_itself() -> Outcome {
             Ok(())
         })
         .await?;
-        cluster.cli().run(&["cluster", "remove", "4"]).await?.ok()?;
+        cluster.cli().run(&REMOVE).await?.ok()?;
         anyhow::ensure!(row(&cluster, 4).await?.is_none(), "it is a member still");
         eventually("it says that it was removed", || async {
             let answer = cluster.client.get(&url, &[]).await?;
@@ -125,5 +135,9 @@ async fn a_node_is_added_promoted_removed_and_leaves_by_itself() -> Outcome {
     cluster.ready().await?;
     assert_eq!(row(&cluster, 4).await?.map(|row| row["role"].clone()), Some("learner".into()));
     assert_eq!(cluster.client.send(call.request(&origin), LIMIT).await?.status, 200);
+
+    // What was asked for once is not done again to the node that has come since.
+    cluster.cli().run(&REMOVE).await?.ok()?;
+    assert_eq!(row(&cluster, 4).await?.map(|row| row["role"].clone()), Some("learner".into()));
     Ok(())
 }
