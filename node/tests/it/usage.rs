@@ -68,6 +68,30 @@ fn standard_input_is_pruned_only_as_a_set_of_its_own_and_never_to_nothing() {
 }
 
 #[test]
+fn check_finds_what_would_be_refused_or_mute_later() {
+    let consumer = |name: &str, key: &str| {
+        format!(
+            "---\napiVersion: tollgate/v1\nkind: Consumer\nmetadata: {{name: {name}}}\n\
+             spec: {{tenant: acme, credentials: [{{apiKey: {key}}}]}}\n"
+        )
+    };
+    let check = ["check", "--partial", "-"];
+    let (code, told) = tollgate(&check, &(consumer("x", "sk-shared") + &consumer("y", "sk-shared")));
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("-:10:36: consumer y: spec.credentials[0]: has an API key that consumer `x` has"), "{told}");
+    let (code, told) = tollgate(&check, &consumer("x", "k"));
+    assert!(code == 1 && told.contains("spec.credentials[0].apiKey: is shorter than 8 characters"), "{code}: {told}");
+    let (code, told) = tollgate(&check, &consumer("alice", "sk-alice"));
+    assert_eq!(code, 0, "{told}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("node.toml");
+    std::fs::write(&config, "[telemetry]\nlog = \"inf\"\n").expect("a file");
+    let (code, told) = tollgate(&["check", config.to_str().expect("a plain path")], "");
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("telemetry.log: 'inf' is no level (did you mean 'info'?)"), "{told}");
+}
+
+#[test]
 fn a_usage_line_asks_only_for_what_is_required() {
     for (args, line) in [
         (&["apply", "--prune"][..], "Usage: tollgate apply [OPTIONS] --file <FILE|DIR|->..."),
