@@ -1,6 +1,10 @@
 //! Certificate authorities and node certificates: the right ones, and those that must be refused.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -44,7 +48,7 @@ impl Ca {
     /// # Errors
     /// No key could be made.
     pub fn node(&self, id: u64) -> anyhow::Result<Identity> {
-        self.sign(id, false)
+        self.sign(id, Validity::Years)
     }
 
     /// A certificate of node `id` that expired years ago.
@@ -52,22 +56,41 @@ impl Ca {
     /// # Errors
     /// No key could be made.
     pub fn expired_node(&self, id: u64) -> anyhow::Result<Identity> {
-        self.sign(id, true)
+        self.sign(id, Validity::Expired)
     }
 
-    fn sign(&self, id: u64, expired: bool) -> anyhow::Result<Identity> {
+    /// A certificate of node `id` that expires soon.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn short_lived_node(&self, id: u64, life: Duration) -> anyhow::Result<Identity> {
+        self.sign(id, Validity::For(life))
+    }
+
+    fn sign(&self, id: u64, validity: Validity) -> anyhow::Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![format!("node-{id}.tollgate.internal")])?;
         params.distinguished_name.push(DnType::CommonName, format!("test node {id}"));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        if expired {
-            params.not_before = date_time_ymd(2001, 1, 1);
-            params.not_after = date_time_ymd(2002, 1, 1);
+        match validity {
+            Validity::Years => {}
+            Validity::Expired => {
+                params.not_before = date_time_ymd(2001, 1, 1);
+                params.not_after = date_time_ymd(2002, 1, 1);
+            }
+            Validity::For(life) => params.not_after = (UNIX_EPOCH + crate::clock::now() + life).into(),
         }
         let cert = params.signed_by(&key, &self.issuer)?;
         Ok(Identity { cert: cert.pem(), key: key.serialize_pem() })
     }
+}
+
+/// How long a certificate is good.
+enum Validity {
+    Years,
+    Expired,
+    For(Duration),
 }
 
 impl Identity {

@@ -99,6 +99,18 @@ impl Consensus {
         self.core.log_stats()
     }
 
+    /// Why no other node takes this node's certificate, while that is so; it may expire in service, and be renewed.
+    #[must_use]
+    pub fn certificate(&self) -> watch::Receiver<Option<String>> {
+        self.core.certificate()
+    }
+
+    /// The addresses that could not be connected to the last time, each with the reason.
+    #[must_use]
+    pub fn unreached(&self) -> Vec<String> {
+        self.core.unreached()
+    }
+
     /// The last index that this node has applied, as it changes. Its effects are there when the number is.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {

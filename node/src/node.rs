@@ -120,6 +120,8 @@ impl Node {
         let views = views::follow(state.config(), gateway.clone(), key, served, backplane.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), presence));
         background.spawn(stoppable(admin_shutdown.drain.clone(), views));
+        let certificate = certificate(consensus.clone(), backplane.clone());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), certificate));
         let shutdown = Shutdown::default();
         let data_plane = TaskTracker::new();
         data_plane.spawn(gateway.serve(sockets.http, shutdown.clone()));
@@ -220,6 +222,18 @@ async fn presence(consensus: Consensus, backplane: Arc<NodeBackplane>, mut serve
             changed = served.changed() => changed,
         };
         if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// A node that no other node talks to should get no traffic.
+async fn certificate(consensus: Consensus, backplane: Arc<NodeBackplane>) {
+    let mut refused = consensus.certificate();
+    loop {
+        let why = refused.borrow_and_update().clone();
+        backplane.set_fault(Fault::Certificate, why);
+        if refused.changed().await.is_err() {
             return;
         }
     }

@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(super) proposals: mpsc::Sender<Queued>,
     pub(super) status: watch::Sender<Status>,
     pub(super) max_command_bytes: usize,
+    /// Why no other node takes this node's certificate, if so.
+    pub(super) certificate: watch::Sender<Option<String>>,
     pub(super) on_fatal: OnFatal,
     /// One snapshot comes in at a time.
     pub(super) receiving: tokio::sync::Mutex<()>,
@@ -88,6 +90,14 @@ impl Core {
 
     pub(crate) fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    pub(crate) fn certificate(&self) -> watch::Receiver<Option<String>> {
+        self.certificate.subscribe()
+    }
+
+    pub(crate) fn unreached(&self) -> Vec<String> {
+        self.peers.refusals().all()
     }
 
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {

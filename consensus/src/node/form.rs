@@ -52,8 +52,13 @@ impl Former<'_> {
                 return Ok(());
             }
             if round % SAY_EVERY == SAY_EVERY - 1 {
-                let missing: Vec<_> =
-                    answers.iter().filter(|(_, answer)| answer.is_none()).map(|(peer, _)| peer.as_str()).collect();
+                let silent = answers.iter().filter(|(_, answer)| answer.is_none());
+                let missing: Vec<_> = silent
+                    .map(|(peer, _)| match self.peers.refusals().last(peer) {
+                        Some(why) => format!("{peer}: {why}"),
+                        None => format!("{peer}: no answer"),
+                    })
+                    .collect();
                 tracing::info!(?missing, "waiting for peers to form a cluster");
             }
             sleep(ASK_EVERY.mul_f64(rand::random_range(0.7..1.3))).await;

@@ -12,6 +12,7 @@ mod join;
 mod keeper;
 mod members;
 mod memory;
+mod papers;
 mod propose;
 mod reach;
 mod read;

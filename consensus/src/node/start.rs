@@ -25,6 +25,7 @@ use super::{
     form::Former,
     keeper,
     memory::Fit,
+    papers,
     propose::{self, QUEUE},
     reach, standing, status,
 };
@@ -75,7 +76,14 @@ pub(crate) async fn start(
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     // Until the node is complete, whoever gives up on it stops what runs.
     let stop_unless_started = stop.clone().drop_guard();
-    serve(listener, auth, PeerService { shared: Arc::clone(&shared) }, &tracker, stop.clone());
+    serve(
+        listener,
+        auth,
+        Arc::clone(peers.refusals()),
+        PeerService { shared: Arc::clone(&shared) },
+        &tracker,
+        stop.clone(),
+    );
 
     let former = Former { shared: &shared, peers: &peers, formation: &config.formation };
     if let Some(why) = must_begin_anew(&former, &data, &disk).await? {
@@ -114,6 +122,7 @@ pub(crate) async fn start(
         proposals,
         status: watch::Sender::new(Status::default()),
         max_command_bytes: config.max_command_bytes,
+        certificate: watch::Sender::new(None),
         on_fatal: config.on_fatal,
         receiving: tokio::sync::Mutex::default(),
         changing: tokio::sync::Mutex::default(),
@@ -129,6 +138,7 @@ pub(crate) async fn start(
     core.tracker.spawn(status::show(Arc::clone(&core)));
     core.tracker.spawn(reach::watch(Arc::clone(&core)));
     core.tracker.spawn(standing::watch(Arc::clone(&core)));
+    core.tracker.spawn(papers::watch(Arc::clone(&core)));
     core.tracker.spawn(keeper::keep(Arc::clone(&core), config.snapshots));
     shared.set_core(Some(Arc::clone(&core)));
     stop_unless_started.disarm();

@@ -10,7 +10,8 @@ use tollgate_proto::peer::v1::peer_client::PeerClient;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{
-    tls::{self, PeerAuth},
+    refusals::Refusals,
+    tls::{self, PeerAuth, Validity},
     wire::{Envelope, MAX_MESSAGE_BYTES},
 };
 use crate::identity::Id;
@@ -47,6 +48,7 @@ pub(crate) struct Peer {
 /// The connections of this node, made when they are first used and made again when they break.
 pub(crate) struct Peers {
     auth: Arc<PeerAuth>,
+    refusals: Arc<Refusals>,
     channels: Mutex<HashMap<(Peer, Lane), Channel>>,
 }
 
@@ -55,7 +57,17 @@ const MAX_CHANNELS: usize = 200;
 
 impl Peers {
     pub(crate) fn new(auth: Arc<PeerAuth>) -> Arc<Self> {
-        Arc::new(Self { auth, channels: Mutex::default() })
+        Arc::new(Self { auth, refusals: Arc::default(), channels: Mutex::default() })
+    }
+
+    /// What became of connections, in either direction.
+    pub(crate) fn refusals(&self) -> &Arc<Refusals> {
+        &self.refusals
+    }
+
+    /// What the other nodes make of this node's certificate.
+    pub(crate) fn validity(&self) -> Validity {
+        self.auth.validity()
     }
 
     pub(crate) fn client(&self, peer: &Peer, lane: Lane) -> Result<PeerClient<Channel>, String> {
@@ -80,10 +92,14 @@ impl Peers {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
-        let (auth, peer) = (Arc::clone(&self.auth), peer.clone());
+        let (auth, refusals, peer) = (Arc::clone(&self.auth), Arc::clone(&self.refusals), peer.clone());
         Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let (auth, peer) = (Arc::clone(&auth), peer.clone());
-            async move { connect(&auth, &peer).await.map(TokioIo::new) }
+            let (auth, refusals, peer) = (Arc::clone(&auth), Arc::clone(&refusals), peer.clone());
+            async move {
+                let connected = connect(&auth, &peer).await;
+                refusals.note(&peer.address, &connected);
+                connected.inspect_err(|error| refusals.tell(&peer.address, error)).map(TokioIo::new)
+            }
         })))
     }
 }

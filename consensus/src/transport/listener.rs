@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_proto::peer::v1::peer_server::PeerServer;
 use tonic::transport::Server;
 
-use super::{PeerService, tls::PeerAuth, wire::MAX_MESSAGE_BYTES};
+use super::{PeerService, refusals::Refusals, tls::PeerAuth, wire::MAX_MESSAGE_BYTES};
 
 /// A handshake that takes longer is of somebody who has no business here.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,12 +35,13 @@ const WINDOW_BYTES: u32 = 8 << 20;
 pub(crate) fn serve(
     listener: TcpListener,
     auth: Arc<PeerAuth>,
+    refusals: Arc<Refusals>,
     service: PeerService,
     tracker: &TaskTracker,
     stop: CancellationToken,
 ) {
     let (accepted, connections) = mpsc::channel(ACCEPTED);
-    tracker.spawn(accept(listener, auth, accepted, tracker.clone(), stop.clone()));
+    tracker.spawn(accept(listener, auth, refusals, accepted, tracker.clone(), stop.clone()));
     let service = PeerServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -61,6 +62,7 @@ pub(crate) fn serve(
 async fn accept(
     listener: TcpListener,
     auth: Arc<PeerAuth>,
+    refusals: Arc<Refusals>,
     accepted: mpsc::Sender<TlsStream<TcpStream>>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -71,8 +73,8 @@ async fn accept(
             tcp = listener.accept() => tcp,
             () = stop.cancelled() => return,
         };
-        let tcp = match tcp {
-            Ok((tcp, _)) => tcp,
+        let (tcp, from) = match tcp {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "peer plane can't accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -82,7 +84,8 @@ async fn accept(
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
             continue; // the socket is closed; a peer comes again
         };
-        let (auth, accepted, stop) = (Arc::clone(&auth), accepted.clone(), stop.clone());
+        let (auth, refusals) = (Arc::clone(&auth), Arc::clone(&refusals));
+        let (accepted, stop) = (accepted.clone(), stop.clone());
         tracker.spawn(async move {
             let shaken = tokio::select! {
                 shaken = handshake(&auth, tcp) => shaken,
@@ -91,7 +94,8 @@ async fn accept(
             drop(permit);
             match shaken {
                 Ok(tls) => drop(accepted.send(tls).await),
-                Err(error) => tracing::debug!(%error, "peer connection refused"),
+                // Whoever dials has another port each time.
+                Err(error) => refusals.tell(&from.ip().to_string(), &error),
             }
         });
     }

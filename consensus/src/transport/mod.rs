@@ -4,6 +4,7 @@ mod client;
 mod guard;
 mod listener;
 mod network;
+mod refusals;
 mod service;
 mod snapshot;
 pub(crate) mod tls;

@@ -6,12 +6,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -35,6 +35,19 @@ pub(crate) fn names_node(certificate: &CertificateDer<'_>, node: u64) -> bool {
         .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&server_name(node)).is_ok())
 }
 
+/// A certificate is renewed by hand: that much time before its end is needed for it.
+const ENDS_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What the other nodes make of this node's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Validity {
+    Good,
+    /// Good still, for a few days.
+    EndsIn(Duration),
+    /// The reason, with what to do.
+    Refused(String),
+}
+
 /// This node's certificate and whom it trusts, as of the files.
 pub(crate) struct PeerAuth {
     files: PeerTls,
@@ -45,6 +58,7 @@ pub(crate) struct PeerAuth {
 #[derive(Clone)]
 struct Loaded {
     modified: [Option<SystemTime>; 3],
+    own: Arc<Own>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     /// For a peer that is known by its address alone: any node of our authority will do.
@@ -68,6 +82,21 @@ impl PeerAuth {
 
     pub(crate) fn any_client(&self) -> Arc<ClientConfig> {
         self.current().any_client
+    }
+
+    /// What the other nodes make of the certificate now, as it is in the files if that can be used.
+    pub(crate) fn validity(&self) -> Validity {
+        let (own, now) = (self.current().own, UnixTime::now());
+        if let Err(error) = own.check(now) {
+            let path = self.files.cert.display();
+            return Validity::Refused(format!("the certificate {path} is not good any more: {error}; renew it"));
+        }
+        match own.check(UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + ENDS_SOON)) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                Validity::EndsIn(Duration::from_secs(not_after.as_secs().saturating_sub(now.as_secs())))
+            }
+            _ => Validity::Good,
+        }
     }
 
     fn current(&self) -> Loaded {
@@ -98,7 +127,9 @@ fn load(files: &PeerTls, node: u64) -> Result<Loaded, StartError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = Arc::new(roots(&files.ca)?);
     let chain = certificates(&files.cert)?;
-    check_own(&chain, &roots, &provider, node, &files.cert)?;
+    let own = Own { chain: chain.clone(), roots: Arc::clone(&roots), provider: Arc::clone(&provider), node };
+    own.check(UnixTime::now())
+        .map_err(|error| wrong(&files.cert, &format!("is no certificate for node {node}: {error}")))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
     let client_verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
         .build()
@@ -119,7 +150,8 @@ fn load(files: &PeerTls, node: u64) -> Result<Loaded, StartError> {
     client.alpn_protocols = vec![b"h2".to_vec()];
     let mut any_client = client.clone();
     any_client.dangerous().set_certificate_verifier(Arc::new(AnyNode { roots, provider }));
-    Ok(Loaded { modified, server: Arc::new(server), client: Arc::new(client), any_client: Arc::new(any_client) })
+    let own = Arc::new(own);
+    Ok(Loaded { modified, own, server: Arc::new(server), client: Arc::new(client), any_client: Arc::new(any_client) })
 }
 
 /// Accepts a certificate of our authority, whichever node it names. Good enough to ask who is there, and for no more.
@@ -167,21 +199,23 @@ impl ServerCertVerifier for AnyNode {
     }
 }
 
-/// What every other node will check when this one connects or is connected to; better said here, with the file's name.
-fn check_own(
-    chain: &[CertificateDer<'static>],
-    roots: &Arc<RootCertStore>,
-    provider: &Arc<CryptoProvider>,
+/// This node's own certificate, for what every other node will check when this one connects or is connected to.
+struct Own {
+    chain: Vec<CertificateDer<'static>>,
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
     node: u64,
-    path: &Path,
-) -> Result<(), StartError> {
-    let (own, intermediates) = chain.split_first().expect("`certificates` gives at least one");
-    WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| wrong(path, &error))?
-        .verify_server_cert(own, intermediates, &server_name(node), &[], UnixTime::now())
-        .map(drop)
-        .map_err(|error| wrong(path, &format!("is no certificate for node {node}: {error}")))
+}
+
+impl Own {
+    fn check(&self, at: UnixTime) -> Result<(), rustls::Error> {
+        let (own, intermediates) = self.chain.split_first().expect("`certificates` gives at least one");
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), Arc::clone(&self.provider))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?
+            .verify_server_cert(own, intermediates, &server_name(self.node), &[], at)
+            .map(drop)
+    }
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, StartError> {

@@ -27,7 +27,7 @@ pub(super) async fn open(consensus: &Consensus, state: &Shared, node: u64, attem
     loop {
         let deadline = (Instant::now() + attempt).into_std();
         if let Err(error) = consensus.read_barrier(deadline).await {
-            warn!(%error, "waiting for a leader");
+            warn!(%error, unreached = ?consensus.unreached(), "waiting for a leader");
             sleep(RETRY_DELAY).await;
             continue;
         }

@@ -61,3 +61,62 @@ async fn a_certificate_that_is_none_is_named() -> Outcome {
     assert!(node.log().contains("node.pem"), "{}", node.log());
     Ok(())
 }
+
+/// Every file of it fits to the others, so the node itself finds nothing wrong.
+#[tokio::test]
+async fn papers_of_another_authority_are_told_on_both_sides() -> Outcome {
+    const TOLD: &str = "TLS handshake between nodes failed: a certificate was not accepted";
+    let mut cluster = Cluster::start().await?;
+    let other = Ca::new()?;
+    cluster.node(3).kill()?;
+    other.node(3)?.write(&other, &cluster.nodes[2].dir)?;
+    cluster.node(3).start()?;
+    let joiner = cluster.add()?;
+    other.node(4)?.write(&other, &joiner.dir)?;
+    joiner.start()?;
+    let says = async |id: usize, line: &str, word: &str| {
+        let node = &cluster.nodes[id - 1];
+        eventually(&format!("node {id} says {line:?} and {word:?}"), || async {
+            let log = node.log();
+            anyhow::ensure!(log.lines().any(|said| said.contains(line) && said.contains(word)), "not yet: {log}");
+            Ok(())
+        })
+        .await
+    };
+    says(3, TOLD, "[peer.tls]").await?;
+    says(3, "waiting for a leader", "certificate").await?;
+    says(4, "waiting for peers to form a cluster", "certificate").await?;
+    says(1, TOLD, "[peer.tls]").await?;
+    // Told now and then, not each time.
+    let times = cluster.nodes[0].log().matches(TOLD).count();
+    assert!(times <= 6, "told {times} times");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_in_service_is_told_and_can_be_renewed() -> Outcome {
+    let mut cluster = Cluster::prepare(&Plan::default())?;
+    let short = cluster.ca.short_lived_node(3, Duration::from_secs(20))?;
+    short.write(&cluster.ca, &cluster.nodes[2].dir)?;
+    for node in &mut cluster.nodes {
+        node.start()?;
+    }
+    cluster.ready().await?;
+    let (client, node) = (cluster.client.clone(), &cluster.nodes[2]);
+    let readyz = format!("{}/readyz", node.admin_url());
+    eventually("node 3 says that its certificate has expired", || async {
+        let answer = client.get(&readyz, &[]).await?;
+        anyhow::ensure!(answer.status == 503 && answer.text().contains("certificate"), "{}", answer.text());
+        Ok(())
+    })
+    .await?;
+    let log = node.log();
+    assert!(log.contains("peer certificate expires soon"), "{log}");
+    assert!(log.contains("no other node takes this node's peer certificate any more"), "{log}");
+    let first = client.get(&format!("{}/readyz", cluster.nodes[0].admin_url()), &[]).await?;
+    assert_eq!(first.status, 200, "the others go on");
+    cluster.ca.node(3)?.write(&cluster.ca, &node.dir)?;
+    cluster.node(3).ready(Duration::from_secs(5)).await?;
+    cluster.cli_of(3).apply(&resources::tenant("renewed")).await?;
+    Ok(())
+}
