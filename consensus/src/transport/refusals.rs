@@ -114,8 +114,8 @@ fn advice(error: &Error) -> &'static str {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_is_told_once_a_minute() {
+    #[test]
+    fn a_peer_is_told_once_a_minute() {
         let refusals = Refusals::default();
         let now = Instant::now();
         assert!(refusals.is_due("a", now) && refusals.is_due("b", now));
