@@ -26,7 +26,7 @@ use tollgate_proto::state::v1::{
     Frame, FrameOutcome, Hold, HoldOutcome, Outcome, Record, Refusal, Settle, Standing, Usage, record::Kind,
 };
 
-#[cfg(test)]
+#[cfg(any(test, feature = "seeded-bugs"))]
 use crate::book::Bug;
 use crate::{
     Charge,
@@ -160,7 +160,7 @@ impl Agent {
 
     /// Leaves to the log what was not drawn.
     fn ask(&mut self, request: u64, parts: Parts, path: Path) {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let path = if self.book.bug == Some(Bug::HoldsTheWholePath) { Path { drawn: 0, ..path } } else { path };
         self.holds.push_back(path.rest());
         self.queued += 1;
@@ -347,7 +347,7 @@ impl Agent {
             let abandoned = known.phase == Phase::Abandoned;
             known.phase = Phase::Open;
             let path = known.path.take();
-            #[cfg(test)]
+            #[cfg(any(test, feature = "seeded-bugs"))]
             if abandoned && self.book.bug == Some(Bug::ForgetsTheAbandoned) {
                 return None;
             }
@@ -452,13 +452,13 @@ impl Agent {
         self.book.audit(self.requests.values().flat_map(|request| &request.parts))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn set_bug(&mut self, bug: Option<Bug>) {
         self.book.bug = bug;
     }
 
     /// What an open request has drawn: account, window, amount.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn drawn(&self, request: u64) -> Vec<(u32, u64, u64)> {
         let parts = self.requests.get(&request).into_iter().flat_map(|request| &request.parts);
         parts.map(|part| (part.account, part.epoch, part.amount)).collect()

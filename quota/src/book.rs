@@ -10,6 +10,8 @@
 //! 3. The sums of a lease live until the replica shows that its window is over, whatever this node's time says.
 //! 4. Once an account is seen to be central nothing is drawn, and every report gives back all that no request holds (R11).
 
+#[cfg(any(test, feature = "seeded-bugs"))]
+mod bugs;
 mod cell;
 mod demand;
 mod follow;
@@ -19,8 +21,8 @@ use std::collections::HashMap;
 use smallvec::SmallVec;
 use tollgate_proto::state::v1::{Outcome, Report, Standing, Usage, Want};
 
-#[cfg(test)]
-pub(crate) use self::cell::Bug;
+#[cfg(any(test, feature = "seeded-bugs"))]
+pub(crate) use self::bugs::Bug;
 use self::cell::Cell;
 use crate::{
     invariants::{Violation, require, within_lease},
@@ -75,9 +77,9 @@ pub(crate) struct Book {
     due: bool,
     /// A newer incarnation is open, or this one ends: nothing is drawn any more.
     closed: bool,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) bug: Option<Bug>,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     is_snapshot: bool,
 }
 
@@ -95,9 +97,9 @@ impl Book {
             short: Vec::new(),
             due: false,
             closed: false,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "seeded-bugs"))]
             bug: None,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "seeded-bugs"))]
             is_snapshot: false,
         }
     }
@@ -106,13 +108,13 @@ impl Book {
     pub(crate) fn draw(&mut self, ask: Ask<'_>, now: u64) -> Option<Part> {
         let at = self.cell_of(&ask)?;
         let closed = self.closed;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let heedless = self.bug == Some(Bug::DrawsWhenCentral);
         let cell = self.cells[at as usize].as_mut()?;
         cell.demand.note(now, ask.amount);
         cell.demand.version = ask.version;
         let serves = cell.serves(ask.version, now);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let serves = serves || (heedless && cell.lease.is_some_and(|it| it.in_force && now < it.window_end.0));
         let enough = cell.balance() >= ask.amount.max(1);
         let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
@@ -151,11 +153,11 @@ impl Book {
 
     /// Ends what a request held: what was used is spent, the rest is in hand again. After the window nothing moves.
     pub(crate) fn finish(&mut self, part: Part, usage: &Usage, outcome: Outcome) {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let bug = self.bug;
         let Some(cell) = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut) else { return };
         let same = cell.is_of(part.epoch);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let same = match bug {
             Some(Bug::SettlesIntoTheNextWindow) => true,
             Some(Bug::SettlesByTheModeNow) => same && !cell.is_called_back(),
@@ -207,14 +209,14 @@ impl Book {
 
     fn report(&mut self, at: u32) -> Option<Report> {
         let closed = self.closed;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let bug = self.bug;
         let cell = self.cells[at as usize].as_mut()?;
         cell.is_dirty = false;
         let lease = cell.lease?;
         let surplus = cell.balance().saturating_sub(cell.demand.target().saturating_mul(2));
         let back = if closed || cell.is_called_back() { cell.balance() } else { surplus };
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let back = match bug {
             Some(Bug::ReturnsWhatIsHeld) if back > 0 => back + cell.held,
             Some(Bug::ReturnsOnce) if cell.said == lease.generation => 0,
@@ -231,7 +233,7 @@ impl Book {
             overrun: cell.overrun,
             held: cell.held,
         };
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         if bug == Some(Bug::ReturnsAndKeeps) {
             cell.returned -= back;
         }
@@ -265,17 +267,18 @@ impl Book {
     /// # Errors
     /// The first violation.
     pub(crate) fn audit<'a>(&self, parts: impl Iterator<Item = &'a Part>) -> Result<(), Violation> {
-        let mut held: HashMap<(u32, u64), u64> = HashMap::new();
+        let mut held = vec![0; self.cells.len()];
         for part in parts {
-            *held.entry((part.cell, part.epoch)).or_default() += part.amount;
+            let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
+            if cell.is_some_and(|cell| cell.is_of(part.epoch)) {
+                held[part.cell as usize] += part.amount;
+            }
         }
-        for (at, cell) in self.cells.iter().enumerate() {
+        for (cell, held) in self.cells.iter().zip(held) {
             let Some((cell, lease)) = cell.as_ref().and_then(|cell| Some((cell, cell.lease?))) else { continue };
-            let at = u32::try_from(at).expect("cells are bounded");
             let within = within_lease(lease.granted, cell.held, cell.spent, cell.returned);
             require(within, "I2", || format!("{cell:?}"))?;
-            let explained = held.get(&(at, lease.epoch)).copied().unwrap_or_default();
-            require(explained == cell.held, "I5", || format!("{cell:?}, and requests hold {explained}"))?;
+            require(held == cell.held, "I5", || format!("{cell:?}, and requests hold {held}"))?;
         }
         Ok(())
     }

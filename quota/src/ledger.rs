@@ -35,6 +35,8 @@
 mod accounts;
 mod apply;
 mod audit;
+#[cfg(any(test, feature = "seeded-bugs"))]
+pub(crate) mod bugs;
 mod holds;
 mod image;
 mod leases;
@@ -46,7 +48,7 @@ mod show;
 mod slab;
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{
@@ -90,8 +92,8 @@ pub struct Ledger {
     dirty: rows::Dirty,
     news: News,
     /// Makes it wrong in one way, to prove that the checks would see it.
-    #[cfg(test)]
-    pub(crate) bug: Option<tests::Bug>,
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) bug: Option<bugs::Bug>,
 }
 
 /// The bounds above, smaller in tests.
@@ -178,7 +180,7 @@ impl Ledger {
             bounds,
             dirty: rows::Dirty::default(),
             news: News { all: true, accounts: Vec::new() },
-            #[cfg(test)]
+            #[cfg(any(test, feature = "seeded-bugs"))]
             bug: None,
         }
     }
@@ -296,7 +298,7 @@ impl Ledger {
     /// I1 of every account that the entry has touched.
     #[cfg(debug_assertions)]
     fn assert_conserved(&self) {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug.is_some() {
             return;
         }

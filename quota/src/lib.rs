@@ -25,8 +25,8 @@ pub mod invariants;
 pub mod ledger;
 mod reservation;
 mod rule;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "seeded-bugs"))]
+pub mod sim;
 mod uplink;
 
 pub use agent::Agent;

@@ -5,113 +5,145 @@
 //! After every event: I1 in the log's own ledger, I2 and I5 on every node, I3 by the witness, I6 by the rows that count. At
 //! the end of every run I7: the network heals, and whatever is left of an account is admitted, all of it, to any node.
 //!
-//! `TOLLGATE_NIGHTLY=100` runs a hundred times as many seeds.
+//! A run is a function of its [`Plan`]: the same one gives the same [`Report`], to the bit, or the same [`Failure`]. The
+//! program `simulate` (`chaos-tests/examples`) runs many of them. Not in a build without the feature `seeded-bugs`.
 
+mod bugs;
+mod faults;
 mod net;
+mod shrink;
 mod witness;
 mod world;
 
-use std::collections::BTreeSet;
+#[cfg(test)]
+mod tests;
 
-use crate::{book::Bug as BookBug, ledger::tests::Bug as LedgerBug};
-use world::{Plan, World, Wrong};
+use std::collections::VecDeque;
 
-fn seeds(few: u64) -> u64 {
-    let times = std::env::var("TOLLGATE_NIGHTLY").map_or(1, |times| times.parse().unwrap_or(100));
-    few * times
+pub use bugs::Bug;
+pub use faults::{Counts, Fault, Faults};
+pub use shrink::shrink;
+
+use crate::invariants::Violation;
+use world::World;
+
+/// Lines of a story that are kept: the last ones.
+const STORY: usize = 60;
+
+/// Everything that a run follows from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Of all dice.
+    pub seed: u64,
+    /// How many nodes there are.
+    pub nodes: u64,
+    /// What may go wrong.
+    pub faults: Faults,
+    /// Limits are small enough to run out.
+    pub scarce: bool,
+    /// Requests that come at most, those at the end not counted.
+    pub arrivals: u64,
+    /// What is deliberately wrong.
+    pub bug: Option<Bug>,
 }
 
-#[test]
-fn no_fault_makes_a_limit_exceeded_or_a_unit_lost() {
-    for seed in 0..seeds(24) {
-        if let Err(violation) = World::new(Plan::chaos(seed)).run() {
-            panic!("seed {seed}: {violation}");
+impl Plan {
+    /// Three nodes, and everything goes wrong.
+    #[must_use]
+    pub fn chaos(seed: u64) -> Self {
+        Self { seed, nodes: 3, faults: Faults::ALL, scarce: true, arrivals: u64::MAX, bug: None }
+    }
+
+    /// Three nodes, nothing goes wrong, and there is enough of everything.
+    #[must_use]
+    pub fn calm(seed: u64) -> Self {
+        Self { faults: Faults::NONE, scarce: false, ..Self::chaos(seed) }
+    }
+}
+
+/// What one run has reached, or several together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Things that happened.
+    pub events: u64,
+    /// Requests that came, those at the end included.
+    pub arrivals: u64,
+    /// Requests that were granted and went out.
+    pub admissions: u64,
+    /// Of those, granted from leases alone.
+    pub local: u64,
+    /// Of those, granted partly from leases and partly by the log.
+    pub mixed: u64,
+    /// Requests that were told no.
+    pub refusals: u64,
+    /// Requests whose caller left without an answer.
+    pub undecided: u64,
+    /// Requests that the log refused for lack of room, although a perfect counter of what was admitted had some.
+    pub false_refusals: u64,
+    /// Units of all admissions, over all their limits.
+    pub admitted_units: u64,
+    /// Units of all false refusals, over all their limits.
+    pub falsely_refused_units: u64,
+    /// What went wrong, by kind.
+    pub faults: Counts,
+    /// Accounts that were called back.
+    pub recalls: u64,
+    /// Times that requests began anew after they had waited for others to give back.
+    pub waited: u64,
+    /// Entries that left something in suspense.
+    pub suspense: u64,
+    /// Grants of what was left at the end.
+    pub drained: u64,
+    /// Hash of all entries of the log.
+    pub trace: u64,
+}
+
+impl Report {
+    /// Takes in the next run.
+    pub fn add(&mut self, next: &Self) {
+        self.events += next.events;
+        self.arrivals += next.arrivals;
+        self.admissions += next.admissions;
+        self.local += next.local;
+        self.mixed += next.mixed;
+        self.refusals += next.refusals;
+        self.undecided += next.undecided;
+        self.false_refusals += next.false_refusals;
+        self.admitted_units += next.admitted_units;
+        self.falsely_refused_units += next.falsely_refused_units;
+        self.faults.add(&next.faults);
+        self.recalls += next.recalls;
+        self.waited += next.waited;
+        self.suspense += next.suspense;
+        self.drained += next.drained;
+        self.hash(&next.trace.to_be_bytes());
+    }
+
+    /// FNV-1a.
+    fn hash(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 }
 
-#[test]
-fn without_faults_everything_is_usable_and_most_requests_meet_no_log() {
-    let mut local = 0;
-    let mut all = 0;
-    for seed in 0..seeds(4) {
-        let stats = World::new(Plan::calm(seed)).run().unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
-        assert_eq!(stats.undecided, 0, "seed {seed}: {stats:?}");
-        (local, all) = (local + stats.local, all + stats.admitted);
-    }
-    assert!(local * 10 >= all * 8, "{local} of {all} were admitted from leases");
+/// A run that broke an invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What was run.
+    pub plan: Plan,
+    /// What does not hold.
+    pub violation: Violation,
+    /// What the run had reached by then.
+    pub report: Report,
+    /// The last things that happened, one a line.
+    pub story: Vec<String>,
 }
 
-#[test]
-fn chaos_reaches_what_it_is_about() {
-    let mut sum = world::Stats::default();
-    for seed in 0..10 {
-        sum.add(&World::new(Plan::chaos(seed)).run().expect("it holds"));
-    }
-    let reached = [
-        sum.admitted,
-        sum.local,
-        sum.mixed,
-        sum.refused,
-        sum.undecided,
-        sum.crashes,
-        sum.zombies,
-        sum.snapshots,
-        sum.edits,
-        sum.recalls,
-        sum.waited,
-        sum.suspense,
-        sum.drained,
-    ];
-    assert!(reached.iter().all(|times| *times >= 10), "{sum:?}");
-}
-
-#[test]
-fn the_same_seed_is_the_same_run() {
-    let run = |seed| World::new(Plan::chaos(seed)).run().expect("it holds").trace;
-    assert_eq!((run(7), run(8)), (run(7), run(8)));
-    assert_ne!(run(7), run(8));
-}
-
-/// The invariants that seeds find broken, up to the one that is looked for.
-fn found(wrong: Wrong, until: &str) -> BTreeSet<&'static str> {
-    let mut found = BTreeSet::new();
-    for seed in 0..60 {
-        found.extend(World::new(Plan { wrong, ..Plan::chaos(seed) }).run().err().map(|violation| violation.invariant));
-        if found.contains(until) {
-            break;
-        }
-    }
-    found
-}
-
-macro_rules! variants {
-    ($($name:ident: $wrong:expr => $invariant:literal;)+) => {
-        $(#[test]
-        fn $name() {
-            let found = found($wrong, $invariant);
-            assert!(found.contains($invariant), "it broke {found:?}");
-        })+
-    };
-}
-
-variants! {
-    a_raise_that_forgets_leases_is_found: Wrong::Ledger(LedgerBug::RaiseForgetsLeases) => "I1";
-    drawing_after_a_recall_was_applied_is_found: Wrong::Book(BookBug::DrawsWhenCentral) => "I8";
-    a_limit_made_again_with_new_counters_is_found: Wrong::Ledger(LedgerBug::RemadeBeginsAnew) => "I3";
-    returning_what_is_held_is_found: Wrong::Book(BookBug::ReturnsWhatIsHeld) => "I2";
-    an_incarnation_used_twice_is_found: Wrong::SameIncarnation => "I7";
-    returning_without_letting_go_is_found: Wrong::Book(BookBug::ReturnsAndKeeps) => "I3";
-    a_late_hold_of_a_dead_incarnation_is_found: Wrong::Ledger(LedgerBug::FencedMayHold) => "I7";
-    a_hold_granted_after_its_caller_left_is_found: Wrong::Book(BookBug::ForgetsTheAbandoned) => "I7";
-    settling_into_the_next_window_is_found: Wrong::Book(BookBug::SettlesIntoTheNextWindow) => "I2";
-    settling_by_the_mode_now_is_found: Wrong::Book(BookBug::SettlesByTheModeNow) => "I5";
-    returning_only_once_is_found: Wrong::Book(BookBug::ReturnsOnce) => "I7";
-    a_refusal_right_after_a_recall_is_found: Wrong::Ledger(LedgerBug::RefusesWhileRecalling) => "I7";
-    holding_the_whole_of_a_mixed_path_is_found: Wrong::Book(BookBug::HoldsTheWholePath) => "I5";
-    a_lease_as_the_sum_of_events_is_found: Wrong::Book(BookBug::SumsGrants) => "I7";
-    a_balance_taken_from_the_replica_is_found: Wrong::Book(BookBug::BelievesTheReplica) => "I5";
-    sums_dropped_when_nothing_is_in_hand_are_found: Wrong::Book(BookBug::ForgetsEmptyLeases) => "I5";
-    a_crash_that_frees_what_was_leased_is_found: Wrong::Ledger(LedgerBug::OpenFreesLeases) => "I3";
-    reports_that_are_added_up_are_found: Wrong::Ledger(LedgerBug::ReportsAdd) => "I4";
+/// Runs a plan to its end.
+///
+/// # Errors
+/// The first violation. It is told with its story: the run is repeated for that.
+pub fn run(plan: Plan) -> Result<Report, Box<Failure>> {
+    World::new(plan, None).run().or_else(|_| World::new(plan, Some(VecDeque::with_capacity(STORY))).run())
 }

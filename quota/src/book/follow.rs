@@ -1,6 +1,6 @@
 //! How the book follows its node's replica: leases are read anew from what was applied, never from what happened.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "seeded-bugs"))]
 use super::Bug;
 use super::{Book, FORGET_UNBOUND_US};
 use crate::{Ledger, ledger::News};
@@ -11,7 +11,7 @@ impl Book {
         if ledger.node(self.node).is_some_and(|(incarnation, _)| incarnation > self.incarnation) {
             self.closed = true;
         }
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         (self.is_snapshot = news.all);
         if news.all {
             self.bound().into_iter().for_each(|at| self.look(ledger, at));
@@ -29,13 +29,13 @@ impl Book {
 
     /// Reads the lease of one cell. One whose window is over is let go.
     fn look(&mut self, ledger: &Ledger, at: u32) {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let (bug, snapshot) = (self.bug, self.is_snapshot);
         let (node, incarnation) = (self.node, self.incarnation);
         let Some(cell) = self.cells[at as usize].as_mut() else { return };
         let Some(known) = cell.lease else { return };
         let view = ledger.lease(node, incarnation, known.account).filter(|view| view.epoch == known.epoch);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let view = if bug == Some(Bug::ForgetsEmptyLeases) && cell.balance() == 0 { None } else { view };
         let Some(view) = view else {
             self.by_account.remove(&known.account);
@@ -48,7 +48,7 @@ impl Book {
             return;
         };
         cell.lease = Some(view);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         cell.go_wrong(bug, known, snapshot);
         let called = cell.is_called_back() && (cell.balance() > 0 || cell.said != view.generation);
         if !view.in_force {

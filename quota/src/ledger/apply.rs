@@ -4,8 +4,8 @@ use smallvec::SmallVec;
 use tollgate_model::LogIndex;
 use tollgate_proto::state::v1::{Charge, Frame, FrameOutcome, Hold, HoldOutcome, Refusal, Standing, record::Kind};
 
-#[cfg(test)]
-use super::tests::Bug;
+#[cfg(any(test, feature = "seeded-bugs"))]
+use super::bugs::Bug;
 use super::{
     Ledger, MAX_CHARGES, MAX_KEY_BYTES, Used,
     holds::{Held, HoldState},
@@ -54,7 +54,7 @@ impl Ledger {
         };
         outcome.fenced = state.incarnation > frame.incarnation;
         outcome.last_seq = state.last_seq;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         self.hold_for_the_fenced(at, now, frame, outcome.fenced);
         if outcome.fenced || frame.first_seq == 0 || frame.first_seq > outcome.last_seq.saturating_add(1) {
             return outcome;
@@ -65,7 +65,7 @@ impl Ledger {
             match &record.kind {
                 Some(Kind::Hold(hold)) if known => outcome.holds.push(self.repeat(at, now, frame.node, hold)),
                 Some(Kind::Hold(hold)) => outcome.holds.push(self.hold(at, now, frame.node, hold)),
-                #[cfg(test)]
+                #[cfg(any(test, feature = "seeded-bugs"))]
                 Some(Kind::Settle(settle)) if self.bug == Some(Bug::RepeatsCount) && settle.unheld => {
                     used.extend(used_by(frame.node, settle));
                 }
@@ -97,7 +97,7 @@ impl Ledger {
                 return self.refuse(now, hold, &refused);
             }
         };
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let path = if self.bug == Some(Bug::HoldsWhatFits) { self.what_fits(path) } else { path };
         let charges: SmallVec<[Held; 4]> = path.iter().map(|step| self.take(step)).collect();
         charges.iter().for_each(|held| self.reconsider(held.account));
@@ -118,7 +118,7 @@ impl Ledger {
         let account = self.accounts.slab.get_mut(id).expect("it was just obtained");
         account.held += step.amount;
         let capacity = self.rules.get(step.rule).rule.capacity;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug.is_some() {
             return Held { account: id, epoch: account.epoch, amount: step.amount };
         }
@@ -155,7 +155,7 @@ impl Ledger {
         if let Some(by) = path.iter().position(|step| step.amount > self.rules.get(step.rule).rule.capacity) {
             return Err(Refused::new(by, Refusal::ExceedsLimit));
         }
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::HoldsWhatFits) {
             return Ok(path);
         }
@@ -207,7 +207,7 @@ impl Ledger {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     fn what_fits(&self, path: Path) -> Path {
         path.into_iter().filter(|step| !self.is_short(step)).collect()
     }
@@ -215,7 +215,7 @@ impl Ledger {
     fn is_short(&self, step: &Step) -> bool {
         let rule = self.rules.get(step.rule);
         let account = step.account.and_then(|id| self.accounts.get(id)).filter(|it| it.epoch == rule.epoch);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::IgnoresHolds) {
             return account.is_some_and(|account| account.used + step.amount > rule.rule.capacity);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Ledger, leases::Lease};
+use super::{Ledger, accounts::Account, leases::Lease};
 use crate::invariants::{Violation, conserved, explained, require};
 
 impl Ledger {
@@ -18,15 +18,8 @@ impl Ledger {
             }
         }
         for (id, account) in self.accounts.slab.iter() {
-            let capacity = self.rules.get(account.rule).rule.capacity;
-            let free = account.available(capacity) + i128::from(account.overrun);
-            let out = u128::from(account.leased) + u128::from(account.suspense);
-            require(conserved(capacity, free, account.held, account.used, out), "I1", || format!("{account:?}"))?;
-            self.audit_leases(id)?;
             let holds = open.remove(&(id, account.epoch)).unwrap_or_default();
-            require(explained(account.held, holds.iter().copied()), "I1", || {
-                format!("{account:?} has holds {holds:?}")
-            })?;
+            self.audit_account(id, account, holds.into_iter())?;
         }
         let homeless = self
             .leases
@@ -34,6 +27,26 @@ impl Ledger {
             .iter()
             .find(|(_, lease)| self.accounts.get(lease.account).is_none_or(|account| account.epoch != lease.epoch));
         require(homeless.is_none(), "I1", || format!("{homeless:?} is of no open window"))
+    }
+
+    /// As [`Ledger::audit`], for some accounts: those that an entry has touched.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn audit_accounts(&self, ids: &[u32]) -> Result<(), Violation> {
+        for (id, account) in ids.iter().filter_map(|id| Some((*id, self.accounts.get(*id)?))) {
+            let open = self.holds.slab.iter().filter(|(_, hold)| !hold.expired).flat_map(|(_, hold)| &hold.charges);
+            let of_account = open.filter(|held| (held.account, held.epoch) == (id, account.epoch));
+            self.audit_account(id, account, of_account.map(|held| held.amount))?;
+        }
+        Ok(())
+    }
+
+    fn audit_account(&self, id: u32, account: &Account, holds: impl Iterator<Item = u64>) -> Result<(), Violation> {
+        let capacity = self.rules.get(account.rule).rule.capacity;
+        let free = account.available(capacity) + i128::from(account.overrun);
+        let out = u128::from(account.leased) + u128::from(account.suspense);
+        require(conserved(capacity, free, account.held, account.used, out), "I1", || format!("{account:?}"))?;
+        self.audit_leases(id)?;
+        require(explained(account.held, holds), "I1", || format!("{account:?} holds what no request does"))
     }
 
     /// I1 for what is out: the sums of an account are those of its leases.
@@ -48,7 +61,7 @@ impl Ledger {
     }
 
     /// Limit, key, and where the window of an account began; with what it holds in all.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn place(&self, id: u32) -> Option<(u64, (String, String, u64), u64)> {
         let account = self.accounts.get(id)?;
         let rule = self.rules.get(account.rule);
@@ -57,14 +70,14 @@ impl Ledger {
     }
 
     /// What a request holds: account, window, amount.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn held_by(&self, node: u64, request: u64) -> Vec<(u32, u64, u64)> {
         let hold = self.holds.find(node, request).and_then(|id| self.holds.slab.get(id));
         hold.map_or(Vec::new(), |it| it.charges.iter().map(|it| (it.account, it.epoch, it.amount)).collect())
     }
 
     /// Used, held, leased and in suspense; overrun; what is available.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn figures(&self, id: u32) -> ([u64; 5], i128) {
         let it = self.accounts.get(id).expect("the account is known");
         let capacity = self.rules.get(it.rule).rule.capacity;

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use smallvec::SmallVec;
 use tollgate_proto::state::v1::{Outcome, Settle, Usage};
 
-#[cfg(test)]
-use super::tests::Bug;
+#[cfg(any(test, feature = "seeded-bugs"))]
+use super::bugs::Bug;
 use super::{Ledger, slab::Slab};
 use tollgate_model::Unit;
 
@@ -146,9 +146,9 @@ impl Ledger {
             return; // the window has turned: nothing of it is left to move
         }
         let actual = actual(self.rules.get(account.rule).rule.unit, usage, outcome);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let actual = if self.bug == Some(Bug::ClampsTruth) { actual.min(held.amount) } else { actual };
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::VoidLosesUnits) && outcome == Outcome::Voided {
             account.held += u64::from(account.held > held.amount);
         }
@@ -185,7 +185,7 @@ impl Ledger {
                 let node = self.holds.remove(id).map(|hold| hold.node);
                 node.into_iter().for_each(|node| self.release_place(node));
             } else {
-                #[cfg(test)]
+                #[cfg(any(test, feature = "seeded-bugs"))]
                 if self.bug == Some(Bug::ExpiryFrees) {
                     self.free_instead(id);
                     continue;

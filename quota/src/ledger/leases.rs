@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use tollgate_model::{LogIndex, Timestamp, Unit};
 use tollgate_proto::state::v1::{Charge, Hold, Report, Want};
 
-#[cfg(test)]
-use super::tests::Bug;
+#[cfg(any(test, feature = "seeded-bugs"))]
+use super::bugs::Bug;
 use super::{Ledger, apply::join, slab::Slab};
 
 /// How long a recall waits for nodes that say nothing, in log time: whoever is silent for longer can't be reached, and
@@ -204,7 +204,7 @@ impl Ledger {
         let Some(account) = self.accounts.slab.get_mut(report.account).filter(|it| it.epoch == lease.epoch) else {
             return;
         };
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let report = &if self.bug == Some(Bug::ReportsAdd) { lease.plus(report) } else { *report };
         let (spent, returned) = (report.spent.max(lease.spent), report.returned.max(lease.returned));
         let overrun = report.overrun.max(lease.overrun);
@@ -239,7 +239,7 @@ impl Ledger {
                         account.suspense += lease.outstanding();
                         self.dirty.accounts.push(lease.account);
                     }
-                    #[cfg(test)]
+                    #[cfg(any(test, feature = "seeded-bugs"))]
                     if self.bug == Some(Bug::OpenFreesLeases) {
                         account.suspense -= lease.outstanding();
                         self.leases.remove(id);
@@ -306,7 +306,7 @@ impl Ledger {
 
     /// Everyone who can be reached has given back what no request holds: what is not free now is not to be had.
     pub(super) fn is_recalled(&self, now: u64, id: u32) -> bool {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::RefusesWhileRecalling) {
             return true;
         }

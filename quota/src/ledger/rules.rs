@@ -123,7 +123,7 @@ impl Ledger {
         self.roll(now, id);
         let state = self.rules.slab.get_mut(id).expect("the form was just found");
         let lowered = rule.capacity < state.rule.capacity;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         let remade = state.deleted_at.is_some();
         if state.deleted_at.take().is_some() {
             self.rules.buried.remove(&(state.window_end, id));
@@ -139,7 +139,7 @@ impl Ledger {
         } else {
             self.reconsider_rule(id);
         }
-        #[cfg(test)]
+        #[cfg(any(test, feature = "seeded-bugs"))]
         self.go_wrong_after_an_edit(id, remade);
     }
 

@@ -11,8 +11,8 @@ pub(super) const MS: u64 = 1_000;
 pub(super) enum Event {
     Arrive,
     Tick { process: usize },
-    Frame { process: usize, frame: Frame },
-    Outcome { process: usize, outcome: FrameOutcome },
+    Frame { process: usize, frame: Box<Frame> },
+    Outcome { process: usize, outcome: Box<FrameOutcome> },
     Apply { process: usize, upto: usize },
     End { process: usize, request: u64 },
     GiveUp { process: usize, request: u64 },

@@ -13,13 +13,13 @@ impl World {
             self.heal(at);
         }
         self.run_until(self.now + QUIET)?;
-        for node in 1..=NODES {
+        for node in 1..=self.plan.nodes {
             if let Some(dead) = self.processes.iter().position(|it| it.node == node) {
                 self.restart(dead)?;
             }
         }
         self.run_until(self.now + 2 * SECOND)?;
-        self.everyone_agrees();
+        self.everyone_agrees()?;
         self.draining = true;
         self.nothing_is_stuck()?;
         self.everyone_was_counted()?;
@@ -31,12 +31,15 @@ impl World {
     }
 
     /// Every replica is the same to the bit, whether it came by entries or by snapshots.
-    fn everyone_agrees(&self) {
+    fn everyone_agrees(&self) -> Checked {
         let truth: Vec<_> = self.truth.image().into_rows().collect();
-        assert_eq!(truth, self.store.clone().into_iter().collect::<Vec<_>>(), "what changed is what there is");
+        let kept = self.store.iter().map(|(key, value)| (key.clone(), value.clone()));
+        require(kept.eq(truth.iter().cloned()), "same", || "the rows that changed are not those there are".into())?;
         for process in self.processes.iter().filter(|it| it.alive && it.applied == self.log.len()) {
-            assert_eq!(process.replica.image().into_rows().collect::<Vec<_>>(), truth);
+            let same = process.replica.image().into_rows().eq(truth.iter().cloned());
+            require(same, "same", || format!("the replica of node {} is not the log's ledger", process.node))?;
         }
+        Ok(())
     }
 
     fn nothing_is_stuck(&self) -> Checked {
@@ -68,7 +71,8 @@ impl World {
         let Some(account) = self.account(limit, key) else { return Ok(()) };
         let ([used, held, _, suspense, overrun], _) = self.truth.figures(account);
         let (epoch, place, _) = self.truth.place(account).expect("it was just found");
-        assert_eq!(self.witness.place(account, epoch), Some(&place));
+        let known = self.witness.place(account, epoch);
+        require(known == Some(&place), "I4", || format!("{place:?} was seen as {known:?}"))?;
         let seen = self.witness.figures[&place];
         let exact = self.crashed_at < place.2;
         let told = used + held + suspense;
@@ -87,7 +91,7 @@ impl World {
                 require(decision == Some(Decision::Granted), "I7", || {
                     format!("{amount} of {left} that are left of {}/{key}: {decision:?}", LIMITS[limit])
                 })?;
-                self.stats.drained += 1;
+                self.report.drained += 1;
             }
         }
         if limit != 2 {
@@ -109,8 +113,7 @@ impl World {
 
     /// One request all alone, to any node; used to the unit when it is granted.
     fn ask(&mut self, limit: usize, key: &str, amount: u64) -> Result<Option<Decision>, Violation> {
-        let alive: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].alive).collect();
-        let at = alive[self.dice.index(alive.len())];
+        let Some(at) = self.anyone() else { return Ok(None) };
         let Some(request) = self.reserve(at, &[limit], key, amount)? else { return Ok(None) };
         let until = self.now + PATIENCE;
         while self.now < until && !self.decided.contains_key(&(at, request)) {

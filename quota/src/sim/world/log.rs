@@ -1,20 +1,37 @@
 //! The log: what is written, what it means, and who is told.
 
+use std::collections::btree_map;
+
 use super::*;
+use crate::ledger::News;
+
+/// Between two looks at the whole ledger, in entries; in between what an entry has touched is looked at.
+const FULL_AUDIT_EVERY: u64 = 64;
 
 impl World {
     pub(super) fn append(&mut self, command: Command) -> Result<Option<FrameOutcome>, Violation> {
         let index = self.log.len() as u64 + 1;
         let entry = Entry { at: Timestamp(self.now + self.leader_skew), command };
         let mut changes = Changes::new();
-        let (outcome, ended) = apply(&mut self.truth, index, &entry, &mut changes);
+        let mut ended = Vec::new();
+        let outcome = apply(&mut self.truth, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
         self.keep(changes);
         self.trace(&entry);
+        self.tell(|_| format!("entry {index}: {}", story::entry(&entry.command, outcome.as_ref())));
         ended.iter().try_for_each(|id| self.witness.terminals.count(id))?;
-        self.truth.audit()?;
-        self.note_accounts(matches!(entry.command, Command::Set(_)));
+        let news = self.truth.take_news();
+        if news.all || index.is_multiple_of(FULL_AUDIT_EVERY) {
+            self.truth.audit()?;
+        } else {
+            self.truth.audit_accounts(&news.accounts)?;
+        }
+        self.note_accounts(&news);
         if let Command::Batch(batch) = &entry.command {
             self.note_holds(&batch.frames[0]);
+            self.note_ends(&batch.frames[0]);
+        }
+        if let Command::Open(open) = &entry.command {
+            self.promised.retain(|(node, ..), _| *node != open.node);
         }
         self.log.push(entry);
         for process in 0..self.processes.len() {
@@ -40,19 +57,17 @@ impl World {
             Command::Set(rule) => rule.capacity.to_be_bytes().to_vec(),
             Command::Remove(name) => name.as_bytes().to_vec(),
         };
-        for byte in entry.at.0.to_be_bytes().into_iter().chain(bytes) {
-            self.stats.trace = (self.stats.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.report.hash(&entry.at.0.to_be_bytes());
+        self.report.hash(&bytes);
     }
 
-    pub(super) fn note_accounts(&mut self, all: bool) {
-        let news = self.truth.take_news();
-        let known: Vec<u32> = if all || news.all { (0..64).collect() } else { news.accounts };
-        for account in known {
+    fn note_accounts(&mut self, news: &News) {
+        let all = if news.all { 0..64 } else { 0..0 };
+        for account in all.chain(news.accounts.iter().copied()) {
             if let Some((epoch, place, capacity)) = self.truth.place(account) {
                 let [used, held, leased, suspense, _] = self.truth.figures(account).0;
                 self.witness.see((account, epoch), &place, capacity, used + held + leased + suspense);
-                self.stats.suspense += u64::from(suspense > 0);
+                self.report.suspense += u64::from(suspense > 0);
             }
         }
     }
@@ -65,47 +80,74 @@ impl World {
             }
             let labels = self.truth.held_by(frame.node, hold.request);
             if !labels.is_empty() {
-                self.central.entry((frame.node, frame.incarnation, hold.request)).or_insert(labels);
+                let name = (frame.node, frame.incarnation, hold.request);
+                if let btree_map::Entry::Vacant(place) = self.central.entry(name) {
+                    self.promised.insert(name, labels.clone());
+                    place.insert(labels);
+                }
+            }
+        }
+    }
+
+    /// What has ended is not to be sent out any more.
+    fn note_ends(&mut self, frame: &Frame) {
+        for record in &frame.records {
+            if let Some(Kind::Settle(settle)) = &record.kind {
+                self.promised.remove(&(frame.node, frame.incarnation, settle.request));
             }
         }
     }
 
     pub(super) fn announce(&mut self, process: usize) {
         if self.processes[process].alive {
-            let slow = self.plan.troubles && self.now < TROUBLES && self.dice.percent(3);
+            let slow = self.strikes(Fault::LateMessage, 3);
             let delay = self.dice.range(500, if slow { SECOND } else { 4 * MS });
             self.queue.at(self.now + delay, Event::Apply { process, upto: self.log.len() });
         }
     }
 
-    pub(super) fn catch_up(&mut self, at: usize, upto: usize) {
+    /// Applies entries to a replica; false when there is nothing new, or it can't.
+    pub(super) fn catch_up(&mut self, at: usize, upto: usize) -> bool {
         let process = &mut self.processes[at];
-        if process.cut || process.lags || !process.alive {
-            return;
+        if process.cut || process.lags || !process.alive || process.applied >= upto {
+            return false;
         }
+        let mut changes = Changes::new();
         while process.applied < upto {
             let entry = &self.log[process.applied];
             process.applied += 1;
-            apply(&mut process.replica, process.applied as u64, entry, &mut Changes::new());
+            apply(&mut process.replica, process.applied as u64, entry, &mut changes, |_| ());
+            changes.clear();
             let news = process.replica.take_news();
+            if news.all {
+                process.rules = process.replica.rules();
+            }
             process.agent.follow(&process.replica, &news);
         }
         let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
         process.alive = newest <= process.incarnation;
+        self.tell(|it| format!("{} applies the log up to entry {upto}", it.named(at)));
+        true
     }
 }
 
-/// Applies one entry; the outcome of a frame, and whose usage counted.
-fn apply(ledger: &mut Ledger, index: u64, entry: &Entry, changes: &mut Changes) -> (Option<FrameOutcome>, Vec<String>) {
+/// Applies one entry; the outcome of a frame. Names the requests whose usage counted.
+fn apply(
+    ledger: &mut Ledger,
+    index: u64,
+    entry: &Entry,
+    changes: &mut Changes,
+    ended: impl FnMut(&str),
+) -> Option<FrameOutcome> {
     match &entry.command {
         Command::Batch(batch) => {
             let applied = ledger.apply(LogIndex(index), entry.at, batch, changes);
-            let ended = applied.used.iter().map(|used| used.attribution.request_id.clone()).collect();
-            return (applied.outcome.frames.into_iter().next(), ended);
+            applied.used.iter().map(|used| &*used.attribution.request_id).for_each(ended);
+            return applied.outcome.frames.into_iter().next();
         }
         Command::Open(open) => drop(ledger.open(LogIndex(index), entry.at, open, changes)),
         Command::Set(rule) => ledger.set_rule(entry.at, rule.clone(), changes),
         Command::Remove(limit) => ledger.remove_rule(LogIndex(index), entry.at, limit, changes),
     }
-    (None, Vec::new())
+    None
 }

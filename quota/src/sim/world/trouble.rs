@@ -16,15 +16,17 @@ impl World {
     }
 
     pub(super) fn spawn(&mut self, node: u64, incarnation: u64) -> Checked {
-        if self.plan.wrong != Wrong::SameIncarnation || self.log.len() < LIMITS.len() + usize::try_from(NODES).unwrap()
-        {
+        let first = incarnation == 1 && !self.processes.iter().any(|it| it.node == node);
+        if first || self.wrong() != Some(Wrong::SameIncarnation) {
             self.append(Command::Open(NodeOpen { node, incarnation }))?;
         }
         let mut agent = Agent::new(node, incarnation);
-        agent.set_bug(if let Wrong::Book(bug) = self.plan.wrong { Some(bug) } else { None });
+        agent.set_bug(self.wrong().and_then(|wrong| if let Wrong::Book(bug) = wrong { Some(bug) } else { None }));
         let mut replica = self.snapshot();
         let news = replica.take_news();
         agent.follow(&replica, &news);
+        let rules = replica.rules();
+        self.tell(|_| format!("node {node}/{incarnation} starts"));
         // A frame of the dead one may have been on its way until now.
         self.crashed_at = if incarnation > 1 { self.now } else { self.crashed_at };
         let process = self.processes.len();
@@ -41,6 +43,7 @@ impl World {
             clock: 0,
             sent_at: 0,
             retry_at: 0,
+            rules,
             waiting: BTreeMap::new(),
             flights: BTreeMap::new(),
         });
@@ -64,29 +67,44 @@ impl World {
         if self.dice.percent(50) && self.remake()? {
             return Ok(());
         }
-        let alive: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].alive).collect();
-        if alive.is_empty() {
-            return Ok(());
-        }
-        let process = alive[self.dice.index(alive.len())];
-        match self.dice.range(0, 8) {
-            0 => self.crash(process),
-            1 => self.haunt(process)?,
-            2 => self.cut(process),
-            3 => {
+        let Some(process) = self.anyone() else { return Ok(()) };
+        let fault = match self.dice.range(0, 8) {
+            0 => Fault::Crash,
+            1 => Fault::Zombie,
+            2 => Fault::Partition,
+            3 => Fault::LeaderOutage,
+            4 | 5 => Fault::Edit,
+            6 => Fault::Delete,
+            _ => Fault::Snapshot,
+        };
+        if self.plan.faults.has(fault) { self.befall(fault, process) } else { Ok(()) }
+    }
+
+    fn befall(&mut self, fault: Fault, process: usize) -> Checked {
+        match fault {
+            Fault::Crash => self.crash(process),
+            Fault::Zombie => self.haunt(process)?,
+            Fault::Partition => {
+                self.report.faults.note(fault);
+                self.cut(process);
+            }
+            Fault::LeaderOutage => {
+                self.report.faults.note(fault);
+                self.tell(|_| "nobody writes the log".into());
                 self.leaderless = true;
                 self.leader_skew = self.dice.range(0, 200 * MS);
                 let elected = self.now + self.dice.range(100 * MS, 2 * SECOND);
                 self.queue.at(elected, Event::Elected);
             }
-            4 | 5 => {
+            Fault::Edit => {
                 self.remake()?;
-                self.stats.edits += 1;
+                self.report.faults.note(fault);
                 let (limit, capacity) = (self.dice.index(LIMITS.len()), self.dice.range(50, 6_000));
                 self.set(limit, capacity)?;
             }
-            6 => self.remove()?,
+            Fault::Delete => self.remove()?,
             _ => {
+                self.tell(|it| format!("{} falls behind", it.named(process)));
                 self.processes[process].lags = true;
                 let installed = self.now + self.dice.range(0, 1_500 * MS);
                 self.queue.at(installed, Event::Install { process });
@@ -99,6 +117,7 @@ impl World {
         let rules = self.truth.rules();
         if self.deleted.is_none() {
             let rule = rules[self.dice.index(rules.len())].clone();
+            self.report.faults.note(Fault::Delete);
             self.append(Command::Remove(rule.limit.clone()))?;
             self.deleted = Some(rule);
         }
@@ -114,7 +133,8 @@ impl World {
     }
 
     pub(super) fn crash(&mut self, at: usize) {
-        self.stats.crashes += 1;
+        self.report.faults.note(Fault::Crash);
+        self.tell(|it| format!("{} dies", it.named(at)));
         self.crashed_at = self.now;
         self.processes[at].alive = false;
         let back = self.now + self.dice.range(50 * MS, 3 * SECOND);
@@ -127,25 +147,27 @@ impl World {
             return Ok(());
         }
         let newest = self.processes.iter().filter(|it| it.node == node).map(|it| it.incarnation).max();
-        let same = self.plan.wrong == Wrong::SameIncarnation;
+        let same = self.wrong() == Some(Wrong::SameIncarnation);
         self.spawn(node, if same { incarnation } else { newest.unwrap_or(incarnation) + 1 })
     }
 
     /// A process is cut off, and goes on while the next one of its node starts.
     pub(super) fn haunt(&mut self, at: usize) -> Checked {
-        self.stats.zombies += 1;
+        self.report.faults.note(Fault::Zombie);
         self.crashed_at = self.now;
         self.cut(at);
         self.restart(at)
     }
 
     pub(super) fn cut(&mut self, process: usize) {
+        self.tell(|it| format!("{} is cut off", it.named(process)));
         self.processes[process].cut = true;
         let healed = self.now + self.dice.range(100 * MS, 5 * SECOND);
         self.queue.at(healed, Event::Heal { process });
     }
 
     pub(super) fn heal(&mut self, process: usize) {
+        self.tell(|it| format!("{} can be reached", it.named(process)));
         self.processes[process].cut = false;
         self.announce(process);
     }
@@ -155,11 +177,13 @@ impl World {
         if self.processes[at].cut || !self.processes[at].alive {
             return;
         }
-        self.stats.snapshots += 1;
+        self.report.faults.note(Fault::Snapshot);
+        self.tell(|it| format!("{} is given a snapshot", it.named(at)));
         let replica = self.snapshot();
         let process = &mut self.processes[at];
         process.applied = self.log.len();
         process.replica = replica;
+        process.rules = process.replica.rules();
         let news = process.replica.take_news();
         process.agent.follow(&process.replica, &news);
         let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);

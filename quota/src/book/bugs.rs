@@ -1,0 +1,49 @@
+//! Ways for the book to be wrong, to prove that the simulator would see it. Not in a build without `seeded-bugs`.
+
+use super::cell::Cell;
+use crate::ledger::LeaseView;
+
+/// One way to be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// Goes on drawing from what was called back.
+    DrawsWhenCentral,
+    /// Gives back what requests hold too.
+    ReturnsWhatIsHeld,
+    /// Gives back, and goes on as if it had not.
+    ReturnsAndKeeps,
+    /// Moves the sums of a window that has turned.
+    SettlesIntoTheNextWindow,
+    /// Treats what was held by a lease as the log's when its account is central by the time it ends.
+    SettlesByTheModeNow,
+    /// Gives back once, when it is told to.
+    ReturnsOnce,
+    /// Takes what the ledger was last told for what it has done.
+    BelievesTheReplica,
+    /// Adds up grants as they are seen, and begins anew with a snapshot.
+    SumsGrants,
+    /// Holds the whole of a mixed path in the log, what was drawn included.
+    HoldsTheWholePath,
+    /// Leaves a hold alone that was granted after its caller had gone.
+    ForgetsTheAbandoned,
+    /// Lets go of the sums of a lease that it has nothing of in hand.
+    ForgetsEmptyLeases,
+}
+
+impl Cell {
+    pub(super) fn go_wrong(&mut self, bug: Option<Bug>, known: LeaseView, snapshot: bool) {
+        let Some(view) = self.lease.as_mut() else { return };
+        match bug {
+            Some(Bug::BelievesTheReplica) if snapshot => {
+                (self.held, self.spent) = (0, 0);
+            }
+            Some(Bug::SumsGrants) => {
+                if snapshot {
+                    self.missed = view.granted.saturating_sub(known.granted);
+                }
+                view.granted = view.granted.saturating_sub(self.missed);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! From a run that fails to a smaller one that fails in the same way.
+
+use super::{Failure, Plan, run};
+
+/// Leaves out kinds of faults, then ever fewer of the arrivals, for as long as the same invariant breaks.
+#[must_use]
+pub fn shrink(failure: Failure) -> Failure {
+    let mut least = failure;
+    for fault in least.plan.faults.iter() {
+        let plan = Plan { faults: least.plan.faults.without(fault), ..least.plan };
+        least = smaller(least, plan).0;
+    }
+    let mut step = least.report.arrivals / 2;
+    while step > 0 {
+        let arrivals = least.report.arrivals.min(least.plan.arrivals).saturating_sub(step);
+        let plan = Plan { arrivals, ..least.plan };
+        let (next, fails) = smaller(least, plan);
+        least = next;
+        if !fails || arrivals < step {
+            step /= 2;
+        }
+    }
+    least
+}
+
+/// The run of `plan`, if it breaks what `known` does; whether it did.
+fn smaller(known: Failure, plan: Plan) -> (Failure, bool) {
+    match run(plan) {
+        Err(found) if found.violation.invariant == known.violation.invariant => (*found, true),
+        _ => (known, false),
+    }
+}

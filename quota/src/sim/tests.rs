@@ -1,0 +1,137 @@
+//! Fixed slices of seeds. `TOLLGATE_NIGHTLY=100` runs a hundred times as many.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// Within so many events each variant is found.
+const WITHIN: u64 = 3_000_000;
+
+fn seeds(few: u64) -> u64 {
+    let times = std::env::var("TOLLGATE_NIGHTLY").map_or(1, |times| times.parse().unwrap_or(100));
+    few * times
+}
+
+#[test]
+fn no_fault_makes_a_limit_exceeded_or_a_unit_lost() {
+    for seed in 0..seeds(24) {
+        if let Err(failure) = run(Plan::chaos(seed)) {
+            panic!("{failure:#?}");
+        }
+    }
+}
+
+#[test]
+fn without_faults_everything_is_usable_and_most_requests_meet_no_log() {
+    let mut local = 0;
+    let mut all = 0;
+    for seed in 0..seeds(4) {
+        let stats = run(Plan::calm(seed)).unwrap_or_else(|failure| panic!("{failure:#?}"));
+        assert_eq!((stats.undecided, stats.false_refusals), (0, 0), "seed {seed}: {stats:?}");
+        (local, all) = (local + stats.local, all + stats.admissions);
+    }
+    assert!(local * 10 >= all * 8, "{local} of {all} were admitted from leases");
+}
+
+#[test]
+fn chaos_reaches_what_it_is_about() {
+    let mut sum = Report::default();
+    for seed in 0..10 {
+        sum.add(&run(Plan::chaos(seed)).expect("it holds"));
+    }
+    let reached = [
+        sum.admissions,
+        sum.local,
+        sum.mixed,
+        sum.refusals,
+        sum.undecided,
+        sum.recalls,
+        sum.waited,
+        sum.suspense,
+        sum.drained,
+    ];
+    let faults = Fault::ALL.map(|fault| sum.faults.of(fault));
+    assert!(reached.into_iter().chain(faults).all(|times| times >= 10), "{sum:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let report = |seed| run(Plan::chaos(seed)).expect("it holds");
+    assert_eq!((report(7), report(8)), (report(7), report(8)));
+    assert_ne!(report(7).trace, report(8).trace);
+}
+
+#[test]
+fn a_failing_run_is_shrunk_to_a_smaller_one_that_breaks_the_same_and_tells_how() {
+    let bug = Bug::named("raise-forgets-leases").expect("it is listed");
+    let found = (0..60).find_map(|seed| run(Plan { bug: Some(bug), ..Plan::chaos(seed) }).err()).expect("it is found");
+    let least = shrink((*found).clone());
+    assert_eq!(least.violation.invariant, found.violation.invariant);
+    assert_eq!(run(least.plan), Err(Box::new(least.clone())), "it can be repeated");
+    let left: Vec<Fault> = least.plan.faults.iter().collect();
+    assert!(left.len() <= 3 && (left.contains(&Fault::Edit) || left.contains(&Fault::Delete)), "{left:?}");
+    let whole = run(Plan::chaos(least.plan.seed)).expect("it holds").arrivals;
+    assert!(least.report.arrivals < whole / 2, "{} of {whole} arrivals", least.report.arrivals);
+    assert!((1..=STORY).contains(&least.story.len()));
+    assert!(least.story.iter().any(|line| line.contains(": limit ")), "{:#?}", least.story);
+}
+
+#[test]
+fn each_bug_has_one_name() {
+    let names: BTreeSet<&str> = Bug::all().map(Bug::name).collect();
+    assert_eq!(names.len(), Bug::all().count());
+    assert!(Bug::all().all(|bug| Bug::named(bug.name()) == Some(bug)));
+    assert_eq!(Bug::named("no-such-bug"), None);
+}
+
+/// Runs seeds until the invariant is seen that is to show this bug.
+fn is_found(name: &str) {
+    let bug = Bug::named(name).expect("it is listed");
+    let (mut events, mut broken) = (0, BTreeSet::new());
+    for seed in 0.. {
+        assert!(events < WITHIN, "it broke {broken:?}");
+        match run(Plan { bug: Some(bug), ..Plan::chaos(seed) }) {
+            Ok(report) => events += report.events,
+            Err(failure) if failure.violation.invariant == bug.breaks() => return,
+            Err(failure) => {
+                events += failure.report.events;
+                broken.insert(failure.violation.invariant);
+            }
+        }
+    }
+}
+
+macro_rules! variants {
+    ($($test:ident: $name:literal;)+) => {
+        $(#[test]
+        fn $test() {
+            is_found($name);
+        })+
+
+        #[test]
+        fn every_bug_has_its_test() {
+            assert_eq!(Bug::all().map(Bug::name).collect::<Vec<_>>(), [$($name),+]);
+        }
+    };
+}
+
+variants! {
+    a_raise_that_forgets_leases_is_found: "raise-forgets-leases";
+    drawing_after_a_recall_was_applied_is_found: "draws-when-central";
+    a_limit_made_again_with_new_counters_is_found: "remade-begins-anew";
+    returning_what_is_held_is_found: "returns-what-is-held";
+    an_incarnation_used_twice_is_found: "same-incarnation";
+    returning_without_letting_go_is_found: "returns-and-keeps";
+    a_late_hold_of_a_dead_incarnation_is_found: "fenced-may-hold";
+    a_hold_granted_after_its_caller_left_is_found: "forgets-the-abandoned";
+    settling_into_the_next_window_is_found: "settles-into-the-next-window";
+    settling_by_the_mode_now_is_found: "settles-by-the-mode-now";
+    returning_only_once_is_found: "returns-once";
+    a_refusal_right_after_a_recall_is_found: "refuses-while-recalling";
+    holding_the_whole_of_a_mixed_path_is_found: "holds-the-whole-path";
+    a_lease_as_the_sum_of_events_is_found: "sums-grants";
+    a_balance_taken_from_the_replica_is_found: "believes-the-replica";
+    sums_dropped_when_nothing_is_in_hand_are_found: "forgets-empty-leases";
+    a_crash_that_frees_what_was_leased_is_found: "open-frees-leases";
+    reports_that_are_added_up_are_found: "reports-add";
+}

@@ -1,0 +1,185 @@
+//! Requests: who asks, what becomes of it, and how it ends.
+
+use super::*;
+
+impl World {
+    pub(super) fn arrive(&mut self) -> Checked {
+        if self.now < TROUBLES && self.report.arrivals < self.plan.arrivals {
+            let soon = self.now + self.dice.range(MS, 14 * MS);
+            self.queue.at(soon, Event::Arrive);
+        }
+        let Some(process) = self.anyone() else { return Ok(()) };
+        let amount = if self.dice.percent(5) { self.dice.range(50, 400) } else { self.dice.range(1, 20) };
+        let key = if self.dice.percent(70) { "x" } else { "y" };
+        let picked = self.dice.range(1, 8);
+        let limits: Vec<usize> = (0..LIMITS.len()).filter(|limit| picked >> limit & 1 == 1).collect();
+        let request = self.reserve(process, &limits, key, amount)?;
+        let patience = if self.plan.scarce && self.dice.percent(10) { 3 * MS } else { SECOND };
+        if let Some(request) = request {
+            self.queue.at(self.now + patience, Event::GiveUp { process, request });
+        }
+        Ok(())
+    }
+
+    /// Asks for some limits; the number of the request, unless it was refused before it was asked.
+    pub(super) fn reserve(
+        &mut self,
+        at: usize,
+        limits: &[usize],
+        key: &str,
+        amount: u64,
+    ) -> Result<Option<u64>, Violation> {
+        let charges = self.charges(at, limits, key, amount);
+        let (Some(charges), false) = (charges, self.processes[at].agent.is_fenced()) else { return Ok(None) };
+        self.report.arrivals += 1;
+        let now = self.clock(at);
+        let process = &mut self.processes[at];
+        let (request, granted) = process.agent.reserve(&charges, 600 * SECOND, now);
+        let units = charges.iter().map(|charge| charge.amount).sum();
+        process.waiting.insert(request, Waiting { charges: charges.len(), units });
+        self.tell(|it| format!("{} asks for {} as request {request}", it.named(at), story::asked(&charges)));
+        self.heeds(at, request)?;
+        if let Some(standings) = granted {
+            require(standings.len() == charges.len(), "I5", || format!("{standings:?} for {charges:?}"))?;
+            self.dispatch(at, request)?;
+        }
+        self.check(at)?;
+        Ok(Some(request))
+    }
+
+    fn charges(&self, at: usize, limits: &[usize], key: &str, amount: u64) -> Option<Vec<Charge>> {
+        let rules = &self.processes[at].rules;
+        let charge = |limit: &usize| {
+            let rule = rules.iter().find(|rule| *rule.limit == *LIMITS[*limit])?;
+            let key = rule.per.iter().map(|_| key.to_owned()).collect();
+            let amount = if rule.unit == Unit::Requests { 1 } else { amount };
+            Some(Charge { limit: rule.limit.clone(), version: rule.version, key, amount })
+        };
+        limits.iter().map(charge).collect()
+    }
+
+    /// I8: what was applied counts at once. Nothing is drawn from an account that this node knows to be called back.
+    fn heeds(&self, at: usize, request: u64) -> Checked {
+        let process = &self.processes[at];
+        for (account, epoch, _) in process.agent.drawn(request) {
+            let view = process.replica.lease(process.node, process.incarnation, account);
+            let called = view.filter(|view| view.epoch == epoch).is_none_or(|view| view.central || !view.in_force);
+            require(!called, "I8", || format!("request {request} of {} draws from {account}", process.node))?;
+        }
+        Ok(())
+    }
+
+    /// A request was granted and goes out: it must hold its whole path, once.
+    fn dispatch(&mut self, at: usize, request: u64) -> Checked {
+        let process = &self.processes[at];
+        let Some(Waiting { charges, .. }) = process.waiting.get(&request).copied() else { return Ok(()) };
+        let mut labels = process.agent.drawn(request);
+        let drawn = labels.len();
+        let name = (process.node, process.incarnation, request);
+        labels.extend(self.central.get(&name).into_iter().flatten());
+        require(labels.len() == charges, "I5", || format!("{labels:?} for {charges} charges"))?;
+        self.report.admissions += 1;
+        self.report.local += u64::from(drawn == labels.len());
+        self.report.mixed += u64::from(drawn > 0 && drawn < labels.len());
+        self.report.admitted_units += labels.iter().map(|(.., amount)| amount).sum::<u64>();
+        self.tell(|it| it.sent_out(at, request, &labels, drawn));
+        self.promised.remove(&name);
+        self.witness.dispatch(&labels)?;
+        self.decide(at, request, Decision::Granted);
+        let process = &mut self.processes[at];
+        process.waiting.remove(&request);
+        process.flights.insert(request, labels);
+        if self.draining {
+            return Ok(()); // `drain.rs` ends it itself
+        }
+        let over = self.now + if self.dice.percent(3) { 4 * SECOND } else { self.dice.range(0, 400 * MS) };
+        self.queue.at(over, Event::End { process: at, request });
+        Ok(())
+    }
+
+    /// Ends a request; false when it has ended, or its process is dead.
+    pub(super) fn end(&mut self, at: usize, request: u64) -> bool {
+        let process = &mut self.processes[at];
+        if !process.alive {
+            return false;
+        }
+        let Some(labels) = process.flights.remove(&request) else { return false };
+        let most = labels.iter().map(|(_, _, amount)| *amount).max().unwrap_or_default();
+        let outcome = if self.dice.percent(10) { Outcome::Voided } else { Outcome::Settled };
+        let used =
+            if self.dice.percent(3) { most + self.dice.range(0, 9) } else { self.dice.range(most / 2, most + 1) };
+        self.finish(at, request, &labels, used, outcome);
+        true
+    }
+
+    pub(super) fn finish(&mut self, at: usize, request: u64, labels: &[Label], used: u64, outcome: Outcome) {
+        let voided = outcome == Outcome::Voided;
+        self.tell(|it| {
+            let used = if voided { 0 } else { used };
+            format!("{} ends request {request}: {used} used", it.named(at))
+        });
+        self.witness.settle(labels, |place| match &*place.0 {
+            _ if voided => 0,
+            "c" => 1,
+            _ => used,
+        });
+        let process = &mut self.processes[at];
+        let id = format!("{}/{}/{request}", process.node, process.incarnation);
+        if !voided {
+            self.settled.push((at, id.clone()));
+        }
+        process.agent.settle(Settle {
+            request,
+            outcome: outcome.into(),
+            usage: Some(Usage { input_tokens: used, ..Usage::default() }),
+            attribution: Some(Attribution { request_id: id, ..Attribution::default() }),
+            unheld: false,
+        });
+    }
+
+    /// The caller leaves; false when it has its answer, or its process is dead.
+    pub(super) fn give_up(&mut self, at: usize, request: u64) -> bool {
+        let process = &mut self.processes[at];
+        let leaves = process.alive && process.waiting.remove(&request).is_some();
+        if leaves {
+            process.agent.cancel(request);
+            self.report.undecided += 1;
+            self.tell(|it| format!("{}: the caller of request {request} leaves", it.named(at)));
+        }
+        leaves
+    }
+
+    pub(super) fn told(&mut self, at: usize, answers: Vec<Answer>, drawn: bool) -> Checked {
+        for Answer { request, outcome } in answers {
+            match outcome {
+                Some(said) if said.granted => {
+                    if drawn {
+                        self.heeds(at, request)?;
+                    }
+                    self.dispatch(at, request)?;
+                }
+                Some(said) => {
+                    self.report.refusals += 1;
+                    self.tell(|it| format!("{} refuses request {request}: {:?}", it.named(at), said.refusal()));
+                    self.processes[at].waiting.remove(&request);
+                    self.decide(at, request, Decision::Refused(said.refusal()));
+                }
+                None => drop(self.processes[at].waiting.remove(&request)),
+            }
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, at: usize, request: u64, decision: Decision) {
+        if self.draining {
+            self.decided.insert((at, request), decision);
+        }
+    }
+
+    /// Any process that lives.
+    pub(super) fn anyone(&mut self) -> Option<usize> {
+        let alive = self.processes.iter().filter(|it| it.alive).count();
+        let nth = if alive > 0 { self.dice.index(alive) } else { return None };
+        (0..self.processes.len()).filter(|at| self.processes[*at].alive).nth(nth)
+    }
+}

@@ -1,0 +1,48 @@
+//! What a perfect counter would have said.
+
+use super::*;
+
+impl World {
+    /// Counts what the log has just refused for lack of room, though one who knew all that was admitted, and nothing else,
+    /// would have found some in every account. Records up to `last_seq` were answered before.
+    pub(super) fn note_refusals(&mut self, process: usize, last_seq: u64, outcome: &FrameOutcome) {
+        let Some(Entry { command: Command::Batch(batch), .. }) = self.log.last() else { return };
+        let numbered = batch.frames[0].records.iter().zip(batch.frames[0].first_seq..);
+        let holds: Vec<(&Hold, bool)> = numbered
+            .filter_map(|(record, seq)| match &record.kind {
+                Some(Kind::Hold(hold)) => Some((hold, seq > last_seq)),
+                _ => None,
+            })
+            .collect();
+        let mut wrongly = Vec::new();
+        for (at, said) in outcome.holds.iter().enumerate() {
+            let (hold, new) = holds[at];
+            if new && !said.granted && said.refusal() == Refusal::Exhausted {
+                let later = &holds[at + 1..];
+                if hold.charges.iter().all(|charge| self.has_room(process, later, charge)) {
+                    let units = hold.charges.iter().map(|charge| charge.amount).sum();
+                    let waiting = self.processes[process].waiting.get(&hold.request);
+                    wrongly.push(waiting.map_or(units, |waiting| waiting.units));
+                }
+            }
+        }
+        self.report.false_refusals += wrongly.len() as u64;
+        self.report.falsely_refused_units += wrongly.iter().sum::<u64>();
+    }
+
+    /// Whether a charge would fit into its account beside all that was granted: sent out, or about to be; without what
+    /// `later` holds of the same frame were granted.
+    fn has_room(&self, process: usize, later: &[(&Hold, bool)], charge: &wire::Charge) -> bool {
+        let Process { node, incarnation, .. } = self.processes[process];
+        let Some(view) = self.truth.lease_of(0, 0, &charge.limit, &charge.key) else { return true };
+        let Some(place) = self.witness.place(view.account, view.epoch) else { return charge.amount <= view.capacity };
+        let figures = self.witness.figures[place];
+        let is_later = |name: &(u64, u64, u64)| {
+            (name.0, name.1) == (node, incarnation) && later.iter().any(|(hold, _)| hold.request == name.2)
+        };
+        let promised = self.promised.iter().filter(|(name, _)| !is_later(name)).flat_map(|(_, labels)| labels);
+        let promised = promised.filter(|(account, epoch, _)| self.witness.place(*account, *epoch) == Some(place));
+        let promised: u64 = promised.map(|(.., amount)| amount).sum();
+        figures.held + figures.settled + figures.overrun + promised + charge.amount <= view.capacity
+    }
+}
