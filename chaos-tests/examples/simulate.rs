@@ -1,0 +1,197 @@
+//! The real quota core in virtual time, under every fault there is: see `quota/src/sim.rs`.
+//!
+//! `cargo run --release -p tollgate-chaos-tests --example simulate -- [--seed N] [--events N | --for 60s] [--nodes 3] [-o json]`
+//!
+//! The seeds N, N+1, N+2… are run until that many events have happened, or so much time has passed. The exit code is 1 when
+//! an invariant breaks: the run is then shrunk, and told. `--bug NAME` makes the core wrong in one way, which must end
+//! with 1; `--bug list` names the ways.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+use tollgate_quota::sim::{Bug, Failure, Fault, Plan, Report, run, shrink};
+
+/// Nodes that a run can have.
+const NODES: std::ops::RangeInclusive<u64> = 1..=9;
+
+/// Runs the quota core under faults in virtual time, and checks every invariant after every event.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Ends after the run in which so many events have happened.
+    #[arg(long, default_value_t = 3_000_000, conflicts_with = "time")]
+    events: u64,
+    /// Ends after the run in which so much time has passed: 60s, 5m, 1h.
+    #[arg(long = "for", value_parser = duration)]
+    time: Option<Duration>,
+    /// How many nodes there are.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(NODES))]
+    nodes: u64,
+    /// Makes the core wrong in one way; `list` prints the names.
+    #[arg(long, value_name = "NAME")]
+    bug: Option<String>,
+    /// How the result is printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn main() -> io::Result<ExitCode> {
+    let options = Options::parse();
+    let mut out = io::stdout().lock();
+    let bug = match options.bug.as_deref() {
+        None => None,
+        Some("list") => {
+            for bug in Bug::all() {
+                writeln!(out, "{}", bug.name())?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(name) => match Bug::named(name) {
+            Some(bug) => Some(bug),
+            None => {
+                writeln!(io::stderr(), "error: --bug: there is no bug `{name}`; did you mean `{}`?", nearest(name))?;
+                return Ok(ExitCode::from(2));
+            }
+        },
+    };
+    let result = simulate(&options, bug);
+    match options.output {
+        Output::Json => writeln!(out, "{}", result.json(options.seed))?,
+        Output::Text => result.text(options.seed, &mut out)?,
+    }
+    Ok(if result.failure.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn nearest(name: &str) -> &'static str {
+    let names = Bug::all().map(Bug::name);
+    names.min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or("list")
+}
+
+/// A whole number with `s`, `m` or `h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: write 60s, 5m or 1h");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// What all runs together came to.
+#[derive(Debug)]
+struct Outcome {
+    sum: Report,
+    took: Duration,
+    /// Shrunk.
+    failure: Option<Failure>,
+}
+
+/// Runs one seed after the other, up to the first that fails.
+fn simulate(options: &Options, bug: Option<Bug>) -> Outcome {
+    let begun = Instant::now();
+    let mut sum = Report::default();
+    let mut seed = options.seed;
+    loop {
+        let plan = Plan { nodes: options.nodes, bug, ..Plan::chaos(seed) };
+        match run(plan) {
+            Ok(report) => sum.add(&report),
+            Err(failure) => {
+                sum.add(&failure.report);
+                return Outcome { sum, took: begun.elapsed(), failure: Some(shrink(*failure)) };
+            }
+        }
+        let took = begun.elapsed();
+        if options.time.map_or(sum.events >= options.events, |time| took >= time) {
+            return Outcome { sum, took, failure: None };
+        }
+        seed = seed.wrapping_add(1);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+impl Outcome {
+    fn events_per_second(&self) -> u64 {
+        let micros = self.took.as_micros().max(1);
+        u64::try_from(u128::from(self.sum.events) * 1_000_000 / micros).unwrap_or(u64::MAX)
+    }
+
+    fn usable_share(&self) -> f64 {
+        let (admitted, refused) = (self.sum.admitted_units, self.sum.falsely_refused_units);
+        admitted as f64 / (admitted + refused).max(1) as f64
+    }
+
+    fn json(&self, seed: u64) -> Value {
+        let faults: Value =
+            Fault::ALL.iter().map(|fault| (fault.name().to_owned(), json!(self.sum.faults.of(*fault)))).collect();
+        let violations: Vec<Value> = self.failure.iter().map(violation).collect();
+        json!({
+            "seed": seed,
+            "events": self.sum.events,
+            "admissions": self.sum.admissions,
+            "refusals": self.sum.refusals,
+            "faults": faults,
+            "violations": violations,
+            "eventsPerSecond": self.events_per_second(),
+            "traceHash": format!("{:016x}", self.sum.trace),
+            "usableShare": self.usable_share(),
+            "falseRefusals": self.sum.false_refusals,
+        })
+    }
+
+    fn text(&self, seed: u64, out: &mut impl Write) -> io::Result<()> {
+        let sum = &self.sum;
+        writeln!(
+            out,
+            "seed {seed}: {} events, {} a second, trace {:016x}",
+            sum.events,
+            self.events_per_second(),
+            sum.trace
+        )?;
+        writeln!(
+            out,
+            "{} admitted, {} refused, {} of those falsely",
+            sum.admissions, sum.refusals, sum.false_refusals
+        )?;
+        writeln!(out, "{:.2} % of what could be used was usable", 100.0 * self.usable_share())?;
+        let faults = Fault::ALL.map(|fault| format!("{} {}", sum.faults.of(fault), fault.name()));
+        writeln!(out, "faults: {}", faults.join(", "))?;
+        let Some(failure) = &self.failure else { return writeln!(out, "every invariant held") };
+        writeln!(out, "\n{}", failure.violation)?;
+        writeln!(out, "shrunk to {}; what happened last:\n", plan(failure))?;
+        failure.story.iter().try_for_each(|line| writeln!(out, "{line}"))
+    }
+}
+
+fn violation(failure: &Failure) -> Value {
+    json!({
+        "invariant": failure.violation.invariant,
+        "detail": failure.violation.detail,
+        "seed": failure.plan.seed,
+        "faults": failure.plan.faults.iter().map(Fault::name).collect::<Vec<_>>(),
+        "arrivals": failure.report.arrivals,
+        "trace": failure.story,
+    })
+}
+
+fn plan(failure: &Failure) -> String {
+    let faults: Vec<&str> = failure.plan.faults.iter().map(Fault::name).collect();
+    let faults = if faults.is_empty() { "no fault at all".to_owned() } else { faults.join(", ") };
+    format!("seed {}, {} requests, with {faults}", failure.plan.seed, failure.report.arrivals)
+}
