@@ -76,6 +76,22 @@ fn a_failing_run_is_shrunk_to_a_smaller_one_that_breaks_the_same_and_tells_how()
     assert!(least.story.iter().any(|line| line.contains(": limit ")), "{:#?}", least.story);
 }
 
+/// What a crash leaves in suspense is room to a perfect counter. Without faults leases are called back before anyone is
+/// refused: what is left are requests that have drawn and wait for the log.
+#[test]
+fn false_refusals_are_rare_without_faults_and_seen_with_them() {
+    let refusals = |faults| {
+        let mut sum = Report::default();
+        for seed in 0..3 {
+            sum.add(&run(Plan { faults, ..Plan::chaos(seed) }).expect("it holds"));
+        }
+        (sum.false_refusals, sum.refusals)
+    };
+    let ((calm, all), (troubled, of)) = (refusals(Faults::NONE), refusals(Faults::ALL));
+    assert!(all > 100 && calm * 100 <= all, "{calm} of {all}");
+    assert!(troubled * 10 > of, "{troubled} of {of}");
+}
+
 #[test]
 fn each_bug_has_one_name() {
     let names: BTreeSet<&str> = Bug::all().map(Bug::name).collect();
