@@ -225,6 +225,9 @@ impl peer_server::Peer for PeerService {
         let (_, core) = self.admit(&request)?;
         let request = request.into_inner();
         let request_id = request_id(&request.request_id)?;
+        if request.command.is_empty() {
+            return Err(Status::invalid_argument("a proposal without a command"));
+        }
         let deadline = deadline(request.timeout_ms);
         Ok(Response::new(core.propose_here(request_id.into(), request.command, deadline).await.into()))
     }

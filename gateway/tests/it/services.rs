@@ -118,11 +118,11 @@ async fn an_open_route_takes_our_credential_and_passes_on_its_upstreams() {
         ("authorization: Bearer theirs\r\napi-key: other\r\n", None),
         ("authorization: Basic theirs\r\nx-api-key: sk-oldie\r\n", None),
         ("authorization: sk-alice\r\nx-api-key: theirs\r\n", None),
-        ("authorization: Bearer sk-old\r\nx-api-key: theirs\r\n", None),
-        ("authorization: bearer  sk-old \r\nx-api-key: theirs\r\n", None),
-        ("authorization: Bearer theirs\r\napi-key: sk-old\r\n", None),
-        ("x-api-key: sk-old\r\nx-api-key: theirs\r\napi-key: Bearer sk-old\r\n", None),
-        ("x-api-key: sk-old\r\napi-key: theirs\r\nauthorization: Bearer sk-alice\r\n", Some("alice")),
+        ("authorization: Bearer sk-oldie\r\nx-api-key: theirs\r\n", None),
+        ("authorization: bearer  sk-oldie \r\nx-api-key: theirs\r\n", None),
+        ("authorization: Bearer theirs\r\napi-key: sk-oldie\r\n", None),
+        ("x-api-key: sk-oldie\r\nx-api-key: theirs\r\napi-key: Bearer sk-oldie\r\n", None),
+        ("x-api-key: sk-oldie\r\napi-key: theirs\r\nauthorization: Bearer sk-alice\r\n", Some("alice")),
         ("authorization: Token sk-alice\r\nx-api-key: theirs\r\n", None),
     ] {
         assert_eq!(get(cluster.address, "/open", headers).await.status, 200, "{headers}");

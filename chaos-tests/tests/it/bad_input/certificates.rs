@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use tollgate_chaos_tests::{Ca, Cluster, Identity, Outcome, Plan, eventually, resources};
+use tollgate_chaos_tests::{Ca, Cluster, Identity, Outcome, Plan, SOON, eventually, resources};
 
 /// Three nodes of which the third comes back with other papers: it says what is wrong, nobody speaks with it, and the
 /// others go on.
@@ -95,13 +95,10 @@ async fn papers_of_another_authority_are_told_on_both_sides() -> Outcome {
 
 #[tokio::test]
 async fn a_certificate_that_expires_in_service_is_told_and_can_be_renewed() -> Outcome {
-    let mut cluster = Cluster::prepare(&Plan::default())?;
-    let short = cluster.ca.short_lived_node(3, Duration::from_secs(20))?;
+    let mut cluster = Cluster::start().await?;
+    // The node takes it over from the disk, as it does any renewal.
+    let short = cluster.ca.short_lived_node(3, Duration::from_secs(10))?;
     short.write(&cluster.ca, &cluster.nodes[2].dir)?;
-    for node in &mut cluster.nodes {
-        node.start()?;
-    }
-    cluster.ready().await?;
     let (client, node) = (cluster.client.clone(), &cluster.nodes[2]);
     let readyz = format!("{}/readyz", node.admin_url());
     eventually("node 3 says that its certificate has expired", || async {
@@ -116,7 +113,7 @@ async fn a_certificate_that_expires_in_service_is_told_and_can_be_renewed() -> O
     let first = client.get(&format!("{}/readyz", cluster.nodes[0].admin_url()), &[]).await?;
     assert_eq!(first.status, 200, "the others go on");
     cluster.ca.node(3)?.write(&cluster.ca, &node.dir)?;
-    cluster.node(3).ready(Duration::from_secs(5)).await?;
+    cluster.node(3).ready(SOON).await?;
     cluster.cli_of(3).apply(&resources::tenant("renewed")).await?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{fs, net::TcpListener, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use tollgate_chaos_tests::{
     Cluster, Outcome, Plan, Run, calls::Call, client::LIMIT, faults::SmallDisk, resources::api_key,
 };
@@ -155,10 +156,7 @@ async fn a_node_with_another_cluster_key_is_not_ready_and_says_why() -> Outcome 
     let mut cluster = Cluster::start().await?;
     let _provider = cluster.with_standard(&[("alice", None)]).await?;
     cluster.node(3).kill()?;
-    let key = fs::read_to_string(cluster.dir().join("cluster.key"))?;
-    // Another one of the same length.
-    let other: String = key.chars().rev().map(|c| if c == '=' { 'A' } else { c }).skip(1).chain(['=']).collect();
-    fs::write(cluster.node(3).dir.join("other.key"), other)?;
+    fs::write(cluster.node(3).dir.join("other.key"), BASE64_STANDARD.encode(rand::random::<[u8; 32]>()))?;
     let config = cluster.node(3).config();
     let text = fs::read_to_string(&config)?;
     fs::write(&config, text.replace("../cluster.key", "other.key"))?;

@@ -96,13 +96,13 @@ impl Connection {
         }
         let connection =
             Connection { admins, token: args.token.unwrap_or_default(), ca: args.ca, timeout: args.timeout };
+        connection.bearer()?;
         connection.check().map_err(|error| Usage::of(&error))?;
         Ok(connection)
     }
 
     /// What no node can mend is said before the first is asked.
     fn check(&self) -> anyhow::Result<()> {
-        self.bearer()?;
         if self.ca.is_some() {
             self.tls().context("--ca")?;
         }
