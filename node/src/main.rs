@@ -6,6 +6,7 @@ mod clock;
 mod cmd;
 mod config;
 mod demo;
+mod journal;
 mod lifecycle;
 mod members;
 mod metrics;

@@ -15,11 +15,14 @@ use tollgate_consensus::{
 };
 use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
-use tollgate_quota::{Desk, DeskConfig};
+use tollgate_quota::journal::Remains;
+use tollgate_quota::{Desk, DeskConfig, Recover};
+use tracing::{error, info};
 
 use crate::{
     backplane::{Fault, NodeBackplane},
     config::{Members, NodeConfig},
+    journal,
     metrics::NodeMetrics,
     run::bind,
     state::{ReplicatedState, Shared},
@@ -99,13 +102,20 @@ impl Node {
         let consensus = Consensus::start(members, Box::new(machine), Default::default()).await;
         let consensus = consensus.map_err(|error| with_key(&config, error))?;
         backplane.join(consensus.clone());
+        let mut journal = open_journal(&config).await?;
         let opened = tokio::select! {
-            opened = open(&consensus, &state, &config, key.as_deref()) => opened?,
+            opened = open(&consensus, &state, &config, &mut journal, key.as_deref()) => opened?,
             removed = consensus.removed() => return Err(removed.into()),
         };
 
-        let desk_config = DeskConfig::new(NodeId(config.id), opened);
-        let desk = Desk::spawn(desk_config, Arc::new(LogUplink::new(consensus.clone())), &background);
+        let desk_config = DeskConfig {
+            opened: opened.at,
+            isolation: config.isolation,
+            recovers: recovery(&state, config.id, std::mem::take(&mut journal.remains)),
+            ..DeskConfig::new(NodeId(config.id), opened.incarnation)
+        };
+        let uplink = Arc::new(LogUplink::new(consensus.clone()));
+        let desk = Desk::spawn(desk_config, uplink, Arc::new(journal.run()?), &background);
         state.show_to(desk.clone());
         let view = views::compile(&state.config().borrow(), None, key.as_deref());
         backplane.set_fault(Fault::ClusterKey, views::key_fault(&view, key.as_deref()));
@@ -157,14 +167,37 @@ fn with_key(config: &NodeConfig, error: StartError) -> anyhow::Error {
     anyhow::Error::from(error).context(context)
 }
 
+async fn open_journal(config: &NodeConfig) -> anyhow::Result<journal::Opening> {
+    let data_dir = config.data_dir.clone();
+    tokio::task::spawn_blocking(move || journal::open(&data_dir)).await?
+}
+
+/// What has to be said of earlier processes of this node. A journal that knows less than the log does is of an older disk, and
+/// says nothing: what those processes had in hand counts as used until its windows turn.
+fn recovery(state: &Shared, node: u64, remains: Vec<Remains>) -> Vec<Recover> {
+    let earlier = state.ledger(|ledger| ledger.earlier(node));
+    let mut recovers = Vec::new();
+    for remains in remains {
+        let Some(known) = earlier.iter().find(|it| it.incarnation == remains.incarnation()) else { continue };
+        if remains.last_terminal() < known.last_terminal {
+            error!(incarnation = known.incarnation, "the journal is older than what the log knows: it is not believed");
+            continue;
+        }
+        info!(incarnation = known.incarnation, in_flight = remains.orphans(), "recovering an earlier process");
+        recovers.extend(remains.recover(known.last_terminal));
+    }
+    recovers
+}
+
 /// What this node says first to its cluster; gives its incarnation in the ledger.
 async fn open(
     consensus: &Consensus,
     state: &Shared,
     config: &NodeConfig,
+    journal: &mut journal::Opening,
     key: Option<&ClusterKey>,
-) -> anyhow::Result<u64> {
-    let opened = opening::open(consensus, state, config.id, OPENING_TIMEOUT).await?;
+) -> anyhow::Result<opening::Opened> {
+    let opened = opening::open(consensus, state, config, journal, OPENING_TIMEOUT).await?;
     if let (Some(file), Some(key)) = (&config.initial_token_file, key) {
         opening::initial_token(consensus, state, file, key).await?;
     }

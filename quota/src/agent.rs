@@ -9,6 +9,9 @@
 //! in the lease it was drawn from, or in the log. When the log has to call leases back first, the request lets go of what
 //! it has drawn, waits, and begins anew: nobody holds anything while waiting for others to give back.
 //!
+//! What is sent out and what has ended is journaled (`outbox.rs`), in one order and before anybody is told: so that the next
+//! process of this node can say what this one could not.
+//!
 //! What always holds:
 //! 1. A number never stands for two different records.
 //! 2. A request that was granted gets exactly one terminal record: settled, or voided when its caller was gone.
@@ -16,6 +19,8 @@
 //! 4. `load` counts each request once, from its first mention until its terminal record is confirmed; it bounds
 //!    everything kept here.
 
+mod frames;
+mod outbox;
 mod path;
 
 use std::collections::{HashMap, VecDeque};
@@ -23,17 +28,19 @@ use std::collections::{HashMap, VecDeque};
 use prost::Message as _;
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{
-    Frame, FrameOutcome, Hold, HoldOutcome, Outcome, Record, Refusal, Settle, Standing, Usage, record::Kind,
+    Attribution, Consumed, Frame, Hold, HoldOutcome, JournalAdmit, JournalEntry, Outcome, Record, Recover, Settle,
+    Standing, Usage, record::Kind,
 };
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use crate::book::Bug;
 use crate::{
-    Charge,
-    book::{Ask, Book, Parts},
+    Charge, Durability,
+    book::{Ask, Book, Parts, Spending},
     invariants::Violation,
-    ledger::{Ledger, News},
+    ledger::{Ledger, News, requests_of},
 };
+use outbox::Outbox;
 use path::{Path, asked, draw, to_wire};
 
 /// Records in one frame at most: 4,096 holds of two charges are some 400 KiB.
@@ -42,6 +49,8 @@ pub const MAX_FRAME_RECORDS: usize = 4_096;
 const MAX_FRAME_LEASES: usize = 1_024;
 /// Encoded records in one frame at most, give or take the last one: half a log entry, which may carry several frames.
 pub const MAX_FRAME_BYTES: usize = 512 * 1024;
+/// Frames whose proof of contact is waited for; more say nothing new.
+const MAX_PROOFS: usize = 64;
 
 /// One incarnation of this node, as its own records tell it.
 #[derive(Debug)]
@@ -63,12 +72,57 @@ pub struct Agent {
     queued: usize,
     in_flight: Option<InFlightFrame>,
     fenced: bool,
+    outbox: Outbox,
+    /// Said first: what earlier incarnations left behind.
+    recovers: VecDeque<Recover>,
+    contact: Contact,
 }
 
 #[derive(Debug)]
 struct InFlightFrame {
     frame: Frame,
     settles: usize,
+    /// The journal must be durable up to here before the log may hear of it.
+    after: u64,
+}
+
+/// When this incarnation was last known to be the newest by a leader with a quorum (QUOTA.md R15), on this node's own
+/// monotonic clock, in microseconds.
+#[derive(Debug)]
+struct Contact {
+    now: u64,
+    at: u64,
+    isolation: u64,
+    /// Frames that this node's own replica does not show yet: their last records, and when they were first sent.
+    sent: VecDeque<(u64, u64)>,
+}
+
+impl Contact {
+    fn is_isolated(&self) -> bool {
+        self.now.saturating_sub(self.at) >= self.isolation
+    }
+
+    /// It is time to prove that somebody is there.
+    fn is_old(&self) -> bool {
+        self.now >= self.renew_at()
+    }
+
+    fn renew_at(&self) -> u64 {
+        self.at.saturating_add(self.isolation / 3)
+    }
+
+    fn sends(&mut self, last_seq: u64) {
+        if self.sent.len() < MAX_PROOFS {
+            self.sent.push_back((last_seq, self.now));
+        }
+    }
+
+    /// The log held everything up to here, as this node's own replica shows.
+    fn shown(&mut self, last_seq: u64) {
+        while let Some((_, at)) = self.sent.pop_front_if(|(seq, _)| *seq <= last_seq) {
+            self.at = self.at.max(at);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +148,15 @@ struct Request {
     path: Option<Box<Path>>,
     /// The log holds something for it, or may.
     in_log: bool,
+    durability: Durability,
+    /// It was sent out, and this is what the journal says of it.
+    journaled: Option<Box<JournalAdmit>>,
+}
+
+impl Request {
+    fn queued(durability: Durability) -> Self {
+        Self { phase: Phase::Queued, parts: Parts::new(), path: None, in_log: false, durability, journaled: None }
+    }
 }
 
 /// The log's word on a hold.
@@ -112,7 +175,7 @@ impl Agent {
         Self {
             node,
             incarnation,
-            next_request: 1,
+            next_request: requests_of(incarnation) + 1,
             next_seq: 1,
             requests: HashMap::new(),
             book: Book::new(node, incarnation),
@@ -123,14 +186,73 @@ impl Agent {
             queued: 0,
             in_flight: None,
             fenced: false,
+            outbox: Outbox::default(),
+            recovers: VecDeque::new(),
+            contact: Contact { now: 0, at: 0, isolation: u64::MAX, sent: VecDeque::new() },
         }
+    }
+
+    /// From here on leases are spent for so long at most, in microseconds, after the last proof that a leader knew this
+    /// incarnation as the newest. `opened` is when it was proposed to be opened.
+    pub fn isolate_after(&mut self, isolation: u64, opened: u64) {
+        (self.contact.isolation, self.contact.at) = (isolation, opened);
+        self.pass(opened);
+    }
+
+    /// What time it is on this node's own clock, which never steps, in microseconds.
+    pub fn pass(&mut self, now: u64) {
+        self.contact.now = self.contact.now.max(now);
+    }
+
+    /// Whether it has been out of contact for too long to spend what it has in hand.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.contact.is_isolated()
+    }
+
+    /// When something has to be sent so that contact is not lost; `None` while nothing is in hand.
+    #[must_use]
+    pub fn renew_at(&self) -> Option<u64> {
+        self.book.is_in_hand().then(|| self.contact.renew_at())
+    }
+
+    /// What is to be journaled, in order.
+    pub fn take_entries(&mut self) -> Vec<JournalEntry> {
+        self.outbox.take()
+    }
+
+    /// How many entries there were.
+    #[must_use]
+    pub fn journaled(&self) -> u64 {
+        self.outbox.position()
+    }
+
+    /// Journals all that is still needed of what was journaled so far, unless earlier incarnations still need that too.
+    pub fn restate(&mut self) {
+        let is_recover = |record: &Record| matches!(record.kind, Some(Kind::Recover(_)));
+        let sent = self.in_flight.iter().flat_map(|sent| &sent.frame.records);
+        if self.fenced || !self.recovers.is_empty() || sent.clone().any(is_recover) {
+            return;
+        }
+        let sent = sent.filter_map(|record| match &record.kind {
+            Some(Kind::Settle(settle)) => Some(settle),
+            _ => None,
+        });
+        let mut open: Vec<&JournalAdmit> = self.requests.values().filter_map(|it| it.journaled.as_deref()).collect();
+        open.sort_unstable_by_key(|admit| admit.request);
+        self.outbox.image(self.incarnation, self.book.sums(), open.into_iter(), sent.chain(&self.settles));
+    }
+
+    /// Says this of earlier incarnations, before anything else.
+    pub fn recover(&mut self, recovers: Vec<Recover>) {
+        self.recovers.extend(recovers);
     }
 
     /// Queues a hold; its number is in the answer to come. `hold.request` is set here.
     pub fn hold(&mut self, mut hold: Hold) -> u64 {
         hold.request = self.number();
         let request = hold.request;
-        self.requests.insert(request, Request { phase: Phase::Queued, parts: Parts::new(), path: None, in_log: false });
+        self.requests.insert(request, Request::queued(Durability::Quorum));
         self.queued += 1;
         self.holds.push_back(hold);
         request
@@ -138,34 +260,58 @@ impl Agent {
 
     /// Draws every charge from leases, or asks the log for those that they can't cover. With the standings of the accounts
     /// when the request is granted at once, at `now`.
-    pub fn reserve(&mut self, charges: &[Charge], hold_for_us: u64, now: Timestamp) -> (u64, Option<Vec<Standing>>) {
+    pub fn reserve(
+        &mut self,
+        charges: &[Charge],
+        durability: Durability,
+        hold_for_us: u64,
+        now: Timestamp,
+    ) -> (u64, Option<Vec<Standing>>) {
         let request = self.number();
+        let mut known = Request::queued(durability);
         let asks = charges.iter().map(|charge| Ask {
             limit: &charge.limit,
             version: charge.version.0,
             key: &charge.key,
             amount: charge.amount,
         });
-        let (parts, drawn) = draw(&mut self.book, asks, now.0);
-        if parts.len() == charges.len() {
-            let standings = parts.iter().map(|part| self.book.standing(part, now.0)).collect();
-            self.requests.insert(request, Request { phase: Phase::Open, parts, path: None, in_log: false });
+        let spending = self.spending(durability);
+        let (parts, drawn) = draw(&mut self.book, asks, spending, now.0);
+        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
+        known.parts = parts;
+        if known.parts.len() == charges.len() {
+            let standings = known.parts.iter().map(|part| self.book.standing(part, now.0)).collect();
+            known.phase = Phase::Open;
+            self.requests.insert(request, known);
             return (request, Some(standings));
         }
         let charges = charges.iter().map(to_wire).collect();
         let path = Path { hold: Hold { request, charges, hold_for_us }, drawn };
-        self.ask(request, parts, path);
+        self.ask(request, known, path);
         (request, None)
     }
 
+    fn spending(&self, durability: Durability) -> Spending {
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.book.bug == Some(Bug::IgnoresIsolation) {
+            return Spending::Journaled;
+        }
+        match durability {
+            _ if self.contact.is_isolated() => Spending::Nothing,
+            Durability::Quorum => Spending::Nothing,
+            Durability::Journal => Spending::Journaled,
+            Durability::Memory => Spending::BelowCeiling,
+        }
+    }
+
     /// Leaves to the log what was not drawn.
-    fn ask(&mut self, request: u64, parts: Parts, path: Path) {
+    fn ask(&mut self, request: u64, mut known: Request, path: Path) {
         #[cfg(any(test, feature = "seeded-bugs"))]
         let path = if self.book.bug == Some(Bug::HoldsTheWholePath) { Path { drawn: 0, ..path } } else { path };
         self.holds.push_back(path.rest());
         self.queued += 1;
-        let path = Some(Box::new(path));
-        self.requests.insert(request, Request { phase: Phase::Queued, parts, path, in_log: false });
+        (known.phase, known.path) = (Phase::Queued, Some(Box::new(path)));
+        self.requests.insert(request, known);
     }
 
     /// Begins anew with the requests that were told to wait; those that can be granted from leases by now are.
@@ -175,16 +321,19 @@ impl Agent {
     }
 
     fn try_again(&mut self, request: u64, now: u64) -> Option<Answer> {
-        let known = self.requests.get_mut(&request).filter(|known| known.phase == Phase::Parked)?;
+        self.requests.get(&request).filter(|known| known.phase == Phase::Parked)?;
+        let mut known = self.requests.remove(&request)?;
         let mut path = known.path.take()?;
-        let (parts, drawn) = draw(&mut self.book, path.hold.charges.iter().map(asked), now);
-        path.drawn = drawn;
-        if parts.len() < path.hold.charges.len() {
-            self.ask(request, parts, *path);
+        let spending = self.spending(known.durability);
+        (known.parts, path.drawn) = draw(&mut self.book, path.hold.charges.iter().map(asked), spending, now);
+        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
+        if known.parts.len() < path.hold.charges.len() {
+            self.ask(request, known, *path);
             return None;
         }
-        let standings = parts.iter().map(|part| self.book.standing(part, now)).collect();
-        self.requests.insert(request, Request { phase: Phase::Open, parts, path: None, in_log: false });
+        let standings = known.parts.iter().map(|part| self.book.standing(part, now)).collect();
+        (known.phase, known.in_log) = (Phase::Open, false);
+        self.requests.insert(request, known);
         let outcome = HoldOutcome { request, granted: true, standings, ..HoldOutcome::default() };
         Some(Answer { request, outcome: Some(outcome) })
     }
@@ -198,6 +347,9 @@ impl Agent {
     /// Takes in what has changed in this node's own replica.
     pub fn follow(&mut self, ledger: &Ledger, news: &News) {
         self.book.follow(ledger, news);
+        if let Some((_, last_seq)) = ledger.node(self.node).filter(|(newest, _)| *newest == self.incarnation) {
+            self.contact.shown(last_seq);
+        }
     }
 
     /// Draws on no lease any more, and gives back what is in hand.
@@ -217,30 +369,52 @@ impl Agent {
         request
     }
 
+    /// A granted request is about to be sent out. It may be once the journal is durable up to what this returns; 0 when it
+    /// need not wait.
+    pub fn dispatch(&mut self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
+        if self.fenced {
+            return 0;
+        }
+        if !self.requests.contains_key(&request) {
+            self.unheld = self.unheld.saturating_sub(1);
+            self.requests.insert(request, Request { phase: Phase::Open, ..Request::queued(durability) });
+        }
+        let Some(known) = self.requests.get_mut(&request).filter(|it| it.phase == Phase::Open) else { return 0 };
+        if known.durability == Durability::Memory {
+            return known.parts.iter().map(|part| self.book.ceiling_of(part)).max().unwrap_or_default();
+        }
+        let (admit, position) = self.outbox.admit(request, &known.parts, attribution);
+        known.journaled = Some(Box::new(admit));
+        position
+    }
+
     /// Ends an open request. One that was not granted, or has ended, is left alone.
     pub fn settle(&mut self, mut settle: Settle) {
         if self.fenced {
             return;
         }
-        if settle.unheld {
+        let known = self.requests.remove(&settle.request);
+        if known.is_none() && settle.unheld {
             self.unheld = self.unheld.saturating_sub(1);
-        } else {
-            let Some(ended) = self.requests.remove(&settle.request).filter(|it| it.phase == Phase::Open) else {
-                debug_assert!(false, "only a granted request is settled, and once");
-                return;
-            };
-            let (usage, outcome) = (settle.usage.unwrap_or_default(), settle.outcome());
-            self.end_parts(&ended.parts, &usage, outcome);
-            settle.unheld = !ended.in_log;
-            if settle.unheld && outcome == Outcome::Voided {
-                return; // the log has never heard of it
-            }
+            return self.settles.push_back(settle);
         }
-        self.settles.push_back(settle);
+        let Some(ended) = known.filter(|it| it.phase == Phase::Open) else {
+            debug_assert!(false, "only a granted request is settled, and once");
+            return;
+        };
+        let (request, usage, outcome) = (settle.request, settle.usage.unwrap_or_default(), settle.outcome());
+        let consumed = self.end_parts(&ended.parts, &usage, outcome);
+        settle.unheld = !ended.in_log;
+        // Of a void that it holds nothing for, the log has never heard.
+        let mut said = (ended.in_log || outcome != Outcome::Voided).then_some(settle);
+        if ended.journaled.is_some() {
+            self.outbox.end(request, consumed, said.as_mut());
+        }
+        self.settles.extend(said);
     }
 
-    fn end_parts(&mut self, parts: &Parts, usage: &Usage, outcome: Outcome) {
-        parts.iter().for_each(|part| self.book.finish(*part, usage, outcome));
+    fn end_parts(&mut self, parts: &Parts, usage: &Usage, outcome: Outcome) -> Vec<Consumed> {
+        parts.iter().filter_map(|part| self.book.finish(*part, usage, outcome)).collect()
     }
 
     fn give_back(&mut self, parts: &Parts) {
@@ -248,7 +422,10 @@ impl Agent {
     }
 
     /// Forgets a request without charges: it used nothing.
-    pub fn release(&mut self) {
+    pub fn release(&mut self, request: u64) {
+        if self.requests.contains_key(&request) {
+            return self.void(request);
+        }
         self.unheld = self.unheld.saturating_sub(1);
     }
 
@@ -284,122 +461,6 @@ impl Agent {
         self.settle(Settle { request, outcome: Outcome::Voided.into(), ..Settle::default() });
     }
 
-    /// The frame to send: the unconfirmed one again, or a new one of what is queued, or none.
-    pub fn next_frame(&mut self, now: Timestamp) -> Option<Frame> {
-        if self.in_flight.is_none() && !self.fenced {
-            self.in_flight = self.build(now.0);
-        }
-        self.in_flight.as_ref().map(|sent| sent.frame.clone())
-    }
-
-    fn build(&mut self, now: u64) -> Option<InFlightFrame> {
-        // What was given back goes first, what is asked for last: a hold may need the one, and not suffer from the other.
-        let reports = self.book.reports(MAX_FRAME_LEASES).into_iter().map(Kind::Report);
-        let mut records: Vec<Record> = reports.map(|kind| Record { kind: Some(kind) }).collect();
-        let wants = self.book.wants(now, MAX_FRAME_LEASES);
-        let mut bytes = 0;
-        let mut settles = 0;
-        while records.len() + wants.len() < MAX_FRAME_RECORDS && bytes < MAX_FRAME_BYTES {
-            let kind = if let Some(settle) = self.settles.pop_front() {
-                settles += 1;
-                bytes += settle.encoded_len();
-                Kind::Settle(settle)
-            } else if let Some(hold) = self.holds.pop_front() {
-                let queued = self.requests.get_mut(&hold.request).filter(|it| it.phase == Phase::Queued);
-                let Some(request) = queued else { continue };
-                (request.phase, request.in_log) = (Phase::Sent, true);
-                self.queued -= 1;
-                bytes += hold.encoded_len();
-                Kind::Hold(hold)
-            } else {
-                break;
-            };
-            records.push(Record { kind: Some(kind) });
-        }
-        records.extend(wants.into_iter().map(|want| Record { kind: Some(Kind::Want(want)) }));
-        let first_seq = self.next_seq;
-        self.next_seq += u64::try_from(records.len()).expect("a frame is bounded");
-        let frame = Frame { node: self.node, incarnation: self.incarnation, first_seq, records };
-        (!frame.records.is_empty()).then_some(InFlightFrame { frame, settles })
-    }
-
-    /// Takes in what the log made of the frame on its way, and returns the holds that are thereby decided.
-    pub fn applied(&mut self, outcome: &FrameOutcome, now: Timestamp) -> Vec<Answer> {
-        if outcome.node != self.node || outcome.incarnation != self.incarnation || outcome.unopened {
-            return Vec::new();
-        }
-        let last_sent = self.next_seq - 1;
-        if outcome.fenced || outcome.last_seq > last_sent {
-            return self.fence();
-        }
-        if outcome.last_seq < last_sent {
-            return Vec::new(); // an older outcome, or one of a leader that lacks what went before: send again
-        }
-        let Some(sent) = self.in_flight.take_if(|sent| answers(&sent.frame, outcome)) else { return Vec::new() };
-        let mut holds = sent.frame.records.into_iter().filter_map(into_hold);
-        outcome.holds.iter().filter_map(|said| self.decide(said, holds.next()?, now)).collect()
-    }
-
-    fn decide(&mut self, said: &HoldOutcome, hold: Hold, now: Timestamp) -> Option<Answer> {
-        let request = hold.request;
-        let known = self.requests.get_mut(&request)?;
-        if said.granted {
-            let abandoned = known.phase == Phase::Abandoned;
-            known.phase = Phase::Open;
-            let path = known.path.take();
-            #[cfg(any(test, feature = "seeded-bugs"))]
-            if abandoned && self.book.bug == Some(Bug::ForgetsTheAbandoned) {
-                return None;
-            }
-            if abandoned {
-                self.void(request);
-                return None;
-            }
-            let outcome = self.whole(request, path.as_deref(), said, now.0);
-            return Some(Answer { request, outcome: Some(outcome) });
-        }
-        match said.refusal() {
-            Refusal::Again if known.phase == Phase::Sent => {
-                known.phase = Phase::Queued;
-                self.queued += 1;
-                self.holds.push_front(hold);
-                return None;
-            }
-            Refusal::Recalling if known.phase == Phase::Sent => {
-                (known.phase, known.in_log) = (Phase::Parked, false);
-                known.path.get_or_insert_with(|| Box::new(Path { hold, drawn: 0 }));
-                let parts = std::mem::take(&mut known.parts);
-                self.give_back(&parts);
-                self.parked.push(request);
-                return None;
-            }
-            _ => {}
-        }
-        let path = known.path.take();
-        let sent = known.phase == Phase::Sent;
-        let outcome = self.whole(request, path.as_deref(), said, now.0);
-        let gone = self.requests.remove(&request)?;
-        self.give_back(&gone.parts);
-        sent.then_some(Answer { request, outcome: Some(outcome) })
-    }
-
-    /// The log's word on some of the charges as a word on all of them.
-    fn whole(&self, request: u64, path: Option<&Path>, said: &HoldOutcome, now: u64) -> HoldOutcome {
-        let mut outcome = said.clone();
-        let Some(path) = path.filter(|path| path.drawn != 0) else { return outcome };
-        outcome.refused_by = path.position(said.refused_by);
-        if !said.standings.is_empty() {
-            let mut parts = self.requests.get(&request).into_iter().flat_map(|it| &it.parts);
-            let mut told = said.standings.iter().cloned();
-            let next = |at| match path.is_drawn(at) {
-                true => parts.next().map(|part| self.book.standing(part, now)).unwrap_or_default(),
-                false => told.next().unwrap_or_default(),
-            };
-            outcome.standings = (0..path.hold.charges.len()).map(next).collect();
-        }
-        outcome
-    }
-
     /// Nothing that is said from here on counts: everyone who waits is told.
     fn fence(&mut self) -> Vec<Answer> {
         self.fenced = true;
@@ -407,6 +468,7 @@ impl Agent {
         self.settles.clear();
         self.holds.clear();
         self.parked.clear();
+        self.recovers.clear();
         self.book.close();
         self.queued = 0;
         self.unheld = 0;
@@ -477,22 +539,6 @@ impl Agent {
         let mut open: Vec<u64> = open.map(|(request, _)| *request).collect();
         open.sort_unstable();
         open
-    }
-}
-
-/// Whether `outcome` speaks of the holds of `frame`, in their order.
-fn answers(frame: &Frame, outcome: &FrameOutcome) -> bool {
-    let asked = frame.records.iter().filter_map(|record| match &record.kind {
-        Some(Kind::Hold(hold)) => Some(hold.request),
-        Some(Kind::Settle(_) | Kind::Report(_) | Kind::Want(_)) | None => None,
-    });
-    asked.eq(outcome.holds.iter().map(|said| said.request))
-}
-
-fn into_hold(record: Record) -> Option<Hold> {
-    match record.kind {
-        Some(Kind::Hold(hold)) => Some(hold),
-        Some(Kind::Settle(_) | Kind::Report(_) | Kind::Want(_)) | None => None,
     }
 }
 

@@ -19,7 +19,7 @@ mod follow;
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
-use tollgate_proto::state::v1::{Outcome, Report, Standing, Usage, Want};
+use tollgate_proto::state::v1::{Consumed, JournalSum, Outcome, Report, Standing, Usage, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) use self::bugs::Bug;
@@ -45,6 +45,19 @@ pub(crate) struct Part {
     pub(crate) account: u32,
     pub(crate) epoch: u64,
     pub(crate) amount: u64,
+    /// Drawn below a ceiling, and in no journal itself.
+    pub(crate) below_ceiling: bool,
+}
+
+/// What may be drawn, and what has to be written before it is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spending {
+    /// Nothing: the log decides.
+    Nothing,
+    /// Each request is journaled before it is sent out.
+    Journaled,
+    /// Only how much may be spent in all is written ahead, in steps.
+    BelowCeiling,
 }
 
 /// What one request holds of the leases on its path.
@@ -73,6 +86,8 @@ pub(crate) struct Book {
     dirty: Vec<u32>,
     /// To be asked for, each once.
     short: Vec<u32>,
+    /// Ceilings that the journal has to be told of.
+    raised: Vec<u32>,
     /// Something in `dirty` should not wait for another reason to send a frame.
     due: bool,
     /// A newer incarnation is open, or this one ends: nothing is drawn any more.
@@ -95,6 +110,7 @@ impl Book {
             unbound: Vec::new(),
             dirty: Vec::new(),
             short: Vec::new(),
+            raised: Vec::new(),
             due: false,
             closed: false,
             #[cfg(any(test, feature = "seeded-bugs"))]
@@ -105,9 +121,10 @@ impl Book {
     }
 
     /// Takes `amount` from the lease of an account, or nothing; notes what is asked for either way.
-    pub(crate) fn draw(&mut self, ask: Ask<'_>, now: u64) -> Option<Part> {
+    pub(crate) fn draw(&mut self, ask: Ask<'_>, spending: Spending, now: u64) -> Option<Part> {
         let at = self.cell_of(&ask)?;
-        let closed = self.closed;
+        let closed = self.closed || spending == Spending::Nothing;
+        let below_ceiling = spending == Spending::BelowCeiling;
         #[cfg(any(test, feature = "seeded-bugs"))]
         let heedless = self.bug == Some(Bug::DrawsWhenCentral);
         let cell = self.cells[at as usize].as_mut()?;
@@ -119,7 +136,16 @@ impl Book {
         let enough = cell.balance() >= ask.amount.max(1);
         let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
             cell.held += ask.amount;
-            Part { cell: at, account: lease.account, epoch: lease.epoch, amount: ask.amount }
+            if below_ceiling && cell.draw_unjournaled(ask.amount) {
+                #[cfg(any(test, feature = "seeded-bugs"))]
+                if self.bug != Some(Bug::IgnoresCeilings) {
+                    self.raised.push(at);
+                }
+                #[cfg(not(any(test, feature = "seeded-bugs")))]
+                self.raised.push(at);
+            }
+            let (account, epoch) = (lease.account, lease.epoch);
+            Part { cell: at, account, epoch, amount: ask.amount, below_ceiling }
         });
         let low = part.is_none() || cell.balance() < cell.demand.target() / 2;
         if low && !cell.is_short && now >= cell.ask_after && !closed && !cell.is_called_back() {
@@ -152,10 +178,12 @@ impl Book {
     }
 
     /// Ends what a request held: what was used is spent, the rest is in hand again. After the window nothing moves.
-    pub(crate) fn finish(&mut self, part: Part, usage: &Usage, outcome: Outcome) {
+    ///
+    /// What was made of it, where anything was.
+    pub(crate) fn finish(&mut self, part: Part, usage: &Usage, outcome: Outcome) -> Option<Consumed> {
         #[cfg(any(test, feature = "seeded-bugs"))]
         let bug = self.bug;
-        let Some(cell) = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut) else { return };
+        let cell = self.cells.get_mut(part.cell as usize)?.as_mut()?;
         let same = cell.is_of(part.epoch);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let same = match bug {
@@ -163,14 +191,45 @@ impl Book {
             Some(Bug::SettlesByTheModeNow) => same && !cell.is_called_back(),
             _ => same,
         };
-        let Some(lease) = cell.lease.filter(|_| same) else { return };
+        let lease = cell.lease.filter(|_| same)?;
         let used = actual(lease.unit, usage, outcome);
         let within = used.min(part.amount);
         cell.held = cell.held.saturating_sub(part.amount);
         cell.spent += within;
         cell.overrun = cell.overrun.saturating_add(used - within);
+        if part.below_ceiling {
+            cell.unjournaled -= part.amount - within;
+            cell.unjournaled_spent += within;
+        }
         self.touch(part.cell);
         self.due = true;
+        Some(Consumed { account: lease.account, epoch: lease.epoch, spent: within, overrun: used - within })
+    }
+
+    /// Hands out the ceilings that were raised; `write` says where the journal has them.
+    pub(crate) fn write_ceilings(&mut self, mut write: impl FnMut(JournalSum) -> u64) {
+        for at in std::mem::take(&mut self.raised) {
+            let Some(cell) = self.cells[at as usize].as_mut() else { continue };
+            let Some(lease) = cell.lease else { continue };
+            let consumed = Consumed { account: lease.account, epoch: lease.epoch, ..Consumed::default() };
+            cell.ceiling_at = write(JournalSum { consumed: Some(consumed), ceiling: cell.ceiling });
+        }
+    }
+
+    /// Up to where the journal must be durable before this may be spent.
+    pub(crate) fn ceiling_of(&self, part: &Part) -> u64 {
+        let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
+        cell.filter(|cell| part.below_ceiling && cell.is_of(part.epoch)).map_or(0, |cell| cell.ceiling_at)
+    }
+
+    /// What became of each lease by requests that have ended, for the journal.
+    pub(crate) fn sums(&self) -> impl Iterator<Item = JournalSum> {
+        self.cells.iter().flatten().filter_map(Cell::sum)
+    }
+
+    /// Whether there is anything to spend, should somebody ask for it.
+    pub(crate) fn is_in_hand(&self) -> bool {
+        !self.by_account.is_empty()
     }
 
     fn touch(&mut self, at: u32) {

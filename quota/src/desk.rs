@@ -4,8 +4,9 @@
 //! on its way the next one gathers, so a slow log makes larger frames rather than more of them. Nothing here waits for
 //! the log but [`Desk::reserve`]; settling and dropping only enqueue, and what was enqueued is sent until it is applied.
 //!
-//! With [`DeskConfig::leases`] a request is admitted at once where leases of this node cover its whole path; the desk then has
-//! to be shown what its node applies ([`Desk::follow`]).
+//! A request is admitted at once where leases of this node cover its whole path; the desk has to be shown what its node
+//! applies ([`Desk::follow`]). Before it is sent out it waits for the journal ([`crate::InFlight::durable`]), as does a frame
+//! that tells the log of ends. A node that nobody has answered for [`DeskConfig::isolation`] spends no lease.
 //!
 //! Bounds: at most [`DeskConfig::max_open`] requests are open or unsettled on a node; beyond that `reserve` sheds with
 //! `Unavailable(Overloaded)`, so a settlement always has room.
@@ -19,9 +20,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_model::NodeId;
-use tollgate_proto::state::v1::{Attribution, Outcome, Usage};
+use tollgate_proto::state::v1::{Attribution, Outcome, Recover, Usage};
 
-use crate::{Charge, Ledger, Reservation, ReserveError, Unavailable, Uplink, ledger::News};
+use crate::{
+    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable, Uplink, journal::Journal, ledger::News,
+};
 
 use shared::{Reserved, Shared};
 pub(crate) use ticket::Ticket;
@@ -41,8 +44,12 @@ pub struct DeskConfig {
     pub propose_timeout: Duration,
     /// Requests that may be open or unsettled at once.
     pub max_open: usize,
-    /// Asks for leases and admits from them. Only for a desk that is shown every entry: see [`Desk::follow`].
-    pub leases: bool,
+    /// When that was proposed: a leader knew this incarnation as the newest after this.
+    pub opened: Instant,
+    /// For so long after the last proof that a leader with a quorum knows it a desk spends the leases it has (T_iso).
+    pub isolation: Duration,
+    /// What earlier incarnations of this node left behind, to be said first.
+    pub recovers: Vec<Recover>,
 }
 
 impl DeskConfig {
@@ -58,8 +65,9 @@ impl DeskConfig {
             propose_timeout: Duration::from_secs(2),
             // At half a kilobyte each some 32 MiB when the log is gone for long.
             max_open: 65_536,
-            // Off: how long a node that is cut off may spend what it has in hand is not bounded yet (QUOTA.md, T_iso).
-            leases: false,
+            opened: Instant::now(),
+            isolation: Duration::from_secs(30),
+            recovers: Vec::new(),
         }
     }
 }
@@ -89,6 +97,12 @@ pub struct DeskStats {
     pub failed_proposals: u64,
     /// Records (holds and settlements) that the log has confirmed.
     pub records: u64,
+    /// Holds and requests refused as the journal's disk is full.
+    pub journal_full: u64,
+    /// Entries that the journal does not have on the disk yet.
+    pub unjournaled: u64,
+    /// 1 while nobody has answered for so long that no lease is spent.
+    pub isolated: bool,
     /// Requests admitted from leases alone.
     pub local: u64,
     /// Holds granted.
@@ -103,8 +117,13 @@ pub struct DeskStats {
 
 impl Desk {
     /// A desk whose frames are carried by `uplink` in a task of `tracker`, until [`Desk::stop`].
-    pub fn spawn(config: DeskConfig, uplink: Arc<dyn Uplink>, tracker: &TaskTracker) -> Self {
-        let shared = Arc::new(Shared::new(config));
+    pub fn spawn(
+        config: DeskConfig,
+        uplink: Arc<dyn Uplink>,
+        journal: Arc<dyn Journal>,
+        tracker: &TaskTracker,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(config, journal));
         tracker.spawn(pump::run(Arc::clone(&shared), uplink));
         Self { shared }
     }
@@ -112,7 +131,8 @@ impl Desk {
     /// Holds every charge or none, until the reservation is dispatched or dropped. With no charges it is granted at once
     /// and only keeps a place for the settlement.
     ///
-    /// `hold_for` is how long the request can last at most: beyond that the hold counts as consumed.
+    /// `hold_for` is how long the request can last at most: beyond that the hold counts as consumed. `durability` is what has to
+    /// be written down of it before it is sent out.
     ///
     /// # Errors
     /// See [`ReserveError`]; `Unavailable(Deadline)` when the log has not answered by `deadline`.
@@ -122,13 +142,14 @@ impl Desk {
     pub async fn reserve(
         &self,
         charges: Vec<Charge>,
+        durability: Durability,
         deadline: Instant,
         hold_for: Duration,
     ) -> Result<Reservation, ReserveError> {
         if charges.is_empty() {
-            return Ok(Reservation::new(self.shared.admit(&self.shared)?, Vec::new()));
+            return Ok(Reservation::new(self.shared.admit(&self.shared, durability)?, Vec::new()));
         }
-        let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, hold_for)? {
+        let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, durability, hold_for)? {
             Reserved::Now(reservation) => return Ok(reservation),
             Reserved::Later(ticket, answer) => (ticket, answer),
         };
@@ -143,15 +164,13 @@ impl Desk {
     /// [`Ledger::take_news`]: so it learns what it
     /// was granted and what is called back. Takes microseconds and never waits for the log.
     pub fn follow(&self, ledger: &Ledger, news: &News) {
-        if self.shared.config.leases {
-            self.shared.follow(ledger, news);
-        }
+        self.shared.follow(ledger, news);
     }
 
     /// Records what a request used that never came to [`Desk::reserve`]. Dropped, and counted, when the desk is full:
     /// a caller that must not lose it reserves with no charges instead.
     pub fn record(&self, usage: Usage, outcome: Outcome, attribution: Attribution) {
-        match self.shared.admit(&self.shared) {
+        match self.shared.admit(&self.shared, Durability::Memory) {
             Ok(mut ticket) => ticket.settle(usage, outcome, attribution),
             Err(_) => self.shared.count_dropped(),
         }

@@ -63,6 +63,9 @@ pub enum Unavailable {
     /// A newer process runs under this node's id: this one must end.
     #[error("this incarnation of the node was fenced")]
     Fenced,
+    /// What has to be on this node's disk before the request is sent out is not: the disk is full, or too slow.
+    #[error("the journal can't be written")]
+    Journal,
     /// The charges are malformed: a limit twice, a key of the wrong shape, or too many.
     #[error("malformed charges")]
     Invalid,

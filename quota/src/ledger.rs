@@ -23,7 +23,8 @@
 //!
 //! **Frames** count once: records are numbered by (node, incarnation), known ones are skipped, and a repeated hold is
 //! answered from what is held. [`Ledger::open`] fences older incarnations and consumes what they held; a hold whose
-//! deadline has passed in log time is consumed too, and corrected once should its settlement still come.
+//! deadline has passed in log time is consumed too, and corrected once should its settlement still come. What an earlier
+//! incarnation has journaled and not said is said by the next (`recover.rs`).
 //!
 //! **Bounds**: [`MAX_ACCOUNTS`] for each limit, beyond which all further keys of the window share one overflow account
 //! (exact: what all of them use together stays within the capacity of one); [`MAX_HOLDS`] for each node; accounts whose
@@ -42,6 +43,7 @@ mod image;
 mod leases;
 mod nodes;
 mod peek;
+mod recover;
 mod rows;
 mod rules;
 mod show;
@@ -57,9 +59,10 @@ use tollgate_proto::state::v1::{
 
 use crate::Rule;
 
-pub(crate) use holds::actual;
+pub(crate) use holds::{actual, requests_of};
 pub use image::Image;
 pub use leases::LeaseView;
+pub use nodes::Earlier;
 pub use rows::RestoreError;
 pub use show::{AccountView, Keep, Page, Query};
 

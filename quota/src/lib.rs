@@ -13,15 +13,17 @@
 //! - [`Agent`]: what this node still has to say, numbered so that saying it again changes nothing.
 //! - [`Desk`]: what a request touches: [`Desk::reserve`], [`Reservation::dispatch`], [`InFlight::settle`]; forgetting any
 //!   of them is safe.
+//! - [`journal`]: what the next process of this node must know; read back by [`journal::Replay`].
 //! - [`invariants`]: what must hold, as predicates for assertions, property tests and simulators.
 //!
-//! Not here: sockets and consensus (behind [`Uplink`]), prices and bills (`billing`), which limits a request meets (`model`).
+//! Not here: sockets and consensus (behind [`Uplink`]), files (behind [`journal::Journal`]), prices and bills (`billing`), which limits a request meets (`model`).
 
 pub mod agent;
 mod book;
 pub mod desk;
 mod error;
 pub mod invariants;
+pub mod journal;
 pub mod ledger;
 mod reservation;
 mod rule;
@@ -33,11 +35,12 @@ pub use agent::Agent;
 pub use desk::{Desk, DeskConfig, DeskStats, Flushed};
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Used};
-pub use reservation::{Charge, InFlight, Reservation, Standing};
+pub use reservation::{Charge, Durability, InFlight, Reservation, Standing};
 pub use rule::Rule;
 pub use uplink::{BoxFuture, Uplink, UplinkError};
 
 /// The log's own words, as they are spoken on both sides of it.
 pub use tollgate_proto::state::v1::{
-    Attribution, Frame, FrameOutcome, NodeOpen, NodeOpenOutcome, Outcome, QuotaBatch, QuotaOutcome, Usage,
+    Attribution, Frame, FrameOutcome, JournalEnd, JournalEntry, NodeOpen, NodeOpenOutcome, Outcome, QuotaBatch,
+    QuotaOutcome, Recover, Settle, Usage, journal_entry::Kind as JournalKind,
 };

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{Attribution, Outcome, Usage};
 
-use crate::desk::Ticket;
+use crate::{Unavailable, desk::Ticket};
 
 /// What a request asks of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,17 @@ pub struct Charge {
     pub key: Vec<String>,
     /// The upper bound of what the request can use, in the limit's unit.
     pub amount: u64,
+}
+
+/// What has to be written down before a request is sent out (QUOTA.md 3.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Only how much may be spent at most, now and then: after a crash that much counts as used.
+    Memory,
+    /// The request itself, on this node's disk: after a crash everything that had ended is known to the unit.
+    Journal,
+    /// The request itself, in the log: as that, even if the disk is lost.
+    Quorum,
 }
 
 /// How an account stood right after a decision.
@@ -55,8 +67,9 @@ impl Reservation {
         &self.standings
     }
 
-    /// Marks the moment after which an upstream may bill us.
-    pub fn dispatch(self, attribution: Attribution) -> InFlight {
+    /// Marks the moment after which an upstream may bill us, once it is [`InFlight::durable`].
+    pub fn dispatch(mut self, attribution: Attribution) -> InFlight {
+        self.ticket.dispatch(&attribution);
         InFlight { ticket: self.ticket, usage: Usage { counted: true, ..Usage::default() }, attribution }
     }
 
@@ -76,6 +89,18 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    /// Waits until the journal has the request, should it have to: nothing may be sent to an upstream before. What else has
+    /// to be done meanwhile, such as connecting, may be done.
+    ///
+    /// # Errors
+    /// `Unavailable::Journal` when it has not by `deadline`, as its disk is full or too slow. Then void it.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost when the future is dropped.
+    pub async fn durable(&self, deadline: Instant) -> Result<(), Unavailable> {
+        self.ticket.durable(deadline).await
+    }
+
     /// What has gone by so far, in all: the answer to "what did it use" should nobody come to settle.
     pub fn count(&mut self, so_far: Usage) {
         self.usage = so_far;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use tollgate_llm::{AiRequest, MaxTokens};
-use tollgate_model::{Backend, Fallback, Name, RouteAction, UpstreamRef};
+use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, UpstreamRef};
 use tollgate_quota::Reservation;
 
 use crate::{
@@ -49,7 +49,9 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let deadline = exchange.record.started() + timeouts.request;
     let longest = if request.stream() { timeouts.stream.unwrap_or(LONGEST_STREAM) } else { timeouts.request };
     let need = Need { input, output };
-    let admitted = admit::admit(&exchange.shared, view, subject, need, longest + HOLD_SLACK, deadline).await?;
+    let admitted =
+        admit::admit(&exchange.shared, view, subject, need, Durability::Journal, longest + HOLD_SLACK, deadline)
+            .await?;
     Ok(Admitted { reservation: admitted.reservation, headers: admitted.headers, max_tokens, candidates })
 }
 

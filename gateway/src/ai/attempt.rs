@@ -18,6 +18,7 @@ use crate::{
     body::ResponseBody,
     error::Rejection,
     exchange::Exchange,
+    filters::admit::durable,
     upstream::{ProviderUpstream, SendError, Wire},
 };
 
@@ -55,6 +56,11 @@ pub(super) async fn send(
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
     let Admitted { reservation, max_tokens, candidates, .. } = admitted;
     let in_flight = reservation.dispatch(attribution(exchange, request));
+    let deadline = exchange.record.started() + plan.route.timeouts.request;
+    if let Err(rejection) = durable(&in_flight, deadline).await {
+        in_flight.void();
+        return Err(rejection);
+    }
     let mut call = Some(Call::new(exchange, request, in_flight));
     let mut last: Option<Failed> = None;
     let mut billable = false;

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::code;
-use tollgate_model::{ConfigView, KeyPart, Limit, LogIndex, Subject, Unit};
-use tollgate_quota::{Charge, Reservation, ReserveError, Standing};
+use tollgate_model::{ConfigView, Durability, KeyPart, Limit, LogIndex, Subject, Unit};
+use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing};
 
 use super::rate_headers::{Figures, rate_headers};
 use crate::{error::Rejection, gateway::Shared};
@@ -42,13 +42,33 @@ pub(crate) struct Admission {
     pub(crate) headers: HeaderMap,
 }
 
-/// Reserves `need` in all limits that concern the subject. Should a limit have changed meanwhile, the newest
+/// Waits until what has to be written down of the request is: nothing may be sent to an upstream before.
+pub(crate) async fn durable(in_flight: &InFlight, deadline: Instant) -> Result<(), Rejection> {
+    let deadline = deadline.min(Instant::now() + PATIENCE);
+    in_flight.durable(deadline).await.map_err(|error| {
+        tracing::debug!(%error, "a request can't be journaled");
+        let message = "Usage can't be written down at the moment: the disk is full or too slow.";
+        Rejection::new(503, code::QUOTA_UNAVAILABLE, message).retry_after(RETRY_UNAVAILABLE)
+    })
+}
+
+fn quota_durability(durability: Durability) -> tollgate_quota::Durability {
+    match durability {
+        Durability::Memory => tollgate_quota::Durability::Memory,
+        Durability::Journal => tollgate_quota::Durability::Journal,
+        Durability::Quorum => tollgate_quota::Durability::Quorum,
+    }
+}
+
+/// Reserves `need` in all limits that concern the subject; what is written down of it is what the strongest of them asks for, and
+/// `at_least`. Should a limit have changed meanwhile, the newest
 /// configuration's limits count.
 pub(crate) async fn admit(
     shared: &Shared,
     view: &Arc<ConfigView>,
     subject: Subject<'_>,
     need: Need,
+    at_least: Durability,
     hold_for: Duration,
     deadline: Instant,
 ) -> Result<Admission, Rejection> {
@@ -58,7 +78,8 @@ pub(crate) async fn admit(
         let limits: Vec<Arc<Limit>> = view.limits_for(subject).cloned().collect();
         let charges = charges(&limits, &subject, need)?;
         let figures = Figures::of(limits.iter());
-        match shared.desk.reserve(charges, deadline, hold_for).await {
+        let durability = limits.iter().map(|limit| limit.durability).fold(at_least, Durability::max);
+        match shared.desk.reserve(charges, quota_durability(durability), deadline, hold_for).await {
             Ok(reservation) => {
                 limits.iter().for_each(|limit| shared.metrics.decision(&limit.name, "granted"));
                 let headers = rate_headers(&figures.with(reservation.standings()));

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header, request};
 use http_body::Body as _;
 use tokio::time::Instant;
+use tollgate_model::Durability;
 use tollgate_quota::{Attribution, InFlight, Outcome, Usage};
 
 use crate::{
@@ -106,7 +107,8 @@ async fn admit(exchange: &Exchange, deadline: Instant) -> Result<(Option<InFligh
         return Ok((None, HeaderMap::new()));
     }
     let hold_for = exchange.plan.route.timeouts.request + HOLD_SLACK;
-    let admitted = admit::admit(&exchange.shared, view, subject, Need::default(), hold_for, deadline).await?;
+    let admitted =
+        admit::admit(&exchange.shared, view, subject, Need::default(), Durability::Memory, hold_for, deadline).await?;
     let attribution = Attribution {
         request_id: exchange.record.request_id.as_str().to_owned(),
         tenant: subject.tenant.unwrap_or_default().to_owned(),
@@ -114,7 +116,14 @@ async fn admit(exchange: &Exchange, deadline: Instant) -> Result<(Option<InFligh
         route: subject.route.to_owned(),
         ..Attribution::default()
     };
-    Ok((Some(admitted.reservation.dispatch(attribution)), admitted.headers))
+    let in_flight = admitted.reservation.dispatch(attribution);
+    match admit::durable(&in_flight, deadline).await {
+        Ok(()) => Ok((Some(in_flight), admitted.headers)),
+        Err(rejection) => {
+            in_flight.void();
+            Err(rejection)
+        }
+    }
 }
 
 /// A request that got no answer was still one request.

@@ -1,6 +1,10 @@
 //! A gateway with a ledger of its own: what a node composes, without consensus.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -13,7 +17,7 @@ use tollgate_model::{
 use tollgate_proto::state::v1::{ConfigChange, PutResource};
 use tollgate_quota::{
     BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Standing, Uplink,
-    UplinkError, Usage,
+    UplinkError, Usage, journal::Forgetful,
 };
 
 /// Who calls in these tests.
@@ -47,6 +51,17 @@ pub(crate) struct Settled {
 /// The log, in memory: what is proposed is applied at once.
 pub(crate) struct Log {
     state: Mutex<State>,
+    desk: OnceLock<Desk>,
+}
+
+impl Log {
+    /// Shows the desk what was applied.
+    fn show(&self, ledger: &mut Ledger) {
+        let news = ledger.take_news();
+        if let Some(desk) = self.desk.get() {
+            desk.follow(ledger, &news);
+        }
+    }
 }
 
 struct State {
@@ -77,7 +92,9 @@ impl Uplink for Log {
                 model: used.attribution.model.clone(),
                 provider_model: used.attribution.provider_model.clone(),
             }));
-            Ok(applied.outcome.frames.remove(0))
+            let outcome = applied.outcome.frames.remove(0);
+            self.show(ledger);
+            Ok(outcome)
         })
     }
 }
@@ -110,13 +127,15 @@ impl Cluster {
         let (key, _) = ClusterKey::generate();
         let mut ledger = Ledger::new();
         let now = Timestamp::from_secs(1_800_000_000);
-        let open = NodeOpen { node: 1, incarnation: 1 };
+        let open = NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() };
         ledger.open(LogIndex(1), now, &open, &mut Vec::new());
         let catalog = Catalog::default();
         let state = State { ledger, catalog, index: 1, now, settled: Vec::new(), reachable: true };
-        let log = Arc::new(Log { state: Mutex::new(state) });
+        let log = Arc::new(Log { state: Mutex::new(state), desk: OnceLock::new() });
         let view = log.put(&key, &format!("{PAYERS}{resources}"));
-        let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), Arc::clone(&log) as Arc<dyn Uplink>, &tasks);
+        let (uplink, journal) = (Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()));
+        let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, journal, &tasks);
+        log.desk.set(desk.clone()).expect("it is the first");
         let mut config = GatewayConfig::new(Name::new("az-a"));
         configure(&mut config);
         let mut registry = Registry::default();
@@ -185,6 +204,7 @@ impl Log {
         for limit in view.limits.values() {
             state.ledger.set_rule(now, Rule::of(limit, TimeZone::UTC), &mut Vec::new());
         }
+        self.show(&mut state.ledger);
         Arc::new(view)
     }
 }

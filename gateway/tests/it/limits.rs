@@ -199,7 +199,7 @@ async fn without_the_log_a_limited_request_is_refused_and_an_ordinary_one_is_not
         "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: http, endpoints: [{{address: '{}'}}]}}\n---\n\
          kind: Route\nmetadata: {{name: limited}}\nspec: {{match: [{{path: {{prefix: /limited}}}}], backends: [{{service: s}}]}}\n---\n\
          kind: Route\nmetadata: {{name: open}}\nspec: {{backends: [{{service: s}}]}}\n---\n\
-         kind: Limit\nmetadata: {{name: rps}}\nspec: {{match: {{routes: [limited]}}, unit: requests, limit: 5, window: 1h}}\n",
+         kind: Limit\nmetadata: {{name: rps}}\nspec: {{match: {{routes: [limited]}}, unit: requests, limit: 5, window: 1h, durability: quorum}}\n",
         upstream.address
     );
     let cluster = Cluster::start(&service).await;

@@ -11,7 +11,7 @@ use super::{
     },
     upstream::globs,
 };
-use crate::{Checked, Field, KeyPart, Kind, Limit, Problems, Unit, Window, nearest::hint};
+use crate::{Checked, Durability, Field, KeyPart, Kind, Limit, Problems, Unit, Window, nearest::hint};
 
 /// Half of what 64 bits hold, so that no sum of two amounts overflows.
 const MAX_LIMIT: u64 = u64::MAX / 2;
@@ -34,6 +34,7 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
     let window = window(&mut context, &spec.field("window"), given);
     let per = per(&mut context, &spec.field("per"), &given.per);
     modes(&mut context, &spec, given);
+    let durability = durability(&mut context, &spec.field("durability"), given, unit);
     let (at, none) = (spec.field("match"), v1::LimitMatch::default());
     let matched = given.r#match.as_ref().unwrap_or(&none);
     context.not_yet(&at.field("cidrs"), !matched.cidrs.is_empty());
@@ -48,6 +49,7 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
         unit,
         limit: amount,
         window,
+        durability,
     };
     context.finish(Checked::Limit(Arc::new(limit)))
 }
@@ -97,12 +99,16 @@ fn per(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<KeyPart> 
     parts
 }
 
+fn durability(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit: Unit) -> Durability {
+    let words =
+        [("memory", Is(Durability::Memory)), ("journal", Is(Durability::Journal)), ("quorum", Is(Durability::Quorum))];
+    context.word(at, &given.durability, &words).unwrap_or(Durability::default_of(unit))
+}
+
 /// What is accepted only where it says what is done now.
 fn modes(context: &mut Context, spec: &Field<'_>, given: &v1::LimitSpec) {
     context.word(&spec.field("mode"), &given.mode, &[("enforce", Is(())), ("shadow", NotYet)]);
     context.word(&spec.field("algorithm"), &given.algorithm, &[("fixed", Is(())), ("sliding", NotYet)]);
-    let durabilities = [("memory", Is(())), ("journal", Is(())), ("quorum", Is(()))];
-    context.word(&spec.field("durability"), &given.durability, &durabilities);
     context.word(&spec.field("reserve"), &given.reserve, &[("full", Is(())), ("prompt", NotYet)]);
     context.word(&spec.field("whenUnavailable"), &given.when_unavailable, &[("deny", Is(())), ("allow", NotYet)]);
 }

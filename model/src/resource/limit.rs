@@ -26,6 +26,30 @@ pub struct Limit {
     pub limit: u64,
     /// In what time.
     pub window: Window,
+    /// What has to be written down before a request is sent out.
+    pub durability: Durability,
+}
+
+/// What a crash may make of what was used (QUOTA.md 3.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// After a crash a bound of it counts.
+    Memory,
+    /// What had ended counts to the unit, as long as the disk is there.
+    Journal,
+    /// As that, even if the disk is lost: the log holds each request before it is sent out.
+    Quorum,
+}
+
+impl Durability {
+    /// That of a limit which does not say: what is billed survives a crash.
+    #[must_use]
+    pub const fn default_of(unit: Unit) -> Self {
+        match unit {
+            Unit::Requests => Self::Memory,
+            Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => Self::Journal,
+        }
+    }
 }
 
 impl Limit {

@@ -11,7 +11,7 @@ mod upstream;
 
 use std::sync::Arc;
 
-pub use limit::{KeyPart, Limit, Subject, Unit};
+pub use limit::{Durability, KeyPart, Limit, Subject, Unit};
 pub use payer::{Billing, BillingMode, Consumer, Credential, Tenant};
 pub use price::{Price, PriceTable, PriceTier, Rates};
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};

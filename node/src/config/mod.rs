@@ -27,6 +27,8 @@ const SNAPSHOT_KEEP_ENTRIES: u64 = 1_024;
 const DRAIN_DELAY: Duration = Duration::from_secs(3);
 /// How long requests in flight may take to finish after that.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a revoked key, or a limit that was lowered, may be late at most on a node that is cut off (T_iso).
+const ISOLATION: Duration = Duration::from_secs(30);
 
 /// Every key that a node configuration has. A key that is not here is an error; the test of this module holds README's
 /// table and `check` to this list.
@@ -71,8 +73,6 @@ const NOT_YET: &[&str] = &[
     "admin.tls.cert",
     "admin.tls.key",
     "admin.tls.ca",
-    // Nothing is spent without the log yet, so there is nothing that it could bound.
-    "limits.isolation",
     "telemetry.otlp",
 ];
 
@@ -99,6 +99,8 @@ pub(crate) struct NodeConfig {
     pub(crate) snapshot_keep_entries: u64,
     pub(crate) drain_delay: Duration,
     pub(crate) drain_timeout: Duration,
+    /// For so long a node that nobody answers spends the leases it has.
+    pub(crate) isolation: Duration,
     /// A `tracing` filter: `info`, `warn,tollgate_gateway=debug`.
     pub(crate) log: String,
 }
@@ -174,6 +176,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let snapshot_keep_entries = take.count("snapshot.keep_entries", SNAPSHOT_KEEP_ENTRIES);
     let drain_delay = take.duration("drain.delay", DRAIN_DELAY);
     let drain_timeout = take.duration("drain.timeout", DRAIN_TIMEOUT);
+    let isolation = take.duration("limits.isolation", ISOLATION);
     let log = take.log_filter("telemetry.log");
     Some(NodeConfig {
         id: id?,
@@ -192,6 +195,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         snapshot_keep_entries,
         drain_delay,
         drain_timeout,
+        isolation,
         log,
     })
 }

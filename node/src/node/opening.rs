@@ -10,9 +10,9 @@ use tollgate_model::secret::ClusterKey;
 use tollgate_proto::state::v1::{
     Command, NodeOpen, NodeOpenOutcome, TokenChange, TokenOutcome, TokenRecord, command, token_change,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::state::Shared;
+use crate::{config::NodeConfig, journal, state::Shared};
 
 /// Between two attempts while there is no leader.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -21,9 +21,23 @@ const MIN_TOKEN_BYTES: usize = 16;
 /// Names the token that came from `admin.initial_token_file`.
 const INITIAL_TOKEN: &str = "initial";
 
-/// Starts a new incarnation of this node in the ledger, so that whatever an earlier process still held is accounted for,
-/// and gives its number. Waits for a leader as long as it takes.
-pub(super) async fn open(consensus: &Consensus, state: &Shared, node: u64, attempt: Duration) -> anyhow::Result<u64> {
+/// An incarnation of this node that the ledger knows.
+pub(super) struct Opened {
+    pub(super) incarnation: u64,
+    /// When it was proposed.
+    pub(super) at: Instant,
+}
+
+/// Starts a new incarnation of this node in the ledger, so that whatever an earlier process still held is accounted for. The
+/// journal hears of it before the ledger does. Waits for a leader as long as it takes.
+pub(super) async fn open(
+    consensus: &Consensus,
+    state: &Shared,
+    config: &NodeConfig,
+    journal: &mut journal::Opening,
+    attempt: Duration,
+) -> anyhow::Result<Opened> {
+    let node = config.id;
     loop {
         let deadline = (Instant::now() + attempt).into_std();
         if let Err(error) = consensus.read_barrier(deadline).await {
@@ -31,9 +45,24 @@ pub(super) async fn open(consensus: &Consensus, state: &Shared, node: u64, attem
             sleep(RETRY_DELAY).await;
             continue;
         }
-        let incarnation = state.ledger(|ledger| ledger.node(node)).map_or(0, |(incarnation, _)| incarnation) + 1;
-        let command =
-            Command { kind: Some(command::Kind::NodeOpen(NodeOpen { node, incarnation })), ..Command::default() };
+        let newest = state.ledger(|ledger| ledger.node(node)).map_or(0, |(incarnation, _)| incarnation);
+        let incarnation = newest + 1;
+        let open = NodeOpen {
+            node,
+            incarnation,
+            predecessor_is_dead: newest == 0 || journal.has_ended(newest),
+            isolation_us: u64::try_from(config.isolation.as_micros()).unwrap_or(u64::MAX),
+        };
+        let command = Command { kind: Some(command::Kind::NodeOpen(open)), ..Command::default() };
+        if let Err(error) = journal.start(incarnation) {
+            if error.is_fatal() {
+                return Err(error).context("node.data_dir: can't write the journal");
+            }
+            error!(%error, "no space for the journal: this node can't begin before there is");
+            sleep(RETRY_DELAY).await;
+            continue;
+        }
+        let at = Instant::now();
         // Without a request id: repeating it changes nothing, and a greater number in the answer tells of another process.
         match consensus.propose(None, command.encode_to_vec().into(), deadline).await {
             Ok(committed) => {
@@ -48,7 +77,7 @@ pub(super) async fn open(consensus: &Consensus, state: &Shared, node: u64, attem
                             "requests of an earlier process count as used at what they held"
                         );
                     }
-                    return Ok(incarnation);
+                    return Ok(Opened { incarnation, at });
                 }
             }
             Err(ProposeError::Stopped) => bail!("stopped"),

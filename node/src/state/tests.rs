@@ -9,7 +9,10 @@ use tollgate_proto::{
     },
     v1::Resource,
 };
-use tollgate_quota::{Attribution, BoxFuture, Desk, DeskConfig, FrameOutcome, Outcome, Uplink, UplinkError};
+use tollgate_quota::{
+    Attribution, BoxFuture, Desk, DeskConfig, Durability, FrameOutcome, Outcome, Uplink, UplinkError,
+    journal::Forgetful,
+};
 
 use super::*;
 
@@ -89,14 +92,14 @@ fn settle(request: u64, output_tokens: u64) -> record::Kind {
         outcome: Outcome::Settled.into(),
         usage: Some(Usage { output_tokens, ..Usage::default() }),
         attribution: Some(attribution),
-        unheld: false,
+        ..Settle::default()
     })
 }
 
 fn driven() -> Driven {
     let mut driven = Driven::new();
     configure(&mut driven);
-    driven.apply(command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1 }));
+    driven.apply(command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
     let version = driven.shared.ledger(|ledger| ledger.rules()[0].version.0);
     let outcome = driven.apply(frame(1, vec![hold(1, 600, version), hold(2, 600, version)]));
     let outcome = QuotaOutcome::decode(outcome).unwrap();
@@ -149,18 +152,18 @@ impl Uplink for Log {
 async fn a_desk_learns_of_its_leases_from_what_is_applied() {
     let mut driven = Driven::new();
     configure(&mut driven);
-    driven.apply(command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1 }));
+    driven.apply(command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
     let shared = Arc::clone(&driven.shared);
     let log = Arc::new(parking_lot::Mutex::new(driven));
-    let config = DeskConfig { leases: true, ..DeskConfig::new(NodeId(1), 1) };
-    let desk = Desk::spawn(config, Arc::new(Log(Arc::clone(&log))), &TaskTracker::new());
+    let (uplink, journal) = (Arc::new(Log(Arc::clone(&log))), Arc::new(Forgetful::default()));
+    let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, journal, &TaskTracker::new());
     shared.show_to(desk.clone());
     let version = shared.ledger(|ledger| ledger.rules()[0].version);
     for _ in 0..100 {
         let charge =
             tollgate_quota::Charge { limit: Name::new("tpm"), version, key: vec!["acme".to_owned()], amount: 1 };
         let by = tokio::time::Instant::now() + Duration::from_secs(5);
-        drop(desk.reserve(vec![charge], by, Duration::from_secs(60)).await.unwrap());
+        drop(desk.reserve(vec![charge], Durability::Journal, by, Duration::from_secs(60)).await.unwrap());
         if desk.stats().local > 0 {
             return;
         }

@@ -4,7 +4,7 @@ use tollgate_proto::state::v1::{Charge as WireCharge, Hold};
 
 use crate::{
     Charge,
-    book::{Ask, Book, Parts},
+    book::{Ask, Book, Parts, Spending},
     ledger::MAX_CHARGES,
 };
 
@@ -36,7 +36,12 @@ impl Path {
 
 /// Draws what leases cover of a path: the parts in its order, and a bit for each charge that was drawn. Of a path that the
 /// log would call malformed nothing is drawn.
-pub(super) fn draw<'a>(book: &mut Book, path: impl Iterator<Item = Ask<'a>> + Clone, now: u64) -> (Parts, u64) {
+pub(super) fn draw<'a>(
+    book: &mut Book,
+    path: impl Iterator<Item = Ask<'a>> + Clone,
+    spending: Spending,
+    now: u64,
+) -> (Parts, u64) {
     let mut parts = Parts::new();
     let mut drawn = 0;
     let twice = path.clone().enumerate().any(|(at, ask)| path.clone().take(at).any(|it| it.limit == ask.limit));
@@ -44,7 +49,7 @@ pub(super) fn draw<'a>(book: &mut Book, path: impl Iterator<Item = Ask<'a>> + Cl
         return (parts, drawn);
     }
     for (at, ask) in path.enumerate() {
-        if let Some(part) = book.draw(ask, now) {
+        if let Some(part) = book.draw(ask, spending, now) {
             parts.push(part);
             drawn |= 1 << at;
         }

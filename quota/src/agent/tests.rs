@@ -1,4 +1,4 @@
-use tollgate_proto::state::v1::Usage;
+use tollgate_proto::state::v1::{FrameOutcome, Refusal, Usage};
 
 use super::*;
 
@@ -179,7 +179,7 @@ fn load_counts_a_request_until_its_end_is_confirmed() {
     assert_eq!(agent.load(), 2);
     let frame = agent.next_frame(Timestamp(0)).unwrap();
     agent.applied(&granted(&frame), Timestamp(0));
-    agent.release();
+    agent.release(0);
     assert_eq!(agent.load(), 1);
     agent.settle(settled(request));
     let frame = agent.next_frame(Timestamp(0)).unwrap();

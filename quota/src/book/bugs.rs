@@ -28,6 +28,10 @@ pub(crate) enum Bug {
     ForgetsTheAbandoned,
     /// Lets go of the sums of a lease that it has nothing of in hand.
     ForgetsEmptyLeases,
+    /// Goes on spending, however long nobody has answered.
+    IgnoresIsolation,
+    /// Spends above what the journal says may be spent.
+    IgnoresCeilings,
 }
 
 impl Cell {

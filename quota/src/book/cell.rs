@@ -1,7 +1,12 @@
 //! One lease as its node knows it.
 
+use tollgate_proto::state::v1::{Consumed, JournalSum};
+
 use super::demand::Demand;
 use crate::ledger::LeaseView;
+
+/// A ceiling is raised by so many requests of the size that met it, at least.
+const STEP: u64 = 16;
 
 /// One lease: what was granted, and what this incarnation has made of it.
 #[derive(Debug, Default)]
@@ -16,6 +21,13 @@ pub(super) struct Cell {
     pub(super) spent: u64,
     pub(super) returned: u64,
     pub(super) overrun: u64,
+    /// Of `held` and `spent`, what is in no journal request by request, but below a ceiling that is.
+    pub(super) unjournaled: u64,
+    /// Of that, what is spent.
+    pub(super) unjournaled_spent: u64,
+    pub(super) ceiling: u64,
+    /// Where the journal has it.
+    pub(super) ceiling_at: u64,
     /// The generation that was last reported.
     pub(super) said: u32,
     pub(super) is_dirty: bool,
@@ -44,12 +56,33 @@ impl Cell {
         })
     }
 
+    /// Counts what was just drawn without being journaled; true when the ceiling had to be raised for it.
+    pub(super) fn draw_unjournaled(&mut self, amount: u64) -> bool {
+        self.unjournaled += amount;
+        if self.unjournaled <= self.ceiling {
+            return false;
+        }
+        let step = self.demand.target().max(amount.saturating_mul(STEP));
+        let granted = self.lease.map_or(0, |lease| lease.granted);
+        self.ceiling = self.unjournaled.saturating_add(step).min(granted);
+        true
+    }
+
+    /// What the journal has to know of this lease once it has forgotten the requests that have ended.
+    pub(super) fn sum(&self) -> Option<JournalSum> {
+        let lease = self.lease?;
+        let spent = self.spent - self.unjournaled_spent;
+        let consumed = Consumed { account: lease.account, epoch: lease.epoch, spent, overrun: self.overrun };
+        Some(JournalSum { consumed: Some(consumed), ceiling: self.ceiling })
+    }
+
     pub(super) fn is_called_back(&self) -> bool {
         self.lease.is_some_and(|lease| lease.central || !lease.in_force)
     }
 
     pub(super) fn forget_sums(&mut self) {
         (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
+        (self.unjournaled, self.unjournaled_spent, self.ceiling, self.ceiling_at) = (0, 0, 0, 0);
         #[cfg(any(test, feature = "seeded-bugs"))]
         (self.missed = 0);
         self.lease = None;

@@ -25,9 +25,9 @@ pub(super) async fn run(shared: Arc<Shared>, uplink: Arc<dyn Uplink>) {
 async fn carry(shared: &Shared, uplink: &dyn Uplink) {
     let mut backoff = BACKOFF_MIN;
     while wait(shared).await {
-        let Some(frame) = shared.next_frame() else { continue };
+        let Some((frame, after)) = shared.next_frame() else { continue };
         let seq = frame.first_seq;
-        let Err(failure) = propose(shared, uplink, frame).await else {
+        let Err(failure) = propose(shared, uplink, frame, after).await else {
             backoff = BACKOFF_MIN;
             continue;
         };
@@ -64,6 +64,8 @@ enum Failure {
     Uplink(UplinkError),
     #[error("no answer in time")]
     Timeout,
+    #[error("the journal is not on the disk yet")]
+    Journal,
     #[error("the ledger does not know this incarnation")]
     Unopened,
     #[error("the ledger lacks records before it")]
@@ -77,9 +79,10 @@ fn cause(error: &UplinkError) -> String {
 }
 
 /// Proposes the frame once. `Ok` when the log has confirmed it, or never will: there is nothing to send again.
-async fn propose(shared: &Shared, uplink: &dyn Uplink, frame: Frame) -> Result<(), Failure> {
+async fn propose(shared: &Shared, uplink: &dyn Uplink, frame: Frame, after: u64) -> Result<(), Failure> {
     let records = frame.records.len();
     let by = Instant::now() + shared.config.propose_timeout;
+    shared.durable(after, by).await.map_err(|_| Failure::Journal)?;
     let proposed = timeout_at(by, uplink.propose(frame, by)).await;
     let outcome = proposed.map_err(|_| Failure::Timeout)?.map_err(Failure::Uplink)?;
     if outcome.unopened {

@@ -11,16 +11,17 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tollgate_model::Timestamp;
-use tollgate_proto::state::v1::{self as wire, Frame, FrameOutcome, HoldOutcome, Settle};
+use tollgate_proto::state::v1::{Attribution, Frame, FrameOutcome, HoldOutcome, Settle};
 
 use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, ticket::standing};
 use crate::{
-    Charge, Ledger, Reservation, ReserveError, Unavailable,
+    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable,
     agent::{Agent, Answer, MAX_FRAME_RECORDS},
+    journal::{Journal, Progress},
     ledger::News,
 };
 
@@ -30,10 +31,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// What the waiting side of a hold gets: `None` once the incarnation is fenced.
 pub(super) type Word = Option<HoldOutcome>;
 
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(super) config: DeskConfig,
     state: Mutex<State>,
+    journal: Arc<dyn Journal>,
+    progress: watch::Receiver<Progress>,
     wake: Notify,
     fenced: Signal,
     /// The time to stop has come, whatever is on its way.
@@ -55,6 +57,14 @@ struct State {
     holds_since: Option<Instant>,
     settles_since: Option<Instant>,
     stop_by: Option<Instant>,
+    /// Up to where the journal was when it was last restated.
+    restated: u64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 impl State {
@@ -82,6 +92,7 @@ pub(super) enum Reserved {
 #[derive(Debug, Default)]
 struct Counters {
     local: AtomicU64,
+    journal_full: AtomicU64,
     proposals: AtomicU64,
     failed_proposals: AtomicU64,
     records: AtomicU64,
@@ -103,10 +114,15 @@ pub(super) enum Next {
 }
 
 impl Shared {
-    pub(super) fn new(config: DeskConfig) -> Self {
-        let agent = Agent::new(config.node.0, config.incarnation);
+    pub(super) fn new(mut config: DeskConfig, journal: Arc<dyn Journal>) -> Self {
+        let mut agent = Agent::new(config.node.0, config.incarnation);
+        agent.isolate_after(micros(config.isolation), 0);
+        agent.recover(std::mem::take(&mut config.recovers));
+        let progress = journal.progress();
         Self {
             config,
+            journal,
+            progress,
             state: Mutex::new(State {
                 agent,
                 waiting: HashMap::new(),
@@ -116,6 +132,7 @@ impl Shared {
                 holds_since: None,
                 settles_since: None,
                 stop_by: None,
+                restated: 0,
             }),
             wake: Notify::new(),
             fenced: Signal::new(),
@@ -126,11 +143,11 @@ impl Shared {
     }
 
     /// A place for a request that holds nothing.
-    pub(super) fn admit(&self, this: &Arc<Self>) -> Result<Ticket, ReserveError> {
+    pub(super) fn admit(&self, this: &Arc<Self>, durability: Durability) -> Result<Ticket, ReserveError> {
         let mut state = self.state.lock();
-        self.refuse_when_closed(&state)?;
+        self.refuse_when_closed(&state, durability)?;
         let request = state.agent.admit();
-        Ok(Ticket::unheld(Arc::clone(this), request))
+        Ok(Ticket::unheld(Arc::clone(this), request, durability))
     }
 
     /// Draws on leases, or queues a hold: then the receiver gets the log's word on it.
@@ -138,20 +155,17 @@ impl Shared {
         &self,
         this: &Arc<Self>,
         charges: &[Charge],
+        durability: Durability,
         hold_for: Duration,
     ) -> Result<Reserved, ReserveError> {
-        let hold_for_us = u64::try_from(hold_for.as_micros()).unwrap_or(u64::MAX);
         let mut state = self.state.lock();
-        self.refuse_when_closed(&state)?;
-        let (request, granted) = if self.config.leases {
-            let now = state.log_time();
-            state.agent.reserve(charges, hold_for_us, now)
-        } else {
-            let charges = charges.iter().map(to_wire).collect();
-            (state.agent.hold(wire::Hold { request: 0, charges, hold_for_us }), None)
-        };
-        let ticket = Ticket::held(Arc::clone(this), request);
+        self.refuse_when_closed(&state, durability)?;
+        let now = state.log_time();
+        self.pass(&mut state);
+        let (request, granted) = state.agent.reserve(charges, durability, micros(hold_for), now);
+        let ticket = Ticket::held(Arc::clone(this), request, durability);
         if let Some(standings) = granted {
+            self.write_down(&mut state);
             let ask = state.leases_at.is_none() && state.agent.has_lease_news();
             state.say_leases_within(self.config.hold_delay);
             drop(state);
@@ -186,13 +200,47 @@ impl Shared {
         }
     }
 
-    fn refuse_when_closed(&self, state: &State) -> Result<(), ReserveError> {
+    /// Tells the agent what time it is since this incarnation was opened.
+    fn pass(&self, state: &mut State) {
+        state.agent.pass(micros(self.config.opened.elapsed()));
+    }
+
+    /// Hands the journal what happened, in its order: so it is done before the lock is given back.
+    fn write_down(&self, state: &mut State) {
+        let entries = state.agent.take_entries();
+        if !entries.is_empty() {
+            self.journal.append(entries);
+        }
+    }
+
+    /// A granted request is about to be sent out; up to where the journal must be durable before it is.
+    pub(super) fn dispatch(&self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
+        let mut state = self.state.lock();
+        let position = state.agent.dispatch(request, attribution, durability);
+        self.write_down(&mut state);
+        position
+    }
+
+    /// Waits until the journal is durable up to there.
+    pub(super) async fn durable(&self, position: u64, deadline: Instant) -> Result<(), Unavailable> {
+        let mut progress = self.progress.clone();
+        if progress.borrow().durable >= position {
+            return Ok(());
+        }
+        let durable = timeout_at(deadline, progress.wait_for(|it| it.durable >= position)).await;
+        if matches!(durable, Ok(Ok(_))) { Ok(()) } else { Err(Unavailable::Journal) }
+    }
+
+    fn refuse_when_closed(&self, state: &State, durability: Durability) -> Result<(), ReserveError> {
         let closed = if state.agent.is_fenced() {
             Unavailable::Fenced
         } else if state.stop_by.is_some() {
             Unavailable::Stopping
         } else if state.agent.load() >= self.config.max_open {
             Unavailable::Overloaded
+        } else if durability != Durability::Memory && self.progress.borrow().full {
+            self.counters.journal_full.fetch_add(1, Relaxed);
+            Unavailable::Journal
         } else {
             return Ok(());
         };
@@ -207,6 +255,7 @@ impl Shared {
     pub(super) fn settle(&self, settle: Settle) {
         let mut state = self.state.lock();
         state.agent.settle(settle);
+        self.write_down(&mut state);
         state.settles_since.get_or_insert_with(Instant::now);
         state.say_leases_within(self.config.settle_delay);
         drop(state);
@@ -218,6 +267,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.waiting.remove(&request);
         state.agent.cancel(request);
+        self.write_down(&mut state);
         if state.agent.queued().1 > 0 {
             state.settles_since.get_or_insert_with(Instant::now);
         }
@@ -226,8 +276,11 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    pub(super) fn release(&self) {
-        self.state.lock().agent.release();
+    pub(super) fn release(&self, request: u64) {
+        let mut state = self.state.lock();
+        state.agent.release(request);
+        self.write_down(&mut state);
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -253,7 +306,9 @@ impl Shared {
         let hold_at = state.holds_since.filter(|_| holds > 0).map(|since| since + self.config.hold_delay);
         let settle_at = state.settles_since.filter(|_| settles > 0).map(|since| since + self.config.settle_delay);
         let retry_at = state.retry_at.filter(|_| state.agent.is_waiting());
-        hold_at.into_iter().chain(settle_at).chain(state.leases_at).chain(retry_at).min().map_or(Next::Sleep, Next::At)
+        let renew_at = state.agent.renew_at().map(|at| self.config.opened + Duration::from_micros(at));
+        let others = [settle_at, state.leases_at, retry_at, renew_at].into_iter().flatten();
+        hold_at.into_iter().chain(others).min().map_or(Next::Sleep, Next::At)
     }
 
     pub(super) async fn woken(&self) {
@@ -264,15 +319,24 @@ impl Shared {
         &self.overdue
     }
 
-    pub(super) fn next_frame(&self) -> Option<Frame> {
+    /// The frame to send, and up to where the journal must be durable before.
+    pub(super) fn next_frame(&self) -> Option<(Frame, u64)> {
         let mut state = self.state.lock();
         let log_time = state.log_time();
+        self.pass(&mut state);
+        let Progress { is_long, durable, .. } = *self.progress.borrow();
+        if is_long && durable >= state.restated {
+            state.agent.restate();
+            state.restated = state.agent.journaled();
+        }
         if state.retry_at.take_if(|at| *at <= Instant::now()).is_some() {
             let answers = state.agent.retry(log_time);
             self.tell(&mut state, answers);
         }
         state.leases_at = None;
         let frame = state.agent.next_frame(log_time);
+        self.write_down(&mut state);
+        let after = state.agent.sends_after();
         state.say_leases_within(self.config.settle_delay);
         // What did not fit has waited already.
         let (holds, settles) = state.agent.queued();
@@ -280,7 +344,7 @@ impl Shared {
         state.holds_since = (holds > 0).then_some(now);
         state.settles_since = (settles > 0).then_some(now);
         self.counters.proposals.fetch_add(u64::from(frame.is_some()), Relaxed);
-        frame
+        frame.map(|frame| (frame, after))
     }
 
     /// Hands the log's words to those who wait for them. Whether the frame is confirmed.
@@ -367,11 +431,19 @@ impl Shared {
 
     pub(super) fn stats(&self) -> DeskStats {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let mut state = self.state.lock();
+        self.pass(&mut state);
+        let unjournaled = state.agent.journaled().saturating_sub(self.progress.borrow().durable);
+        let (open, isolated) = (state.agent.load(), state.agent.is_isolated());
+        drop(state);
         DeskStats {
-            open: self.state.lock().agent.load(),
+            open,
             proposals: count(&self.counters.proposals),
             failed_proposals: count(&self.counters.failed_proposals),
             records: count(&self.counters.records),
+            journal_full: count(&self.counters.journal_full),
+            unjournaled,
+            isolated,
             local: count(&self.counters.local),
             granted: count(&self.counters.granted),
             refused: count(&self.counters.refused),
@@ -381,11 +453,6 @@ impl Shared {
     }
 }
 
-fn to_wire(charge: &Charge) -> wire::Charge {
-    wire::Charge {
-        limit: charge.limit.to_string(),
-        key: charge.key.clone(),
-        amount: charge.amount,
-        limit_version: charge.version.0,
-    }
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

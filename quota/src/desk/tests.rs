@@ -10,7 +10,7 @@ use tollgate_proto::state::v1::{Frame, FrameOutcome, NodeOpen, QuotaBatch};
 mod leases;
 
 use super::*;
-use crate::{BoxFuture, Changes, Ledger, Rule, UplinkError, ledger::Query};
+use crate::{BoxFuture, Changes, Ledger, Rule, UplinkError, journal::Forgetful, ledger::Query};
 
 /// A log of one node: what is proposed is applied at once, unless it is told to fail.
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl Log {
     }
 
     fn open(&self, incarnation: u64) {
-        let open = NodeOpen { node: 1, incarnation };
+        let open = NodeOpen { node: 1, incarnation, ..NodeOpen::default() };
         self.ledger.lock().open(LogIndex(2), Timestamp(0), &open, &mut Changes::new());
     }
 
@@ -105,7 +105,7 @@ impl Uplink for Log {
 fn desk(log: &Arc<Log>) -> (Desk, TaskTracker) {
     let tracker = TaskTracker::new();
     let uplink: Arc<dyn Uplink> = Arc::clone(log) as _;
-    let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, &tracker);
+    let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, Arc::new(Forgetful::default()), &tracker);
     tracker.close();
     (desk, tracker)
 }
@@ -115,7 +115,13 @@ fn charges(amount: u64) -> Vec<Charge> {
 }
 
 async fn reserve(desk: &Desk, amount: u64) -> Result<Reservation, ReserveError> {
-    desk.reserve(charges(amount), Instant::now() + Duration::from_secs(10), Duration::from_secs(600)).await
+    desk.reserve(
+        charges(amount),
+        Durability::Quorum,
+        Instant::now() + Duration::from_secs(10),
+        Duration::from_secs(600),
+    )
+    .await
 }
 
 fn named(id: &str) -> Attribution {
@@ -174,7 +180,10 @@ async fn a_refusal_names_the_limit_and_the_end_of_its_window() {
     assert!(matches!(never, ReserveError::ExceedsLimit { capacity: 100, amount: 101, .. }), "{never:?}");
     let mut stale = charges(1);
     stale[0].version = LogIndex(0);
-    let stale = desk.reserve(stale, Instant::now() + Duration::from_secs(1), Duration::ZERO).await.unwrap_err();
+    let stale = desk
+        .reserve(stale, Durability::Quorum, Instant::now() + Duration::from_secs(1), Duration::ZERO)
+        .await
+        .unwrap_err();
     assert!(matches!(stale, ReserveError::Stale { version: LogIndex(1), .. }), "{stale:?}");
 }
 
@@ -218,7 +227,7 @@ async fn a_caller_that_gave_up_leaves_nothing_held() {
     let (desk, tracker) = desk(&log);
     log.fail(&[Fault::Silent]);
     let soon = Instant::now() + Duration::from_millis(100);
-    let late = desk.reserve(charges(60), soon, Duration::from_secs(600)).await.unwrap_err();
+    let late = desk.reserve(charges(60), Durability::Quorum, soon, Duration::from_secs(600)).await.unwrap_err();
     assert!(matches!(late, ReserveError::Unavailable(Unavailable::Deadline)), "{late:?}");
     assert_eq!(log.alice(), (0, 60, 0), "it is held, and nobody knows yet");
     assert_eq!(stopped(&desk, &tracker).await, 0);
@@ -231,10 +240,10 @@ async fn a_full_desk_sheds_and_a_settlement_always_has_room() {
     let tracker = TaskTracker::new();
     let uplink: Arc<dyn Uplink> = Arc::clone(&log) as _;
     let config = DeskConfig { max_open: 2, ..DeskConfig::new(NodeId(1), 1) };
-    let desk = Desk::spawn(config, uplink, &tracker);
+    let desk = Desk::spawn(config, uplink, Arc::new(Forgetful::default()), &tracker);
     tracker.close();
     let held = reserve(&desk, 10).await.unwrap();
-    let unlimited = desk.reserve(Vec::new(), Instant::now(), Duration::ZERO).await.unwrap();
+    let unlimited = desk.reserve(Vec::new(), Durability::Journal, Instant::now(), Duration::ZERO).await.unwrap();
     let shed = reserve(&desk, 10).await.unwrap_err();
     assert!(matches!(shed, ReserveError::Unavailable(Unavailable::Overloaded)), "{shed:?}");
     desk.record(input(1), Outcome::Settled, named("lost"));

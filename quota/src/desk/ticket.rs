@@ -2,11 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, Usage};
 
 use super::shared::{Shared, Word};
-use crate::{Charge, Reservation, ReserveError, Standing, Unavailable};
+use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable};
 
 /// Ends its request when it is dropped: a hold is given back, or voided once it is granted.
 pub(crate) struct Ticket {
@@ -14,19 +15,32 @@ pub(crate) struct Ticket {
     request: u64,
     held: bool,
     open: bool,
+    durability: Durability,
+    /// Up to where the journal must be durable before the request is sent out.
+    position: u64,
 }
 
 impl Ticket {
-    pub(super) fn held(shared: Arc<Shared>, request: u64) -> Self {
-        Self { shared, request, held: true, open: true }
+    pub(super) fn held(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
+        Self { shared, request, held: true, open: true, durability, position: 0 }
     }
 
-    pub(super) fn unheld(shared: Arc<Shared>, request: u64) -> Self {
-        Self { shared, request, held: false, open: true }
+    pub(super) fn unheld(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
+        Self { shared, request, held: false, open: true, durability, position: 0 }
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// The request is about to be sent out, for whom and to whom the journal is told.
+    pub(crate) fn dispatch(&mut self, attribution: &Attribution) {
+        self.position = self.shared.dispatch(self.request, attribution, self.durability);
+    }
+
+    /// Waits until what the journal was told is on the disk.
+    pub(crate) async fn durable(&self, deadline: Instant) -> Result<(), Unavailable> {
+        self.shared.durable(self.position, deadline).await
     }
 
     pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Attribution) {
@@ -40,6 +54,7 @@ impl Ticket {
                 usage: Some(usage),
                 attribution: Some(attribution),
                 unheld: !self.held,
+                ..Settle::default()
             });
         }
     }
@@ -51,7 +66,7 @@ impl Ticket {
         if self.held {
             self.shared.cancel(self.request);
         } else {
-            self.shared.release();
+            self.shared.release(self.request);
         }
     }
 

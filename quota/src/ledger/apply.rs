@@ -70,13 +70,17 @@ impl Ledger {
                     used.extend(used_by(frame.node, settle));
                 }
                 Some(Kind::Settle(settle)) if !known => {
+                    if let Some(state) = self.nodes.get_mut(frame.node) {
+                        state.last_terminal = state.last_terminal.max(settle.terminal);
+                    }
                     if self.settle(frame.node, settle) {
                         used.extend(used_by(frame.node, settle));
                     }
                 }
                 Some(Kind::Report(report)) if !known => self.report(frame.node, frame.incarnation, report),
                 Some(Kind::Want(want)) if !known => self.want(at, now, frame.node, frame.incarnation, want),
-                Some(Kind::Settle(_) | Kind::Report(_) | Kind::Want(_)) | None => {}
+                Some(Kind::Recover(recover)) if !known => self.recover(frame.node, recover, used),
+                Some(Kind::Settle(_) | Kind::Report(_) | Kind::Want(_) | Kind::Recover(_)) | None => {}
             }
         }
         if let Some(state) = self.nodes.get_mut(frame.node) {
@@ -264,16 +268,9 @@ impl Ledger {
         let Some(id) = self.rules.live(&charge.limit) else { return Standing { limit, ..Standing::default() } };
         let rule = self.rules.get(id);
         let capacity = rule.rule.capacity;
-        let account = join(&charge.key)
-            .and_then(|key| self.find_account(id, &key).or_else(|| self.would_overflow(id)))
-            .and_then(|id| Some((id, self.accounts.get(id)?)))
-            .filter(|(_, account)| account.epoch == rule.epoch);
-        let remaining = account.map_or(i128::from(capacity), |(id, account)| {
-            // What nodes have in hand and no request holds is as good as free.
-            let open = self.leases.of_account(id).filter(|lease| self.is_open(lease));
-            let held_out: u64 = open.map(|lease| lease.held).sum();
-            account.available(capacity) + i128::from(account.leased) - i128::from(held_out)
-        });
+        let key = join(&charge.key);
+        let account = key.and_then(|key| self.find_account(id, &key).or_else(|| self.would_overflow(id)));
+        let remaining = self.remaining(id, account);
         Standing {
             limit,
             capacity,
@@ -291,7 +288,7 @@ pub(super) fn join(values: &[String]) -> Option<String> {
     fit.then(|| values.join("\0"))
 }
 
-fn used_by<'a>(node: u64, settle: &'a tollgate_proto::state::v1::Settle) -> Option<Used<'a>> {
+pub(super) fn used_by<'a>(node: u64, settle: &'a tollgate_proto::state::v1::Settle) -> Option<Used<'a>> {
     let (attribution, usage) = (settle.attribution.as_ref()?, settle.usage.as_ref()?);
     Some(Used { node, attribution, usage, outcome: settle.outcome() })
 }

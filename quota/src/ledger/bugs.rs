@@ -32,6 +32,8 @@ pub(crate) enum Bug {
     RemadeBeginsAnew,
     /// Holds of an incarnation that is gone are still granted.
     FencedMayHold,
+    /// Ends that an earlier incarnation had said itself count again when its journal tells them.
+    RecoversTwice,
 }
 
 impl Ledger {
@@ -87,7 +89,7 @@ impl Ledger {
         });
         for hold in holds.filter(|_| fenced && self.bug == Some(Bug::FencedMayHold)).collect::<Vec<_>>() {
             // Out of the way of the living one's numbers.
-            self.hold(at, now, frame.node, &Hold { request: hold.request + (1 << 40), ..hold.clone() });
+            self.hold(at, now, frame.node, &Hold { request: hold.request | (1 << 63), ..hold.clone() });
         }
     }
 }

@@ -15,6 +15,19 @@ const CORRECTABLE_US: u64 = 72 * 3_600 * 1_000_000;
 /// Holds consumed by their deadlines in one entry; the rest follows with the next. Expiry frees nothing, so it may wait.
 const EXPIRED_PER_ENTRY: usize = 1_024;
 
+/// Bits of a request's number that count within its incarnation; the incarnation is above them.
+const REQUEST_BITS: u32 = 40;
+
+/// The number before the first request of an incarnation: no two requests of a node ever have the same.
+#[must_use]
+pub(crate) fn requests_of(incarnation: u64) -> u64 {
+    incarnation << REQUEST_BITS
+}
+
+fn incarnation_of(request: u64) -> u64 {
+    request >> REQUEST_BITS
+}
+
 /// What one hold took of one account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Held {
@@ -182,8 +195,7 @@ impl Ledger {
             let Some(id) = self.holds.first_due(now) else { return };
             self.dirty.holds.push(id);
             if self.holds.slab.get(id).is_some_and(|hold| hold.expired) {
-                let node = self.holds.remove(id).map(|hold| hold.node);
-                node.into_iter().for_each(|node| self.release_place(node));
+                self.forget_hold(id);
             } else {
                 #[cfg(any(test, feature = "seeded-bugs"))]
                 if self.bug == Some(Bug::ExpiryFrees) {
@@ -197,18 +209,39 @@ impl Ledger {
         }
     }
 
-    /// Consumes and forgets all holds of a node: its older incarnations cannot speak any more. How many were open.
-    pub(super) fn orphan_holds(&mut self, node: u64) -> u64 {
+    /// Consumes all holds of a node: its older incarnations cannot speak any more. They are kept while a journal may still
+    /// correct them. How many were open.
+    pub(super) fn orphan_holds(&mut self, node: u64, keep: bool) -> u64 {
         let mut orphaned = 0;
         for id in self.holds.of_node(node) {
             if self.holds.slab.get(id).is_some_and(|hold| !hold.expired) {
                 self.consume(id);
+                self.holds.mark_expired(id);
                 orphaned += 1;
             }
-            self.holds.remove(id);
+            if !keep {
+                self.forget_hold(id);
+            }
             self.dirty.holds.push(id);
         }
         self.meta.orphaned += orphaned;
         orphaned
+    }
+
+    /// What is left of the holds of one incarnation stays used: nothing more will be known of them.
+    pub(super) fn close_holds(&mut self, node: u64, incarnation: u64) {
+        let of_it = |hold: &HoldState| incarnation_of(hold.request) == incarnation;
+        for id in self.holds.of_node(node) {
+            if self.holds.slab.get(id).is_some_and(of_it) {
+                self.forget_hold(id);
+            }
+        }
+    }
+
+    fn forget_hold(&mut self, id: u32) {
+        if let Some(hold) = self.holds.remove(id) {
+            self.dirty.holds.push(id);
+            self.release_place(hold.node);
+        }
     }
 }

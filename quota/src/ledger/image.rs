@@ -38,7 +38,7 @@ impl Image {
             meta: *meta,
             rules: rules.slab.share(),
             accounts: accounts.slab.share(),
-            nodes: nodes.iter().collect(),
+            nodes: nodes.iter().map(|(node, state)| (node, state.clone())).collect(),
             holds: holds.slab.share(),
             leases: leases.slab.share(),
         }

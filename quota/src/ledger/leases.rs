@@ -55,7 +55,7 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    fn find(&self, account: u32, node: u64, incarnation: u64) -> Option<u32> {
+    pub(super) fn find(&self, account: u32, node: u64, incarnation: u64) -> Option<u32> {
         self.index.get(&(account, node, incarnation)).copied()
     }
 
@@ -70,7 +70,7 @@ impl Leases {
         self.slab.put(id, lease);
     }
 
-    fn remove(&mut self, id: u32) {
+    pub(super) fn remove(&mut self, id: u32) {
         if let Some(lease) = self.slab.remove(id) {
             self.index.remove(&(lease.account, lease.node, lease.incarnation));
         }
@@ -78,6 +78,12 @@ impl Leases {
 
     fn ids_of(&self, account: u32) -> impl Iterator<Item = u32> {
         self.index.range((account, 0, 0)..=(account, u64::MAX, u64::MAX)).map(|(_, id)| *id)
+    }
+
+    /// The leases of one incarnation of a node, in order of their numbers.
+    pub(super) fn of_incarnation(&self, node: u64, incarnation: u64) -> Vec<u32> {
+        let of_it = |lease: &Lease| (lease.node, lease.incarnation) == (node, incarnation);
+        self.slab.iter().filter(|(_, lease)| of_it(lease)).map(|(id, _)| id).collect()
     }
 
     pub(super) fn of_account(&self, account: u32) -> impl Iterator<Item = &Lease> {

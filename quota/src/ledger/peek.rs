@@ -8,6 +8,19 @@ use super::{Ledger, apply::join, rules::window_around};
 use crate::Standing;
 
 impl Ledger {
+    /// What a request could still have of an account of this limit: what nodes have in hand and no request holds is as good as
+    /// free.
+    pub(super) fn remaining(&self, rule: u32, account: Option<u32>) -> i128 {
+        let rule = self.rules.get(rule);
+        let capacity = rule.rule.capacity;
+        let account = account.and_then(|id| Some((id, self.accounts.get(id)?)));
+        account.filter(|(_, account)| account.epoch == rule.epoch).map_or(i128::from(capacity), |(id, account)| {
+            let open = self.leases.of_account(id).filter(|lease| self.is_open(lease));
+            let held_out: u64 = open.map(|lease| lease.held).sum();
+            account.available(capacity) + i128::from(account.leased) - i128::from(held_out)
+        })
+    }
+
     /// How the account of `key` under `limit` stands at `now` or at the last entry, whichever is later. None where the
     /// limit is not in force, or has no such account.
     #[must_use]
@@ -19,8 +32,7 @@ impl Ledger {
         let capacity = rule.rule.capacity;
         let (remaining, window_end) = if now < rule.window_end {
             let account = self.find_account(id, &key).or_else(|| self.would_overflow(id));
-            let account = account.and_then(|id| self.accounts.get(id)).filter(|account| account.epoch == rule.epoch);
-            (account.map_or(i128::from(capacity), |account| account.available(capacity)), rule.window_end)
+            (self.remaining(id, account), rule.window_end)
         } else {
             // The window turns with the next entry; whoever comes now meets a new one.
             (i128::from(capacity), window_around(now, &rule.rule).1)

@@ -8,14 +8,16 @@ use std::io;
 
 use prost::Message;
 use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Unit, Window};
-use tollgate_proto::state::v1::{AccountRow, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, NodeRow, RuleRow};
+use tollgate_proto::state::v1::{
+    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, NodeRow, RuleRow,
+};
 
 use super::{
     Bounds, Changes, Ledger,
     accounts::Account,
     holds::{Held, HoldState},
     leases::Lease,
-    nodes::NodeState,
+    nodes::{Earlier, NodeState},
     rules::RuleState,
 };
 use crate::Rule;
@@ -261,11 +263,25 @@ fn hold(row: HoldRow) -> HoldState {
 }
 
 pub(super) fn node_row(node: &NodeState) -> Vec<u8> {
-    NodeRow { incarnation: node.incarnation, last_seq: node.last_seq }.encode_to_vec()
+    let row = |&Earlier { incarnation, last_terminal }: &Earlier| EarlierIncarnation { incarnation, last_terminal };
+    NodeRow {
+        incarnation: node.incarnation,
+        last_seq: node.last_seq,
+        last_terminal: node.last_terminal,
+        earlier: node.earlier.iter().map(row).collect(),
+    }
+    .encode_to_vec()
 }
 
 fn state_of_node(row: NodeRow) -> NodeState {
-    NodeState { incarnation: row.incarnation, last_seq: row.last_seq, holds: 0 }
+    let earlier = |EarlierIncarnation { incarnation, last_terminal }| Earlier { incarnation, last_terminal };
+    NodeState {
+        incarnation: row.incarnation,
+        last_seq: row.last_seq,
+        last_terminal: row.last_terminal,
+        earlier: row.earlier.into_iter().map(earlier).collect(),
+        holds: 0,
+    }
 }
 
 pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {

@@ -65,7 +65,7 @@ impl Bench {
     }
 
     pub(super) fn open(&mut self, node: u64, incarnation: u64) -> u64 {
-        let open = NodeOpen { node, incarnation };
+        let open = NodeOpen { node, incarnation, ..NodeOpen::default() };
         if node == 1 {
             self.seq = 0;
         }
@@ -113,7 +113,7 @@ pub(super) fn settle(request: u64, input: u64, outcome: Outcome) -> Settle {
         outcome: outcome.into(),
         usage: Some(Usage { input_tokens: input, ..Usage::default() }),
         attribution: Some(Attribution::default()),
-        unheld: false,
+        ..Settle::default()
     }
 }
 

@@ -12,10 +12,16 @@ pub(super) enum Wrong {
     Book(BookBug),
     /// A process that starts again goes on under its old number.
     SameIncarnation,
+    /// Requests go out before the journal has them on the disk.
+    SendsBeforeTheJournal,
+    /// The log hears of ends before the journal has them on the disk.
+    SaysBeforeTheJournal,
+    /// What is not known to be spent is free again after a crash.
+    RecoversNothing,
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 18] = [
+const ALL: [(&str, Wrong, &str); 24] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -34,6 +40,12 @@ const ALL: [(&str, Wrong, &str); 18] = [
     ("forgets-empty-leases", Wrong::Book(BookBug::ForgetsEmptyLeases), "I5"),
     ("open-frees-leases", Wrong::Ledger(LedgerBug::OpenFreesLeases), "I3"),
     ("reports-add", Wrong::Ledger(LedgerBug::ReportsAdd), "I4"),
+    ("recovers-twice", Wrong::Ledger(LedgerBug::RecoversTwice), "I6"),
+    ("sends-before-the-journal", Wrong::SendsBeforeTheJournal, "I3"),
+    ("says-before-the-journal", Wrong::SaysBeforeTheJournal, "I6"),
+    ("recovers-nothing", Wrong::RecoversNothing, "I3"),
+    ("ignores-isolation", Wrong::Book(BookBug::IgnoresIsolation), "I8"),
+    ("ignores-ceilings", Wrong::Book(BookBug::IgnoresCeilings), "I3"),
 ];
 
 impl Bug {

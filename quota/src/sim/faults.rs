@@ -5,6 +5,10 @@
 pub enum Fault {
     /// A process dies, and the next one of its node starts.
     Crash,
+    /// As a crash, and the disk is gone.
+    LostDisk,
+    /// What was journaled takes long to be on the disk.
+    SlowDisk,
     /// A process is cut off, and goes on while the next one of its node starts.
     Zombie,
     /// A process is cut off for a while.
@@ -27,8 +31,10 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Crash,
+        Self::LostDisk,
+        Self::SlowDisk,
         Self::Zombie,
         Self::Partition,
         Self::LeaderOutage,
@@ -45,6 +51,8 @@ impl Fault {
     pub fn name(self) -> &'static str {
         match self {
             Self::Crash => "crash",
+            Self::LostDisk => "lostDisk",
+            Self::SlowDisk => "slowDisk",
             Self::Zombie => "zombie",
             Self::Partition => "partition",
             Self::LeaderOutage => "leaderOutage",

@@ -10,17 +10,45 @@ pub(super) const MS: u64 = 1_000;
 #[derive(Debug)]
 pub(super) enum Event {
     Arrive,
-    Tick { process: usize },
-    Frame { process: usize, frame: Box<Frame> },
-    Outcome { process: usize, outcome: Box<FrameOutcome> },
-    Apply { process: usize, upto: usize },
-    End { process: usize, request: u64 },
-    GiveUp { process: usize, request: u64 },
+    Tick {
+        process: usize,
+    },
+    Frame {
+        process: usize,
+        frame: Box<Frame>,
+    },
+    Outcome {
+        process: usize,
+        outcome: Box<FrameOutcome>,
+    },
+    Apply {
+        process: usize,
+        upto: usize,
+    },
+    End {
+        process: usize,
+        request: u64,
+    },
+    GiveUp {
+        process: usize,
+        request: u64,
+    },
     Trouble,
-    Restart { process: usize },
-    Heal { process: usize },
+    Restart {
+        process: usize,
+    },
+    Heal {
+        process: usize,
+    },
     Elected,
-    Install { process: usize },
+    /// What was journaled up to here is on the disk.
+    Synced {
+        process: usize,
+        position: u64,
+    },
+    Install {
+        process: usize,
+    },
 }
 
 #[derive(Debug, Default)]

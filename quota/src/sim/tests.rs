@@ -150,4 +150,10 @@ variants! {
     sums_dropped_when_nothing_is_in_hand_are_found: "forgets-empty-leases";
     a_crash_that_frees_what_was_leased_is_found: "open-frees-leases";
     reports_that_are_added_up_are_found: "reports-add";
+    a_journal_that_repeats_what_was_said_is_found: "recovers-twice";
+    sending_before_the_journal_is_durable_is_found: "sends-before-the-journal";
+    saying_before_the_journal_is_durable_is_found: "says-before-the-journal";
+    a_recovery_that_frees_what_it_does_not_know_is_found: "recovers-nothing";
+    spending_without_contact_is_found: "ignores-isolation";
+    spending_above_the_ceiling_is_found: "ignores-ceilings";
 }

@@ -1,5 +1,6 @@
 //! Processes, one log, and everything that goes wrong between them.
 
+mod disk;
 mod drain;
 mod log;
 mod requests;
@@ -8,7 +9,7 @@ mod story;
 mod trouble;
 mod up;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use prost::Message;
 use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
@@ -17,6 +18,8 @@ use tollgate_proto::state::v1::{
     record::Kind,
 };
 
+use disk::Disk;
+
 use super::{
     Failure, Fault, Plan, Report,
     bugs::Wrong,
@@ -24,7 +27,7 @@ use super::{
     witness::{Label, Witness},
 };
 use crate::{
-    Changes, Charge, Ledger, Rule,
+    Changes, Charge, Durability, Ledger, Rule,
     agent::{Agent, Answer},
     invariants::{Violation, require},
     ledger::bugs::Bug as LedgerBug,
@@ -37,6 +40,8 @@ const TROUBLES: u64 = START + 18 * SECOND;
 const LIMITS: [&str; 3] = ["a", "b", "c"];
 /// How long a caller waits for a decision.
 const PATIENCE: u64 = 3 * SECOND;
+/// How long a process may spend its leases without an answer.
+const ISOLATION: u64 = 2 * SECOND;
 
 /// A command of the log.
 #[derive(Debug)]
@@ -72,6 +77,14 @@ struct Process {
     rules: Vec<Rule>,
     waiting: BTreeMap<u64, Waiting>,
     flights: BTreeMap<u64, Vec<Label>>,
+    disk: Disk,
+    /// Granted, and waiting for the disk: up to where it must be durable.
+    outgoing: BTreeMap<u64, u64>,
+    /// How fast its own clock goes, in thousandths of true time; and when it began.
+    rate: u64,
+    began: u64,
+    /// When the log last took a frame of it.
+    heard: u64,
 }
 
 /// A request that waits for a decision.
@@ -80,6 +93,7 @@ struct Waiting {
     charges: usize,
     /// Over all its charges.
     units: u64,
+    durability: Durability,
 }
 
 /// What became of one request.
@@ -110,6 +124,8 @@ pub(super) struct World {
     /// The last decision of each request that is asked for in `drain`.
     decided: BTreeMap<(usize, u64), Decision>,
     settled: Vec<(usize, String)>,
+    /// Ends that were neither in the log nor on a disk when their process died.
+    forgotten: BTreeSet<String>,
     leaderless: bool,
     leader_skew: u64,
     deleted: Option<Rule>,
@@ -136,6 +152,7 @@ impl World {
             promised: BTreeMap::new(),
             decided: BTreeMap::new(),
             settled: Vec::new(),
+            forgotten: BTreeSet::new(),
             leaderless: false,
             leader_skew: 0,
             deleted: None,
@@ -176,7 +193,7 @@ impl World {
             self.set(limit, capacity)?;
         }
         for node in 1..=self.plan.nodes {
-            self.spawn(node, 1)?;
+            self.spawn(node, 1, Disk::default())?;
         }
         self.queue.at(self.now, Event::Arrive);
         if self.may_fail() {
@@ -219,6 +236,7 @@ impl World {
             Event::Arrive => return self.arrive(),
             Event::Frame { process, frame } => return self.propose(process, *frame),
             Event::Elected => self.leaderless = false,
+            Event::Synced { process, position } => return self.synced(process, position),
             Event::Install { process } => {
                 self.install(process);
                 return self.check(process);

@@ -4,14 +4,20 @@ use super::*;
 
 /// The desk of a node that asks for leases and follows the log.
 fn leasing(log: &Arc<Log>, node: u64) -> (Desk, TaskTracker) {
-    let open = NodeOpen { node, incarnation: 1 };
+    let open = NodeOpen { node, incarnation: 1, ..NodeOpen::default() };
     log.ledger.lock().open(LogIndex(2), Timestamp(0), &open, &mut Changes::new());
     let tracker = TaskTracker::new();
-    let config = DeskConfig { leases: true, ..DeskConfig::new(NodeId(node), 1) };
-    let desk = Desk::spawn(config, Arc::clone(log) as Arc<dyn Uplink>, &tracker);
+    let journal = Arc::new(Forgetful::default());
+    let desk = Desk::spawn(DeskConfig::new(NodeId(node), 1), Arc::clone(log) as Arc<dyn Uplink>, journal, &tracker);
     tracker.close();
     log.followers.lock().push(desk.clone());
     (desk, tracker)
+}
+
+/// As [`super::reserve`], from leases where there are any.
+async fn reserve(desk: &Desk, amount: u64) -> Result<Reservation, ReserveError> {
+    let by = Instant::now() + Duration::from_secs(10);
+    desk.reserve(charges(amount), Durability::Journal, by, Duration::from_secs(600)).await
 }
 
 fn settle(reservation: Reservation, used: u64) {
@@ -77,19 +83,20 @@ async fn a_caller_that_gives_up_while_others_give_back_leaves_nothing_held() {
     let used = warm(&one).await + warm(&other).await;
     log.followers.lock().pop(); // it applies nothing any more, and so gives nothing back
     let soon = Instant::now() + Duration::from_millis(200);
-    let late = one.reserve(charges(1_000 - used), soon, Duration::from_secs(600)).await.unwrap_err();
+    let late =
+        one.reserve(charges(1_000 - used), Durability::Journal, soon, Duration::from_secs(600)).await.unwrap_err();
     assert!(matches!(late, ReserveError::Unavailable(Unavailable::Deadline)), "{late:?}");
     assert_eq!(stopped(&one, &tracker).await, 0);
     assert_eq!(log.alice(), (used, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_desk_without_leases_asks_for_none() {
+async fn what_the_log_alone_may_decide_asks_for_no_lease() {
     let log = Log::with_limit(1_000);
     let (desk, tracker) = desk(&log);
     log.followers.lock().push(desk.clone());
     for _ in 0..10 {
-        settle(reserve(&desk, 10).await.unwrap(), 10);
+        settle(super::reserve(&desk, 10).await.unwrap(), 10);
     }
     assert_eq!(stopped(&desk, &tracker).await, 0);
     assert_eq!((desk.stats().local, log.ledger.lock().counters().leased), (0, 0));

@@ -192,7 +192,7 @@ proptest! {
                 5 => drop(bench.hold(vec![charge("tpm", version, key, two)])),
                 6 => bench.set(rule("tpm", version + 1, one.max(1))),
                 7 => bench.now += if one < 100 { MINUTE } else { SECOND },
-                _ => drop(bench.ledger.open(LogIndex(1), Timestamp(bench.now), &NodeOpen { node: 2 + one % 2, incarnation: two }, &mut Changes::new())),
+                _ => drop(bench.ledger.open(LogIndex(1), Timestamp(bench.now), &NodeOpen { node: 2 + one % 2, incarnation: two, ..NodeOpen::default() }, &mut Changes::new())),
             }
             bench.ledger.audit().unwrap();
             let rows: Vec<_> = bench.ledger.image().into_rows().collect();

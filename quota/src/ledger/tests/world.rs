@@ -170,6 +170,7 @@ impl World {
             usage: Some(Usage { input_tokens: input, output_tokens: input / 2, ..Usage::default() }),
             attribution: Some(Attribution { request_id: id, ..Attribution::default() }),
             unheld,
+            ..Settle::default()
         });
     }
 
@@ -224,7 +225,7 @@ impl World {
 
     fn restart(&mut self, node: usize) {
         self.incarnations[node] += 1;
-        let open = NodeOpen { node: node as u64, incarnation: self.incarnations[node] };
+        let open = NodeOpen { node: node as u64, incarnation: self.incarnations[node], ..NodeOpen::default() };
         self.agents[node] = Agent::new(open.node, open.incarnation);
         let (at, now) = self.entry();
         self.oracle.open(open.node, open.incarnation);

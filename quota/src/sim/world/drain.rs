@@ -51,7 +51,7 @@ impl World {
     }
 
     fn everyone_was_counted(&self) -> Checked {
-        for (at, id) in self.settled.iter().filter(|(at, _)| self.processes[*at].alive) {
+        for (at, id) in self.settled.iter().filter(|(_, id)| !self.forgotten.contains(id)) {
             let times = self.witness.terminals.of(id);
             require(times == 1, "I6", || format!("{id} of process {at} was counted {times} times"))?;
         }

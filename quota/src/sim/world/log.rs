@@ -124,6 +124,8 @@ impl World {
             }
             process.agent.follow(&process.replica, &news);
         }
+        self.write_down(at);
+        let process = &mut self.processes[at];
         let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
         process.alive = newest <= process.incarnation;
         self.tell(|it| format!("{} applies the log up to entry {upto}", it.named(at)));

@@ -33,15 +33,21 @@ impl World {
         let (Some(charges), false) = (charges, self.processes[at].agent.is_fenced()) else { return Ok(None) };
         self.report.arrivals += 1;
         let now = self.clock(at);
+        let durability = match limits {
+            [2] => Durability::Memory,
+            _ if self.dice.percent(3) => Durability::Quorum,
+            _ => Durability::Journal,
+        };
         let process = &mut self.processes[at];
-        let (request, granted) = process.agent.reserve(&charges, 600 * SECOND, now);
+        let (request, granted) = process.agent.reserve(&charges, durability, 600 * SECOND, now);
         let units = charges.iter().map(|charge| charge.amount).sum();
-        process.waiting.insert(request, Waiting { charges: charges.len(), units });
+        process.waiting.insert(request, Waiting { charges: charges.len(), units, durability });
+        self.write_down(at);
         self.tell(|it| format!("{} asks for {} as request {request}", it.named(at), story::asked(&charges)));
         self.heeds(at, request)?;
         if let Some(standings) = granted {
             require(standings.len() == charges.len(), "I5", || format!("{standings:?} for {charges:?}"))?;
-            self.dispatch(at, request)?;
+            self.granted(at, request)?;
         }
         self.check(at)?;
         Ok(Some(request))
@@ -65,12 +71,16 @@ impl World {
             let view = process.replica.lease(process.node, process.incarnation, account);
             let called = view.filter(|view| view.epoch == epoch).is_none_or(|view| view.central || !view.in_force);
             require(!called, "I8", || format!("request {request} of {} draws from {account}", process.node))?;
+            let alone = self.now - process.heard;
+            require(alone <= ISOLATION + ISOLATION / 50, "I8", || {
+                format!("request {request} of {} draws from {account} {alone} us after the last answer", process.node)
+            })?;
         }
         Ok(())
     }
 
     /// A request was granted and goes out: it must hold its whole path, once.
-    fn dispatch(&mut self, at: usize, request: u64) -> Checked {
+    pub(super) fn dispatch(&mut self, at: usize, request: u64) -> Checked {
         let process = &self.processes[at];
         let Some(Waiting { charges, .. }) = process.waiting.get(&request).copied() else { return Ok(()) };
         let mut labels = process.agent.drawn(request);
@@ -124,8 +134,12 @@ impl World {
             _ => used,
         });
         let process = &mut self.processes[at];
-        let id = format!("{}/{}/{request}", process.node, process.incarnation);
+        let id = disk::id_of(process, request);
         if !voided {
+            let newest = self.truth.node(process.node).map_or(0, |(incarnation, _)| incarnation);
+            if newest > process.incarnation {
+                self.forgotten.insert(id.clone()); // nobody listens to it any more, and it does not know yet
+            }
             self.settled.push((at, id.clone()));
         }
         process.agent.settle(Settle {
@@ -133,8 +147,9 @@ impl World {
             outcome: outcome.into(),
             usage: Some(Usage { input_tokens: used, ..Usage::default() }),
             attribution: Some(Attribution { request_id: id, ..Attribution::default() }),
-            unheld: false,
+            ..Settle::default()
         });
+        self.write_down(at);
     }
 
     /// The caller leaves; false when it has its answer, or its process is dead.
@@ -143,6 +158,8 @@ impl World {
         let leaves = process.alive && process.waiting.remove(&request).is_some();
         if leaves {
             process.agent.cancel(request);
+            process.outgoing.remove(&request);
+            self.write_down(at);
             self.report.undecided += 1;
             self.tell(|it| format!("{}: the caller of request {request} leaves", it.named(at)));
         }
@@ -156,7 +173,7 @@ impl World {
                     if drawn {
                         self.heeds(at, request)?;
                     }
-                    self.dispatch(at, request)?;
+                    self.granted(at, request)?;
                 }
                 Some(said) => {
                     self.report.refusals += 1;

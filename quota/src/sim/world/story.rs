@@ -86,6 +86,10 @@ fn said(kind: Option<&Kind>, outcome: Option<&FrameOutcome>) -> String {
             );
             format!("hold({} {word})", hold.request)
         }
+        Some(Kind::Recover(it)) => {
+            let (ends, leases) = (it.settles.len(), it.consumed.len());
+            format!("recover({} {ends} ends {leases} leases{})", it.incarnation, if it.done { " done" } else { "" })
+        }
         Some(Kind::Settle(settle)) => format!("settle({})", settle.request),
         Some(Kind::Report(it)) => {
             format!("report(account {} held {} spent {} returned {})", it.account, it.held, it.spent, it.returned)

@@ -15,12 +15,19 @@ impl World {
         self.append(Command::Set(rule)).map(drop)
     }
 
-    pub(super) fn spawn(&mut self, node: u64, incarnation: u64) -> Checked {
+    /// Starts the next process of a node, on the disk that an earlier one has left.
+    pub(super) fn spawn(&mut self, node: u64, incarnation: u64, mut disk: Disk) -> Checked {
         let first = incarnation == 1 && !self.processes.iter().any(|it| it.node == node);
+        let known = self.truth.node(node).map_or(0, |(incarnation, _)| incarnation);
+        let remains = disk.start(incarnation);
         if first || self.wrong() != Some(Wrong::SameIncarnation) {
-            self.append(Command::Open(NodeOpen { node, incarnation }))?;
+            let predecessor_is_dead = remains.iter().any(|it| it.incarnation() == known);
+            let open = NodeOpen { node, incarnation, predecessor_is_dead, isolation_us: ISOLATION };
+            self.append(Command::Open(open))?;
         }
         let mut agent = Agent::new(node, incarnation);
+        agent.isolate_after(ISOLATION, 0);
+        agent.recover(self.recovery(node, remains));
         agent.set_bug(self.wrong().and_then(|wrong| if let Wrong::Book(bug) = wrong { Some(bug) } else { None }));
         let mut replica = self.snapshot();
         let news = replica.take_news();
@@ -46,6 +53,11 @@ impl World {
             rules,
             waiting: BTreeMap::new(),
             flights: BTreeMap::new(),
+            disk,
+            outgoing: BTreeMap::new(),
+            rate: self.dice.range(990, 1_011),
+            began: self.now,
+            heard: self.now,
         });
         self.queue.at(self.now + MS, Event::Tick { process });
         Ok(())
@@ -68,8 +80,9 @@ impl World {
             return Ok(());
         }
         let Some(process) = self.anyone() else { return Ok(()) };
-        let fault = match self.dice.range(0, 8) {
+        let fault = match self.dice.range(0, 9) {
             0 => Fault::Crash,
+            8 => Fault::LostDisk,
             1 => Fault::Zombie,
             2 => Fault::Partition,
             3 => Fault::LeaderOutage,
@@ -82,7 +95,7 @@ impl World {
 
     fn befall(&mut self, fault: Fault, process: usize) -> Checked {
         match fault {
-            Fault::Crash => self.crash(process),
+            Fault::Crash | Fault::LostDisk => self.crash(process, fault),
             Fault::Zombie => self.haunt(process)?,
             Fault::Partition => {
                 self.report.faults.note(fault);
@@ -132,10 +145,10 @@ impl World {
         Ok(true)
     }
 
-    pub(super) fn crash(&mut self, at: usize) {
-        self.report.faults.note(Fault::Crash);
+    fn crash(&mut self, at: usize, fault: Fault) {
+        self.report.faults.note(fault);
         self.tell(|it| format!("{} dies", it.named(at)));
-        self.crashed_at = self.now;
+        self.lose_power(at, fault == Fault::LostDisk);
         self.processes[at].alive = false;
         let back = self.now + self.dice.range(50 * MS, 3 * SECOND);
         self.queue.at(back, Event::Restart { process: at });
@@ -146,15 +159,20 @@ impl World {
         if self.processes.iter().any(|it| it.node == node && it.alive && !it.cut) {
             return Ok(());
         }
-        let newest = self.processes.iter().filter(|it| it.node == node).map(|it| it.incarnation).max();
+        let of_node = self.processes.iter_mut().filter(|it| it.node == node);
+        let Some(newest) = of_node.max_by_key(|it| it.incarnation) else { return Ok(()) };
+        // The disk of one that still runs is elsewhere.
+        let disk = if newest.alive { Disk::default() } else { std::mem::take(&mut newest.disk) };
+        let next = newest.incarnation + 1;
         let same = self.wrong() == Some(Wrong::SameIncarnation);
-        self.spawn(node, if same { incarnation } else { newest.unwrap_or(incarnation) + 1 })
+        self.spawn(node, if same { incarnation } else { next }, disk)
     }
 
     /// A process is cut off, and goes on while the next one of its node starts.
     pub(super) fn haunt(&mut self, at: usize) -> Checked {
         self.report.faults.note(Fault::Zombie);
         self.crashed_at = self.now;
+        self.forget_unsaid(at, &BTreeSet::new());
         self.cut(at);
         self.restart(at)
     }
@@ -188,5 +206,6 @@ impl World {
         process.agent.follow(&process.replica, &news);
         let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
         process.alive = newest <= process.incarnation;
+        self.write_down(at);
     }
 }

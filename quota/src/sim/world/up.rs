@@ -7,6 +7,7 @@ impl World {
         let process = &mut self.processes[at];
         let own = (self.now + process.skew).max(process.replica.counters().last_time_us);
         process.clock = process.clock.max(own);
+        process.agent.pass((self.now - process.began) * process.rate / 1_000);
         Timestamp(process.clock)
     }
 
@@ -29,7 +30,10 @@ impl World {
             return Ok(());
         }
         let Some(frame) = process.agent.next_frame(now) else { return Ok(()) };
-        process.sent_at = self.now;
+        if !self.may_send(at) {
+            return Ok(());
+        }
+        self.processes[at].sent_at = self.now;
         self.send(at, Box::new(frame));
         self.check(at)
     }
@@ -64,6 +68,9 @@ impl World {
         }
         let known = self.truth.node(frame.node).filter(|(incarnation, _)| *incarnation == frame.incarnation);
         let outcome = self.append(Command::Batch(QuotaBatch { frames: vec![frame] }))?.expect("a batch has an outcome");
+        if !outcome.fenced && !outcome.unopened {
+            self.processes[process].heard = self.now;
+        }
         if let Some((_, last_seq)) = known {
             self.note_refusals(process, last_seq, &outcome);
         }

@@ -1,0 +1,316 @@
+//! The journal of this node on its disk (`quota::journal` says what is in it): one thread, one `fdatasync` for all that
+//! waited.
+//!
+//! A directory of its own under `node.data_dir`, locked while this process lives: whoever opens it knows that the process
+//! before has ended. A full disk is waited for; the desk admits nothing meanwhile that has to be journaled. Any other failure of
+//! a write ends the process. A journal that is damaged is set aside: what it knew stays in suspense until its windows turn.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::Context;
+use parking_lot::{Condvar, Mutex};
+use prost::Message;
+use tokio::sync::watch;
+use tollgate_quota::{
+    JournalEntry, JournalKind,
+    journal::{Journal, Progress, Remains, Replay},
+};
+use tollgate_storage::{OpenError, Options, RealDisk, SegmentId, WriteError, Writer};
+use tracing::{error, info, warn};
+
+const OWNER: [u8; 8] = *b"tgjournl";
+const HEAL: &str = "move the directory away: limits stay exact, what it knew counts as used until the windows turn";
+const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// A journal that has grown by this since its last image is restated.
+const LONG_BYTES: u64 = 8 * 1024 * 1024;
+/// Between two attempts on a full disk.
+const FULL_RETRY: Duration = Duration::from_millis(100);
+
+/// The journal before anything is admitted: what earlier processes left, and room for what this one will.
+pub(crate) struct Opening {
+    writer: Writer,
+    /// What is left of earlier incarnations, the oldest first.
+    pub(crate) remains: Vec<Remains>,
+    /// Incarnations that ran on this disk, so that they have ended.
+    started: Vec<u64>,
+}
+
+/// Opens the journal under `data_dir`.
+///
+/// # Errors
+/// When another process has it, or the file system fails.
+pub(crate) fn open(data_dir: &Path) -> anyhow::Result<Opening> {
+    let dir = data_dir.join("journal");
+    match read(&dir) {
+        Err(OpenError::Corrupt { .. } | OpenError::Foreign { .. }) => {}
+        done => return done.with_context(|| format!("node.data_dir: can't open {}", dir.display())),
+    }
+    let aside = set_aside(&dir).with_context(|| format!("node.data_dir: can't move {} away", dir.display()))?;
+    error!(
+        moved_to = %aside.display(),
+        "the journal of this node is damaged: what earlier processes had in hand counts as used until its windows turn"
+    );
+    read(&dir).with_context(|| format!("node.data_dir: can't open {}", dir.display()))
+}
+
+fn read(dir: &Path) -> Result<Opening, OpenError> {
+    let mut replay = Replay::default();
+    let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(OWNER, HEAL) };
+    let opened = tollgate_storage::open(Arc::new(RealDisk), dir, options, &mut |_, entry| replay.entry(entry));
+    let opened = opened.inspect_err(|error| warn!(%error, "can't read the journal"))?;
+    let remains = replay.finish();
+    let started = remains.iter().map(Remains::incarnation).collect();
+    Ok(Opening { writer: opened.writer, remains, started })
+}
+
+fn set_aside(dir: &Path) -> io::Result<PathBuf> {
+    let free = (1..).map(|n| dir.with_extension(format!("damaged-{n}"))).find(|aside| !aside.exists());
+    let aside = free.expect("numbers do not end");
+    fs::rename(dir, &aside)?;
+    Ok(aside)
+}
+
+impl Opening {
+    /// Whether this incarnation ran on this disk, whose lock we have.
+    pub(crate) fn has_ended(&self, incarnation: u64) -> bool {
+        self.started.contains(&incarnation)
+    }
+
+    /// Writes down that this incarnation runs on this disk: durable before anybody is told of it.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn start(&mut self, incarnation: u64) -> Result<(), WriteError> {
+        let entry = JournalEntry { kind: Some(JournalKind::Start(incarnation)) };
+        self.writer.append(&entry.encode_to_vec())?;
+        self.writer.commit()?;
+        self.started.push(incarnation);
+        Ok(())
+    }
+
+    /// Begins to write what the desk says.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) fn run(self) -> io::Result<FileJournal> {
+        let shared = Arc::new(Shared::default());
+        let scribe = Scribe { writer: self.writer, shared: Arc::clone(&shared), image: None, since_image: 0 };
+        let thread = thread::Builder::new().name("journal".into()).spawn(move || scribe.run())?;
+        Ok(FileJournal { shared, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Default)]
+struct Queue {
+    entries: Vec<JournalEntry>,
+    closed: bool,
+}
+
+/// The journal of the incarnation that runs.
+pub(crate) struct FileJournal {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Journal for FileJournal {
+    fn append(&self, entries: Vec<JournalEntry>) {
+        self.shared.queue.lock().entries.extend(entries);
+        self.shared.wake.notify_one();
+    }
+
+    fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+}
+
+impl Drop for FileJournal {
+    /// What is queued is written before the process ends.
+    fn drop(&mut self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.wake.notify_one();
+        if let Some(Err(_)) = self.thread.lock().take().map(JoinHandle::join) {
+            warn!("the journal's thread has panicked");
+        }
+    }
+}
+
+/// The writing thread.
+struct Scribe {
+    writer: Writer,
+    shared: Arc<Shared>,
+    /// The segment that begins with the image that is being written.
+    image: Option<SegmentId>,
+    since_image: u64,
+}
+
+impl Scribe {
+    fn run(mut self) {
+        while let Some(entries) = self.next() {
+            if let Err(error) = self.write(&entries) {
+                if matches!(error, WriteError::NoSpace(_)) {
+                    return warn!("the journal's last entries found no space"); // only when it is closed
+                }
+                error!(%error, "the journal can't go on, ending the process");
+                std::process::abort();
+            }
+        }
+    }
+
+    /// Whatever is queued; none once the journal is closed and all is written.
+    fn next(&self) -> Option<Vec<JournalEntry>> {
+        let mut queue = self.shared.queue.lock();
+        while queue.entries.is_empty() && !queue.closed {
+            self.shared.wake.wait(&mut queue);
+        }
+        let entries = std::mem::take(&mut queue.entries);
+        (!entries.is_empty()).then_some(entries)
+    }
+
+    fn write(&mut self, entries: &[JournalEntry]) -> Result<(), WriteError> {
+        let mut whole = None;
+        for entry in entries {
+            match &entry.kind {
+                Some(JournalKind::Image(_)) => {
+                    self.patiently(|writer| writer.roll(0))?;
+                    (self.image, self.since_image) = (Some(self.writer.active_segment()), 0);
+                }
+                Some(JournalKind::ImageEnd(_)) => whole = self.image.take(),
+                _ => {}
+            }
+            let bytes = entry.encode_to_vec();
+            self.since_image += bytes.len() as u64;
+            self.patiently(|writer| writer.append(&bytes).map(drop))?;
+        }
+        self.patiently(Writer::commit)?;
+        let is_long = self.since_image > LONG_BYTES;
+        self.shared.progress.send_modify(|progress| {
+            progress.durable += entries.len() as u64;
+            progress.is_long = is_long;
+        });
+        match whole {
+            Some(segment) => self.writer.drop_before(segment).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for space when the disk is full: nobody was told anything yet.
+    fn patiently<T>(&mut self, mut step: impl FnMut(&mut Writer) -> Result<T, WriteError>) -> Result<T, WriteError> {
+        loop {
+            let result = step(&mut self.writer);
+            let full = matches!(result, Err(WriteError::NoSpace(_)));
+            self.tell_full(full);
+            if !full || self.shared.queue.lock().closed {
+                return result;
+            }
+            thread::sleep(FULL_RETRY);
+        }
+    }
+
+    fn tell_full(&self, full: bool) {
+        let changed = self.shared.progress.send_if_modified(|progress| {
+            let changed = progress.full != full;
+            progress.full = full;
+            changed
+        });
+        match (changed, full) {
+            (true, true) => error!("no space for the journal: what has to be journaled is refused until there is"),
+            (true, false) => info!("there is space for the journal again"),
+            (false, _) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_quota::{Outcome, Settle};
+
+    use super::*;
+
+    const END: u64 = 7;
+
+    fn entry(kind: JournalKind) -> JournalEntry {
+        JournalEntry { kind: Some(kind) }
+    }
+
+    fn end(request: u64) -> JournalEntry {
+        let settle = Settle { request, outcome: Outcome::Settled.into(), terminal: request, ..Settle::default() };
+        entry(JournalKind::End(tollgate_quota::JournalEnd { request, settle: Some(settle), ..Default::default() }))
+    }
+
+    fn written(journal: &FileJournal, durable: u64) {
+        let mut progress = journal.progress();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(progress.wait_for(|it| it.durable >= durable)).unwrap();
+    }
+
+    fn last(dir: &Path) -> (Vec<u64>, u64) {
+        let opening = open(dir).unwrap();
+        (opening.started.clone(), opening.remains.last().map_or(0, Remains::last_terminal))
+    }
+
+    #[test]
+    fn the_next_process_reads_what_this_one_wrote_and_knows_that_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opening = open(dir.path()).unwrap();
+        assert!(opening.remains.is_empty() && !opening.has_ended(END));
+        opening.start(END).unwrap();
+        let journal = opening.run().unwrap();
+        journal.append(vec![end(1), end(2)]);
+        written(&journal, 2);
+        assert!(open(dir.path()).is_err(), "it is in use");
+        drop(journal);
+        assert_eq!(last(dir.path()), (vec![END], 2));
+    }
+
+    #[test]
+    fn an_image_takes_the_place_of_what_was_written_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opening = open(dir.path()).unwrap();
+        opening.start(END).unwrap();
+        let journal = opening.run().unwrap();
+        let many: Vec<JournalEntry> = (1..=100_000).map(end).collect();
+        let entries = many.len() as u64;
+        journal.append(many);
+        written(&journal, entries);
+        assert!(!journal.progress().borrow().is_long, "two megabytes are not long");
+        journal.append(vec![entry(JournalKind::Image(END)), entry(JournalKind::ImageEnd(entries)), end(entries + 1)]);
+        written(&journal, entries + 3);
+        drop(journal);
+        let files = fs::read_dir(dir.path().join("journal")).unwrap();
+        let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        assert!(bytes < 2 * SEGMENT_BYTES, "{bytes}");
+        assert_eq!(last(dir.path()), (vec![END], entries + 1));
+    }
+
+    #[test]
+    fn a_damaged_journal_is_set_aside_and_nobody_is_thought_to_have_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opening = open(dir.path()).unwrap();
+        opening.start(END).unwrap();
+        let journal = opening.run().unwrap();
+        journal.append((1..50).map(end).collect());
+        written(&journal, 49);
+        drop(journal);
+        let segments = fs::read_dir(dir.path().join("journal")).unwrap().map(|file| file.unwrap().path());
+        let segment = segments.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+        let mut bytes = fs::read(&segment).unwrap();
+        bytes[700] ^= 4;
+        fs::write(&segment, bytes).unwrap();
+        let opening = open(dir.path()).unwrap();
+        assert!(opening.remains.is_empty() && !opening.has_ended(END));
+        assert!(dir.path().join("journal.damaged-1").exists());
+    }
+}

@@ -1,0 +1,209 @@
+//! What a node writes to its own disk so that the next process can say what this one could not (QUOTA.md 3.7, R5–R7).
+//!
+//! One order for everything: a request that is about to be sent out, its end, the ceilings of what is not journaled request by
+//! request. An entry is durable before what follows from it is done: an admission before the request goes to its upstream,
+//! an end before the log hears of it. So what was really used is never more than the journal says, and what the journal says
+//! of an end was said to the log at most once: its number tells.
+//!
+//! From time to time an *image* restates all that is still needed, and what was written before it is dropped.
+//!
+//! Pure but for [`Journal`], which is implemented where files are known.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use tokio::sync::watch;
+use tollgate_proto::state::v1::{
+    Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, Recover, Settle, journal_entry::Kind,
+};
+
+/// Ends, or leases, in one record of a recovery.
+const PER_RECORD: usize = 256;
+
+/// How far a journal has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries that are durable, of those that were appended.
+    pub durable: u64,
+    /// The disk is full: nothing becomes durable before there is space again.
+    pub full: bool,
+    /// It has grown so much since the last image that another would be welcome.
+    pub is_long: bool,
+}
+
+/// Where entries are written. Whoever implements it ends the process when a write or a sync fails for another reason than a full disk:
+/// what the kernel has of a file after that, nobody knows.
+pub trait Journal: Send + Sync + 'static {
+    /// Takes entries, to be durable soon, all of them in this order. Never blocks.
+    fn append(&self, entries: Vec<JournalEntry>);
+
+    /// How far it has come, from now on.
+    fn progress(&self) -> watch::Receiver<Progress>;
+}
+
+/// Keeps nothing: for tools and tests that never start again.
+#[derive(Debug)]
+pub struct Forgetful(watch::Sender<Progress>);
+
+impl Default for Forgetful {
+    fn default() -> Self {
+        Self(watch::Sender::new(Progress::default()))
+    }
+}
+
+impl Journal for Forgetful {
+    fn append(&self, entries: Vec<JournalEntry>) {
+        self.0.send_modify(|progress| progress.durable += entries.len() as u64);
+    }
+
+    fn progress(&self) -> watch::Receiver<Progress> {
+        self.0.subscribe()
+    }
+}
+
+/// Reads a journal from its beginning.
+#[derive(Debug, Default)]
+pub struct Replay {
+    earlier: Vec<Remains>,
+    current: Option<Remains>,
+    /// An image that is not whole yet: should it never be, what it restates is still there.
+    image: Option<Remains>,
+}
+
+impl Replay {
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    /// Why it is none of a journal's.
+    pub fn entry(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let entry = JournalEntry::decode(bytes).map_err(|error| error.to_string())?;
+        match entry.kind.ok_or("an entry of a kind that this version does not know")? {
+            Kind::Start(incarnation) => {
+                self.image = None;
+                self.earlier.extend(self.current.replace(Remains::new(incarnation)));
+            }
+            Kind::Image(incarnation) => self.image = Some(Remains::new(incarnation)),
+            Kind::ImageEnd(ends) => {
+                let mut image = self.image.take().ok_or("the end of an image without its beginning")?;
+                image.ends = ends;
+                self.current = Some(image);
+            }
+            Kind::Admit(admit) => self.remains()?.admit(admit),
+            Kind::End(end) => self.remains()?.end(end),
+            Kind::Sum(sum) => self.remains()?.sum(&sum),
+        }
+        Ok(())
+    }
+
+    fn remains(&mut self) -> Result<&mut Remains, String> {
+        let remains = self.image.as_mut().or(self.current.as_mut());
+        remains.ok_or_else(|| "an entry of no incarnation".to_owned())
+    }
+
+    /// What is left of each incarnation that wrote it, the oldest first.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Remains> {
+        self.earlier.extend(self.current);
+        self.earlier
+    }
+}
+
+/// What a journal tells of one incarnation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remains {
+    incarnation: u64,
+    ends: u64,
+    leases: BTreeMap<(u32, u64), Sums>,
+    open: BTreeMap<u64, JournalAdmit>,
+    said: Vec<Settle>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sums {
+    spent: u64,
+    overrun: u64,
+    ceiling: u64,
+}
+
+impl Remains {
+    fn new(incarnation: u64) -> Self {
+        Self { incarnation, ends: 0, leases: BTreeMap::new(), open: BTreeMap::new(), said: Vec::new() }
+    }
+
+    fn admit(&mut self, admit: JournalAdmit) {
+        self.open.insert(admit.request, admit);
+    }
+
+    fn end(&mut self, end: JournalEnd) {
+        self.open.remove(&end.request);
+        for consumed in &end.consumed {
+            self.add(consumed);
+        }
+        if let Some(settle) = end.settle {
+            self.ends = self.ends.max(settle.terminal);
+            self.said.push(settle);
+        }
+    }
+
+    fn sum(&mut self, sum: &JournalSum) {
+        let Some(consumed) = &sum.consumed else { return };
+        let lease = self.add(consumed);
+        lease.ceiling = lease.ceiling.max(sum.ceiling);
+    }
+
+    fn add(&mut self, consumed: &Consumed) -> &mut Sums {
+        let lease = self.leases.entry((consumed.account, consumed.epoch)).or_default();
+        lease.spent = lease.spent.saturating_add(consumed.spent);
+        lease.overrun = lease.overrun.saturating_add(consumed.overrun);
+        lease
+    }
+
+    /// Which incarnation it was.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The number of the last end that it journaled. An honest disk knows every end that the log has heard of.
+    #[must_use]
+    pub fn last_terminal(&self) -> u64 {
+        self.ends
+    }
+
+    /// Requests that were sent out, or were about to be, and of whose end nothing is known.
+    #[must_use]
+    pub fn orphans(&self) -> usize {
+        self.open.len()
+    }
+
+    /// What is to be said of it, in order, given the last end that the log has heard of: the ends first, then all that may
+    /// have been made of its leases. Requests without an end count as they were reserved.
+    #[must_use]
+    pub fn recover(mut self, last_terminal: u64) -> Vec<Recover> {
+        let incarnation = self.incarnation;
+        for admit in std::mem::take(&mut self.open).into_values() {
+            for drawn in admit.drawn {
+                let (account, epoch, spent) = (drawn.account, drawn.epoch, drawn.amount);
+                self.add(&Consumed { account, epoch, spent, overrun: 0 });
+            }
+        }
+        let consumed: Vec<Consumed> = self.leases.into_iter().map(Sums::consumed).collect();
+        let unsaid: Vec<Settle> = self.said.into_iter().filter(|settle| settle.terminal > last_terminal).collect();
+        let of = |settles: &[Settle], consumed: &[Consumed]| Recover {
+            incarnation,
+            settles: settles.to_vec(),
+            consumed: consumed.to_vec(),
+            done: false,
+        };
+        let ends = unsaid.chunks(PER_RECORD).map(|settles| of(settles, &[]));
+        let mut all: Vec<Recover> = ends.chain(consumed.chunks(PER_RECORD).map(|consumed| of(&[], consumed))).collect();
+        all.push(Recover { incarnation, done: true, ..Recover::default() });
+        all
+    }
+}
+
+impl Sums {
+    fn consumed(((account, epoch), sums): ((u32, u64), Self)) -> Consumed {
+        Consumed { account, epoch, spent: sums.spent.saturating_add(sums.ceiling), overrun: sums.overrun }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a process says of an earlier incarnation of its node, out of that one's journal (QUOTA.md R5, R6).
+//!
+//! The fence holds: the earlier one is never heard itself. Its ends are numbered, so that those it had said are not said
+//! twice, whoever repeats them: a process may die while it recovers, and the next begins anew. What it made of its leases
+//! is said in all, never as a difference, and can only be more than the log has heard. With the last record the
+//! incarnation is closed: what is left of its leases is free again, as everything was journaled before it was sent out.
+
+use tollgate_proto::state::v1::{Consumed, Recover};
+
+#[cfg(any(test, feature = "seeded-bugs"))]
+use super::bugs::Bug;
+use super::{Ledger, Used, apply::used_by};
+
+impl Ledger {
+    pub(super) fn recover<'a>(&mut self, node: u64, recover: &'a Recover, used: &mut Vec<Used<'a>>) {
+        let incarnation = recover.incarnation;
+        let Some(mut last) = self.last_terminal(node, incarnation) else { return };
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(Bug::RecoversTwice) {
+            last = 0;
+        }
+        for settle in &recover.settles {
+            if settle.terminal > last {
+                last = settle.terminal;
+                if self.settle(node, settle) {
+                    used.extend(used_by(node, settle));
+                }
+            }
+        }
+        self.set_last_terminal(node, incarnation, last);
+        for consumed in &recover.consumed {
+            self.recover_lease(node, incarnation, consumed);
+        }
+        if recover.done {
+            self.close_incarnation(node, incarnation);
+        }
+    }
+
+    fn last_terminal(&self, node: u64, incarnation: u64) -> Option<u64> {
+        let earlier = &self.nodes.get(node)?.earlier;
+        earlier.iter().find(|it| it.incarnation == incarnation).map(|it| it.last_terminal)
+    }
+
+    fn set_last_terminal(&mut self, node: u64, incarnation: u64, last: u64) {
+        let earlier = self.nodes.get_mut(node).into_iter().flat_map(|state| &mut state.earlier);
+        earlier.filter(|it| it.incarnation == incarnation).for_each(|it| it.last_terminal = last);
+        self.dirty.nodes.push(node);
+    }
+
+    /// Moves what an incarnation made of a lease out of suspense: never more than it can have had.
+    fn recover_lease(&mut self, node: u64, incarnation: u64, consumed: &Consumed) {
+        let Some(id) = self.leases.find(consumed.account, node, incarnation) else { return };
+        let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
+        let account = self.accounts.slab.get_mut(consumed.account).filter(|it| it.epoch == lease.epoch);
+        let Some(account) = account.filter(|_| lease.epoch == consumed.epoch) else { return };
+        let spent = consumed.spent.clamp(lease.spent, lease.granted - lease.returned);
+        let overrun = consumed.overrun.max(lease.overrun);
+        account.suspense -= spent - lease.spent;
+        account.used += spent - lease.spent;
+        account.overrun = account.overrun.saturating_add(overrun - lease.overrun);
+        (lease.spent, lease.overrun) = (spent, overrun);
+        self.dirty.leases.push(id);
+        self.dirty.accounts.push(consumed.account);
+    }
+
+    fn close_incarnation(&mut self, node: u64, incarnation: u64) {
+        for id in self.leases.of_incarnation(node, incarnation) {
+            let Some(lease) = self.leases.slab.get(id).copied() else { continue };
+            if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
+                account.suspense -= lease.outstanding();
+                self.dirty.accounts.push(lease.account);
+            }
+            self.leases.remove(id);
+            self.dirty.leases.push(id);
+            self.reconsider(lease.account);
+        }
+        self.close_holds(node, incarnation);
+        if let Some(state) = self.nodes.get_mut(node) {
+            state.earlier.retain(|it| it.incarnation != incarnation);
+        }
+        self.dirty.nodes.push(node);
+    }
+}

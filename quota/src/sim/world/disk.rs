@@ -1,0 +1,159 @@
+//! Journals, and what is left of them when a process dies.
+
+use tollgate_proto::state::v1::{JournalEntry, Recover, journal_entry};
+
+use super::*;
+use crate::journal::{Remains, Replay};
+
+/// After so many entries the journal is long enough to be restated.
+const LONG: usize = 200;
+
+/// What one process has written, in order. What is not durable is there in part after a crash, or not at all.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    entries: Vec<Vec<u8>>,
+    /// Of `entries`, those that are there whatever happens.
+    safe: usize,
+    /// Entries that this process has written, and those that are durable.
+    written: u64,
+    durable: u64,
+    since_image: usize,
+}
+
+impl Disk {
+    /// What earlier processes have left. What is written from here on is of this incarnation.
+    pub(super) fn start(&mut self, incarnation: u64) -> Vec<Remains> {
+        let mut replay = Replay::default();
+        self.entries.iter().for_each(|entry| replay.entry(entry).expect("it was written by an outbox"));
+        let start = JournalEntry { kind: Some(journal_entry::Kind::Start(incarnation)) };
+        self.entries.push(start.encode_to_vec());
+        self.safe = self.entries.len();
+        (self.written, self.durable) = (0, 0);
+        replay.finish()
+    }
+
+    fn append(&mut self, entries: &[JournalEntry]) -> u64 {
+        self.entries.extend(entries.iter().map(Message::encode_to_vec));
+        self.written += entries.len() as u64;
+        self.since_image += entries.len();
+        self.written
+    }
+
+    fn is_durable(&self, position: u64) -> bool {
+        position <= self.durable
+    }
+
+    fn sync(&mut self, position: u64) {
+        self.safe += usize::try_from(position.saturating_sub(self.durable)).expect("it fits in memory");
+        self.durable = self.durable.max(position);
+    }
+
+    /// Drops what an image that is durable has restated.
+    fn recycle(&mut self) {
+        let kind = |entry: &Vec<u8>| JournalEntry::decode(&**entry).ok().and_then(|it| it.kind);
+        let is_end = |entry: &Vec<u8>| matches!(kind(entry), Some(journal_entry::Kind::ImageEnd(_)));
+        let Some(end) = self.entries[..self.safe].iter().rposition(is_end) else { return };
+        let is_begin = |entry: &Vec<u8>| matches!(kind(entry), Some(journal_entry::Kind::Image(_)));
+        let begin = self.entries[..end].iter().rposition(is_begin).expect("an image begins before it ends");
+        self.entries.drain(..begin);
+        self.safe -= begin;
+    }
+}
+
+impl World {
+    /// What a process says of earlier ones, by what their disk has left.
+    pub(super) fn recovery(&mut self, node: u64, remains: Vec<Remains>) -> Vec<Recover> {
+        let earlier = self.truth.earlier(node);
+        let known = |it: &Remains| earlier.iter().find(|known| known.incarnation == it.incarnation()).copied();
+        let twice = self.ledger_bug() == Some(LedgerBug::RecoversTwice);
+        let said = |it: &Remains| known(it).map(|known| if twice { 0 } else { known.last_terminal });
+        let recovers = remains.into_iter().filter_map(|it| Some((said(&it)?, it)));
+        let async_journal = self.wrong() == Some(Wrong::RecoversNothing);
+        let recovers = recovers.flat_map(|(last_terminal, it)| it.recover(last_terminal));
+        recovers.filter(|it| !async_journal || it.done).collect()
+    }
+
+    /// Takes what a process journals; after a while it is durable.
+    pub(super) fn write_down(&mut self, at: usize) {
+        let entries = self.processes[at].agent.take_entries();
+        if entries.is_empty() {
+            return;
+        }
+        let position = self.processes[at].disk.append(&entries);
+        let slow = self.strikes(Fault::SlowDisk, 2);
+        let delay = self.dice.range(100, if slow { SECOND } else { 4 * MS });
+        self.queue.at(self.now + delay, Event::Synced { process: at, position });
+    }
+
+    pub(super) fn synced(&mut self, at: usize, position: u64) -> Checked {
+        if !self.processes[at].alive {
+            return Ok(());
+        }
+        let disk = &mut self.processes[at].disk;
+        disk.sync(position);
+        if disk.since_image > LONG {
+            disk.since_image = 0;
+            self.processes[at].agent.restate();
+            self.write_down(at);
+        }
+        self.processes[at].disk.recycle();
+        let due: Vec<u64> =
+            self.processes[at].outgoing.iter().filter(|(_, it)| **it <= position).map(|it| *it.0).collect();
+        due.into_iter().try_for_each(|request| {
+            self.processes[at].outgoing.remove(&request);
+            self.dispatch(at, request)
+        })
+    }
+
+    /// A granted request is journaled, and goes out as soon as that is durable.
+    pub(super) fn granted(&mut self, at: usize, request: u64) -> Checked {
+        let process = &mut self.processes[at];
+        let Some(waiting) = process.waiting.get(&request).copied() else { return Ok(()) };
+        let attribution = Attribution { request_id: id_of(process, request), ..Attribution::default() };
+        let position = process.agent.dispatch(request, &attribution, waiting.durability);
+        self.write_down(at);
+        let early = self.wrong() == Some(Wrong::SendsBeforeTheJournal);
+        if early || self.processes[at].disk.is_durable(position) {
+            return self.dispatch(at, request);
+        }
+        self.processes[at].outgoing.insert(request, position);
+        Ok(())
+    }
+
+    pub(super) fn may_send(&self, at: usize) -> bool {
+        let process = &self.processes[at];
+        self.wrong() == Some(Wrong::SaysBeforeTheJournal) || process.disk.is_durable(process.agent.sends_after())
+    }
+
+    /// A process is gone, and with it what was not durable, or all of its disk.
+    pub(super) fn lose_power(&mut self, at: usize, disk: bool) {
+        self.crashed_at = if disk { self.now } else { self.crashed_at };
+        let torn = self.processes[at].disk.entries.len() - self.processes[at].disk.safe;
+        let kept = self.processes[at].disk.safe + self.dice.index(torn + 1);
+        let lost = &mut self.processes[at].disk;
+        if disk {
+            *lost = Disk::default();
+        }
+        lost.entries.truncate(kept);
+        let known: BTreeSet<String> = lost.entries.iter().filter_map(|entry| ended(entry)).collect();
+        self.forget_unsaid(at, &known);
+    }
+
+    /// Of what a process has ended and not said, this much is known elsewhere.
+    pub(super) fn forget_unsaid(&mut self, at: usize, known: &BTreeSet<String>) {
+        let unsaid = self.settled.iter().filter(|(process, id)| *process == at && self.witness.terminals.of(id) == 0);
+        self.forgotten.extend(unsaid.filter(|(_, id)| !known.contains(id)).map(|(_, id)| id.clone()));
+    }
+}
+
+pub(super) fn id_of(process: &Process, request: u64) -> String {
+    format!("{}/{}/{request}", process.node, process.incarnation)
+}
+
+/// The request whose end an entry tells.
+fn ended(entry: &[u8]) -> Option<String> {
+    match JournalEntry::decode(entry).ok()?.kind? {
+        journal_entry::Kind::End(end) => Some(end.settle?.attribution?.request_id),
+        _ => None,
+    }
+}
