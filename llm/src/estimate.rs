@@ -5,16 +5,18 @@
 //!   whose vocabulary is published the text is counted exactly, part by part.
 //! - What a provider renders by a rule of its own (tools, schemas, fields that we don't know) is at most the bytes of
 //!   its JSON, which is longer than any known rendering of it.
-//! - Framing costs a few special tokens for each message and once for the reply; the constants are above every
-//!   published rule (OpenAI: 3 each and 3 once; Anthropic: below 8 in all for a short message).
+//! - Framing costs a few special tokens for each message and once for the reply: by the published rule where the model's
+//!   name is one that it is known for, else by constants above every rule that is published, see [`Framing`].
 //! - Images and audio follow the provider's published formula at its worst, see [`image_bound`].
 //! - What we can't see (stored conversations, files by id, pages that a hosted tool fetches) is at most a context
 //!   window.
 
+mod framing;
 mod images;
 mod measure;
 pub(crate) mod walk;
 
+pub(crate) use framing::Framing;
 pub(crate) use images::image_bound;
 pub(crate) use measure::Measure;
 
@@ -25,18 +27,6 @@ use walk::Sink;
 
 /// Text below this is counted in well under half a millisecond (measured: 10 KB in 0.43 ms).
 pub(crate) const SHORT_TEXT_BYTES: u64 = 10_000;
-
-/// Special tokens around one message and its role.
-const MESSAGE_TOKENS: u64 = 8;
-
-/// The seam of a part with the next, and the tags that calls of tools and their results are rendered between.
-const PART_TOKENS: u64 = 16;
-
-/// Special tokens around the whole, and the short system prompt that some models' chat templates add by themselves.
-const REQUEST_TOKENS: u64 = 64;
-
-/// What tools add before the first definition: Anthropic's own system prompt for them is up to 530 tokens.
-const TOOLS_TOKENS: u64 = 1_000;
 
 /// What one of Anthropic's own client tools (computer, bash, editor) adds: up to 735 tokens are documented.
 const CLIENT_TOOL_TOKENS: u64 = 1_500;
@@ -49,22 +39,19 @@ const WINDOW_TOKENS: u64 = 200_000;
 const AUDIO_BYTES_PER_TOKEN: u64 = 50;
 
 /// The most tokens that the input can be, with the tokens of its text if a vocabulary for it is known.
-pub(crate) fn input_bound(measure: &Measure, model: &str, text_tokens: Option<u64>) -> u64 {
+pub(crate) fn input_bound(measure: &Measure, operation: Operation, model: &str, text_tokens: Option<u64>) -> u64 {
     let text = text_tokens.unwrap_or(measure.text_bytes()).min(measure.text_bytes());
     let images = image_bound(model);
     let windows = measure.documents.saturating_add(u64::from(measure.hidden));
     [
-        REQUEST_TOKENS,
         text,
+        Framing::of(model, operation).tokens(measure),
         measure.opaque_bytes,
         measure.tokens,
-        measure.messages.saturating_mul(MESSAGE_TOKENS),
-        measure.parts.saturating_mul(PART_TOKENS),
         measure.images.saturating_mul(images.high),
         measure.low_images.saturating_mul(images.low),
         measure.audio_bytes.div_ceil(AUDIO_BYTES_PER_TOKEN),
         windows.saturating_mul(WINDOW_TOKENS),
-        if measure.tools { TOOLS_TOKENS } else { 0 },
         measure.client_tools.saturating_mul(CLIENT_TOOL_TOKENS),
     ]
     .into_iter()

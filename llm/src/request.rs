@@ -165,12 +165,12 @@ impl AiRequest {
             return 0;
         }
         let text = Vocabulary::of(served_model).map(|vocabulary| self.text_tokens(vocabulary));
-        estimate::input_bound(&self.0.measure, served_model, text)
+        estimate::input_bound(&self.0.measure, self.0.operation, served_model, text)
     }
 
     /// The same, and never counts by itself: not above [`input_bound`](Self::input_bound) where that has been asked.
     pub(crate) fn most_input(&self, served_model: &str) -> u64 {
-        estimate::input_bound(&self.0.measure, served_model, self.counted_text(served_model))
+        estimate::input_bound(&self.0.measure, self.0.operation, served_model, self.counted_text(served_model))
     }
 
     /// Whether [`input_bound`](Self::input_bound) for this model belongs on a blocking thread: its vocabulary is not

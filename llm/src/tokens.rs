@@ -19,6 +19,26 @@ pub(crate) enum Vocabulary {
     O200k,
 }
 
+/// Whose rules a model's name is known for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// OpenAI's hosted models.
+    OpenAi,
+    /// OpenAI's open models.
+    Harmony,
+    /// All others.
+    Unknown,
+}
+
+/// The family of a model, by the names that vocabularies are known for.
+pub(crate) fn family(model: &str) -> Family {
+    match get_tokenizer(model) {
+        Some(Tokenizer::O200kBase | Tokenizer::Cl100kBase) => Family::OpenAi,
+        Some(Tokenizer::O200kHarmony) => Family::Harmony,
+        _ => Family::Unknown,
+    }
+}
+
 static LOADED: [AtomicBool; 2] = [AtomicBool::new(false), AtomicBool::new(false)];
 
 impl Vocabulary {

@@ -9,6 +9,12 @@ use super::walk::Sink;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Measure {
     pub(crate) messages: u64,
+    /// Messages that name their role.
+    pub(crate) roles: u64,
+    /// Messages that name who speaks.
+    pub(crate) names: u64,
+    pub(crate) text_parts: u64,
+    /// Parts of messages that are not plain text.
     pub(crate) parts: u64,
     pub(crate) ascii_bytes: u64,
     pub(crate) other_bytes: u64,
@@ -50,6 +56,18 @@ impl Sink for Measure {
 
     fn message(&mut self) {
         self.messages += 1;
+    }
+
+    fn role(&mut self) {
+        self.roles += 1;
+    }
+
+    fn name(&mut self) {
+        self.names += 1;
+    }
+
+    fn text_part(&mut self) {
+        self.text_parts += 1;
     }
 
     fn part(&mut self) {

@@ -14,7 +14,13 @@ pub(crate) trait Sink {
     fn text(&mut self, text: Str<'_>);
     /// A message begins.
     fn message(&mut self) {}
-    /// One part of a message's content.
+    /// The message names its role, once, as a text.
+    fn role(&mut self) {}
+    /// The message names who speaks.
+    fn name(&mut self) {}
+    /// One part of a message's content that is plain text.
+    fn text_part(&mut self) {}
+    /// One part of a message's content that is something else.
     fn part(&mut self) {}
     /// JSON that the provider renders by a rule of its own.
     fn opaque(&mut self, _json: &str) {}
@@ -147,19 +153,34 @@ fn message(cursor: &mut Cursor<'_>, sink: &mut impl Sink) -> Result<(), JsonErro
         return content(cursor, sink);
     }
     cursor.enter_object()?;
+    let mut role = false;
     while let Some(key) = cursor.next_key()? {
         match (&*key.decode(), cursor.peek()?) {
             ("content", _) => content(cursor, sink)?,
-            (_, Kind::Null | Kind::Bool | Kind::Number) => cursor.skip().map(drop)?,
-            ("cache_control", _) => cursor.skip().map(drop)?,
+            ("cache_control", _) | (_, Kind::Null | Kind::Bool) => cursor.skip().map(drop)?,
             ("type", Kind::String) => {
                 if cursor.string()?.decode() == "item_reference" {
                     sink.hidden();
                 }
             }
-            (_, Kind::String) => sink.text(cursor.string()?),
+            ("role", Kind::String) if !role => {
+                let text = cursor.string()?;
+                role = !text.decode().is_empty();
+                sink.text(text);
+            }
+            (key, Kind::String) => {
+                match key {
+                    "name" => sink.name(),
+                    "tool_call_id" => sink.part(), // the tool's name is written in its place
+                    _ => {}
+                }
+                sink.text(cursor.string()?);
+            }
             _ => sink.opaque(cursor.raw()?),
         }
+    }
+    if role {
+        sink.role();
     }
     Ok(())
 }
@@ -171,7 +192,6 @@ fn content(cursor: &mut Cursor<'_>, sink: &mut impl Sink) -> Result<(), JsonErro
         Kind::Array => {
             cursor.enter_array()?;
             while cursor.next_item()? {
-                sink.part();
                 part(cursor, sink)?;
             }
         }
@@ -184,17 +204,22 @@ fn content(cursor: &mut Cursor<'_>, sink: &mut impl Sink) -> Result<(), JsonErro
 /// One part. What it is may stand after what it holds, so media is kept until the end.
 fn part(cursor: &mut Cursor<'_>, sink: &mut impl Sink) -> Result<(), JsonError> {
     if cursor.peek()? != Kind::Object {
+        sink.part();
         return content(cursor, sink);
     }
     cursor.enter_object()?;
     let mut kind = None;
+    let mut plain = true;
     let mut media = Media::default();
     while let Some(key) = cursor.next_key()? {
         match (&*key.decode(), cursor.peek()?) {
             ("type", Kind::String) => kind = Some(cursor.string()?),
             ("text", Kind::String) => sink.text(cursor.string()?),
-            ("content", _) => content(cursor, sink)?,
-            ("cache_control", _) | (_, Kind::Null | Kind::Bool | Kind::Number) => cursor.skip().map(drop)?,
+            ("cache_control", _) | (_, Kind::Null | Kind::Bool) => cursor.skip().map(drop)?,
+            ("content", _) => {
+                plain = false;
+                content(cursor, sink)?;
+            }
             ("detail", Kind::String) => media.low = cursor.string()?.decode() == "low",
             ("image_url" | "source" | "input_audio" | "file" | "file_data" | "file_url" | "file_id", _) => {
                 let key = key.decode();
@@ -203,7 +228,12 @@ fn part(cursor: &mut Cursor<'_>, sink: &mut impl Sink) -> Result<(), JsonError> 
             _ => sink.opaque(cursor.raw()?),
         }
     }
-    media.close(kind.map(Str::decode).as_deref(), sink);
+    let kind = kind.map(Str::decode);
+    match kind.as_deref() {
+        Some("text" | "input_text" | "output_text") if plain => sink.text_part(),
+        _ => sink.part(),
+    }
+    media.close(kind.as_deref(), sink);
     Ok(())
 }
 
