@@ -48,14 +48,20 @@ fn model(cursor: &mut Cursor<'_>, tally: &mut Tally) -> Result<(), JsonError> {
     Ok(())
 }
 
-/// Counts the strings that stand under any of `keys`, at any depth.
+/// Counts the strings that stand under any of `keys`, at any depth; a `name` is that of a tool that is called.
 fn texts(cursor: &mut Cursor<'_>, keys: &[&str], counter: &mut Counter) -> Result<(), JsonError> {
     match cursor.peek()? {
         Kind::Object => {
             cursor.enter_object()?;
             while let Some(key) = cursor.next_key()? {
+                let key = key.decode();
                 match cursor.peek()? {
-                    Kind::String if keys.contains(&&*key.decode()) => counter.text(cursor.string()?),
+                    Kind::String if keys.contains(&&*key) => {
+                        if key == "name" {
+                            counter.call();
+                        }
+                        counter.text(cursor.string()?);
+                    }
                     _ => texts(cursor, keys, counter)?,
                 }
             }

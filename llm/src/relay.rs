@@ -208,6 +208,24 @@ impl StreamRelay {
         self.tally.counter.estimate()
     }
 
+    /// The most output tokens that can have gone by, what the provider itself has said included: what a hold that
+    /// grows with its stream has to cover. Cheap enough to ask after every chunk; up to some hundred too many, as the
+    /// latest text counts by its bytes. Nothing is seen of what a model [hides](AiRequest::hides_output).
+    ///
+    /// A vocabulary says how a text is cut into tokens, not how the model has cut it: one token in 64 is added for that.
+    /// Text of an unknown vocabulary counts by its bytes, as does that of several choices, which come mixed.
+    #[must_use]
+    pub fn most_output(&self) -> u64 {
+        self.tally.most_output(false)
+    }
+
+    /// The same, with the latest text counted by the model's vocabulary where one is known: some 20 µs, for when
+    /// [`most_output`](Self::most_output) comes close to what is held.
+    #[must_use]
+    pub fn most_output_exactly(&self) -> u64 {
+        self.tally.most_output(true)
+    }
+
     /// The model that the provider says answers, once it has said so.
     #[must_use]
     pub fn model(&self) -> Option<&str> {

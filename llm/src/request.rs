@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::dialect::{Dialect, Operation};
 use crate::error::RequestError;
 use crate::estimate::{self, Measure};
-use crate::tokens::Vocabulary;
+use crate::tokens::{self, Vocabulary};
 use fields::{Field, Fields};
 
 /// A parsed request; a clone is a pointer.
@@ -155,6 +155,15 @@ impl AiRequest {
             return 0;
         }
         max_tokens.saturating_add(self.0.measure.predicted_bytes).saturating_mul(self.0.choices)
+    }
+
+    /// Whether `served_model` may bill output that its stream does not show as text (thoughts, sound, what its hosted tools
+    /// write): what goes by says nothing of it then, so that a hold can't grow with the stream. Known by the names of models
+    /// and by what the request asks for; a model that thinks in secret under any other name is not found out.
+    #[must_use]
+    pub fn hides_output(&self, served_model: &str) -> bool {
+        let measure = &self.0.measure;
+        measure.hidden_output || measure.hidden || tokens::thinks_unseen(served_model)
     }
 
     /// The most input tokens that `served_model` can bill for this request. May load a vocabulary (up to 140 ms) and

@@ -39,6 +39,15 @@ pub(crate) fn family(model: &str) -> Family {
     }
 }
 
+/// Models that think whether or not they are asked to, and show none or only a summary of it; also after `ft:`.
+const THINK_UNSEEN: [&str; 7] = ["o1", "o3", "o4", "gpt-5", "codex", "gemini-2.5", "gemini-3"];
+
+/// Whether a model of that name is known to think without being asked to, and not to show it.
+pub(crate) fn thinks_unseen(model: &str) -> bool {
+    let model = model.strip_prefix("ft:").unwrap_or(model);
+    THINK_UNSEEN.iter().any(|prefix| model.starts_with(prefix))
+}
+
 static LOADED: [AtomicBool; 2] = [AtomicBool::new(false), AtomicBool::new(false)];
 
 impl Vocabulary {

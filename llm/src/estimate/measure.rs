@@ -33,6 +33,8 @@ pub(crate) struct Measure {
     pub(crate) client_tools: u64,
     /// The provider adds context that is not in the request.
     pub(crate) hidden: bool,
+    /// Output is asked for that its stream does not show as text.
+    pub(crate) hidden_output: bool,
 }
 
 impl Measure {
@@ -114,5 +116,9 @@ impl Sink for Measure {
 
     fn hidden(&mut self) {
         self.hidden = true;
+    }
+
+    fn hidden_output(&mut self) {
+        self.hidden_output = true;
     }
 }

@@ -42,6 +42,8 @@ pub(crate) trait Sink {
     fn client_tool(&mut self) {}
     /// The provider adds context of its own.
     fn hidden(&mut self) {}
+    /// The request asks for output that its stream does not show as text.
+    fn hidden_output(&mut self) {}
 }
 
 /// Fields that no input tokens come from, whatever they hold.
@@ -86,6 +88,13 @@ const NO_INPUT: &[&str] = &[
 /// Fields by which the provider adds context that is not in the request.
 const HIDDEN: &[&str] = &["previous_response_id", "conversation", "web_search_options", "mcp_servers", "container"];
 
+/// Fields that ask for output which is billed and not shown in full: thoughts, sound.
+const HIDDEN_OUTPUT: &[&str] =
+    &["reasoning", "reasoning_effort", "thinking", "thinking_budget", "enable_thinking", "modalities", "audio"];
+
+/// What those fields say when they ask for nothing.
+const SAYS_NO: &[&str] = &["null", "false", "0", "{}", "\"none\"", "[\"text\"]"];
+
 /// Walks a whole body.
 pub(crate) fn body(text: &str, operation: Operation, sink: &mut impl Sink) -> Result<(), JsonError> {
     let mut cursor = Cursor::new(text);
@@ -103,6 +112,12 @@ pub(crate) fn field(
     operation: Operation,
     sink: &mut impl Sink,
 ) -> Result<(), JsonError> {
+    if HIDDEN_OUTPUT.contains(&key) {
+        let json = Cursor::clone(cursor).raw()?;
+        if !SAYS_NO.contains(&json) && !says(json, "type", &["disabled"]) {
+            sink.hidden_output();
+        }
+    }
     match (key, operation) {
         ("messages", _) => messages(cursor, sink),
         ("input", Operation::Responses) => messages(cursor, sink),

@@ -12,13 +12,14 @@ const WRITTEN: &[&str] = &["text", "refusal", "arguments", "input", "name"];
 pub(crate) fn response(json: &str, tally: &mut Tally) -> Result<Seen, JsonError> {
     let mut kind = String::new();
     let mut parts = Parts::default();
-    let mut delta = None;
+    let (mut delta, mut item) = (None, None);
     let mut cursor = Cursor::new(json);
     cursor.enter_object()?;
     while let Some(key) = cursor.next_key()? {
         match (&*key.decode(), cursor.peek()?) {
             ("type", Kind::String) => kind = cursor.string()?.decode().into_owned(),
             ("delta", Kind::String) => delta = Some(cursor.string()?),
+            ("item", Kind::Object) => item = Some(cursor.raw()?),
             ("response", Kind::Object) => parts.read(&mut Cursor::new(cursor.raw()?), tally)?,
             (key, _) => parts.member(&mut cursor, key, tally)?,
         }
@@ -26,6 +27,10 @@ pub(crate) fn response(json: &str, tally: &mut Tally) -> Result<Seen, JsonError>
     cursor.end()?;
     if let Some(delta) = delta {
         tally.counter.text(delta);
+    }
+    // A call's name stands only here; what an item holds when it is done has gone by in deltas.
+    if let Some(item) = item.filter(|_| kind == "response.output_item.added") {
+        texts(&mut Cursor::new(item), WRITTEN, &mut tally.counter)?;
     }
     Ok(match &*kind {
         "response.completed" | "response.incomplete" => Seen::Terminal,

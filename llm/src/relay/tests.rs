@@ -122,6 +122,58 @@ fn output_is_counted_while_it_goes_by() {
 }
 
 #[test]
+fn the_most_that_went_by_is_never_too_low_whatever_the_dialect() {
+    let chunk = |delta: serde_json::Value| {
+        format!("data: {}\n\n", serde_json::json!({"choices": [{"index": 0, "delta": delta}]}))
+    };
+    let event = |json: serde_json::Value| format!("event: x\ndata: {json}\n\n");
+    let (chats, claude, responses) = (Operation::ChatCompletions, Operation::Messages, Operation::Responses);
+    for (operation, from, extra, events, expected) in [
+        (chats, Dialect::OpenAi, "", chunk(serde_json::json!({"content": "one two", "refusal": "ü"})), 7 + 2 + 1),
+        (chats, Dialect::OpenAi, "", chunk(serde_json::json!({"reasoning_content": "one"})), 3 + 1),
+        (chats, Dialect::OpenAi, r#","n":3"#, chunk(serde_json::json!({"content": "one"})), 3 + 3),
+        (
+            chats,
+            Dialect::OpenAi,
+            "",
+            chunk(serde_json::json!({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]})),
+            3 + 64 + 1,
+        ),
+        (chats, Dialect::OpenAi, "", format!("{HELLO}{}", USAGE.replace(":1}", ":90}")), 90),
+        (chats, Dialect::OpenAi, "", format!("{HELLO}{USAGE}"), 5 + 1),
+        (
+            claude,
+            Dialect::Anthropic,
+            "",
+            [
+                event(serde_json::json!({"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "name": "f"}})),
+                event(serde_json::json!({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{\"a\":1}"}})),
+                event(serde_json::json!({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}})),
+            ]
+            .concat(),
+            1 + 64 + 7 + 2 + 1,
+        ),
+        (chats, Dialect::Anthropic, "", event(serde_json::json!({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 12}})), 12),
+        (
+            responses,
+            Dialect::OpenAi,
+            "",
+            [
+                event(serde_json::json!({"type": "response.output_item.added", "item": {"type": "function_call", "name": "go", "arguments": ""}})),
+                event(serde_json::json!({"type": "response.function_call_arguments.delta", "delta": "{}"})),
+                event(serde_json::json!({"type": "response.output_item.done", "item": {"type": "function_call", "name": "go", "arguments": "{}"}})),
+            ]
+            .concat(),
+            2 + 64 + 2 + 1,
+        ),
+    ] {
+        let mut relay = relay(operation, from, extra);
+        relay.push(&Bytes::from(events.clone())).unwrap();
+        assert_eq!((relay.most_output(), relay.most_output_exactly()), (expected, expected), "{events}");
+    }
+}
+
+#[test]
 fn an_early_report_does_not_make_a_cut_stream_free() {
     let mut relay = chat();
     let early = "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":0}}\n\n";

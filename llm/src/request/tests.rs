@@ -116,3 +116,32 @@ fn blocking_is_needed_only_for_a_vocabulary_or_a_long_text() {
     let _ = long.input_bound("gpt-4o");
     assert!(!long.needs_blocking("gpt-4o"));
 }
+
+#[test]
+fn output_that_no_stream_shows_is_known_by_names_and_by_what_is_asked_for() {
+    for (extra, model, hides) in [
+        ("", "gpt-4o", false),
+        ("", "mock-1", false),
+        ("", "claude-opus-4-7", false),
+        ("", "o3-mini", true),
+        ("", "gpt-5.4-nano", true),
+        ("", "ft:o4-mini:acme::x", true),
+        ("", "gemini-2.5-flash", true),
+        (r#","reasoning_effort":"low""#, "mock-1", true),
+        (r#","reasoning_effort":"none""#, "mock-1", false),
+        (r#","reasoning":{"effort":"low"}"#, "mock-1", true),
+        (r#","reasoning":null"#, "mock-1", false),
+        (r#","thinking":{"type":"enabled","budget_tokens":2000}"#, "claude-opus-4-7", true),
+        (r#","thinking":{"type":"adaptive"}"#, "claude-opus-4-7", true),
+        (r#","thinking":{"type":"disabled"}"#, "claude-opus-4-7", false),
+        (r#","thinking":{"type":"disabled","type":"enabled"}"#, "claude-opus-4-7", true),
+        (r#","enable_thinking":false"#, "qwen-max", false),
+        (r#","enable_thinking":true"#, "qwen-max", true),
+        (r#","modalities":["text"]"#, "gpt-4o", false),
+        (r#","modalities":["text","audio"],"audio":{"voice":"a"}"#, "gpt-4o", true),
+        (r#","tools":[{"type":"web_search"}]"#, "gpt-4o", true),
+        (r#","tools":[{"type":"function","function":{"name":"f"}}]"#, "gpt-4o", false),
+    ] {
+        assert_eq!(chat(extra).hides_output(model), hides, "{model} with {extra}");
+    }
+}
