@@ -10,7 +10,7 @@ pub(crate) mod openai;
 
 use crate::relay::StreamError;
 use crate::request::AiRequest;
-use crate::usage::Tally;
+use crate::usage::{Tally, Usage};
 
 /// A wire format of requests, answers, streams and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,6 +214,15 @@ impl Translator {
             Translator::Chat(stream) => stream.event(data, tally),
             Translator::Text(stream) => stream.event(data, tally),
             Translator::Messages(stream) => stream.event(data, tally),
+        }
+    }
+
+    /// The caller's events that end the answer at its bound, so much as its dialect has words for.
+    pub(crate) fn cut(&mut self, usage: &Usage) -> Vec<u8> {
+        match self {
+            Translator::Chat(stream) => stream.cut(usage),
+            Translator::Text(stream) => stream.cut(usage),
+            Translator::Messages(stream) => stream.cut(usage),
         }
     }
 }

@@ -5,10 +5,12 @@
 
 mod chunks;
 mod events;
+mod outline;
 mod responses;
 
 pub(crate) use chunks::{chunk, embeddings};
 pub(crate) use events::{counted_tokens, event};
+pub(crate) use outline::Outline;
 pub(crate) use responses::response;
 
 use crate::json::{Cursor, JsonError, Kind};

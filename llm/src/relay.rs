@@ -1,12 +1,13 @@
 //! Streams: pass on or translate the events of an answer while its usage is read going by.
 
+mod cut;
 mod run;
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::dialect::openai::usage_chunk::UsageChunk;
+use crate::dialect::openai::frame::Frame;
 use crate::dialect::{Dialect, Operation, Translator};
 use crate::emit::Emit;
 use crate::error::ApiError;
@@ -51,7 +52,11 @@ pub struct StreamRelay {
     /// The caller did not ask for usage; we did.
     hide_usage: bool,
     /// The caller asked for usage in a stream that passes as it is.
-    owed_usage: Option<UsageChunk>,
+    owes_usage: bool,
+    /// For what is written into a stream that passes as it is.
+    frame: Frame,
+    has_begun: bool,
+    choices: u64,
     state: State,
 }
 
@@ -91,12 +96,6 @@ impl StreamRelay {
             (Dialect::OpenAi, _) => Format::Chunks,
         };
         let passes = format == Format::Chunks && from == dialect;
-        let (kind, object) = match request.operation() {
-            Operation::Completions => ("cmpl", "text_completion"),
-            _ => ("chatcmpl", "chat.completion.chunk"),
-        };
-        let owed_usage = passes && request.client_wants_usage();
-        let owed_usage = owed_usage.then(|| UsageChunk::new(kind, object, served_model, created));
         StreamRelay {
             dialect,
             format,
@@ -104,7 +103,10 @@ impl StreamRelay {
             tally: Tally::new(request, served_model, max_tokens),
             translator: (from != dialect).then(|| Translator::new(request, served_model, created)),
             hide_usage: passes && !request.client_wants_usage(),
-            owed_usage,
+            owes_usage: passes && request.client_wants_usage(),
+            frame: Frame::new(request.operation(), served_model, created),
+            has_begun: false,
+            choices: request.choices(),
             state: State::Open,
         }
     }
@@ -266,8 +268,8 @@ impl StreamRelay {
             Format::Responses => read::response(text, &mut self.tally),
         }
         .map_err(garbage)?;
-        if let (Seen::Content, Some(owed)) = (&seen, &mut self.owed_usage) {
-            owed.seen(&data);
+        if seen == Seen::Content && !std::mem::replace(&mut self.has_begun, true) && self.translator.is_none() {
+            self.frame.first(&data);
         }
         Ok(seen)
     }
@@ -280,8 +282,8 @@ impl StreamRelay {
 
     /// The chunk that the caller asked for, where the provider has said nothing of usage in the whole stream.
     fn missing_usage(&self) -> Bytes {
-        let owed = self.owed_usage.as_ref().filter(|_| !self.tally.reported.says_something());
-        owed.map(|chunk| chunk.event(&self.usage())).unwrap_or_default()
+        let owed = self.owes_usage && !self.tally.reported.says_something();
+        if owed { self.frame.usage_chunk(&self.usage()) } else { Bytes::new() }
     }
 
     /// A chunk without the `"usage":null` that a provider puts into every one of them once it was asked for usage, if it

@@ -55,6 +55,7 @@ pub(crate) use reported::Reported;
 
 use std::ops::Range;
 
+use crate::read::Outline;
 use crate::request::{AiRequest, MaxTokens};
 use crate::tokens::Vocabulary;
 
@@ -70,6 +71,7 @@ pub(crate) struct Tally {
     pub(crate) reported: Reported,
     pub(crate) counter: Counter,
     pub(crate) model: Option<String>,
+    pub(crate) outline: Outline,
     /// Where in the chunk that was read last a `usage` of null stands, with the comma that goes with it.
     pub(crate) null_usage: Option<Range<usize>>,
     counted_input: u64,
@@ -99,6 +101,7 @@ impl Tally {
             reported: Reported::default(),
             counter: Counter::new(None),
             model: None,
+            outline: Outline::default(),
             null_usage: None,
             counted_input: request.input_estimate(served_model),
             has_output: request.has_output(),

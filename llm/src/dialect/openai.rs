@@ -2,12 +2,12 @@
 
 pub(crate) mod answer;
 pub(crate) mod completions;
+pub(crate) mod frame;
 mod messages;
 mod reasoning;
 pub(crate) mod request;
 pub(crate) mod stream;
 mod tools;
-pub(crate) mod usage_chunk;
 
 /// Whether the model is one of OpenAI's own, by its name, that takes `max_completion_tokens`. Everything else is sent
 /// `max_tokens`, which is all that many compatible servers know.

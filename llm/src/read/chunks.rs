@@ -82,12 +82,21 @@ impl Frame {
                 continue;
             }
             cursor.enter_object()?;
+            let (mut index, mut finished) = (0, false);
             while let Some(key) = cursor.next_key()? {
                 match (&*key.decode(), cursor.peek()?) {
+                    ("index", Kind::Number) => index = cursor.raw()?.parse().unwrap_or(u64::MAX),
+                    ("finish_reason", Kind::String) => {
+                        cursor.skip()?;
+                        finished = true;
+                    }
                     ("delta" | "message", Kind::Object) => texts(cursor, WRITTEN, &mut tally.counter)?,
                     ("text", Kind::String) => tally.counter.text(cursor.string()?),
                     _ => cursor.skip().map(drop)?,
                 }
+            }
+            if finished {
+                tally.outline.finish(index);
             }
         }
         Ok(())

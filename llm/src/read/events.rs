@@ -20,6 +20,7 @@ pub(crate) fn event(json: &str, tally: &mut Tally) -> Result<Seen, JsonError> {
             ("message", Kind::Object) => parts.message = Some(cursor.raw()?),
             ("delta" | "content_block", Kind::Object) => parts.block = Some(cursor.raw()?),
             ("content", Kind::Array) => parts.content = Some(cursor.raw()?),
+            ("index", Kind::Number) => parts.index = cursor.raw()?.parse().ok(),
             ("usage", Kind::Object) => parts.usage = Some(cursor.raw()?),
             ("error", Kind::Object | Kind::String) => parts.error = Some(cursor.raw()?),
             ("model", _) => model(&mut cursor, tally)?,
@@ -52,6 +53,7 @@ pub(crate) fn counted_tokens(json: &str) -> Result<Seen, JsonError> {
 #[derive(Default)]
 struct Parts<'a> {
     kind: Option<String>,
+    index: Option<u64>,
     message: Option<&'a str>,
     block: Option<&'a str>,
     content: Option<&'a str>,
@@ -74,6 +76,12 @@ impl Parts<'_> {
         if let (Some(message), "message_start") = (self.message, kind) {
             start(message, tally)?;
         }
+        match kind {
+            "content_block_start" => tally.outline.open_block = self.index,
+            "content_block_stop" => tally.outline.open_block = None,
+            "message_delta" => tally.outline.is_stopped |= self.block.is_some_and(tells_why),
+            _ => {}
+        }
         Ok(match kind {
             "message" if self.content.is_some() => Seen::Content,
             "message_stop" => Seen::Terminal,
@@ -86,6 +94,12 @@ impl Parts<'_> {
             _ => Seen::Nothing,
         })
     }
+}
+
+/// Whether the delta of a message says why it ended.
+fn tells_why(delta: &str) -> bool {
+    let delta: serde_json::Value = serde_json::from_str(delta).unwrap_or_default();
+    delta["stop_reason"].is_string()
 }
 
 /// The first event knows the input; its output figure is only the beginning.

@@ -19,6 +19,10 @@ pub(crate) fn response(json: &str, tally: &mut Tally) -> Result<Seen, JsonError>
         match (&*key.decode(), cursor.peek()?) {
             ("type", Kind::String) => kind = cursor.string()?.decode().into_owned(),
             ("delta", Kind::String) => delta = Some(cursor.string()?),
+            ("sequence_number", Kind::Number) => {
+                let number: u64 = cursor.raw()?.parse().unwrap_or_default();
+                tally.outline.next_number = number.saturating_add(1);
+            }
             ("item", Kind::Object) => item = Some(cursor.raw()?),
             ("response", Kind::Object) => parts.read(&mut Cursor::new(cursor.raw()?), tally)?,
             (key, _) => parts.member(&mut cursor, key, tally)?,

@@ -11,7 +11,7 @@ use std::{env, fs};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tollgate_llm::{
-    AiRequest, ApiError, Dialect, MaxTokens, Operation, StreamError, StreamRelay, Usage, code, translate_answer,
+    AiRequest, ApiError, Dialect, Emit, MaxTokens, Operation, StreamError, StreamRelay, Usage, code, translate_answer,
 };
 
 const CREATED: u64 = 1_750_000_000;
@@ -73,6 +73,19 @@ impl Case {
         (String::from_utf8_lossy(&out).into_owned(), relay.usage())
     }
 
+    /// Relays the beginning of the stream and cuts it there; what the caller has got of it, the end that it was given, and
+    /// what it was told to have used.
+    pub(crate) fn cut(&self, beginning: &[u8]) -> (String, String, Usage) {
+        let mut relay = StreamRelay::new(&self.request, self.provider, &self.model, MaxTokens::Keep, CREATED);
+        let sent = relay.push(&Bytes::copy_from_slice(beginning)).map(Emit::into_bytes).unwrap_or_default();
+        let error = ApiError::new(429, code::RATE_LIMIT_EXCEEDED, "the limit \"tpm\" holds no more");
+        let end = relay.cut(&error);
+        assert!(relay.cut(&error).is_empty() && relay.fail(&error).is_empty(), "it is told once");
+        assert!(relay.push(&Bytes::from_static(b"data: {}\n\n")).unwrap().is_empty(), "nothing follows the end");
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (text(&sent), text(&end), relay.usage())
+    }
+
     fn check(&self, name: &str, actual: &str) {
         let path = self.directory.join(name);
         if env::var_os("UPDATE_GOLDEN").is_some() {
@@ -108,6 +121,17 @@ fn directories(root: &Path) -> Vec<PathBuf> {
 
 fn indented(value: &Value) -> String {
     format!("{}\n", serde_json::to_string_pretty(value).unwrap())
+}
+
+#[test]
+fn streams_are_cut_as_recorded() {
+    for case in Case::all() {
+        let Some(stream) = case.stream() else { continue };
+        let text = String::from_utf8(stream.to_vec()).unwrap();
+        let ends: Vec<usize> = text.match_indices("\n\n").map(|(at, _)| at + 2).collect();
+        let (_, end, _) = case.cut(&stream[..ends[ends.len() / 2]]);
+        case.check("stream.cut.sse", &end);
+    }
 }
 
 #[test]

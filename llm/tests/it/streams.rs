@@ -83,6 +83,41 @@ fn what_went_by_of_a_broken_stream_is_counted() {
     }
 }
 
+/// The words by which an event says that the answer came to its bound, or that there is none.
+const BOUNDS: [&str; 4] = [
+    r#""finish_reason":"length""#,
+    r#""stop_reason":"max_tokens""#,
+    r#""incomplete_details":{"reason":"max_output_tokens"}"#,
+    r#""error":{"#,
+];
+
+#[test]
+fn a_stream_cut_anywhere_ends_as_one_that_came_to_its_bound() {
+    for (case, stream) in streams() {
+        let (whole, usage) = case.relay([&stream[..]].into_iter());
+        for at in (0..=stream.len()).step_by(5) {
+            let (sent, end, told) = case.cut(&stream[..at]);
+            assert!(whole.starts_with(&sent), "{} cut at {at}", case.name());
+            if end.is_empty() {
+                assert_eq!(told, usage, "{} had ended at {at}", case.name());
+                continue;
+            }
+            let name = case.name();
+            assert!(end.ends_with("\n\n") && !end.contains("[DONE]"), "{name} cut at {at}: {end}");
+            let bounded = [&sent, &end].iter().any(|it| BOUNDS.iter().any(|bound| it.contains(bound)));
+            let finished = sent.contains("\"finish_reason\":\"") || sent.contains("\"stop_reason\":\"");
+            assert!(bounded || finished, "{name} cut at {at}: {end}");
+            let last = end.trim_end().rsplit("\n\n").next().unwrap_or_default();
+            let terminal = ["\"error\":{", "\"type\":\"message_stop\"", "\"type\":\"response.incomplete\""];
+            assert!(terminal.iter().any(|it| last.contains(it)), "{name} cut at {at} ends with {last}");
+            let (starts, stops) = ("\"type\":\"content_block_start\"", "\"type\":\"content_block_stop\"");
+            let all = format!("{sent}{end}");
+            let closed = all.matches(starts).count() == all.matches(stops).count();
+            assert!(closed || last.contains("\"error\":{"), "{name} cut at {at}: {end}");
+        }
+    }
+}
+
 #[test]
 fn a_stream_of_the_same_dialect_passes_byte_for_byte_when_usage_was_asked_for() {
     let mut checked = 0;

@@ -83,7 +83,7 @@ pub(super) fn stop_reason(finish_reason: Option<&str>) -> &'static str {
 }
 
 /// Anthropic counts input that was cached apart from the rest.
-pub(super) fn usage_block(usage: &Usage) -> Value {
+pub(crate) fn usage_block(usage: &Usage) -> Value {
     let fresh = usage.input.saturating_sub(usage.cached_input).saturating_sub(usage.cache_write);
     json!({
         "input_tokens": fresh,

@@ -7,7 +7,7 @@ use crate::dialect::Dialect;
 use crate::error::{ApiError, code};
 use crate::provider_error::message_of;
 use crate::relay::StreamError;
-use crate::usage::Tally;
+use crate::usage::{Tally, Usage};
 
 /// A message stream in the making. One block is open at a time; the stop reason is kept until the end, because the
 /// usage that goes with it comes later.
@@ -49,7 +49,7 @@ impl MessageStream {
 
     pub(crate) fn event(&mut self, data: &[u8], tally: &Tally) -> Result<Vec<u8>, StreamError> {
         if data.trim_ascii() == b"[DONE]" {
-            self.end(tally);
+            self.end(&tally.usage());
             return Ok(std::mem::take(&mut self.out));
         }
         let chunk: Value = serde_json::from_slice(data).map_err(|error| StreamError::Garbage(error.to_string()))?;
@@ -145,24 +145,39 @@ impl MessageStream {
         }
     }
 
-    fn end(&mut self, tally: &Tally) {
-        self.start(&Value::Null);
-        self.close();
+    fn end(&mut self, usage: &Usage) {
         let stop = match self.stop.unwrap_or("end_turn") {
             _ if self.refused => "refusal",
             "end_turn" if self.last_call.is_some() => "tool_use",
             stop => stop,
         };
-        let delta = json!({"stop_reason": stop, "stop_sequence": null});
-        self.write("message_delta", json!({"delta": delta, "usage": usage_block(&tally.usage())}));
+        self.stop(stop, usage);
+    }
+
+    /// Ends the message at its bound.
+    pub(crate) fn cut(&mut self, usage: &Usage) -> Vec<u8> {
+        self.stop("max_tokens", usage);
+        std::mem::take(&mut self.out)
+    }
+
+    fn stop(&mut self, reason: &str, usage: &Usage) {
+        self.start(&Value::Null);
+        self.close();
+        let delta = json!({"stop_reason": reason, "stop_sequence": null});
+        self.write("message_delta", json!({"delta": delta, "usage": usage_block(usage)}));
         self.write("message_stop", json!({}));
     }
 
     fn write(&mut self, name: &str, fields: Value) {
-        let mut event = json!({"type": name});
-        if let (Value::Object(event), Value::Object(fields)) = (&mut event, fields) {
-            event.extend(fields);
-        }
-        self.out.extend_from_slice(format!("event: {name}\ndata: {event}\n\n").as_bytes());
+        self.out.extend(event(name, fields));
     }
+}
+
+/// One event of a message's stream.
+pub(crate) fn event(name: &str, fields: Value) -> Vec<u8> {
+    let mut event = json!({"type": name});
+    if let (Value::Object(event), Value::Object(fields)) = (&mut event, fields) {
+        event.extend(fields);
+    }
+    format!("event: {name}\ndata: {event}\n\n").into_bytes()
 }

@@ -86,12 +86,18 @@ impl TextStream {
                     self.0.choice("text", json!(""), Some(finish_reason(Some(reason))));
                 }
             }
-            Some("message_stop") => self.0.end(tally),
+            Some("message_stop") => self.0.end(&tally.usage()),
             Some("error") => self.0.error(&event),
             Some("ping") => self.0.comment(),
             _ => {}
         }
         Ok(self.0.take())
+    }
+
+    /// Ends the completion at its bound, without a last word.
+    pub(crate) fn cut(&mut self, usage: &Usage) -> Vec<u8> {
+        self.0.cut("text", json!(""), usage);
+        self.0.take()
     }
 
     /// The text of a block that begins or grows; only text blocks and their deltas have one.

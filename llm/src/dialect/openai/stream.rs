@@ -7,7 +7,7 @@ use crate::dialect::Dialect;
 use crate::error::{ApiError, code};
 use crate::provider_error::message_of;
 use crate::relay::StreamError;
-use crate::usage::Tally;
+use crate::usage::{Tally, Usage};
 
 /// A chat completion stream in the making.
 #[derive(Debug)]
@@ -43,12 +43,18 @@ impl ChatStream {
                     self.chunks.choice("delta", json!({}), Some(finish_reason(Some(reason))));
                 }
             }
-            Some("message_stop") => self.chunks.end(tally),
+            Some("message_stop") => self.chunks.end(&tally.usage()),
             Some("error") => self.chunks.error(&event),
             Some("ping") => self.chunks.comment(),
             _ => {}
         }
         Ok(self.chunks.take())
+    }
+
+    /// Ends the answer at its bound, without a last word.
+    pub(crate) fn cut(&mut self, usage: &Usage) -> Vec<u8> {
+        self.chunks.cut("delta", json!({}), usage);
+        self.chunks.take()
     }
 
     fn begin(&mut self, block: &Value) {
@@ -123,12 +129,15 @@ pub(super) struct Chunks {
     model: String,
     created: u64,
     usage: bool,
+    /// Why the answer ended has been told.
+    finished: bool,
     out: Vec<u8>,
 }
 
 impl Chunks {
     pub(super) fn new(kind: &'static str, object: &'static str, model: &str, created: u64, usage: bool) -> Chunks {
-        Chunks { kind, object, id: id(kind, &Value::Null), model: model.to_owned(), created, usage, out: Vec::new() }
+        let (id, model) = (id(kind, &Value::Null), model.to_owned());
+        Chunks { kind, object, id, model, created, usage, finished: false, out: Vec::new() }
     }
 
     /// Takes the id and model of the message that begins.
@@ -145,6 +154,7 @@ impl Chunks {
         choice[key] = content;
         choice["logprobs"] = Value::Null;
         choice["finish_reason"] = finish.into();
+        self.finished |= finish.is_some();
         let mut chunk = self.chunk(json!([choice]));
         if self.usage {
             chunk["usage"] = Value::Null;
@@ -153,13 +163,25 @@ impl Chunks {
     }
 
     /// The usage chunk, if it was asked for, and the end.
-    pub(super) fn end(&mut self, tally: &Tally) {
+    pub(super) fn end(&mut self, usage: &Usage) {
+        self.tell(usage);
+        self.out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    /// The chunk that ends the answer at its bound, with nothing under `key`, and the usage, if it was asked for.
+    pub(super) fn cut(&mut self, key: &str, nothing: Value, usage: &Usage) {
+        if !self.finished {
+            self.choice(key, nothing, Some("length"));
+        }
+        self.tell(usage);
+    }
+
+    fn tell(&mut self, usage: &Usage) {
         if self.usage {
             let mut chunk = self.chunk(json!([]));
-            chunk["usage"] = usage_block(&tally.usage());
+            chunk["usage"] = usage_block(usage);
             self.write(&chunk);
         }
-        self.out.extend_from_slice(b"data: [DONE]\n\n");
     }
 
     pub(super) fn error(&mut self, event: &Value) {
