@@ -157,6 +157,13 @@ impl AiRequest {
         max_tokens.saturating_add(self.0.measure.predicted_bytes).saturating_mul(self.0.choices)
     }
 
+    /// The largest bound for each choice with which all output together is at most `room`; 1 where there is room for none,
+    /// as a bound of nothing is no request.
+    #[must_use]
+    pub fn max_tokens_within(&self, room: u64) -> u64 {
+        (room / self.0.choices).saturating_sub(self.0.measure.predicted_bytes).max(1)
+    }
+
     /// Whether `served_model` may bill output that its stream does not show as text (thoughts, sound, what its hosted tools
     /// write): what goes by says nothing of it then, so that a hold can't grow with the stream. Known by the names of models
     /// and by what the request asks for; a model that thinks in secret under any other name is not found out.

@@ -111,8 +111,7 @@ fn bound_output(exchange: &Exchange, request: &AiRequest, room: u64) -> (MaxToke
         Some(asked) if asked <= most => (MaxTokens::Keep, asked),
         Some(_) => (MaxTokens::Set(most), most),
         None => {
-            let share = room / request.choices().max(1);
-            let default = policy.default.min(most).min(share.max(1));
+            let default = policy.default.min(most).min(request.max_tokens_within(room));
             (MaxTokens::Set(default), default)
         }
     };

@@ -13,6 +13,9 @@ const MAX_CHOICES: u64 = 128;
 /// The largest bound on output tokens that is taken for one.
 const MAX_OUTPUT_TOKENS: u64 = u32::MAX as u64;
 
+/// All names for a bound on the output of one choice.
+const BOUNDS: [Field; 3] = [Field::MaxTokens, Field::MaxCompletionTokens, Field::MaxOutputTokens];
+
 /// The longest model name; it ends up in headers, labels and rows.
 const MAX_MODEL_BYTES: usize = 256;
 
@@ -147,11 +150,23 @@ impl Fields {
 
     /// The bound on the output of one choice, under the operation's own names for it; the larger of two.
     pub(super) fn max_tokens(&self, text: &str) -> Result<Option<u64>, RequestError> {
+        let least = if self.operation == Some(Operation::Completions) { 0 } else { 1 };
         let mut bound = None;
         for field in self.bound_fields() {
-            bound = bound.max(self.integer(text, *field, 0, MAX_OUTPUT_TOKENS)?);
+            bound = bound.max(self.integer(text, *field, least, MAX_OUTPUT_TOKENS)?);
         }
+        self.refuse_foreign_bounds()?;
         Ok(bound)
+    }
+
+    /// The name that a bound has elsewhere: some servers take it for one, others don't, so that it bounds nothing.
+    fn refuse_foreign_bounds(&self) -> Result<(), RequestError> {
+        let own = self.bound_fields();
+        let Some(right) = own.last() else { return Ok(()) };
+        let foreign = BOUNDS.iter().find(|field| !own.contains(field) && self.has(**field));
+        let Some(foreign) = foreign else { return Ok(()) };
+        let message = format!("{} is not a field of this API: use {}", foreign.name(), right.name());
+        Err(RequestError::field(foreign.name(), message))
     }
 
     /// The fields in which the operation takes a bound on its output.
@@ -164,15 +179,17 @@ impl Fields {
         }
     }
 
+    /// How many answers are made: `best_of` of them where it is taken, of which `n` are shown. An API with one answer may be
+    /// asked for one.
     pub(super) fn choices(&self, text: &str) -> Result<u64, RequestError> {
-        let fields: &[Field] = match self.operation {
-            Some(Operation::ChatCompletions) => &[Field::N],
-            Some(Operation::Completions) => &[Field::N, Field::BestOf],
-            _ => &[],
+        let most = match self.operation {
+            Some(Operation::ChatCompletions | Operation::Completions) => MAX_CHOICES,
+            Some(Operation::Responses | Operation::Messages) => 1,
+            _ => return Ok(1),
         };
         let mut choices = 1;
-        for field in fields {
-            choices = choices.max(self.integer(text, *field, 1, MAX_CHOICES)?.unwrap_or(1));
+        for field in [Field::N, Field::BestOf] {
+            choices = choices.max(self.integer(text, field, 1, most)?.unwrap_or(1));
         }
         Ok(choices)
     }
@@ -214,7 +231,9 @@ impl Fields {
             Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
             _ => {
                 let name = field.name();
-                Err(RequestError::field(name, format!("{name} must be an integer from {least} to {most}")))
+                let range =
+                    if least == most { format!("{least}") } else { format!("an integer from {least} to {most}") };
+                Err(RequestError::field(name, format!("{name} must be {range}")))
             }
         }
     }

@@ -145,3 +145,101 @@ fn output_that_no_stream_shows_is_known_by_names_and_by_what_is_asked_for() {
         assert_eq!(chat(extra).hides_output(model), hides, "{model} with {extra}");
     }
 }
+
+/// A body of the operation, with more members.
+fn with(operation: Operation, extra: &str) -> Result<AiRequest, RequestError> {
+    let body = format!(r#"{{"model":"m","messages":[],"prompt":"x","input":"x"{extra}}}"#);
+    AiRequest::parse(operation, body.into())
+}
+
+#[test]
+fn a_bound_that_is_none_is_refused_by_name_in_every_dialect() {
+    use Operation::{ChatCompletions, Completions, Messages, Responses};
+    for (operation, name, least) in [
+        (ChatCompletions, "max_tokens", 1),
+        (ChatCompletions, "max_completion_tokens", 1),
+        (Completions, "max_tokens", 0),
+        (Messages, "max_tokens", 1),
+        (Responses, "max_output_tokens", 1),
+    ] {
+        for value in [
+            "-1",
+            "9223372036854775808",
+            "18446744073709551616",
+            "4294967296",
+            "1.5",
+            "1.0",
+            "1e3",
+            "\"7\"",
+            "[7]",
+            "{}",
+            "true",
+        ] {
+            let error = with(operation, &format!(r#","{name}":{value}"#)).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(name), "{value}");
+            assert_eq!(error.message, format!("{name} must be an integer from {least} to 4294967295"), "{value}");
+        }
+        assert_eq!(with(operation, &format!(r#","{name}":0"#)).is_ok(), least == 0, "{name}");
+        assert_eq!(with(operation, &format!(r#","{name}":null"#)).unwrap().max_tokens(), None);
+        assert_eq!(with(operation, &format!(r#","{name}":4294967295"#)).unwrap().max_tokens(), Some(4_294_967_295));
+        assert!(with(operation, &format!(r#","{name}":1,"{name}":2"#)).is_err(), "ambiguous");
+        assert!(with(operation, &format!(r#","{}":1"#, name.to_uppercase())).is_err(), "some would read it");
+    }
+}
+
+#[test]
+fn a_bound_under_a_name_of_another_api_is_refused_with_the_right_one() {
+    use Operation::{ChatCompletions, Completions, Embeddings, Messages, Responses};
+    for (operation, foreign, right) in [
+        (ChatCompletions, "max_output_tokens", "max_completion_tokens"),
+        (Completions, "max_completion_tokens", "max_tokens"),
+        (Messages, "max_completion_tokens", "max_tokens"),
+        (Messages, "max_output_tokens", "max_tokens"),
+        (Responses, "max_tokens", "max_output_tokens"),
+        (Responses, "max_completion_tokens", "max_output_tokens"),
+    ] {
+        let error = with(operation, &format!(r#","{foreign}":5"#)).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some(foreign));
+        assert_eq!(error.message, format!("{foreign} is not a field of this API: use {right}"));
+        assert!(with(operation, &format!(r#","{foreign}":null"#)).is_ok());
+    }
+    assert!(with(Embeddings, r#","max_tokens":5"#).is_ok(), "there is nothing to bound");
+}
+
+#[test]
+fn choices_are_bounded_and_count_where_they_are_made() {
+    use Operation::{ChatCompletions, Completions, Messages, Responses};
+    let of = |operation, extra: &str| with(operation, extra).map(|request| request.choices());
+    assert_eq!(of(ChatCompletions, r#","n":128"#), Ok(128));
+    assert_eq!(of(ChatCompletions, r#","n":2,"best_of":3"#), Ok(3));
+    assert_eq!(of(Completions, r#","n":null"#), Ok(1));
+    for operation in [Messages, Responses] {
+        assert_eq!(of(operation, r#","n":1"#), Ok(1));
+        assert_eq!(of(operation, r#","n":2"#).unwrap_err().message, "n must be 1");
+    }
+    for value in ["0", "-1", "129", "9223372036854775808", "1.0", "\"2\""] {
+        for name in ["n", "best_of"] {
+            let error = of(Completions, &format!(r#","{name}":{value}"#)).unwrap_err();
+            assert_eq!(error.message, format!("{name} must be an integer from 1 to 128"));
+            assert_eq!(error.param.as_deref(), Some(name));
+        }
+    }
+}
+
+#[test]
+fn a_bound_is_found_that_fits_into_what_there_is() {
+    let predicted = r#","n":2,"prediction":{"type":"content","content":"abc"}"#;
+    for (extra, room, expected) in [
+        ("", 100, 100),
+        ("", 0, 1),
+        (r#","n":3"#, 100, 33),
+        (r#","n":3"#, 2, 1),
+        (predicted, 100, 16),
+        (predicted, 70, 1),
+    ] {
+        let request = chat(extra);
+        assert_eq!(request.max_tokens_within(room), expected, "{extra} in {room}");
+        assert!(expected == 1 || request.output_bound_with(expected) <= room, "{extra} in {room}");
+        assert!(request.output_bound_with(expected + 1) > room, "{extra} in {room}");
+    }
+}
