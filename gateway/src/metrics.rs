@@ -34,6 +34,9 @@ const TOKENS: [f64; 14] = [
     67_108_864.0,
 ];
 
+/// Used tokens for each reserved one: fine at the end where an estimate is good, and beyond it where one was too low.
+const RATIOS: [f64; 14] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0, 2.0];
+
 /// One per gateway; handles to families in the node's registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -46,6 +49,7 @@ pub(crate) struct Metrics {
     pub(crate) quota: Family<QuotaLabels, Counter>,
     pub(crate) attempts: Family<AttemptLabels, Counter>,
     pub(crate) clamped: Family<ProviderLabels, Counter>,
+    pub(crate) estimates: Family<ModelLabels, Histogram>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,6 +94,11 @@ pub(crate) struct ProviderLabels {
     pub(crate) provider: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ModelLabels {
+    pub(crate) model: String,
+}
+
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("tollgate");
@@ -103,6 +112,7 @@ impl Metrics {
             quota: Family::default(),
             attempts: Family::default(),
             clamped: Family::default(),
+            estimates: Family::new_with_constructor((|| Histogram::new(RATIOS)) as fn() -> Histogram),
         };
         metrics.describe(registry);
         metrics
@@ -128,6 +138,8 @@ impl Metrics {
         registry.register("upstream_attempts", "Requests sent to upstreams, by what came back", self.attempts.clone());
         let help = "Answers whose usage was nonsense and was brought to sane values";
         registry.register("upstream_usage_clamped", help, self.clamped.clone());
+        let help = "Tokens that a call used, for each token that was reserved for it";
+        registry.register("ai_estimate_ratio", help, self.estimates.clone());
     }
 
     pub(crate) fn attempt(&self, upstream: &str, result: &'static str) {
@@ -136,6 +148,13 @@ impl Metrics {
 
     pub(crate) fn usage_clamped(&self, provider: &str) {
         self.clamped.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc();
+    }
+
+    /// What a call used of what was reserved for it. A call for which nothing was reserved says nothing.
+    pub(crate) fn estimated(&self, model: String, used: u64, reserved: u64) {
+        if reserved > 0 {
+            self.estimates.get_or_create(&ModelLabels { model }).observe(to_f64(used) / to_f64(reserved));
+        }
     }
 
     pub(crate) fn decision(&self, limit: &str, decision: &'static str) {

@@ -22,6 +22,8 @@ const HOLD_SLACK: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) reservation: Reservation,
+    /// Input and output together, at most.
+    pub(super) reserved: u64,
     pub(super) headers: HeaderMap,
     pub(super) max_tokens: MaxTokens,
     /// In the order in which they are tried.
@@ -52,7 +54,8 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let admitted =
         admit::admit(&exchange.shared, view, subject, need, Durability::Journal, longest + HOLD_SLACK, deadline)
             .await?;
-    Ok(Admitted { reservation: admitted.reservation, headers: admitted.headers, max_tokens, candidates })
+    let reserved = input.saturating_add(output);
+    Ok(Admitted { reservation: admitted.reservation, reserved, headers: admitted.headers, max_tokens, candidates })
 }
 
 /// The backend whose turn it is, then all fallbacks.

@@ -54,14 +54,14 @@ pub(super) async fn send(
 ) -> Result<Response<ResponseBody>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
-    let Admitted { reservation, max_tokens, candidates, .. } = admitted;
+    let Admitted { reservation, reserved, max_tokens, candidates, .. } = admitted;
     let in_flight = reservation.dispatch(attribution(exchange, request));
     let deadline = exchange.record.started() + plan.route.timeouts.request;
     if let Err(rejection) = durable(&in_flight, deadline).await {
         in_flight.void();
         return Err(rejection);
     }
-    let mut call = Some(Call::new(exchange, request, in_flight));
+    let mut call = Some(Call::new(exchange, request, in_flight, reserved));
     let mut last: Option<Failed> = None;
     let mut billable = false;
     for candidate in &candidates {

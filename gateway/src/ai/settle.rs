@@ -20,6 +20,8 @@ pub(super) struct Call {
     operation: Operation,
     /// Asked for. Not the whole request: a stream outlives its prompt.
     model: String,
+    /// Tokens that were reserved for it.
+    reserved: u64,
     /// What the input probably is, to the provider that was asked last.
     input: u64,
     shared: Arc<Shared>,
@@ -36,10 +38,10 @@ struct Attempt {
 }
 
 impl Call {
-    pub(super) fn new(exchange: &Exchange, request: &AiRequest, in_flight: InFlight) -> Self {
+    pub(super) fn new(exchange: &Exchange, request: &AiRequest, in_flight: InFlight, reserved: u64) -> Self {
         let (shared, compiled) = (Arc::clone(&exchange.shared), Arc::clone(&exchange.compiled));
         let (operation, model) = (request.operation(), request.model().to_owned());
-        Self { in_flight, operation, model, input: 0, shared, compiled, attempt: None }
+        Self { in_flight, operation, model, reserved, input: 0, shared, compiled, attempt: None }
     }
 
     /// One more attempt: from here on this provider may bill us for the input, which is probably so long.
@@ -85,6 +87,8 @@ impl Call {
                 self.shared.metrics.usage_clamped(&attempt.provider);
             }
             self.observe(&attempt, usage);
+            let used = usage.input.saturating_add(usage.output);
+            self.shared.metrics.estimated(self.compiled.model_label(&self.model), used, self.reserved);
         }
         let mut attribution = self.in_flight.attribution().clone();
         attribution.status = status.into();

@@ -187,6 +187,57 @@ async fn an_answer_says_which_bound_on_output_was_set_in_place_of_the_callers() 
 }
 
 #[tokio::test]
+async fn every_dialect_is_given_the_routes_bound_and_told_of_a_bad_one() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
+    let resources = provider(&upstream, "openai") + "  tokens: {default: 40, max: 80}\n";
+    let cluster = Cluster::start(&resources).await;
+    let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
+    for (path, input, field, sent_as) in [
+        (CHAT, messages, "max_tokens", "max_tokens"),
+        (CHAT, messages, "max_completion_tokens", "max_tokens"),
+        ("/v1/completions", r#""prompt":"hi""#, "max_tokens", "max_tokens"),
+        ("/v1/messages", messages, "max_tokens", "max_tokens"),
+        ("/v1/responses", r#""input":"hi""#, "max_output_tokens", "max_output_tokens"),
+    ] {
+        call(cluster.address, path, &format!(r#"{{"model":"m",{input}}}"#)).await;
+        let sent = upstream.requests().pop().unwrap();
+        assert!(sent.contains(&format!("\"{sent_as}\":40")), "{path}: {sent}");
+        call(cluster.address, path, &format!(r#"{{"model":"m",{input},"{field}":81}}"#)).await;
+        let sent = upstream.requests().pop().unwrap();
+        assert!(sent.contains("max_") && sent.contains(":80") && !sent.contains(":81"), "{path}: {sent}");
+        let asked = upstream.requests().len();
+        for bad in ["-1", "9223372036854775808", "0.5", "\"9\"", "[]"] {
+            let got = call(cluster.address, path, &format!(r#"{{"model":"m",{input},"{field}":{bad}}}"#)).await;
+            let error = &got.json()["error"];
+            assert_eq!(
+                (got.status, error["code"].as_str()),
+                (400, Some("invalid_request")),
+                "{path} {bad}: {}",
+                got.raw
+            );
+            assert!(error["message"].as_str().unwrap().contains(field), "{path} {bad}: {}", got.raw);
+            let named = if path == "/v1/messages" { None } else { Some(field) };
+            assert_eq!(error["param"].as_str(), named, "{path} {bad}: {}", got.raw);
+        }
+        assert_eq!(upstream.requests().len(), asked, "nothing of it was sent");
+    }
+    cluster.nothing_held().await;
+}
+
+#[tokio::test]
+async fn a_metric_tells_how_much_of_what_was_reserved_is_used() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
+    let cluster = Cluster::start(&provider(&upstream, "openai")).await;
+    assert_eq!(call(cluster.address, CHAT, BODY).await.status, 200);
+    cluster.settled(1).await;
+    let metrics = cluster.metrics();
+    let line = |name: &str| metrics.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(line("tollgate_ai_estimate_ratio_count{model=").ends_with(" 1"), "{metrics}");
+    let sum: f64 = line("tollgate_ai_estimate_ratio_sum").rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((0.05..0.12).contains(&sum), "12 tokens of the 100 of output and those of input: {sum}");
+}
+
+#[tokio::test]
 async fn usage_that_can_not_be_is_brought_to_sense_and_shows_in_a_metric() {
     let upstream =
         Upstream::always(Reply::Keep(json(&completion(9, 3).replace("n_tokens\":3", "n_tokens\":-3")))).await;
