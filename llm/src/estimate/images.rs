@@ -29,6 +29,12 @@ const KNOWN: &[(&str, ImageBound)] = &[
     ("gpt-4.5", tiles(85, 170)),
     ("gpt-4-turbo", tiles(85, 170)),
     ("gpt-4-vision", tiles(85, 170)),
+    ("chatgpt-4o", tiles(85, 170)),
+    // Only those of the first generation, by their full names: later ones (gpt-5.4…) take up to 10,000 patches.
+    ("gpt-5-mini", patches(2_489)),
+    ("gpt-5-nano", patches(3_779)),
+    ("gpt-5-2025", tiles(70, 140)),
+    ("gpt-5-chat", tiles(70, 140)),
     ("o1", tiles(75, 150)),
     ("o3", tiles(75, 150)),
     ("o4-mini", patches(2_642)),
@@ -54,6 +60,9 @@ mod tests {
         assert_eq!(image_bound("gpt-4o-2024-08-06"), ImageBound { low: 85, high: 1_445 });
         assert_eq!(image_bound("gpt-4o-mini").high, 48_169);
         assert_eq!(image_bound("claude-opus-4-7").high, 5_000);
+        assert_eq!(image_bound("gpt-5-mini-2025-08-07").high, 2_489);
+        assert_eq!(image_bound("gpt-5-2025-08-07"), ImageBound { low: 70, high: 1_190 });
+        assert_eq!(image_bound("gpt-5.4"), UNKNOWN);
         assert_eq!(image_bound("llava"), UNKNOWN);
     }
 }
