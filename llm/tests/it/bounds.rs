@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tollgate_llm::{AiRequest, Operation};
+use tollgate_llm::{AiRequest, Dialect, MaxTokens, Operation, StreamRelay};
 use tollgate_mock_llm::{Options, serve};
 
 /// One of each kind: both published vocabularies, an open model of OpenAI's, and two whose vocabulary nobody knows.
@@ -31,12 +31,12 @@ struct Provider {
     _runtime: Runtime,
 }
 
-/// The input that the simulated provider bills.
-fn billed(operation: Operation, body: &Value) -> u64 {
+/// What the simulated provider answers, with 600 tokens of output where the request allows them.
+fn answered(operation: Operation, body: &Value) -> String {
     let body = body.to_string();
     let mut connection = TcpStream::connect(PROVIDER.address).unwrap();
     let head = format!(
-        "POST /v1{} HTTP/1.1\r\nhost: mock\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1{} HTTP/1.1\r\nhost: mock\r\nconnection: close\r\nx-mock-output: 600\r\ncontent-length: {}\r\n\r\n",
         operation.provider_path(),
         body.len()
     );
@@ -47,8 +47,23 @@ fn billed(operation: Operation, body: &Value) -> u64 {
     assert!(status.contains(" 200 "), "{status} for {body}");
     let mut rest = String::new();
     answer.read_to_string(&mut rest).unwrap();
-    let (_, json) = rest.split_once("\r\n\r\n").unwrap();
-    let usage = &serde_json::from_str::<Value>(json).unwrap()["usage"];
+    let (head, body) = rest.split_once("\r\n\r\n").unwrap();
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunked(body) } else { body.to_owned() }
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        whole.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+    whole
+}
+
+/// The input that the simulated provider bills.
+fn billed(operation: Operation, body: &Value) -> u64 {
+    let usage = &serde_json::from_str::<Value>(&answered(operation, body)).unwrap()["usage"];
     usage["prompt_tokens"].as_u64().or(usage["input_tokens"].as_u64()).unwrap()
 }
 
@@ -211,5 +226,36 @@ fn what_is_bounded_too_high_is_less_than_one_in_a_hundred() {
         body["model"] = model.into();
         let (bound, billed) = (bound(operation, &body, model), billed(operation, &body));
         assert!(billed <= bound && bound * 99 <= billed * 100, "{bound} for {billed} billed by {model}");
+    }
+}
+
+/// Of a stream that the simulated provider writes to a caller of the same dialect, event by event.
+#[test]
+fn the_output_that_went_by_is_never_counted_too_low_and_closely_where_it_can_be() {
+    tollgate_llm::preload("gpt-4o");
+    let input = json!([{"role": "user", "content": "hi"}]);
+    for (operation, dialect) in [
+        (Operation::ChatCompletions, Dialect::OpenAi),
+        (Operation::Completions, Dialect::OpenAi),
+        (Operation::Responses, Dialect::OpenAi),
+        (Operation::Messages, Dialect::Anthropic),
+    ] {
+        for (model, allowance) in [("gpt-4o", 600 / 16), ("mock-1", 600 * 5)] {
+            let body = json!({"model": model, "stream": true, "messages": input, "prompt": "hi", "input": input, "max_tokens": 700});
+            let bound = if operation == Operation::Responses { "max_output_tokens" } else { "max_tokens" };
+            let body = body.to_string().replace("max_tokens", bound);
+            let request = AiRequest::parse(operation, body.clone().into()).unwrap();
+            let mut relay = StreamRelay::new(&request, dialect, model, MaxTokens::Keep, 0);
+            let stream = answered(operation, &serde_json::from_str(&body).unwrap());
+            let mut before = 0;
+            for event in stream.split_inclusive("\n\n") {
+                relay.push(&event.to_owned().into()).unwrap();
+                let (most, exactly) = (relay.most_output(), relay.most_output_exactly());
+                assert!(exactly <= most && before <= exactly, "{operation:?} {model}: {before} {exactly} {most}");
+                before = exactly;
+            }
+            assert!(relay.is_complete(), "{operation:?} {model}");
+            assert!((600..=600 + allowance).contains(&before), "{operation:?} {model}: {before} for 600");
+        }
     }
 }
