@@ -22,8 +22,8 @@ use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::{runtime::Runtime, task::JoinSet};
 use tollgate_consensus::{
-    Applied, CallHandlers, Changes, Config, Consensus, FirstMember, Formation, Image, Listen, OnFatal, PeerTls, Role,
-    Row, SnapshotPolicy, StateMachine, Timing, node_dns_name,
+    Applied, CallHandlers, Changes, Clock, Config, Consensus, FirstMember, Formation, Image, Listen, OnFatal, PeerTls,
+    Role, Row, SnapshotPolicy, StateMachine, Timing, node_dns_name,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -259,6 +259,7 @@ fn config(node: u64) -> Result<Config> {
         timing: Timing::default(),
         snapshots: SnapshotPolicy::default(),
         max_command_bytes: Config::MAX_COMMAND_BYTES,
+        clock: Clock::default(),
         on_fatal: OnFatal::default(),
     })
 }

@@ -105,6 +105,13 @@ impl Consensus {
         self.core.certificate()
     }
 
+    /// How far this node's wall clock is ahead of the median of the voters' clocks, in µs, or behind it: below 0. `None` while
+    /// it does not lead, or too few of them were read.
+    #[must_use]
+    pub fn clock_offset_us(&self) -> Option<i64> {
+        self.core.clock_offset_us()
+    }
+
     /// The addresses that could not be connected to the last time, each with the reason.
     #[must_use]
     pub fn unreached(&self) -> Vec<String> {

@@ -12,12 +12,13 @@ mod log;
 mod machine;
 mod node;
 mod snapshot;
+mod stamp;
 mod state;
 mod status;
 mod transport;
 mod types;
 
-pub use config::{Config, FirstMember, Formation, Listen, OnFatal, PeerTls, SnapshotPolicy, Timing};
+pub use config::{Clock, Config, FirstMember, Formation, Listen, OnFatal, PeerTls, SnapshotPolicy, Timing};
 pub use errors::{CallError, ChangeError, ProposeError, ReadError, Removed, StartError};
 pub use handle::{CallFuture, CallHandler, CallHandlers, Committed, Consensus};
 pub use ids::{MAX_NODE_ID, incarnation_of, node_dns_name, node_of, raft_id};

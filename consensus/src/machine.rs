@@ -26,6 +26,11 @@ pub struct Applied {
     pub index: u64,
     /// Log time: stamped by the leader, µs since the epoch, never going back from one entry to the next.
     pub time_us: u64,
+    /// The cluster's elapsed time, µs since its first leader, whatever wall clocks do: it never goes back, and between two
+    /// entries it grows by no more than the real time between their proposals, but for the 1 % by which a clock may run
+    /// fast. It may be late, and stands still while nobody leads. It says when an entry was proposed: what a node does
+    /// because it has applied one comes later, so whoever ages that counts from the entry in which it is reported.
+    pub age_us: u64,
 }
 
 /// Replicated state: pure, deterministic, in memory. It never sees a clock, a socket or a disk.

@@ -3,9 +3,12 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::machine::Fingerprint;
+use crate::{
+    machine::Fingerprint,
+    stamp::{Age, Stamp},
+};
 
 openraft::declare_raft_types!(
     /// Commands are bytes; Raft ids are `node id << 16 | incarnation`.
@@ -16,6 +19,7 @@ openraft::declare_raft_types!(
         Node = NodeInfo,
 );
 
+pub(crate) type LeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
@@ -23,15 +27,62 @@ pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfi
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
 /// One command on its way through the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proposal {
-    /// The leader's wall clock, µs since the epoch. Made monotone when applied.
-    pub(crate) time_us: u64,
+    /// The leader's times. Made monotone when applied.
+    pub(crate) stamp: Stamp,
     /// What it belongs to.
     pub(crate) request: Asked,
     /// What the state machine applies; empty where the request is for consensus itself.
-    #[serde(with = "as_bytes")]
     pub(crate) command: Bytes,
+}
+
+/// In the place of the time, which is all that earlier versions wrote there: an age stands behind the time. No clock of
+/// theirs ever said so.
+const WITH_AGE: u64 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Command(#[serde(with = "as_bytes")] Bytes);
+
+impl Serialize for Proposal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (time_us, command) = (self.stamp.time_us, Command(self.command.clone()));
+        match &self.stamp.age {
+            None => (time_us, &self.request, command).serialize(serializer),
+            Some(age) => (WITH_AGE, time_us, age, &self.request, command).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Proposal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Proposal;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a proposal")
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut fields: A) -> Result<Proposal, A::Error> {
+                let time_us = next(&mut fields)?;
+                let stamp = match time_us {
+                    WITH_AGE => Stamp { time_us: next(&mut fields)?, age: Some(next::<_, Age>(&mut fields)?) },
+                    time_us => Stamp { time_us, age: None },
+                };
+                let request = next(&mut fields)?;
+                let Command(command) = next(&mut fields)?;
+                Ok(Proposal { stamp, request, command })
+            }
+        }
+
+        deserializer.deserialize_tuple(5, Visitor)
+    }
+}
+
+fn next<'de, A: de::SeqAccess<'de>, T: Deserialize<'de>>(fields: &mut A) -> Result<T, A::Error> {
+    fields.next_element()?.ok_or_else(|| de::Error::custom("a proposal is cut short"))
 }
 
 /// Which request an entry of the log belongs to. In postcard the first two are what an `Option` of an id is, which is all
@@ -171,6 +222,27 @@ mod tests {
             let old = postcard::to_stdvec(&request_id).unwrap();
             assert_eq!(postcard::from_bytes::<Asked>(&old).unwrap(), Asked::from(request_id));
             assert_eq!(postcard::to_stdvec(&Asked::from(request_id)).unwrap(), old);
+            let old = postcard::to_stdvec(&(1_800_000_000_000_000u64, request_id, Command(Bytes::from("c")))).unwrap();
+            let proposal = postcard::from_bytes::<Proposal>(&old).unwrap();
+            assert_eq!(proposal.stamp, Stamp { time_us: 1_800_000_000_000_000, age: None });
+            assert_eq!((proposal.request, &proposal.command[..]), (Asked::from(request_id), &b"c"[..]));
+            assert_eq!(postcard::to_stdvec(&proposal).unwrap(), old);
+        }
+    }
+
+    #[test]
+    fn an_age_is_read_as_it_was_written_in_the_midst_of_other_entries() {
+        let under = LeaderId { term: 7, node_id: 3 << 16 };
+        let command = |age, command: &str| Proposal {
+            stamp: Stamp { time_us: 1_800_000_000_000_000, age },
+            request: Asked::Command([5; 16]),
+            command: Bytes::from(command.to_owned()),
+        };
+        let proposals = vec![command(None, ""), command(Some(Age { under, us: u64::MAX }), "a=1"), command(None, "b")];
+        let bytes = postcard::to_stdvec(&proposals).unwrap();
+        assert_eq!(postcard::from_bytes::<Vec<Proposal>>(&bytes).unwrap(), proposals);
+        for len in 0..bytes.len() {
+            assert!(postcard::from_bytes::<Vec<Proposal>>(&bytes[..len]).is_err(), "cut to {len}");
         }
     }
 }

@@ -25,6 +25,7 @@ const LOG_BYTES: &str = "tollgate_log_bytes";
 const LOG_ENTRIES: &str = "tollgate_log_entries";
 const LOG_TORN_BYTES: &str = "tollgate_log_torn_bytes";
 const LOG_FULL: &str = "tollgate_log_full";
+const CLOCK_OFFSET: &str = "tollgate_clock_offset_ms";
 const HOLDS_OPEN: &str = "tollgate_quota_holds_open";
 const DECISIONS: &str = "tollgate_quota_decisions";
 const UNSETTLED: &str = "tollgate_quota_requests_unsettled";
@@ -84,6 +85,12 @@ impl Collector for NodeMetrics {
             log.torn_bytes,
         )?;
         gauge(&mut encoder, LOG_FULL, "1 while the log's disk is full and writes wait for space", u64::from(log.full))?;
+        if let Some(offset_us) = consensus.clock_offset_us() {
+            let help =
+                "How far the leader's wall clock is ahead of the median of the voters' clocks; on the leader only";
+            let gauge = ConstGauge::new(offset_us / 1_000);
+            gauge.encode(encoder.encode_descriptor(CLOCK_OFFSET, help, None, gauge.metric_type())?)?;
+        }
 
         let holds = u64::try_from(state.ledger(|ledger| ledger.open_holds())).unwrap_or(u64::MAX);
         gauge(&mut encoder, HOLDS_OPEN, "Reservations of requests in flight, on all nodes", holds)?;

@@ -233,6 +233,7 @@ fn consensus_config(config: &NodeConfig, peer: std::net::TcpListener) -> Config 
             ..SnapshotPolicy::default()
         },
         max_command_bytes: Config::MAX_COMMAND_BYTES,
+        clock: Default::default(),
         on_fatal: Default::default(),
     }
 }

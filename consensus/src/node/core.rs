@@ -15,9 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Shared, memory::Memory, propose::Queued};
 use crate::{
-    Local, LogStats, OnFatal, Status,
+    Clock, Local, LogStats, OnFatal, Status,
     identity::{DataDir, Id},
     snapshot::SnapshotDir,
+    stamp::Reading,
     state::{Machine, Progress, StateStore},
     transport::{Peers, Target},
     types::{NodeInfo, StoredMembership, TypeConfig},
@@ -40,6 +41,11 @@ pub(crate) struct Core {
     pub(super) max_command_bytes: usize,
     /// Why no other node takes this node's certificate, if so.
     pub(super) certificate: watch::Sender<Option<String>>,
+    pub(super) clock: Clock,
+    /// What a majority of the voters' clocks said when this node last led and asked.
+    pub(super) known_time: Mutex<Option<Reading>>,
+    /// How far the clock is ahead of the voters' median, while this node leads and knows.
+    pub(super) clock_offset: watch::Sender<Option<i64>>,
     pub(super) on_fatal: OnFatal,
     /// One snapshot comes in at a time.
     pub(super) receiving: tokio::sync::Mutex<()>,
@@ -94,6 +100,10 @@ impl Core {
 
     pub(crate) fn certificate(&self) -> watch::Receiver<Option<String>> {
         self.certificate.subscribe()
+    }
+
+    pub(crate) fn clock_offset_us(&self) -> Option<i64> {
+        *self.clock_offset.borrow()
     }
 
     pub(crate) fn unreached(&self) -> Vec<String> {

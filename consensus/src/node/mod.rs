@@ -4,7 +4,7 @@ mod add;
 mod ask;
 mod attempt;
 mod change;
-mod clock;
+mod clocks;
 mod core;
 mod disk;
 mod form;

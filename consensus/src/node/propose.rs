@@ -14,11 +14,11 @@ use tollgate_proto::peer::v1::ProposeRequest;
 use super::{
     Attempt, Core,
     attempt::{Pause, timeout_ms},
-    clock::wall_clock_us,
     core::Leader,
 };
 use crate::{
     Committed, ProposeError, node_of,
+    stamp::{Stamp, Stamper},
     state::WINDOW_US,
     transport::Lane,
     types::{Asked, Proposal, Reply, TypeConfig},
@@ -162,6 +162,7 @@ fn is_connect_error(error: &(dyn std::error::Error + 'static)) -> bool {
 pub(super) async fn gather(core: Arc<Core>, mut queue: mpsc::Receiver<Queued>) {
     let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let mut batch = Vec::with_capacity(MAX_BATCH);
+    let mut stamper = Stamper::default();
     loop {
         let received = tokio::select! {
             received = queue.recv_many(&mut batch, MAX_BATCH) => received,
@@ -170,15 +171,23 @@ pub(super) async fn gather(core: Arc<Core>, mut queue: mpsc::Receiver<Queued>) {
         let permits = u32::try_from(received).expect("a batch is small");
         let permit = Arc::clone(&in_flight).acquire_many_owned(permits).await;
         let Ok(permit) = permit else { return };
-        submit(&core, std::mem::take(&mut batch), permit).await;
+        let stamp = core.stamp(&mut stamper);
+        submit(&core, std::mem::take(&mut batch), stamp, permit).await;
     }
 }
 
-async fn submit(core: &Arc<Core>, batch: Vec<Queued>, permit: OwnedSemaphorePermit) {
-    let time_us = wall_clock_us();
+impl Core {
+    /// The times of what is proposed now.
+    fn stamp(&self, stamper: &mut Stamper) -> Stamp {
+        let (newest, known) = (self.progress.newest_leadership(), *self.known_time.lock());
+        stamper.next(self.raft_id, newest, known, self.clock.now_us(), std::time::Instant::now())
+    }
+}
+
+async fn submit(core: &Arc<Core>, batch: Vec<Queued>, stamp: Stamp, permit: OwnedSemaphorePermit) {
     let (proposals, waiting): (Vec<_>, Vec<_>) = batch
         .into_iter()
-        .map(|Queued { request, command, answer }| (Proposal { time_us, request, command }, answer))
+        .map(|Queued { request, command, answer }| (Proposal { stamp, request, command }, answer))
         .unzip();
     let mut outcomes = match core.raft.client_write_many(proposals).await {
         Ok(outcomes) => outcomes,

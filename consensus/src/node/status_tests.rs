@@ -5,7 +5,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 use super::*;
 use crate::{
-    Applied, CallHandlers, Changes, Config, FirstMember, Formation, Image, Listen, OnFatal, PeerTls, Row,
+    Applied, CallHandlers, Changes, Clock, Config, FirstMember, Formation, Image, Listen, OnFatal, PeerTls, Row,
     SnapshotPolicy, StateMachine, Timing, node::start,
 };
 
@@ -62,6 +62,7 @@ async fn a_consensus_core_that_panics_ends_the_process() {
         timing: Timing::default(),
         snapshots: SnapshotPolicy::default(),
         max_command_bytes: Config::MAX_COMMAND_BYTES,
+        clock: Clock::default(),
         on_fatal: OnFatal(Arc::new(move |reason| {
             told.lock().unwrap().get_or_insert(reason.to_owned());
         })),

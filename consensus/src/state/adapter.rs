@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use futures_util::{Stream, StreamExt};
@@ -25,6 +26,7 @@ use crate::{
     OnFatal,
     machine::Changes,
     snapshot::{MaybeSnapshot, SnapshotBuilder, SnapshotDir},
+    stamp::Beginning,
     types::{Departure, Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
@@ -40,6 +42,8 @@ pub(crate) struct Progress {
     snapshot_put_off: Arc<AtomicBool>,
     /// As of the last membership change.
     meta: Mutex<Meta>,
+    /// Where the newest leadership begins of which an entry was applied here.
+    newest: Mutex<Option<Beginning>>,
 }
 
 impl Progress {
@@ -54,6 +58,19 @@ impl Progress {
     /// Whether a snapshot could not be written since this was asked last.
     pub(crate) fn take_snapshot_put_off(&self) -> bool {
         self.snapshot_put_off.swap(false, Ordering::AcqRel)
+    }
+
+    /// Where the newest leadership begins of which this process has applied an entry.
+    pub(crate) fn newest_leadership(&self) -> Option<Beginning> {
+        *self.newest.lock()
+    }
+
+    /// Notes when the first entry of a leadership had been applied.
+    fn note_leadership(&self, meta: &Meta) {
+        let mut newest = self.newest.lock();
+        if newest.map(|begun| begun.under) != meta.applied.map(|id| id.leader_id) {
+            *newest = meta.beginning(Instant::now());
+        }
     }
 
     /// The newest incarnation that this node was ever known by, 0 if none.
@@ -90,6 +107,7 @@ impl Machine {
             bytes: AtomicU64::new(0),
             snapshot_put_off: Arc::default(),
             meta: Mutex::new(state.meta().clone()),
+            newest: Mutex::default(),
         };
         let mut machine = Self { state: Mutex::new(state), store, snapshots, progress: Arc::new(progress), on_fatal };
         machine.show_progress();
@@ -108,6 +126,7 @@ impl Machine {
         let is_membership = matches!(entry.payload, openraft::EntryPayload::Membership(_));
         let state = self.state.get_mut();
         let reply = state.apply(entry, changes);
+        self.progress.note_leadership(state.meta());
         self.store.put(changes, || state.image());
         self.progress.bytes.fetch_add(bytes + ENTRY_OVERHEAD_BYTES, Ordering::Relaxed);
         if is_membership {

@@ -1,8 +1,8 @@
 //! The replicated state: the state machine, and what consensus keeps beside it.
 //!
-//! Pure: entries in, replies and changed rows out. Log time never goes back, whatever clocks the leaders had.
+//! Pure: entries in, replies and changed rows out. Log time and age never go back, whatever clocks the leaders had.
 
-use std::{collections::BTreeMap, io, iter};
+use std::{collections::BTreeMap, io, iter, time::Instant};
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     ids::{incarnation_of, node_of},
     machine::{Applied, Changes, Fingerprint, Image, Row, StateMachine},
+    stamp::{Beginning, Times},
     types::{Asked, ChangeStep, Changed, Departure, Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership},
 };
 
@@ -26,6 +27,9 @@ pub(crate) struct Meta {
     pub(crate) time_us: u64,
     /// The newest incarnation of each node that was ever a member: none may be given twice.
     pub(crate) incarnations: BTreeMap<u64, u16>,
+    /// Rows of earlier versions have none: it stands behind what they have.
+    #[serde(skip)]
+    pub(crate) age_us: u64,
 }
 
 impl Meta {
@@ -46,8 +50,28 @@ impl Meta {
         }
     }
 
+    fn times(&self) -> Times {
+        Times { time_us: self.time_us, age_us: self.age_us }
+    }
+
+    /// Where the leadership begins that the last entry is of, if that was just applied.
+    pub(crate) fn beginning(&self, at: Instant) -> Option<Beginning> {
+        Some(Beginning { under: self.applied?.leader_id, times: self.times(), at })
+    }
+
     fn row(&self) -> Row {
-        (META_KEY.to_vec(), postcard::to_stdvec(self).expect("plain data always encodes"))
+        let mut value = postcard::to_stdvec(self).expect("plain data always encodes");
+        value.extend(self.age_us.to_le_bytes());
+        (META_KEY.to_vec(), value)
+    }
+
+    fn parse(value: &[u8]) -> io::Result<Self> {
+        let (meta, rest) = postcard::take_from_bytes::<Self>(value).map_err(io::Error::other)?;
+        let age_us = match rest {
+            [] => 0,
+            rest => u64::from_le_bytes(rest.try_into().map_err(|_| io::Error::other("an age has another length"))?),
+        };
+        Ok(Self { age_us, ..meta })
     }
 }
 
@@ -100,15 +124,17 @@ impl Replicated {
                 self.meta.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Reply::Nothing
             }
-            EntryPayload::Normal(proposal) => self.apply_proposal(entry.log_id.index, &proposal, changes),
+            EntryPayload::Normal(proposal) => self.apply_proposal(entry.log_id, &proposal, changes),
         };
         let (key, value) = self.meta.row();
         changes.put(key, value);
         reply
     }
 
-    fn apply_proposal(&mut self, index: u64, proposal: &Proposal, changes: &mut Changes) -> Reply {
-        self.meta.time_us = self.meta.time_us.max(proposal.time_us);
+    fn apply_proposal(&mut self, log_id: LogId, proposal: &Proposal, changes: &mut Changes) -> Reply {
+        let index = log_id.index;
+        let Times { time_us, age_us } = self.meta.times().after(proposal.stamp, log_id.leader_id);
+        (self.meta.time_us, self.meta.age_us) = (time_us, age_us);
         for key in self.dedup.expire(self.meta.time_us) {
             changes.delete(key);
         }
@@ -191,7 +217,8 @@ impl Replicated {
 
     fn apply_command(&mut self, index: u64, command: &[u8], changes: &mut Changes) -> Bytes {
         let mut own = Changes::default();
-        let outcome = self.machine.apply(Applied { index, time_us: self.meta.time_us }, command, &mut own);
+        let at = Applied { index, time_us: self.meta.time_us, age_us: self.meta.age_us };
+        let outcome = self.machine.apply(at, command, &mut own);
         for (key, value) in own.drain() {
             match value {
                 Some(value) => changes.put(machine_key(&key), value),
@@ -225,7 +252,7 @@ impl Replicated {
             if key.starts_with(&DEDUP_PREFIX) {
                 self.dedup.restore_row(&value)?;
             } else if key == META_KEY {
-                meta = Some(postcard::from_bytes(&value).map_err(io::Error::other)?);
+                meta = Some(Meta::parse(&value)?);
             } else {
                 first_of_machine = Some(Ok((key, value)));
                 break;

@@ -6,6 +6,7 @@ use openraft::{EntryPayload, vote::RaftLeaderId};
 use super::*;
 use crate::{
     machine::{Applied, Row, StateMachine},
+    stamp::Stamp,
     types::{Entry, LogId, Proposal, TypeConfig},
 };
 
@@ -34,7 +35,8 @@ impl StateMachine for Rows {
 
 fn entry(index: u64, request_id: Option<[u8; 16]>, time_us: u64, command: &str) -> Entry {
     let leader = openraft::alias::LeaderIdOf::<TypeConfig>::new(1, 1 << 16).to_committed();
-    let proposal = Proposal { time_us, request: request_id.into(), command: Bytes::from(command.to_owned()) };
+    let stamp = Stamp { time_us, age: None };
+    let proposal = Proposal { stamp, request: request_id.into(), command: Bytes::from(command.to_owned()) };
     Entry { log_id: LogId::new(leader, index), payload: EntryPayload::Normal(proposal) }
 }
 
@@ -133,4 +135,27 @@ fn log_time_never_goes_back_and_a_repeated_id_gives_the_first_outcome() {
     assert_eq!(late, outcome(2, "1000"));
     assert_eq!(again, outcome(1, "1000"));
     assert_eq!(other, crate::types::Reply::RequestIdUsed);
+}
+
+#[test]
+fn a_row_of_an_earlier_version_has_no_age_and_a_newer_one_keeps_it() {
+    let mut state = empty();
+    let mut changes = Changes::default();
+    let mut aged = entry(1, None, 1_000, "a=1");
+    let age = Some(crate::stamp::Age { under: aged.log_id.leader_id, us: 77 });
+    if let EntryPayload::Normal(proposal) = &mut aged.payload {
+        proposal.stamp.age = age;
+    }
+    state.apply(aged, &mut changes);
+    let mut copy = empty();
+    copy.restore(&mut rows(&state).into_iter().map(Ok)).unwrap();
+    assert_eq!((copy.meta().time_us, copy.meta().age_us), (1_000, 77));
+    let without_age = |(key, mut value): Row| {
+        if key == crate::state::rows::META_KEY {
+            value.truncate(value.len() - 8);
+        }
+        Ok((key, value))
+    };
+    copy.restore(&mut rows(&state).into_iter().map(without_age)).unwrap();
+    assert_eq!((copy.meta().time_us, copy.meta().age_us), (1_000, 0));
 }

@@ -218,7 +218,7 @@ impl peer_server::Peer for PeerService {
 
     async fn call_back(&self, request: Request<CallBackRequest>) -> Result<Response<CallBackResponse>, Status> {
         let (envelope, core) = self.admit(&request)?;
-        Ok(Response::new(CallBackResponse { reached: core.reaches(envelope.from).await }))
+        Ok(Response::new(core.call_back(envelope.from).await))
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {

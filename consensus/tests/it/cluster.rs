@@ -5,7 +5,10 @@ use std::{
     io,
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,8 +16,8 @@ use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tollgate_consensus::{
-    Applied, CallHandler, CallHandlers, Changes, Config, Consensus, FirstMember, Formation, Image, Listen, Local,
-    OnFatal, PeerTls, Row, SnapshotPolicy, StartError, StateMachine, Timing,
+    Applied, CallHandler, CallHandlers, Changes, Clock, Config, Consensus, FirstMember, Formation, Image, Listen,
+    Local, OnFatal, PeerTls, Row, SnapshotPolicy, StartError, StateMachine, Timing,
 };
 
 /// More than anything here takes, even beside a compiler.
@@ -26,7 +29,8 @@ pub(crate) fn soon() -> Instant {
 
 pub(crate) type Rows = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
-/// A map: a command is `key=value`, its outcome the log time and a count of what was ever applied.
+/// A map: a command is `key=value`, its outcome the log time, a count of what was ever applied,
+/// and the age.
 pub(crate) struct Map(pub(crate) Rows);
 
 impl StateMachine for Map {
@@ -39,7 +43,7 @@ impl StateMachine for Map {
             rows.insert(key.clone(), value.clone());
             changes.put(key, value);
         }
-        Bytes::from(format!("{} {count}", at.time_us))
+        Bytes::from(format!("{} {count} {}", at.time_us, at.age_us))
     }
 
     fn image(&self) -> Image {
@@ -90,6 +94,22 @@ impl Authority {
     }
 }
 
+/// The wall clock of a node, and how far it is off.
+#[derive(Clone, Default)]
+pub(crate) struct WallClock(Arc<AtomicI64>);
+
+impl WallClock {
+    /// Off by so much from now on.
+    pub(crate) fn step(&self, by: i64) {
+        self.0.store(by, Ordering::SeqCst);
+    }
+
+    fn clock(&self) -> Clock {
+        let (Clock(right), off) = (Clock::default(), Arc::clone(&self.0));
+        Clock(Arc::new(move || right().saturating_add_signed(off.load(Ordering::SeqCst))))
+    }
+}
+
 /// A node that can be started, stopped and wiped; its port stays the same.
 pub(crate) struct Node {
     pub(crate) id: u64,
@@ -99,6 +119,7 @@ pub(crate) struct Node {
     pub(crate) address: String,
     pub(crate) formation: Formation,
     pub(crate) snapshots: SnapshotPolicy,
+    pub(crate) clock: WallClock,
     socket: Option<TcpListener>,
     pub(crate) running: Option<Consensus>,
 }
@@ -120,6 +141,7 @@ impl Node {
             timing: Timing::default(),
             snapshots: self.snapshots,
             max_command_bytes: Config::MAX_COMMAND_BYTES,
+            clock: self.clock.clock(),
             on_fatal: OnFatal(Arc::new(|reason| panic!("fatal: {reason}"))),
         }
     }
@@ -234,6 +256,7 @@ impl Cluster {
             address: socket.local_addr().unwrap().to_string(),
             formation,
             snapshots: SnapshotPolicy::default(),
+            clock: WallClock::default(),
             socket: Some(socket),
             running: None,
         });

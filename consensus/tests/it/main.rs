@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod changes;
+mod clocks;
 mod cluster;
 mod failover;
 mod membership;

@@ -45,7 +45,11 @@ impl Driven {
     fn apply(&mut self, kind: command::Kind) -> Bytes {
         self.index += 1;
         let mut changes = Changes::default();
-        let at = Applied { index: self.index, time_us: 1_800_000_000_000_000 + self.index * 1_000 };
+        let at = Applied {
+            index: self.index,
+            time_us: 1_800_000_000_000_000 + self.index * 1_000,
+            age_us: self.index * 1_000,
+        };
         let outcome =
             self.state.apply(at, &Command { kind: Some(kind), ..Command::default() }.encode_to_vec(), &mut changes);
         for (key, value) in changes.drain() {
@@ -184,7 +188,7 @@ fn a_row_of_no_part_is_refused() {
 #[should_panic(expected = "a command that this version does not know")]
 fn an_unknown_command_is_never_skipped() {
     let (mut state, _) = ReplicatedState::new();
-    state.apply(Applied { index: 1, time_us: 1 }, &[0xfa, 0x07, 0x00], &mut Changes::default());
+    state.apply(Applied { index: 1, time_us: 1, age_us: 1 }, &[0xfa, 0x07, 0x00], &mut Changes::default());
 }
 
 #[test]

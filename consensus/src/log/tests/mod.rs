@@ -20,6 +20,7 @@ use tollgate_storage::sim::SimDisk;
 
 use super::LogStore;
 use crate::OnFatal;
+use crate::stamp::{Age, Stamp};
 use crate::types::{Asked, Entry, LogId, Proposal, TypeConfig, Vote};
 
 /// Small enough that a test rolls often.
@@ -44,7 +45,9 @@ fn log_id(term: u64, index: u64) -> LogId {
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let mut command = [term.to_le_bytes(), index.to_le_bytes()].concat().repeat(bytes / 16 + 1);
     command.truncate(bytes);
-    let proposal = Proposal { time_us: index, request: Asked::Once, command: Bytes::from(command) };
+    let age = Some(Age { under: log_id(term, index).leader_id, us: index });
+    let stamp = Stamp { time_us: 1_000 * index, age };
+    let proposal = Proposal { stamp, request: Asked::Once, command: Bytes::from(command) };
     Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(proposal) }
 }
 
