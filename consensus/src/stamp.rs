@@ -20,16 +20,19 @@ use crate::types::LeaderId;
 /// How far time may go beyond what the clock's rate allows: clocks are slewed, and measured with an error.
 pub(crate) const SLACK_US: u64 = 500_000;
 
+/// No entry that is stamped was written by it: the first term is 1.
+const NOBODY: LeaderId = LeaderId { term: 0, node_id: 0 };
+
 /// What a leader writes into an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// µs since the epoch; 0 says nothing.
     pub(crate) time_us: u64,
-    /// `None` while the leader does not know yet from where to count, and of earlier versions.
+    /// `None` of earlier versions.
     pub(crate) age: Option<Age>,
 }
 
-/// An age, and the leadership in which it was reckoned: in the log of another one it says nothing.
+/// An age, and the leadership in which it was reckoned: among the entries of another one the stamp says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Age {
     pub(crate) under: LeaderId,
@@ -44,9 +47,10 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Those of the next entry, which `leader` wrote. They never go back.
+    /// Those of the next entry, which `leader` wrote. They never go back, and the first time of all is taken as it comes.
     pub(crate) fn after(self, stamp: Stamp, leader: LeaderId) -> Self {
         match stamp.age {
+            Some(age) if age.under != leader && self.time_us == 0 => Self { time_us: stamp.time_us, ..self },
             Some(age) if age.under != leader => self,
             age => {
                 Self { time_us: self.time_us.max(stamp.time_us), age_us: self.age_us.max(age.map_or(0, |age| age.us)) }
@@ -78,8 +82,8 @@ pub(crate) struct Stamper {
 }
 
 impl Stamper {
-    /// The next stamp by the node `raft_id`, whose wall clock says `wall_us`. It says nothing where the newest leadership
-    /// is not its own: then it does not lead, or does not know yet what was written before.
+    /// The next stamp by the node `raft_id`, whose wall clock says `wall_us`. It is of no leadership where the newest one is
+    /// not its own: then it does not lead, or does not know yet what was written before.
     pub(crate) fn next(
         &mut self,
         raft_id: u64,
@@ -88,7 +92,9 @@ impl Stamper {
         wall_us: u64,
         now: Instant,
     ) -> Stamp {
-        let Some(begun) = newest.filter(|begun| begun.under.node_id == raft_id) else { return Stamp::default() };
+        let Some(begun) = newest.filter(|begun| begun.under.node_id == raft_id) else {
+            return Stamp { time_us: wall_us, age: Some(Age { under: NOBODY, us: 0 }) };
+        };
         let (before_us, at) = match self.last {
             Some((under, time_us, at)) if under == begun.under => (time_us, at),
             _ => (begun.times.time_us, begun.at),

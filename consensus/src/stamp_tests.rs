@@ -279,8 +279,9 @@ fn who_does_not_lead_or_does_not_know_yet_what_was_written_says_nothing() {
     let times = Times { time_us: WALL, age_us: 9 };
     for newest in [None, Some(Beginning { under: leader(4, 8), times, at: start })] {
         let stamp = Stamper::default().next(7, newest, None, WALL + HOUR, start + Duration::from_secs(1));
-        assert_eq!(stamp, Stamp::default());
         assert_eq!(times.after(stamp, leader(5, 7)), times);
+        let first = Times::default().after(stamp, leader(5, 7));
+        assert_eq!(first, Times { time_us: WALL + HOUR, age_us: 0 }, "the first time of all is never 0");
     }
 }
 
