@@ -125,6 +125,9 @@ pub enum ProposeError {
     /// The request id came with another command before. Not applied.
     #[error("the request id was used for another command")]
     RequestIdUsed,
+    /// What was proposed is no command that the leader knows. Not applied, and never will be.
+    #[error("not a command: {0}")]
+    NotACommand(String),
     /// The disk of the node that leads is full. Not applied; it heals by itself when there is space.
     #[error("the disk of node {node}, which leads, is full: nothing can be written until there is space")]
     DiskFull {

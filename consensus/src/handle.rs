@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     CallError, Change, ChangeError, Changed, Config, Local, LogStats, MemberStatus, ProposeError, ReadError, Removed,
-    StartError, StateMachine, Status,
+    ShareStats, StartError, StateMachine, Status,
     node::{self, Core},
 };
 
@@ -103,6 +103,12 @@ impl Consensus {
     #[must_use]
     pub fn certificate(&self) -> watch::Receiver<Option<String>> {
         self.core.certificate()
+    }
+
+    /// How many entries that commands share this node has written while it led.
+    #[must_use]
+    pub fn share_stats(&self) -> ShareStats {
+        self.core.share_stats()
     }
 
     /// How far this node's wall clock is ahead of the median of the voters' clocks, in µs, or behind it: below 0. `None` while

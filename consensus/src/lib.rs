@@ -5,6 +5,7 @@
 
 mod config;
 mod errors;
+mod gate;
 mod handle;
 mod identity;
 mod ids;
@@ -20,10 +21,11 @@ mod types;
 
 pub use config::{Clock, Config, FirstMember, Formation, Listen, OnFatal, PeerTls, SnapshotPolicy, Timing};
 pub use errors::{CallError, ChangeError, ProposeError, ReadError, Removed, StartError};
+pub use gate::{Gate, Passage};
 pub use handle::{CallFuture, CallHandler, CallHandlers, Committed, Consensus};
 pub use ids::{MAX_NODE_ID, incarnation_of, node_dns_name, node_of, raft_id};
 pub use log::LogStats;
 pub use machine::{Applied, Changes, Fingerprint, Image, Row, StateMachine, fingerprint_of};
-pub use node::Change;
+pub use node::{Change, ShareStats};
 pub use status::{Live, Local, Member, MemberStatus, Role, Status};
 pub use types::Changed;

@@ -1,8 +1,10 @@
 //! The state machine as consensus sees it: commands in, outcomes and changed rows out.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
+
+use crate::gate::{self, Gate};
 
 /// A row: a key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -44,6 +46,11 @@ pub trait StateMachine: Send + 'static {
     /// A pure function of the command, as what it gives is replicated.
     fn fingerprint(&self, command: &[u8]) -> Fingerprint {
         fingerprint_of(command)
+    }
+
+    /// What judges commands before they are proposed, on the leader. By default everything passes, each in its own entry.
+    fn gate(&self) -> Arc<dyn Gate> {
+        gate::open()
     }
 
     /// The rows as of now. Cheap to take; iterated elsewhere while `apply` goes on.

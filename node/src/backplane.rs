@@ -203,6 +203,7 @@ fn not_proposed(error: ProposeError) -> BackplaneError {
         ProposeError::RequestIdUsed => BackplaneError::RequestIdUsed(text),
         ProposeError::DiskFull { .. } => BackplaneError::DiskFull(text),
         ProposeError::TooLarge { .. } => BackplaneError::TooLarge(text),
+        ProposeError::NotACommand(_) => BackplaneError::Refused(text),
         ProposeError::TooManyRequestIds(_) => BackplaneError::Busy(text),
     }
 }

@@ -28,6 +28,8 @@ const LOG_FULL: &str = "tollgate_log_full";
 const CLOCK_OFFSET: &str = "tollgate_clock_offset_ms";
 const HOLDS_OPEN: &str = "tollgate_quota_holds_open";
 const DECISIONS: &str = "tollgate_quota_decisions";
+const QUOTA_ENTRIES: &str = "tollgate_quota_entries";
+const QUOTA_FRAMES: &str = "tollgate_quota_frames";
 const UNSETTLED: &str = "tollgate_quota_requests_unsettled";
 const PROPOSALS: &str = "tollgate_quota_proposals";
 const FAILED_PROPOSALS: &str = "tollgate_quota_failed_proposals";
@@ -97,6 +99,14 @@ impl Collector for NodeMetrics {
         let desk = desk.stats();
         let unsettled = u64::try_from(desk.open).unwrap_or(u64::MAX);
         gauge(&mut encoder, UNSETTLED, "Requests of this node open or not settled in the log yet", unsettled)?;
+        let shared = consensus.share_stats();
+        counter(
+            &mut encoder,
+            QUOTA_ENTRIES,
+            "Log entries of quota frames that this node wrote as leader",
+            shared.entries,
+        )?;
+        counter(&mut encoder, QUOTA_FRAMES, "Quota frames, of all nodes, in those entries", shared.commands)?;
         counter(&mut encoder, PROPOSALS, "Quota frames proposed, those proposed again included", desk.proposals)?;
         counter(&mut encoder, FAILED_PROPOSALS, "Quota frames without an outcome", desk.failed_proposals)?;
         counter(&mut encoder, USAGE_DROPPED, "Usage records dropped as too much was unsettled", desk.dropped)?;

@@ -13,9 +13,15 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Shared, memory::Memory, propose::Queued};
+use super::{
+    Shared,
+    memory::Memory,
+    propose::Queued,
+    share::{ShareCounters, ShareStats},
+};
 use crate::{
     Clock, Local, LogStats, OnFatal, Status,
+    gate::Gate,
     identity::{DataDir, Id},
     snapshot::SnapshotDir,
     stamp::Reading,
@@ -36,6 +42,8 @@ pub(crate) struct Core {
     pub(super) snapshots: Arc<SnapshotDir>,
     pub(super) memory: Memory,
     pub(super) store: Arc<StateStore>,
+    pub(super) gate: Arc<dyn Gate>,
+    pub(super) shares: ShareCounters,
     pub(super) proposals: mpsc::Sender<Queued>,
     pub(super) status: watch::Sender<Status>,
     pub(super) max_command_bytes: usize,
@@ -100,6 +108,10 @@ impl Core {
 
     pub(crate) fn certificate(&self) -> watch::Receiver<Option<String>> {
         self.certificate.subscribe()
+    }
+
+    pub(crate) fn share_stats(&self) -> ShareStats {
+        self.shares.stats()
     }
 
     pub(crate) fn clock_offset_us(&self) -> Option<i64> {

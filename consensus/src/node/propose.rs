@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use openraft::{async_runtime::WatchReceiver, errors::ClientWriteError, raft::WriteResult};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tollgate_proto::peer::v1::ProposeRequest;
 
@@ -15,9 +15,10 @@ use super::{
     Attempt, Core,
     attempt::{Pause, timeout_ms},
     core::Leader,
+    share::{Pool, Submission, Waiting},
 };
 use crate::{
-    Committed, ProposeError, node_of,
+    Committed, Passage, ProposeError, node_of,
     stamp::{Stamp, Stamper},
     state::WINDOW_US,
     transport::Lane,
@@ -36,13 +37,14 @@ const MAX_IN_FLIGHT: usize = 4_096;
 /// After leadership moved, the old leader's answer may still come for so long.
 const GRACE: Duration = Duration::from_millis(500);
 
-type Outcome = Attempt<Committed, ProposeError>;
+pub(super) type Outcome = Attempt<Committed, ProposeError>;
 
 /// A proposal and whoever waits for its outcome.
 pub(crate) struct Queued {
-    request: Asked,
-    command: Bytes,
-    answer: oneshot::Sender<Outcome>,
+    pub(super) request: Asked,
+    pub(super) command: Bytes,
+    pub(super) passage: Passage,
+    pub(super) answer: oneshot::Sender<Outcome>,
 }
 
 impl Core {
@@ -91,8 +93,12 @@ impl Core {
         if self.memory.log.is_full() {
             return Attempt::Refused(ProposeError::DiskFull { node: node_of(self.raft_id) });
         }
+        let passage = match self.passage(request, &command) {
+            Ok(passage) => passage,
+            Err(why) => return Attempt::Refused(ProposeError::NotACommand(why)),
+        };
         let (answer, outcome) = oneshot::channel();
-        match timeout_at(deadline, self.proposals.send(Queued { request, command, answer })).await {
+        match timeout_at(deadline, self.proposals.send(Queued { request, command, passage, answer })).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Attempt::Refused(ProposeError::Stopped),
             Err(_) => return Attempt::NotLeader,
@@ -101,6 +107,16 @@ impl Core {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Attempt::Unknown("this node is stopping".into()),
             Err(_) => Attempt::Unknown("not committed before the deadline".into()),
+        }
+    }
+
+    /// How a proposal goes into the log, or why `apply` would not know it.
+    fn passage(&self, request: Asked, command: &[u8]) -> Result<Passage, String> {
+        match request {
+            Asked::Change { .. } => Ok(Passage::Alone),
+            Asked::Once => self.gate.check(command),
+            // What is remembered under a request id is the outcome of one entry.
+            Asked::Command(_) => self.gate.check(command).map(|_| Passage::Alone),
         }
     }
 
@@ -162,17 +178,23 @@ fn is_connect_error(error: &(dyn std::error::Error + 'static)) -> bool {
 pub(super) async fn gather(core: Arc<Core>, mut queue: mpsc::Receiver<Queued>) {
     let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let mut batch = Vec::with_capacity(MAX_BATCH);
-    let mut stamper = Stamper::default();
+    let (mut pool, mut stamper) = (Pool::default(), Stamper::default());
     loop {
-        let received = tokio::select! {
-            received = queue.recv_many(&mut batch, MAX_BATCH) => received,
+        let due = pool.due();
+        tokio::select! {
+            _ = queue.recv_many(&mut batch, MAX_BATCH) => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             () = core.stop.cancelled() => return,
-        };
-        let permits = u32::try_from(received).expect("a batch is small");
+        }
+        let submissions = pool.sort(batch.drain(..), core.gate.as_ref(), Instant::now());
+        if submissions.is_empty() {
+            continue;
+        }
+        let permits = u32::try_from(submissions.len()).expect("a batch is small");
         let permit = Arc::clone(&in_flight).acquire_many_owned(permits).await;
         let Ok(permit) = permit else { return };
         let stamp = core.stamp(&mut stamper);
-        submit(&core, std::mem::take(&mut batch), stamp, permit).await;
+        submit(&core, submissions, stamp, permit).await;
     }
 }
 
@@ -184,27 +206,28 @@ impl Core {
     }
 }
 
-async fn submit(core: &Arc<Core>, batch: Vec<Queued>, stamp: Stamp, permit: OwnedSemaphorePermit) {
-    let (proposals, waiting): (Vec<_>, Vec<_>) = batch
+async fn submit(core: &Arc<Core>, submissions: Vec<Submission>, stamp: Stamp, permit: OwnedSemaphorePermit) {
+    let (proposals, waiting): (Vec<_>, Vec<_>) = submissions
         .into_iter()
-        .map(|Queued { request, command, answer }| (Proposal { stamp, request, command }, answer))
+        .map(|Submission { request, command, waiting }| (Proposal { stamp, request, command }, waiting))
         .unzip();
+    let answer = |core: &Core, waiting: Waiting, outcome| waiting.answer(outcome, core.gate.as_ref(), &core.shares);
     let mut outcomes = match core.raft.client_write_many(proposals).await {
         Ok(outcomes) => outcomes,
         Err(fatal) => {
-            waiting.into_iter().for_each(|answer| drop(answer.send(Attempt::Unknown(fatal.to_string()))));
+            waiting.into_iter().for_each(|one| answer(core, one, Attempt::Unknown(fatal.to_string())));
             return;
         }
     };
-    core.tracker.spawn(async move {
-        for answer in waiting {
+    let core = Arc::clone(core);
+    core.tracker.clone().spawn(async move {
+        for one in waiting {
             let outcome = match outcomes.next().await {
                 Some(Ok(written)) => outcome(written),
                 Some(Err(fatal)) => Attempt::Unknown(fatal.to_string()),
                 None => Attempt::Unknown("consensus stopped".into()),
             };
-            // Whoever waited may have given up.
-            drop(answer.send(outcome));
+            answer(&core, one, outcome);
         }
         drop(permit);
     });

@@ -57,6 +57,7 @@ pub(crate) async fn start(
     calls: CallHandlers,
 ) -> Result<Arc<Core>, StartError> {
     check(&config)?;
+    let gate = machine.gate();
     let mut data = DataDir::open(&config.data_dir, config.node)?;
     let auth = Arc::new(PeerAuth::load(config.tls.clone(), config.node)?);
     let (listener, address) = listen(config.listen).await?;
@@ -119,6 +120,8 @@ pub(crate) async fn start(
         snapshots,
         memory,
         store,
+        gate,
+        shares: Default::default(),
         proposals,
         status: watch::Sender::new(Status::default()),
         max_command_bytes: config.max_command_bytes,

@@ -26,6 +26,7 @@ fn propose_refusal(error: &ProposeError) -> wire::Refusal {
         ProposeError::TooManyRequestIds(_) => refusal(Reason::TooManyRequestIds, ""),
         ProposeError::TooLarge { size, max } => refusal(Reason::TooLarge, format!("{size} {max}")),
         ProposeError::RequestIdUsed => refusal(Reason::RequestIdUsed, ""),
+        ProposeError::NotACommand(why) => refusal(Reason::NotACommand, why),
         ProposeError::DiskFull { node } => refusal(Reason::DiskFull, node),
         ProposeError::NoLeader | ProposeError::Unknown(_) | ProposeError::Stopped => not_leader(),
     }
@@ -36,6 +37,7 @@ fn propose_error(refused: &wire::Refusal) -> Option<ProposeError> {
     Some(match refused.reason() {
         Reason::TooManyRequestIds => ProposeError::TooManyRequestIds(Duration::from_micros(WINDOW_US)),
         Reason::RequestIdUsed => ProposeError::RequestIdUsed,
+        Reason::NotACommand => ProposeError::NotACommand(refused.message.clone()),
         Reason::DiskFull => ProposeError::DiskFull { node: refused.message.parse().unwrap_or(0) },
         Reason::TooLarge => {
             let mut numbers = refused.message.split(' ').filter_map(|number| number.parse().ok());

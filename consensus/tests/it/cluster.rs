@@ -16,8 +16,8 @@ use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tollgate_consensus::{
-    Applied, CallHandler, CallHandlers, Changes, Clock, Config, Consensus, FirstMember, Formation, Image, Listen,
-    Local, OnFatal, PeerTls, Row, SnapshotPolicy, StartError, StateMachine, Timing,
+    Applied, CallHandler, CallHandlers, Changes, Clock, Config, Consensus, FirstMember, Formation, Gate, Image, Listen,
+    Local, OnFatal, Passage, PeerTls, Row, SnapshotPolicy, StartError, StateMachine, Timing,
 };
 
 /// More than anything here takes, even beside a compiler.
@@ -33,8 +33,8 @@ pub(crate) type Rows = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 /// and the age.
 pub(crate) struct Map(pub(crate) Rows);
 
-impl StateMachine for Map {
-    fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes {
+impl Map {
+    fn put(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> String {
         let split = command.iter().position(|byte| *byte == b'=').expect("a command is key=value");
         let (key, value) = (command[..split].to_vec(), command[split + 1..].to_vec());
         let mut rows = self.0.lock().unwrap();
@@ -43,7 +43,42 @@ impl StateMachine for Map {
             rows.insert(key.clone(), value.clone());
             changes.put(key, value);
         }
-        Bytes::from(format!("{} {count} {}", at.time_us, at.age_us))
+        format!("{} {count} {}", at.time_us, at.age_us)
+    }
+}
+
+/// Lets `key=value` pass; where the key begins with `+`, several of them share an entry, a line each.
+struct MapGate;
+
+impl Gate for MapGate {
+    fn check(&self, command: &[u8]) -> Result<Passage, String> {
+        match command {
+            _ if !command.contains(&b'=') => Err("it has no `=`".into()),
+            [b'+', ..] => Ok(Passage::Shared { records: 1 }),
+            _ => Ok(Passage::Alone),
+        }
+    }
+
+    fn join(&self, commands: &[Bytes]) -> Bytes {
+        commands.join(&b'\n').into()
+    }
+
+    fn split(&self, outcome: &Bytes, _: usize) -> Option<Vec<Bytes>> {
+        Some(outcome.split(|byte| *byte == b'\n').map(Bytes::copy_from_slice).collect())
+    }
+}
+
+impl StateMachine for Map {
+    fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes {
+        let outcomes: Vec<String> = match command {
+            [b'+', ..] => command.split(|byte| *byte == b'\n').map(|one| self.put(at, one, changes)).collect(),
+            _ => vec![self.put(at, command, changes)],
+        };
+        Bytes::from(outcomes.join("\n"))
+    }
+
+    fn gate(&self) -> Arc<dyn Gate> {
+        Arc::new(MapGate)
     }
 
     fn image(&self) -> Image {

@@ -10,6 +10,7 @@ mod membership;
 mod peers;
 mod raw;
 mod refusals;
+mod shares;
 mod snapshots;
 mod stale;
 mod store;

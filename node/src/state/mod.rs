@@ -10,6 +10,7 @@
 //! Readers get immutable values (`config`, `tokens`) or a short look under a read lock (`ledger`, `usage`); `apply` holds the
 //! write lock for one command at a time and never waits for anything.
 
+mod gate;
 mod rows;
 mod rules;
 
@@ -25,7 +26,7 @@ use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{TokenTable, backplane::ConfigState};
 use tollgate_billing::UsageTable;
-use tollgate_consensus::{Applied, Changes, Fingerprint, Image, Row, StateMachine, fingerprint_of};
+use tollgate_consensus::{Applied, Changes, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{Command, CommandAsked, ConfigChange, QuotaBatch, TokenChange, command};
 use tollgate_quota::{Desk, Ledger, NodeOpen};
@@ -178,6 +179,10 @@ impl StateMachine for ReplicatedState {
     fn fingerprint(&self, command: &[u8]) -> Fingerprint {
         let asked = CommandAsked::decode(command).unwrap_or_default().asked;
         fingerprint_of(if asked.is_empty() { command } else { &asked })
+    }
+
+    fn gate(&self) -> Arc<dyn Gate> {
+        Arc::new(gate::CommandGate)
     }
 
     fn image(&self) -> Image {

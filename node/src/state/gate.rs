@@ -1,0 +1,83 @@
+//! What the leader lets into the log: commands that `apply` knows. Quota frames of all nodes go together.
+
+use bytes::Bytes;
+use prost::Message;
+use tollgate_consensus::{Gate, Passage};
+use tollgate_proto::state::v1::{Command, QuotaBatch, QuotaOutcome, command};
+
+/// The gate before [`super::ReplicatedState`].
+pub(super) struct CommandGate;
+
+impl Gate for CommandGate {
+    fn check(&self, command: &[u8]) -> Result<Passage, String> {
+        let decoded = Command::decode(command).map_err(|error| error.to_string())?;
+        let kind = decoded.kind.ok_or("its kind is not known to the version that leads: upgrade the leader first")?;
+        Ok(match kind {
+            command::Kind::Quota(batch) if decoded.asked.is_empty() => match &batch.frames[..] {
+                [frame] => Passage::Shared { records: frame.records.len() },
+                _ => Passage::Alone,
+            },
+            _ => Passage::Alone,
+        })
+    }
+
+    fn join(&self, commands: &[Bytes]) -> Bytes {
+        let frames = commands.iter().filter_map(|command| match Command::decode(command.clone()).ok()?.kind {
+            Some(command::Kind::Quota(batch)) => Some(batch.frames),
+            _ => None,
+        });
+        let batch = QuotaBatch { frames: frames.flatten().collect() };
+        Command { kind: Some(command::Kind::Quota(batch)), ..Command::default() }.encode_to_vec().into()
+    }
+
+    fn split(&self, outcome: &Bytes, _commands: usize) -> Option<Vec<Bytes>> {
+        let outcome = QuotaOutcome::decode(outcome.clone()).ok()?;
+        let each = outcome.frames.into_iter().map(|frame| QuotaOutcome { frames: vec![frame] }.encode_to_vec().into());
+        Some(each.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_proto::state::v1::{ConfigChange, Frame, FrameOutcome, Record};
+
+    use super::*;
+
+    fn frame(node: u64, records: usize) -> Frame {
+        Frame { node, incarnation: 1, first_seq: 1, records: vec![Record::default(); records] }
+    }
+
+    fn command(kind: command::Kind) -> Bytes {
+        Command { kind: Some(kind), ..Command::default() }.encode_to_vec().into()
+    }
+
+    fn batch(frames: Vec<Frame>) -> Bytes {
+        command(command::Kind::Quota(QuotaBatch { frames }))
+    }
+
+    #[test]
+    fn only_what_apply_knows_passes() {
+        let unknown = CommandGate.check(&[0xfa, 0x07, 0x00]).unwrap_err();
+        assert!(unknown.contains("not known to the version that leads"), "{unknown}");
+        assert!(CommandGate.check(b"").is_err());
+        assert!(CommandGate.check(b"\xff\xff\xff").is_err());
+        let config = command(command::Kind::Config(ConfigChange::default()));
+        assert_eq!(CommandGate.check(&config), Ok(Passage::Alone));
+    }
+
+    #[test]
+    fn single_frames_share_an_entry_and_each_gets_its_outcome() {
+        assert_eq!(CommandGate.check(&batch(vec![frame(1, 3)])), Ok(Passage::Shared { records: 3 }));
+        assert_eq!(CommandGate.check(&batch(vec![])), Ok(Passage::Alone));
+        assert_eq!(CommandGate.check(&batch(vec![frame(1, 1), frame(2, 1)])), Ok(Passage::Alone));
+        let joined = CommandGate.join(&[batch(vec![frame(3, 2)]), batch(vec![frame(1, 0)])]);
+        assert_eq!(joined, batch(vec![frame(3, 2), frame(1, 0)]));
+
+        let outcome = |node| FrameOutcome { node, last_seq: 10 * node, ..FrameOutcome::default() };
+        let all = QuotaOutcome { frames: vec![outcome(3), outcome(1)] }.encode_to_vec().into();
+        let each = CommandGate.split(&all, 2).unwrap();
+        let each: Vec<_> = each.into_iter().map(|one| QuotaOutcome::decode(one).unwrap().frames).collect();
+        assert_eq!(each, [vec![outcome(3)], vec![outcome(1)]]);
+        assert_eq!(CommandGate.split(&Bytes::from_static(b"\xff"), 2), None);
+    }
+}
