@@ -64,7 +64,7 @@ enum Step {
     Apply(usize, usize),
     /// So many of the last entries are lost with the old leader, if nobody has applied them.
     Elect(usize, usize),
-    StepClock(usize, i64),
+    MoveClock(usize, i64),
     Restart(usize),
 }
 
@@ -77,7 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::AppendKept),
         6 => (node.clone(), 0usize..6).prop_map(|(node, count)| Step::Apply(node, count)),
         2 => (node.clone(), 0usize..3).prop_map(|(node, lost)| Step::Elect(node, lost)),
-        1 => (node.clone(), -3_700_000_000i64..3_700_000_000).prop_map(|(node, by)| Step::StepClock(node, by)),
+        1 => (node.clone(), -3_700_000_000i64..3_700_000_000).prop_map(|(node, by)| Step::MoveClock(node, by)),
         1 => node.prop_map(Step::Restart),
     ]
 }
@@ -157,7 +157,7 @@ impl World {
             }
             Step::Apply(at, count) => self.apply(at, count),
             Step::Elect(at, lost) => self.elect(at, lost),
-            Step::StepClock(at, by) => self.nodes[at].wall_off = by,
+            Step::MoveClock(at, by) => self.nodes[at].wall_off = by,
             Step::Restart(at) => {
                 let fresh = Self::new(&[self.nodes[at].rate]).nodes.remove(0);
                 self.nodes[at] = Node { started: self.truth, wall_off: self.nodes[at].wall_off, ..fresh };
