@@ -13,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use tollgate_storage::failpoint;
+
 use crate::StartError;
 
 const FILE: &str = "identity";
@@ -210,8 +212,11 @@ fn write(dir: &Path, identity: &Identity) -> io::Result<()> {
     file.write_all(MAGIC)?;
     file.write_all(&crc32c::crc32c(&body).to_le_bytes())?;
     file.write_all(&body)?;
+    failpoint!("identity.before-sync");
     file.sync_all()?;
+    failpoint!("identity.before-rename");
     fs::rename(&temporary, dir.join(FILE))?;
+    failpoint!("identity.after-rename");
     File::open(dir)?.sync_all()
 }
 

@@ -39,6 +39,7 @@
 
 mod disk;
 mod error;
+pub mod failpoints;
 mod open;
 mod probe;
 mod reader;

@@ -10,7 +10,7 @@ use crate::reader::{OpenSegment, Segments};
 use crate::record::{MAX_RECORD_BYTES, Stamp, encode, record_len};
 use crate::segment::{NEW_EXTENSION, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::watermark::Watermark;
-use crate::{Options, Position, SegmentId, WriteError};
+use crate::{Options, Position, SegmentId, WriteError, failpoint};
 
 /// The one writer of a log.
 ///
@@ -110,6 +110,7 @@ impl Writer {
         if self.staged.is_empty() {
             return Ok(());
         }
+        failpoint!("log.before-write");
         match write_full(&*self.active.file, &self.staged, self.active.end) {
             Ok(()) => {
                 self.active.end += self.staged.len() as u64;
@@ -131,14 +132,17 @@ impl Writer {
         if self.synced == self.next_sequence {
             return Ok(());
         }
+        failpoint!("log.before-sync");
         if let Err(error) = self.active.file.sync_data() {
             return Err(self.poison(WriteError::SyncFailed(error)));
         }
+        failpoint!("log.after-sync");
         self.synced = self.next_sequence;
         if let Err(error) = self.watermark.synced(self.synced) {
             // Nothing is lost by it: damage to the last records is then told by their shape alone.
             tracing::warn!(%error, "cannot write the log's watermark");
         }
+        failpoint!("log.after-watermark");
         Ok(())
     }
 
@@ -156,6 +160,7 @@ impl Writer {
             false => self.poison(WriteError::SyncFailed(error)),
         })?;
         let full = std::mem::replace(&mut self.active, next);
+        failpoint!("segment.before-trim");
         // Gives back what was reserved; a crash before it leaves zeros that the next opening cuts.
         if full.file.set_len(full.end).is_ok() {
             self.segments.resize(full.id, full.end);
@@ -194,9 +199,12 @@ impl Writer {
     }
 
     fn remove(&mut self, oldest: SegmentId, dropped: &[SegmentId]) -> io::Result<()> {
+        failpoint!("drop.before-mark");
         self.watermark.oldest(oldest)?;
+        failpoint!("drop.after-mark");
         for id in dropped {
             self.disk.remove(&id.path(&self.dir))?;
+            failpoint!("drop.after-remove");
             self.segments.remove(*id);
         }
         self.disk.sync_dir(&self.dir)
@@ -241,13 +249,17 @@ pub(crate) fn create_segment(
     let path = header.id.path(dir);
     let temporary = path.with_extension(NEW_EXTENSION);
     let file = disk.file(&temporary, true)?;
-    let prepared =
-        file.allocate(reserve).and_then(|()| write_full(&*file, &header.encode(), 0)).and_then(|()| file.sync_data());
+    let prepared = file.allocate(reserve).and_then(|()| write_full(&*file, &header.encode(), 0)).and_then(|()| {
+        failpoint!("segment.before-sync");
+        file.sync_data()
+    });
     if let Err(error) = prepared {
         let _ = disk.remove(&temporary); // the next try, or the next opening, replaces it anyway
         return Err(error);
     }
+    failpoint!("segment.before-rename");
     disk.rename(&temporary, &path)?;
+    failpoint!("segment.after-rename");
     disk.sync_dir(dir)?;
     let open = OpenSegment { file: Arc::clone(&file), salt: header.salt, file_bytes: reserve };
     segments.insert(header.id, open);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tollgate_storage::{Position, SegmentId, WriteError};
+use tollgate_storage::{Position, SegmentId, WriteError, failpoint};
 
 use super::memory::Ticket;
 use super::reader::Shared;
@@ -44,9 +44,15 @@ impl Command {
 
     fn acknowledge(self, result: io::Result<()>) {
         match self {
-            Self::Append { done, .. } => done.io_completed(result),
-            // Who asked may have gone away, as at the end of the process.
-            Self::Vote { done, .. } => drop(done.send(result)),
+            Self::Append { done, .. } => {
+                failpoint!("append.before-acknowledge");
+                done.io_completed(result);
+            }
+            Self::Vote { done, .. } => {
+                failpoint!("vote.before-acknowledge");
+                // Who asked may have gone away, as at the end of the process.
+                drop(done.send(result));
+            }
             Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) => {}
         }
     }
@@ -147,6 +153,7 @@ impl Writer {
             self.patiently(tollgate_storage::Writer::write)?;
         }
         if group.iter().any(|command| matches!(command, Command::Purge(_))) {
+            failpoint!("purge.before-drop");
             self.give_space_back()?;
         }
         Ok(stored)
@@ -155,19 +162,27 @@ impl Writer {
     fn stage(&mut self, command: &Command, stored: &mut Vec<Stored>) -> Result<(), WriteError> {
         match command {
             Command::Append { entries, ticket, .. } => {
+                failpoint!("append.before-write");
                 for (n, entry) in entries.iter().enumerate() {
                     let at = self.put(&record::encode_entry(entry), &Record::Entry(entry.log_id))?;
                     stored.push(Stored { index: entry.log_id.index, ticket: ticket.plus(n), at });
                 }
             }
-            Command::Vote { vote, .. } => self.put(&record::encode_vote(vote), &Record::Vote(*vote)).map(drop)?,
+            Command::Vote { vote, .. } => {
+                failpoint!("vote.before-write");
+                self.put(&record::encode_vote(vote), &Record::Vote(*vote)).map(drop)?;
+            }
             Command::Committed(committed) => {
                 self.put(&record::encode_committed(*committed), &Record::Committed(*committed)).map(drop)?;
             }
             Command::Truncate(after) => {
+                failpoint!("truncate.before-write");
                 self.put(&record::encode_truncate(*after), &Record::Truncate(*after)).map(drop)?;
             }
-            Command::Purge(up_to) => self.put(&record::encode_purge(*up_to), &Record::Purge(*up_to)).map(drop)?,
+            Command::Purge(up_to) => {
+                failpoint!("purge.before-write");
+                self.put(&record::encode_purge(*up_to), &Record::Purge(*up_to)).map(drop)?;
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use std::{
 
 use openraft::storage::{RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
+use tollgate_storage::failpoint;
 
 use super::file::{self, Reader};
 use crate::{
@@ -172,6 +173,7 @@ impl SnapshotDir {
                 if let Some(older) =
                     older.as_ref().map(|older| older.path.lock().clone()).filter(|older| *older != path)
                 {
+                    failpoint!("snapshot.before-drop");
                     fs::remove_file(&older)?;
                 }
                 *current = Some(file);
@@ -193,6 +195,7 @@ impl SnapshotDir {
     /// Writes a snapshot and makes it the current one. Blocks on the disk.
     pub(crate) fn write(&self, meta: &SnapshotMeta, rows: Image) -> io::Result<Arc<SnapshotFile>> {
         let mut incoming = self.incoming()?;
+        failpoint!("snapshot.before-write");
         file::write(&mut incoming.out, meta, rows)?;
         self.publish(incoming.finish()?)
     }
@@ -211,7 +214,9 @@ impl SnapshotDir {
         let path = self.path.join(format!("{term:020}-{index:020}.snap"));
         let old_path = file.path.lock().clone();
         if old_path != path {
+            failpoint!("snapshot.before-rename");
             fs::rename(&old_path, &path)?;
+            failpoint!("snapshot.after-rename");
             *file.path.lock() = path;
             if let Some(temporary) = file.temporary.lock().take() {
                 temporary.keep();
@@ -245,6 +250,7 @@ impl Incoming {
     /// Syncs the file and reads it through. Blocks on the disk.
     pub(crate) fn finish(mut self) -> io::Result<Arc<SnapshotFile>> {
         self.out.flush()?;
+        failpoint!("snapshot.before-sync");
         self.out.get_ref().sync_all()?;
         let file = SnapshotFile::open(&self.path.0)?;
         file.verify()?;

@@ -17,6 +17,7 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tollgate_storage::failpoint;
 
 use super::{
     replicated::{Meta, Replicated},
@@ -125,7 +126,9 @@ impl Machine {
         };
         let is_membership = matches!(entry.payload, openraft::EntryPayload::Membership(_));
         let state = self.state.get_mut();
+        failpoint!("apply.before");
         let reply = state.apply(entry, changes);
+        failpoint!("apply.after");
         self.progress.note_leadership(state.meta());
         self.store.put(changes, || state.image());
         self.progress.bytes.fetch_add(bytes + ENTRY_OVERHEAD_BYTES, Ordering::Relaxed);
@@ -180,6 +183,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let reply = self.or_die("apply", |machine| machine.apply_one(entry, &mut changes))?;
             replies.extend(responder.map(|responder| (responder, reply)));
         }
+        failpoint!("apply.before-answer");
         self.show_progress();
         for (responder, reply) in replies {
             responder.send(reply);
@@ -195,8 +199,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let file = file.ok_or_else(|| io::Error::other("a snapshot that was never written can't be installed"))?;
         let dir = Arc::clone(&self.snapshots);
         let file = tokio::task::spawn_blocking(move || dir.publish(file)).await.map_err(io::Error::other)??;
+        failpoint!("snapshot.before-restore");
         let mut rows = file.rows()?;
         self.or_die("restore", |machine| machine.state.get_mut().restore(&mut rows))??;
+        failpoint!("snapshot.after-restore");
         self.store.replace(self.state.get_mut().image());
         self.progress.bytes.store(0, Ordering::Relaxed);
         *self.progress.meta.lock() = self.state.get_mut().meta().clone();

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tollgate_storage::failpoint;
+
 use super::{digest::Digest, replicated::Replicated};
 use crate::machine::Image;
 
@@ -61,6 +63,7 @@ impl RowsDb {
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        failpoint!("state.before-flush");
         guarded(|| self.db.flush().map(drop))
     }
 
@@ -90,10 +93,14 @@ impl RowsDb {
             }
         }
         batch.insert(DIGEST_KEY.to_vec(), self.digest.to_bytes().to_vec());
-        self.db.apply_batch(batch)
+        failpoint!("state.before-batch");
+        self.db.apply_batch(batch)?;
+        failpoint!("state.after-batch");
+        Ok(())
     }
 
     fn replace(&mut self, image: Image) -> io::Result<()> {
+        failpoint!("state.before-image");
         self.db.remove(DIGEST_KEY)?;
         self.db.flush()?;
         self.db.clear()?;
@@ -108,6 +115,7 @@ impl RowsDb {
         }
         self.db.apply_batch(batch)?;
         self.db.flush()?;
+        failpoint!("state.before-digest");
         self.db.insert(DIGEST_KEY, self.digest.to_bytes().to_vec())?;
         Ok(())
     }

@@ -6,6 +6,8 @@ mod changes;
 mod clocks;
 mod cluster;
 mod failover;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod membership;
 mod peers;
 mod raw;
