@@ -76,6 +76,14 @@ impl Ledger {
         hold.map_or(Vec::new(), |it| it.charges.iter().map(|it| (it.account, it.epoch, it.amount)).collect())
     }
 
+    /// The leases of one incarnation: account, window, granted and not given back, used beyond what was reserved.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn leases_of(&self, node: u64, incarnation: u64) -> Vec<(u32, u64, u64, u64)> {
+        let all = self.leases.slab.iter().map(|(_, lease)| lease);
+        let own = all.filter(|lease| (lease.node, lease.incarnation) == (node, incarnation));
+        own.map(|it| (it.account, it.epoch, it.granted - it.returned, it.overrun)).collect()
+    }
+
     /// Used, held, leased and in suspense; overrun; what is available.
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn figures(&self, id: u32) -> ([u64; 5], i128) {

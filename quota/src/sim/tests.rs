@@ -157,3 +157,11 @@ variants! {
     spending_without_contact_is_found: "ignores-isolation";
     spending_above_the_ceiling_is_found: "ignores-ceilings";
 }
+
+/// A frame of a process that died was on its way until the window had turned: its hold counts in the next one, whole.
+#[test]
+fn books_are_exact_in_a_window_in_which_a_process_was_replaced() {
+    if let Err(failure) = run(Plan::chaos(1_096)) {
+        panic!("{failure:#?}");
+    }
+}

@@ -60,8 +60,14 @@ impl Witness {
             let figures = self.figures.get_mut(place).expect("it was seen");
             let used = used(place);
             figures.held -= amount;
-            figures.settled += used.min(amount);
-            figures.overrun += used.saturating_sub(amount);
+            let (within, beyond) = used_within(used, amount);
+            figures.settled += within;
+            figures.overrun += beyond;
         }
     }
+}
+
+/// What was used of what was reserved, and what beyond it.
+pub(super) fn used_within(used: u64, reserved: u64) -> (u64, u64) {
+    (used.min(reserved), used.saturating_sub(reserved))
 }

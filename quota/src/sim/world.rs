@@ -1,6 +1,7 @@
 //! Processes, one log, and everything that goes wrong between them.
 
 mod disk;
+mod books;
 mod drain;
 mod log;
 mod requests;
@@ -126,10 +127,10 @@ pub(super) struct World {
     settled: Vec<(usize, String)>,
     /// Ends that were neither in the log nor on a disk when their process died.
     forgotten: BTreeSet<String>,
+    books: books::Books,
     leaderless: bool,
     leader_skew: u64,
     deleted: Option<Rule>,
-    crashed_at: u64,
     draining: bool,
     report: Report,
     /// The last lines of what happened, when they are wanted.
@@ -153,10 +154,10 @@ impl World {
             decided: BTreeMap::new(),
             settled: Vec::new(),
             forgotten: BTreeSet::new(),
+            books: books::Books::default(),
             leaderless: false,
             leader_skew: 0,
             deleted: None,
-            crashed_at: 0,
             draining: false,
             report: Report::default(),
             story,

@@ -127,7 +127,6 @@ impl World {
 
     /// A process is gone, and with it what was not durable, or all of its disk.
     pub(super) fn lose_power(&mut self, at: usize, disk: bool) {
-        self.crashed_at = if disk { self.now } else { self.crashed_at };
         let torn = self.processes[at].disk.entries.len() - self.processes[at].disk.safe;
         let kept = self.processes[at].disk.safe + self.dice.index(torn + 1);
         let lost = &mut self.processes[at].disk;

@@ -65,20 +65,13 @@ impl World {
         (view.window_end.0 > self.now).then_some(view.account)
     }
 
-    /// I4: the books say what the witness saw; more within what was reserved, and less beyond it, only for processes that
-    /// died before they said it.
+    /// I4: the books say what was taken, of processes that died too.
     fn nothing_is_forgotten(&self, limit: usize, key: &str) -> Checked {
         let Some(account) = self.account(limit, key) else { return Ok(()) };
-        let ([used, held, _, suspense, overrun], _) = self.truth.figures(account);
         let (epoch, place, _) = self.truth.place(account).expect("it was just found");
         let known = self.witness.place(account, epoch);
         require(known == Some(&place), "I4", || format!("{place:?} was seen as {known:?}"))?;
-        let seen = self.witness.figures[&place];
-        let exact = self.crashed_at < place.2;
-        let told = used + held + suspense;
-        let within = seen.held + seen.settled;
-        let holds = if exact { (told, overrun) == (within, seen.overrun) } else { told >= within };
-        require(holds, "I4", || format!("{place:?}: {told} and {overrun} beyond in the books, seen was {seen:?}"))
+        self.books_are_true(account, &place)
     }
 
     /// I7: first a half of what is left, then all the rest, each to another node and each at once; then nothing.

@@ -14,6 +14,9 @@ impl World {
         let entry = Entry { at: Timestamp(self.now + self.leader_skew), command };
         let mut changes = Changes::new();
         let mut ended = Vec::new();
+        if let Command::Open(open) = &entry.command {
+            self.book_open(open);
+        }
         let outcome = apply(&mut self.truth, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
         self.keep(changes);
         self.trace(&entry);
@@ -28,7 +31,7 @@ impl World {
         self.note_accounts(&news);
         if let Command::Batch(batch) = &entry.command {
             self.note_holds(&batch.frames[0]);
-            self.note_ends(&batch.frames[0]);
+            self.note_ends(&batch.frames[0], outcome.as_ref());
         }
         if let Command::Open(open) = &entry.command {
             self.promised.retain(|(node, ..), _| *node != open.node);
@@ -90,10 +93,15 @@ impl World {
     }
 
     /// What has ended is not to be sent out any more.
-    fn note_ends(&mut self, frame: &Frame) {
-        for record in &frame.records {
+    fn note_ends(&mut self, frame: &Frame, outcome: Option<&FrameOutcome>) {
+        let heard = outcome.filter(|it| !it.fenced && !it.unopened).map_or(0, |it| it.last_seq);
+        for (record, seq) in frame.records.iter().zip(frame.first_seq..) {
             if let Some(Kind::Settle(settle)) = &record.kind {
-                self.promised.remove(&(frame.node, frame.incarnation, settle.request));
+                let name = (frame.node, frame.incarnation, settle.request);
+                self.promised.remove(&name);
+                if seq <= heard {
+                    self.book_told(name);
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Requests: who asks, what becomes of it, and how it ends.
 
 use super::*;
+use crate::sim::witness::Place;
 
 impl World {
     pub(super) fn arrive(&mut self) -> Checked {
@@ -95,6 +96,7 @@ impl World {
         self.tell(|it| it.sent_out(at, request, &labels, drawn));
         self.promised.remove(&name);
         self.witness.dispatch(&labels)?;
+        self.book_dispatch(at, &labels);
         self.decide(at, request, Decision::Granted);
         let process = &mut self.processes[at];
         process.waiting.remove(&request);
@@ -128,11 +130,13 @@ impl World {
             let used = if voided { 0 } else { used };
             format!("{} ends request {request}: {used} used", it.named(at))
         });
-        self.witness.settle(labels, |place| match &*place.0 {
+        let used_of = |place: &Place| match &*place.0 {
             _ if voided => 0,
             "c" => 1,
             _ => used,
-        });
+        };
+        self.witness.settle(labels, used_of);
+        self.book_end(at, request, labels, used_of);
         let process = &mut self.processes[at];
         let id = disk::id_of(process, request);
         if !voided {

@@ -34,8 +34,6 @@ impl World {
         agent.follow(&replica, &news);
         let rules = replica.rules();
         self.tell(|_| format!("node {node}/{incarnation} starts"));
-        // A frame of the dead one may have been on its way until now.
-        self.crashed_at = if incarnation > 1 { self.now } else { self.crashed_at };
         let process = self.processes.len();
         self.processes.push(Process {
             node,
@@ -171,7 +169,6 @@ impl World {
     /// A process is cut off, and goes on while the next one of its node starts.
     pub(super) fn haunt(&mut self, at: usize) -> Checked {
         self.report.faults.note(Fault::Zombie);
-        self.crashed_at = self.now;
         self.forget_unsaid(at, &BTreeSet::new());
         self.cut(at);
         self.restart(at)

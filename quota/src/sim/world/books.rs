@@ -1,0 +1,131 @@
+//! What the books of the log must come to, to the unit, whoever died meanwhile (I4).
+//!
+//! Of an incarnation that is open: what its process did. Of one that is gone: what the log knew when the next one was
+//! opened. That is all that was leased out to it and not given back; and of its holds what each had come to if its end was
+//! in the log by then, else the whole. So a hold of a dead process that was on its way until then counts too, though
+//! nobody was ever admitted by it, and in the window in which it arrived.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::{
+    invariants::truthful,
+    sim::witness::{Place, used_within},
+};
+
+/// Account and window.
+type Window = (u32, u64);
+/// Node, incarnation and number.
+type Request = (u64, u64, u64);
+
+/// What was taken of an account: within what was reserved, and beyond it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Taken {
+    within: u64,
+    beyond: u64,
+}
+
+impl Taken {
+    fn add(&mut self, within: u64, beyond: u64) {
+        self.within += within;
+        self.beyond += beyond;
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    /// By process: what its requests have taken.
+    done: BTreeMap<(usize, Window), Taken>,
+    /// What requests that the log held something for had come to.
+    ends: BTreeMap<Request, Vec<(Window, Taken)>>,
+    /// Of those, the ones that the log was told of.
+    told: BTreeSet<Request>,
+    /// What incarnations left behind that are gone.
+    left: BTreeMap<Window, Taken>,
+}
+
+impl World {
+    /// A request goes out.
+    pub(super) fn book_dispatch(&mut self, at: usize, labels: &[Label]) {
+        for &(account, epoch, amount) in labels {
+            self.books.done.entry((at, (account, epoch))).or_default().add(amount, 0);
+        }
+    }
+
+    /// A request has ended, having used so much.
+    pub(super) fn book_end(&mut self, at: usize, request: u64, labels: &[Label], used: impl Fn(&Place) -> u64) {
+        let Process { node, incarnation, .. } = self.processes[at];
+        let mut ended = Vec::with_capacity(labels.len());
+        for &(account, epoch, amount) in labels {
+            let used = self.witness.place(account, epoch).map_or(0, &used);
+            let (within, beyond) = used_within(used, amount);
+            let done = self.books.done.entry((at, (account, epoch))).or_default();
+            done.within -= amount;
+            done.add(within, beyond);
+            ended.push(((account, epoch), Taken { within, beyond }));
+        }
+        let name = (node, incarnation, request);
+        if self.central.contains_key(&name) {
+            self.books.ends.insert(name, ended);
+        }
+    }
+
+    /// The log was told of the end of a request.
+    pub(super) fn book_told(&mut self, name: Request) {
+        self.books.told.insert(name);
+    }
+
+    /// The next incarnation of a node is about to be opened: nothing of the one before counts from here on.
+    pub(super) fn book_open(&mut self, open: &NodeOpen) {
+        let Some((old, _)) = self.truth.node(open.node).filter(|(old, _)| *old < open.incarnation) else { return };
+        for (account, epoch, taken, overrun) in self.truth.leases_of(open.node, old) {
+            self.books.left.entry((account, epoch)).or_default().add(taken, overrun);
+        }
+        for (name, labels) in self.central.range((open.node, old, 0)..=(open.node, old, u64::MAX)) {
+            let ended = self.books.ends.get(name).filter(|_| self.books.told.contains(name));
+            let open = !self.books.told.contains(name);
+            for &(account, epoch, amount) in labels {
+                let window = (account, epoch);
+                let known = ended.into_iter().flatten().find(|(of, _)| *of == window).map(|(_, taken)| *taken);
+                // One whose end is known and who never went out was voided.
+                let Taken { within, beyond } = match known {
+                    Some(taken) => taken,
+                    None => Taken { within: if open { amount } else { 0 }, beyond: 0 },
+                };
+                self.books.left.entry(window).or_default().add(within, beyond);
+            }
+        }
+    }
+
+    /// What the books must say of an account in a window, once it is quiet.
+    fn booked(&self, window: Window) -> Taken {
+        let mut sum = self.books.left.get(&window).copied().unwrap_or_default();
+        for (at, process) in self.processes.iter().enumerate() {
+            let open = self.truth.node(process.node).is_some_and(|(newest, _)| newest == process.incarnation);
+            if let Some(done) = self.books.done.get(&(at, window)).filter(|_| open) {
+                sum.add(done.within, done.beyond);
+            }
+        }
+        sum
+    }
+
+    /// I4: to the unit where no incarnation has ended in this window. Else at least what was really used, beyond what was
+    /// reserved as far as a journal tells it; and at most what the log knew of those that are gone, as a journal can only
+    /// say that it was less.
+    pub(super) fn books_are_true(&self, account: u32, place: &Place) -> Checked {
+        let ([used, held, _, suspense, overrun], _) = self.truth.figures(account);
+        let epoch = self.truth.place(account).map_or(0, |(epoch, ..)| epoch);
+        let Taken { within, beyond } = self.booked((account, epoch));
+        let seen = self.witness.figures[place];
+        let told = used + held + suspense;
+        let holds = if self.books.left.contains_key(&(account, epoch)) {
+            let within = seen.held + seen.settled..=within;
+            within.contains(&told) && (beyond..=seen.overrun).contains(&overrun)
+        } else {
+            truthful(within.into(), told, 0) && truthful(beyond.into(), 0, overrun)
+        };
+        require(holds, "I4", || {
+            format!("{place:?}: {told} and {overrun} beyond in the books, {within} and {beyond} were taken, seen was {seen:?}")
+        })
+    }
+}
