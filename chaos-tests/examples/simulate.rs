@@ -5,6 +5,9 @@
 //! The seeds N, N+1, N+2… are run until that many events have happened, or so much time has passed. The exit code is 1 when
 //! an invariant breaks: the run is then shrunk, and told. `--bug NAME` makes the core wrong in one way, which must end
 //! with 1; `--bug list` names the ways.
+//!
+//! `--exhaustive [--states N]` takes no dice: it looks at every order in which a few things can happen to two nodes and a
+//! limit of four units, scope by scope, each up to so many states.
 
 use std::{
     io::{self, Write},
@@ -14,7 +17,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
-use tollgate_quota::sim::{Bug, Failure, Fault, Plan, Report, run, shrink};
+use tollgate_quota::sim::{Budget, Bug, Failure, Fault, Plan, Report, Scope, Searched, run, search, shrink};
 
 /// Nodes that a run can have.
 const NODES: std::ops::RangeInclusive<u64> = 1..=9;
@@ -34,6 +37,12 @@ struct Options {
     /// How many nodes there are.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(NODES))]
     nodes: u64,
+    /// Looks at every order of a few things instead.
+    #[arg(long, conflicts_with_all = ["seed", "events", "time", "nodes"])]
+    exhaustive: bool,
+    /// Looks at so many states of each scope at most.
+    #[arg(long, default_value_t = 100_000, requires = "exhaustive", value_parser = clap::value_parser!(u64).range(1..))]
+    states: u64,
     /// Makes the core wrong in one way; `list` prints the names.
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,
@@ -67,12 +76,78 @@ fn main() -> io::Result<ExitCode> {
             }
         },
     };
+    if options.exhaustive {
+        return exhaust(&options, bug, &mut out);
+    }
     let result = simulate(&options, bug);
     match options.output {
         Output::Json => writeln!(out, "{}", result.json(options.seed))?,
         Output::Text => result.text(options.seed, &mut out)?,
     }
     Ok(if result.failure.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// Searches one scope after the other, up to the first that breaks something.
+fn exhaust(options: &Options, bug: Option<Bug>, out: &mut impl Write) -> io::Result<ExitCode> {
+    let mut all: Vec<(&str, Searched)> = Vec::new();
+    for (name, budget) in Budget::SCOPES {
+        let found = search(Scope { budget, states: options.states, bug });
+        let is_over = found.violation.is_some();
+        if options.output == Output::Text {
+            scope(name, &found, out)?;
+        }
+        all.push((name, found));
+        if is_over {
+            break;
+        }
+    }
+    if options.output == Output::Json {
+        writeln!(out, "{}", exhausted(&all))?;
+    }
+    let broken = all.iter().any(|(_, found)| found.violation.is_some());
+    Ok(if broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn scope(name: &str, found: &Searched, out: &mut impl Write) -> io::Result<()> {
+    let whole = if found.exhausted { "all there are" } else { "and there are more" };
+    let Searched { states, depth, ends, .. } = found;
+    writeln!(out, "{name}: {states} states up to {depth} steps deep, {whole}; {ends} brought to their end")?;
+    let Some((violation, story)) = &found.violation else { return Ok(()) };
+    writeln!(out, "\n{violation}\nthe shortest way to it:\n")?;
+    story.iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
+fn exhausted(all: &[(&str, Searched)]) -> Value {
+    let violations: Vec<Value> = all
+        .iter()
+        .filter_map(|(name, found)| {
+            let (violation, story) = found.violation.as_ref()?;
+            Some(json!({
+                "invariant": violation.invariant,
+                "detail": violation.detail,
+                "scope": name,
+                "trace": story,
+            }))
+        })
+        .collect();
+    let scopes: Vec<Value> = all
+        .iter()
+        .map(|(name, found)| {
+            json!({
+                "scope": name,
+                "states": found.states,
+                "depth": found.depth,
+                "exhausted": found.exhausted,
+                "ends": found.ends,
+            })
+        })
+        .collect();
+    json!({
+        "states": all.iter().map(|(_, found)| found.states).sum::<u64>(),
+        "depth": all.iter().map(|(_, found)| found.depth).max(),
+        "violations": violations,
+        "scopes": scopes,
+    })
 }
 
 fn nearest(name: &str) -> &'static str {

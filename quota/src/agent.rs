@@ -19,6 +19,8 @@
 //! 4. `load` counts each request once, from its first mention until its terminal record is confirmed; it bounds
 //!    everything kept here.
 
+#[cfg(any(test, feature = "seeded-bugs"))]
+mod digest;
 mod frames;
 mod outbox;
 mod path;
@@ -54,6 +56,7 @@ const MAX_PROOFS: usize = 64;
 
 /// One incarnation of this node, as its own records tell it.
 #[derive(Debug)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub struct Agent {
     node: u64,
     incarnation: u64,
@@ -79,6 +82,7 @@ pub struct Agent {
 }
 
 #[derive(Debug)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 struct InFlightFrame {
     frame: Frame,
     settles: usize,
@@ -140,6 +144,7 @@ enum Phase {
 }
 
 #[derive(Debug)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 struct Request {
     phase: Phase,
     /// What it has drawn from leases.

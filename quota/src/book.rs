@@ -10,10 +10,13 @@
 //! 3. The sums of a lease live until the replica shows that its window is over, whatever this node's time says.
 //! 4. Once an account is seen to be central nothing is drawn, and every report gives back all that no request holds (R11).
 
+mod adopt;
 #[cfg(any(test, feature = "seeded-bugs"))]
 mod bugs;
 mod cell;
 mod demand;
+#[cfg(any(test, feature = "seeded-bugs"))]
+mod digest;
 mod follow;
 
 use std::collections::HashMap;
@@ -74,6 +77,7 @@ pub(crate) struct Ask<'a> {
 
 /// The leases of one incarnation.
 #[derive(Debug)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(crate) struct Book {
     node: u64,
     incarnation: u64,
@@ -167,14 +171,7 @@ impl Book {
             return None;
         }
         let cell = Cell { limit: ask.limit.into(), key: ask.key.to_vec(), named: true, ..Cell::default() };
-        let at = self.vacant.pop().unwrap_or_else(|| {
-            self.cells.push(None);
-            u32::try_from(self.cells.len() - 1).expect("cells are bounded")
-        });
-        self.cells[at as usize] = Some(cell);
-        self.names.entry(ask.limit.into()).or_default().insert(ask.key.to_vec(), at);
-        self.unbound.push(at);
-        Some(at)
+        Some(self.add(cell))
     }
 
     /// Ends what a request held: what was used is spent, the rest is in hand again. After the window nothing moves.
@@ -296,6 +293,8 @@ impl Book {
         if bug == Some(Bug::ReturnsAndKeeps) {
             cell.returned -= back;
         }
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        let report = if bug == Some(Bug::ReportsDeltas) { cell.since_last(report) } else { report };
         Some(report)
     }
 

@@ -38,6 +38,8 @@ mod apply;
 mod audit;
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) mod bugs;
+#[cfg(any(test, feature = "seeded-bugs"))]
+mod digest;
 mod holds;
 mod image;
 mod leases;
@@ -75,6 +77,8 @@ pub const MAX_ACCOUNTS: u32 = 1_000_000;
 pub const MAX_HOLDS: u32 = 131_072;
 /// Leases of all nodes, those in suspense included: beyond them every request asks the log.
 pub const MAX_LEASES: usize = 1_000_000;
+/// Below this an account is too small to be divided: two of its greatest requests for each node (QUOTA.md 3.3, θ).
+const KEPT: (u64, u64) = (2, 0);
 /// Nodes that ever opened an incarnation.
 pub const MAX_NODES: usize = 1_024;
 /// Limits that one hold may charge.
@@ -84,6 +88,7 @@ pub const MAX_KEY_BYTES: usize = 1_024;
 
 /// The replicated ledger.
 #[derive(Debug)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub struct Ledger {
     meta: LedgerMetaRow,
     rules: rules::Rules,
@@ -105,11 +110,13 @@ pub(crate) struct Bounds {
     pub(crate) accounts: u32,
     pub(crate) holds: u32,
     pub(crate) leases: usize,
+    /// What is not granted away: so many of the greatest requests for each node, and so many units besides.
+    pub(crate) kept: (u64, u64),
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS, leases: MAX_LEASES }
+        Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS, leases: MAX_LEASES, kept: KEPT }
     }
 }
 
@@ -286,6 +293,10 @@ impl Ledger {
     fn begin(&mut self, now: Timestamp) -> u64 {
         let now = now.0.max(self.meta.last_time_us);
         self.meta.last_time_us = now;
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(bugs::Bug::TimeOutFreesLeases) {
+            self.free_what_is_late(now);
+        }
         self.expire_holds(now);
         now
     }

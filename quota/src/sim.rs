@@ -11,6 +11,7 @@
 mod bugs;
 mod faults;
 mod net;
+mod search;
 mod shrink;
 mod witness;
 mod world;
@@ -22,6 +23,7 @@ use std::collections::VecDeque;
 
 pub use bugs::Bug;
 pub use faults::{Counts, Fault, Faults};
+pub use search::{Budget, Scope, Searched, search};
 pub use shrink::shrink;
 
 use crate::invariants::Violation;

@@ -10,6 +10,7 @@ use crate::{
 
 /// Everything that a request asks for, and which of its charges are drawn from leases.
 #[derive(Debug)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Path {
     pub(super) hold: Hold,
     pub(super) drawn: u64,

@@ -1,5 +1,7 @@
 //! Ways for the book to be wrong, to prove that the simulator would see it. Not in a build without `seeded-bugs`.
 
+use tollgate_proto::state::v1::Report;
+
 use super::cell::Cell;
 use crate::ledger::LeaseView;
 
@@ -26,6 +28,8 @@ pub(crate) enum Bug {
     HoldsTheWholePath,
     /// Leaves a hold alone that was granted after its caller had gone.
     ForgetsTheAbandoned,
+    /// Reports what has happened since it last did, not all that has happened.
+    ReportsDeltas,
     /// Lets go of the sums of a lease that it has nothing of in hand.
     ForgetsEmptyLeases,
     /// Goes on spending, however long nobody has answered.
@@ -35,6 +39,18 @@ pub(crate) enum Bug {
 }
 
 impl Cell {
+    /// See [`Bug::ReportsDeltas`].
+    pub(super) fn since_last(&mut self, report: Report) -> Report {
+        let (spent, returned, overrun) =
+            std::mem::replace(&mut self.reported, (report.spent, report.returned, report.overrun));
+        Report {
+            spent: report.spent - spent,
+            returned: report.returned - returned,
+            overrun: report.overrun - overrun,
+            ..report
+        }
+    }
+
     pub(super) fn go_wrong(&mut self, bug: Option<Bug>, known: LeaseView, snapshot: bool) {
         let Some(view) = self.lease.as_mut() else { return };
         match bug {

@@ -10,6 +10,7 @@ const STEP: u64 = 16;
 
 /// One lease: what was granted, and what this incarnation has made of it.
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Cell {
     pub(super) limit: Box<str>,
     pub(super) key: Vec<String>,
@@ -36,6 +37,9 @@ pub(super) struct Cell {
     pub(super) ask_after: u64,
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(super) missed: u64,
+    /// What was last reported: spent, returned, overrun.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(super) reported: (u64, u64, u64),
 }
 
 impl Cell {
@@ -84,7 +88,7 @@ impl Cell {
         (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
         (self.unjournaled, self.unjournaled_spent, self.ceiling, self.ceiling_at) = (0, 0, 0, 0);
         #[cfg(any(test, feature = "seeded-bugs"))]
-        (self.missed = 0);
+        ((self.missed, self.reported) = (0, (0, 0, 0)));
         self.lease = None;
         self.was_bound = true;
     }

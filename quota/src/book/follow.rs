@@ -15,11 +15,13 @@ impl Book {
         (self.is_snapshot = news.all);
         if news.all {
             self.bound().into_iter().for_each(|at| self.look(ledger, at));
+            ledger.accounts_in_hand(self.node, self.incarnation).for_each(|account| self.adopt(ledger, account));
         } else {
             for account in &news.accounts {
                 if let Some(at) = self.by_account.get(account).copied() {
                     self.look(ledger, at);
                 }
+                self.adopt(ledger, *account);
             }
         }
         for at in std::mem::take(&mut self.unbound) {
@@ -77,7 +79,13 @@ impl Book {
             None => {
                 cell.lease = Some(view);
                 cell.was_bound = false;
+                // Granted and called back before this node saw either.
+                let called = cell.is_called_back() && cell.balance() > 0;
                 self.by_account.insert(view.account, at);
+                if called {
+                    self.touch(at);
+                    self.due = true;
+                }
             }
             Some(first) => {
                 let name = (cell.limit.clone(), cell.key.clone());

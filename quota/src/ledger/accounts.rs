@@ -64,6 +64,7 @@ impl Account {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Accounts {
     pub(super) slab: Slab<Account>,
     /// By number of the rule, then by key. Never iterated.

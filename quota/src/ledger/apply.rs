@@ -77,6 +77,10 @@ impl Ledger {
                         used.extend(used_by(frame.node, settle));
                     }
                 }
+                #[cfg(any(test, feature = "seeded-bugs"))]
+                Some(Kind::Report(report)) if self.bug == Some(Bug::AddsDeltas) => {
+                    self.report(frame.node, frame.incarnation, report);
+                }
                 Some(Kind::Report(report)) if !known => self.report(frame.node, frame.incarnation, report),
                 Some(Kind::Want(want)) if !known => self.want(at, now, frame.node, frame.incarnation, want),
                 Some(Kind::Recover(recover)) if !known => self.recover(frame.node, recover, used),

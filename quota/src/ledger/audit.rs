@@ -101,6 +101,13 @@ impl Ledger {
         requests
     }
 
+    /// Of those, the ones that may still end as they were meant to: their deadline is ahead.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn open_requests(&self, node: u64) -> Vec<u64> {
+        let of_node = self.holds.slab.iter().filter(|(_, hold)| hold.node == node && !hold.expired);
+        of_node.map(|(_, hold)| hold.request).collect()
+    }
+
     /// How many accounts a request holds in (I5): none when it was not granted or has ended.
     #[must_use]
     pub fn held_in(&self, node: u64, request: u64) -> usize {

@@ -22,6 +22,18 @@ pub(crate) enum Bug {
     RepeatsCount,
     /// What a lease reports is added up, as if it were what happened since the last time.
     ReportsAdd,
+    /// Reports are what has happened since the last one, and a message that comes twice counts twice.
+    AddsDeltas,
+    /// What a node has in hand is free once it has said nothing for the time of a recall.
+    TimeOutFreesLeases,
+    /// What a dead incarnation held stays held.
+    ForgetsOrphans,
+    /// A hold that ends late moves what it held in the window that is open by then.
+    SettlesIntoWhatIsOpen,
+    /// A settlement that comes after the deadline changes nothing.
+    LateSettlesAreLost,
+    /// What a dead incarnation held is consumed twice.
+    OrphansTwice,
     /// What a dead incarnation had in hand is free at once.
     OpenFreesLeases,
     /// Says no while others still have to give back.
@@ -51,6 +63,16 @@ impl Ledger {
 }
 
 impl Lease {
+    /// See [`Bug::AddsDeltas`].
+    pub(super) fn and(&self, report: &Report) -> Report {
+        Report {
+            spent: self.spent + report.spent,
+            returned: self.returned + report.returned,
+            overrun: self.overrun + report.overrun,
+            ..*report
+        }
+    }
+
     /// See [`Bug::ReportsAdd`].
     pub(super) fn plus(&self, report: &Report) -> Report {
         let (spent, returned) = (self.spent + report.spent, self.returned + report.returned);
@@ -63,6 +85,26 @@ impl Lease {
 }
 
 impl Ledger {
+    /// See [`Bug::TimeOutFreesLeases`].
+    pub(super) fn free_what_is_late(&mut self, now: u64) {
+        let late: Vec<u32> = self
+            .accounts
+            .slab
+            .iter()
+            .filter(|(_, account)| account.central && account.leased > 0 && now >= account.recall_until)
+            .map(|(id, _)| id)
+            .collect();
+        for id in late {
+            if let Some(account) = self.accounts.slab.get_mut(id) {
+                account.leased = 0;
+            }
+            for lease in self.leases.of_account(id).filter(|lease| self.is_open(lease)).copied().collect::<Vec<_>>() {
+                self.leases.forget(&lease);
+            }
+            self.dirty.accounts.push(id);
+        }
+    }
+
     /// See [`Bug::RaiseForgetsLeases`] and [`Bug::RemadeBeginsAnew`].
     pub(super) fn go_wrong_after_an_edit(&mut self, rule: u32, remade: bool) {
         if self.bug == Some(Bug::RaiseForgetsLeases) {

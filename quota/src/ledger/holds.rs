@@ -54,6 +54,7 @@ impl HoldState {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Holds {
     pub(super) slab: Slab<HoldState>,
     /// By node and request. Never iterated.
@@ -140,6 +141,10 @@ impl Ledger {
     /// False when there is no such hold: it has ended before.
     fn end_hold(&mut self, node: u64, settle: &Settle, outcome: Outcome) -> bool {
         let Some(id) = self.holds.find(node, settle.request) else { return false };
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(Bug::LateSettlesAreLost) && self.holds.slab.get(id).is_some_and(|hold| hold.expired) {
+            return false;
+        }
         let hold = self.holds.remove(id).expect("the index knows only what there is");
         self.dirty.holds.push(id);
         self.meta.late_settles += u64::from(hold.expired);
@@ -155,7 +160,10 @@ impl Ledger {
     /// consumed at the deadline is corrected instead.
     fn settle_charge(&mut self, held: Held, expired: bool, usage: &Usage, outcome: Outcome) {
         let Some(account) = self.accounts.slab.get_mut(held.account) else { return };
-        if account.epoch != held.epoch {
+        let over = account.epoch != held.epoch;
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        let over = over && self.bug != Some(Bug::SettlesIntoWhatIsOpen);
+        if over {
             return; // the window has turned: nothing of it is left to move
         }
         let actual = actual(self.rules.get(account.rule).rule.unit, usage, outcome);
@@ -213,9 +221,17 @@ impl Ledger {
     /// correct them. How many were open.
     pub(super) fn orphan_holds(&mut self, node: u64, keep: bool) -> u64 {
         let mut orphaned = 0;
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(Bug::ForgetsOrphans) {
+            return orphaned;
+        }
         for id in self.holds.of_node(node) {
             if self.holds.slab.get(id).is_some_and(|hold| !hold.expired) {
                 self.consume(id);
+                #[cfg(any(test, feature = "seeded-bugs"))]
+                if self.bug == Some(Bug::OrphansTwice) {
+                    self.consume(id);
+                }
                 self.holds.mark_expired(id);
                 orphaned += 1;
             }

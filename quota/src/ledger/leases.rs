@@ -48,6 +48,7 @@ impl Lease {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Leases {
     pub(super) slab: Slab<Lease>,
     /// By account, node and incarnation.
@@ -73,6 +74,13 @@ impl Leases {
     pub(super) fn remove(&mut self, id: u32) {
         if let Some(lease) = self.slab.remove(id) {
             self.index.remove(&(lease.account, lease.node, lease.incarnation));
+        }
+    }
+
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(super) fn forget(&mut self, lease: &Lease) {
+        if let Some(id) = self.find(lease.account, lease.node, lease.incarnation) {
+            self.remove(id);
         }
     }
 
@@ -155,6 +163,22 @@ impl Ledger {
         self.lease(node, incarnation, account)
     }
 
+    /// Accounts of which an incarnation has something in hand, as far as it has said.
+    pub(crate) fn accounts_in_hand(&self, node: u64, incarnation: u64) -> impl Iterator<Item = u32> {
+        let own = move |lease: &&Lease| (lease.node, lease.incarnation) == (node, incarnation);
+        let leases = self.leases.slab.iter().map(|(_, lease)| lease).filter(own);
+        leases.filter(|lease| lease.outstanding() > 0).map(|lease| lease.account)
+    }
+
+    /// Limit and key of an account, should an incarnation have something of it in hand in the window that is open.
+    pub(crate) fn in_hand(&self, node: u64, incarnation: u64, account: u32) -> Option<(String, Vec<String>)> {
+        let lease = self.leases.slab.get(self.leases.find(account, node, incarnation)?)?;
+        let it = self.accounts.get(account).filter(|it| it.epoch == lease.epoch && lease.outstanding() > 0)?;
+        let rule = &self.rules.get(it.rule).rule;
+        let key = if rule.per.is_empty() { Vec::new() } else { it.key.split('\0').map(str::to_owned).collect() };
+        Some((rule.limit.to_string(), key))
+    }
+
     pub(super) fn is_open(&self, lease: &Lease) -> bool {
         self.nodes.get(lease.node).is_some_and(|node| node.incarnation == lease.incarnation)
     }
@@ -211,7 +235,11 @@ impl Ledger {
             return;
         };
         #[cfg(any(test, feature = "seeded-bugs"))]
-        let report = &if self.bug == Some(Bug::ReportsAdd) { lease.plus(report) } else { *report };
+        let report = &match self.bug {
+            Some(Bug::ReportsAdd) => lease.plus(report),
+            Some(Bug::AddsDeltas) => lease.and(report),
+            _ => *report,
+        };
         let (spent, returned) = (report.spent.max(lease.spent), report.returned.max(lease.returned));
         let overrun = report.overrun.max(lease.overrun);
         if lease.epoch != report.epoch || spent.checked_add(returned).is_none_or(|sum| sum > lease.granted) {
@@ -276,10 +304,12 @@ impl Ledger {
         account.map_or(0, |account| account.available(self.rules.get(account.rule).rule.capacity))
     }
 
-    /// Below this an account is too small to be divided: two of its greatest requests for each node (QUOTA.md 3.3, θ).
+    /// Below this an account is too small to be divided.
     fn floor(&self, id: u32) -> i128 {
         let ask = self.accounts.get(id).map_or(0, |account| account.ask);
-        2 * i128::from(ask) * i128::try_from(self.nodes.len()).unwrap_or(i128::MAX >> 66)
+        let (requests, units) = self.bounds.kept;
+        let of_nodes = i128::from(ask) * i128::try_from(self.nodes.len()).unwrap_or(i128::MAX >> 66);
+        i128::from(requests) * of_nodes + i128::from(units)
     }
 
     /// Turns an account central, unless it is.

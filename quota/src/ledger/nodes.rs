@@ -33,6 +33,7 @@ pub struct Earlier {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Nodes {
     by_id: BTreeMap<u64, NodeState>,
 }

@@ -61,6 +61,7 @@ impl From<std::convert::Infallible> for RestoreError {
 
 /// What an entry has touched; with repetitions.
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Dirty {
     pub(super) rules: Vec<u32>,
     pub(super) accounts: Vec<u32>,

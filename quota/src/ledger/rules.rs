@@ -28,6 +28,7 @@ impl RuleState {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Rules {
     pub(super) slab: Slab<RuleState>,
     by_limit: HashMap<String, Vec<u32>>,

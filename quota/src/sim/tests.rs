@@ -100,6 +100,12 @@ fn each_bug_has_one_name() {
     assert_eq!(Bug::named("no-such-bug"), None);
 }
 
+#[test]
+fn each_invariant_has_a_bug_that_its_check_is_to_find() {
+    let shown: BTreeSet<&str> = Bug::all().map(Bug::breaks).collect();
+    assert_eq!(shown, BTreeSet::from(["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8"]));
+}
+
 /// Runs seeds until the invariant is seen that is to show this bug.
 fn is_found(name: &str) {
     let bug = Bug::named(name).expect("it is listed");
@@ -149,6 +155,18 @@ variants! {
     a_balance_taken_from_the_replica_is_found: "believes-the-replica";
     sums_dropped_when_nothing_is_in_hand_are_found: "forgets-empty-leases";
     a_crash_that_frees_what_was_leased_is_found: "open-frees-leases";
+    a_time_out_that_frees_what_is_leased_is_found: "time-out-frees-leases";
+    reports_of_differences_are_found: "deltas";
+    orphans_that_are_consumed_twice_are_found: "orphans-twice";
+    orphans_that_stay_held_are_found: "forgets-orphans";
+    a_late_end_of_a_hold_in_the_window_that_is_open_is_found: "settles-into-what-is-open";
+    late_settlements_that_change_nothing_are_found: "late-settles-are-lost";
+    a_void_that_loses_units_is_found: "void-loses-units";
+    a_deadline_that_frees_is_found: "expiry-frees";
+    holds_that_are_not_counted_are_found: "ignores-holds";
+    an_overrun_that_is_forgotten_is_found: "clamps-truth";
+    a_hold_of_what_fits_is_found: "holds-what-fits";
+    a_repeated_record_that_counts_again_is_found: "repeats-count";
     reports_that_are_added_up_are_found: "reports-add";
     a_journal_that_repeats_what_was_said_is_found: "recovers-twice";
     sending_before_the_journal_is_durable_is_found: "sends-before-the-journal";

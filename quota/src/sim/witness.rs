@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::invariants::{Terminals, Violation, require};
+use crate::invariants::{Terminals, Violation, require, safe};
 
 /// Limit, key, and where the window began.
 pub(super) type Place = (String, String, u64);
@@ -47,8 +47,7 @@ impl Witness {
             let place = &self.places[&(account, epoch)];
             let figures = self.figures.get_mut(place).expect("it was seen");
             figures.held += amount;
-            let sum = figures.held + figures.settled;
-            require(sum <= figures.most, "I3", || format!("{place:?}: {figures:?}"))?;
+            require(safe(figures.most, figures.held, figures.settled), "I3", || format!("{place:?}: {figures:?}"))?;
         }
         Ok(())
     }

@@ -167,7 +167,7 @@ impl World {
     }
 
     fn ledger_bug(&self) -> Option<LedgerBug> {
-        self.wrong().and_then(|wrong| if let Wrong::Ledger(bug) = wrong { Some(bug) } else { None })
+        self.wrong().and_then(Wrong::ledger)
     }
 
     fn wrong(&self) -> Option<Wrong> {

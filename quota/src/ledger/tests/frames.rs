@@ -177,7 +177,8 @@ fn time_never_goes_back() {
 
 #[test]
 fn keys_beyond_the_bound_share_one_account_until_the_window_turns() {
-    let mut bench = Bench::bounded(Bounds { accounts: 2, holds: 100, leases: 100 }, &[rule("tpm", 1, 100)]);
+    let mut bench =
+        Bench::bounded(Bounds { accounts: 2, holds: 100, leases: 100, ..Bounds::default() }, &[rule("tpm", 1, 100)]);
     for key in ["a", "b"] {
         assert!(bench.hold(vec![charge("tpm", 1, key, 100)]).granted);
     }
@@ -206,7 +207,8 @@ fn idle_accounts_are_collected() {
 
 #[test]
 fn open_holds_of_a_node_are_bounded() {
-    let mut bench = Bench::bounded(Bounds { accounts: 10, holds: 2, leases: 100 }, &[rule("tpm", 1, 100)]);
+    let mut bench =
+        Bench::bounded(Bounds { accounts: 10, holds: 2, leases: 100, ..Bounds::default() }, &[rule("tpm", 1, 100)]);
     for _ in 0..2 {
         assert!(bench.hold(vec![charge("tpm", 1, "alice", 1)]).granted);
     }

@@ -153,7 +153,8 @@ fn news_are_of_everything_since_they_were_taken() {
 
 #[test]
 fn leases_are_bounded_and_a_shared_account_has_none() {
-    let mut bench = Bench::bounded(Bounds { accounts: 2, holds: 100, leases: 1 }, &[rule("tpm", 1, 1_000)]);
+    let mut bench =
+        Bench::bounded(Bounds { accounts: 2, holds: 100, leases: 1, ..Bounds::default() }, &[rule("tpm", 1, 1_000)]);
     assert_eq!(bench.want("tpm", 1, "a", 100, 1).unwrap().granted, 100);
     assert_eq!(bench.want("tpm", 1, "b", 100, 1).unwrap().granted, 0);
     assert_eq!(bench.want("tpm", 1, "c", 100, 1), None);

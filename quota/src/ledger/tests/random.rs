@@ -68,7 +68,7 @@ proptest! {
     fn no_key_gets_more_than_one_account_however_many_there_are(
         asks in vec((0..6u8, 1..60u64, prop::bool::weighted(0.1)), 1..60)
     ) {
-        let bounds = Bounds { accounts: 2, holds: 1_000, leases: 100 };
+        let bounds = Bounds { accounts: 2, holds: 1_000, leases: 100, ..Bounds::default() };
         let mut bench = Bench::bounded(bounds, &[rule("tpm", 1, 100)]);
         let mut used = std::collections::BTreeMap::<(u64, u8), u64>::new();
         for (key, amount, turn) in asks {

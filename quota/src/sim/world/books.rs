@@ -102,11 +102,22 @@ impl World {
         let mut sum = self.books.left.get(&window).copied().unwrap_or_default();
         for (at, process) in self.processes.iter().enumerate() {
             let open = self.truth.node(process.node).is_some_and(|(newest, _)| newest == process.incarnation);
-            if let Some(done) = self.books.done.get(&(at, window)).filter(|_| open) {
-                sum.add(done.within, done.beyond);
+            if open {
+                let done = self.books.done.get(&(at, window)).copied().unwrap_or_default();
+                sum.add(done.within + self.expired(process, window), done.beyond);
             }
         }
         sum
+    }
+
+    /// What was consumed at its deadline of holds that nobody was admitted by: their answer came too late.
+    fn expired(&self, process: &Process, window: Window) -> u64 {
+        let (node, incarnation) = (process.node, process.incarnation);
+        let held = self.central.range((node, incarnation, 0)..=(node, incarnation, u64::MAX));
+        let still = held.filter(|(name, _)| !self.truth.held_by(node, name.2).is_empty());
+        let unused = still.filter(|(name, _)| !process.flights.contains_key(&name.2));
+        let labels = unused.flat_map(|(_, labels)| labels);
+        labels.filter(|(account, epoch, _)| (*account, *epoch) == window).map(|(.., amount)| amount).sum()
     }
 
     /// I4: to the unit where no incarnation has ended in this window. Else at least what was really used, beyond what was

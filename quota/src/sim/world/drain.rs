@@ -44,7 +44,7 @@ impl World {
 
     fn nothing_is_stuck(&self) -> Checked {
         for process in self.processes.iter().filter(|it| it.alive) {
-            let held = self.truth.held_requests(process.node);
+            let held = self.truth.open_requests(process.node);
             require(held.is_empty(), "I7", || format!("{held:?} of {} are held for nobody", process.node))?;
         }
         Ok(())

@@ -3,12 +3,26 @@
 use std::collections::btree_map;
 
 use super::*;
-use crate::ledger::News;
+use crate::{invariants::within_escrow, ledger::News};
 
 /// Between two looks at the whole ledger, in entries; in between what an entry has touched is looked at.
 const FULL_AUDIT_EVERY: u64 = 64;
 
+/// Between two looks at what nodes believe to hold in the log, in entries.
+const ESCROW_EVERY: u64 = 16;
+
 impl World {
+    /// I2 for the log: what a node takes for granted is counted there.
+    fn everyone_is_within_escrow(&self) -> Checked {
+        for it in self.processes.iter().filter(|it| it.alive && !it.agent.is_fenced()) {
+            if self.truth.node(it.node).is_some_and(|(newest, _)| newest == it.incarnation) {
+                let (open, counted) = (it.agent.open_requests(), self.truth.held_requests(it.node));
+                require(within_escrow(&open, &counted), "I2", || format!("node {}: {open:?} of {counted:?}", it.node))?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn append(&mut self, command: Command) -> Result<Option<FrameOutcome>, Violation> {
         let index = self.log.len() as u64 + 1;
         let entry = Entry { at: Timestamp(self.now + self.leader_skew), command };
@@ -27,6 +41,9 @@ impl World {
             self.truth.audit()?;
         } else {
             self.truth.audit_accounts(&news.accounts)?;
+        }
+        if index.is_multiple_of(ESCROW_EVERY) {
+            self.everyone_is_within_escrow()?;
         }
         self.note_accounts(&news);
         if let Command::Batch(batch) = &entry.command {

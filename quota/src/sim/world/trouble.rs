@@ -28,7 +28,7 @@ impl World {
         let mut agent = Agent::new(node, incarnation);
         agent.isolate_after(ISOLATION, 0);
         agent.recover(self.recovery(node, remains));
-        agent.set_bug(self.wrong().and_then(|wrong| if let Wrong::Book(bug) = wrong { Some(bug) } else { None }));
+        agent.set_bug(self.wrong().and_then(Wrong::book));
         let mut replica = self.snapshot();
         let news = replica.take_news();
         agent.follow(&replica, &news);
