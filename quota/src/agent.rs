@@ -92,7 +92,7 @@ struct InFlightFrame {
 
 /// When this incarnation was last known to be the newest by a leader with a quorum (QUOTA.md R15), on this node's own
 /// monotonic clock, in microseconds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Contact {
     now: u64,
     at: u64,

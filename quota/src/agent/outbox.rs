@@ -7,7 +7,7 @@ use tollgate_proto::state::v1::{
 use crate::book::Parts;
 
 /// Entries that wait to be written, and how many there were.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Outbox {
     entries: Vec<JournalEntry>,
     position: u64,

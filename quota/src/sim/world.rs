@@ -1,7 +1,7 @@
 //! Processes, one log, and everything that goes wrong between them.
 
-mod disk;
 mod books;
+mod disk;
 mod drain;
 mod log;
 mod requests;

@@ -9,7 +9,7 @@ use tollgate_proto::state::v1::{
 
 use super::{Budget, digest::Digest, moves::Move, seen::Seen};
 use crate::{
-    Changes, Charge, Ledger, Rule,
+    Changes, Charge, Durability, Ledger, Rule,
     agent::{Agent, Answer},
     invariants::{Terminals, Violation, require, within_escrow},
     ledger::{Bounds, News},
@@ -204,7 +204,7 @@ impl State {
         let Some(rule) = rules.first() else { return Ok(None) };
         let charge = Charge { limit: rule.limit.clone(), version: rule.version, key: vec!["x".into()], amount };
         let now = self.clock(process);
-        let (request, granted) = self.agent(process).reserve(&[charge], 600 * SECOND, now);
+        let (request, granted) = self.agent(process).reserve(&[charge], Durability::Journal, 600 * SECOND, now);
         self.processes[process].waiting.insert(request, amount);
         if granted.is_some() {
             self.send_out(process, request)?;
@@ -236,7 +236,7 @@ impl State {
             outcome: Outcome::Settled.into(),
             usage: Some(Usage { input_tokens: used, ..Usage::default() }),
             attribution: Some(Attribution { request_id, ..Attribution::default() }),
-            unheld: false,
+            ..Settle::default()
         });
     }
 
@@ -333,7 +333,7 @@ impl State {
     }
 
     fn start(&mut self, node: u64, incarnation: u64) -> Checked {
-        let open = NodeOpen { node, incarnation };
+        let open = NodeOpen { node, incarnation, ..NodeOpen::default() };
         self.append(|ledger, at, now, changes| {
             ledger.open(at, now, &open, changes);
         })?;

@@ -136,7 +136,9 @@ impl World {
             truthful(within.into(), told, 0) && truthful(beyond.into(), 0, overrun)
         };
         require(holds, "I4", || {
-            format!("{place:?}: {told} and {overrun} beyond in the books, {within} and {beyond} were taken, seen was {seen:?}")
+            format!(
+                "{place:?}: {told} and {overrun} beyond in the books, {within} and {beyond} were taken, seen was {seen:?}"
+            )
         })
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Disk {
     written: u64,
     durable: u64,
     since_image: usize,
+    /// When all that was written so far is durable: one sync after the other.
+    busy_until: u64,
 }
 
 impl Disk {
@@ -28,7 +30,7 @@ impl Disk {
         let start = JournalEntry { kind: Some(journal_entry::Kind::Start(incarnation)) };
         self.entries.push(start.encode_to_vec());
         self.safe = self.entries.len();
-        (self.written, self.durable) = (0, 0);
+        (self.written, self.durable, self.busy_until) = (0, 0, 0);
         replay.finish()
     }
 
@@ -80,9 +82,11 @@ impl World {
             return;
         }
         let position = self.processes[at].disk.append(&entries);
-        let slow = self.strikes(Fault::SlowDisk, 2);
+        let slow = self.strikes(Fault::SlowDisk, 1);
         let delay = self.dice.range(100, if slow { SECOND } else { 4 * MS });
-        self.queue.at(self.now + delay, Event::Synced { process: at, position });
+        let disk = &mut self.processes[at].disk;
+        disk.busy_until = disk.busy_until.max(self.now + delay);
+        self.queue.at(disk.busy_until, Event::Synced { process: at, position });
     }
 
     pub(super) fn synced(&mut self, at: usize, position: u64) -> Checked {
@@ -138,10 +142,12 @@ impl World {
         self.forget_unsaid(at, &known);
     }
 
-    /// Of what a process has ended and not said, this much is known elsewhere.
+    /// Of what a process and those before it have ended and not said, this much is known elsewhere.
     pub(super) fn forget_unsaid(&mut self, at: usize, known: &BTreeSet<String>) {
-        let unsaid = self.settled.iter().filter(|(process, id)| *process == at && self.witness.terminals.of(id) == 0);
-        self.forgotten.extend(unsaid.filter(|(_, id)| !known.contains(id)).map(|(_, id)| id.clone()));
+        let node = self.processes[at].node;
+        let of_node = self.settled.iter().filter(|(process, _)| self.processes[*process].node == node);
+        let unsaid = of_node.filter(|(_, id)| self.witness.terminals.of(id) == 0 && !known.contains(id));
+        self.forgotten.extend(unsaid.map(|(_, id)| id.clone()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a perfect counter would have said.
 
 use super::*;
+use crate::sim::witness::Place;
 
 impl World {
     /// Counts what the log has just refused for lack of room, though one who knew all that was admitted, and nothing else,
@@ -30,6 +31,21 @@ impl World {
         self.report.falsely_refused_units += wrongly.iter().sum::<u64>();
     }
 
+    /// What is drawn by requests that were granted and did not go out yet: they wait for the disk, or for the log's word.
+    fn outgoing(&self, place: &Place) -> u64 {
+        let granted = |it: &Process, request: u64| {
+            it.outgoing.contains_key(&request) || self.promised.contains_key(&(it.node, it.incarnation, request))
+        };
+        let mut sum = 0;
+        for it in self.processes.iter().filter(|it| it.alive) {
+            let requests = it.waiting.keys().filter(|request| granted(it, **request));
+            let labels = requests.flat_map(|request| it.agent.drawn(*request));
+            let here = labels.filter(|(account, epoch, _)| self.witness.place(*account, *epoch) == Some(place));
+            sum += here.map(|(.., amount)| amount).sum::<u64>();
+        }
+        sum
+    }
+
     /// Whether a charge would fit into its account beside all that was granted: sent out, or about to be; without what
     /// `later` holds of the same frame were granted.
     fn has_room(&self, process: usize, later: &[(&Hold, bool)], charge: &wire::Charge) -> bool {
@@ -43,6 +59,7 @@ impl World {
         let promised = self.promised.iter().filter(|(name, _)| !is_later(name)).flat_map(|(_, labels)| labels);
         let promised = promised.filter(|(account, epoch, _)| self.witness.place(*account, *epoch) == Some(place));
         let promised: u64 = promised.map(|(.., amount)| amount).sum();
+        let promised = promised + self.outgoing(place);
         figures.held + figures.settled + figures.overrun + promised + charge.amount <= view.capacity
     }
 }
