@@ -92,6 +92,18 @@ fn measure() -> Result<()> {
     Ok(())
 }
 
+/// A socket below the range that systems give to outgoing connections: a node that is killed finds its port free again.
+fn bind_anywhere() -> io::Result<TcpListener> {
+    let mut tries = 100;
+    loop {
+        tries -= 1;
+        match TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            bound => return bound,
+        }
+    }
+}
+
 struct Cluster {
     dir: PathBuf,
     peers: String,
@@ -101,7 +113,7 @@ struct Cluster {
 impl Cluster {
     fn start(dir: &Path) -> Result<Self> {
         issue_certificates(dir)?;
-        let sockets = (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<Vec<_>>>()?;
+        let sockets = (0..NODES).map(|_| bind_anywhere()).collect::<io::Result<Vec<_>>>()?;
         let addresses = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
         let peers: Vec<String> = (1..).zip(addresses).map(|(node, address)| format!("{node}@{address}")).collect();
         let mut cluster = Self { dir: dir.to_owned(), peers: peers.join(","), nodes: Vec::new() };
