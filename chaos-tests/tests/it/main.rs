@@ -10,5 +10,6 @@ mod leaving;
 mod limit;
 mod matrix;
 mod membership;
+mod overshoot;
 mod sdk;
 mod secrets;
