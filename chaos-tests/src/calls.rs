@@ -1,11 +1,16 @@
 //! Calls as the SDKs of the two dialects make them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::client::{self, Event};
+use crate::{
+    accounts::Accounts,
+    client::{self, Event},
+};
 
 /// What every call says unless a test says otherwise: four words.
 const PROMPT: &str = "say what this is";
@@ -25,6 +30,7 @@ pub struct Call {
     dialect: Dialect,
     key: String,
     headers: Vec<(String, String)>,
+    accounts: Option<Arc<Accounts>>,
     /// The JSON that is sent.
     pub body: Value,
 }
@@ -33,7 +39,7 @@ impl Call {
     /// An OpenAI chat completion.
     pub fn chat(key: &str, model: &str) -> Call {
         let body = json!({"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": PROMPT}]});
-        Call { dialect: Dialect::OpenAi, key: key.into(), headers: Vec::new(), body }
+        Call { dialect: Dialect::OpenAi, key: key.into(), headers: Vec::new(), accounts: None, body }
     }
 
     /// An Anthropic message.
@@ -60,6 +66,17 @@ impl Call {
     pub fn header(mut self, name: &str, value: &str) -> Call {
         self.headers.push((name.into(), value.into()));
         self
+    }
+
+    /// The same, made by all who load the cluster on whichever of these accounts is not used up.
+    pub fn on(mut self, accounts: &Arc<Accounts>) -> Call {
+        self.accounts = Some(Arc::clone(accounts));
+        self
+    }
+
+    /// The accounts that it goes through.
+    pub(crate) fn accounts(&self) -> Option<&Accounts> {
+        self.accounts.as_deref()
     }
 
     /// Which API it speaks.

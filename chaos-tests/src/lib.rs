@@ -7,6 +7,7 @@
 //! Everything random comes from one seed, printed with the figures; `TOLLGATE_SEED` repeats a run, `TOLLGATE_NIGHTLY`
 //! makes it longer. The program under test is `TOLLGATE_BIN`, or is built once in the profile of the test.
 
+pub mod accounts;
 mod binary;
 pub mod burst;
 pub mod calls;

@@ -1,6 +1,9 @@
 //! Providers that count what they serve.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Stdio,
+};
 
 use anyhow::Context;
 use serde_json::{Map, Value};
@@ -31,7 +34,15 @@ impl Provider {
     /// # Errors
     /// There is no port to be had.
     pub async fn start(options: Options) -> anyhow::Result<Provider> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Provider::start_at(Ipv4Addr::LOCALHOST.into(), options).await
+    }
+
+    /// The same at another address of this machine.
+    ///
+    /// # Errors
+    /// There is no port to be had.
+    pub async fn start_at(host: IpAddr, options: Options) -> anyhow::Result<Provider> {
+        let listener = TcpListener::bind((host, 0)).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();

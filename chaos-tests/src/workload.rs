@@ -67,7 +67,7 @@ impl Load {
                 while !stop.is_cancelled() {
                     let first = rng.random_range(0..origins.len());
                     let call = &calls[rng.random_range(0..calls.len())];
-                    let told = call_with_one_retry(&client, &origins, first, call).await;
+                    let told = call_by_turns(&client, &origins, first, call).await;
                     count(&mut tally.lock().unwrap_or_else(PoisonError::into_inner), told);
                     time::sleep(THINK).await;
                 }
@@ -131,6 +131,17 @@ pub async fn call_with_one_retry(client: &Client, origins: &[String], first: usi
             Try::Failed(again) => Answered::Failed(format!("{why}; then {again}")),
         },
     }
+}
+
+/// The same on the account that is to be called now, if it goes through accounts.
+async fn call_by_turns(client: &Client, origins: &[String], first: usize, call: &Call) -> Answered {
+    let Some(accounts) = call.accounts() else { return call_with_one_retry(client, origins, first, call).await };
+    let (call, round) = accounts.now(call);
+    let told = call_with_one_retry(client, origins, first, &call).await;
+    if told == Answered::Limited {
+        accounts.exhausted(round);
+    }
+    told
 }
 
 enum Try {

@@ -23,12 +23,14 @@ pub(super) fn write(dir: &Path, plan: &Plan, ca: &Ca) -> anyhow::Result<Written>
     let mut relays = Vec::new();
     let mut nodes = Vec::new();
     for (id, zone) in (1..=plan.nodes).zip(ZONES.into_iter().cycle()) {
-        let peer = free_port();
+        let [http, admin, peer] = addresses(plan, id);
         if plan.relayed {
             relays.push(Relay::start(peer)?);
         }
         let advertise = relays.last().filter(|_| plan.relayed).map_or(peer, Relay::address);
-        nodes.push(Node::new(id, zone, dir, [free_port(), free_port(), peer, advertise], plan.env.clone()));
+        let mut node = Node::new(id, zone, dir, [http, admin, peer, advertise], plan.env.clone());
+        node.namespace = plan.network.as_ref().map(|network| network.namespace(id));
+        nodes.push(node);
     }
     let members: Vec<String> = nodes.iter().map(|node| format!("\"{}@{}\"", node.id, node.advertise)).collect();
     let bootstrap = format!("bootstrap = [{}]", members.join(", "));
@@ -38,6 +40,14 @@ pub(super) fn write(dir: &Path, plan: &Plan, ca: &Ca) -> anyhow::Result<Written>
         fs::write(node.config(), toml(node, &bootstrap, &plan.more_toml))?;
     }
     Ok(Written { nodes, relays, token })
+}
+
+/// Of the data plane, the admin plane, and for peers. A node that has a network of its own has all ports to itself.
+fn addresses(plan: &Plan, id: u64) -> [SocketAddr; 3] {
+    match &plan.network {
+        None => [free_port(), free_port(), free_port()],
+        Some(network) => [8_080, 9_000, 7_000].map(|port| (network.address(id), port).into()),
+    }
 }
 
 /// A node that joins those that are there.

@@ -4,13 +4,24 @@ mod demo;
 mod layout;
 mod node;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Ca, Cli, Provider, client::Client, eventually, faults::Relay};
+use crate::{
+    Ca, Cli, Provider,
+    client::Client,
+    eventually,
+    faults::{Network, Relay},
+};
 
 pub use demo::{Demo, DemoConsumer, DemoNode, DemoProvider};
 pub use node::Node;
@@ -29,11 +40,13 @@ pub struct Plan {
     pub more_toml: String,
     /// Environment of every node.
     pub env: Vec<(String, String)>,
+    /// Where its nodes are, if not on loopback.
+    pub network: Option<Arc<Network>>,
 }
 
 impl Default for Plan {
     fn default() -> Plan {
-        Plan { nodes: 3, relayed: false, more_toml: String::new(), env: Vec::new() }
+        Plan { nodes: 3, relayed: false, more_toml: String::new(), env: Vec::new(), network: None }
     }
 }
 
@@ -51,6 +64,8 @@ pub struct Cluster {
     /// For calls to the data plane.
     pub client: Client,
     dir: TempDir,
+    /// After the nodes, which are ended first.
+    network: Option<Arc<Network>>,
 }
 
 impl Cluster {
@@ -84,7 +99,7 @@ impl Cluster {
         let ca = Ca::new()?;
         let written = layout::write(dir.path(), plan, &ca)?;
         let (nodes, relays, token) = (written.nodes, written.relays, written.token);
-        Ok(Cluster { nodes, relays, token, ca, client: Client::new(), dir })
+        Ok(Cluster { nodes, relays, token, ca, client: Client::new(), dir, network: plan.network.clone() })
     }
 
     /// A later member, with everything on disk and not running: it asks the nodes that are there now to take it in.
@@ -176,12 +191,17 @@ impl Cluster {
         self.nodes.iter().map(|node| node.id).find(|&id| id != leader).context("there is but one node")
     }
 
+    /// An address of the test itself that its nodes reach: where their providers are.
+    pub fn host(&self) -> IpAddr {
+        self.network.as_ref().map_or(Ipv4Addr::LOCALHOST, |network| network.host()).into()
+    }
+
     /// A provider and the standard resources for it, served everywhere.
     ///
     /// # Errors
     /// They are refused.
     pub async fn with_standard(&self, consumers: &[(&str, Option<u64>)]) -> anyhow::Result<Provider> {
-        let provider = Provider::start(tollgate_mock_llm::Options::default()).await?;
+        let provider = Provider::start_at(self.host(), tollgate_mock_llm::Options::default()).await?;
         self.cli().apply_and_wait(&crate::resources::standard(&provider.url(), consumers)).await?;
         Ok(provider)
     }

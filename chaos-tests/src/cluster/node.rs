@@ -36,6 +36,8 @@ pub struct Node {
     pub advertise: SocketAddr,
     /// Its environment, from the next start on.
     pub env: Vec<(String, String)>,
+    /// The network namespace that it runs in, if it has one of its own.
+    pub(super) namespace: Option<String>,
     child: Option<Child>,
 }
 
@@ -48,7 +50,7 @@ impl Node {
         env: Vec<(String, String)>,
     ) -> Node {
         let dir = cluster_dir.join(format!("node-{id}"));
-        Node { id, zone: zone.into(), dir, http, admin, peer, advertise, env, child: None }
+        Node { id, zone: zone.into(), dir, http, admin, peer, advertise, env, namespace: None, child: None }
     }
 
     /// Its `node.toml`.
@@ -87,7 +89,16 @@ impl Node {
     pub fn start(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.is_running(), "node {} runs already", self.id);
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(tollgate())
+        let mut command = match &self.namespace {
+            None => Command::new(tollgate()),
+            Some(namespace) => {
+                // It becomes the program, so that signals reach the node.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(tollgate());
+                command
+            }
+        };
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(self.config())

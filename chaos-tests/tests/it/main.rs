@@ -10,6 +10,7 @@ mod leaving;
 mod limit;
 mod matrix;
 mod membership;
+mod mix;
 mod overshoot;
 mod sdk;
 mod secrets;

@@ -1,11 +1,12 @@
-//! What most rows play on: three nodes, callers, a writer and a reader of the configuration, one limit that runs out and
-//! one that does not.
+//! What most rows play on: three nodes, callers, a writer and a reader of the configuration, one limit whose accounts run
+//! out one after the other, so that one is contested while the fault lasts, and one limit that does not run out.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tollgate_chaos_tests::{
     Cluster, Figures, Plan, Provider, SOON, Seed,
+    accounts::Accounts,
     calls::Call,
     checkers,
     client::LIMIT,
@@ -15,15 +16,16 @@ use tollgate_chaos_tests::{
     workload::{self, Load, Registers, Tally},
 };
 
-/// Runs out while the row plays.
-const TIGHT: u64 = 6_000;
+/// Of each account; runs out every few seconds.
+const TIGHT: u64 = 600;
 /// Never does.
 const AMPLE: u64 = 1_000_000_000;
-const CALLERS: usize = 6;
+const CALLERS: usize = 10;
 
 pub(super) struct Stage {
     pub(super) cluster: Cluster,
     pub(super) provider: Provider,
+    accounts: Arc<Accounts>,
     load: Load,
     registers: Registers,
 }
@@ -55,12 +57,15 @@ impl Stage {
     pub(super) async fn on(mut cluster: Cluster, seed: Seed) -> anyhow::Result<Stage> {
         day_with_room(Duration::from_secs(300)).await;
         cluster.ready().await?;
-        let provider = cluster.with_standard(&[("tight", Some(TIGHT)), ("ample", Some(AMPLE))]).await?;
-        let calls = [tight(), ample(), ample().stream(), tight().stream().header("x-mock-pace", "5ms")];
+        let provider = cluster.with_standard(&[("tight", None), ("ample", Some(AMPLE))]).await?;
+        let accounts = Arc::new(Accounts::new("tight", TIGHT));
+        cluster.cli().apply_and_wait(&accounts.resource("tight")).await?;
+        let slow = tight().stream().header("x-mock-pace", "5ms");
+        let calls = [tight().on(&accounts), ample(), ample().stream(), slow.on(&accounts)];
         let load = Load::start(&cluster.client, &cluster.origins(), &calls, CALLERS, seed);
         let clis: Vec<_> = (0..cluster.nodes.len()).map(|first| cluster.cli_from(first)).collect();
         let registers = Registers::start(&clis, 1);
-        let stage = Stage { cluster, provider, load, registers };
+        let stage = Stage { cluster, provider, accounts, load, registers };
         stage.goes_on_after(Instant::now()).await?;
         Ok(stage)
     }
@@ -101,8 +106,12 @@ impl Stage {
         let history = self.registers.stop().await;
         let tally = self.load.stop().await;
         self.cluster.converged().await?;
+        exhausted(&self.cluster, &self.accounts).await?;
+        let ledger = self.accounts.judge(&self.cluster, &self.provider).await?;
+        super::say(&format!("  {}", ledger.line()));
+        anyhow::ensure!(ledger.forgotten == 0, "finished answers were not charged: {}", ledger.line());
         let figures = Figures {
-            over_admitted: Some(exhausted(&self.cluster, &self.provider).await?),
+            over_admitted: Some(ledger.over),
             writes_lost: Some(lost(&self.cluster, &history).await?),
             stale_reads: Some(checkers::stale_reads(&history.operations()).len() as u64),
             usage_error: None,
@@ -124,18 +133,17 @@ fn tell(tally: &Tally) {
     }
 }
 
-/// Uses the tight limit up, and says by how much it was exceeded in all.
-async fn exhausted(cluster: &Cluster, provider: &Provider) -> anyhow::Result<u64> {
-    let origins = cluster.origins();
+/// Uses the account in use up: a limit that would refuse nobody has not survived.
+async fn exhausted(cluster: &Cluster, accounts: &Accounts) -> anyhow::Result<()> {
+    let (origins, (call, _)) = (cluster.origins(), accounts.now(&tight()));
     eventually_within(SOON * 2, "the limit is used up", || async {
         for origin in &origins {
-            let answer = cluster.client.send(tight().request(origin), LIMIT).await?;
+            let answer = cluster.client.send(call.request(origin), LIMIT).await?;
             anyhow::ensure!(answer.status == 429, "{}: {}", answer.status, answer.text());
         }
         Ok(())
     })
-    .await?;
-    Ok(checkers::over_admitted(provider.tokens("tight-1").await?, TIGHT))
+    .await
 }
 
 /// Acknowledged writes that a node does not show.

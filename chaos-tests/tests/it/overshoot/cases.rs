@@ -2,7 +2,7 @@
 
 use tollgate_chaos_tests::{Outcome, burst::Manner, calls::Call};
 
-use super::{Between, Case, play_all, prompt};
+use super::{Between, Case, Scene, play_all, prompt};
 
 /// The usual prompt is four words and one message.
 const PROMPT: u64 = 5;
@@ -129,4 +129,15 @@ async fn a_leader_killed_between_two_bursts_forgets_nothing() -> Outcome {
 async fn all_nodes_killed_between_two_bursts_forget_nothing() -> Outcome {
     let usual = case("all nodes killed between two bursts", "killed-2", plain, PROMPT + 500);
     play_all(&[Case { bursts: 2, between: Between::AllKilled, ..usual }]).await
+}
+
+/// Every call had ended when the nodes were killed, some of them only just.
+#[tokio::test]
+#[ignore = "waits for the journal: until then what had not reached the log is charged at its bound"]
+async fn after_all_nodes_were_killed_what_is_charged_is_what_was_served() -> Outcome {
+    let usual = case("all nodes killed, exactly", "killed-3", plain, PROMPT + 500);
+    let found = Scene::set().await?.play(&Case { bursts: 2, between: Between::AllKilled, ..usual }).await?;
+    found.must_hold()?;
+    assert_eq!(found.used, found.witnessed);
+    Ok(())
 }

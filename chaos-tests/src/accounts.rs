@@ -1,0 +1,147 @@
+//! Accounts that run out one after the other, so that some limit is contested for as long as a test lasts.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::Context;
+use tollgate_mock_llm::Outcome;
+
+use crate::{Cluster, Provider, calls::Call, checkers, eventually, resources::document};
+
+/// One limit of tokens a day with an account for each model; as soon as one account says no, all callers go on to the next
+/// model.
+#[derive(Debug)]
+pub struct Accounts {
+    prefix: String,
+    limit: u64,
+    /// The number of the model in use.
+    round: AtomicU64,
+}
+
+/// What the provider counted, and the product charged, on all accounts that were called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Accounts called.
+    pub accounts: u64,
+    /// Tokens that the provider served.
+    pub witnessed: u64,
+    /// Tokens charged.
+    pub used: u64,
+    /// Tokens beyond the limit, of the worst account, by the provider's count or by the product's own.
+    pub over: u64,
+    /// Tokens of answers that the provider has finished, and that were not charged, of the worst account.
+    pub forgotten: u64,
+}
+
+impl Accounts {
+    /// Models are named `<prefix>-<round>`, each with so many tokens a day.
+    pub fn new(prefix: &str, limit: u64) -> Accounts {
+        Accounts { prefix: prefix.into(), limit, round: AtomicU64::new(0) }
+    }
+
+    /// The limit itself, for one consumer.
+    pub fn resource(&self, consumer: &str) -> String {
+        let (name, limit) = (self.limit_name(), self.limit);
+        let spec = format!(
+            "{{match: {{consumers: [{consumer}]}}, per: [model], unit: tokens, limit: {limit}, window: 1d, algorithm: fixed}}"
+        );
+        document("Limit", &name, &spec)
+    }
+
+    fn limit_name(&self) -> String {
+        format!("{}-tokens", self.prefix)
+    }
+
+    fn model(&self, round: u64) -> String {
+        format!("{}-{round}", self.prefix)
+    }
+
+    /// The call as it is to be made now, and the round that it belongs to.
+    pub fn now(&self, call: &Call) -> (Call, u64) {
+        let round = self.round.load(Ordering::Acquire);
+        let mut call = call.clone();
+        call.body["model"] = self.model(round).into();
+        (call, round)
+    }
+
+    /// A call of this round was refused.
+    pub fn exhausted(&self, round: u64) {
+        // Somebody else may have said so before.
+        let _ = self.round.compare_exchange(round, round + 1, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Rounds that have run out so far.
+    pub fn rounds(&self) -> u64 {
+        self.round.load(Ordering::Acquire)
+    }
+
+    /// Compares every account with what the provider counted, once nothing is in flight.
+    ///
+    /// # Errors
+    /// Something stays in flight.
+    pub async fn judge(&self, cluster: &Cluster, provider: &Provider) -> anyhow::Result<Ledger> {
+        let models = provider.settled().await?.models;
+        let mut finished = BTreeMap::<String, u64>::new();
+        for record in provider.records().await?.into_iter().filter(|record| record.outcome == Outcome::Finished) {
+            *finished.entry(record.model).or_default() += record.input_tokens + record.output_tokens;
+        }
+        let charged = self.charged(cluster).await?;
+        let mut ledger = Ledger::default();
+        for round in 0..=self.rounds() {
+            let model = self.model(round);
+            let Some(counters) = models.get(&model) else { continue };
+            let witnessed = counters.input_tokens + counters.output_tokens;
+            let used = *charged.get(&model).with_context(|| format!("there is no account of {model}"))?;
+            ledger.accounts += 1;
+            ledger.witnessed += witnessed;
+            ledger.used += used;
+            ledger.over = ledger.over.max(checkers::over_admitted(witnessed.max(used), self.limit));
+            ledger.forgotten =
+                ledger.forgotten.max(finished.get(&model).copied().unwrap_or_default().saturating_sub(used));
+        }
+        Ok(ledger)
+    }
+
+    /// What each account has used, once none of them holds anything.
+    async fn charged(&self, cluster: &Cluster) -> anyhow::Result<BTreeMap<String, u64>> {
+        let name = self.limit_name();
+        eventually("no call holds anything", || async {
+            let rows = cluster.cli().rows(&["limits", "show"]).await?;
+            let mut charged = BTreeMap::new();
+            for row in rows.iter().filter(|row| row["limit"] == name.as_str()) {
+                anyhow::ensure!(row["held"] == 0, "{row}");
+                let account = row["account"].as_str().with_context(|| format!("no account in {row}"))?;
+                charged.insert(account.to_owned(), row["used"].as_u64().with_context(|| format!("no use in {row}"))?);
+            }
+            Ok(charged)
+        })
+        .await
+    }
+}
+
+impl Ledger {
+    /// For people and for `grep`.
+    pub fn line(&self) -> String {
+        let Ledger { accounts, witnessed, used, over, forgotten } = self;
+        format!("accounts={accounts} witnessed={witnessed} used={used} over={over} forgotten={forgotten}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_go_on_together_and_once_for_each_refusal() {
+        let accounts = Accounts::new("m", 10);
+        let call = Call::chat("k", "any");
+        let (first, round) = accounts.now(&call);
+        assert_eq!((first.body["model"].as_str(), round), (Some("m-0"), 0));
+        accounts.exhausted(round);
+        accounts.exhausted(round);
+        let (second, round) = accounts.now(&call);
+        assert_eq!((second.body["model"].as_str(), round, accounts.rounds()), (Some("m-1"), 1, 1));
+    }
+}
