@@ -114,6 +114,14 @@ impl Node {
         Ok(())
     }
 
+    /// Its process.
+    ///
+    /// # Errors
+    /// It was not started, or its end was seen.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.child.as_ref().context("the node does not run")?.id())
+    }
+
     /// Whether its process lives (frozen or not).
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None)))
@@ -181,8 +189,7 @@ impl Node {
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let id = self.child.as_ref().context("the node does not run")?.id();
-        let pid = Pid::from_raw(i32::try_from(id)?).context("a process id is not 0")?;
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("a process id is not 0")?;
         Ok(kill_process(pid, signal)?)
     }
 

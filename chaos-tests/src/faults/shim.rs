@@ -1,6 +1,11 @@
 //! A disk whose flushes fail or take long, for one process: `fsync.c`, compiled at test time, before the C library's.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::Context;
 use tempfile::TempDir;
@@ -31,12 +36,7 @@ impl Shim {
     /// There is none, or it refuses.
     pub fn build() -> anyhow::Result<Shim> {
         let dir = tempfile::Builder::new().prefix("tollgate-shim-").tempdir()?;
-        let (source, library) = (dir.path().join("fsync.c"), dir.path().join("fsync.so"));
-        fs::write(&source, SOURCE)?;
-        let output =
-            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl").output();
-        let output = output.context("there is no C compiler `cc`")?;
-        anyhow::ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+        compile(SOURCE, &dir.path().join("fsync.so"))?;
         let shim = Shim { dir };
         shim.set(Disk::Healthy)?;
         Ok(shim)
@@ -69,6 +69,21 @@ impl Shim {
     fn control(&self) -> PathBuf {
         self.dir.path().join("control")
     }
+}
+
+/// Makes a library that stands before the C library's functions.
+pub(super) fn compile(source: &str, library: &Path) -> anyhow::Result<()> {
+    let file = library.with_extension("c");
+    fs::write(&file, source)?;
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(library)
+        .arg(&file)
+        .args(["-ldl", "-pthread"])
+        .output();
+    let output = output.context("there is no C compiler `cc`")?;
+    anyhow::ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 #[cfg(test)]

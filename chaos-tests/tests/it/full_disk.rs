@@ -16,7 +16,7 @@ const SMALL_MIB: u32 = 24;
 const LARGE_MIB: u32 = 256;
 
 /// A megabyte for the log.
-fn large(number: u32) -> String {
+pub(crate) fn large(number: u32) -> String {
     let spec = format!(
         "{{match: [{{path: {{exact: /large}}}}], response: {{status: 200, body: \"{number}{}\"}}}}",
         "x".repeat(1 << 20)
@@ -77,7 +77,7 @@ async fn a_full_log_is_told_at_once_and_heals_by_itself() -> Outcome {
 const DATA_MIB: u32 = 64;
 
 /// Takes all the space that is left.
-fn fill(dir: &Path) -> Outcome {
+pub(crate) fn fill(dir: &Path) -> anyhow::Result<()> {
     let mut filler = fs::File::options().create(true).append(true).open(dir.join("filler"))?;
     for block in [vec![1; 64 << 10], vec![1; 4 << 10]] {
         while filler.write_all(&block).is_ok() {}

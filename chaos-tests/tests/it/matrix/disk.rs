@@ -7,23 +7,21 @@ use rand::RngExt;
 use tokio::time::Instant;
 use tollgate_chaos_tests::{
     Cluster, Figures, Plan, SOON, Seed, eventually_within,
-    faults::{Disk, Shim, files},
+    faults::{Disk, Shim, SmallDisk, files},
     nightly, resources,
 };
 
-use super::{say, stage::Stage};
+use super::{Skipped, say, stage::Stage};
+use crate::full_disk::{fill, large};
+
+/// Enough for logs, stores and snapshots of a row.
+const DATA_MIB: u32 = 160;
+/// Megabytes that are written before a log that has no more space must have met its end.
+const MOST_MIB: u32 = 64;
 
 /// Row 12: the node whose flush fails ends at once, and never carries on; T is the time to the next acknowledged write.
 pub(super) async fn failing_flush(seed: Seed) -> anyhow::Result<Figures> {
-    let mut cluster = Cluster::prepare(&Plan::default())?;
-    let mut shims = Vec::new();
-    for node in &mut cluster.nodes {
-        let shim = Shim::build()?;
-        node.env = shim.env();
-        shims.push(shim);
-        node.start()?;
-    }
-    let mut stage = Stage::on(cluster, seed).await?;
+    let (mut stage, shims) = on_shims(seed).await?;
     let leader = stage.cluster.leader().await?;
     let follower = stage.cluster.follower().await?;
     let mut recovery = Duration::ZERO;
@@ -41,6 +39,103 @@ pub(super) async fn failing_flush(seed: Seed) -> anyhow::Result<Figures> {
     let figures = stage.judge(Some(recovery)).await?;
     figures.served_at_least(100.0)?;
     Ok(figures)
+}
+
+/// Rows 11 and 12: a cluster each of whose nodes has a disk that can be spoilt.
+async fn on_shims(seed: Seed) -> anyhow::Result<(Stage, Vec<Shim>)> {
+    let mut cluster = Cluster::prepare(&Plan::default())?;
+    let mut shims = Vec::new();
+    for node in &mut cluster.nodes {
+        let shim = Shim::build()?;
+        node.env = shim.env();
+        shims.push(shim);
+        node.start()?;
+    }
+    Ok((Stage::on(cluster, seed).await?, shims))
+}
+
+/// Row 11: every flush of one node takes long, of a follower and of the leader. T is the longest time from then to the next
+/// acknowledged write.
+pub(super) async fn slow_flush(seed: Seed) -> anyhow::Result<Figures> {
+    let (stage, shims) = on_shims(seed).await?;
+    let mut longest = Duration::ZERO;
+    for millis in [50, 500, 5_000] {
+        for of_leader in [false, true] {
+            let id = if of_leader { stage.cluster.leader().await? } else { stage.cluster.follower().await? };
+            let shim = &shims[usize::try_from(id)? - 1];
+            shim.set(Disk::Slow(Duration::from_millis(millis)))?;
+            let begun = Instant::now();
+            stage.goes_on_after(begun).await?;
+            let wrote = stage.first_write_after(begun).await? - begun;
+            say(&format!("  {millis} ms on {}: {wrote:.2?}", if of_leader { "the leader" } else { "a follower" }));
+            longest = longest.max(wrote);
+            shim.set(Disk::Healthy)?;
+            stage.cluster.converged_on_one_leader().await?;
+        }
+    }
+    let figures = stage.judge(Some(longest)).await?;
+    figures.served_at_least(100.0)?;
+    Ok(figures)
+}
+
+/// Row 10: no space for a follower, for the leader, for anybody. Nobody ends, and all heal by themselves. T is the longest time
+/// from the space that is there again to the next acknowledged write.
+pub(super) async fn full_disks(seed: Seed) -> anyhow::Result<Figures> {
+    let mut cluster = Cluster::prepare(&Plan::default())?;
+    let mut disks = Vec::new();
+    for node in &mut cluster.nodes {
+        fs::create_dir_all(node.data_dir())?;
+        let disk = SmallDisk::mount(&node.data_dir(), DATA_MIB);
+        disks.push(disk.ok_or(Skipped("a small disk needs the right to mount a tmpfs (run as root)"))?);
+        node.start()?;
+    }
+    let mut stage = Stage::on(cluster, seed).await?;
+    let (follower, leader) = (stage.cluster.follower().await?, stage.cluster.leader().await?);
+    let mut longest = Duration::ZERO;
+    for victims in [vec![follower], vec![leader], vec![1, 2, 3]] {
+        longest = longest.max(starve(&mut stage, &victims).await?);
+    }
+    // Where the leader can write nothing, nobody is served: R is not judged here.
+    stage.judge(Some(longest)).await
+}
+
+/// Fills the disks of these nodes until their logs have no space, frees them, and gives the time until a write succeeds.
+async fn starve(stage: &mut Stage, victims: &[u64]) -> anyhow::Result<Duration> {
+    let dirs: Vec<PathBuf> = victims.iter().map(|&id| stage.cluster.node(id).data_dir()).collect();
+    let cli = stage.cluster.cli();
+    for written in 0.. {
+        for dir in &dirs {
+            fill(dir)?;
+        }
+        if all_full(stage, victims).await? {
+            break;
+        }
+        anyhow::ensure!(written < MOST_MIB, "{MOST_MIB} MiB were written and no log is full");
+        // It may be refused, which is what this is for.
+        cli.run_with(&["apply", "-f", "-", "--timeout", "2s"], &large(written)).await?;
+    }
+    for dir in &dirs {
+        fs::remove_file(dir.join("filler"))?;
+    }
+    let freed = Instant::now();
+    for node in &mut stage.cluster.nodes {
+        anyhow::ensure!(node.is_running(), "node {} has ended: {}", node.id, node.log());
+    }
+    stage.goes_on_after(freed).await?;
+    let took = stage.first_write_after(freed).await? - freed;
+    stage.cluster.converged().await?;
+    Ok(took)
+}
+
+/// Whether each of these says that its log has no space left.
+async fn all_full(stage: &Stage, ids: &[u64]) -> anyhow::Result<bool> {
+    for node in stage.cluster.nodes.iter().filter(|node| ids.contains(&node.id)) {
+        let metrics = stage.cluster.client.get(&format!("{}/metrics", node.admin_url()), &[]).await?.text();
+        if !metrics.contains("\ntollgate_log_full 1\n") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Row 16: an empty disk under a known id: no vote with amnesia, a learner under a new Raft id, then a voter again. The log

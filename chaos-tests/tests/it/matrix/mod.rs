@@ -3,8 +3,10 @@
 //! `TOLLGATE_SEED` repeats a row; `TOLLGATE_NIGHTLY=1` makes the rows longer, with more rounds. A new row is an entry in
 //! the table below and a function that breaks something.
 
+pub(crate) mod clocks;
 mod config;
 mod disk;
+mod memory;
 mod network;
 mod partition;
 mod process;
@@ -44,8 +46,17 @@ macro_rules! long_rows {
 }
 
 long_rows! {
+    row_03_a_killed_learner: 3, "kill -9 a learner", process::killed_learner;
+    row_05_kills_in_a_loop: 5, "kill -9 of anybody, 50 times", process::killed_in_a_loop;
+    row_07_a_frozen_follower: 7, "SIGSTOP follower past T_iso, SIGCONT", process::frozen_follower;
+    row_10_full_disks: 10, "disk full on follower, leader, all", disk::full_disks;
+    row_11_a_slow_flush: 11, "fsync takes 50 ms, 500 ms, 5 s on one node", disk::slow_flush;
     row_20_one_way_cuts: 20, "asymmetric cuts, every pair, and bridges", partition::asymmetric;
     row_25_a_flapping_leader: 25, "leader cut off every 1-2 s", partition::flapping;
+    row_28_clock_steps: 28, "clock steps of a second and an hour", clocks::steps;
+    row_28_clock_leaps: 28, "clock steps of a day, and to 1970", clocks::leaps;
+    row_29_clock_rates: 29, "clock rates +-1 % and +-10 %", clocks::rates;
+    row_36_memory_pressure: 36, "more prompts than memory", memory::pressure;
 }
 
 rows! {
@@ -64,6 +75,7 @@ rows! {
     row_39_an_absent_provider: 39, "provider down, black hole, slow", providers::absent;
     row_40_a_provider_of_garbage: 40, "provider garbage", providers::garbage;
     row_41_half_a_stream: 41, "half a stream then RST, FIN, silence", providers::half_a_stream;
+    row_43_leaving_callers: 43, "client leaves mid-stream, half-closes", providers::leaving_callers;
 }
 
 /// The row needs a right or a tool that is not there.

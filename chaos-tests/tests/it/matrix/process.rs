@@ -2,10 +2,25 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+use rand::RngExt;
 use tokio::time::{self, Instant};
-use tollgate_chaos_tests::{Figures, SOON, Seed, eventually, nightly};
+use tollgate_chaos_tests::{
+    Cluster, Figures, Plan, Run, SOON, Seed,
+    burst::{Manner, alike, burst},
+    eventually, nightly,
+};
 
-use super::stage::Stage;
+use super::{
+    say,
+    stage::{Stage, tight},
+};
+
+/// Kills of the row that does nothing else.
+const MANY_KILLS: u32 = 50;
+/// T_iso where the program takes it from its configuration, and where it has to be waited for.
+const SHORT_ISOLATION: Duration = Duration::from_secs(3);
+const LONG_ISOLATION: Duration = Duration::from_secs(30);
 
 /// How often a row kills.
 fn rounds() -> usize {
@@ -98,4 +113,86 @@ pub(super) async fn frozen_leader(seed: Seed) -> anyhow::Result<Figures> {
     let figures = stage.judge(Some(recovery)).await?;
     figures.served_at_least(100.0)?;
     Ok(figures)
+}
+
+/// Row 3: a learner is killed and comes back; T is the time until it is ready.
+pub(super) async fn killed_learner(seed: Seed) -> anyhow::Result<Figures> {
+    let mut stage = Stage::set(seed).await?;
+    let learner = stage.cluster.add()?;
+    learner.start()?;
+    let peer = learner.peer.to_string();
+    stage.cluster.cli().run(&["cluster", "add", "4", &peer]).await?.ok()?;
+    stage.cluster.node(4).ready(SOON).await?;
+    stage.cluster.node(4).kill()?;
+    stage.goes_on_after(Instant::now()).await?;
+    let begun = Instant::now();
+    stage.cluster.node(4).start()?;
+    stage.cluster.node(4).ready(SOON).await?;
+    let recovery = begun.elapsed();
+    let figures = stage.judge(Some(recovery)).await?;
+    figures.served_at_least(100.0)?;
+    Ok(figures)
+}
+
+/// Row 5: somebody is killed again as soon as all are there, and a random moment later. T is the time from the last start
+/// until all agree on one leader.
+pub(super) async fn killed_in_a_loop(seed: Seed) -> anyhow::Result<Figures> {
+    let mut stage = Stage::set(seed).await?;
+    let mut rng = seed.rng("kills");
+    let mut started = Instant::now();
+    for _ in 0..MANY_KILLS {
+        time::sleep(Duration::from_millis(rng.random_range(300..3_000))).await;
+        let id = rng.random_range(1..=3);
+        stage.cluster.node(id).kill()?;
+        stage.cluster.node(id).start()?;
+        started = Instant::now();
+        stage.cluster.node(id).ready(SOON).await?;
+    }
+    stage.cluster.converged_on_one_leader().await?;
+    let recovery = started.elapsed();
+    stage.goes_on_after(Instant::now()).await?;
+    let figures = stage.judge(Some(recovery)).await?;
+    figures.served_at_least(99.9)?;
+    Ok(figures)
+}
+
+/// Row 7: a follower stands still for longer than it may spend alone, while others use accounts up of which it may have a
+/// lease. Awake, it may not spend what has been given to others. T is the time from its waking until all agree on one leader.
+pub(super) async fn frozen_follower(seed: Seed) -> anyhow::Result<Figures> {
+    let (plan, isolation) = isolated().await?;
+    let stage = Stage::with(&plan, seed).await?;
+    let follower = stage.cluster.follower().await?;
+    let node = stage.cluster.nodes.iter().find(|node| node.id == follower).context("it is a member")?;
+    let before = stage.accounts.now(&tight()).0;
+    node.freeze()?;
+    let frozen = Instant::now();
+    stage.goes_on_after(Instant::now()).await?;
+    // The fault is a time here.
+    time::sleep_until(frozen + isolation + isolation / 5).await;
+    let during = stage.accounts.now(&tight()).0;
+    node.thaw()?;
+    let thawed = Instant::now();
+    let calls = [alike(&before, 20), alike(&during, 20)].concat();
+    burst(&stage.cluster.client, &[node.http_url()], calls, Manner::Stays, seed).await?;
+    stage.cluster.converged_on_one_leader().await?;
+    let recovery = thawed.elapsed();
+    stage.goes_on_after(Instant::now()).await?;
+    let figures = stage.judge(Some(recovery)).await?;
+    figures.served_at_least(100.0)?;
+    Ok(figures)
+}
+
+/// A plan with a short T_iso, if the program takes one.
+async fn isolated() -> anyhow::Result<(Plan, Duration)> {
+    let line = format!("[limits]\nisolation = \"{}s\"\n", SHORT_ISOLATION.as_secs());
+    let plan = Plan { more_toml: line, ..Plan::default() };
+    let probe = Cluster::prepare(&Plan { nodes: 1, ..plan.clone() })?;
+    let config = probe.nodes[0].config();
+    let checked = Run::offline(&["check", &config.to_string_lossy()], probe.dir(), &[]).await?;
+    if checked.code == 0 {
+        return Ok((plan, SHORT_ISOLATION));
+    }
+    anyhow::ensure!(checked.stderr.contains("limits.isolation"), "{}", checked.stderr);
+    say(&format!("  `limits.isolation` is not taken yet: waiting for the default, {LONG_ISOLATION:?}"));
+    Ok((Plan::default(), LONG_ISOLATION))
 }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{self, Instant},
+};
 use tollgate_chaos_tests::{
     Cluster, Figures, Plan, Provider, Seed,
     calls::{Call, error_of, is_complete},
@@ -13,6 +17,8 @@ use tollgate_chaos_tests::{
     resources::{self, api_key},
 };
 use tollgate_mock_llm::Options;
+
+use super::say;
 
 const CAPACITY: u64 = 100_000;
 /// The hold of a call that is over is gone by then.
@@ -147,4 +153,79 @@ pub(super) async fn half_a_stream(_seed: Seed) -> anyhow::Result<Figures> {
         }
     }
     scene.figures(told, 0, Some(longest)).await
+}
+
+/// The upstream of a caller who has left is gone by then.
+const UPSTREAM_GONE: Duration = Duration::from_secs(3);
+
+/// Row 43: callers leave in the middle of a stream, or close the half that they write on. What they have seen is charged, the
+/// provider is left in peace, and nothing is held. T is the longest time until it is so.
+pub(super) async fn leaving_callers(_seed: Seed) -> anyhow::Result<Figures> {
+    let scene = Scene::set().await?;
+    let (mut told, mut longest, mut before) = (0, Duration::ZERO, 0);
+    for call in both() {
+        let call = call.stream().max_tokens(2_000).header("x-mock-output", "2000").header("x-mock-pace", "10ms");
+        for events in [1_u64, 20] {
+            let mut stream = scene.cluster.client.open(call.request(&scene.origin()), LIMIT).await?;
+            anyhow::ensure!(stream.status == 200, "{}", stream.status);
+            for _ in 0..events {
+                anyhow::ensure!(stream.next().await.is_ok(), "the stream ended by itself");
+            }
+            drop(stream);
+            let (gone, used) = scene.left().await?;
+            longest = longest.max(gone);
+            // The first events of a stream carry no text.
+            anyhow::ensure!(
+                used >= before + events.saturating_sub(3),
+                "{events} events were seen, {} charged",
+                used - before
+            );
+            before = used;
+            told += 1;
+        }
+    }
+    let half_closed = half_closed(&scene).await?;
+    say(&format!("  a caller who closed half of its connection: {half_closed}"));
+    let (gone, used) = scene.left().await?;
+    anyhow::ensure!(used > before, "nothing was charged");
+    scene.figures(told + 1, 0, Some(longest.max(gone))).await
+}
+
+impl Scene {
+    /// Waits until the provider answers nobody and nothing is held; how long that took, and what is used.
+    async fn left(&self) -> anyhow::Result<(Duration, u64)> {
+        let left = Instant::now();
+        eventually_within(UPSTREAM_GONE, "the upstream call has ended", || async {
+            let active = self.first.witness().await?.total.active;
+            anyhow::ensure!(active == 0, "{active} calls are being answered");
+            Ok(())
+        })
+        .await?;
+        let used = self.used().await?;
+        Ok((left.elapsed(), used))
+    }
+}
+
+/// Sends one call, closes the writing half, and reads what comes: all of the answer, or the end.
+async fn half_closed(scene: &Scene) -> anyhow::Result<&'static str> {
+    let body = Call::chat(&api_key("alice"), "mock-1").stream().body.to_string();
+    let address = scene.cluster.nodes[0].http;
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\nx-mock-pace: 20ms\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        api_key("alice"),
+        body.len()
+    );
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(request.as_bytes()).await?;
+    // Its first bytes show that the call is on its way.
+    let mut answer = vec![0; 16];
+    time::timeout(LIMIT, socket.read_exact(&mut answer)).await??;
+    socket.shutdown().await?;
+    time::timeout(LIMIT, socket.read_to_end(&mut answer)).await??;
+    Ok(if String::from_utf8_lossy(&answer).contains("[DONE]") {
+        "got all of its answer"
+    } else {
+        "was taken to have left"
+    })
 }

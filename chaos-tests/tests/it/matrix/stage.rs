@@ -25,12 +25,12 @@ const CALLERS: usize = 10;
 pub(super) struct Stage {
     pub(super) cluster: Cluster,
     pub(super) provider: Provider,
-    accounts: Arc<Accounts>,
+    pub(super) accounts: Arc<Accounts>,
     load: Load,
     registers: Registers,
 }
 
-fn tight() -> Call {
+pub(super) fn tight() -> Call {
     Call::chat(&api_key("tight"), "tight-1")
 }
 

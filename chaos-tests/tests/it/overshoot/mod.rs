@@ -60,8 +60,14 @@ struct Scene {
 
 impl Scene {
     async fn set() -> anyhow::Result<Scene> {
+        Scene::on(Cluster::start().await?).await
+    }
+
+    /// The same on nodes that somebody else has started.
+    async fn on(mut cluster: Cluster) -> anyhow::Result<Scene> {
         day_with_room(Duration::from_secs(300)).await;
-        let (cluster, provider) = (Cluster::start().await?, Provider::start(Options::default()).await?);
+        cluster.ready().await?;
+        let provider = Provider::start(Options::default()).await?;
         let mut yaml = resources::provider("mock", "openai", &provider.url());
         yaml += &resources::route("chat", "[{provider: mock}]", ", tokens: {default: 600, max: 100000}");
         yaml += &resources::tenant("acme");

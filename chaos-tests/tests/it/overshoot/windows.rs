@@ -7,20 +7,25 @@ use tollgate_chaos_tests::{
     Outcome,
     burst::{Manner, alike, burst},
     calls::Call,
-    checkers, nightly, now,
+    checkers,
+    faults::Skew,
+    nightly, now,
     resources::{self, api_key, document},
 };
 
 use super::{CALLERS, Scene};
-use crate::matrix::say;
+use crate::matrix::{clocks, say};
 
 /// From the admission of a call to its beginning at the provider, on a machine that is busy. A call that began so shortly
 /// after an edge may belong to the window before.
 const SLACK: Duration = Duration::from_millis(400);
 
 /// A limit that opens anew with every window, and callers who never stop asking, for so many windows and a half.
-async fn rolls(name: &str, window: &str, length: Duration, windows: u32, limit: u64) -> Outcome {
-    let scene = Scene::set().await?;
+async fn rolls(scene: Scene, name: &str, windows: u32, limit: u64) -> Outcome {
+    let (window, length) = match name {
+        "minute" => ("1m", Duration::from_secs(60)),
+        _ => ("1s", Duration::from_secs(1)),
+    };
     let spec = format!("{{per: [consumer], unit: tokens, limit: {limit}, window: {window}, algorithm: fixed}}");
     let yaml = resources::consumer(name, "acme") + &document("Limit", &format!("{name}-tokens"), &spec);
     scene.cluster.cli().apply_and_wait(&yaml).await?;
@@ -56,7 +61,21 @@ async fn rolls(name: &str, window: &str, length: Duration, windows: u32, limit: 
 
 #[tokio::test]
 async fn windows_of_a_second_roll_over_under_bursts() -> Outcome {
-    rolls("second", "1s", Duration::from_secs(1), 6, 2_000).await
+    rolls(Scene::set().await?, "second", 6, 2_000).await
+}
+
+/// Row 30 of the fault matrix: twenty edges, and no two nodes agree on when they are.
+#[tokio::test]
+async fn windows_roll_over_under_clocks_that_differ() -> Outcome {
+    if !nightly() {
+        say("SKIPPED: row 30 (window edges under skew) takes long (set TOLLGATE_NIGHTLY=1)");
+        return Ok(());
+    }
+    let (cluster, clocks) = clocks::with_clocks()?;
+    for (clock, offset_ms) in clocks.iter().zip([-50, 0, 50]) {
+        clock.set(Skew::step(offset_ms))?;
+    }
+    rolls(Scene::on(cluster).await?, "skewed", 20, 2_000).await
 }
 
 #[tokio::test]
@@ -65,5 +84,5 @@ async fn windows_of_a_minute_roll_over_under_bursts() -> Outcome {
         say("SKIPPED: two edges of a minute take two minutes (set TOLLGATE_NIGHTLY=1)");
         return Ok(());
     }
-    rolls("minute", "1m", Duration::from_secs(60), 2, 10_000).await
+    rolls(Scene::set().await?, "minute", 2, 10_000).await
 }
