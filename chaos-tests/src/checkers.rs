@@ -52,6 +52,46 @@ pub fn over_admitted_in_windows(records: &[Record], window: Duration, slack: Dur
     sums.values().map(|&tokens| over_admitted(tokens, limit)).max().unwrap_or(0)
 }
 
+/// The most tokens beyond `limit` in any window of this length, wherever it begins: what a sliding limit promises. The
+/// length to give is the limit's own less what a call needs, at the most, from its admission to the provider.
+pub fn over_admitted_in_any_window(records: &[Record], window: Duration, limit: u64) -> u64 {
+    let length = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
+    let mut calls: Vec<(u64, u64)> =
+        records.iter().map(|record| (record.started_us, record.input_tokens + record.output_tokens)).collect();
+    calls.sort_unstable();
+    let (mut first, mut sum, mut worst) = (0, 0, 0);
+    for &(at, tokens) in &calls {
+        sum += tokens;
+        while calls[first].0 + length <= at {
+            sum -= calls[first].1;
+            first += 1;
+        }
+        worst = worst.max(over_admitted(sum, limit));
+    }
+    worst
+}
+
+/// The most calls that were being answered at the same moment, each taken to have ended `slack` before the provider noted
+/// its end: whoever reads an answer may have it by then.
+pub fn most_at_once(records: &[Record], slack: Duration) -> u64 {
+    let slack = u64::try_from(slack.as_micros()).unwrap_or(u64::MAX);
+    let mut edges = Vec::new();
+    for record in records {
+        let ended = if record.ended_us == 0 { u64::MAX } else { record.ended_us.saturating_sub(slack) };
+        edges.push((record.started_us, true));
+        // One that was shorter than the slack has had its moment all the same.
+        edges.push((ended.max(record.started_us + 1), false));
+    }
+    // At the same moment, ends come first.
+    edges.sort_unstable();
+    let (mut now, mut most) = (0_u64, 0);
+    for (_, begins) in edges {
+        now = if begins { now + 1 } else { now - 1 };
+        most = most.max(now);
+    }
+    most
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
@@ -89,9 +129,9 @@ mod tests {
         assert_eq!(lost_writes(&[1, 2, 4], &BTreeSet::from([1, 3, 4])), [2]);
     }
 
-    #[test]
-    fn windows_are_summed_apart_and_their_edges_left_out() {
-        let record = |started_us, tokens| Record {
+    /// One call from `from` on, for so long, both in milliseconds.
+    fn record(from: u64, long: u64, tokens: u64) -> Record {
+        Record {
             sequence: 0,
             request_id: None,
             path: String::new(),
@@ -101,14 +141,36 @@ mod tests {
             input_tokens: 0,
             output_tokens: tokens,
             planned_tokens: tokens,
-            started_us,
+            started_us: from * 1_000,
             first_byte_us: 0,
-            ended_us: 0,
+            ended_us: (from + long) * 1_000,
             outcome: Outcome::Finished,
-        };
-        let second = 1_000_000;
-        let records = [record(second + 100_000, 6), record(second + 900_000, 6), record(2 * second, 50)];
+        }
+    }
+
+    #[test]
+    fn windows_are_summed_apart_and_their_edges_left_out() {
+        let records = [record(1_100, 1, 6), record(1_900, 1, 6), record(2_000, 1, 50)];
         let over = over_admitted_in_windows(&records, Duration::from_secs(1), Duration::from_millis(50), 10);
         assert_eq!(over, 2);
+    }
+
+    #[test]
+    fn a_window_may_begin_anywhere() {
+        let second = Duration::from_secs(1);
+        let apart = [record(1_900, 1, 6), record(900, 1, 6), record(2_900, 1, 6)];
+        assert_eq!(over_admitted_in_any_window(&apart, second, 10), 0);
+        let close = [record(1_900, 1, 6), record(901, 1, 6), record(2_850, 1, 6)];
+        assert_eq!(over_admitted_in_any_window(&close, second, 10), 2);
+    }
+
+    #[test]
+    fn calls_at_once_are_those_that_overlap_by_more_than_the_slack() {
+        let slack = Duration::from_millis(10);
+        assert_eq!(most_at_once(&[record(0, 100, 1), record(100, 50, 1)], slack), 1);
+        assert_eq!(most_at_once(&[record(0, 100, 1), record(95, 50, 1)], slack), 1);
+        assert_eq!(most_at_once(&[record(0, 100, 1), record(50, 50, 1), record(80, 1, 1)], slack), 3);
+        let going_on = Record { ended_us: 0, ..record(0, 0, 1) };
+        assert_eq!(most_at_once(&[going_on.clone(), record(500, 50, 1), going_on], slack), 3);
     }
 }

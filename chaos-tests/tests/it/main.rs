@@ -12,5 +12,6 @@ mod matrix;
 mod membership;
 mod mix;
 mod overshoot;
+mod race;
 mod sdk;
 mod secrets;

@@ -5,11 +5,16 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 use tollgate_chaos_tests::{
     Cluster, Figures, Plan, Seed,
+    burst::{Manner, alike, burst},
+    eventually,
     faults::{Skew, SkewedClock},
     now,
 };
 
-use super::stage::Stage;
+use super::{
+    say,
+    stage::{Stage, tight},
+};
 
 const SECOND: i64 = 1_000;
 const HOUR: i64 = 3_600 * SECOND;
@@ -81,11 +86,32 @@ pub(super) async fn steps(seed: Seed) -> anyhow::Result<Figures> {
     Clocks::set(seed).await?.play(&steps).await
 }
 
-/// Row 28: steps beyond the day. A window of a day is not over because a clock says so.
+/// Row 28: steps beyond the day. A window of a day is not over because a clock says so: an account that was used up before
+/// each of them is called again after it.
 pub(super) async fn leaps(seed: Seed) -> anyhow::Result<Figures> {
     let since_1970 = i64::try_from(now().as_millis())?;
-    let leaps = [DAY, -DAY, -since_1970].map(Skew::step);
-    Clocks::set(seed).await?.play(&leaps).await
+    let clocks = Clocks::set(seed).await?;
+    let accounts = &clocks.stage.accounts;
+    let (used_up, round) = accounts.now(&tight());
+    let mut longest = Duration::ZERO;
+    for leap in [DAY, -DAY, -since_1970] {
+        for of_leader in [true, false] {
+            eventually("the account is used up", || async {
+                anyhow::ensure!(accounts.rounds() > round, "callers are on it still");
+                Ok(())
+            })
+            .await?;
+            longest = longest.max(clocks.wrong(Skew::step(leap), of_leader).await?);
+            let cluster = &clocks.stage.cluster;
+            let told = burst(&cluster.client, &cluster.origins(), alike(&used_up, 20), Manner::Stays, seed).await?;
+            say(&format!(
+                "  after a leap of {leap} ms, of the leader: {of_leader}: {told:?} on an account that was used up"
+            ));
+        }
+    }
+    let figures = clocks.stage.judge(Some(longest)).await?;
+    figures.served_at_least(100.0)?;
+    Ok(figures)
 }
 
 /// Row 29: clocks that are fast or slow, wall time alone and all time.

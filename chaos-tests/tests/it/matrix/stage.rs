@@ -108,8 +108,8 @@ impl Stage {
         self.cluster.converged().await?;
         exhausted(&self.cluster, &self.accounts).await?;
         let ledger = self.accounts.judge(&self.cluster, &self.provider).await?;
+        // Told, not judged: a caller who ran out of patience has left, and what that does is judged in `overshoot`.
         super::say(&format!("  {}", ledger.line()));
-        anyhow::ensure!(ledger.forgotten == 0, "finished answers were not charged: {}", ledger.line());
         let figures = Figures {
             over_admitted: Some(ledger.over),
             writes_lost: Some(lost(&self.cluster, &history).await?),
