@@ -3,21 +3,33 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use anyhow::Context;
-use tollgate_mock_llm::Outcome;
+use tokio::time::{self, Instant};
+use tollgate_mock_llm::{Counters, Outcome};
 
 use crate::{Cluster, Provider, calls::Call, checkers, eventually, resources::document};
 
-/// One limit of tokens a day with an account for each model; as soon as one account says no, all callers go on to the next
-/// model.
+/// What has ended is charged by then, that of a node which had to come back included.
+pub const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Refusals after which callers leave an account: what calls in flight give back, others have taken by then.
+const REFUSALS: u64 = 20;
+
+/// One limit of tokens a day with an account for each model; when one account has said no often enough, all callers go on to
+/// the next model.
 #[derive(Debug)]
 pub struct Accounts {
     prefix: String,
     limit: u64,
     /// The number of the model in use.
     round: AtomicU64,
+    /// Refusals of all rounds so far; nobody is refused for a round that is over, but by chance.
+    refusals: AtomicU64,
 }
 
 /// What the provider counted, and the product charged, on all accounts that were called.
@@ -38,7 +50,7 @@ pub struct Ledger {
 impl Accounts {
     /// Models are named `<prefix>-<round>`, each with so many tokens a day.
     pub fn new(prefix: &str, limit: u64) -> Accounts {
-        Accounts { prefix: prefix.into(), limit, round: AtomicU64::new(0) }
+        Accounts { prefix: prefix.into(), limit, round: AtomicU64::new(0), refusals: AtomicU64::new(0) }
     }
 
     /// The limit itself, for one consumer.
@@ -67,9 +79,12 @@ impl Accounts {
     }
 
     /// A call of this round was refused.
-    pub fn exhausted(&self, round: u64) {
-        // Somebody else may have said so before.
-        let _ = self.round.compare_exchange(round, round + 1, Ordering::AcqRel, Ordering::Acquire);
+    pub fn refused(&self, round: u64) {
+        let refusals = self.refusals.fetch_add(1, Ordering::AcqRel) + 1;
+        if refusals.is_multiple_of(REFUSALS) {
+            // Somebody else may have gone on before.
+            let _ = self.round.compare_exchange(round, round + 1, Ordering::AcqRel, Ordering::Acquire);
+        }
     }
 
     /// Rounds that have run out so far.
@@ -77,7 +92,7 @@ impl Accounts {
         self.round.load(Ordering::Acquire)
     }
 
-    /// Compares every account with what the provider counted, once nothing is in flight.
+    /// Compares every account with what the provider counted, once nothing is in flight. What is charged has a moment to show.
     ///
     /// # Errors
     /// Something stays in flight.
@@ -87,22 +102,37 @@ impl Accounts {
         for record in provider.records().await?.into_iter().filter(|record| record.outcome == Outcome::Finished) {
             *finished.entry(record.model).or_default() += record.input_tokens + record.output_tokens;
         }
-        let charged = self.charged(cluster).await?;
+        let deadline = Instant::now() + SHOWN_WITHIN;
+        loop {
+            let ledger = self.compare(&models, &finished, &self.charged(cluster).await?);
+            if ledger.forgotten == 0 || Instant::now() > deadline {
+                return Ok(ledger);
+            }
+            time::sleep(AGAIN).await;
+        }
+    }
+
+    fn compare(
+        &self,
+        models: &BTreeMap<String, Counters>,
+        finished: &BTreeMap<String, u64>,
+        charged: &BTreeMap<String, u64>,
+    ) -> Ledger {
+        let of = |tokens: &BTreeMap<String, u64>, model: &String| tokens.get(model).copied().unwrap_or_default();
         let mut ledger = Ledger::default();
         for round in 0..=self.rounds() {
             let model = self.model(round);
             let Some(counters) = models.get(&model) else { continue };
             let witnessed = counters.input_tokens + counters.output_tokens;
             // An account that is not there any more has forgotten everything.
-            let used = charged.get(&model).copied().unwrap_or_default();
+            let used = of(charged, &model);
             ledger.accounts += 1;
             ledger.witnessed += witnessed;
             ledger.used += used;
             ledger.over = ledger.over.max(checkers::over_admitted(witnessed.max(used), self.limit));
-            ledger.forgotten =
-                ledger.forgotten.max(finished.get(&model).copied().unwrap_or_default().saturating_sub(used));
+            ledger.forgotten = ledger.forgotten.max(of(finished, &model).saturating_sub(used));
         }
-        Ok(ledger)
+        ledger
     }
 
     /// What each account has used, once none of them holds anything.
@@ -135,13 +165,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callers_go_on_together_and_once_for_each_refusal() {
+    fn callers_go_on_together_after_some_refusals() {
         let accounts = Accounts::new("m", 10);
         let call = Call::chat("k", "any");
         let (first, round) = accounts.now(&call);
         assert_eq!((first.body["model"].as_str(), round), (Some("m-0"), 0));
-        accounts.exhausted(round);
-        accounts.exhausted(round);
+        for _ in 1..REFUSALS {
+            accounts.refused(round);
+        }
+        assert_eq!(accounts.rounds(), 0);
+        accounts.refused(round);
         let (second, round) = accounts.now(&call);
         assert_eq!((second.body["model"].as_str(), round, accounts.rounds()), (Some("m-1"), 1, 1));
     }

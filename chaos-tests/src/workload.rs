@@ -139,7 +139,7 @@ async fn call_by_turns(client: &Client, origins: &[String], first: usize, call: 
     let (call, round) = accounts.now(call);
     let told = call_with_one_retry(client, origins, first, &call).await;
     if told == Answered::Limited {
-        accounts.exhausted(round);
+        accounts.refused(round);
     }
     told
 }

@@ -19,8 +19,8 @@ use tollgate_mock_llm::Options;
 use crate::matrix::say;
 
 /// Runs out every few seconds.
-const CAPACITY: u64 = 2_500;
-const CALLERS: usize = 40;
+const CAPACITY: u64 = 6_000;
+const CALLERS: usize = 24;
 /// A caller gives up on a call after this long.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
 /// Between two calls of one caller: the shape of the load.
@@ -154,10 +154,10 @@ impl Caller {
         while !self.stop.is_cancelled() {
             let kind = self.kinds[rng.random_range(0..self.kinds.len())];
             let origin = &self.origins[rng.random_range(0..self.origins.len())];
-            let tokens = rng.random_range(10..120);
+            let tokens = rng.random_range(100..300);
             let (call, round) = self.accounts.now(&call(kind, tokens));
             match self.once(&call, kind, origin).await {
-                Ok(429) => self.accounts.exhausted(round),
+                Ok(429) => self.accounts.refused(round),
                 Ok(200) => answered += 1,
                 // Dead nodes, undecided calls and failed providers are what this is about.
                 Ok(_) | Err(_) => (),
@@ -185,7 +185,7 @@ impl Caller {
 fn call(kind: Kind, tokens: u64) -> Call {
     let call =
         Call::chat(&api_key("alice"), "any").max_tokens(tokens + 20).header("x-mock-output", &tokens.to_string());
-    let call = if kind.stream { call.stream() } else { call };
+    let call = if kind.stream { call.stream().header("x-mock-chunk", "10") } else { call };
     kind.knobs.iter().fold(call, |call, (name, value)| call.header(&format!("x-mock-{name}"), value))
 }
 

@@ -1,6 +1,6 @@
 //! Memory that runs out.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use tokio::{task::JoinSet, time::Instant};
@@ -38,12 +38,18 @@ pub(super) async fn pressure(seed: Seed) -> anyhow::Result<Figures> {
         callers
             .spawn(async move { Client::new().send(call.request(&origin), LIMIT).await.map(|answer| answer.status) });
     }
-    let (mut served, mut shed, mut broken) = (0, 0, 0);
+    let (mut served, mut shed, mut broken, mut why) = (0, 0, 0, BTreeMap::<String, u32>::new());
     while let Some(done) = callers.join_next().await {
         match done? {
             Ok(200) => served += 1,
-            Ok(_) => shed += 1,
-            Err(_) => broken += 1,
+            Ok(status) => {
+                shed += 1;
+                *why.entry(status.to_string()).or_default() += 1;
+            }
+            Err(error) => {
+                broken += 1;
+                *why.entry(error.to_string()).or_default() += 1;
+            }
         }
     }
     let killed = !stage.cluster.node(follower).is_running();
@@ -51,6 +57,7 @@ pub(super) async fn pressure(seed: Seed) -> anyhow::Result<Figures> {
     say(&format!(
         "  {CALLERS} large prompts: {served} served, {shed} shed, {broken} without an answer; peak {peak} MiB, killed: {killed}"
     ));
+    say(&format!("  {why:?}"));
     stage.goes_on_after(Instant::now()).await?;
     let begun = Instant::now();
     if killed {

@@ -17,7 +17,7 @@ use tollgate_chaos_tests::{
 };
 
 /// Of each account; runs out every few seconds.
-const TIGHT: u64 = 600;
+const TIGHT: u64 = 4_000;
 /// Never does.
 const AMPLE: u64 = 1_000_000_000;
 const CALLERS: usize = 10;
@@ -31,7 +31,8 @@ pub(super) struct Stage {
 }
 
 pub(super) fn tight() -> Call {
-    Call::chat(&api_key("tight"), "tight-1")
+    // Most of what it reserves it uses.
+    Call::chat(&api_key("tight"), "tight-1").max_tokens(200).header("x-mock-output", "200").header("x-mock-chunk", "10")
 }
 
 fn ample() -> Call {

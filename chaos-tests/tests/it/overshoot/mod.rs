@@ -11,8 +11,10 @@ mod windows;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 use tollgate_chaos_tests::{
     Cluster, Outcome, Provider, Seed,
+    accounts::SHOWN_WITHIN,
     burst::{Manner, Told, alike, burst},
     calls::Call,
     checkers, day_with_room, eventually,
@@ -101,7 +103,7 @@ impl Scene {
         }
         self.cluster.ready().await?;
         let witnessed = self.provider.tokens(case.model).await?;
-        let used = self.used(&limit_of(case.model)).await?;
+        let used = self.used(&limit_of(case.model), witnessed).await?;
         let found = Found { name: case.name, limit: case.limit, witnessed, used, told };
         say(&format!("{} seed={}", found.line(), self.seed));
         found.is_a_contest(case)?;
@@ -133,14 +135,17 @@ impl Scene {
         Ok(())
     }
 
-    /// What the account of a limit has used, once no call holds anything.
-    async fn used(&self, limit: &str) -> anyhow::Result<u64> {
+    /// What the account of a limit has used, once no call holds anything. It has a moment to show what was `witnessed`.
+    async fn used(&self, limit: &str, witnessed: u64) -> anyhow::Result<u64> {
+        let ended = Instant::now();
         eventually("no call holds anything", || async {
             let rows = self.cluster.cli().rows(&["limits", "show"]).await?;
             let row = rows.iter().find(|row| row["limit"] == limit);
             let row = row.ok_or_else(|| anyhow::anyhow!("no account of {limit} in {rows:?}"))?;
             anyhow::ensure!(row["held"] == 0, "{row}");
-            row["used"].as_u64().ok_or_else(|| anyhow::anyhow!("{row}"))
+            let used = row["used"].as_u64().ok_or_else(|| anyhow::anyhow!("{row}"))?;
+            anyhow::ensure!(used >= witnessed || ended.elapsed() > SHOWN_WITHIN, "{witnessed} witnessed: {row}");
+            Ok(used)
         })
         .await
     }

@@ -33,7 +33,7 @@ async fn what_fits_by_its_true_tokens_is_admitted_at_once() -> Outcome {
     let (client, origins) = (&scene.cluster.client, scene.cluster.origins());
     let told = burst(client, &origins, alike(&call, CALLERS), Manner::Stays, scene.seed).await?;
     let witnessed = scene.provider.tokens("gpt-4o-exact").await?;
-    let used = scene.used(&limit_of("exact")).await?;
+    let used = scene.used(&limit_of("exact"), witnessed).await?;
     say(&format!(
         "usable (exact estimates, all held at once) limit={limit} witnessed={witnessed} used={used} admitted={} of {CALLERS} \
          undecided={} seed={}",
@@ -80,7 +80,7 @@ async fn callers_with_a_generous_bound_who_come_again_get_the_whole_limit() -> O
         done??;
     }
     let witnessed = scene.provider.tokens("gpt-4o-generous").await?;
-    let used = scene.used(&limit_of("generous")).await?;
+    let used = scene.used(&limit_of("generous"), witnessed).await?;
     say(&format!("usable (generous max_tokens, with retries) limit={CAPACITY} witnessed={witnessed} used={used}"));
     assert!(witnessed <= CAPACITY, "{witnessed} of {CAPACITY}");
     assert!(used * 100 >= 99 * CAPACITY, "only {used} of {CAPACITY}");
