@@ -7,7 +7,7 @@ use rand::RngExt;
 use tokio::{task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tollgate_chaos_tests::{
-    Cluster, Outcome, Provider, SOON, Seed,
+    Cli, Cluster, Outcome, Provider, SOON, Seed,
     accounts::Accounts,
     calls::Call,
     client::{CallError, Client},
@@ -70,6 +70,7 @@ struct Mix {
     seed: Seed,
     stop: CancellationToken,
     callers: JoinSet<u64>,
+    sums: JoinSet<anyhow::Result<u64>>,
 }
 
 impl Mix {
@@ -84,6 +85,8 @@ impl Mix {
         yaml += &(resources::tenant("acme") + &resources::consumer("alice", "acme") + &accounts.resource("alice"));
         cluster.cli().apply_and_wait(&yaml).await?;
         let (seed, stop, mut callers) = (Seed::from_env(), CancellationToken::new(), JoinSet::new());
+        let clis = [0, 1, 2].map(|first| cluster.cli_from(first));
+        let sums = JoinSet::from_iter([watch(clis, stop.clone())]);
         for number in 0..CALLERS {
             let caller = Caller {
                 client: cluster.client.clone(),
@@ -94,7 +97,7 @@ impl Mix {
             };
             callers.spawn(caller.calls(seed, number));
         }
-        Ok(Mix { cluster, provider, accounts, seed, stop, callers })
+        Ok(Mix { cluster, provider, accounts, seed, stop, callers, sums })
     }
 
     /// Waits until some more accounts have run out.
@@ -130,12 +133,40 @@ impl Mix {
         while let Some(done) = self.callers.join_next().await {
             answered += done?;
         }
+        let mut looks = 0;
+        while let Some(done) = self.sums.join_next().await {
+            looks += done??;
+        }
         let ledger = self.accounts.judge(&self.cluster, &self.provider).await?;
-        say(&format!("mix (each node and the leader killed) {} answered={answered} seed={}", ledger.line(), self.seed));
+        say(&format!(
+            "mix (each node and the leader killed) {} answered={answered} looks={looks} seed={}",
+            ledger.line(),
+            self.seed
+        ));
         assert_eq!((ledger.over, ledger.forgotten), (0, 0));
-        assert!(answered > 0 && ledger.accounts > 4 * ROUNDS, "{ledger:?}");
+        assert!(answered > 0 && looks > 0 && ledger.accounts > 4 * ROUNDS, "{ledger:?}");
         Ok(())
     }
+}
+
+/// Looks at all accounts through one node after the other until it is stopped; how many accounts it saw. Each must add up to
+/// its capacity at every moment.
+async fn watch(clis: [Cli; 3], stop: CancellationToken) -> anyhow::Result<u64> {
+    let mut looks = 0;
+    for cli in clis.iter().cycle() {
+        if stop.is_cancelled() {
+            break;
+        }
+        // There may be no leader to ask.
+        for row in cli.rows(&["limits", "show"]).await.unwrap_or_default() {
+            let part = |name: &str| row[name].as_u64().unwrap_or_default();
+            let parts = ["used", "held", "leased", "free", "suspense"].map(part);
+            anyhow::ensure!(parts.iter().sum::<u64>() == part("capacity"), "it does not add up: {row}");
+            looks += 1;
+        }
+        time::sleep(Duration::from_millis(300)).await;
+    }
+    Ok(looks)
 }
 
 struct Caller {

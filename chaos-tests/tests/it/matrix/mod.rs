@@ -17,6 +17,8 @@ use std::{fmt, io::Write};
 
 use tollgate_chaos_tests::{Figures, Outcome, Seed, nightly};
 
+use crate::overshoot::windows;
+
 /// Each row: its test, its number, what breaks, and the function that breaks it.
 macro_rules! rows {
     ($($test:ident: $number:literal, $fault:literal, $run:path;)*) => {
@@ -55,6 +57,7 @@ long_rows! {
     row_25_a_flapping_leader: 25, "leader cut off every 1-2 s", partition::flapping;
     row_28_clock_steps: 28, "clock steps of a second and an hour", clocks::steps;
     row_29_clock_rates: 29, "clock rates +-1 % and +-10 %", clocks::rates;
+    row_30_window_edges: 30, "window edges under clocks that differ by 50 ms", windows::skewed;
     row_36_memory_pressure: 36, "more prompts than memory", memory::pressure;
 }
 

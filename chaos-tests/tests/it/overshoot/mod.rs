@@ -6,7 +6,7 @@
 
 mod cases;
 mod usable;
-mod windows;
+pub(crate) mod windows;
 
 use std::time::Duration;
 
