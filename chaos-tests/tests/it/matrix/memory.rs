@@ -15,11 +15,11 @@ use tollgate_chaos_tests::{
 use super::{Skipped, say, stage::Stage};
 
 /// Beside what the node uses already, which a control group does not count.
-const CAGE_BYTES: u64 = 192 << 20;
+const CAGE_BYTES: u64 = 64 << 20;
 /// Prompts of so many bytes, below the limit of a body.
 const PROMPT_BYTES: usize = 4 << 20;
 /// Together some three times what there is.
-const CALLERS: usize = 150;
+const CALLERS: usize = 50;
 
 /// Row 36: more prompts at once than fit in a node's memory. It sheds them, or is killed and comes back; the others carry on.
 /// T is the time until it is ready again.
