@@ -17,7 +17,7 @@ use tollgate_chaos_tests::{
 };
 
 /// Of each account; runs out every few seconds.
-const TIGHT: u64 = 4_000;
+const TIGHT: u64 = 2_000;
 /// Never does.
 const AMPLE: u64 = 1_000_000_000;
 const CALLERS: usize = 10;
