@@ -1,6 +1,6 @@
 //! One exchange: from a request's head to its answer, by one configuration.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
@@ -8,7 +8,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tollgate_llm::{AiRequest, Dialect, Operation, code};
-use tollgate_model::{Caller, RouteAction, Subject};
+use tollgate_model::{Caller, RouteAction, Sent, Subject};
 
 use crate::{
     ai,
@@ -17,6 +17,7 @@ use crate::{
     error::{CloseAfter, Rejection},
     filters::{self, admit::Knows},
     gateway::Shared,
+    headers,
     listener::{Connection, MAX_HEAD_BYTES, Malformed},
     normalize::{self, Target},
     record::Record,
@@ -37,6 +38,8 @@ pub(crate) struct Exchange {
     pub(crate) model: Option<String>,
     /// Whether who calls was found out, if only that it is nobody in particular.
     identified: bool,
+    /// Taken out of the headers; kept only where some limit asks for them.
+    credentials: Option<Box<HeaderMap>>,
     pub(crate) record: Box<Record>,
 }
 
@@ -56,6 +59,10 @@ impl RequestBody {
 
 impl Exchange {
     fn authenticate(&mut self) -> Result<Option<Caller>, Rejection> {
+        if self.compiled.view.limits_by_credential() {
+            let headers = &self.head.headers;
+            self.credentials.get_or_insert_with(|| Box::new(filters::credentials(headers)));
+        }
         let caller = filters::authenticate(&self.compiled.view, &self.plan.route, &mut self.head.headers)?;
         self.identified = true;
         Ok(caller)
@@ -86,7 +93,19 @@ impl Exchange {
             consumer: caller.map(|caller| caller.consumer.name.as_str()),
             route: &self.plan.route.name,
             model,
+            provider: None,
+            ip: Some(self.client_address()),
+            sent: Some(Sent {
+                headers: Some(&self.head.headers),
+                credentials: self.credentials.as_deref(),
+                query: self.target.query.as_deref(),
+            }),
         }
+    }
+
+    fn client_address(&self) -> IpAddr {
+        let (config, peer) = (&self.shared.config, self.record.connection().peer.ip());
+        headers::client_address(&self.head.headers, peer, |address| config.trusts(address))
     }
 }
 
@@ -136,8 +155,8 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arrivi
         Err(rejection) => return Err((rejection, record)),
     };
     let body = RequestBody::Unread(body);
-    let (model, identified) = (None, false);
-    let mut exchange = Exchange { shared, compiled, plan, head, target, body, model, identified, record };
+    let (model, identified, credentials) = (None, false, None);
+    let mut exchange = Exchange { shared, compiled, plan, head, target, body, model, identified, credentials, record };
     let answered = match settle_route(&mut exchange, needs_model).await {
         Ok(()) => answer(&mut exchange).await,
         Err(rejection) => Err(rejection),

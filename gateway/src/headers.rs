@@ -1,6 +1,6 @@
 //! Headers that end here, and headers that begin here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -105,6 +105,32 @@ pub(crate) fn remove_prefixed(headers: &mut HeaderMap, prefixes: &[&str]) {
     }
 }
 
+/// Whom a request comes from: the peer, or where that is a trusted proxy whoever it says, and so on back to the first that
+/// is not trusted. Canonical: never an IPv4 address in its IPv6 form.
+pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let mut client = peer.to_canonical();
+    if !trusts(client) {
+        return client;
+    }
+    let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
+    for said in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        let Some(address) = forwarded_address(said) else { return client };
+        client = address;
+        if !trusts(client) {
+            return client;
+        }
+    }
+    client
+}
+
+/// An address as proxies write it: some add the port.
+fn forwarded_address(said: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(said).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|it| it.ip()));
+    address.map(|address: IpAddr| address.to_canonical())
+}
+
 /// Tells an upstream where a request came from. What an untrusted peer said about it is replaced.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, host: &Host) {
     if !trusted {
@@ -180,6 +206,29 @@ mod tests {
         ]);
         remove_lookalikes(&mut headers);
         assert_eq!(headers, map(&[("x_own", "kept")]));
+    }
+
+    #[test]
+    fn the_client_is_whom_the_last_trusted_proxy_names() {
+        let trusted = |ip: IpAddr| ip.to_string().starts_with("10.") || ip.to_string() == "fd00::1";
+        let client = |peer: &str, lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(&X_FORWARDED_FOR, HeaderValue::from_static(line));
+            }
+            client_address(&headers, peer.parse().unwrap(), trusted).to_string()
+        };
+        assert_eq!(client("9.9.9.9", &["1.1.1.1"]), "9.9.9.9", "nobody believes a stranger");
+        assert_eq!(client("::ffff:9.9.9.9", &[]), "9.9.9.9");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"]), "1.1.1.1", "what comes before was only said");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6", "1.1.1.1"]), "1.1.1.1");
+        assert_eq!(client("::ffff:10.0.0.1", &["::ffff:1.1.1.1"]), "1.1.1.1");
+        assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1:80"]), "1.1.1.1");
+        assert_eq!(client("fd00::1", &["[2001:db8::1]:80"]), "2001:db8::1");
+        assert_eq!(client("fd00::1", &["[2001:db8::1]"]), "2001:db8::1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"]), "10.0.0.2", "as far as it can be read");
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub const MAX_NODES: usize = 1_024;
 /// Limits that one hold may charge.
 pub const MAX_CHARGES: usize = 64;
 /// Bytes of all key values of one charge together.
-pub const MAX_KEY_BYTES: usize = 1_024;
+pub const MAX_KEY_BYTES: usize = tollgate_model::KEY_BYTES;
 
 /// The replicated ledger.
 #[derive(Debug)]

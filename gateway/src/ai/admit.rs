@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use tollgate_llm::{AiRequest, MaxTokens};
-use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, UpstreamRef};
+use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, UpstreamRef};
 use tollgate_quota::Reservation;
 
 use crate::{
@@ -43,7 +43,9 @@ pub(super) struct Candidate {
 pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Result<Admitted, Rejection> {
     let candidates = candidates(exchange)?;
     let input = input_bound(exchange, request, &candidates).await;
-    let subject = exchange.subject(Some(request.model()));
+    // Limits per provider are charged for the one that is tried first, whichever serves in the end.
+    let provider = candidates.first().map(|first| first.upstream.name().as_str());
+    let subject = Subject { provider, ..exchange.subject(Some(request.model())) };
     let view = &exchange.compiled.view;
     let room = admit::output_room(view, subject, input);
     let (max_tokens, output) = bound_output(exchange, request, room);

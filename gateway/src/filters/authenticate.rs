@@ -34,6 +34,17 @@ pub(crate) fn authenticate(
     }
 }
 
+/// What of the headers may hold a credential of ours.
+pub(crate) fn credentials(headers: &HeaderMap) -> HeaderMap {
+    let mut credentials = HeaderMap::new();
+    for name in places() {
+        for value in headers.get_all(name) {
+            credentials.append(name, value.clone());
+        }
+    }
+    credentials
+}
+
 /// The credentials are never sent on.
 pub(crate) fn remove_credentials(headers: &mut HeaderMap) {
     for name in places() {

@@ -5,5 +5,5 @@ pub(crate) mod admit;
 mod authenticate;
 mod rate_headers;
 
-pub(crate) use authenticate::{authenticate, remove_credentials};
+pub(crate) use authenticate::{authenticate, credentials, remove_credentials};
 pub(crate) use rate_headers::are_told;

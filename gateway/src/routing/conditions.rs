@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, Method, header};
-use tollgate_model::{RouteMatch, ValueMatch};
+use tollgate_model::{RouteMatch, ValueMatch, percent_decode};
 
 /// What routes are matched by, all of it normalised.
 #[derive(Debug, Clone, Copy)]
@@ -68,24 +68,12 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-/// Percent-decoding and `+` for a space; what is no escape stays as it is.
+/// As [`percent_decode`], where text is wanted.
 pub(crate) fn decode(text: &str) -> Cow<'_, str> {
-    if !text.contains(['%', '+']) {
-        return Cow::Borrowed(text);
+    match percent_decode(text) {
+        Cow::Borrowed(_) => Cow::Borrowed(text),
+        Cow::Owned(decoded) => Cow::Owned(String::from_utf8_lossy(&decoded).into_owned()),
     }
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let escaped = after.get(..2).filter(|_| byte == b'%').and_then(|hex| hex_byte(hex[0], hex[1]));
-        decoded.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
-        rest = if escaped.is_some() { &after[2..] } else { after };
-    }
-    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
-}
-
-fn hex_byte(high: u8, low: u8) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    Some(digit(high)? * 16 + digit(low)?)
 }
 
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -35,7 +35,7 @@ pub(crate) fn provider(upstream: &Upstream, kind: &str) -> String {
     two(upstream, upstream, kind, "'429'")
 }
 
-fn two(first: &Upstream, second: &Upstream, kind: &str, on: &str) -> String {
+pub(crate) fn two(first: &Upstream, second: &Upstream, kind: &str, on: &str) -> String {
     format!(
         "
 kind: Provider

@@ -17,7 +17,9 @@ use tollgate_model::{
 use tollgate_proto::state::v1::{ConfigChange, PutResource};
 use tollgate_quota::{
     BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Standing, Uplink,
-    UplinkError, Usage, journal::Forgetful,
+    UplinkError, Usage,
+    journal::Forgetful,
+    ledger::{AccountView, Query},
 };
 
 /// Who calls in these tests.
@@ -152,6 +154,12 @@ impl Cluster {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         text
+    }
+
+    /// The accounts of one limit.
+    pub(crate) fn accounts(&self, limit: &str) -> Vec<AccountView> {
+        let state = self.log.state.lock();
+        state.ledger.accounts(state.now, &Query { limit: Some(limit), ..Query::default() }).accounts
     }
 
     /// Changes the configuration.

@@ -9,6 +9,7 @@ mod cluster;
 mod early_answers;
 mod h2c;
 mod http2;
+mod limit_keys;
 mod limits;
 mod refusals;
 mod services;

@@ -1,7 +1,8 @@
 //! Limits.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use tollgate_proto::v1;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     },
     upstream::globs,
 };
-use crate::{Checked, Durability, Field, KeyPart, Kind, Limit, Problems, Unit, Window, nearest::hint};
+use crate::{Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Problems, Unit, Window};
 
 /// Half of what 64 bits hold, so that no sum of two amounts overflows.
 const MAX_LIMIT: u64 = u64::MAX / 2;
@@ -37,7 +38,6 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
     let durability = durability(&mut context, &spec.field("durability"), given, unit);
     let (at, none) = (spec.field("match"), v1::LimitMatch::default());
     let matched = given.r#match.as_ref().unwrap_or(&none);
-    context.not_yet(&at.field("cidrs"), !matched.cidrs.is_empty());
     let limit = Limit {
         name: context.name.clone(),
         version: context.version,
@@ -45,6 +45,7 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
         consumers: context.names(&at.field("consumers"), &matched.consumers),
         routes: context.names(&at.field("routes"), &matched.routes),
         models: globs(&mut context, &at.field("models"), &matched.models),
+        cidrs: cidrs(&mut context, &at.field("cidrs"), &matched.cidrs),
         per,
         unit,
         limit: amount,
@@ -79,24 +80,47 @@ fn window(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec) -> Windo
 }
 
 fn per(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<KeyPart> {
-    const ALL: [&str; 9] =
-        ["tenant", "consumer", "route", "model", "provider", "ip", "header:NAME", "cookie:NAME", "query:NAME"];
-    context.once(at, given);
-    let mut parts = Vec::new();
-    for (n, text) in given.iter().enumerate() {
-        if let Some(part) = KeyPart::ALL.into_iter().find(|part| part.as_str() == text) {
-            parts.push(part);
-            continue;
-        }
-        let later = matches!(text.as_str(), "provider" | "ip")
-            || ["header:", "cookie:", "query:"].iter().any(|prefix| text.starts_with(prefix));
-        if later {
-            context.add(&at.index(n), format!("`{text}` is not supported yet"));
-        } else {
-            context.add(&at.index(n), format!("`{text}` is unknown{}: {}", hint(text, ALL), ALL.join(" | ")));
+    let read = given.iter().enumerate().map(|(n, text)| context.keep(&at.index(n), KeyPart::parse(text)));
+    let parts: Vec<Option<KeyPart>> = read.collect();
+    // By what they mean: names of headers are the same in any case.
+    for (n, part) in parts.iter().enumerate() {
+        if let Some(part) = part.as_ref().filter(|_| parts[..n].contains(part)) {
+            context.add(&at.index(n), format!("`{part}` is there twice"));
         }
     }
-    parts
+    if given.len() > MAX_KEY_PARTS {
+        context.add(at, format!("must have at most {MAX_KEY_PARTS}"));
+    }
+    parts.into_iter().flatten().collect()
+}
+
+/// Networks or single addresses. An IPv4 network in its IPv6 form is the IPv4 network, as callers' addresses are.
+fn cidrs(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for (n, text) in given.iter().enumerate() {
+        let Ok(network) = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) else {
+            context.add(
+                &at.index(n),
+                format!("`{}` is no network: 10.0.0.0/8, 2001:db8::/32 or one address", text.escape_debug()),
+            );
+            continue;
+        };
+        let network = canonical(network);
+        if networks.contains(&network) {
+            context.add(&at.index(n), format!("`{network}` is there twice"));
+        }
+        networks.push(network);
+    }
+    networks
+}
+
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let mapped = match (network.addr().to_canonical(), network.prefix_len().checked_sub(MAPPED_BITS)) {
+        (address @ IpAddr::V4(_), Some(bits)) if network.addr().is_ipv6() => IpNet::new(address, bits).ok(),
+        _ => None,
+    };
+    mapped.unwrap_or(network).trunc()
 }
 
 fn durability(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit: Unit) -> Durability {

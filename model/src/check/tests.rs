@@ -384,8 +384,12 @@ fn a_limit_means_what_the_contract_says() {
     );
     assert_eq!((given.unit, given.limit, given.window), (Unit::OutputTokens, 5, Window::Month));
     assert_eq!(given.per, [KeyPart::Consumer, KeyPart::Model]);
-    let subject =
-        crate::Subject { tenant: Some("acme"), consumer: Some("alice"), route: "chat", model: Some("gpt-4o") };
+    let subject = crate::Subject {
+        tenant: Some("acme"),
+        consumer: Some("alice"),
+        model: Some("gpt-4o"),
+        ..crate::Subject::of_route("chat")
+    };
     assert!(given.concerns(&subject));
     assert_eq!(given.key(&subject), ["alice", "gpt-4o"]);
     for other in [
@@ -397,7 +401,7 @@ fn a_limit_means_what_the_contract_says() {
         assert!(!given.concerns(&other), "{other:?}");
     }
     let all = limit("{unit: requests, limit: 1, window: 1s, algorithm: fixed}");
-    let nobody = crate::Subject { tenant: None, consumer: None, route: "r", model: None };
+    let nobody = crate::Subject::of_route("r");
     assert!(all.concerns(&nobody) && all.key(&nobody).is_empty());
     let each = limit("{per: [consumer], unit: requests, limit: 1, window: 1s, algorithm: fixed}");
     assert!(each.concerns(&subject) && !each.concerns(&nobody), "nobody has an account of their own");
@@ -405,16 +409,54 @@ fn a_limit_means_what_the_contract_says() {
 }
 
 #[test]
+fn a_limit_of_networks_is_about_addresses_in_them_however_they_are_written() {
+    let given = limit(
+        "{match: {cidrs: ['::ffff:10.0.0.0/104', '2001:db8::/32', 192.0.2.7]}, per: [ip], unit: requests, limit: 1, window: 1s}",
+    );
+    let from = |ip: &str| crate::Subject { ip: Some(ip.parse().unwrap()), ..crate::Subject::of_route("r") };
+    for (ip, meant) in [
+        ("10.1.2.3", true),
+        ("11.0.0.1", false),
+        ("2001:db8::1", true),
+        ("2001:db9::1", false),
+        ("192.0.2.7", true),
+        ("192.0.2.8", false),
+    ] {
+        assert_eq!(given.concerns(&from(ip)), meant, "{ip}");
+    }
+    assert_eq!(given.key(&from("10.1.2.3")), ["10.1.2.3"]);
+    assert!(!given.concerns(&crate::Subject::of_route("r")), "an address that is not known is in no network");
+    let all = limit("{match: {cidrs: ['0.0.0.0/0']}, unit: requests, limit: 1, window: 1s}");
+    assert!(all.concerns(&from("10.1.2.3")) && !all.concerns(&from("2001:db8::1")));
+}
+
+#[test]
+fn a_limit_per_provider_is_about_requests_that_have_one() {
+    let given = limit("{per: [provider, 'header:x-team'], unit: requests, limit: 1, window: 1s}");
+    let none = crate::Subject::of_route("r");
+    assert!(!given.concerns(&none));
+    let subject = crate::Subject { provider: Some("openai"), ..none };
+    assert!(given.concerns(&subject));
+    assert_eq!(given.key(&subject), ["openai", ""]);
+}
+
+#[test]
 fn every_wrong_value_of_a_limit_is_told() {
     let with = |rest: &str| format!("{{unit: tokens, limit: 1, window: 1m, {rest}}}");
     for (rest, expected) in [
         ("per: [consumr]", "spec.per[0]: `consumr` is unknown (did you mean `consumer`?)"),
-        ("per: [ip]", "spec.per[0]: `ip` is not supported yet"),
-        ("per: [provider]", "spec.per[0]: `provider` is not supported yet"),
-        ("per: ['header:x-a']", "spec.per[0]: `header:x-a` is not supported yet"),
-        ("per: ['cookie:a', 'query:b']", "is not supported yet"),
+        ("per: ['header:']", "spec.per[0]: has no name after the colon"),
+        ("per: ['header:a b']", "spec.per[0]: `a b` is no header's name"),
+        ("per: ['cookie:a=b']", "spec.per[0]: `a=b` is no cookie's name"),
+        ("per: ['header:x-a', 'header:X-A']", "spec.per[1]: `header:x-a` is there twice"),
+        (
+            "per: ['query:1', 'query:2', 'query:3', 'query:4', 'query:5', 'query:6', 'query:7', 'query:8', 'query:9']",
+            "spec.per: must have at most 8",
+        ),
         ("per: [route, route]", "spec.per[1]: `route` is there twice"),
-        ("match: {cidrs: [10.0.0.0/8]}", "spec.match.cidrs: not supported yet"),
+        ("match: {cidrs: [10.0.0.0/33]}", "spec.match.cidrs[0]: `10.0.0.0/33` is no network"),
+        ("match: {cidrs: [example.com]}", "spec.match.cidrs[0]: `example.com` is no network"),
+        ("match: {cidrs: [10.0.0.0/8, '::ffff:10.1.2.3/104']}", "spec.match.cidrs[1]: `10.0.0.0/8` is there twice"),
         ("match: {tenants: [A]}", "spec.match.tenants[0]: must be 1 to 253"),
         ("match: {models: ['']}", "spec.match.models[0]: must not be empty"),
         ("mode: shadow", "spec.mode: `shadow` is not supported yet"),

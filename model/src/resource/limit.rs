@@ -1,5 +1,8 @@
 //! What may be used, and by whom.
 
+use ipnet::IpNet;
+
+use super::{KeyPart, Subject};
 use crate::{Glob, LogIndex, Name, Window};
 
 /// A rule about usage in a fixed window.
@@ -18,6 +21,8 @@ pub struct Limit {
     pub routes: Vec<Name>,
     /// The model asked for is any of these; all, also requests without a model, when empty.
     pub models: Vec<Glob>,
+    /// The client's address is in any of these; all when empty.
+    pub cidrs: Vec<IpNet>,
     /// One account for each combination of these; one in all when empty.
     pub per: Vec<KeyPart>,
     /// What is counted.
@@ -53,79 +58,27 @@ impl Durability {
 }
 
 impl Limit {
-    /// Whether this request is one that the limit is about. A limit per consumer or tenant is about those only: callers
-    /// that nobody asked who they are do not share an account.
+    /// Whether this request is one that the limit is about. A limit per consumer, tenant, provider or address is about
+    /// requests that have one: callers that nobody asked who they are do not share an account.
     #[must_use]
     pub fn concerns(&self, subject: &Subject<'_>) -> bool {
         let among = |names: &[Name], name: Option<&str>| {
             names.is_empty() || name.is_some_and(|name| names.iter().any(|known| &**known == name))
         };
-        let known = |part: &KeyPart| match part {
-            KeyPart::Tenant => subject.tenant.is_some(),
-            KeyPart::Consumer => subject.consumer.is_some(),
-            KeyPart::Route | KeyPart::Model => true,
-        };
-        self.per.iter().all(known)
+        let within = |ip: std::net::IpAddr| self.cidrs.iter().any(|net| net.contains(&ip));
+        self.per.iter().all(|part| subject.has(part))
             && among(&self.tenants, subject.tenant)
             && among(&self.consumers, subject.consumer)
             && among(&self.routes, Some(subject.route))
             && (self.models.is_empty()
                 || subject.model.is_some_and(|model| self.models.iter().any(|glob| glob.matches(model))))
+            && (self.cidrs.is_empty() || subject.ip.is_some_and(within))
     }
 
-    /// The account of this request: the values of `per`, in its order. A model that a request does not name is empty,
-    /// which is no name.
+    /// The account of this request: the values of `per`, in its order, each fit for the ledger (see [`KeyPart`]).
     #[must_use]
     pub fn key(&self, subject: &Subject<'_>) -> Vec<String> {
-        let value = |part: &KeyPart| match part {
-            KeyPart::Tenant => subject.tenant.unwrap_or_default(),
-            KeyPart::Consumer => subject.consumer.unwrap_or_default(),
-            KeyPart::Route => subject.route,
-            KeyPart::Model => subject.model.unwrap_or_default(),
-        };
-        self.per.iter().map(|part| value(part).to_owned()).collect()
-    }
-}
-
-/// What limits know of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subject<'a> {
-    /// Who pays; absent without authentication.
-    pub tenant: Option<&'a str>,
-    /// Who calls; absent without authentication.
-    pub consumer: Option<&'a str>,
-    /// The matched route.
-    pub route: &'a str,
-    /// The model asked for; absent where the request names none.
-    pub model: Option<&'a str>,
-}
-
-/// What tells one account of a limit from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum KeyPart {
-    /// Who pays.
-    Tenant,
-    /// Who calls.
-    Consumer,
-    /// The matched route.
-    Route,
-    /// The model asked for.
-    Model,
-}
-
-impl KeyPart {
-    /// Every part.
-    pub const ALL: [Self; 4] = [Self::Tenant, Self::Consumer, Self::Route, Self::Model];
-
-    /// As it is written.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tenant => "tenant",
-            Self::Consumer => "consumer",
-            Self::Route => "route",
-            Self::Model => "model",
-        }
+        self.per.iter().map(|part| subject.value(part, self.per.len())).collect()
     }
 }
 
@@ -159,12 +112,6 @@ impl Unit {
 }
 
 impl std::fmt::Display for Unit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl std::fmt::Display for KeyPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())
     }

@@ -2,20 +2,24 @@
 //!
 //! Only [`crate::check()`] makes them. They hold plain text where the hot path compares text, and secrets only sealed.
 
+mod account_key;
 mod limit;
 mod payer;
 mod price;
 mod route;
 mod route_match;
+mod subject;
 mod upstream;
 
 use std::sync::Arc;
 
-pub use limit::{Durability, KeyPart, Limit, Subject, Unit};
+pub use account_key::{KEY_BYTES, KeyPart, MAX_KEY_PARTS};
+pub use limit::{Durability, Limit, Unit};
 pub use payer::{Billing, BillingMode, Consumer, Credential, Tenant};
 pub use price::{Price, PriceTable, PriceTier, Rates};
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch};
+pub use subject::{Sent, Subject, percent_decode};
 pub use upstream::{Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service};
 
 use crate::{Kind, Name};

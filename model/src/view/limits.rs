@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{Limit, Name, Subject};
+use crate::{KeyPart, Limit, Name, Subject};
 
 /// Each limit under the narrowest thing that it names, and so at most once for each request.
 #[derive(Debug, Default)]
@@ -11,12 +11,15 @@ pub(super) struct LimitIndex {
     by_tenant: HashMap<Name, Vec<Arc<Limit>>>,
     by_route: HashMap<Name, Vec<Arc<Limit>>>,
     all: Vec<Arc<Limit>>,
+    /// Some limit tells its accounts apart by a credential.
+    pub(super) by_credential: bool,
 }
 
 impl LimitIndex {
     pub(super) fn new<'a>(limits: impl Iterator<Item = &'a Arc<Limit>>) -> Self {
         let mut index = Self::default();
         for limit in limits {
+            index.by_credential |= limit.per.iter().any(KeyPart::is_credential);
             let (map, names) = if !limit.consumers.is_empty() {
                 (&mut index.by_consumer, &limit.consumers)
             } else if !limit.tenants.is_empty() {

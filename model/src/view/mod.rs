@@ -87,6 +87,12 @@ impl ConfigView {
         self.keys.get(provider, n)
     }
 
+    /// Whether a limit asks for a header that may hold a credential: those are removed before limits are met.
+    #[must_use]
+    pub fn limits_by_credential(&self) -> bool {
+        self.limit_index.by_credential
+    }
+
     /// The limits that a request meets, each once.
     pub fn limits_for<'a>(&'a self, subject: Subject<'a>) -> impl Iterator<Item = &'a Arc<Limit>> {
         self.limit_index.candidates(&subject).filter(move |limit| limit.concerns(&subject))

@@ -176,11 +176,12 @@ fn a_request_meets_exactly_the_limits_that_concern_it() {
         names.sort();
         names.join(" ")
     };
-    let alice = Subject { tenant: Some("acme"), consumer: Some("alice"), route: "chat", model: Some("gpt-4o") };
+    let alice =
+        Subject { tenant: Some("acme"), consumer: Some("alice"), model: Some("gpt-4o"), ..Subject::of_route("chat") };
     assert_eq!(met(alice), "all consumer model route tenant");
     assert_eq!(met(Subject { consumer: Some("bob"), ..alice }), "all model route tenant");
     assert_eq!(met(Subject { route: "other", model: None, ..alice }), "all tenant");
-    assert_eq!(met(Subject { tenant: None, consumer: None, route: "other", model: Some("claude") }), "all");
+    assert_eq!(met(Subject { model: Some("claude"), ..Subject::of_route("other") }), "all");
     for subject in [alice, Subject { tenant: None, ..alice }] {
         let slow: Vec<_> =
             view.limits.values().filter(|limit| limit.concerns(&subject)).map(|it| it.name.to_string()).collect();
