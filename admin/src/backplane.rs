@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tollgate_billing::{Query, UsageLine};
 use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
-    admin::v1::{LimitAccount, NodeStatus},
+    admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
     state::v1::Command,
 };
 
@@ -46,6 +46,12 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// One page of limit accounts, in the order of [`AccountQuery::after`]'s key.
     fn accounts(&self, query: &AccountQuery) -> AccountPage;
+
+    /// Which limits a call would meet, and what each would say to it now.
+    ///
+    /// # Errors
+    /// What there is not, for whoever asked.
+    fn explain(&self, query: &ExplainQuery) -> Result<Vec<LimitVerdict>, String>;
 
     /// Sums usage up. May take long: called where blocking is allowed.
     fn usage(&self, query: &Query) -> Vec<UsageLine>;
@@ -93,10 +99,29 @@ pub struct AccountQuery {
     pub limit: Option<String>,
     /// Of this tenant and its consumers only.
     pub tenant: Option<String>,
+    /// Of this name only, as [`LimitAccount::account`] has it. Several accounts may have it.
+    pub account: Option<String>,
+    /// With these values only.
+    pub key: Option<Vec<String>>,
+    /// Only those of whose capacity at least this is taken.
+    pub min_utilisation_percent: u32,
+    /// The fullest first, in place of by name.
+    pub by_utilisation: bool,
     /// Opaque: where the page before ended; empty for the first.
     pub after: String,
     /// At most this many.
     pub max: usize,
+}
+
+/// Which call to explain limits for.
+#[derive(Debug, Clone, Default)]
+pub struct ExplainQuery {
+    /// Who calls.
+    pub consumer: String,
+    /// The model asked for; any when none.
+    pub model: Option<String>,
+    /// To this route; to each that the consumer may call when none.
+    pub route: Option<String>,
 }
 
 /// Some limit accounts.

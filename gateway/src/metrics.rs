@@ -16,6 +16,9 @@ pub(crate) const OTHER: &str = "_OTHER";
 /// Seconds: from a local answer to the longest default timeout.
 const SECONDS: [f64; 16] =
     [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+/// Seconds: from a compare-and-swap to the longest that the log is waited for.
+const WAITS: [f64; 14] =
+    [0.000_001, 0.000_01, 0.000_1, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// The conventions' own buckets for `gen_ai.client.token.usage`.
 const TOKENS: [f64; 14] = [
     1.0,
@@ -47,6 +50,7 @@ pub(crate) struct Metrics {
     pub(crate) ai_first_chunk: Family<AiLabels, Histogram>,
     pub(crate) ai_tokens: Family<TokenLabels, Histogram>,
     pub(crate) quota: Family<QuotaLabels, Counter>,
+    pub(crate) quota_wait: Family<PathLabels, Histogram>,
     pub(crate) attempts: Family<AttemptLabels, Counter>,
     pub(crate) clamped: Family<ProviderLabels, Counter>,
     pub(crate) estimates: Family<ModelLabels, Histogram>,
@@ -84,6 +88,11 @@ pub(crate) struct QuotaLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PathLabels {
+    pub(crate) path: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct AttemptLabels {
     pub(crate) upstream: String,
     pub(crate) result: &'static str,
@@ -110,6 +119,7 @@ impl Metrics {
             ai_first_chunk: seconds_family(),
             ai_tokens: Family::new_with_constructor((|| Histogram::new(TOKENS)) as fn() -> Histogram),
             quota: Family::default(),
+            quota_wait: Family::new_with_constructor((|| Histogram::new(WAITS)) as fn() -> Histogram),
             attempts: Family::default(),
             clamped: Family::default(),
             estimates: Family::new_with_constructor((|| Histogram::new(RATIOS)) as fn() -> Histogram),
@@ -135,6 +145,8 @@ impl Metrics {
         registry.register_with_unit("gen_ai_client_operation_time_to_first_chunk", help, second(), first);
         registry.register("gen_ai_client_token_usage", "Tokens used by one call", self.ai_tokens.clone());
         registry.register("quota_decisions", "Reservations granted and refused", self.quota.clone());
+        let help = "From asking for a reservation to its grant: from memory, or by the log";
+        registry.register_with_unit("quota_wait", help, second(), self.quota_wait.clone());
         registry.register("upstream_attempts", "Requests sent to upstreams, by what came back", self.attempts.clone());
         let help = "Answers whose usage was nonsense and was brought to sane values";
         registry.register("upstream_usage_clamped", help, self.clamped.clone());
@@ -159,6 +171,12 @@ impl Metrics {
 
     pub(crate) fn decision(&self, limit: &str, decision: &'static str) {
         self.quota.get_or_create(&QuotaLabels { limit: limit.to_owned(), decision }).inc();
+    }
+
+    /// A reservation that was granted after so long.
+    pub(crate) fn waited(&self, local: bool, waited: Duration) {
+        let path = if local { "local" } else { "central" };
+        self.quota_wait.get_or_create(&PathLabels { path }).observe(waited.as_secs_f64());
     }
 
     /// The end of one attempt at a provider.

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use tollgate_admin::backplane::{AccountPage, AccountQuery};
 use tollgate_gateway::Accounts;
-use tollgate_model::{Catalog, KeyPart, Kind, Name, Timestamp};
+use tollgate_model::{Catalog, KeyPart, Kind, Mode, Name, Timestamp};
 use tollgate_proto::{admin::v1::LimitAccount, v1::resource};
 use tollgate_quota::{
     Rule, Standing,
-    ledger::{AccountView, Query},
+    ledger::{AccountView, Position, Query, Sort, title},
 };
 
 use crate::{clock, state::Shared};
@@ -25,6 +25,10 @@ impl Accounts for Shared {
 
 /// The accounts that `query` asks for. Works on an image, so that applying goes on meanwhile.
 pub(crate) fn page(state: &Shared, now: Timestamp, query: &AccountQuery) -> AccountPage {
+    let after = position(&query.after);
+    if after.is_none() && !query.after.is_empty() {
+        return AccountPage::default(); // no token of ours: nothing comes after it
+    }
     let catalog = state.config().borrow().catalog.clone();
     let image = state.ledger(|ledger| ledger.image());
     let consumers = query.tenant.as_ref().map(|tenant| consumers_of(&catalog, tenant));
@@ -32,20 +36,35 @@ pub(crate) fn page(state: &Shared, now: Timestamp, query: &AccountQuery) -> Acco
         (Some(tenant), Some(consumers)) => belongs_to(rule, key, tenant, consumers, &catalog),
         _ => true,
     };
+    let wanted = |rule: &Rule, key: &[&str]| {
+        query.key.as_ref().is_none_or(|only| only == key)
+            && query.account.as_ref().is_none_or(|name| *name == title(rule, key))
+            && belongs(rule, key)
+    };
     let page = image.accounts(
         now,
         &Query {
             limit: query.limit.as_deref(),
-            keep: Some(&belongs),
-            after: query.after.split_once(TOKEN_SEPARATOR),
+            keep: Some(&wanted),
+            min_utilisation_percent: query.min_utilisation_percent,
+            sort: if query.by_utilisation { Sort::Utilisation } else { Sort::Name },
+            after,
             max: query.max,
         },
     );
-    let next = match page.accounts.last() {
-        Some(last) if page.more => format!("{}{TOKEN_SEPARATOR}{}", last.limit, last.account),
-        _ => String::new(),
-    };
+    let next = page.next.map_or_else(String::new, |next| token(&next));
     AccountPage { accounts: page.accounts.into_iter().map(shown).collect(), next }
+}
+
+fn token(at: &Position) -> String {
+    format!("{}{TOKEN_SEPARATOR}{}{TOKEN_SEPARATOR}{}", at.rank, at.limit, at.key)
+}
+
+/// Reads what `token` has written; the key is last, as it may hold anything.
+fn position(token: &str) -> Option<Position> {
+    let mut parts = token.splitn(3, TOKEN_SEPARATOR);
+    let (rank, limit, key) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+    Some(Position { rank, limit: Name::new(limit), key: key.into() })
 }
 
 fn consumers_of(catalog: &Catalog, tenant: &str) -> BTreeSet<String> {
@@ -74,7 +93,8 @@ fn belongs_to(rule: &Rule, key: &[&str], tenant: &str, consumers: &BTreeSet<Stri
     })
 }
 
-fn shown(account: AccountView) -> LimitAccount {
+pub(crate) fn shown(account: AccountView) -> LimitAccount {
+    let mode = if account.shadow { Mode::Shadow } else { Mode::Enforce };
     LimitAccount {
         limit: account.limit.to_string(),
         account: account.account,
@@ -89,5 +109,26 @@ fn shown(account: AccountView) -> LimitAccount {
         window_end: account.window_end.to_string(),
         overrun: account.overrun,
         unit: account.unit.to_string(),
+        suspense: account.suspense,
+        mode: mode.as_str().to_owned(),
+        leased_by_node: account.leased_by_node.into_iter().collect(),
+        key: account.key,
+        overflow: account.overflow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_where_to_go_on_whatever_the_key_holds() {
+        for key in ["", "\0", "a/b\0c\nd\n1\n"] {
+            let at = Position { rank: u64::MAX - 5, limit: Name::new("tpm"), key: key.into() };
+            assert_eq!(position(&token(&at)), Some(at));
+        }
+        for wrong in ["", "tpm\nalice", "x\ntpm\nalice"] {
+            assert_eq!(position(wrong), None, "{wrong:?}");
+        }
     }
 }

@@ -15,16 +15,19 @@ use tokio::sync::watch;
 use tollgate_admin::{
     TokenTable,
     backplane::{
-        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, Committed, ConfigState, Membership,
+        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, Committed, ConfigState, ExplainQuery, Membership,
         MembershipChange, Readiness, RequestId,
     },
 };
 use tollgate_billing::{Query, UsageLine, UsageTable};
 use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError};
 use tollgate_model::{LogIndex, NodeId, Timestamp};
-use tollgate_proto::{admin::v1::NodeStatus, state::v1::Command};
+use tollgate_proto::{
+    admin::v1::{LimitVerdict, NodeStatus},
+    state::v1::Command,
+};
 
-use crate::{accounts, clock, state::Shared};
+use crate::{accounts, clock, explain, state::Shared};
 
 /// This node as the planes above it see it.
 pub(crate) struct NodeBackplane {
@@ -157,6 +160,10 @@ impl Backplane for NodeBackplane {
 
     fn accounts(&self, query: &AccountQuery) -> AccountPage {
         accounts::page(&self.state, self.now(), query)
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<Vec<LimitVerdict>, String> {
+        explain::explain(&self.state, self.now(), query)
     }
 
     fn usage(&self, query: &Query) -> Vec<UsageLine> {

@@ -1,11 +1,13 @@
 //! The `tollgate` program: one binary with a verb for everything.
 
 mod accounts;
+mod audit;
 mod backplane;
 mod clock;
 mod cmd;
 mod config;
 mod demo;
+mod explain;
 mod journal;
 mod lifecycle;
 mod members;

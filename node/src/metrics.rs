@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
 };
 
 use prometheus_client::{
@@ -12,9 +12,9 @@ use prometheus_client::{
     registry::Registry,
 };
 use tollgate_consensus::{Consensus, Role};
-use tollgate_quota::Desk;
+use tollgate_quota::{Desk, DeskStats, ledger::Sums};
 
-use crate::state::Shared;
+use crate::{audit::Findings, state::Shared};
 
 const RAFT_TERM: &str = "tollgate_raft_term";
 const RAFT_LEADER: &str = "tollgate_raft_is_leader";
@@ -27,7 +27,18 @@ const LOG_TORN_BYTES: &str = "tollgate_log_torn_bytes";
 const LOG_FULL: &str = "tollgate_log_full";
 const CLOCK_OFFSET: &str = "tollgate_clock_offset_ms";
 const HOLDS_OPEN: &str = "tollgate_quota_holds_open";
-const DECISIONS: &str = "tollgate_quota_decisions";
+const RESERVATIONS: &str = "tollgate_quota_reservations";
+const ADMISSIONS: &str = "tollgate_quota_admissions";
+const RECORDS: &str = "tollgate_quota_records";
+const SETTLE_LAG: &str = "tollgate_quota_settle_lag_seconds";
+const QUARANTINED: &str = "tollgate_quota_accounts_quarantined";
+const LEDGER: &str = "tollgate_quota_ledger_events";
+const LEASED: &str = "tollgate_quota_leased_units";
+const UNITS: &str = "tollgate_quota_units";
+const ACCOUNTS: &str = "tollgate_quota_accounts";
+const OVERFLOW: &str = "tollgate_quota_overflow_accounts";
+const CHECKS: &str = "tollgate_quota_invariant_checks";
+const VIOLATIONS: &str = "tollgate_quota_invariant_violations";
 const QUOTA_ENTRIES: &str = "tollgate_quota_entries";
 const QUOTA_FRAMES: &str = "tollgate_quota_frames";
 const UNSETTLED: &str = "tollgate_quota_requests_unsettled";
@@ -45,6 +56,7 @@ struct Sources {
     consensus: Consensus,
     desk: Desk,
     state: Arc<Shared>,
+    findings: Arc<Findings>,
 }
 
 impl NodeMetrics {
@@ -56,9 +68,9 @@ impl NodeMetrics {
     }
 
     /// Reads its figures from these from now on.
-    pub(crate) fn watch(&self, consensus: Consensus, desk: Desk, state: Arc<Shared>) {
+    pub(crate) fn watch(&self, consensus: Consensus, desk: Desk, state: Arc<Shared>, findings: Arc<Findings>) {
         // The first ones stay: a process has one of each.
-        let _ = self.sources.set(Sources { consensus, desk, state });
+        let _ = self.sources.set(Sources { consensus, desk, state, findings });
     }
 }
 
@@ -70,7 +82,7 @@ impl fmt::Debug for NodeMetrics {
 
 impl Collector for NodeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(Sources { consensus, desk, state }) = self.sources.get() else { return Ok(()) };
+        let Some(Sources { consensus, desk, state, findings }) = self.sources.get() else { return Ok(()) };
         let raft = consensus.status();
         gauge(&mut encoder, RAFT_TERM, "Raft term", raft.term)?;
         gauge(&mut encoder, RAFT_LEADER, "1 on the leader", u64::from(raft.role == Role::Leader))?;
@@ -110,8 +122,72 @@ impl Collector for NodeMetrics {
         counter(&mut encoder, PROPOSALS, "Quota frames proposed, those proposed again included", desk.proposals)?;
         counter(&mut encoder, FAILED_PROPOSALS, "Quota frames without an outcome", desk.failed_proposals)?;
         counter(&mut encoder, USAGE_DROPPED, "Usage records dropped as too much was unsettled", desk.dropped)?;
-        decisions(&mut encoder, [("granted", desk.granted), ("refused", desk.refused), ("undecided", desk.undecided)])
+        quota(&mut encoder, &desk)?;
+        ledger(&mut encoder, state)?;
+        audit(&mut encoder, findings)
     }
+}
+
+/// What became of what this node's requests asked for.
+fn quota(encoder: &mut DescriptorEncoder<'_>, desk: &DeskStats) -> fmt::Result {
+    let admitted = [("local", desk.local), ("central", desk.granted)];
+    counters(encoder, ADMISSIONS, "Reservations granted: from this node's leases, or by the log", "path", &admitted)?;
+    let outcomes = [("granted", desk.local + desk.granted), ("refused", desk.refused), ("undecided", desk.undecided)];
+    let help = "Reservations asked for on this node: granted, refused by the log, or not decided in time";
+    counters(encoder, RESERVATIONS, help, "outcome", &outcomes)?;
+    counter(encoder, RECORDS, "Holds, settlements and reports that the log has taken from this node", desk.records)?;
+    let help = "How long the oldest settlement waits for the log by now";
+    float(encoder, SETTLE_LAG, help, desk.settle_lag.as_secs_f64())?;
+    let quarantined = u64::try_from(desk.quarantined).unwrap_or(u64::MAX);
+    gauge(encoder, QUARANTINED, "Accounts that do not add up and are closed on this node", quarantined)
+}
+
+/// What the ledger has counted since the cluster was founded: the same on all nodes.
+fn ledger(encoder: &mut DescriptorEncoder<'_>, state: &Shared) -> fmt::Result {
+    let meta = state.ledger(|ledger| *ledger.counters());
+    let events = [
+        ("settled", meta.settled),
+        ("voided", meta.voided),
+        ("expired", meta.expired),
+        ("orphaned", meta.orphaned),
+        ("late_settle", meta.late_settles),
+        ("second_terminal", meta.second_terminals),
+        ("recall", meta.recalls),
+    ];
+    counters(
+        encoder,
+        LEDGER,
+        "How requests ended in the ledger, and leases called back, on all nodes",
+        "event",
+        &events,
+    )?;
+    counter(encoder, LEASED, "Units granted as leases, on all nodes", meta.leased)
+}
+
+/// What the audit's last round came to.
+fn audit(encoder: &mut DescriptorEncoder<'_>, findings: &Findings) -> fmt::Result {
+    counter(encoder, CHECKS, "Accounts that this node has recomputed", findings.checks.load(Relaxed))?;
+    counter(encoder, VIOLATIONS, "Accounts found not to add up: must stay 0", findings.violations.load(Relaxed))?;
+    let sums = findings.sums();
+    let total = |of: fn(&Sums) -> u64| sums.values().map(of).fold(0, u64::saturating_add);
+    gauge(encoder, ACCOUNTS, "Accounts used in their window, at the last audit", total(|it| it.accounts))?;
+    let help = "Limits with more keys than accounts, whose further keys share one";
+    gauge(encoder, OVERFLOW, help, total(|it| it.overflow))?;
+    let help = "What the accounts of a limit hold together, at the last audit";
+    let mut family = encoder.encode_descriptor(UNITS, help, None, MetricType::Gauge)?;
+    for (limit, sums) in &sums {
+        for (state, units) in [
+            ("used", sums.used),
+            ("held", sums.held),
+            ("leased", sums.leased),
+            ("suspense", sums.suspense),
+            ("overrun", sums.overrun),
+        ] {
+            let labels = [("limit", limit.as_str()), ("state", state)];
+            ConstGauge::new(u64::try_from(units).unwrap_or(u64::MAX)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -124,12 +200,23 @@ fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u
     counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
 }
 
-fn decisions(encoder: &mut DescriptorEncoder<'_>, values: [(&str, u64); 3]) -> fmt::Result {
-    let help = "Reservations asked for on this node, by what became of them";
-    let mut family = encoder.encode_descriptor(DECISIONS, help, None, MetricType::Counter)?;
-    for (decision, value) in values {
-        let labels = [("decision", decision)];
-        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+fn float(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}
+
+/// One counter for each value of a label.
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[(&str, u64)],
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (value, count) in values {
+        let labels = [(label, *value)];
+        ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use tollgate_quota::{Desk, DeskConfig, Recover};
 use tracing::{error, info};
 
 use crate::{
+    audit::{self, Findings},
     backplane::{Fault, NodeBackplane},
     config::{Members, NodeConfig},
     journal,
@@ -124,7 +125,10 @@ impl Node {
             let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
             Gateway::new(gateway_config(&config), view, desk.clone(), accounts, &mut registry.write())
         };
-        metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state));
+        let findings = Arc::new(Findings::default());
+        metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state), Arc::clone(&findings));
+        let audit = audit::run(Arc::clone(&state), desk.clone(), findings);
+        background.spawn(stoppable(admin_shutdown.drain.clone(), audit));
 
         let presence = presence(consensus.clone(), backplane.clone(), served.subscribe());
         let views = views::follow(state.config(), gateway.clone(), key, served, backplane.clone());

@@ -12,6 +12,7 @@
 //! `Unavailable(Overloaded)`, so a settlement always has room.
 
 mod pump;
+mod quarantine;
 mod shared;
 mod ticket;
 
@@ -113,6 +114,10 @@ pub struct DeskStats {
     pub undecided: u64,
     /// Usage records dropped because too much was unsettled.
     pub dropped: u64,
+    /// Accounts and limits that are in quarantine now.
+    pub quarantined: usize,
+    /// How long the oldest settlement waits for the log by now.
+    pub settle_lag: Duration,
 }
 
 impl Desk {
@@ -165,6 +170,12 @@ impl Desk {
     /// was granted and what is called back. Takes microseconds and never waits for the log.
     pub fn follow(&self, ledger: &Ledger, news: &News) {
         self.shared.follow(ledger, news);
+    }
+
+    /// Admits nothing on an account that does not add up, or without a key on all of a limit, until `until`: the end of its
+    /// window.
+    pub fn quarantine(&self, limit: &str, key: Option<&[String]>, until: Instant) {
+        self.shared.quarantine.close(limit, key, until);
     }
 
     /// Records what a request used that never came to [`Desk::reserve`]. Dropped, and counted, when the desk is full:

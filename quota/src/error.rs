@@ -66,6 +66,9 @@ pub enum Unavailable {
     /// What has to be on this node's disk before the request is sent out is not: the disk is full, or too slow.
     #[error("the journal can't be written")]
     Journal,
+    /// An account on the path does not add up: it is closed until its window turns, or somebody has looked at it.
+    #[error("an account does not add up and is closed")]
+    Quarantined,
     /// The charges are malformed: a limit twice, a key of the wrong shape, or too many.
     #[error("malformed charges")]
     Invalid,

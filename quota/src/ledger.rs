@@ -36,6 +36,7 @@
 mod accounts;
 mod apply;
 mod audit;
+mod audited;
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) mod bugs;
 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -46,8 +47,10 @@ mod leases;
 mod nodes;
 mod peek;
 mod recover;
+mod reset;
 mod rows;
 mod rules;
+mod shadow;
 mod show;
 mod slab;
 
@@ -61,12 +64,13 @@ use tollgate_proto::state::v1::{
 
 use crate::Rule;
 
+pub use audited::{Audited, Sums, Unsound};
 pub(crate) use holds::{actual, requests_of};
 pub use image::Image;
 pub use leases::LeaseView;
 pub use nodes::Earlier;
 pub use rows::RestoreError;
-pub use show::{AccountView, Keep, Page, Query};
+pub use show::{AccountView, Keep, Page, Position, Query, Sort, title};
 
 /// Rows that changed: key, and value or `None` for a deletion.
 pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;

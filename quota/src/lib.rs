@@ -42,5 +42,5 @@ pub use uplink::{BoxFuture, Uplink, UplinkError};
 /// The log's own words, as they are spoken on both sides of it.
 pub use tollgate_proto::state::v1::{
     Attribution, Frame, FrameOutcome, JournalEnd, JournalEntry, NodeOpen, NodeOpenOutcome, Outcome, QuotaBatch,
-    QuotaOutcome, Recover, Settle, Usage, journal_entry::Kind as JournalKind,
+    QuotaOutcome, Recover, Settle, ShadowCharge, Usage, journal_entry::Kind as JournalKind,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name, Timestamp};
-use tollgate_proto::state::v1::{Attribution, Outcome, Usage};
+use tollgate_proto::state::v1::{Attribution, Outcome, ShadowCharge, Usage};
 
 use crate::{Unavailable, desk::Ticket};
 
@@ -54,17 +54,34 @@ pub struct Standing {
 pub struct Reservation {
     ticket: Ticket,
     standings: Vec<Standing>,
+    local: bool,
 }
 
 impl Reservation {
     pub(crate) fn new(ticket: Ticket, standings: Vec<Standing>) -> Self {
-        Self { ticket, standings }
+        Self { ticket, standings, local: false }
+    }
+
+    pub(crate) fn drawn(ticket: Ticket, standings: Vec<Standing>) -> Self {
+        Self { ticket, standings, local: true }
+    }
+
+    /// Whether it was drawn from leases alone, without asking the log.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.local
     }
 
     /// The accounts on the path, in the order of the charges.
     #[must_use]
     pub fn standings(&self) -> &[Standing] {
         &self.standings
+    }
+
+    /// Has what the request will have used counted in these accounts of shadow limits as well.
+    pub fn with_shadow(mut self, charges: Vec<ShadowCharge>) -> Self {
+        self.ticket.set_shadow(charges);
+        self
     }
 
     /// Marks the moment after which an upstream may bill us, once it is [`InFlight::durable`].

@@ -1,6 +1,6 @@
 //! A limit as the ledger knows it: what is counted, for whom, how much, and over which window.
 
-use tollgate_model::{KeyPart, Limit, LogIndex, Name, TimeZone, Unit, Window};
+use tollgate_model::{KeyPart, Limit, LogIndex, Mode, Name, TimeZone, Unit, Window};
 
 /// What the ledger needs of a `Limit`. Whom it applies to is decided where charges are computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Rule {
     pub window: Window,
     /// Where windows begin.
     pub time_zone: TimeZone,
+    /// It counts what was used, and nothing is held for it or refused by it.
+    pub shadow: bool,
 }
 
 impl Rule {
@@ -33,6 +35,7 @@ impl Rule {
             capacity: limit.limit,
             window: limit.window,
             time_zone,
+            shadow: limit.mode == Mode::Shadow,
         }
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationT
     )
     .add_service(ClusterServiceServer::new(cluster).max_decoding_message_size(MAX_REQUEST_BYTES))
     .add_service(
-        LimitServiceServer::new(Limits { backplane: Arc::clone(backplane) })
+        LimitServiceServer::new(Limits { backplane: Arc::clone(backplane), key: state.key.clone() })
             .max_decoding_message_size(MAX_REQUEST_BYTES),
     )
     .add_service(

@@ -15,15 +15,15 @@ use tokio::sync::watch;
 use tollgate_admin::{
     TokenTable,
     backplane::{
-        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, Committed, ConfigState, Membership,
+        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, Committed, ConfigState, ExplainQuery, Membership,
         MembershipChange, Readiness, RequestId,
     },
 };
 use tollgate_billing::{Query, UsageLine};
 use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
-    admin::v1::{LimitAccount, NodeStatus},
-    state::v1::{Command, TokenChange, command},
+    admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
+    state::v1::{AccountFigures, Command, LimitReset, LimitResetOutcome, TokenChange, command},
 };
 
 /// The tenant that has used nothing.
@@ -50,6 +50,7 @@ struct Log {
     tokens: TokenTable,
     /// What each request asked for, and what came of it.
     outcomes: HashMap<RequestId, (Bytes, Committed)>,
+    resets: Vec<LimitReset>,
 }
 
 impl FakeNode {
@@ -74,6 +75,11 @@ impl FakeNode {
     /// Entries so far.
     pub(crate) fn log_index(&self) -> u64 {
         self.log.lock().unwrap().index
+    }
+
+    /// Accounts that were reset.
+    pub(crate) fn resets(&self) -> Vec<LimitReset> {
+        self.log.lock().unwrap().resets.clone()
     }
 
     /// Resources that are declared.
@@ -106,6 +112,19 @@ impl FakeNode {
                 outcome.encode_to_vec()
             }
             command::Kind::Token(change) => log.tokens.apply(self.now(), &change, &mut Vec::new()).encode_to_vec(),
+            command::Kind::LimitReset(reset) => {
+                let figures = AccountFigures { capacity: 10, used: 4, free: 6, ..AccountFigures::default() };
+                let outcome = match reset.key.as_slice() {
+                    [key] if key.parse::<u8>().is_ok() => LimitResetOutcome {
+                        problem: String::new(),
+                        before: Some(figures),
+                        after: Some(AccountFigures { used: 0, free: 10, ..figures }),
+                    },
+                    _ => LimitResetOutcome { problem: "there is no such account".into(), ..Default::default() },
+                };
+                log.resets.push(reset);
+                outcome.encode_to_vec()
+            }
             other => panic!("the admin plane does not propose {other:?}"),
         };
         let committed = Committed { index, outcome: Bytes::from(outcome) };
@@ -148,11 +167,32 @@ impl Backplane for FakeNode {
             return AccountPage::default();
         }
         let first = query.after.parse().unwrap_or(0);
-        let account =
-            |n: usize| LimitAccount { limit: "tpm".into(), account: n.to_string(), ..LimitAccount::default() };
+        let account = |n: usize| {
+            let (limit, account) = (query.limit.clone().unwrap_or("tpm".into()), n.to_string());
+            LimitAccount { limit, key: vec![account.clone()], account, ..LimitAccount::default() }
+        };
+        if query.account.as_deref() == Some("a/b") {
+            let alike = |key: [&str; 2]| LimitAccount { key: key.map(str::to_owned).to_vec(), ..account(0) };
+            return AccountPage { accounts: vec![alike(["a", "b"]), alike(["a/b", ""])], next: String::new() };
+        }
+        if let Some([one]) = query.key.as_deref() {
+            let found = one.parse().ok().filter(|n| *n < 25).map(account);
+            return AccountPage { accounts: found.into_iter().collect(), next: String::new() };
+        }
+        if let Some(one) = &query.account {
+            let found = one.parse().ok().filter(|n| *n < 25).map(account);
+            return AccountPage { accounts: found.into_iter().collect(), next: String::new() };
+        }
         let accounts: Vec<_> = (first..25).take(query.max).map(account).collect();
         let next = first + accounts.len();
         AccountPage { accounts, next: if next < 25 { next.to_string() } else { String::new() } }
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<Vec<LimitVerdict>, String> {
+        if query.consumer != "alice" {
+            return Err(format!("there is no consumer `{}`", query.consumer));
+        }
+        Ok(vec![LimitVerdict { verdict: "admits".into(), ..LimitVerdict::default() }])
     }
 
     fn usage(&self, query: &Query) -> Vec<UsageLine> {

@@ -5,5 +5,6 @@ mod auth;
 mod config;
 mod fake;
 mod http;
+mod limits;
 mod server;
 mod tokens;

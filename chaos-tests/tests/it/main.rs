@@ -8,6 +8,7 @@ mod fallback;
 mod full_disk;
 mod leaving;
 mod limit;
+mod limit_verbs;
 mod matrix;
 mod membership;
 mod mix;

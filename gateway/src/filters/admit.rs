@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::code;
-use tollgate_model::{ConfigView, Durability, KeyPart, Limit, LogIndex, Subject, Unit};
-use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing};
+use tollgate_model::{ConfigView, Durability, KeyPart, Limit, LogIndex, Mode, Reserve, Subject, Unit};
+use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing, Unavailable};
 
-use super::rate_headers::{Figures, rate_headers};
+use super::{
+    rate_headers::{Figures, rate_headers},
+    shadow,
+};
 use crate::{error::Rejection, gateway::Shared};
 
 /// The log is waited for this long: a leader that died is replaced within two seconds, and the request need not know.
@@ -24,6 +27,16 @@ pub(crate) struct Need {
 }
 
 impl Need {
+    /// What a limit holds of it. A prompt's worth is never nothing where there will be output: an account of which nothing
+    /// is left admits nobody.
+    pub(super) fn held_by(self, limit: &Limit) -> u64 {
+        match (limit.reserve, limit.unit) {
+            (Reserve::Prompt, Unit::Tokens) => self.input.max(self.output.min(1)),
+            (Reserve::Prompt, Unit::OutputTokens) => self.output.min(1),
+            _ => self.of(limit.unit),
+        }
+    }
+
     fn of(self, unit: Unit) -> u64 {
         match unit {
             Unit::Tokens => self.input.saturating_add(self.output),
@@ -75,14 +88,20 @@ pub(crate) async fn admit(
     let deadline = deadline.min(Instant::now() + PATIENCE);
     let mut view = Arc::clone(view);
     loop {
-        let limits: Vec<Arc<Limit>> = view.limits_for(subject).cloned().collect();
+        let met = view.limits_for(subject).cloned();
+        let (limits, shadows): (Vec<Arc<Limit>>, Vec<_>) = met.partition(|limit| limit.mode == Mode::Enforce);
         let charges = charges(&limits, &subject, need)?;
         let figures = Figures::of(limits.iter());
         let durability = limits.iter().map(|limit| limit.durability).fold(at_least, Durability::max);
+        let asked = (!charges.is_empty()).then(Instant::now);
         match shared.desk.reserve(charges, quota_durability(durability), deadline, hold_for).await {
             Ok(reservation) => {
+                if let Some(asked) = asked {
+                    shared.metrics.waited(reservation.is_local(), asked.elapsed());
+                }
                 limits.iter().for_each(|limit| shared.metrics.decision(&limit.name, "granted"));
                 let headers = rate_headers(&figures.with(reservation.standings()));
+                let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
                 return Ok(Admission { reservation, headers });
             }
             Err(ReserveError::Stale { version, .. }) => {
@@ -110,7 +129,8 @@ pub(crate) struct Knows {
 pub(crate) fn peek(shared: &Shared, view: &ConfigView, subject: Subject<'_>, knows: Knows) -> HeaderMap {
     let anybody = if knows.caller { subject } else { Subject { tenant: Some(""), consumer: Some(""), ..subject } };
     let known = |limit: &&Arc<Limit>| knows.model || !limit.per.contains(&KeyPart::Model);
-    let limits: Vec<&Arc<Limit>> = view.limits_for(anybody).filter(known).collect();
+    let told = |limit: &&Arc<Limit>| limit.mode == Mode::Enforce && known(limit);
+    let limits: Vec<&Arc<Limit>> = view.limits_for(anybody).filter(told).collect();
     if limits.is_empty() {
         return HeaderMap::new();
     }
@@ -120,7 +140,8 @@ pub(crate) fn peek(shared: &Shared, view: &ConfigView, subject: Subject<'_>, kno
 
 /// How much output a request may still ask for so that it fits into the limits at all, with this much input.
 pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -> u64 {
-    let room = view.limits_for(subject).filter_map(|limit| match limit.unit {
+    let holds_output = |limit: &&Arc<Limit>| limit.mode == Mode::Enforce && limit.reserve == Reserve::Full;
+    let room = view.limits_for(subject).filter(holds_output).filter_map(|limit| match limit.unit {
         Unit::Tokens => Some(limit.limit.saturating_sub(input)),
         Unit::OutputTokens => Some(limit.limit),
         Unit::InputTokens | Unit::Requests => None,
@@ -130,7 +151,7 @@ pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -
 
 fn charges(limits: &[Arc<Limit>], subject: &Subject<'_>, need: Need) -> Result<Vec<Charge>, Rejection> {
     let charge = |limit: &Arc<Limit>| {
-        let amount = need.of(limit.unit);
+        let amount = need.held_by(limit);
         if amount > limit.limit {
             return Err(exceeds(&limit.name, limit.unit.as_str(), limit.limit, amount));
         }
@@ -151,6 +172,13 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures) -> Rejection
         }
         ReserveError::ExceedsLimit { limit, capacity, amount } => {
             exceeds(&limit, figures.unit(&limit), capacity, amount)
+        }
+        ReserveError::Unavailable(Unavailable::Quarantined) => {
+            figures.names().for_each(|limit| shared.metrics.decision(limit, "unavailable"));
+            let names: Vec<&str> = figures.names().collect();
+            let message =
+                format!("An account of limit `{}` does not add up and is closed for now.", names.join("`, `"));
+            Rejection::new(503, code::QUOTA_UNAVAILABLE, message).retry_after(RETRY_UNAVAILABLE)
         }
         _ => {
             figures.names().for_each(|limit| shared.metrics.decision(limit, "unavailable"));

@@ -4,6 +4,7 @@
 pub(crate) mod admit;
 mod authenticate;
 mod rate_headers;
+mod shadow;
 
 pub(crate) use authenticate::{authenticate, credentials, remove_credentials};
 pub(crate) use rate_headers::are_told;

@@ -51,6 +51,9 @@ impl Figures {
 impl Figure {
     #[expect(clippy::cast_precision_loss, reason = "only compared")]
     fn share(&self) -> f64 {
+        if self.limit.limit == 0 {
+            return 0.0;
+        }
         let left = self.left.map_or(self.limit.limit, |(left, _)| left);
         left as f64 / self.limit.limit as f64
     }
@@ -83,13 +86,19 @@ pub(super) fn rate_headers(figures: &Figures) -> HeaderMap {
     };
     let policy = |it: &Figure| {
         let window = window_seconds(it.limit.window).map(|seconds| format!(";w={seconds}")).unwrap_or_default();
-        Some(format!("\"{}\";q={}{window};qu=\"{}\"", it.limit.name, it.limit.limit, it.limit.unit))
+        Some(format!("\"{}\";q={}{window};qu=\"{}\"", it.limit.name, structured(it.limit.limit), it.limit.unit))
     };
-    let left =
-        |it: &Figure| it.left.map(|(left, reset)| format!("\"{}\";r={left};t={}", it.limit.name, ceil_seconds(reset)));
+    let left = |it: &Figure| {
+        it.left.map(|(left, reset)| format!("\"{}\";r={};t={}", it.limit.name, structured(left), ceil_seconds(reset)))
+    };
     headers.extend(list(&policy).map(|value| (RATELIMIT_POLICY.clone(), value)));
     headers.extend(list(&left).map(|value| (RATELIMIT.clone(), value)));
     headers
+}
+
+/// An integer of a structured field has at most 15 digits (RFC 9651 §3.3.1).
+fn structured(number: u64) -> u64 {
+    number.min(999_999_999_999_999)
 }
 
 /// None where windows differ in length.

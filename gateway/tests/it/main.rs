@@ -10,6 +10,7 @@ mod early_answers;
 mod h2c;
 mod http2;
 mod limit_keys;
+mod limit_modes;
 mod limits;
 mod refusals;
 mod services;

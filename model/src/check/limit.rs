@@ -12,7 +12,7 @@ use super::{
     },
     upstream::globs,
 };
-use crate::{Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Problems, Unit, Window};
+use crate::{Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Problems, Reserve, Unit, Window};
 
 /// Half of what 64 bits hold, so that no sum of two amounts overflows.
 const MAX_LIMIT: u64 = u64::MAX / 2;
@@ -34,7 +34,8 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
     let amount = amount(&mut context, &spec.field("limit"), given.limit);
     let window = window(&mut context, &spec.field("window"), given);
     let per = per(&mut context, &spec.field("per"), &given.per);
-    modes(&mut context, &spec, given);
+    let mode = modes(&mut context, &spec, given);
+    let reserve = reserve(&mut context, &spec.field("reserve"), given, unit);
     let durability = durability(&mut context, &spec.field("durability"), given, unit);
     let (at, none) = (spec.field("match"), v1::LimitMatch::default());
     let matched = given.r#match.as_ref().unwrap_or(&none);
@@ -51,6 +52,8 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
         limit: amount,
         window,
         durability,
+        mode,
+        reserve,
     };
     context.finish(Checked::Limit(Arc::new(limit)))
 }
@@ -130,9 +133,19 @@ fn durability(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit
 }
 
 /// What is accepted only where it says what is done now.
-fn modes(context: &mut Context, spec: &Field<'_>, given: &v1::LimitSpec) {
-    context.word(&spec.field("mode"), &given.mode, &[("enforce", Is(())), ("shadow", NotYet)]);
+fn modes(context: &mut Context, spec: &Field<'_>, given: &v1::LimitSpec) -> Mode {
+    let modes = [("enforce", Is(Mode::Enforce)), ("shadow", Is(Mode::Shadow))];
+    let mode = context.word(&spec.field("mode"), &given.mode, &modes).unwrap_or_default();
     context.word(&spec.field("algorithm"), &given.algorithm, &[("fixed", Is(())), ("sliding", NotYet)]);
-    context.word(&spec.field("reserve"), &given.reserve, &[("full", Is(())), ("prompt", NotYet)]);
     context.word(&spec.field("whenUnavailable"), &given.when_unavailable, &[("deny", Is(())), ("allow", NotYet)]);
+    mode
+}
+
+fn reserve(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit: Unit) -> Reserve {
+    let words = [("full", Is(Reserve::Full)), ("prompt", Is(Reserve::Prompt))];
+    let reserve = context.word(at, &given.reserve, &words).unwrap_or_default();
+    if reserve == Reserve::Prompt && unit == Unit::Requests {
+        context.add(at, "`prompt` is for units that tokens are counted in: leave it out");
+    }
+    reserve
 }

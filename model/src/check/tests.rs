@@ -401,6 +401,9 @@ fn a_limit_means_what_the_contract_says() {
         assert!(!given.concerns(&other), "{other:?}");
     }
     let all = limit("{unit: requests, limit: 1, window: 1s, algorithm: fixed}");
+    let most = limit("{unit: tokens, limit: 9223372036854775807, window: 1m, mode: shadow, reserve: prompt}");
+    assert_eq!((most.limit, most.mode, most.reserve), (i64::MAX as u64, crate::Mode::Shadow, crate::Reserve::Prompt));
+    assert_eq!((given.mode, given.reserve), (crate::Mode::Enforce, crate::Reserve::Full));
     let nobody = crate::Subject::of_route("r");
     assert!(all.concerns(&nobody) && all.key(&nobody).is_empty());
     let each = limit("{per: [consumer], unit: requests, limit: 1, window: 1s, algorithm: fixed}");
@@ -459,12 +462,11 @@ fn every_wrong_value_of_a_limit_is_told() {
         ("match: {cidrs: [10.0.0.0/8, '::ffff:10.1.2.3/104']}", "spec.match.cidrs[1]: `10.0.0.0/8` is there twice"),
         ("match: {tenants: [A]}", "spec.match.tenants[0]: must be 1 to 253"),
         ("match: {models: ['']}", "spec.match.models[0]: must not be empty"),
-        ("mode: shadow", "spec.mode: `shadow` is not supported yet"),
         ("mode: enforced", "spec.mode: `enforced` is unknown (did you mean `enforce`?)"),
         ("algorithm: sliding", "spec.algorithm: `sliding` is not supported yet"),
         ("algorithm: fix", "spec.algorithm: `fix` is unknown (did you mean `fixed`?)"),
         ("durability: disk", "spec.durability: `disk` is unknown"),
-        ("reserve: prompt", "spec.reserve: `prompt` is not supported yet"),
+        ("reserve: prompts", "spec.reserve: `prompts` is unknown (did you mean `prompt`?)"),
         ("whenUnavailable: allow", "spec.whenUnavailable: `allow` is not supported yet"),
     ] {
         let found = wrong("Limit", &with(rest));
@@ -480,6 +482,14 @@ fn every_wrong_value_of_a_limit_is_told() {
             ("{unit: tokens, window: 1m}", "spec.limit: is missing"),
             ("{unit: tokens, limit: 0, window: 1m}", "spec.limit: must be greater than 0"),
             ("{unit: tokens, limit: 18446744073709551615, window: 1m}", "spec.limit: must be at most"),
+            (
+                "{unit: tokens, limit: 9223372036854775808, window: 1m}",
+                "spec.limit: must be at most 9223372036854775807",
+            ),
+            (
+                "{unit: requests, limit: 1, window: 1m, reserve: prompt}",
+                "spec.reserve: `prompt` is for units that tokens",
+            ),
             ("{unit: tokens, limit: 1}", "spec.window: is missing"),
             ("{unit: tokens, limit: 1, window: 60s}", "spec.window: `60s` is no window"),
         ],

@@ -33,6 +33,41 @@ pub struct Limit {
     pub window: Window,
     /// What has to be written down before a request is sent out.
     pub durability: Durability,
+    /// Whether it refuses.
+    pub mode: Mode,
+    /// What is held for a request before it is sent on.
+    pub reserve: Reserve,
+}
+
+/// Whether a limit refuses what is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// It counts and reports, and never refuses.
+    Shadow,
+}
+
+impl Mode {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+/// How much of what a request can use is held for it before it is sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reserve {
+    /// All: the limit is never over.
+    #[default]
+    Full,
+    /// What the prompt takes. The rest is counted after, and may be over: it blocks the account until the window turns.
+    Prompt,
 }
 
 /// What a crash may make of what was used (QUOTA.md 3.7).

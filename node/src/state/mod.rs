@@ -28,8 +28,9 @@ use tollgate_admin::{TokenTable, backplane::ConfigState};
 use tollgate_billing::UsageTable;
 use tollgate_consensus::{Applied, Changes, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
-use tollgate_proto::state::v1::{Command, CommandAsked, ConfigChange, QuotaBatch, TokenChange, command};
+use tollgate_proto::state::v1::{Command, CommandAsked, ConfigChange, LimitReset, QuotaBatch, TokenChange, command};
 use tollgate_quota::{Desk, Ledger, NodeOpen};
+use tracing::info;
 
 use self::rows::Part;
 
@@ -147,6 +148,17 @@ impl ReplicatedState {
         outcome.encode_to_vec()
     }
 
+    fn reset_limit(&mut self, now: Timestamp, reset: &LimitReset, changes: &mut Changes) -> Vec<u8> {
+        let mut rows = Vec::new();
+        let outcome = self.shared.change_ledger(|ledger| ledger.reset(now, reset, &mut rows));
+        Part::Quota.collect(rows, changes);
+        if let (Some(before), "") = (&outcome.before, outcome.problem.as_str()) {
+            let account = reset.key.join("/");
+            info!(token = %reset.actor, limit = %reset.limit, account, used = before.used, overrun = before.overrun, "limit reset");
+        }
+        outcome.encode_to_vec()
+    }
+
     fn change_tokens(&mut self, now: Timestamp, change: &TokenChange, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
         let mut tokens = TokenTable::clone(&self.shared.tokens.load());
@@ -170,6 +182,7 @@ impl StateMachine for ReplicatedState {
             command::Kind::Config(change) => self.change_config(index, now, change, changes),
             command::Kind::Quota(batch) => self.apply_quota(index, now, batch, changes),
             command::Kind::Token(change) => self.change_tokens(now, change, changes),
+            command::Kind::LimitReset(reset) => self.reset_limit(now, reset, changes),
             command::Kind::NodeOpen(open) => self.open_node(index, now, open, changes),
         };
         self.shared.log_time.send_replace(now);

@@ -4,8 +4,8 @@ use tokio_util::task::TaskTracker;
 use tollgate_model::{Name, NodeId};
 use tollgate_proto::{
     state::v1::{
-        Charge, ConfigOutcome, Frame, Hold, NodeOpen, PutResource, QuotaOutcome, Record, Settle, TokenRecord, Usage,
-        record, token_change,
+        Charge, ConfigOutcome, Frame, Hold, LimitResetOutcome, NodeOpen, PutResource, QuotaOutcome, Record, Settle,
+        TokenRecord, Usage, record, token_change,
     },
     v1::Resource,
 };
@@ -215,4 +215,17 @@ fn the_same_request_is_known_by_what_was_asked_and_not_by_how_it_was_sealed() {
     assert_ne!(fingerprint("sealed so", b"one"), fingerprint("sealed so", b"two"));
     assert_eq!(fingerprint("a", b""), fingerprint("a", b""));
     assert_ne!(fingerprint("a", b""), fingerprint("b", b""));
+}
+
+#[test]
+fn a_reset_forgives_what_was_used_and_is_in_the_rows() {
+    let mut driven = driven();
+    let reset =
+        |limit: &str| LimitReset { limit: limit.to_owned(), key: vec!["acme".to_owned()], ..LimitReset::default() };
+    let outcome = LimitResetOutcome::decode(driven.apply(command::Kind::LimitReset(reset("tpm")))).unwrap();
+    let (before, after) = (outcome.before.unwrap(), outcome.after.unwrap());
+    assert_eq!((outcome.problem.as_str(), before.used, after.used, after.free), ("", 250, 0, 1_000));
+    assert_eq!(driven.image(), driven.rows, "what was written adds up to what there is");
+    let outcome = LimitResetOutcome::decode(driven.apply(command::Kind::LimitReset(reset("tmp")))).unwrap();
+    assert_eq!((outcome.problem.as_str(), outcome.before), ("there is no limit tmp", None));
 }

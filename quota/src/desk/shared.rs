@@ -17,7 +17,7 @@ use tokio::{
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{Attribution, Frame, FrameOutcome, HoldOutcome, Settle};
 
-use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, ticket::standing};
+use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, quarantine::Quarantine, ticket::standing};
 use crate::{
     Charge, Durability, Ledger, Reservation, ReserveError, Unavailable,
     agent::{Agent, Answer, MAX_FRAME_RECORDS},
@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     overdue: Signal,
     ended: Signal,
     counters: Counters,
+    pub(super) quarantine: Quarantine,
 }
 
 #[derive(Debug)]
@@ -59,6 +60,8 @@ struct State {
     stop_by: Option<Instant>,
     /// Up to where the journal was when it was last restated.
     restated: u64,
+    /// When the oldest settlement was made that the log has not confirmed.
+    unsaid_since: Option<Instant>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -133,12 +136,14 @@ impl Shared {
                 settles_since: None,
                 stop_by: None,
                 restated: 0,
+                unsaid_since: None,
             }),
             wake: Notify::new(),
             fenced: Signal::new(),
             overdue: Signal::new(),
             ended: Signal::new(),
             counters: Counters::default(),
+            quarantine: Quarantine::default(),
         }
     }
 
@@ -158,6 +163,9 @@ impl Shared {
         durability: Durability,
         hold_for: Duration,
     ) -> Result<Reserved, ReserveError> {
+        if self.quarantine.refuses(charges) {
+            return Err(self.undecided(Unavailable::Quarantined));
+        }
         let mut state = self.state.lock();
         self.refuse_when_closed(&state, durability)?;
         let now = state.log_time();
@@ -173,7 +181,7 @@ impl Shared {
             if ask {
                 self.wake.notify_one();
             }
-            return Ok(Reserved::Now(Reservation::new(ticket, standings.iter().map(standing).collect())));
+            return Ok(Reserved::Now(Reservation::drawn(ticket, standings.iter().map(standing).collect())));
         }
         let (tell, told) = oneshot::channel();
         state.waiting.insert(request, tell);
@@ -256,7 +264,8 @@ impl Shared {
         let mut state = self.state.lock();
         state.agent.settle(settle);
         self.write_down(&mut state);
-        state.settles_since.get_or_insert_with(Instant::now);
+        let now = *state.settles_since.get_or_insert_with(Instant::now);
+        state.unsaid_since.get_or_insert(now);
         state.say_leases_within(self.config.settle_delay);
         drop(state);
         self.wake.notify_one();
@@ -354,6 +363,10 @@ impl Shared {
         let answers = state.agent.applied(outcome, log_time);
         let confirmed = !state.agent.is_sending();
         let fenced = state.agent.is_fenced();
+        if confirmed {
+            // What was queued while the frame was on its way waits since then.
+            state.unsaid_since = state.settles_since.filter(|_| state.agent.queued().1 > 0);
+        }
         if state.agent.queued().0 > 0 {
             state.holds_since.get_or_insert_with(Instant::now);
         }
@@ -432,12 +445,15 @@ impl Shared {
     pub(super) fn stats(&self) -> DeskStats {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         let mut state = self.state.lock();
+        let unsaid_since = state.unsaid_since;
         self.pass(&mut state);
         let unjournaled = state.agent.journaled().saturating_sub(self.progress.borrow().durable);
         let (open, isolated) = (state.agent.load(), state.agent.is_isolated());
         drop(state);
         DeskStats {
             open,
+            quarantined: self.quarantine.len(),
+            settle_lag: unsaid_since.map_or(Duration::ZERO, |since| since.elapsed()),
             proposals: count(&self.counters.proposals),
             failed_proposals: count(&self.counters.failed_proposals),
             records: count(&self.counters.records),

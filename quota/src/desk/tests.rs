@@ -46,6 +46,7 @@ impl Log {
             capacity,
             window: Window::Minute,
             time_zone: TimeZone::UTC,
+            shadow: false,
         };
         log.ledger.lock().set_rule(Timestamp(0), rule, &mut Changes::new());
         log.open(1);

@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name, Timestamp};
-use tollgate_proto::state::v1::{self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, Usage};
+use tollgate_proto::state::v1::{
+    self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, ShadowCharge, Usage,
+};
 
 use super::shared::{Shared, Word};
 use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable};
@@ -18,15 +20,16 @@ pub(crate) struct Ticket {
     durability: Durability,
     /// Up to where the journal must be durable before the request is sent out.
     position: u64,
+    shadow: Vec<ShadowCharge>,
 }
 
 impl Ticket {
     pub(super) fn held(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
-        Self { shared, request, held: true, open: true, durability, position: 0 }
+        Self { shared, request, held: true, open: true, durability, position: 0, shadow: Vec::new() }
     }
 
     pub(super) fn unheld(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
-        Self { shared, request, held: false, open: true, durability, position: 0 }
+        Self { shared, request, held: false, open: true, durability, position: 0, shadow: Vec::new() }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -43,6 +46,10 @@ impl Ticket {
         self.shared.durable(self.position, deadline).await
     }
 
+    pub(crate) fn set_shadow(&mut self, charges: Vec<ShadowCharge>) {
+        self.shadow = charges;
+    }
+
     pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Attribution) {
         if outcome == Outcome::Voided {
             return self.void();
@@ -54,6 +61,7 @@ impl Ticket {
                 usage: Some(usage),
                 attribution: Some(attribution),
                 unheld: !self.held,
+                shadow: std::mem::take(&mut self.shadow),
                 ..Settle::default()
             });
         }

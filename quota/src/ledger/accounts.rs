@@ -34,7 +34,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    fn new(rule: u32, epoch: u64, key: Arc<str>) -> Self {
+    pub(super) fn new(rule: u32, epoch: u64, key: Arc<str>) -> Self {
         Self {
             rule,
             epoch,
@@ -55,6 +55,11 @@ impl Account {
     pub(super) fn free(&self, capacity: u64) -> i128 {
         let out = i128::from(self.leased) + i128::from(self.suspense);
         i128::from(capacity) - i128::from(self.used) - i128::from(self.held) - out
+    }
+
+    /// Nothing was used in this window. What is held or out stays.
+    pub(super) fn forget_use(&mut self) {
+        (self.used, self.overrun) = (0, 0);
     }
 
     /// What may still be held or granted: less what was overrun.

@@ -10,7 +10,7 @@ use super::{
     Ledger, MAX_CHARGES, MAX_KEY_BYTES, Used,
     holds::{Held, HoldState},
 };
-use crate::invariants;
+use crate::{Rule, invariants};
 
 /// No request lasts longer, whatever a frame says.
 const MAX_HOLD_US: u64 = 24 * 3_600 * 1_000_000;
@@ -73,7 +73,7 @@ impl Ledger {
                     if let Some(state) = self.nodes.get_mut(frame.node) {
                         state.last_terminal = state.last_terminal.max(settle.terminal);
                     }
-                    if self.settle(frame.node, settle) {
+                    if self.settle(now, frame.node, settle) {
                         used.extend(used_by(frame.node, settle));
                     }
                 }
@@ -186,8 +186,8 @@ impl Ledger {
         for (by, charge) in hold.charges.iter().enumerate() {
             let rule = self.rule_of(at, by, charge)?;
             self.roll(now, rule);
-            let parts = self.rules.get(rule).rule.per.len();
-            let Some(key) = join(&charge.key).filter(|_| charge.key.len() == parts) else {
+            let Rule { per, shadow, .. } = &self.rules.get(rule).rule;
+            let Some(key) = join(&charge.key).filter(|_| charge.key.len() == per.len() && !shadow) else {
                 return Err(Refused::new(by, Refusal::Invalid));
             };
             if path.iter().any(|step| step.rule == rule) {
@@ -208,7 +208,7 @@ impl Ledger {
             return Err(stale(gone.min(at.0.max(1))));
         };
         let state = self.rules.get(id);
-        if (state.since..=state.rule.version.0).contains(&charge.limit_version) {
+        if (state.oldest()..=state.rule.version.0).contains(&charge.limit_version) {
             Ok(id)
         } else {
             Err(stale(state.rule.version.0))

@@ -124,7 +124,7 @@ pub(crate) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
 
 impl Ledger {
     /// Ends a request. Whether its usage counts: once for each request that was dispatched.
-    pub(super) fn settle(&mut self, node: u64, settle: &Settle) -> bool {
+    pub(super) fn settle(&mut self, now: u64, node: u64, settle: &Settle) -> bool {
         let outcome = settle.outcome();
         if !settle.unheld && !self.end_hold(node, settle, outcome) {
             self.meta.second_terminals += 1;
@@ -135,6 +135,7 @@ impl Ledger {
             return false;
         }
         self.meta.settled += 1;
+        self.count_shadows(now, settle);
         settle.attribution.is_some()
     }
 

@@ -17,12 +17,12 @@ use tollgate_model::Timestamp;
 /// Everything that a snapshot or a listing needs, apart from the live ledger: read it wherever there is time.
 #[derive(Debug, Clone)]
 pub struct Image {
-    meta: LedgerMetaRow,
-    rules: Shared<RuleState>,
-    accounts: Shared<Account>,
-    nodes: Vec<(u64, NodeState)>,
-    holds: Shared<HoldState>,
-    leases: Shared<Lease>,
+    pub(super) meta: LedgerMetaRow,
+    pub(super) rules: Shared<RuleState>,
+    pub(super) accounts: Shared<Account>,
+    pub(super) nodes: Vec<(u64, NodeState)>,
+    pub(super) holds: Shared<HoldState>,
+    pub(super) leases: Shared<Lease>,
 }
 
 impl Image {
@@ -59,6 +59,7 @@ impl Image {
     /// As [`super::Ledger::accounts`].
     #[must_use]
     pub fn accounts(&self, now: Timestamp, query: &Query<'_>) -> Page {
-        show::accounts(&self.rules, &self.accounts, &self.leases, now.0.max(self.meta.last_time_us), query)
+        let now = now.0.max(self.meta.last_time_us);
+        show::accounts(&self.rules, &self.accounts, &self.leases, &self.nodes, now, query)
     }
 }

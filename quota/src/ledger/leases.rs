@@ -144,7 +144,7 @@ impl Ledger {
         Some(LeaseView {
             account,
             epoch: it.epoch,
-            versions: (LogIndex(rule.since), rule.rule.version),
+            versions: (LogIndex(rule.oldest()), rule.rule.version),
             unit: rule.rule.unit,
             capacity: rule.rule.capacity,
             window_end: Timestamp(rule.window_end),
@@ -203,7 +203,7 @@ impl Ledger {
     fn wanted_account(&mut self, at: LogIndex, now: u64, want: &Want) -> Option<u32> {
         let charge =
             Charge { limit: want.limit.clone(), key: Vec::new(), amount: 0, limit_version: want.limit_version };
-        let rule = self.rule_of(at, 0, &charge).ok()?;
+        let rule = self.rule_of(at, 0, &charge).ok().filter(|id| !self.rules.get(*id).rule.shadow)?;
         self.roll(now, rule);
         let key = join(&want.key).filter(|_| want.key.len() == self.rules.get(rule).rule.per.len())?;
         let id = self.obtain_account(rule, &key);
@@ -331,7 +331,8 @@ impl Ledger {
     /// Turns a central account back, once there is enough to divide.
     pub(super) fn reconsider(&mut self, id: u32) {
         let Some(account) = self.accounts.get(id).filter(|account| account.central) else { return };
-        if self.rules.get(account.rule).deleted_at.is_some() || self.free_of(id) < 2 * self.floor(id) {
+        let state = self.rules.get(account.rule);
+        if state.deleted_at.is_some() || state.rule.shadow || self.free_of(id) < 2 * self.floor(id) {
             return;
         }
         let account = self.accounts.slab.get_mut(id).expect("it was there a line ago");

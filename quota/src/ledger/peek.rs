@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use tollgate_model::{Name, Timestamp};
 
-use super::{Ledger, apply::join, rules::window_around};
+use super::{
+    Ledger,
+    accounts::Account,
+    apply::join,
+    rules::window_around,
+    show::{self, AccountView, Out},
+};
 use crate::Standing;
 
 impl Ledger {
@@ -19,6 +25,40 @@ impl Ledger {
             let held_out: u64 = open.map(|lease| lease.held).sum();
             account.available(capacity) + i128::from(account.leased) - i128::from(held_out)
         })
+    }
+
+    /// One account in the window that is open at `now`, as listings show it, whether anybody has used it or not. Without a key
+    /// one that nobody has. None where the limit is not in force, or has no such account.
+    #[must_use]
+    pub fn account(&self, now: Timestamp, limit: &str, key: Option<&[String]>) -> Option<AccountView> {
+        let id = self.rules.live(limit)?;
+        let mut rule = self.rules.get(id).clone();
+        let now = now.0.max(self.meta.last_time_us);
+        let current = now < rule.window_end;
+        if !current {
+            (rule.window_start, rule.window_end) = window_around(now, &rule.rule);
+        }
+        let joined = match key {
+            None => String::new(),
+            Some(key) => join(key).filter(|_| key.len() == rule.rule.per.len())?,
+        };
+        let named =
+            key.filter(|_| current).and_then(|_| self.find_account(id, &joined).or_else(|| self.would_overflow(id)));
+        let found = named.and_then(|id| Some((id, self.accounts.get(id)?))).filter(|(_, it)| it.epoch == rule.epoch);
+        let mut view = match found {
+            Some((id, account)) => show::view(&rule, account, &self.out_of(id)),
+            None => show::view(&rule, &Account::new(id, rule.epoch, joined.into()), &Out::default()),
+        };
+        if key.is_none() {
+            (view.account, view.key) = (String::new(), Vec::new());
+        }
+        Some(view)
+    }
+
+    fn out_of(&self, account: u32) -> Out {
+        let mut out = Out::default();
+        self.leases.of_account(account).filter(|lease| self.is_open(lease)).for_each(|lease| out.add(lease));
+        out
     }
 
     /// How the account of `key` under `limit` stands at `now` or at the last entry, whichever is later. None where the

@@ -300,6 +300,8 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         window_end_us: state.window_end,
         epoch: state.epoch,
         deleted_at: state.deleted_at,
+        shadow: rule.shadow,
+        mode_since: if state.mode_since == state.since { 0 } else { state.mode_since },
     }
     .encode_to_vec()
 }
@@ -315,8 +317,10 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
                 capacity: row.capacity,
                 window: Window::parse(&row.window)?,
                 time_zone: TimeZone::parse(&row.time_zone)?,
+                shadow: row.shadow,
             },
             since: row.since,
+            mode_since: if row.mode_since == 0 { row.since } else { row.mode_since },
             window_start: row.window_start_us,
             window_end: row.window_end_us,
             epoch: row.epoch,

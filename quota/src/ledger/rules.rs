@@ -12,6 +12,8 @@ pub(super) struct RuleState {
     pub(super) rule: Rule,
     /// The version from which on the form has been in force: charges computed for an older one are stale.
     pub(super) since: u64,
+    /// The version from which on it has been in its mode: a hold or a lease from before is of the other one.
+    pub(super) mode_since: u64,
     pub(super) window_start: u64,
     pub(super) window_end: u64,
     /// Names the window that accounts and holds are of. Unique in the ledger, so a label never fits another account
@@ -22,6 +24,11 @@ pub(super) struct RuleState {
 }
 
 impl RuleState {
+    /// The oldest version that a charge may be computed for.
+    pub(super) fn oldest(&self) -> u64 {
+        self.since.max(self.mode_since)
+    }
+
     fn is_form_of(&self, rule: &Rule) -> bool {
         self.rule.unit == rule.unit && self.rule.per == rule.per
     }
@@ -48,6 +55,12 @@ impl Rules {
     /// The form of the limit that is in force.
     pub(super) fn live(&self, limit: &str) -> Option<u32> {
         self.forms(limit).find(|(_, state)| state.deleted_at.is_none()).map(|(id, _)| id)
+    }
+
+    /// The form that was in force at `version`, deleted or not.
+    pub(super) fn form_at(&self, limit: &str, version: u64) -> Option<u32> {
+        let was = |state: &RuleState| (state.since..=state.rule.version.0).contains(&version);
+        self.forms(limit).find(|(_, state)| was(state)).map(|(id, _)| id)
     }
 
     /// When the last form of the limit was deleted, if that is still known.
@@ -115,7 +128,9 @@ impl Ledger {
         let (window_start, window_end) = window_around(now, &rule);
         let since = rule.version.0;
         let epoch = self.next_epoch();
-        let id = self.rules.insert(RuleState { rule, since, window_start, window_end, epoch, deleted_at: None });
+        let (mode_since, deleted_at) = (since, None);
+        let state = RuleState { rule, since, mode_since, window_start, window_end, epoch, deleted_at };
+        let id = self.rules.insert(state);
         self.dirty.rules.push(id);
     }
 
@@ -124,6 +139,10 @@ impl Ledger {
         self.roll(now, id);
         let state = self.rules.slab.get_mut(id).expect("the form was just found");
         let lowered = rule.capacity < state.rule.capacity;
+        let flipped = rule.shadow != state.rule.shadow;
+        if flipped {
+            state.mode_since = rule.version.0;
+        }
         #[cfg(any(test, feature = "seeded-bugs"))]
         let remade = state.deleted_at.is_some();
         if state.deleted_at.take().is_some() {
@@ -135,7 +154,7 @@ impl Ledger {
         }
         state.rule = rule;
         self.dirty.rules.push(id);
-        if lowered {
+        if lowered || flipped {
             self.recall_rule(now, id);
         } else {
             self.reconsider_rule(id);

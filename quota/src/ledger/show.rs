@@ -1,10 +1,14 @@
 //! Listing accounts: what `limits show` shows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{
     accounts::{Account, overflow_key},
     leases::Lease,
+    nodes::NodeState,
     rules::RuleState,
     slab::Shared,
 };
@@ -23,25 +27,50 @@ pub struct Query<'a> {
     pub limit: Option<&'a str>,
     /// Only those that are wanted.
     pub keep: Option<Keep<'a>>,
-    /// Those after this one: limit and account of the last that was listed.
-    pub after: Option<(&'a str, &'a str)>,
+    /// Only those of whose capacity at least this is taken.
+    pub min_utilisation_percent: u32,
+    /// In which order.
+    pub sort: Sort,
+    /// Those after this one: where the page before ended, in the same order.
+    pub after: Option<Position>,
     /// At most this many.
     pub max: usize,
 }
 
+/// The order of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sort {
+    /// By limit, then by key.
+    #[default]
+    Name,
+    /// The fullest first. Accounts that fill up between two pages may be missed or come twice.
+    Utilisation,
+}
+
+/// A place in a listing. Keys, not titles: two accounts may look alike, as values may hold a slash.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Greater the less of the capacity is taken; 0 for all when sorted by name.
+    pub rank: u64,
+    /// The limit.
+    pub limit: Name,
+    /// Key values joined by NUL, as the ledger has them.
+    pub key: Arc<str>,
+}
+
 impl Default for Query<'_> {
     fn default() -> Self {
-        Self { limit: None, keep: None, after: None, max: 1_000 }
+        Self { limit: None, keep: None, min_utilisation_percent: 0, sort: Sort::Name, after: None, max: 1_000 }
     }
 }
 
-/// Some accounts in order of limit and account.
+/// Some accounts, in the order that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
     /// The accounts.
     pub accounts: Vec<AccountView>,
-    /// There are more after these.
-    pub more: bool,
+    /// There are more after these, from here on.
+    pub next: Option<Position>,
 }
 
 /// One account in the window that is open.
@@ -51,12 +80,16 @@ pub struct AccountView {
     pub limit: Name,
     /// Its version.
     pub version: LogIndex,
+    /// It refuses nothing.
+    pub shadow: bool,
     /// What is counted.
     pub unit: Unit,
     /// The key's values joined by `/`; `*` when the limit has one account in all.
     pub account: String,
     /// The key's values, in the order of the limit's `per`; empty for the overflow account too.
     pub key: Vec<String>,
+    /// All keys without an account of their own share it.
+    pub overflow: bool,
     /// What the account holds in all.
     pub capacity: u64,
     /// Settled.
@@ -65,6 +98,8 @@ pub struct AccountView {
     pub held: u64,
     /// With nodes, not yet used.
     pub leased: u64,
+    /// How much of that each node has.
+    pub leased_by_node: Vec<(u64, u64)>,
     /// Was with nodes that have started anew: nobody gets it until the window turns.
     pub suspense: u64,
     /// `capacity - used - held - leased - suspense`: below zero after the limit was lowered.
@@ -81,43 +116,77 @@ pub(super) fn accounts(
     rules: &Shared<RuleState>,
     accounts: &Shared<Account>,
     leases: &Shared<Lease>,
+    nodes: &[(u64, NodeState)],
     now: u64,
     query: &Query<'_>,
 ) -> Page {
     // The first `max + 1` of those wanted: whatever is beyond falls out again, so a page costs no more than its size.
-    let mut first: BTreeMap<(Name, String), (u32, &Account)> = BTreeMap::new();
+    let mut first: BTreeMap<Position, (u32, &Account)> = BTreeMap::new();
     for (id, account) in accounts.iter() {
         let Some(rule) = rules.get(account.rule).filter(|rule| is_shown(rule, account, now, query)) else { continue };
-        let values = values(rule, account);
-        if query.keep.is_some_and(|keep| !keep(&rule.rule, &values)) {
+        if query.keep.is_some_and(|keep| !keep(&rule.rule, &values(rule, account))) {
             continue;
         }
-        let name = (rule.rule.limit.clone(), title(rule, account, &values));
-        if query.after.is_some_and(|after| (&*name.0, &*name.1) <= after) {
+        let rank = if query.sort == Sort::Name { 0 } else { u64::MAX - utilisation(rule.rule.capacity, account) };
+        let position = Position { rank, limit: rule.rule.limit.clone(), key: Arc::clone(&account.key) };
+        if query.after.as_ref().is_some_and(|after| position <= *after) {
             continue;
         }
-        first.insert(name, (id, account));
+        first.insert(position, (id, account));
         if first.len() > query.max.saturating_add(1) {
             first.pop_last();
         }
     }
     let more = first.len() > query.max;
-    let mut out = held_out(leases, first.values().map(|(id, account)| (*id, account.epoch)));
-    let views = first.into_iter().take(query.max).filter_map(|((_, title), (id, account))| {
-        view(rules, account, title, out.remove(&(id, account.epoch)).unwrap_or_default())
+    let mut out = leases_of(nodes, leases, first.values().map(|(id, account)| (*id, account.epoch)));
+    let listed = || first.iter().take(query.max);
+    let next = listed().last().map(|(position, _)| position.clone()).filter(|_| more);
+    let views = listed().filter_map(|(_, (id, account))| {
+        let rule = rules.get(account.rule)?;
+        Some(view(rule, account, &out.remove(&(*id, account.epoch)).unwrap_or_default()))
     });
-    Page { accounts: views.collect(), more }
+    Page { accounts: views.collect(), next }
 }
 
-/// What requests hold of what is leased, by account and window.
-fn held_out(leases: &Shared<Lease>, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u32, u64), u64> {
-    let mut held: HashMap<_, _> = of.map(|account| (account, 0)).collect();
-    for (_, lease) in leases.iter() {
-        if let Some(sum) = held.get_mut(&(lease.account, lease.epoch)) {
-            *sum += lease.held;
+/// What is taken of the capacity, in millionths. Of nothing all is taken.
+fn utilisation(capacity: u64, account: &Account) -> u64 {
+    const WHOLE: u128 = 1_000_000;
+    let taken = i128::from(capacity) - account.available(capacity);
+    let taken = u128::try_from(taken).unwrap_or(0);
+    let share = (taken * WHOLE).checked_div(u128::from(capacity)).unwrap_or(WHOLE);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+/// What is out of one account.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Out {
+    /// What requests hold of it.
+    held: u64,
+    by_node: BTreeMap<u64, u64>,
+}
+
+impl Out {
+    pub(super) fn add(&mut self, lease: &Lease) {
+        self.held += lease.held;
+        let in_hand = lease.outstanding() - lease.held;
+        if in_hand > 0 {
+            *self.by_node.entry(lease.node).or_default() += in_hand;
         }
     }
-    held
+}
+
+fn leases_of(
+    nodes: &[(u64, NodeState)],
+    leases: &Shared<Lease>,
+    of: impl Iterator<Item = (u32, u64)>,
+) -> HashMap<(u32, u64), Out> {
+    let mut found: HashMap<_, _> = of.map(|account| (account, Out::default())).collect();
+    let open = |lease: &Lease| nodes.iter().any(|it| it.0 == lease.node && it.1.incarnation == lease.incarnation);
+    for (_, lease) in leases.iter() {
+        let Some(out) = found.get_mut(&(lease.account, lease.epoch)).filter(|_| open(lease)) else { continue };
+        out.add(lease);
+    }
+    found
 }
 
 fn is_shown(rule: &RuleState, account: &Account, now: u64, query: &Query<'_>) -> bool {
@@ -125,6 +194,7 @@ fn is_shown(rule: &RuleState, account: &Account, now: u64, query: &Query<'_>) ->
         && rule.epoch == account.epoch
         && now < rule.window_end
         && query.limit.is_none_or(|limit| *limit == *rule.rule.limit)
+        && utilisation(rule.rule.capacity, account) >= u64::from(query.min_utilisation_percent) * 10_000
 }
 
 fn values<'a>(rule: &RuleState, account: &'a Account) -> Vec<&'a str> {
@@ -132,34 +202,37 @@ fn values<'a>(rule: &RuleState, account: &'a Account) -> Vec<&'a str> {
     if parts == 0 || *account.key == *overflow_key(parts) { Vec::new() } else { account.key.split('\0').collect() }
 }
 
-fn title(rule: &RuleState, account: &Account, values: &[&str]) -> String {
+/// What an account is called: its key's values joined by `/`. Two accounts of one limit may be called the same.
+#[must_use]
+pub fn title(rule: &Rule, values: &[&str]) -> String {
     match values {
-        [] if rule.rule.per.is_empty() => "*".to_owned(),
+        [] if rule.per.is_empty() => "*".to_owned(),
         [] => OVERFLOW.to_owned(),
-        _ => {
-            debug_assert_eq!(values.len(), rule.rule.per.len(), "{account:?}");
-            values.join("/")
-        }
+        _ => values.join("/"),
     }
 }
 
-fn view(rules: &Shared<RuleState>, account: &Account, title: String, held_out: u64) -> Option<AccountView> {
-    let rule = rules.get(account.rule)?;
+pub(super) fn view(rule: &RuleState, account: &Account, out: &Out) -> AccountView {
     let capacity = rule.rule.capacity;
-    Some(AccountView {
+    let values = values(rule, account);
+    let title = title(&rule.rule, &values);
+    AccountView {
         limit: rule.rule.limit.clone(),
         version: rule.rule.version,
+        shadow: rule.rule.shadow,
         unit: rule.rule.unit,
         account: title,
-        key: values(rule, account).into_iter().map(str::to_owned).collect(),
+        overflow: values.is_empty() && !rule.rule.per.is_empty(),
+        key: values.into_iter().map(str::to_owned).collect(),
         capacity,
         used: account.used,
-        held: account.held + held_out,
-        leased: account.leased - held_out,
+        held: account.held + out.held,
+        leased: account.leased - out.held,
+        leased_by_node: out.by_node.iter().map(|(node, units)| (*node, *units)).collect(),
         suspense: account.suspense,
         free: account.free(capacity),
         overrun: account.overrun,
         window_start: Timestamp(rule.window_start),
         window_end: Timestamp(rule.window_end),
-    })
+    }
 }

@@ -3,9 +3,12 @@
 mod edits;
 mod frames;
 mod leases;
+mod listing;
 mod oracle;
 mod peek;
 mod random;
+mod reset;
+mod shadow;
 mod world;
 
 use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
@@ -32,6 +35,7 @@ pub(super) fn rule(limit: &str, version: u64, capacity: u64) -> Rule {
         capacity,
         window: Window::Minute,
         time_zone: TimeZone::UTC,
+        shadow: false,
     }
 }
 

@@ -1,17 +1,48 @@
-//! `tollgate limits`: what accounts hold.
+//! `tollgate limits`: what accounts hold, which of them a call meets, and forgiving what was used.
 
-use anyhow::bail;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use tollgate_proto::admin::v1::{LimitAccount, ShowLimitsRequest};
+use tollgate_proto::admin::v1::{
+    ExplainLimitsRequest, LimitAccount, LimitVerdict, ResetLimitRequest, ShowLimitsRequest,
+};
 
 use super::{
+    apply::WriteArgs,
     connection::{Connection, ConnectionArgs},
     output::{ListFormat, write_list},
 };
 
-const COLUMNS: [&str; 11] =
-    ["limit", "account", "unit", "capacity", "used", "held", "leased", "free", "overrun", "windowStart", "windowEnd"];
+const COLUMNS: [&str; 13] = [
+    "limit",
+    "account",
+    "mode",
+    "unit",
+    "capacity",
+    "used",
+    "held",
+    "leased",
+    "free",
+    "overrun",
+    "suspense",
+    "windowStart",
+    "windowEnd",
+];
+const EXPLAIN_COLUMNS: [&str; 13] = [
+    "limit",
+    "account",
+    "route",
+    "verdict",
+    "retryAfter",
+    "dependsOn",
+    "unit",
+    "capacity",
+    "used",
+    "held",
+    "leased",
+    "free",
+    "overrun",
+];
+const RESET_COLUMNS: [&str; 8] = ["limit", "account", "when", "capacity", "used", "held", "overrun", "free"];
 /// Accounts for each call.
 const PAGE: u32 = 10_000;
 
@@ -27,73 +58,189 @@ pub(crate) struct LimitsArgs {
 #[derive(Subcommand, Debug)]
 enum LimitsCommand {
     /// Show every account that was used in its window: what it may, did, and still can.
-    Show {
-        /// Only this limit.
-        #[arg(long)]
-        limit: Option<String>,
-        /// Only this tenant and its consumers.
-        #[arg(long)]
-        tenant: Option<String>,
-        /// How to print it.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: ListFormat,
-    },
-    /// Show which limits a call would meet: not available yet.
+    Show(ShowArgs),
+    /// Show which limits the calls of a consumer meet, and what each says now.
+    #[command(after_help = "Example: tollgate limits explain alice --model gpt-4o")]
     Explain {
         /// Who calls.
         consumer: String,
         /// The model asked for.
         #[arg(long)]
         model: Option<String>,
+        /// The route called; every route that the consumer may call when absent.
+        #[arg(long)]
+        route: Option<String>,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
     },
-    /// Give an account its whole capacity back: not available yet.
+    /// Forgive what an account has used in its window. What requests hold stays held.
+    #[command(
+        after_help = "Examples: tollgate limits reset per-consumer-tpm alice\n          tollgate limits reset everybody '*'"
+    )]
     Reset {
         /// The limit's name.
         limit: String,
         /// The account, as `show` prints it.
-        account: String,
+        #[arg(required_unless_present = "key", conflicts_with = "key")]
+        account: Option<String>,
+        /// A value of the account's key, in place of its name; once for each of the limit's `per`.
+        #[arg(long, value_name = "VALUE")]
+        key: Vec<String>,
+        #[command(flatten)]
+        write: WriteArgs,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
     },
 }
 
+#[derive(Args, Debug)]
+struct ShowArgs {
+    /// Only this limit.
+    #[arg(long)]
+    limit: Option<String>,
+    /// Only this tenant and its consumers.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only accounts of which at least this much is taken, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    min_utilisation: u32,
+    /// In which order.
+    #[arg(long, value_enum, default_value = "name")]
+    sort: Sort,
+    /// At most so many accounts; where there are more, it is said where to go on.
+    #[arg(long, value_name = "COUNT", default_value_t = PAGE, value_parser = clap::value_parser!(u32).range(1..))]
+    max: u32,
+    /// Go on where an earlier answer ended.
+    #[arg(long, value_name = "TOKEN", value_parser = token)]
+    after: Option<Token>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: ListFormat,
+}
+
+/// The order of accounts.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// By limit and account.
+    Name,
+    /// The fullest first.
+    Utilisation,
+}
+
+/// A page token: as the admin plane gave it.
+#[derive(Debug, Clone)]
+struct Token(String);
+
+/// Tokens hold what keys hold, which no shell likes.
+fn token(text: &str) -> Result<Token, String> {
+    let bytes = hex::decode(text).map_err(|_| "is no token of an earlier answer".to_owned())?;
+    String::from_utf8(bytes).map(Token).map_err(|_| "is no token of an earlier answer".to_owned())
+}
+
 pub(super) async fn run(args: LimitsArgs) -> anyhow::Result<()> {
+    let connection = Connection::open(args.connection)?;
     match args.command {
-        LimitsCommand::Show { limit, tenant, output } => {
-            let request = ShowLimitsRequest {
-                limit: limit.unwrap_or_default(),
-                tenant: tenant.unwrap_or_default(),
-                page_size: PAGE,
-                page_token: String::new(),
-            };
-            show(&Connection::open(args.connection)?, request, output).await
+        LimitsCommand::Show(args) => show(&connection, args).await,
+        LimitsCommand::Explain { consumer, model, route, output } => {
+            let (model, route) = (model.unwrap_or_default(), route.unwrap_or_default());
+            explain(&connection, ExplainLimitsRequest { consumer, model, route }, output).await
         }
-        LimitsCommand::Explain { .. } => bail!("limits explain is not available yet"),
-        LimitsCommand::Reset { .. } => bail!("limits reset is not available yet"),
+        LimitsCommand::Reset { limit, account, key, write, output } => {
+            let account = account.unwrap_or_default();
+            reset(&connection, ResetLimitRequest { limit, account, request_id: write.id(), key }, output).await
+        }
     }
 }
 
-async fn show(connection: &Connection, mut request: ShowLimitsRequest, output: ListFormat) -> anyhow::Result<()> {
+async fn show(connection: &Connection, args: ShowArgs) -> anyhow::Result<()> {
+    let mut request = ShowLimitsRequest {
+        limit: args.limit.unwrap_or_default(),
+        tenant: args.tenant.unwrap_or_default(),
+        page_size: PAGE,
+        page_token: args.after.map(|token| token.0).unwrap_or_default(),
+        sort: if args.sort == Sort::Utilisation { "utilisation" } else { "name" }.to_owned(),
+        min_utilisation_percent: args.min_utilisation,
+    };
     let mut rows = Vec::new();
+    let mut left = args.max;
     loop {
+        request.page_size = left.min(PAGE);
         let page = connection.read(async |at| at.limits().show(at.request(request.clone())).await).await?.into_inner();
+        left = left.saturating_sub(u32::try_from(page.accounts.len()).unwrap_or(u32::MAX));
         rows.extend(page.accounts.into_iter().map(row));
-        if page.next_page_token.is_empty() {
-            return write_list(output, &COLUMNS, rows);
-        }
         request.page_token = page.next_page_token;
+        if request.page_token.is_empty() || left == 0 {
+            break;
+        }
     }
+    write_list(args.output, &COLUMNS, rows)?;
+    if !request.page_token.is_empty() {
+        let token = hex::encode(&request.page_token);
+        anstream::eprintln!("there are more: go on with --after {token}, or raise --max");
+    }
+    Ok(())
+}
+
+async fn explain(connection: &Connection, request: ExplainLimitsRequest, output: ListFormat) -> anyhow::Result<()> {
+    let told = connection.read(async |at| at.limits().explain(at.request(request.clone())).await).await?.into_inner();
+    write_list(output, &EXPLAIN_COLUMNS, told.verdicts.into_iter().map(explained).collect())
+}
+
+fn explained(verdict: LimitVerdict) -> Value {
+    let LimitVerdict { account, route, verdict, retry_after_ms, depends_on } = verdict;
+    let mut row = row(account.unwrap_or_default());
+    if verdict == "unknown" {
+        for figure in ["used", "held", "leased", "free", "overrun", "suspense"] {
+            row[figure] = Value::Null;
+        }
+    }
+    row["route"] = if route.is_empty() { "*".into() } else { route.into() };
+    row["verdict"] = verdict.into();
+    row["retryAfter"] = retry_after_ms.map_or(Value::Null, |wait| wait.div_ceil(1_000).into());
+    row["dependsOn"] = depends_on.join(", ").into();
+    row
+}
+
+async fn reset(connection: &Connection, request: ResetLimitRequest, output: ListFormat) -> anyhow::Result<()> {
+    let done = connection
+        .write(&request.request_id, async |at| at.limits().reset(at.request(request.clone())).await)
+        .await?
+        .into_inner();
+    let row = |when: &str, account: Option<LimitAccount>| {
+        let account = account.unwrap_or_default();
+        json!({
+            "limit": account.limit,
+            "account": account.account,
+            "when": when,
+            "capacity": account.capacity,
+            "used": account.used,
+            "held": account.held,
+            "leased": account.leased,
+            "free": account.free,
+            "overrun": account.overrun,
+            "suspense": account.suspense,
+        })
+    };
+    write_list(output, &RESET_COLUMNS, vec![row("before", done.before), row("after", done.after)])
 }
 
 fn row(account: LimitAccount) -> Value {
+    let by_node = account.leased_by_node.iter().map(|(node, units)| format!("{node}:{units}"));
     json!({
         "limit": account.limit,
         "account": account.account,
+        "mode": account.mode,
         "unit": account.unit,
         "capacity": account.capacity,
         "used": account.used,
         "held": account.held,
         "leased": account.leased,
+        "leasedByNode": by_node.collect::<Vec<_>>().join(","),
         "free": account.free,
         "overrun": account.overrun,
+        "suspense": account.suspense,
         "windowStart": account.window_start,
         "windowEnd": account.window_end,
     })

@@ -224,14 +224,13 @@ fn accounts_are_listed_in_order_page_by_page() {
         bench.hold(vec![charge("tpm", 1, key, 1), charge("other", 2, key, 1)]);
     }
     let mut seen = Vec::new();
-    let mut after: Option<(String, String)> = None;
+    let mut after: Option<show::Position> = None;
     loop {
-        let last = after.as_ref().map(|(limit, account)| (limit.as_str(), account.as_str()));
-        let query = show::Query { after: last, max: 2, ..show::Query::default() };
+        let query = show::Query { after, max: 2, ..show::Query::default() };
         let page = bench.ledger.accounts(Timestamp(bench.now), &query);
         seen.extend(page.accounts.iter().map(|view| format!("{}:{}", view.limit, view.account)));
-        after = page.accounts.last().map(|view| (view.limit.to_string(), view.account.clone()));
-        if !page.more {
+        after = page.next;
+        if after.is_none() {
             break;
         }
     }

@@ -246,6 +246,7 @@ impl World {
             capacity,
             window: if form % 4 == 1 { Window::Hour } else { Window::Minute },
             time_zone: TimeZone::UTC,
+            shadow: false,
         };
         self.versions.entry(limit).or_default().push((version, per.len()));
         self.oracle.set(&rule);

@@ -11,7 +11,7 @@ impl World {
         };
         let version = LogIndex(self.log.len() as u64 + 1);
         let limit = Name::new(LIMITS[limit]);
-        let rule = Rule { limit, version, unit, per, capacity, window, time_zone: TimeZone::UTC };
+        let rule = Rule { limit, version, unit, per, capacity, window, time_zone: TimeZone::UTC, shadow: false };
         self.append(Command::Set(rule)).map(drop)
     }
 

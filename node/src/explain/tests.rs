@@ -1,0 +1,125 @@
+use prost::Message;
+use tollgate_consensus::{Applied, Changes, StateMachine};
+use tollgate_proto::state::v1::{
+    Charge, Command, ConfigChange, Frame, Hold, NodeOpen, PutResource, QuotaBatch, Record, command, record,
+};
+
+use super::*;
+use crate::state::ReplicatedState;
+
+const RESOURCES: &str = r#"
+{kind: Tenant, metadata: {name: acme}}
+---
+{kind: Consumer, metadata: {name: alice}, spec: {tenant: acme}}
+---
+{kind: Consumer, metadata: {name: bob}, spec: {tenant: acme}}
+---
+{kind: Provider, metadata: {name: openai}, spec: {type: openai, endpoints: [{url: "http://127.0.0.1:1/v1"}]}}
+---
+{kind: Route, metadata: {name: chat}, spec: {match: [{path: {prefix: /v1}}], backends: [{provider: openai}]}}
+---
+{kind: Route, metadata: {name: fixed}, spec: {match: [{path: {exact: /a}}], response: {body: a}}}
+---
+{kind: Route, metadata: {name: bobs}, spec: {match: [{path: {exact: /b}}], response: {body: b}, auth: {required: true, allow: {consumers: [bob]}}}}
+---
+{kind: Limit, metadata: {name: a-shadow}, spec: {unit: requests, limit: 1, window: 1d, mode: shadow}}
+---
+{kind: Limit, metadata: {name: each}, spec: {per: [consumer], unit: tokens, limit: 100, window: 1d}}
+---
+{kind: Limit, metadata: {name: model}, spec: {match: {models: ["gpt-*"]}, per: [model], unit: tokens, limit: 100, window: 1d}}
+---
+{kind: Limit, metadata: {name: net}, spec: {match: {cidrs: [10.0.0.0/8]}, per: [consumer, "header:x-team"], unit: requests, limit: 5, window: 1d}}
+---
+{kind: Limit, metadata: {name: of-bob}, spec: {match: {consumers: [bob]}, unit: requests, limit: 5, window: 1d}}
+---
+{kind: Limit, metadata: {name: provider}, spec: {per: [provider], unit: requests, limit: 5, window: 1d}}
+---
+{kind: Limit, metadata: {name: route}, spec: {per: [route], unit: requests, limit: 5, window: 1d}}
+"#;
+const NOW: u64 = 1_800_000_000_000_000;
+
+fn apply(state: &mut ReplicatedState, index: u64, kind: command::Kind) {
+    let command = Command { kind: Some(kind), ..Command::default() };
+    state.apply(Applied { index, time_us: NOW }, &command.encode_to_vec(), &mut Changes::default());
+}
+
+fn state() -> Arc<Shared> {
+    let text = RESOURCES.replace("{kind:", "{apiVersion: tollgate/v1, kind:");
+    let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", &text);
+    assert!(problems.is_empty(), "{problems}");
+    let put = |it: tollgate_model::yaml::Parsed| PutResource { resource: Some(it.resource), expected_version: None };
+    let change = ConfigChange { puts: parsed.into_iter().map(put).collect(), ..ConfigChange::default() };
+    let (mut state, shared) = ReplicatedState::new();
+    apply(&mut state, 1, command::Kind::Config(change));
+    apply(&mut state, 2, command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1 }));
+    let charge = Charge { limit: "each".into(), key: vec!["alice".into()], amount: 100, limit_version: 1 };
+    let hold = Hold { request: 1, charges: vec![charge], hold_for_us: 60_000_000 };
+    let records = vec![Record { kind: Some(record::Kind::Hold(hold)) }];
+    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }];
+    apply(&mut state, 3, command::Kind::Quota(QuotaBatch { frames }));
+    shared
+}
+
+fn told(query: &ExplainQuery) -> Result<Vec<String>, String> {
+    let verdicts = explain(&state(), Timestamp(NOW), query)?;
+    let line = |it: &LimitVerdict| {
+        let account = it.account.as_ref().unwrap();
+        let [name, of] = [&account.limit, &account.account];
+        format!("{name} {of} [{}] {} ({})", it.route, it.verdict, it.depends_on.join(", "))
+    };
+    Ok(verdicts.iter().map(line).collect())
+}
+
+#[test]
+fn every_limit_that_a_call_could_meet_is_told_with_what_it_would_say() {
+    let query = ExplainQuery { consumer: "alice".into(), ..ExplainQuery::default() };
+    assert_eq!(
+        told(&query).unwrap(),
+        [
+            "a-shadow * [] admits ()",
+            "each alice [] refuses ()",
+            "model ? [chat] unknown (model: gpt-*, model)",
+            "net alice/? [] unknown (cidr: 10.0.0.0/8, header:x-team)",
+            "provider openai [chat] admits ()",
+            "route chat [chat] admits ()",
+            "route fixed [fixed] admits ()",
+        ]
+    );
+}
+
+#[test]
+fn a_model_and_a_route_narrow_it_down() {
+    let query = ExplainQuery { consumer: "bob".into(), model: Some("gpt-4o".into()), route: Some("chat".into()) };
+    assert_eq!(
+        told(&query).unwrap(),
+        [
+            "a-shadow * [] admits ()",
+            "each bob [] admits ()",
+            "model gpt-4o [] admits ()",
+            "net bob/? [] unknown (cidr: 10.0.0.0/8, header:x-team)",
+            "of-bob * [] admits ()",
+            "provider openai [] admits ()",
+            "route chat [] admits ()",
+        ]
+    );
+    let other = ExplainQuery { model: Some("claude".into()), ..query };
+    assert!(told(&other).unwrap().iter().all(|line| !line.starts_with("model")));
+}
+
+#[test]
+fn what_there_is_not_is_told() {
+    let query = |consumer: &str, route: Option<&str>| {
+        told(&ExplainQuery { consumer: consumer.into(), model: None, route: route.map(str::to_owned) }).unwrap_err()
+    };
+    assert_eq!(query("alicia", None), "there is no consumer `alicia` (did you mean `alice`?)");
+    assert_eq!(query("alice", Some("chta")), "there is no route `chta` (did you mean `chat`?)");
+}
+
+#[test]
+fn who_is_refused_hears_how_long() {
+    let query = ExplainQuery { consumer: "alice".into(), ..ExplainQuery::default() };
+    let verdicts = explain(&state(), Timestamp(NOW), &query).unwrap();
+    let refused = verdicts.iter().find(|it| it.verdict == "refuses").unwrap();
+    let left = Timestamp::parse(&refused.account.as_ref().unwrap().window_end).unwrap().0 - NOW;
+    assert_eq!(refused.retry_after_ms, Some(left / 1_000));
+}

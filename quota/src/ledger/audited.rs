@@ -1,0 +1,164 @@
+//! The audit that always runs: some accounts of an image at a time, apart from the live ledger.
+
+use std::collections::BTreeMap;
+
+use tollgate_model::Name;
+
+use crate::{
+    invariants::{Violation, conserved, explained, require},
+    ledger::{
+        Image,
+        accounts::{Account, overflow_key},
+    },
+};
+
+/// What one look at some accounts has found.
+#[derive(Debug, Clone, Default)]
+pub struct Audited {
+    /// Accounts that were looked at.
+    pub checked: u64,
+    /// Those that do not add up, at most [`Image::MAX_UNSOUND`] of them.
+    pub unsound: Vec<Unsound>,
+    /// More do not add up than are named.
+    pub more: bool,
+    /// What those that are of an open window hold, by limit.
+    pub sums: BTreeMap<Name, Sums>,
+    /// Where to go on; `None` when these were the last.
+    pub next: Option<u32>,
+}
+
+/// An account that does not add up.
+#[derive(Debug, Clone)]
+pub struct Unsound {
+    /// Its limit.
+    pub limit: Name,
+    /// Its key values; none for the account that keys share.
+    pub key: Option<Vec<String>>,
+    /// How long its window still is, in log time.
+    pub window_left_us: u64,
+    /// What is wrong.
+    pub violation: Violation,
+}
+
+/// What the accounts of one limit come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// How many.
+    pub accounts: u64,
+    /// Of these, accounts that keys share.
+    pub overflow: u64,
+    /// Settled.
+    pub used: u128,
+    /// Reserved by requests in flight.
+    pub held: u128,
+    /// With nodes.
+    pub leased: u128,
+    /// Was with nodes that have started anew.
+    pub suspense: u128,
+    /// Used beyond what was reserved.
+    pub overrun: u128,
+}
+
+impl Sums {
+    fn add(&mut self, account: &Account, parts: usize) {
+        self.accounts += 1;
+        self.overflow += u64::from(parts > 0 && *account.key == *overflow_key(parts));
+        self.used += u128::from(account.used);
+        self.held += u128::from(account.held);
+        self.leased += u128::from(account.leased);
+        self.suspense += u128::from(account.suspense);
+        self.overrun += u128::from(account.overrun);
+    }
+
+    /// Both together.
+    pub fn merge(&mut self, other: &Self) {
+        self.accounts += other.accounts;
+        self.overflow += other.overflow;
+        self.used += other.used;
+        self.held += other.held;
+        self.leased += other.leased;
+        self.suspense += other.suspense;
+        self.overrun += other.overrun;
+    }
+}
+
+/// What holds and leases say of an account in its window.
+#[derive(Debug, Clone, Default)]
+struct Said {
+    held: Vec<u64>,
+    leased: u128,
+    suspense: u128,
+    homeless: bool,
+}
+
+impl Image {
+    /// Accounts that do not add up and are named.
+    pub const MAX_UNSOUND: usize = 1_000;
+
+    /// Recomputes I1 of at most `max` accounts from number `from` on, by the holds and leases there are.
+    #[must_use]
+    pub fn audit(&self, from: u32, max: u32) -> Audited {
+        let until = from.saturating_add(max);
+        let said = self.said_of(from, until);
+        let mut audited =
+            Audited { next: self.accounts.iter().any(|(id, _)| id >= until).then_some(until), ..Audited::default() };
+        for (id, account) in self.accounts.iter().filter(|(id, _)| (from..until).contains(id)) {
+            audited.checked += 1;
+            let Some(rule) = self.rules.get(account.rule) else { continue };
+            let open = rule.epoch == account.epoch && self.meta.last_time_us < rule.window_end;
+            let parts = rule.rule.per.len();
+            if open {
+                audited.sums.entry(rule.rule.limit.clone()).or_default().add(account, parts);
+            }
+            let said = said.get(&(id, account.epoch)).cloned().unwrap_or_default();
+            let Err(violation) = adds_up(rule.rule.capacity, account, said) else { continue };
+            if audited.unsound.len() >= Self::MAX_UNSOUND {
+                audited.more = true;
+                continue;
+            }
+            let shared = parts > 0 && *account.key == *overflow_key(parts);
+            let values = || if parts == 0 { Vec::new() } else { account.key.split('\0').map(str::to_owned).collect() };
+            audited.unsound.push(Unsound {
+                limit: rule.rule.limit.clone(),
+                key: (!shared).then(values),
+                window_left_us: rule.window_end.saturating_sub(self.meta.last_time_us),
+                violation,
+            });
+        }
+        audited
+    }
+
+    fn said_of(&self, from: u32, until: u32) -> BTreeMap<(u32, u64), Said> {
+        let mut said: BTreeMap<(u32, u64), Said> = BTreeMap::new();
+        let within = |account: u32| (from..until).contains(&account);
+        for (_, hold) in self.holds.iter().filter(|(_, hold)| !hold.expired) {
+            for held in hold.charges.iter().filter(|held| within(held.account)) {
+                said.entry((held.account, held.epoch)).or_default().held.push(held.amount);
+            }
+        }
+        let is_open = |node: u64, incarnation: u64| {
+            self.nodes.iter().any(|(id, state)| *id == node && state.incarnation == incarnation)
+        };
+        for (_, lease) in self.leases.iter().filter(|(_, lease)| within(lease.account)) {
+            let of = said.entry((lease.account, lease.epoch)).or_default();
+            match lease.granted.checked_sub(lease.returned).and_then(|rest| rest.checked_sub(lease.spent)) {
+                Some(out) if is_open(lease.node, lease.incarnation) => of.leased += u128::from(out),
+                Some(out) => of.suspense += u128::from(out),
+                None => of.homeless = true,
+            }
+        }
+        said
+    }
+}
+
+fn adds_up(capacity: u64, account: &Account, said: Said) -> Result<(), Violation> {
+    let out = u128::from(account.leased) + u128::from(account.suspense);
+    let free = account.free(capacity);
+    require(conserved(capacity, free, account.held, account.used, out), "I1", || format!("{account:?}"))?;
+    require(!said.homeless, "I2", || format!("{account:?} has a lease of which more was spent than granted"))?;
+    let (leased, suspense) = (u128::from(account.leased), u128::from(account.suspense));
+    require((said.leased, said.suspense) == (leased, suspense), "I1", || {
+        format!("{account:?}, and leases say {} and {}", said.leased, said.suspense)
+    })?;
+    require(explained(account.held, said.held), "I1", || format!("{account:?} holds what no request does"))
+}
