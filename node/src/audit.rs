@@ -142,7 +142,7 @@ mod tests {
             shadow: false,
         };
         ledger.set_rule(now, rule, &mut rows);
-        ledger.open(LogIndex(2), now, &NodeOpen { node: 1, incarnation: 1 }, &mut rows);
+        ledger.open(LogIndex(2), now, &NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }, &mut rows);
         let hold = |request: u64, key: &str| {
             let charge = WireCharge { limit: "tpm".into(), key: vec![key.into()], amount: 10, limit_version: 1 };
             Record { kind: Some(record::Kind::Hold(Hold { request, charges: vec![charge], hold_for_us: 1_000_000 })) }
@@ -170,7 +170,7 @@ mod tests {
         let key = vec![consumer.to_owned()];
         let charge = Charge { limit: Name::new("tpm"), version: LogIndex(1), key, amount: 1 };
         let deadline = Instant::now() + Duration::from_millis(50);
-        match desk.reserve(vec![charge], deadline, Duration::from_secs(60)).await {
+        match desk.reserve(vec![charge], Durability::Journal, deadline, Duration::from_secs(60)).await {
             Err(ReserveError::Unavailable(why)) => why,
             other => panic!("{other:?}"),
         }
@@ -179,7 +179,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_account_that_does_not_add_up_is_closed_and_no_other() {
         let tracker = TaskTracker::new();
-        let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), Arc::new(Nowhere), &tracker);
+        let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), Arc::new(Nowhere), Arc::new(Forgetful::default()), &tracker);
         let (sound, findings) = (ledger(), Findings::default());
         let round = Round::default().look(&sound.image(), &desk, &findings);
         assert_eq!((findings.checks.load(Relaxed), findings.violations.load(Relaxed)), (2, 0));

@@ -40,7 +40,7 @@ const NOW: u64 = 1_800_000_000_000_000;
 
 fn apply(state: &mut ReplicatedState, index: u64, kind: command::Kind) {
     let command = Command { kind: Some(kind), ..Command::default() };
-    state.apply(Applied { index, time_us: NOW }, &command.encode_to_vec(), &mut Changes::default());
+    state.apply(Applied { index, time_us: NOW, age_us: 0 }, &command.encode_to_vec(), &mut Changes::default());
 }
 
 fn state() -> Arc<Shared> {
@@ -51,7 +51,7 @@ fn state() -> Arc<Shared> {
     let change = ConfigChange { puts: parsed.into_iter().map(put).collect(), ..ConfigChange::default() };
     let (mut state, shared) = ReplicatedState::new();
     apply(&mut state, 1, command::Kind::Config(change));
-    apply(&mut state, 2, command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1 }));
+    apply(&mut state, 2, command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
     let charge = Charge { limit: "each".into(), key: vec!["alice".into()], amount: 100, limit_version: 1 };
     let hold = Hold { request: 1, charges: vec![charge], hold_for_us: 60_000_000 };
     let records = vec![Record { kind: Some(record::Kind::Hold(hold)) }];

@@ -83,7 +83,7 @@ impl Ledger {
                 }
                 Some(Kind::Report(report)) if !known => self.report(frame.node, frame.incarnation, report),
                 Some(Kind::Want(want)) if !known => self.want(at, now, frame.node, frame.incarnation, want),
-                Some(Kind::Recover(recover)) if !known => self.recover(frame.node, recover, used),
+                Some(Kind::Recover(recover)) if !known => self.recover(now, frame.node, recover, used),
                 Some(Kind::Settle(_) | Kind::Report(_) | Kind::Want(_) | Kind::Recover(_)) | None => {}
             }
         }

@@ -12,7 +12,7 @@ use super::bugs::Bug;
 use super::{Ledger, Used, apply::used_by};
 
 impl Ledger {
-    pub(super) fn recover<'a>(&mut self, node: u64, recover: &'a Recover, used: &mut Vec<Used<'a>>) {
+    pub(super) fn recover<'a>(&mut self, now: u64, node: u64, recover: &'a Recover, used: &mut Vec<Used<'a>>) {
         let incarnation = recover.incarnation;
         let Some(mut last) = self.last_terminal(node, incarnation) else { return };
         #[cfg(any(test, feature = "seeded-bugs"))]
@@ -22,7 +22,7 @@ impl Ledger {
         for settle in &recover.settles {
             if settle.terminal > last {
                 last = settle.terminal;
-                if self.settle(node, settle) {
+                if self.settle(now, node, settle) {
                     used.extend(used_by(node, settle));
                 }
             }

@@ -364,6 +364,7 @@ impl State {
             capacity,
             window: Window::Minute,
             time_zone: TimeZone::UTC,
+            shadow: false,
         };
         self.append(|ledger, _, now, changes| ledger.set_rule(now, rule, changes))
     }
