@@ -140,7 +140,7 @@ pub(super) fn accounts(
     let more = first.len() > query.max;
     let mut out = leases_of(nodes, leases, first.values().map(|(id, account)| (*id, account.epoch)));
     let listed = || first.iter().take(query.max);
-    let next = listed().last().map(|(position, _)| position.clone()).filter(|_| more);
+    let next = listed().next_back().map(|(position, _)| position.clone()).filter(|_| more);
     let views = listed().filter_map(|(_, (id, account))| {
         let rule = rules.get(account.rule)?;
         Some(view(rule, account, &out.remove(&(*id, account.epoch)).unwrap_or_default()))

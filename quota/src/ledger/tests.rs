@@ -81,6 +81,9 @@ impl Bench {
         let batch = QuotaBatch { frames: vec![frame.clone()] };
         let applied = self.ledger.apply(LogIndex(self.index), Timestamp(self.now), &batch, &mut Changes::new());
         self.ledger.audit().unwrap();
+        // The one that always runs must see no less, and nothing that is not there.
+        let audited = self.ledger.image().audit(0, u32::MAX);
+        assert!(audited.unsound.is_empty() && audited.next.is_none(), "{audited:?}");
         applied.outcome.frames.into_iter().next().unwrap()
     }
 

@@ -108,3 +108,16 @@ fn a_deleted_limit_without_accounts_is_forgotten_too() {
     bench.apply(&Frame::default());
     assert_eq!(bench.ledger.rules.slab.len(), 0);
 }
+
+#[test]
+fn a_limit_of_nothing_admits_nothing_and_the_greatest_one_adds_up_to_the_unit() {
+    let most = u64::MAX / 2;
+    let mut bench = Bench::with(&[rule("none", 1, 0), rule("most", 2, most)]);
+    assert_eq!(bench.hold(vec![charge("none", 1, "alice", 1)]).refusal(), Refusal::ExceedsLimit);
+    assert!(bench.hold(vec![charge("most", 2, "alice", most)]).granted);
+    assert_eq!(bench.hold(vec![charge("most", 2, "alice", 1)]).refusal(), Refusal::Exhausted);
+    bench.settle(2, u64::MAX, Outcome::Settled);
+    assert_eq!(bench.account("most", "alice"), (most, 0, u64::MAX - most, 0));
+    bench.set(rule("most", 10, 0));
+    assert_eq!(bench.account("most", "alice"), (most, 0, u64::MAX - most, -i128::from(most)));
+}

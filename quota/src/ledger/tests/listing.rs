@@ -79,3 +79,25 @@ fn what_each_node_has_in_hand_is_told() {
     assert_eq!((account.leased, account.suspense, account.leased_by_node), (100, 200, vec![(1, 100)]));
     assert_eq!(account.free, 700);
 }
+
+#[test]
+fn the_audit_of_an_image_goes_through_all_accounts_and_names_those_that_do_not_add_up() {
+    let mut bench = many();
+    let mut at = 0;
+    let (mut checked, mut held) = (0, 0);
+    loop {
+        let audited = bench.ledger.image().audit(at, 3);
+        assert!(audited.unsound.is_empty(), "{audited:?}");
+        checked += audited.checked;
+        held += audited.sums.values().map(|sums| sums.held).sum::<u128>();
+        let Some(next) = audited.next else { break };
+        at = next;
+    }
+    assert_eq!((checked, held), (4, 200));
+    let wrong = bench.ledger.accounts.find(0, "a").unwrap();
+    bench.ledger.accounts.slab.get_mut(wrong).unwrap().leased += 1;
+    let audited = bench.ledger.image().audit(0, 10);
+    let found = &audited.unsound[0];
+    assert_eq!((audited.unsound.len(), &*found.limit, &found.key), (1, "tpm", &Some(vec!["a".to_owned()])));
+    assert_eq!((found.violation.invariant, found.window_left_us), ("I1", MINUTE));
+}

@@ -298,6 +298,8 @@ impl World {
     /// Everything that must hold at every moment.
     fn check(&self) -> Checked {
         self.ledger.audit()?;
+        let audited = self.ledger.image().audit(0, u32::MAX);
+        require(audited.unsound.is_empty(), "I1", || format!("the audit of an image differs: {audited:?}"))?;
         for (node, agent) in self.agents.iter().enumerate() {
             let (open, counted) = (agent.open_requests(), self.ledger.held_requests(node as u64));
             require(within_escrow(&open, &counted), "I2", || format!("node {node}: {open:?} of {counted:?}"))?;
