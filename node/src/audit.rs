@@ -114,7 +114,8 @@ mod tests {
         AccountRow, Charge as WireCharge, Frame, FrameOutcome, Hold, NodeOpen, QuotaBatch, Record, record,
     };
     use tollgate_quota::{
-        BoxFuture, Charge, DeskConfig, Ledger, ReserveError, Rule, Unavailable, Uplink, UplinkError, ledger::Query,
+        BoxFuture, Charge, DeskConfig, Durability, Ledger, ReserveError, Rule, Unavailable, Uplink, UplinkError,
+        journal::Forgetful, ledger::Query,
     };
 
     use super::*;
@@ -179,7 +180,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_account_that_does_not_add_up_is_closed_and_no_other() {
         let tracker = TaskTracker::new();
-        let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), Arc::new(Nowhere), Arc::new(Forgetful::default()), &tracker);
+        let desk =
+            Desk::spawn(DeskConfig::new(NodeId(1), 1), Arc::new(Nowhere), Arc::new(Forgetful::default()), &tracker);
         let (sound, findings) = (ledger(), Findings::default());
         let round = Round::default().look(&sound.image(), &desk, &findings);
         assert_eq!((findings.checks.load(Relaxed), findings.violations.load(Relaxed)), (2, 0));
