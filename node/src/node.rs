@@ -183,12 +183,14 @@ fn recovery(state: &Shared, node: u64, remains: Vec<Remains>) -> Vec<Recover> {
     let mut recovers = Vec::new();
     for remains in remains {
         let Some(known) = earlier.iter().find(|it| it.incarnation == remains.incarnation()) else { continue };
-        if remains.last_terminal() < known.last_terminal {
-            error!(incarnation = known.incarnation, "the journal is older than what the log knows: it is not believed");
-            continue;
+        let in_flight = remains.orphans();
+        match remains.recover(known.last_terminal) {
+            Ok(said) => {
+                info!(incarnation = known.incarnation, in_flight, "recovering an earlier process");
+                recovers.extend(said);
+            }
+            Err(error) => error!(%error, "the journal is not believed: what is not known counts as used"),
         }
-        info!(incarnation = known.incarnation, in_flight = remains.orphans(), "recovering an earlier process");
-        recovers.extend(remains.recover(known.last_terminal));
     }
     recovers
 }

@@ -118,6 +118,15 @@ pub struct Remains {
     said: Vec<Settle>,
 }
 
+/// The journal of an incarnation lacks ends that the log has heard of: it is a copy from before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal of incarnation {incarnation} ends with {journaled}, and the log knows of {known}")]
+pub struct OlderThanTheLog {
+    incarnation: u64,
+    journaled: u64,
+    known: u64,
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Sums {
     spent: u64,
@@ -164,12 +173,6 @@ impl Remains {
         self.incarnation
     }
 
-    /// The number of the last end that it journaled. An honest disk knows every end that the log has heard of.
-    #[must_use]
-    pub fn last_terminal(&self) -> u64 {
-        self.ends
-    }
-
     /// Requests that were sent out, or were about to be, and of whose end nothing is known.
     #[must_use]
     pub fn orphans(&self) -> usize {
@@ -178,9 +181,14 @@ impl Remains {
 
     /// What is to be said of it, in order, given the last end that the log has heard of: the ends first, then all that may
     /// have been made of its leases. Requests without an end count as they were reserved.
-    #[must_use]
-    pub fn recover(mut self, last_terminal: u64) -> Vec<Recover> {
+    ///
+    /// # Errors
+    /// A journal that knows less than the log is of an older disk, and says nothing.
+    pub fn recover(mut self, last_terminal: u64) -> Result<Vec<Recover>, OlderThanTheLog> {
         let incarnation = self.incarnation;
+        if self.ends < last_terminal {
+            return Err(OlderThanTheLog { incarnation, journaled: self.ends, known: last_terminal });
+        }
         for admit in std::mem::take(&mut self.open).into_values() {
             for drawn in admit.drawn {
                 let (account, epoch, spent) = (drawn.account, drawn.epoch, drawn.amount);
@@ -198,7 +206,7 @@ impl Remains {
         let ends = unsaid.chunks(PER_RECORD).map(|settles| of(settles, &[]));
         let mut all: Vec<Recover> = ends.chain(consumed.chunks(PER_RECORD).map(|consumed| of(&[], consumed))).collect();
         all.push(Recover { incarnation, done: true, ..Recover::default() });
-        all
+        Ok(all)
     }
 }
 

@@ -73,7 +73,7 @@ const ALL: [(&str, Wrong, &str); 36] = [
     ("open-frees-leases", Wrong::Ledger(LedgerBug::OpenFreesLeases), "I3"),
     ("time-out-frees-leases", Wrong::Ledger(LedgerBug::TimeOutFreesLeases), "I4"),
     ("deltas", Wrong::Deltas, "I4"),
-    ("orphans-twice", Wrong::Ledger(LedgerBug::OrphansTwice), "I4"),
+    ("orphans-twice", Wrong::Ledger(LedgerBug::OrphansTwice), "I1"),
     ("forgets-orphans", Wrong::Ledger(LedgerBug::ForgetsOrphans), "I7"),
     ("settles-into-what-is-open", Wrong::Ledger(LedgerBug::SettlesIntoWhatIsOpen), "I1"),
     ("late-settles-are-lost", Wrong::Ledger(LedgerBug::LateSettlesAreLost), "I6"),
@@ -89,7 +89,7 @@ const ALL: [(&str, Wrong, &str); 36] = [
     ("says-before-the-journal", Wrong::SaysBeforeTheJournal, "I6"),
     ("recovers-nothing", Wrong::RecoversNothing, "I3"),
     ("ignores-isolation", Wrong::Book(BookBug::IgnoresIsolation), "I8"),
-    ("ignores-ceilings", Wrong::Book(BookBug::IgnoresCeilings), "I3"),
+    ("ignores-ceilings", Wrong::Book(BookBug::IgnoresCeilings), "I4"),
 ];
 
 impl Bug {

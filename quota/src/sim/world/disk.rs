@@ -71,7 +71,7 @@ impl World {
         let said = |it: &Remains| known(it).map(|known| if twice { 0 } else { known.last_terminal });
         let recovers = remains.into_iter().filter_map(|it| Some((said(&it)?, it)));
         let async_journal = self.wrong() == Some(Wrong::RecoversNothing);
-        let recovers = recovers.flat_map(|(last_terminal, it)| it.recover(last_terminal));
+        let recovers = recovers.flat_map(|(last_terminal, it)| it.recover(last_terminal).unwrap_or_default());
         recovers.filter(|it| !async_journal || it.done).collect()
     }
 
@@ -83,7 +83,7 @@ impl World {
         }
         let position = self.processes[at].disk.append(&entries);
         let slow = self.strikes(Fault::SlowDisk, 1);
-        let delay = self.dice.range(100, if slow { SECOND } else { 4 * MS });
+        let delay = self.dice.range(100, if slow { SECOND } else { MS });
         let disk = &mut self.processes[at].disk;
         disk.busy_until = disk.busy_until.max(self.now + delay);
         self.queue.at(disk.busy_until, Event::Synced { process: at, position });
