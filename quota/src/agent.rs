@@ -511,6 +511,12 @@ impl Agent {
         self.book.is_due()
     }
 
+    /// Whether what requests have drawn is not all known to the log.
+    #[must_use]
+    pub fn has_unsaid_draws(&self) -> bool {
+        self.book.is_behind()
+    }
+
     /// I2 and I5 of this node: what its leases hold is what its requests hold of them.
     ///
     /// # Errors

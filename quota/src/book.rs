@@ -255,6 +255,11 @@ impl Book {
         self.due || !self.short.is_empty()
     }
 
+    /// Whether there is something to say that may wait a little.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// What has happened to leases since they were last reported, at most `max` of them; gives back what is to be given.
     pub(crate) fn reports(&mut self, max: usize) -> Vec<Report> {
         let keep = self.dirty.len().saturating_sub(max);

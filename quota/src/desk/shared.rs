@@ -25,6 +25,8 @@ use crate::{
     ledger::News,
 };
 
+/// What requests have drawn is told to the log within this time, should nothing else be: for whoever looks at the accounts.
+const DRAWS_WITHIN: Duration = Duration::from_millis(200);
 /// Between two attempts of a request that waits for others to give back: about what a recall takes.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -53,6 +55,8 @@ struct State {
     clock: Option<(u64, Instant)>,
     /// When something about leases has to be said.
     leases_at: Option<Instant>,
+    /// When what was drawn has to be said.
+    draws_at: Option<Instant>,
     /// When those who wait for others to give back ask anew.
     retry_at: Option<Instant>,
     holds_since: Option<Instant>,
@@ -76,6 +80,12 @@ impl State {
     fn log_time(&self) -> Timestamp {
         let passed = |at: Instant| u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
         Timestamp(self.clock.map_or(0, |(time, at)| time.saturating_add(passed(at))))
+    }
+
+    fn say_draws(&mut self) {
+        if self.draws_at.is_none() && self.agent.has_unsaid_draws() {
+            self.draws_at = Some(Instant::now() + DRAWS_WITHIN);
+        }
     }
 
     fn say_leases_within(&mut self, delay: Duration) {
@@ -131,6 +141,7 @@ impl Shared {
                 waiting: HashMap::new(),
                 clock: None,
                 leases_at: None,
+                draws_at: None,
                 retry_at: None,
                 holds_since: None,
                 settles_since: None,
@@ -174,8 +185,10 @@ impl Shared {
         let ticket = Ticket::held(Arc::clone(this), request, durability);
         if let Some(standings) = granted {
             self.write_down(&mut state);
-            let ask = state.leases_at.is_none() && state.agent.has_lease_news();
+            let before = (state.leases_at, state.draws_at);
             state.say_leases_within(self.config.hold_delay);
+            state.say_draws();
+            let ask = (state.leases_at, state.draws_at) != before;
             drop(state);
             self.counters.local.fetch_add(1, Relaxed);
             if ask {
@@ -316,7 +329,7 @@ impl Shared {
         let settle_at = state.settles_since.filter(|_| settles > 0).map(|since| since + self.config.settle_delay);
         let retry_at = state.retry_at.filter(|_| state.agent.is_waiting());
         let renew_at = state.agent.renew_at().map(|at| self.config.opened + Duration::from_micros(at));
-        let others = [settle_at, state.leases_at, retry_at, renew_at].into_iter().flatten();
+        let others = [settle_at, state.leases_at, state.draws_at, retry_at, renew_at].into_iter().flatten();
         hold_at.into_iter().chain(others).min().map_or(Next::Sleep, Next::At)
     }
 
@@ -342,7 +355,7 @@ impl Shared {
             let answers = state.agent.retry(log_time);
             self.tell(&mut state, answers);
         }
-        state.leases_at = None;
+        (state.leases_at, state.draws_at) = (None, None);
         let frame = state.agent.next_frame(log_time);
         self.write_down(&mut state);
         let after = state.agent.sends_after();
