@@ -85,7 +85,7 @@ const ALL: [(&str, Wrong, &str); 36] = [
     ("repeats-count", Wrong::Ledger(LedgerBug::RepeatsCount), "I6"),
     ("reports-add", Wrong::Ledger(LedgerBug::ReportsAdd), "I4"),
     ("recovers-twice", Wrong::Ledger(LedgerBug::RecoversTwice), "I6"),
-    ("sends-before-the-journal", Wrong::SendsBeforeTheJournal, "I3"),
+    ("sends-before-the-journal", Wrong::SendsBeforeTheJournal, "I4"),
     ("says-before-the-journal", Wrong::SaysBeforeTheJournal, "I6"),
     ("recovers-nothing", Wrong::RecoversNothing, "I3"),
     ("ignores-isolation", Wrong::Book(BookBug::IgnoresIsolation), "I8"),

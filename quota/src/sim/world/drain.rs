@@ -4,6 +4,8 @@ use super::*;
 
 /// Longer than any delay and any request.
 const QUIET: u64 = 7 * SECOND;
+/// How often a little is asked for before a lot is.
+const SMALL: u64 = 6;
 
 impl World {
     pub(super) fn drain(&mut self) -> Checked {
@@ -74,9 +76,12 @@ impl World {
         self.books_are_true(account, &place)
     }
 
-    /// I7: first a half of what is left, then all the rest, each to another node and each at once; then nothing.
+    /// I7: what is left is granted, a half of it and then the rest or all at once, to any node and each at once; then nothing.
     fn everything_is_usable(&mut self, limit: usize, key: &str) -> Checked {
-        for part in [2, 1] {
+        self.hand_out(limit, key)?;
+        // All at once has to be called together from those who have some in hand.
+        let parts: &[u64] = if self.dice.percent(50) { &[1] } else { &[2, 1] };
+        for part in parts {
             let left = self.left(limit, key);
             let amount = if limit == 2 { left.min(1) } else { left / part };
             if amount > 0 {
@@ -92,6 +97,20 @@ impl World {
             require(decision.is_some_and(|it| it != Decision::Granted), "I7", || {
                 format!("nothing is left of {}/{key}, and the answer is {decision:?}", LIMITS[limit])
             })?;
+        }
+        Ok(())
+    }
+
+    /// Has some nodes ask for a little, so that leases are in their hands.
+    fn hand_out(&mut self, limit: usize, key: &str) -> Checked {
+        for _ in 0..SMALL {
+            let left = self.left(limit, key);
+            if limit != 2 && left > SMALL {
+                let decision = self.ask(limit, key, 1)?;
+                require(decision == Some(Decision::Granted), "I7", || {
+                    format!("1 of {left} that are left of {}/{key}: {decision:?}", LIMITS[limit])
+                })?;
+            }
         }
         Ok(())
     }

@@ -157,11 +157,16 @@ impl World {
         if self.processes.iter().any(|it| it.node == node && it.alive && !it.cut) {
             return Ok(());
         }
-        let of_node = self.processes.iter_mut().filter(|it| it.node == node);
-        let Some(newest) = of_node.max_by_key(|it| it.incarnation) else { return Ok(()) };
-        // The disk of one that still runs is elsewhere.
-        let disk = if newest.alive { Disk::default() } else { std::mem::take(&mut newest.disk) };
-        let next = newest.incarnation + 1;
+        let of_node = (0..self.processes.len()).filter(|at| self.processes[*at].node == node);
+        let Some(at) = of_node.max_by_key(|at| self.processes[*at].incarnation) else { return Ok(()) };
+        let disk = if self.processes[at].alive {
+            // It goes on elsewhere, with its disk, and nobody listens to it any more.
+            self.forget_unsaid(at, &BTreeSet::new());
+            Disk::default()
+        } else {
+            std::mem::take(&mut self.processes[at].disk)
+        };
+        let next = self.processes[at].incarnation + 1;
         let same = self.wrong() == Some(Wrong::SameIncarnation);
         self.spawn(node, if same { incarnation } else { next }, disk)
     }
@@ -169,7 +174,6 @@ impl World {
     /// A process is cut off, and goes on while the next one of its node starts.
     pub(super) fn haunt(&mut self, at: usize) -> Checked {
         self.report.faults.note(Fault::Zombie);
-        self.forget_unsaid(at, &BTreeSet::new());
         self.cut(at);
         self.restart(at)
     }
