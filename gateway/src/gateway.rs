@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: AtomicUsize,
     /// hyper's own tasks: HTTP/2 streams, upstream connections.
     pub(crate) tasks: TaskTracker,
+    /// What is read of answers whose callers have left, so that it is settled at what it is. Bounded by time, each.
+    pub(crate) last_words: TaskTracker,
     current: ArcSwap<Compiled>,
     /// Told of every new configuration.
     pub(crate) changed: Notify,
@@ -69,8 +71,20 @@ impl Gateway {
         let current = ArcSwap::from_pointee(Compiled::new(view, None));
         let metrics = Metrics::register(registry);
         let in_flight = AtomicUsize::new(0);
-        let (model_lists, changed) = (ModelLists::new(), Notify::new());
-        let shared = Shared { config, desk, accounts, pool, metrics, model_lists, in_flight, tasks, current, changed };
+        let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
+        let shared = Shared {
+            config,
+            desk,
+            accounts,
+            pool,
+            metrics,
+            model_lists,
+            in_flight,
+            tasks,
+            last_words,
+            current,
+            changed,
+        };
         Self { shared: Arc::new(shared) }
     }
 

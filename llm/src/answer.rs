@@ -7,7 +7,7 @@ use crate::dialect::{Dialect, Operation, anthropic, openai};
 use crate::json::JsonError;
 use crate::read::{self, Seen};
 use crate::request::{AiRequest, MaxTokens};
-use crate::usage::{Tally, Usage, UsageSource};
+use crate::usage::{AtMost, Tally, Usage, UsageSource};
 
 /// A provider's answer, ready for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Answer {
     pub body: Bytes,
     /// What the call used.
     pub usage: Usage,
+    /// The most that it can have used of what the provider has not told.
+    pub at_most: AtMost,
     /// The model that the provider says has answered, when it says so.
     pub model: Option<String>,
 }
@@ -59,15 +61,15 @@ pub fn translate_answer(
         Seen::Error(message) => return Err(AnswerError::Upstream(message)),
         _ => return Err(AnswerError::Garbage("nothing of an answer in it".to_owned())),
     }
-    let usage = match request.operation() {
-        Operation::CountTokens => Usage { source: UsageSource::Provider, ..Usage::default() },
-        _ => tally.usage(),
+    let (usage, at_most) = match request.operation() {
+        Operation::CountTokens => (Usage { source: UsageSource::Provider, ..Usage::default() }, AtMost::default()),
+        _ => (tally.usage(), tally.at_most()),
     };
     let body = match from == request.dialect() {
         true => body.clone(),
         false => translated(request.operation(), served_model, text, &usage, created)?,
     };
-    Ok(Answer { body, usage, model: tally.model })
+    Ok(Answer { body, usage, at_most, model: tally.model })
 }
 
 fn read(operation: Operation, from: Dialect, text: &str, tally: &mut Tally) -> Result<Seen, JsonError> {

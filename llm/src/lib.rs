@@ -35,4 +35,4 @@ pub use provider_error::{provider_message, translate_error};
 pub use relay::{StreamError, StreamRelay};
 pub use request::{AiRequest, MaxTokens, ProviderRequest};
 pub use tokens::preload;
-pub use usage::{Usage, UsageSource};
+pub use usage::{AtMost, Usage, UsageSource};

@@ -1,6 +1,7 @@
 //! Streams: pass on or translate the events of an answer while its usage is read going by.
 
 mod cut;
+mod reckon;
 mod run;
 
 use std::borrow::Cow;
@@ -16,7 +17,7 @@ use crate::provider_error;
 use crate::read::{self, Seen};
 use crate::request::{AiRequest, MaxTokens};
 use crate::sse::{Event, Framer, TooLarge};
-use crate::usage::{Tally, Usage, UsageSource};
+use crate::usage::Tally;
 use run::Run;
 
 /// Why a stream is not a whole answer.
@@ -58,6 +59,12 @@ pub struct StreamRelay {
     has_begun: bool,
     choices: u64,
     state: State,
+    /// The most that the text of one chunk can have been.
+    largest_chunk: u64,
+    /// The rest can't be counted.
+    is_unreadable: bool,
+    /// Up to the terminal event, if not for the caller.
+    was_read_to_its_end: bool,
 }
 
 /// The wire format of the provider's events.
@@ -108,6 +115,9 @@ impl StreamRelay {
             has_begun: false,
             choices: request.choices(),
             state: State::Open,
+            largest_chunk: 0,
+            is_unreadable: false,
+            was_read_to_its_end: false,
         }
     }
 
@@ -118,6 +128,14 @@ impl StreamRelay {
     /// # Errors
     /// The stream is unusable from here on: call [`fail`](Self::fail).
     pub fn push(&mut self, chunk: &Bytes) -> Result<Emit, StreamError> {
+        let before = self.tally.counter.most_mixed();
+        let emit = self.pass_on(chunk);
+        self.is_unreadable |= emit.is_err();
+        self.note_chunk(before);
+        emit
+    }
+
+    fn pass_on(&mut self, chunk: &Bytes) -> Result<Emit, StreamError> {
         let mut emit = Emit::default();
         let mut rest = chunk.clone();
         let mut run = Run::new(chunk);
@@ -188,20 +206,6 @@ impl StreamRelay {
             State::Failed(message) => Some(message),
             _ => None,
         }
-    }
-
-    /// What the call used so far: the provider's figures once they have come, else what was counted, by the model's
-    /// tokenizer where it is known and loaded. Meant for the end of a stream, whichever way it ended.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        let usage = self.tally.usage();
-        if self.is_complete() {
-            return usage;
-        }
-        // Some servers report as they go: of a stream that was cut, the last report may be from its beginning.
-        let counted = self.tally.counter.total();
-        let usage = Usage { clamped: self.tally.reported.nonsense, ..usage };
-        if usage.output >= counted { usage } else { Usage { output: counted, source: UsageSource::Counted, ..usage } }
     }
 
     /// Output tokens so far, estimated from what went by; cheap enough to ask after every chunk.

@@ -185,7 +185,11 @@ impl AiRequest {
     }
 
     /// The same, and never counts by itself: not above [`input_bound`](Self::input_bound) where that has been asked.
-    pub(crate) fn most_input(&self, served_model: &str) -> u64 {
+    #[must_use]
+    pub fn most_input(&self, served_model: &str) -> u64 {
+        if self.0.operation == Operation::CountTokens {
+            return 0;
+        }
         estimate::input_bound(&self.0.measure, self.0.operation, served_model, self.counted_text(served_model))
     }
 

@@ -25,6 +25,16 @@ pub struct Usage {
     pub clamped: bool,
 }
 
+/// The most that a call can have used, of what nobody but us has counted: a limit that counts what it only probably was
+/// gives to others what is used already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AtMost {
+    /// Input tokens; 0 where the provider has told them.
+    pub input: u64,
+    /// Output tokens; 0 where the provider has told them.
+    pub output: u64,
+}
+
 /// Where the figures of a [`Usage`] come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UsageSource {
@@ -82,6 +92,8 @@ pub(crate) struct Tally {
     choices: u64,
     /// What may be billed as output and is never seen: the rejected tokens of a prediction.
     unseen: u64,
+    /// There may be output beyond that of which nothing is seen.
+    hides_output: bool,
 }
 
 impl Tally {
@@ -109,6 +121,7 @@ impl Tally {
             most_output: most_output.unwrap_or(u64::MAX),
             choices: request.choices(),
             unseen: request.output_bound_with(0),
+            hides_output: request.hides_output(served_model),
         }
     }
 
@@ -124,7 +137,7 @@ impl Tally {
     pub(crate) fn usage(&self) -> Usage {
         let reported = &self.reported;
         let counted = if self.has_output { self.counter.total() } else { 0 };
-        let credible = reported.output.filter(|output| self.is_credible(*output, counted));
+        let credible = self.credible_output(counted);
         let input = self.input().unwrap_or(self.counted_input).min(self.most_input);
         let output = credible.map_or(counted, |output| output.min(self.most_output.max(counted)));
         let (cached_input, cache_write) = (reported.cached.unwrap_or(0), reported.cache_write.unwrap_or(0));
@@ -142,6 +155,27 @@ impl Tally {
             source: if is_provided { UsageSource::Provider } else { UsageSource::Counted },
             clamped: reported.nonsense || oversize || disbelieved,
         }
+    }
+
+    /// The most of what the provider has not told of an answer that went by whole.
+    pub(crate) fn at_most(&self) -> AtMost {
+        match self.credible_output(self.counter.total()) {
+            Some(_) => AtMost { output: 0, ..self.at_most_of_cut(Some(0)) },
+            None => self.at_most_of_cut(Some(0)),
+        }
+    }
+
+    /// The same of an answer that was cut: whatever was told of its output was told of its beginning. `missed` is what may
+    /// have been written and has not gone by, if that can be said at all.
+    pub(crate) fn at_most_of_cut(&self, missed: Option<u64>) -> AtMost {
+        let input = if self.input().is_some() { 0 } else { self.most_input };
+        let seen = missed.filter(|_| !self.hides_output).map(|missed| self.most_output(true).saturating_add(missed));
+        let most = if self.has_output { self.most_output } else { 0 };
+        AtMost { input, output: seen.map_or(most, |seen| seen.min(most)) }
+    }
+
+    fn credible_output(&self, counted: u64) -> Option<u64> {
+        self.reported.output.filter(|output| self.is_credible(*output, counted))
     }
 
     /// The most output tokens that can have gone by: of what was seen, or what the provider has said of it if that is more.

@@ -22,8 +22,8 @@ const HOLD_SLACK: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) reservation: Reservation,
-    /// Input and output together, at most.
-    pub(super) reserved: u64,
+    /// The most that it can use.
+    pub(super) reserved: Need,
     pub(super) headers: HeaderMap,
     pub(super) max_tokens: MaxTokens,
     /// In the order in which they are tried.
@@ -56,8 +56,13 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let admitted =
         admit::admit(&exchange.shared, view, subject, need, Durability::Journal, longest + HOLD_SLACK, deadline)
             .await?;
-    let reserved = input.saturating_add(output);
-    Ok(Admitted { reservation: admitted.reservation, reserved, headers: admitted.headers, max_tokens, candidates })
+    Ok(Admitted {
+        reservation: admitted.reservation,
+        reserved: need,
+        headers: admitted.headers,
+        max_tokens,
+        candidates,
+    })
 }
 
 /// The backend whose turn it is, then all fallbacks.

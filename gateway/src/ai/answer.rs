@@ -14,7 +14,7 @@ use tollgate_quota::Outcome;
 use super::{
     attempt::{Failed, Sent},
     provider,
-    settle::Call,
+    settle::{Call, Used},
     stream::AiStream,
 };
 use crate::{body::ResponseBody, clock, error::Rejection, exchange::Exchange, upstream::SendError};
@@ -69,7 +69,7 @@ async fn whole(
     let answer = translate_answer(sent.request, dialect, sent.model, sent.max_tokens, clock::now_seconds(), &body);
     let answer = answer.map_err(|error| Failed::garbage(garbage(error)))?;
     if let Some(call) = call.take() {
-        call.settle(answer.usage, Outcome::Settled, 200);
+        call.settle(Used { usage: answer.usage, at_most: answer.at_most }, Outcome::Settled, 200);
     }
     Ok(respond(&sent, head, "application/json", ResponseBody::full(answer.body)))
 }

@@ -89,12 +89,12 @@ pub(super) async fn send(
     Err(failed.rejection)
 }
 
-/// Nobody answered: what a provider may have worked for is settled, at the input's estimate; else nothing was used.
+/// Nobody answered: what a provider may have worked for is settled as [`Call::unanswered`]; else nothing was used.
 fn end(call: Option<Call>, billable: bool, status: u16) {
     let Some(call) = call else { return };
     if billable {
-        let usage = call.unanswered();
-        call.settle(usage, Outcome::Partial, status);
+        let used = call.unanswered();
+        call.settle(used, Outcome::Partial, status);
     } else {
         call.void();
     }
@@ -114,7 +114,7 @@ async fn attempt(
     let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
     exchange.record.upstream = Some(provider.provider.name.clone());
     if let Some(call) = call {
-        call.begin(&provider, &model, request.input_estimate(&model));
+        call.begin(&provider, &model, request);
     }
     let timeouts = exchange.plan.route.timeouts;
     let deadline = exchange.record.started() + timeouts.request;

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tollgate_llm::{AiRequest, Operation, Usage, UsageSource};
+use tokio_util::task::TaskTracker;
+use tollgate_llm::{AiRequest, AtMost, Operation, Usage, UsageSource};
 use tollgate_quota::{self as quota, InFlight, Outcome};
 
 use crate::{
     compiled::Compiled,
     exchange::Exchange,
+    filters::admit::Need,
     gateway::Shared,
     metrics::{AiLabels, OTHER},
     upstream::ProviderUpstream,
@@ -20,13 +22,20 @@ pub(super) struct Call {
     operation: Operation,
     /// Asked for. Not the whole request: a stream outlives its prompt.
     model: String,
-    /// Tokens that were reserved for it.
-    reserved: u64,
-    /// What the input probably is, to the provider that was asked last.
-    input: u64,
+    /// What was reserved for it.
+    reserved: Need,
+    /// Should nothing be known of it but that the provider that was asked last may have worked for it.
+    unanswered: Used,
     shared: Arc<Shared>,
     compiled: Arc<Compiled>,
     attempt: Option<Attempt>,
+}
+
+/// What a call used: what rows and bills say, and the most that it can have been, which limits are charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Used {
+    pub(super) usage: Usage,
+    pub(super) at_most: AtMost,
 }
 
 /// The attempt that is going on.
@@ -38,21 +47,24 @@ struct Attempt {
 }
 
 impl Call {
-    pub(super) fn new(exchange: &Exchange, request: &AiRequest, in_flight: InFlight, reserved: u64) -> Self {
+    pub(super) fn new(exchange: &Exchange, request: &AiRequest, in_flight: InFlight, reserved: Need) -> Self {
         let (shared, compiled) = (Arc::clone(&exchange.shared), Arc::clone(&exchange.compiled));
         let (operation, model) = (request.operation(), request.model().to_owned());
-        Self { in_flight, operation, model, reserved, input: 0, shared, compiled, attempt: None }
+        Self { in_flight, operation, model, reserved, unanswered: Used::default(), shared, compiled, attempt: None }
     }
 
-    /// One more attempt: from here on this provider may bill us for the input, which is probably so long.
-    pub(super) fn begin(&mut self, provider: &ProviderUpstream, model: &str, input: u64) {
+    /// One more attempt: from here on this provider may bill us for the input.
+    pub(super) fn begin(&mut self, provider: &ProviderUpstream, model: &str, request: &AiRequest) {
         let attribution = self.in_flight.attribution_mut();
         attribution.provider = provider.provider.name.to_string();
         attribution.provider_model = model.to_owned();
         let (provider, started) = (provider.provider.name.to_string(), Instant::now());
-        self.input = input;
+        self.unanswered = Used {
+            usage: Usage { input: request.input_estimate(model), source: UsageSource::Counted, ..Usage::default() },
+            at_most: AtMost { input: request.most_input(model), output: self.reserved.output },
+        };
         self.attempt = Some(Attempt { provider, model: model.to_owned(), started, first_chunk: None });
-        self.in_flight.count(to_quota(self.unanswered()));
+        self.in_flight.count(self.unanswered.to_quota(self.reserved));
     }
 
     pub(super) fn first_chunk(&mut self) {
@@ -61,14 +73,16 @@ impl Call {
         }
     }
 
-    /// The usage of a call of which nothing came back.
-    pub(super) fn unanswered(&self) -> Usage {
-        Usage { input: self.input, source: UsageSource::Counted, ..Usage::default() }
+    /// The usage of a call of which nothing came back: probably the input alone. But a provider that has the request may
+    /// have worked all of it out by the time it sees that nobody waits, whole answers above all, so it may have been as much
+    /// output as was reserved.
+    pub(super) fn unanswered(&self) -> Used {
+        self.unanswered
     }
 
-    /// What has gone by so far, should nobody come to settle.
-    pub(super) fn count(&mut self, usage: Usage) {
-        self.in_flight.count(to_quota(usage));
+    /// What is done for it once its caller is gone.
+    pub(super) fn last_words(&self) -> &TaskTracker {
+        &self.shared.last_words
     }
 
     /// The attempt ended without an answer; another may follow.
@@ -79,7 +93,8 @@ impl Call {
     }
 
     /// Ends the call with what it used.
-    pub(super) fn settle(mut self, usage: Usage, outcome: Outcome, status: u16) {
+    pub(super) fn settle(mut self, used: Used, outcome: Outcome, status: u16) {
+        let usage = used.usage;
         if let Some(attempt) = self.attempt.take() {
             let result = if outcome == Outcome::Settled { "answered" } else { "cut" };
             self.shared.metrics.attempt(&attempt.provider, result);
@@ -87,12 +102,13 @@ impl Call {
                 self.shared.metrics.usage_clamped(&attempt.provider);
             }
             self.observe(&attempt, usage);
-            let used = usage.input.saturating_add(usage.output);
-            self.shared.metrics.estimated(self.compiled.model_label(&self.model), used, self.reserved);
+            let total = usage.input.saturating_add(usage.output);
+            let reserved = self.reserved.input.saturating_add(self.reserved.output);
+            self.shared.metrics.estimated(self.compiled.model_label(&self.model), total, reserved);
         }
         let mut attribution = self.in_flight.attribution().clone();
         attribution.status = status.into();
-        self.in_flight.settle(to_quota(usage), outcome, attribution);
+        self.in_flight.settle(used.to_quota(self.reserved), outcome, attribution);
     }
 
     /// Ends a call that no provider did any work for.
@@ -121,13 +137,19 @@ impl std::fmt::Debug for Call {
     }
 }
 
-fn to_quota(usage: Usage) -> quota::Usage {
-    quota::Usage {
-        input_tokens: usage.input,
-        cached_input_tokens: usage.cached_input,
-        output_tokens: usage.output,
-        reasoning_tokens: usage.reasoning,
-        cache_write_tokens: usage.cache_write,
-        counted: usage.source == UsageSource::Counted,
+impl Used {
+    /// What is known at most is known within what was reserved: that bounds all that the call can use.
+    fn to_quota(self, reserved: Need) -> quota::Usage {
+        let Self { usage, at_most } = self;
+        quota::Usage {
+            input_tokens: usage.input,
+            cached_input_tokens: usage.cached_input,
+            output_tokens: usage.output,
+            reasoning_tokens: usage.reasoning,
+            cache_write_tokens: usage.cache_write,
+            counted: usage.source == UsageSource::Counted,
+            input_at_most: at_most.input.min(reserved.input),
+            output_at_most: at_most.output.min(reserved.output),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A provider's stream on its way to the caller, under backpressure; the usage is read going by.
 //!
-//! Whatever ends it, the call is settled exactly once: here at the end, or in `Drop` when the caller left.
+//! Whatever ends it, the call is settled exactly once: at the end, or in `leave.rs` when the caller left or ran out of time.
 
 use std::{
     pin::Pin,
@@ -13,10 +13,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tollgate_llm::{ApiError, Emit, StreamError, StreamRelay, code};
-use tollgate_quota::Outcome;
 use tracing::debug;
 
-use super::{admit::LONGEST_STREAM, settle::Call};
+use super::{admit::LONGEST_STREAM, leave::Source, settle::Call};
 use crate::timer::LazyTimer;
 
 type Pieces = <Emit as IntoIterator>::IntoIter;
@@ -24,12 +23,11 @@ type Pieces = <Emit as IntoIterator>::IntoIter;
 /// A stream that ends with its dialect's terminal event, or with an error event, never in between.
 #[derive(Debug)]
 pub(crate) struct AiStream {
-    body: Option<Incoming>,
-    relay: StreamRelay,
+    /// Until it has ended.
+    source: Option<Source>,
     ready: Pieces,
     /// The last words, after `ready`.
     farewell: Option<Bytes>,
-    call: Option<Call>,
     idle: Duration,
     waiting_since: Option<Instant>,
     ends_by: Instant,
@@ -47,11 +45,9 @@ impl AiStream {
         ends_by: Option<Instant>,
     ) -> Self {
         Self {
-            body: Some(body),
-            relay,
+            source: Some(Source::new(body, relay, call)),
             ready: first.into_iter(),
             farewell: None,
-            call: Some(call),
             idle,
             waiting_since: None,
             ends_by: ends_by.unwrap_or_else(|| Instant::now() + LONGEST_STREAM),
@@ -65,12 +61,12 @@ impl AiStream {
             if let Some(piece) = self.ready.next().or_else(|| self.farewell.take()) {
                 return Poll::Ready(Some(piece));
             }
-            let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            let Some(source) = &mut self.source else { return Poll::Ready(None) };
             if Instant::now() >= self.ends_by {
                 self.time_out("The provider's stream took longer than it may take here.");
                 continue;
             }
-            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+            let Poll::Ready(frame) = Pin::new(&mut source.body).poll_frame(cx) else {
                 ready!(self.poll_patience(cx));
                 if Instant::now() < self.ends_by {
                     self.time_out("The provider's stream stopped in the middle.");
@@ -83,7 +79,7 @@ impl AiStream {
                     Ok(data) => self.push(&data),
                     Err(_trailers) => {}
                 },
-                Some(Err(_)) if self.relay.is_complete() => self.finish(),
+                Some(Err(_)) if source.relay.is_complete() => self.finish(),
                 Some(Err(error)) => {
                     debug!(%error, "a provider's stream was cut");
                     self.fail(code::UPSTREAM_ERROR, 502, "The provider's stream was cut in the middle.");
@@ -100,33 +96,33 @@ impl AiStream {
     }
 
     fn push(&mut self, data: &Bytes) {
-        match self.relay.push(data) {
+        let Some(source) = &mut self.source else { return };
+        match source.relay.push(data) {
             Ok(emit) => self.ready = emit.into_iter(),
             Err(error) => self.broke(&error),
-        }
-        let output = self.relay.counted_output();
-        if let Some(call) = &mut self.call {
-            let usage = tollgate_llm::Usage { output, ..call.unanswered() };
-            call.count(usage);
         }
     }
 
     fn finish(&mut self) {
-        match self.relay.finish() {
+        let Some(source) = &mut self.source else { return };
+        match source.relay.finish() {
             Ok(emit) => {
                 self.ready = emit.into_iter();
-                self.end(Outcome::Settled);
+                self.end();
             }
             Err(error) => self.broke(&error),
         }
     }
 
-    /// A stream whose last event was sent on has not failed, whatever its connection does.
+    /// A stream whose last event was sent on has not failed, whatever its connection does. Of any other the provider may
+    /// be writing more at this moment.
     fn time_out(&mut self, message: &str) {
-        if self.relay.is_complete() {
-            self.finish();
-        } else {
-            self.fail(code::UPSTREAM_TIMEOUT, 504, message);
+        if self.source.as_ref().is_some_and(|source| source.relay.is_complete()) {
+            return self.finish();
+        }
+        self.tell(code::UPSTREAM_TIMEOUT, 504, message);
+        if let Some(source) = self.source.take() {
+            source.leave();
         }
     }
 
@@ -134,24 +130,27 @@ impl AiStream {
         self.fail(code::UPSTREAM_ERROR, 502, &super::answer::sentence(error));
     }
 
-    /// Tells the caller, in its dialect, that this is not the whole answer.
     fn fail(&mut self, code: &'static str, status: u16, message: &str) {
-        let event = self.relay.fail(&ApiError::new(status, code, message));
-        self.farewell = Some(event).filter(|event| !event.is_empty());
-        self.end(Outcome::Partial);
+        self.tell(code, status, message);
+        self.end();
     }
 
-    fn end(&mut self, outcome: Outcome) {
-        self.body = None;
-        if let Some(call) = self.call.take() {
-            call.settle(self.relay.usage(), outcome, 200);
-        }
+    /// Tells the caller, in its dialect, that this is not the whole answer.
+    fn tell(&mut self, code: &'static str, status: u16, message: &str) {
+        let Some(source) = &mut self.source else { return };
+        let event = source.relay.fail(&ApiError::new(status, code, message));
+        self.farewell = Some(event).filter(|event| !event.is_empty());
+    }
+
+    fn end(&mut self) {
+        self.source = None; // which settles
     }
 }
 
 impl Drop for AiStream {
     fn drop(&mut self) {
-        let outcome = if self.relay.is_complete() { Outcome::Settled } else { Outcome::Partial };
-        self.end(outcome); // the caller left; nothing happens if the stream had ended
+        if let Some(source) = self.source.take() {
+            source.leave(); // the caller left
+        }
     }
 }

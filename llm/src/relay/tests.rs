@@ -1,4 +1,5 @@
 use crate::error::code;
+use crate::usage::{AtMost, UsageSource};
 
 use super::*;
 
@@ -182,6 +183,69 @@ fn an_early_report_does_not_make_a_cut_stream_free() {
     assert_eq!((usage.input, usage.output, usage.source), (7, 2, UsageSource::Counted));
     relay.push(&Bytes::from(format!("{USAGE}{DONE}"))).unwrap();
     assert_eq!((relay.usage().output, relay.usage().source), (1, UsageSource::Provider));
+}
+
+#[test]
+fn of_what_nobody_told_the_most_is_told_and_of_a_cut_stream_what_was_on_its_way_too() {
+    let bounded = |extra: &str| relay(Operation::ChatCompletions, Dialect::OpenAi, extra);
+    let most_input = AiRequest::parse(
+        Operation::ChatCompletions,
+        r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#.into(),
+    );
+    let input = most_input.unwrap().most_input("m") + 1; // `input` has one byte, which is no field of this call
+    let most = r#","max_tokens":40"#;
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n".to_owned();
+    let (garbage, hidden) = (format!("{HELLO}data: 7\n\n"), r#","max_tokens":40,"reasoning_effort":"high""#);
+    let told = |output| AtMost { input: 0, output };
+    let untold = |relay: &StreamRelay, output| {
+        let AtMost { input: got, output: most } = relay.at_most();
+        assert!(got > relay.usage().input && got.abs_diff(input) < 20, "{got} {input}");
+        assert_eq!(most, output);
+    };
+    for (extra, events, output) in [
+        (most, format!("{HELLO}{DONE}"), 5 + 1),
+        (most, HELLO.to_owned(), 5 + 1 + 2 * 5),
+        (most, HELLO.repeat(6), 40),
+        (most, role.clone(), 40),
+        (most, garbage, 40),
+        (hidden, format!("{HELLO}{DONE}"), 40),
+    ] {
+        let mut relay = bounded(extra);
+        let _ = relay.push(&Bytes::from(events.clone()));
+        untold(&relay, output);
+        assert!(relay.fail(&broken()).is_empty() || !events.contains(DONE));
+        untold(&relay, output);
+    }
+    let mut whole = bounded(most);
+    whole.push(&Bytes::from(format!("{HELLO}{USAGE}{DONE}"))).unwrap();
+    assert_eq!(whole.at_most(), told(0), "the provider's figures are what they are");
+    let mut cut = bounded(most);
+    let early = USAGE.replace("\"choices\":[]", "\"choices\":[{\"delta\":{}}]");
+    cut.push(&Bytes::from(format!("{early}{HELLO}"))).unwrap();
+    assert_eq!(cut.at_most(), told(5 + 1 + 2 * 5), "what it told of the output was of its beginning");
+}
+
+#[test]
+fn what_is_read_on_when_the_caller_has_left_counts_and_goes_nowhere() {
+    for left in [false, true] {
+        let mut relay = relay(Operation::ChatCompletions, Dialect::OpenAi, r#","max_tokens":40"#);
+        relay.push(&Bytes::from(format!("{HELLO}data: {{\"cho"))).unwrap();
+        assert!(!left || relay.fail(&broken()).starts_with(b"data: {\"error\":"));
+        relay.read_on(&"ices\":[{\"delta\":{\"content\":\"seven..\"}}]}\n\n".into());
+        assert_eq!((relay.at_most().output, relay.is_over()), (5 + 7 + 1 + 2 * 7, false));
+        relay.read_on(&USAGE.into());
+        relay.read_on(&DONE.into());
+        assert!(relay.is_over() && !relay.is_complete(), "it did not go to the caller");
+        let usage = relay.usage();
+        assert_eq!((usage.input, usage.output, usage.source), (3, 1, UsageSource::Provider));
+        assert_eq!(relay.at_most(), AtMost::default());
+    }
+    for (end, most) in [("data: 7\n\n", 40), ("data: {\"error\":{\"message\":\"busy\"}}\n\n", 5 + 1 + 2 * 5)] {
+        let mut relay = relay(Operation::ChatCompletions, Dialect::OpenAi, r#","max_tokens":40"#);
+        relay.push(&HELLO.into()).unwrap();
+        relay.read_on(&Bytes::from(format!("{end}{HELLO}")));
+        assert_eq!((relay.is_over(), relay.at_most().output), (true, most), "{end}");
+    }
 }
 
 #[test]

@@ -109,15 +109,18 @@ impl Holds {
     }
 }
 
-/// What a request really used, in the unit of a limit.
+/// What a request really used, in the unit of a limit: where nobody but us has counted it, what it can have been at most,
+/// as a limit that counts less gives others what is used already.
 pub(crate) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
     if outcome == Outcome::Voided {
         return 0;
     }
+    let input = usage.input_tokens.max(usage.input_at_most);
+    let output = usage.output_tokens.max(usage.output_at_most);
     match unit {
-        Unit::Tokens => usage.input_tokens.saturating_add(usage.output_tokens),
-        Unit::InputTokens => usage.input_tokens,
-        Unit::OutputTokens => usage.output_tokens,
+        Unit::Tokens => input.saturating_add(output),
+        Unit::InputTokens => input,
+        Unit::OutputTokens => output,
         Unit::Requests => 1,
     }
 }

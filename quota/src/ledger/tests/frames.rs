@@ -32,6 +32,27 @@ fn what_was_used_beyond_the_reservation_blocks_until_the_window_turns() {
 }
 
 #[test]
+fn what_nobody_but_us_has_counted_is_charged_at_the_most_that_it_can_have_been() {
+    let units = [("all", Unit::Tokens), ("in", Unit::InputTokens), ("out", Unit::OutputTokens), ("n", Unit::Requests)];
+    let rules: Vec<Rule> = units.iter().map(|(limit, unit)| Rule { unit: *unit, ..rule(limit, 1, 100) }).collect();
+    let told = Usage { input_tokens: 10, output_tokens: 7, ..Usage::default() };
+    for (usage, used) in [
+        (told, [17, 10, 7, 1]),
+        (Usage { counted: true, input_at_most: 25, output_at_most: 30, ..told }, [55, 25, 30, 1]),
+        (Usage { counted: true, output_at_most: 30, ..told }, [40, 10, 30, 1]),
+        (Usage { counted: true, input_at_most: 3, output_at_most: 6, ..told }, [17, 10, 7, 1]),
+    ] {
+        let mut bench = Bench::with(&rules);
+        let charges = units.iter().map(|(limit, _)| charge(limit, 1, "alice", 60)).collect();
+        assert!(bench.hold(charges).granted);
+        let settle = Settle { usage: Some(usage), ..settle(1, 0, Outcome::Partial) };
+        let frame = bench.frame(Kind::Settle(settle));
+        bench.apply(&frame);
+        assert_eq!(units.map(|(limit, _)| bench.account(limit, "alice").0), used, "{usage:?}");
+    }
+}
+
+#[test]
 fn a_hold_is_in_all_accounts_or_in_none() {
     let mut bench = tpm();
     assert!(bench.hold(vec![charge("other", 2, "alice", 30)]).granted);

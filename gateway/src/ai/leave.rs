@@ -1,0 +1,67 @@
+//! What a provider has written and nobody will read, when a stream is left in the middle.
+//!
+//! The provider goes on writing until it sees that nobody reads: what it has written is in the buffers on the way, and
+//! it bills for all of it. A limit that was charged only what had been read would give the rest to others.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
+use tollgate_llm::StreamRelay;
+use tollgate_quota::Outcome;
+
+use super::settle::{Call, Used};
+
+/// A provider that has written more is heard within this; what comes later, the relay's margin is for.
+const QUIET: Duration = Duration::from_millis(20);
+/// The provider is let go within a second of the caller, however much it writes.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// A provider's stream and the call that it answers. Dropping it ends both: the provider is let go, and the call is settled
+/// at what has been read, and at most at what may have been written.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) body: Incoming,
+    pub(super) relay: StreamRelay,
+    /// Until it is settled.
+    call: Option<Call>,
+}
+
+impl Source {
+    pub(super) fn new(body: Incoming, relay: StreamRelay, call: Call) -> Self {
+        Self { body, relay, call: Some(call) }
+    }
+
+    /// Nobody wants the rest. What of it is there already is read, to know what was used; should the usage block be in it,
+    /// that is the truth.
+    pub(super) fn leave(self) {
+        if let (false, Some(call), Ok(runtime)) = (self.relay.is_over(), &self.call, Handle::try_current()) {
+            let tasks = call.last_words().clone();
+            tasks.spawn_on(self.read_on(), &runtime);
+        }
+    }
+
+    async fn read_on(mut self) {
+        let end = Instant::now() + LONGEST;
+        while !self.relay.is_over() {
+            let until = end.min(Instant::now() + QUIET);
+            let Ok(Some(Ok(frame))) = timeout_at(until, self.body.frame()).await else { return };
+            let data: Bytes = frame.into_data().unwrap_or_default();
+            self.relay.read_on(&data);
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let outcome = if self.relay.is_complete() { Outcome::Settled } else { Outcome::Partial };
+        if let Some(call) = self.call.take() {
+            call.settle(Used { usage: self.relay.usage(), at_most: self.relay.at_most() }, outcome, 200);
+        }
+    }
+}
