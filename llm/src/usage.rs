@@ -174,6 +174,11 @@ impl Tally {
         AtMost { input, output: seen.map_or(most, |seen| seen.min(most)) }
     }
 
+    /// The most output that the request allows.
+    pub(crate) fn most_allowed(&self) -> u64 {
+        self.most_output
+    }
+
     fn credible_output(&self, counted: u64) -> Option<u64> {
         self.reported.output.filter(|output| self.is_credible(*output, counted))
     }

@@ -4,6 +4,7 @@
 
 mod ai;
 mod anthropic;
+mod at_most;
 mod clients;
 mod cluster;
 mod early_answers;

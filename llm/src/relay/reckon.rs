@@ -59,10 +59,14 @@ impl StreamRelay {
         self.note_chunk(before);
     }
 
-    /// Whether [`read_on`](Self::read_on) has nothing more to tell.
+    /// Whether [`read_on`](Self::read_on) has nothing more to tell: the stream has ended or can't be read, or the provider
+    /// keeps to no bound, so that there is no end to wait for.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.has_ended() || self.is_unreadable || matches!(self.state, State::Failed(_))
+        self.counted_output() > self.tally.most_allowed()
+            || self.has_ended()
+            || self.is_unreadable
+            || matches!(self.state, State::Failed(_))
     }
 
     /// Whether the terminal event has come, to whomever.

@@ -240,6 +240,9 @@ fn what_is_read_on_when_the_caller_has_left_counts_and_goes_nowhere() {
         assert_eq!((usage.input, usage.output, usage.source), (3, 1, UsageSource::Provider));
         assert_eq!(relay.at_most(), AtMost::default());
     }
+    let mut boundless = relay(Operation::ChatCompletions, Dialect::OpenAi, r#","max_tokens":40"#);
+    boundless.read_on(&HELLO.repeat(100).into());
+    assert!(boundless.is_over() && boundless.usage().output < 50, "what is beyond the bound is not waited for");
     for (end, most) in [("data: 7\n\n", 40), ("data: {\"error\":{\"message\":\"busy\"}}\n\n", 5 + 1 + 2 * 5)] {
         let mut relay = relay(Operation::ChatCompletions, Dialect::OpenAi, r#","max_tokens":40"#);
         relay.push(&HELLO.into()).unwrap();

@@ -94,7 +94,6 @@ async fn answers_without_a_usage_block_are_never_over() -> Outcome {
 /// Where nobody says what was used, a limit may be charged what it probably was only if that is the most that it can
 /// have been: four bytes a token is half of what code has.
 #[tokio::test]
-#[ignore = "waits for limits that are charged the bound of the input, not its estimate, where a provider names no usage"]
 async fn a_prompt_of_code_without_a_usage_block_is_never_over() -> Outcome {
     play_all(&[repeated(case("no usage block, a prompt of code", "nobody-4", no_usage_code, 417))]).await
 }
@@ -106,7 +105,6 @@ fn repeated(case: Case) -> Case {
 
 /// The provider has written more by the time it sees that nobody reads than the gateway has read when the caller leaves.
 #[tokio::test]
-#[ignore = "waits for limits that are charged what the provider may have written of an answer that was left, not what was read of it"]
 async fn callers_who_leave_at_the_first_byte_are_never_over() -> Outcome {
     let leaving = |name, model, call| {
         let usual = case(name, model, call, PROMPT + 500);
