@@ -179,7 +179,7 @@ fn shown(request: &ResetLimitRequest, figures: AccountFigures) -> LimitAccount {
         key: request.key.clone(),
         capacity,
         used,
-        held: held.saturating_add(suspense),
+        held,
         leased,
         suspense,
         overrun,

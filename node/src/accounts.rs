@@ -100,8 +100,7 @@ pub(crate) fn shown(account: AccountView) -> LimitAccount {
         account: account.account,
         capacity: account.capacity,
         used: account.used,
-        // What nobody can account for counts as held until the window turns.
-        held: account.held.saturating_add(account.suspense),
+        held: account.held,
         leased: account.leased,
         // Below zero after the limit was lowered: then nothing is free.
         free: u64::try_from(account.free).unwrap_or(0),

@@ -226,7 +226,6 @@ async fn whatever_becomes_of_calls_and_nodes_no_account_is_over_and_nothing_forg
 }
 
 #[tokio::test]
-#[ignore = "waits for limits that are charged what the provider may have written of an answer that was left or reset"]
 async fn the_same_with_callers_who_leave_and_providers_that_reset() -> Outcome {
     Mix::set([FAIR, UNFAIR].concat()).await?.play().await
 }

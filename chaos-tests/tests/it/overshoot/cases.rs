@@ -131,7 +131,6 @@ async fn all_nodes_killed_between_two_bursts_forget_nothing() -> Outcome {
 
 /// Every call had ended when the nodes were killed, some of them only just.
 #[tokio::test]
-#[ignore = "waits for the journal: until then what had not reached the log is charged at its bound"]
 async fn after_all_nodes_were_killed_what_is_charged_is_what_was_served() -> Outcome {
     let usual = case("all nodes killed, exactly", "killed-3", plain, PROMPT + 500);
     let found = Scene::set().await?.play(&Case { bursts: 2, between: Between::AllKilled, ..usual }).await?;
