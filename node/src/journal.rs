@@ -194,10 +194,12 @@ impl Scribe {
             self.since_image += bytes.len() as u64;
             self.patiently(|writer| writer.append(&bytes).map(drop))?;
         }
+        self.patiently(Writer::write)?;
+        self.shared.progress.send_modify(|progress| progress.written += entries.len() as u64);
         self.patiently(Writer::commit)?;
         let is_long = self.since_image > LONG_BYTES;
         self.shared.progress.send_modify(|progress| {
-            progress.durable += entries.len() as u64;
+            progress.durable = progress.written;
             progress.is_long = is_long;
         });
         match whole {

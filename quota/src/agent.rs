@@ -221,6 +221,12 @@ impl Agent {
         self.book.is_in_hand().then(|| self.contact.renew_at())
     }
 
+    /// Whether something of earlier incarnations is still to be said.
+    #[must_use]
+    pub fn has_to_recover(&self) -> bool {
+        !self.recovers.is_empty()
+    }
+
     /// What is to be journaled, in order.
     pub fn take_entries(&mut self) -> Vec<JournalEntry> {
         self.outbox.take()

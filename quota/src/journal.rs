@@ -23,7 +23,9 @@ const PER_RECORD: usize = 256;
 /// How far a journal has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Entries that are durable, of those that were appended.
+    /// Entries that were written, of those that were appended: they survive the end of this process.
+    pub written: u64,
+    /// Of those, the ones that are durable: they survive a power cut.
     pub durable: u64,
     /// The disk is full: nothing becomes durable before there is space again.
     pub full: bool,
@@ -53,7 +55,10 @@ impl Default for Forgetful {
 
 impl Journal for Forgetful {
     fn append(&self, entries: Vec<JournalEntry>) {
-        self.0.send_modify(|progress| progress.durable += entries.len() as u64);
+        self.0.send_modify(|progress| {
+            progress.written += entries.len() as u64;
+            progress.durable = progress.written;
+        });
     }
 
     fn progress(&self) -> watch::Receiver<Progress> {

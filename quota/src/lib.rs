@@ -35,7 +35,7 @@ pub use agent::Agent;
 pub use desk::{Desk, DeskConfig, DeskStats, Flushed};
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Used};
-pub use reservation::{Charge, Durability, InFlight, Reservation, Standing};
+pub use reservation::{Charge, Durability, InFlight, Reservation, Standing, Written};
 pub use rule::Rule;
 pub use uplink::{BoxFuture, Uplink, UplinkError};
 

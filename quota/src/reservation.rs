@@ -1,13 +1,17 @@
 //! A request's way through the desk, as types: a [`Reservation`] that is forgotten is voided, an [`InFlight`] that is
 //! forgotten is settled at what was counted.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{Attribution, Outcome, ShadowCharge, Usage};
 
-use crate::{Unavailable, desk::Ticket};
+use crate::{BoxFuture, Unavailable, desk::Ticket};
 
 /// What a request asks of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,13 +139,43 @@ impl InFlight {
     }
 
     /// Ends the request with what it really used. Never blocks, never fails: what was said is kept until it is applied.
-    pub fn settle(mut self, usage: Usage, outcome: Outcome, attribution: Attribution) {
-        self.ticket.settle(usage, outcome, attribution);
+    ///
+    /// Whoever has the last bytes of the answer to give waits for what this returns before: then even the end of this
+    /// process does not lose it.
+    pub fn settle(mut self, usage: Usage, outcome: Outcome, attribution: Attribution) -> Written {
+        self.ticket.settle(usage, outcome, attribution)
     }
 
     /// Ends a request that no upstream did any work for: everything is free again, and no usage is recorded.
     pub fn void(mut self) {
         self.ticket.void();
+    }
+}
+
+/// Resolves once the end of a request is written down: not for long, and need not be waited for.
+#[derive(Default)]
+pub struct Written(Option<BoxFuture<'static, ()>>);
+
+impl Written {
+    pub(crate) fn when(written: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Some(Box::pin(written)))
+    }
+}
+
+impl Future for Written {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(written) = &mut self.0 else { return Poll::Ready(()) };
+        ready!(written.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(())
+    }
+}
+
+impl std::fmt::Debug for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Written").field("is", &self.0.is_none()).finish()
     }
 }
 

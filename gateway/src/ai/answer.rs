@@ -69,7 +69,7 @@ async fn whole(
     let answer = translate_answer(sent.request, dialect, sent.model, sent.max_tokens, clock::now_seconds(), &body);
     let answer = answer.map_err(|error| Failed::garbage(garbage(error)))?;
     if let Some(call) = call.take() {
-        call.settle(Used { usage: answer.usage, at_most: answer.at_most }, Outcome::Settled, 200);
+        call.settle(Used { usage: answer.usage, at_most: answer.at_most }, Outcome::Settled, 200).await;
     }
     Ok(respond(&sent, head, "application/json", ResponseBody::full(answer.body)))
 }

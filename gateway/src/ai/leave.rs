@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tollgate_llm::StreamRelay;
-use tollgate_quota::Outcome;
+use tollgate_quota::{Outcome, Written};
 
 use super::settle::{Call, Used};
 
@@ -57,11 +57,17 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Settles the call, unless it is.
+    pub(super) fn settle(&mut self) -> Written {
+        let outcome = if self.relay.is_complete() { Outcome::Settled } else { Outcome::Partial };
+        let used = Used { usage: self.relay.usage(), at_most: self.relay.at_most() };
+        self.call.take().map(|call| call.settle(used, outcome, 200)).unwrap_or_default()
+    }
+}
+
 impl Drop for Source {
     fn drop(&mut self) {
-        let outcome = if self.relay.is_complete() { Outcome::Settled } else { Outcome::Partial };
-        if let Some(call) = self.call.take() {
-            call.settle(Used { usage: self.relay.usage(), at_most: self.relay.at_most() }, outcome, 200);
-        }
+        drop(self.settle());
     }
 }

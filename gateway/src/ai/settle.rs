@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tollgate_llm::{AiRequest, AtMost, Operation, Usage, UsageSource};
-use tollgate_quota::{self as quota, InFlight, Outcome};
+use tollgate_quota::{self as quota, InFlight, Outcome, Written};
 
 use crate::{
     compiled::Compiled,
@@ -92,8 +92,8 @@ impl Call {
         self.observe(&attempt, Usage::default());
     }
 
-    /// Ends the call with what it used.
-    pub(super) fn settle(mut self, used: Used, outcome: Outcome, status: u16) {
+    /// Ends the call with what it used. The answer's last bytes wait until that is written.
+    pub(super) fn settle(mut self, used: Used, outcome: Outcome, status: u16) -> Written {
         let usage = used.usage;
         if let Some(attempt) = self.attempt.take() {
             let result = if outcome == Outcome::Settled { "answered" } else { "cut" };
@@ -108,7 +108,7 @@ impl Call {
         }
         let mut attribution = self.in_flight.attribution().clone();
         attribution.status = status.into();
-        self.in_flight.settle(used.to_quota(self.reserved), outcome, attribution);
+        self.in_flight.settle(used.to_quota(self.reserved), outcome, attribution)
     }
 
     /// Ends a call that no provider did any work for.

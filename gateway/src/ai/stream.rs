@@ -13,6 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tollgate_llm::{ApiError, Emit, StreamError, StreamRelay, code};
+use tollgate_quota::Written;
 use tracing::debug;
 
 use super::{admit::LONGEST_STREAM, leave::Source, settle::Call};
@@ -28,6 +29,8 @@ pub(crate) struct AiStream {
     ready: Pieces,
     /// The last words, after `ready`.
     farewell: Option<Bytes>,
+    /// The last bytes wait for it.
+    written: Option<Written>,
     idle: Duration,
     waiting_since: Option<Instant>,
     ends_by: Instant,
@@ -48,6 +51,7 @@ impl AiStream {
             source: Some(Source::new(body, relay, call)),
             ready: first.into_iter(),
             farewell: None,
+            written: None,
             idle,
             waiting_since: None,
             ends_by: ends_by.unwrap_or_else(|| Instant::now() + LONGEST_STREAM),
@@ -58,6 +62,10 @@ impl AiStream {
     /// The next bytes for the caller, or the end.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
+            if let Some(written) = &mut self.written {
+                ready!(Pin::new(written).poll(cx));
+                self.written = None;
+            }
             if let Some(piece) = self.ready.next().or_else(|| self.farewell.take()) {
                 return Poll::Ready(Some(piece));
             }
@@ -142,8 +150,9 @@ impl AiStream {
         self.farewell = Some(event).filter(|event| !event.is_empty());
     }
 
+    /// Settles. The last bytes wait until that is written.
     fn end(&mut self) {
-        self.source = None; // which settles
+        self.written = self.source.take().map(|mut source| source.settle());
     }
 }
 

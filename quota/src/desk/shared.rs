@@ -12,19 +12,22 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{Attribution, Frame, FrameOutcome, HoldOutcome, Settle};
 
 use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, quarantine::Quarantine, ticket::standing};
 use crate::{
-    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable,
+    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable, Written,
     agent::{Agent, Answer, MAX_FRAME_RECORDS},
     journal::{Journal, Progress},
     ledger::News,
 };
 
+/// An answer that is complete does not wait longer for its end to be written: a disk that is that slow loses nothing but
+/// exactness, and only if the process dies just then.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(100);
 /// What requests have drawn is told to the log within this time, should nothing else be: for whoever looks at the accounts.
 const DRAWS_WITHIN: Duration = Duration::from_millis(200);
 /// Between two attempts of a request that waits for others to give back: about what a recall takes.
@@ -273,15 +276,29 @@ impl Shared {
         ReserveError::Unavailable(why)
     }
 
-    pub(super) fn settle(&self, settle: Settle) {
+    /// Up to where the journal must be written so that the end of this process does not lose it.
+    pub(super) fn settle(&self, settle: Settle) -> u64 {
         let mut state = self.state.lock();
         state.agent.settle(settle);
         self.write_down(&mut state);
         let now = *state.settles_since.get_or_insert_with(Instant::now);
         state.unsaid_since.get_or_insert(now);
         state.say_leases_within(self.config.settle_delay);
+        let position = state.agent.journaled();
         drop(state);
         self.wake.notify_one();
+        position
+    }
+
+    /// Resolves once the journal is written up to there, or it has taken too long.
+    pub(super) fn written(&self, position: u64) -> Written {
+        let mut progress = self.progress.clone();
+        if progress.borrow().written >= position {
+            return Written::default();
+        }
+        Written::when(async move {
+            let _ = timeout(WRITTEN_WITHIN, progress.wait_for(|it| it.written >= position)).await;
+        })
     }
 
     /// Gives up a hold in whatever state it is.
@@ -322,7 +339,8 @@ impl Shared {
                 }
             };
         }
-        if state.agent.is_sending() || holds + settles >= MAX_FRAME_RECORDS {
+        let is_full = holds + settles >= MAX_FRAME_RECORDS;
+        if state.agent.is_sending() || state.agent.has_to_recover() || is_full {
             return Next::At(Instant::now());
         }
         let hold_at = state.holds_since.filter(|_| holds > 0).map(|since| since + self.config.hold_delay);

@@ -9,7 +9,7 @@ use tollgate_proto::state::v1::{
 };
 
 use super::shared::{Shared, Word};
-use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable};
+use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable, Written};
 
 /// Ends its request when it is dropped: a hold is given back, or voided once it is granted.
 pub(crate) struct Ticket {
@@ -50,21 +50,24 @@ impl Ticket {
         self.shadow = charges;
     }
 
-    pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Attribution) {
+    pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Attribution) -> Written {
         if outcome == Outcome::Voided {
-            return self.void();
+            self.void();
+            return Written::default();
         }
-        if std::mem::take(&mut self.open) {
-            self.shared.settle(Settle {
-                request: self.request,
-                outcome: outcome.into(),
-                usage: Some(usage),
-                attribution: Some(attribution),
-                unheld: !self.held,
-                shadow: std::mem::take(&mut self.shadow),
-                ..Settle::default()
-            });
+        if !std::mem::take(&mut self.open) {
+            return Written::default();
         }
+        let position = self.shared.settle(Settle {
+            request: self.request,
+            outcome: outcome.into(),
+            usage: Some(usage),
+            attribution: Some(attribution),
+            unheld: !self.held,
+            shadow: std::mem::take(&mut self.shadow),
+            ..Settle::default()
+        });
+        self.shared.written(position)
     }
 
     pub(crate) fn void(&mut self) {

@@ -101,3 +101,16 @@ async fn what_the_log_alone_may_decide_asks_for_no_lease() {
     assert_eq!(stopped(&desk, &tracker).await, 0);
     assert_eq!((desk.stats().local, log.ledger.lock().counters().leased), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_process_left_is_said_at_once_whether_anybody_calls_or_not() {
+    let log = Log::with_limit(1_000);
+    log.open(2);
+    let tracker = TaskTracker::new();
+    let recovers = vec![Recover { incarnation: 1, done: true, ..Recover::default() }];
+    let config = DeskConfig { recovers, ..DeskConfig::new(NodeId(1), 2) };
+    let _desk = Desk::spawn(config, Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()), &tracker);
+    assert_eq!(log.ledger.lock().earlier(1).len(), 1);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(log.ledger.lock().earlier(1), []);
+}
