@@ -137,7 +137,7 @@ impl Book {
         let serves = cell.serves(ask.version, now);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let serves = serves || (heedless && cell.lease.is_some_and(|it| it.in_force && now < it.window_end.0));
-        let enough = cell.balance() >= ask.amount.max(1);
+        let enough = cell.spendable() >= ask.amount.max(1);
         let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
             cell.held += ask.amount;
             if below_ceiling && cell.draw_unjournaled(ask.amount) {
@@ -151,7 +151,7 @@ impl Book {
             let (account, epoch) = (lease.account, lease.epoch);
             Part { cell: at, account, epoch, amount: ask.amount, below_ceiling }
         });
-        let low = part.is_none() || cell.balance() < cell.demand.target() / 2;
+        let low = part.is_none() || cell.spendable() < cell.demand.target() / 2;
         if low && !cell.is_short && now >= cell.ask_after && !closed && !cell.is_called_back() {
             cell.is_short = true;
             self.short.push(at);

@@ -48,6 +48,11 @@ impl Cell {
         granted.saturating_sub(self.held).saturating_sub(self.spent).saturating_sub(self.returned)
     }
 
+    /// What may be drawn: what was used beyond what was reserved has to be made up for first.
+    pub(super) fn spendable(&self) -> u64 {
+        self.balance().saturating_sub(self.overrun)
+    }
+
     pub(super) fn is_of(&self, epoch: u64) -> bool {
         self.lease.is_some_and(|lease| lease.epoch == epoch)
     }

@@ -186,6 +186,7 @@ impl Ledger {
         }
         account.overrun = account.overrun.saturating_add(actual - within);
         self.dirty.accounts.push(held.account);
+        self.recall_if_over(held.account);
         self.reconsider(held.account);
     }
 

@@ -253,6 +253,7 @@ impl Ledger {
         lease.generation = lease.generation.max(report.generation);
         self.dirty.leases.push(id);
         self.dirty.accounts.push(report.account);
+        self.recall_if_over(report.account);
         self.reconsider(report.account);
     }
 
@@ -316,6 +317,13 @@ impl Ledger {
     pub(super) fn recall(&mut self, now: u64, id: u32) {
         if self.accounts.get(id).is_some_and(|account| !account.central) {
             self.recall_anew(now, id);
+        }
+    }
+
+    /// More was used than there is: nobody has anything left to spend.
+    pub(super) fn recall_if_over(&mut self, id: u32) {
+        if self.free_of(id) < 0 {
+            self.recall(self.meta.last_time_us, id);
         }
     }
 
