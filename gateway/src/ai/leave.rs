@@ -48,7 +48,7 @@ impl Source {
 
     async fn read_on(mut self) {
         let end = Instant::now() + LONGEST;
-        while !self.relay.is_over() {
+        while !self.relay.is_over() && Instant::now() < end {
             let until = end.min(Instant::now() + QUIET);
             let Ok(Some(Ok(frame))) = timeout_at(until, self.body.frame()).await else { return };
             let data: Bytes = frame.into_data().unwrap_or_default();

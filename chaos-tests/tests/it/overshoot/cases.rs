@@ -8,6 +8,8 @@ use super::{Between, Case, Scene, play_all, prompt};
 const PROMPT: u64 = 5;
 /// Words of the long prompts.
 const WORDS: usize = 400;
+/// Output tokens of the long answers.
+const LONG: u64 = 20_000;
 
 /// Answers of 500 tokens, as the caller allows.
 fn plain(call: Call) -> Call {
@@ -61,6 +63,19 @@ fn streamed_at_once(call: Call) -> Call {
     call.stream().max_tokens(500).header("x-mock-output", "500")
 }
 
+/// Far longer than what is read of an answer that is left: what it is charged is not what it has reserved.
+fn long(call: Call) -> Call {
+    call.stream()
+        .max_tokens(LONG)
+        .header("x-mock-output", &LONG.to_string())
+        .header("x-mock-chunk", "10")
+        .header("x-mock-pace", "5ms")
+}
+
+fn long_at_once(call: Call) -> Call {
+    call.stream().max_tokens(LONG).header("x-mock-output", &LONG.to_string())
+}
+
 fn case(name: &'static str, model: &'static str, call: fn(Call) -> Call, tokens: u64) -> Case {
     let (manner, between) = (Manner::Stays, Between::Nothing);
     Case { name, model, limit: 10_000, bursts: 1, manner, between, call, tokens }
@@ -103,18 +118,33 @@ fn repeated(case: Case) -> Case {
     Case { bursts: 6, ..case }
 }
 
+fn leaving(name: &'static str, model: &'static str, call: fn(Call) -> Call) -> Case {
+    Case { bursts: 3, manner: Manner::LeavesAtFirstByte, ..case(name, model, call, PROMPT + 500) }
+}
+
+fn leaving_long(name: &'static str, model: &'static str, call: fn(Call) -> Call) -> Case {
+    Case { limit: 20 * LONG, tokens: PROMPT + LONG, ..leaving(name, model, call) }
+}
+
 /// The provider has written more by the time it sees that nobody reads than the gateway has read when the caller leaves.
 #[tokio::test]
 async fn callers_who_leave_at_the_first_byte_are_never_over() -> Outcome {
-    let leaving = |name, model, call| {
-        let usual = case(name, model, call, PROMPT + 500);
-        Case { bursts: 3, manner: Manner::LeavesAtFirstByte, ..usual }
-    };
     play_all(&[
         leaving("left at the first byte, three bursts", "leaving-1", streamed),
         leaving("left at the first byte, fast answers", "leaving-2", streamed_at_once),
+        leaving_long("left at the first byte, long answers", "leaving-3", long),
+        leaving_long("left at the first byte, long and fast answers", "leaving-4", long_at_once),
+        leaving_long("left at the first byte, long answers, known vocabulary", "gpt-4o-leaving-1", long),
     ])
     .await
+}
+
+/// Counted by the vocabulary there is no slack that makes up for what is in the buffers still.
+#[tokio::test]
+#[ignore = "waits for a bound of what a provider has written that is faster than its answer is read on"]
+async fn callers_who_leave_a_provider_that_is_faster_than_the_gateway_are_never_over() -> Outcome {
+    let name = "left at the first byte, fast answers, known vocabulary";
+    play_all(&[leaving_long(name, "gpt-4o-leaving-2", long_at_once)]).await
 }
 
 #[tokio::test]
