@@ -33,10 +33,10 @@ pub use name::Name;
 pub use nearest::nearest;
 pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
-    Auth, Backend, Billing, BillingMode, Checked, Consumer, Credential, Durability, Endpoint, Failure, FailureSet,
-    Fallback, HostPattern, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, Mode, ModelMap, PathMatch, Price, PriceTable,
-    PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, Reserve, Route, RouteAction, RouteMatch, Sent,
-    Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, percent_decode,
+    Algorithm, Auth, Backend, Billing, BillingMode, Checked, Consumer, Credential, Durability, Endpoint, Failure,
+    FailureSet, Fallback, HostPattern, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, Mode, ModelMap, PathMatch, Price,
+    PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, Reserve, Route, RouteAction,
+    RouteMatch, Sent, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, percent_decode,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -1,4 +1,4 @@
-//! Fixed windows on the clock.
+//! Windows: how long they are, and where fixed ones begin on the clock.
 //!
 //! The windows of one kind in one zone follow one another without a gap or an overlap, through every change of a
 //! zone's offset: `bounds` of an instant and of any other instant in the same window are the same, and the next window
@@ -52,6 +52,18 @@ impl Window {
             let hint = hint(text, Self::ALL.map(Self::as_str));
             format!("`{text}` is no window{hint}: 1s | 1m | 1h | 1d | month")
         })
+    }
+
+    /// How long it lasts at most, in microseconds: an hour may be cut short, a day may have 25 hours, a month 31 days.
+    #[must_use]
+    pub const fn longest_us(self) -> u64 {
+        match self {
+            Self::Second => SECOND,
+            Self::Minute => MINUTE,
+            Self::Hour => HOUR,
+            Self::Day => 25 * HOUR,
+            Self::Month => 31 * 24 * HOUR + HOUR,
+        }
     }
 
     /// The window that `at` is in: `start <= at < end`. Times beyond [`Timestamp::MAX`] count as it.

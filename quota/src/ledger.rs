@@ -85,6 +85,8 @@ pub const MAX_LEASES: usize = 1_000_000;
 const KEPT: (u64, u64) = (2, 0);
 /// Nodes that ever opened an incarnation.
 pub const MAX_NODES: usize = 1_024;
+/// How long a process that is cut off may go on spending what it has, unless its successor says how long.
+pub(crate) const ISOLATION_US: u64 = 30_000_000;
 /// Limits that one hold may charge.
 pub const MAX_CHARGES: usize = 64;
 /// Bytes of all key values of one charge together.
@@ -122,6 +124,10 @@ impl Default for Bounds {
     fn default() -> Self {
         Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS, leases: MAX_LEASES, kept: KEPT }
     }
+}
+
+fn age(meta: &LedgerMetaRow) -> u64 {
+    if meta.age_us > 0 { meta.age_us } else { meta.last_time_us }
 }
 
 /// What a batch did.
@@ -293,6 +299,22 @@ impl Ledger {
         Self::restore_with(Bounds::default(), rows)
     }
 
+    /// Takes the stamp of the next entry by a clock that may begin anywhere, and never runs faster than real time: from the first
+    /// on, the ledger ages by their differences. Without any, it is as old as log time says.
+    pub fn stamp(&mut self, stamp_us: u64) {
+        let meta = &mut self.meta;
+        if meta.age_us == 0 {
+            (meta.age_us, meta.stamp_us) = (meta.last_time_us.max(1), stamp_us);
+        }
+        meta.age_us = meta.age_us.saturating_add(stamp_us.saturating_sub(meta.stamp_us));
+        meta.stamp_us = meta.stamp_us.max(stamp_us);
+    }
+
+    /// The time by which what was used ages: in sliding windows, and in suspense where no window turns.
+    pub(crate) fn age(&self) -> u64 {
+        age(&self.meta)
+    }
+
     /// Makes time monotone, and does what is due by it.
     fn begin(&mut self, now: Timestamp) -> u64 {
         let now = now.0.max(self.meta.last_time_us);
@@ -302,6 +324,7 @@ impl Ledger {
             self.free_what_is_late(now);
         }
         self.expire_holds(now);
+        self.free_suspense();
         now
     }
 

@@ -29,6 +29,7 @@ mod reservation;
 mod rule;
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub mod sim;
+mod slide;
 mod uplink;
 
 pub use agent::Agent;

@@ -1,6 +1,8 @@
 //! A limit as the ledger knows it: what is counted, for whom, how much, and over which window.
 
-use tollgate_model::{KeyPart, Limit, LogIndex, Mode, Name, TimeZone, Unit, Window};
+use tollgate_model::{Algorithm, KeyPart, Limit, LogIndex, Mode, Name, TimeZone, Unit, Window};
+
+use crate::slide::Span;
 
 /// What the ledger needs of a `Limit`. Whom it applies to is decided where charges are computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +17,10 @@ pub struct Rule {
     pub per: Vec<KeyPart>,
     /// What each account holds in a window.
     pub capacity: u64,
-    /// How long a window is; windows begin on the clock.
+    /// How long a window is. Means nothing for concurrency.
     pub window: Window,
+    /// Whether windows begin on the clock. Means nothing for concurrency.
+    pub algorithm: Algorithm,
     /// Where windows begin.
     pub time_zone: TimeZone,
     /// It counts what was used, and nothing is held for it or refused by it.
@@ -34,8 +38,19 @@ impl Rule {
             per: limit.per.clone(),
             capacity: limit.limit,
             window: limit.window,
+            algorithm: limit.algorithm,
             time_zone,
             shadow: limit.mode == Mode::Shadow,
         }
+    }
+
+    /// Whether a window ends, and everything begins anew: what is of no fixed window goes on for ever.
+    pub(crate) fn turns(&self) -> bool {
+        self.unit != Unit::Concurrency && self.algorithm == Algorithm::Fixed
+    }
+
+    /// How long what was used counts, where that is not until a window turns.
+    pub(crate) fn span(&self) -> Option<Span> {
+        (self.unit != Unit::Concurrency && self.algorithm == Algorithm::Sliding).then(|| Span::of(self.window))
     }
 }

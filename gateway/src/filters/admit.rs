@@ -42,7 +42,7 @@ impl Need {
             Unit::Tokens => self.input.saturating_add(self.output),
             Unit::InputTokens => self.input,
             Unit::OutputTokens => self.output,
-            Unit::Requests => 1,
+            Unit::Requests | Unit::Concurrency => 1,
         }
     }
 }
@@ -144,7 +144,7 @@ pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -
     let room = view.limits_for(subject).filter(holds_output).filter_map(|limit| match limit.unit {
         Unit::Tokens => Some(limit.limit.saturating_sub(input)),
         Unit::OutputTokens => Some(limit.limit),
-        Unit::InputTokens | Unit::Requests => None,
+        Unit::InputTokens | Unit::Requests | Unit::Concurrency => None,
     });
     room.min().unwrap_or(u64::MAX)
 }

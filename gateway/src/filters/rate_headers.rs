@@ -55,7 +55,8 @@ impl Figure {
             return 0.0;
         }
         let left = self.left.map_or(self.limit.limit, |(left, _)| left);
-        left as f64 / self.limit.limit as f64
+        // A limit of nothing has nothing left.
+        if self.limit.limit == 0 { 0.0 } else { left as f64 / self.limit.limit as f64 }
     }
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn are_told(headers: &HeaderMap) -> bool {
 pub(super) fn rate_headers(figures: &Figures) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let requests = figures.tightest(|unit| unit == Unit::Requests);
-    let tokens = figures.tightest(|unit| unit != Unit::Requests);
+    let tokens = figures.tightest(|unit| !matches!(unit, Unit::Requests | Unit::Concurrency));
     for (what, figure) in [("requests", requests), ("tokens", tokens)] {
         let Some(figure) = figure else { continue };
         let mut put = |part: &str, value: String| {
@@ -85,7 +86,7 @@ pub(super) fn rate_headers(figures: &Figures) -> HeaderMap {
         (!items.is_empty()).then(|| HeaderValue::try_from(items.join(", ")).expect("names, digits and punctuation"))
     };
     let policy = |it: &Figure| {
-        let window = window_seconds(it.limit.window).map(|seconds| format!(";w={seconds}")).unwrap_or_default();
+        let window = window_seconds(&it.limit).map(|seconds| format!(";w={seconds}")).unwrap_or_default();
         Some(format!("\"{}\";q={}{window};qu=\"{}\"", it.limit.name, structured(it.limit.limit), it.limit.unit))
     };
     let left = |it: &Figure| {
@@ -101,9 +102,10 @@ fn structured(number: u64) -> u64 {
     number.min(999_999_999_999_999)
 }
 
-/// None where windows differ in length.
-fn window_seconds(window: Window) -> Option<u64> {
-    match window {
+/// None where windows differ in length, or there is none.
+fn window_seconds(limit: &Limit) -> Option<u64> {
+    match limit.window {
+        _ if limit.unit == Unit::Concurrency => None,
         Window::Second => Some(1),
         Window::Minute => Some(60),
         Window::Hour => Some(3_600),

@@ -1,11 +1,12 @@
 //! Limits as callers meet them.
 
 use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     ai::{completion, provider},
     clients::{Answer, call, get, raw},
-    cluster::Cluster,
+    cluster::{Cluster, until},
     upstream::{Reply, Upstream, answer, json as json_answer},
 };
 
@@ -225,4 +226,45 @@ async fn a_changed_limit_is_met_with_the_newest_configuration() {
     cluster.apply(&limit("rpm", "requests", 50).replace("---\n", ""));
     let answer = call(cluster.address, "/v1/chat/completions", BODY).await;
     assert_eq!((answer.status, answer.header("x-ratelimit-limit-requests")), (200, Some("50")));
+}
+
+#[tokio::test]
+async fn a_permit_is_taken_while_a_request_is_in_flight_and_no_header_counts_it() {
+    let upstream = Upstream::start(|request| {
+        if request.contains("slow") { Reply::Hang(String::new()) } else { Reply::Keep(answer(200, "", "fine")) }
+    })
+    .await;
+    let resources = format!(
+        "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: http, endpoints: [{{address: '{}'}}]}}\n---\n\
+         kind: Route\nmetadata: {{name: all}}\nspec: {{backends: [{{service: s}}]}}\n---\n\
+         kind: Limit\nmetadata: {{name: open}}\nspec: {{unit: concurrency, limit: 1}}\n",
+        upstream.address
+    );
+    let cluster = Cluster::start(&resources).await;
+    let mut slow = TcpStream::connect(cluster.address).await.unwrap();
+    slow.write_all(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    until("the slow request is with its upstream", || upstream.requests().len() == 1).await;
+    let refused = get(cluster.address, "/quick", "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limit_exceeded"), "{}", refused.raw);
+    assert!(refused.header("retry-after").is_some() && refused.body.contains("`open`"), "{}", refused.raw);
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"open\";q=1;qu=\"concurrency\""));
+    assert!(!refused.raw.contains("x-ratelimit-"), "{}", refused.raw);
+    drop(slow);
+    cluster.nothing_held().await;
+    for _ in 0..3 {
+        assert_eq!(get(cluster.address, "/quick", "").await.status, 200, "one after the other");
+        cluster.nothing_held().await;
+    }
+}
+
+#[tokio::test]
+async fn a_limit_of_nothing_admits_nothing() {
+    let upstream = Upstream::always(Reply::Keep(json_answer(&completion(7, 5)))).await;
+    for (unit, window) in [("tokens", ", window: 1m"), ("requests", ", window: 1h"), ("concurrency", "")] {
+        let limit = format!("---\nkind: Limit\nmetadata: {{name: none}}\nspec: {{unit: {unit}, limit: 0{window}}}\n");
+        let cluster = Cluster::start(&(provider(&upstream, "openai") + &limit)).await;
+        let never = call(cluster.address, "/v1/chat/completions", BODY).await;
+        assert_eq!((never.status, never.code().as_str()), (400, "request_exceeds_limit"), "{}", never.raw);
+    }
+    assert!(upstream.requests().is_empty());
 }

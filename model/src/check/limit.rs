@@ -12,7 +12,9 @@ use super::{
     },
     upstream::globs,
 };
-use crate::{Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Problems, Reserve, Unit, Window};
+use crate::{
+    Algorithm, Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Problems, Reserve, Unit, Window,
+};
 
 /// Half of what 64 bits hold, so that no sum of two amounts overflows.
 const MAX_LIMIT: u64 = u64::MAX / 2;
@@ -28,11 +30,12 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
         ("outputTokens", Is(Unit::OutputTokens)),
         ("requests", Is(Unit::Requests)),
         ("cost", NotYet),
-        ("concurrency", NotYet),
+        ("concurrency", Is(Unit::Concurrency)),
     ];
     let unit = context.required_word(&spec.field("unit"), &given.unit, &units).unwrap_or(Unit::Tokens);
     let amount = amount(&mut context, &spec.field("limit"), given.limit);
     let window = window(&mut context, &spec.field("window"), given);
+    let algorithm = algorithm(&mut context, &spec.field("algorithm"), given, window);
     let per = per(&mut context, &spec.field("per"), &given.per);
     let mode = modes(&mut context, &spec, given);
     let reserve = reserve(&mut context, &spec.field("reserve"), given, unit);
@@ -51,6 +54,7 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
         unit,
         limit: amount,
         window,
+        algorithm,
         durability,
         mode,
         reserve,
@@ -61,7 +65,6 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
 fn amount(context: &mut Context, at: &Field<'_>, given: Option<u64>) -> u64 {
     match given {
         None => context.add(at, "is missing"),
-        Some(0) => context.add(at, "must be greater than 0"),
         Some(amount) if amount > MAX_LIMIT => context.add(at, format!("must be at most {MAX_LIMIT}")),
         Some(amount) => return amount,
     }
@@ -80,6 +83,18 @@ fn window(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec) -> Windo
         return Window::Minute;
     }
     context.keep(at, Window::parse(&given.window)).unwrap_or(Window::Minute)
+}
+
+fn algorithm(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, window: Window) -> Algorithm {
+    let words = [("fixed", Is(Algorithm::Fixed)), ("sliding", Is(Algorithm::Sliding))];
+    let chosen = context.word(at, &given.algorithm, &words);
+    if given.unit == "concurrency" && !given.algorithm.is_empty() {
+        context.add(at, "means nothing for concurrency, which is what is in flight at a moment");
+    }
+    if chosen == Some(Algorithm::Sliding) && matches!(window, Window::Day | Window::Month) {
+        context.add(at, format!("`sliding` is for windows up to 1h; write `fixed` for {window}"));
+    }
+    chosen.unwrap_or(Algorithm::default_for(window))
 }
 
 fn per(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<KeyPart> {
@@ -136,7 +151,6 @@ fn durability(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit
 fn modes(context: &mut Context, spec: &Field<'_>, given: &v1::LimitSpec) -> Mode {
     let modes = [("enforce", Is(Mode::Enforce)), ("shadow", Is(Mode::Shadow))];
     let mode = context.word(&spec.field("mode"), &given.mode, &modes).unwrap_or_default();
-    context.word(&spec.field("algorithm"), &given.algorithm, &[("fixed", Is(())), ("sliding", NotYet)]);
     context.word(&spec.field("whenUnavailable"), &given.when_unavailable, &[("deny", Is(())), ("allow", NotYet)]);
     mode
 }

@@ -2,8 +2,7 @@
 //!
 //! A field or a value of the contract whose behaviour is not built yet is refused as "not supported yet", with its
 //! path: nothing is accepted and then ignored. Two exceptions are promised by the contract: what only later work reads
-//! is stored and shown (zones, prices, billing), and `durability: memory` and `journal` run as `quorum`. A limit
-//! without `algorithm` runs in fixed windows, also up to `1m`, where the contract promises sliding ones later.
+//! is stored and shown (zones, prices, billing), and `durability: memory` and `journal` run as `quorum`.
 //!
 //! Not here: what a resource refers to ([`crate::catalog`] knows what there is).
 

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    Backend, Failure, HostPattern, KeyPart, Limit, PathMatch, Provider, ProviderKey, Route, RouteAction, Unit,
-    UpstreamRef, Window, yaml,
+    Algorithm, Backend, Failure, HostPattern, KeyPart, Limit, PathMatch, Provider, ProviderKey, Route, RouteAction,
+    Unit, UpstreamRef, Window, yaml,
 };
 
 /// The only resource of a text without `apiVersion`.
@@ -444,6 +444,22 @@ fn a_limit_per_provider_is_about_requests_that_have_one() {
 }
 
 #[test]
+fn windows_slide_up_to_a_minute_and_are_fixed_from_an_hour_on_unless_it_is_said() {
+    let algorithm = |rest: &str| limit(&format!("{{unit: tokens, limit: 1, {rest}}}")).algorithm;
+    assert_eq!(["window: 1s", "window: 1m"].map(algorithm), [Algorithm::Sliding; 2]);
+    assert_eq!(["window: 1h", "window: 1d", "window: month"].map(algorithm), [Algorithm::Fixed; 3]);
+    assert_eq!(algorithm("window: 1h, algorithm: sliding"), Algorithm::Sliding);
+    assert_eq!(algorithm("window: 1s, algorithm: fixed"), Algorithm::Fixed);
+}
+
+#[test]
+fn concurrency_has_no_window_and_a_limit_may_be_nothing() {
+    let given = limit("{per: [consumer], unit: concurrency, limit: 3}");
+    assert_eq!((given.unit, given.limit), (Unit::Concurrency, 3));
+    assert_eq!(limit("{unit: requests, limit: 0, window: 1m}").limit, 0);
+}
+
+#[test]
 fn every_wrong_value_of_a_limit_is_told() {
     let with = |rest: &str| format!("{{unit: tokens, limit: 1, window: 1m, {rest}}}");
     for (rest, expected) in [
@@ -463,7 +479,6 @@ fn every_wrong_value_of_a_limit_is_told() {
         ("match: {tenants: [A]}", "spec.match.tenants[0]: must be 1 to 253"),
         ("match: {models: ['']}", "spec.match.models[0]: must not be empty"),
         ("mode: enforced", "spec.mode: `enforced` is unknown (did you mean `enforce`?)"),
-        ("algorithm: sliding", "spec.algorithm: `sliding` is not supported yet"),
         ("algorithm: fix", "spec.algorithm: `fix` is unknown (did you mean `fixed`?)"),
         ("durability: disk", "spec.durability: `disk` is unknown"),
         ("reserve: prompts", "spec.reserve: `prompts` is unknown (did you mean `prompt`?)"),
@@ -478,9 +493,17 @@ fn every_wrong_value_of_a_limit_is_told() {
             ("{limit: 1, window: 1m}", "spec.unit: is missing: tokens | inputTokens"),
             ("{unit: token, limit: 1, window: 1m}", "spec.unit: `token` is unknown (did you mean `tokens`?)"),
             ("{unit: cost, limit: 1, window: 1m}", "spec.unit: `cost` is not supported yet"),
-            ("{unit: concurrency, limit: 1}", "spec.unit: `concurrency` is not supported yet"),
+            ("{unit: concurrency, limit: 1, window: 1m}", "spec.window: means nothing for concurrency"),
+            ("{unit: concurrency, limit: 1, algorithm: fixed}", "spec.algorithm: means nothing for concurrency"),
+            (
+                "{unit: tokens, limit: 1, window: 1d, algorithm: sliding}",
+                "spec.algorithm: `sliding` is for windows up to 1h; write `fixed` for 1d",
+            ),
+            (
+                "{unit: tokens, limit: 1, window: month, algorithm: sliding}",
+                "spec.algorithm: `sliding` is for windows up to 1h; write `fixed` for month",
+            ),
             ("{unit: tokens, window: 1m}", "spec.limit: is missing"),
-            ("{unit: tokens, limit: 0, window: 1m}", "spec.limit: must be greater than 0"),
             ("{unit: tokens, limit: 18446744073709551615, window: 1m}", "spec.limit: must be at most"),
             (
                 "{unit: tokens, limit: 9223372036854775808, window: 1m}",

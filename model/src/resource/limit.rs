@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::{KeyPart, Subject};
 use crate::{Glob, LogIndex, Name, Window};
 
-/// A rule about usage in a fixed window.
+/// A rule about usage in a window, or at a moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limit {
@@ -27,10 +27,12 @@ pub struct Limit {
     pub per: Vec<KeyPart>,
     /// What is counted.
     pub unit: Unit,
-    /// How much of it, greater than zero.
+    /// How much of it; zero admits nothing.
     pub limit: u64,
-    /// In what time.
+    /// In what time. Means nothing for [`Unit::Concurrency`].
     pub window: Window,
+    /// How windows follow one another. Means nothing for [`Unit::Concurrency`].
+    pub algorithm: Algorithm,
     /// What has to be written down before a request is sent out.
     pub durability: Durability,
     /// Whether it refuses.
@@ -86,7 +88,7 @@ impl Durability {
     #[must_use]
     pub const fn default_of(unit: Unit) -> Self {
         match unit {
-            Unit::Requests => Self::Memory,
+            Unit::Requests | Unit::Concurrency => Self::Memory,
             Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => Self::Journal,
         }
     }
@@ -128,11 +130,13 @@ pub enum Unit {
     OutputTokens,
     /// Requests.
     Requests,
+    /// Requests in flight: each takes one permit and gives it back, whatever it used.
+    Concurrency,
 }
 
 impl Unit {
     /// Every unit.
-    pub const ALL: [Self; 4] = [Self::Tokens, Self::InputTokens, Self::OutputTokens, Self::Requests];
+    pub const ALL: [Self; 5] = [Self::Tokens, Self::InputTokens, Self::OutputTokens, Self::Requests, Self::Concurrency];
 
     /// As it is written.
     #[must_use]
@@ -142,6 +146,39 @@ impl Unit {
             Self::InputTokens => "inputTokens",
             Self::OutputTokens => "outputTokens",
             Self::Requests => "requests",
+            Self::Concurrency => "concurrency",
+        }
+    }
+}
+
+/// How the windows of a limit follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Algorithm {
+    /// One after the other, on the clock.
+    Fixed,
+    /// At every moment: any window of that length holds at most the limit.
+    Sliding,
+}
+
+impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 2] = [Self::Fixed, Self::Sliding];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Sliding => "sliding",
+        }
+    }
+
+    /// What counts where a limit does not say.
+    #[must_use]
+    pub const fn default_for(window: Window) -> Self {
+        match window {
+            Window::Second | Window::Minute => Self::Sliding,
+            Window::Hour | Window::Day | Window::Month => Self::Fixed,
         }
     }
 }

@@ -45,6 +45,7 @@ impl Log {
             per: vec![KeyPart::Consumer],
             capacity,
             window: Window::Minute,
+            algorithm: tollgate_model::Algorithm::Fixed,
             time_zone: TimeZone::UTC,
             shadow: false,
         };

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Ledger, slab::Slab};
+use super::{Ledger, rules::RuleState, slab::Slab};
+use crate::slide::{Slide, Slot};
 
 /// Looked at for each entry, and for each account it creates: so there are never many more idle records than live ones.
 const SWEEP_PER_ENTRY: u32 = 32;
@@ -27,8 +28,12 @@ pub(super) struct Account {
     pub(super) generation: u32,
     /// The most that one request of this window asked for.
     pub(super) ask: u64,
+    /// When it did, where no window turns.
+    pub(super) ask_at: u64,
     /// Until when a recall waits for nodes that say nothing.
     pub(super) recall_until: u64,
+    /// Of a sliding limit: what counts, by its age. `used` and `overrun` are in there, and what of `held` has not aged.
+    pub(super) slide: Option<Box<Slide>>,
     /// Values joined by NUL, which no value contains.
     pub(super) key: Arc<str>,
 }
@@ -46,25 +51,56 @@ impl Account {
             central: false,
             generation: 0,
             ask: 0,
+            ask_at: 0,
             recall_until: 0,
+            slide: None,
             key,
         }
     }
 
+    /// What is used, held and overrun at `age`.
+    pub(super) fn counts(&self, rule: &RuleState, age: u64) -> Slot {
+        match (rule.rule.span(), self.slide.as_deref()) {
+            (Some(span), Some(slide)) => slide.live(span, age),
+            (Some(_), None) => Slot::default(),
+            (None, _) => Slot { at: 0, used: self.used, held: self.held, overrun: self.overrun },
+        }
+    }
+
     /// What is neither used nor held nor out: signed, as the limit may have been lowered.
-    pub(super) fn free(&self, capacity: u64) -> i128 {
+    pub(super) fn free(&self, rule: &RuleState, age: u64) -> i128 {
+        let Slot { used, held, .. } = self.counts(rule, age);
         let out = i128::from(self.leased) + i128::from(self.suspense);
-        i128::from(capacity) - i128::from(self.used) - i128::from(self.held) - out
+        i128::from(rule.rule.capacity) - i128::from(used) - i128::from(held) - out
     }
 
     /// Nothing was used in this window. What is held or out stays.
     pub(super) fn forget_use(&mut self) {
         (self.used, self.overrun) = (0, 0);
+        if let Some(slide) = &mut self.slide {
+            slide.forget_use();
+        }
     }
 
     /// What may still be held or granted: less what was overrun.
-    pub(super) fn available(&self, capacity: u64) -> i128 {
-        self.free(capacity) - i128::from(self.overrun)
+    pub(super) fn available(&self, rule: &RuleState, age: u64) -> i128 {
+        self.free(rule, age) - i128::from(self.counts(rule, age).overrun)
+    }
+
+    /// Nothing of it matters any more, where no window turns.
+    pub(super) fn is_idle(&self, rule: &RuleState, age: u64) -> bool {
+        let Slot { used, held, overrun, .. } = self.counts(rule, age);
+        [used, held, overrun, self.held, self.leased, self.suspense].into_iter().all(|it| it == 0)
+    }
+
+    /// How long until `amount` is to be had, should nobody come and nothing end before; none if nobody knows.
+    pub(super) fn wait_for(&self, rule: &RuleState, age: u64, amount: u64) -> Option<u64> {
+        let missing = u128::try_from(i128::from(amount) - self.available(rule, age)).unwrap_or(0);
+        match (missing, rule.rule.span(), self.slide.as_deref()) {
+            (0, ..) => Some(0),
+            (_, Some(span), Some(slide)) => slide.wait_for(span, age, missing),
+            _ => None,
+        }
     }
 }
 
@@ -143,19 +179,27 @@ impl Ledger {
         let epoch = self.rules.get(rule).epoch;
         let id = match self.find_account(rule, key) {
             Some(id) => id,
-            None if self.accounts.count(rule) < self.bounds.accounts as usize => self.accounts.create(rule, epoch, key),
+            None if self.accounts.count(rule) < self.bounds.accounts as usize => self.create_account(rule, key),
             None => match self.overflow(rule) {
                 Some(id) => id,
-                None => self.accounts.create(rule, epoch, &self.overflow_key_of(rule)),
+                None => self.create_account(rule, &self.overflow_key_of(rule)),
             },
         };
         let account = self.accounts.slab.get_mut(id).expect("it was just found or made");
-        if account.epoch != epoch {
+        if account.epoch < epoch {
             *account = Account::new(rule, epoch, Arc::clone(&account.key));
             self.drop_leases(id);
         }
         self.dirty.accounts.push(id);
         id
+    }
+
+    /// Where no window turns, accounts come and go alone: each has an epoch of its own, so that a label of one that is gone
+    /// never fits another that took over its number.
+    fn create_account(&mut self, rule: u32, key: &str) -> u32 {
+        let RuleState { rule: it, epoch, .. } = self.rules.get(rule);
+        let epoch = if it.turns() { *epoch } else { self.next_epoch() };
+        self.accounts.create(rule, epoch, key)
     }
 
     /// The shared account, when a key without a record would go there.
@@ -173,7 +217,7 @@ impl Ledger {
     }
 
     fn is_current(&self, id: u32) -> bool {
-        self.accounts.get(id).is_some_and(|account| account.epoch == self.rules.get(account.rule).epoch)
+        self.accounts.get(id).is_some_and(|account| self.rules.get(account.rule).is_current(account.epoch))
     }
 
     /// Collects some records of windows that have passed: the next few after where the last sweep ended.
@@ -191,7 +235,8 @@ impl Ledger {
         let Some(account) = self.accounts.get(id) else { return };
         let rule_id = account.rule;
         let rule = self.rules.get(rule_id);
-        if account.epoch == rule.epoch && now < rule.window_end {
+        let is_kept = if rule.rule.turns() { now < rule.window_end } else { !account.is_idle(rule, self.age()) };
+        if rule.is_current(account.epoch) && is_kept {
             return;
         }
         self.accounts.remove(id);

@@ -8,10 +8,14 @@ use tollgate_proto::state::v1::{Charge, Frame, FrameOutcome, Hold, HoldOutcome, 
 use super::bugs::Bug;
 use super::{
     Ledger, MAX_CHARGES, MAX_KEY_BYTES, Used,
+    accounts::Account,
     holds::{Held, HoldState},
+    rules::RuleState,
 };
-use crate::{Rule, invariants};
+use crate::{Rule, slide::Span};
 
+/// When permits come back nobody knows: it is worth asking again after this.
+const PERMIT_RETRY_US: u64 = 1_000_000;
 /// No request lasts longer, whatever a frame says.
 const MAX_HOLD_US: u64 = 24 * 3_600 * 1_000_000;
 
@@ -110,7 +114,8 @@ impl Ledger {
         let charges: SmallVec<[Held; 4]> = path.iter().map(|step| self.take(step)).collect();
         charges.iter().for_each(|held| self.reconsider(held.account));
         let deadline_us = now.saturating_add(hold.hold_for_us.min(MAX_HOLD_US));
-        let state = HoldState { node, request: hold.request, deadline_us, expired: false, charges };
+        let at = self.age();
+        let state = HoldState { node, request: hold.request, deadline_us, at, expired: false, charges };
         let id = self.holds.insert(state);
         self.dirty.holds.push(id);
         if let Some(node) = self.nodes.get_mut(node) {
@@ -123,19 +128,20 @@ impl Ledger {
     fn take(&mut self, step: &Step) -> Held {
         let id = self.obtain_account(step.rule, &step.key);
         self.note_ask(id, step.amount);
+        let age = self.age();
         let account = self.accounts.slab.get_mut(id).expect("it was just obtained");
         account.held += step.amount;
-        let capacity = self.rules.get(step.rule).rule.capacity;
+        let rule = self.rules.get(step.rule);
+        if let Some(span) = rule.rule.span() {
+            account.slide.get_or_insert_default().hold(span, age, step.amount);
+        }
+        let held = Held { account: id, epoch: account.epoch, amount: step.amount };
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug.is_some() {
-            return Held { account: id, epoch: account.epoch, amount: step.amount };
+            return held;
         }
-        let out = account.leased + account.suspense;
-        debug_assert!(
-            invariants::safe(capacity, account.held + out, account.used),
-            "{account:?} holds more than {capacity}"
-        );
-        Held { account: id, epoch: account.epoch, amount: step.amount }
+        debug_assert!(account.available(rule, age) >= 0, "{account:?} holds more than {}", rule.rule.capacity);
+        held
     }
 
     /// The answer to a hold that was applied before: from what is held now.
@@ -169,7 +175,7 @@ impl Ledger {
         }
         let blocked: SmallVec<[usize; 4]> = (0..path.len()).filter(|by| self.is_short(&path[*by])).collect();
         let spent = blocked.iter().copied().filter(|by| !self.may_come_back(now, &path[*by]));
-        if let Some(by) = spent.max_by_key(|by| (self.rules.get(path[*by].rule).window_end, usize::MAX - by)) {
+        if let Some(by) = spent.max_by_key(|by| (self.wait_for(now, &path[*by]), usize::MAX - by)) {
             return Err(Refused::new(by, Refusal::Exhausted));
         }
         if let Some(by) = blocked.first() {
@@ -222,12 +228,34 @@ impl Ledger {
 
     fn is_short(&self, step: &Step) -> bool {
         let rule = self.rules.get(step.rule);
-        let account = step.account.and_then(|id| self.accounts.get(id)).filter(|it| it.epoch == rule.epoch);
+        let account = step.account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::IgnoresHolds) {
             return account.is_some_and(|account| account.used + step.amount > rule.rule.capacity);
         }
-        account.is_some_and(|account| account.available(rule.rule.capacity) < i128::from(step.amount))
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(Bug::AgesAtTheEdge) && rule.rule.span().is_some() {
+            return account.is_some_and(|account| !self.fits_since_the_edge(account, step.amount));
+        }
+        account.is_some_and(|account| account.available(rule, self.age()) < i128::from(step.amount))
+    }
+
+    /// When a step that is short would not be, should nobody else come.
+    fn wait_for(&self, now: u64, step: &Step) -> u64 {
+        let account = step.account.and_then(|id| self.accounts.get(id));
+        self.resets_in(now, self.rules.get(step.rule), account, Some(step.amount))
+    }
+
+    /// How long until an account has `amount`, or has all that it holds: until its window turns, or enough has aged. Nobody
+    /// knows when nodes give back, nor when requests end: then a window's length, or a moment for a permit.
+    pub(super) fn resets_in(&self, now: u64, rule: &RuleState, account: Option<&Account>, amount: Option<u64>) -> u64 {
+        if rule.rule.turns() {
+            return rule.window_end.saturating_sub(now);
+        }
+        let Some(account) = account else { return 0 };
+        let age = self.age().saturating_add(now.saturating_sub(self.meta.last_time_us));
+        let unknown = rule.rule.span().map_or(PERMIT_RETRY_US, Span::longest);
+        account.wait_for(rule, age, amount.unwrap_or(rule.rule.capacity)).unwrap_or(unknown)
     }
 
     /// Whether what a step is short of is in the hands of nodes that may give it back.
@@ -239,7 +267,7 @@ impl Ledger {
         HoldOutcome {
             request: hold.request,
             granted: true,
-            standings: self.standings(now, hold),
+            standings: self.standings(now, hold, true),
             ..HoldOutcome::default()
         }
     }
@@ -255,7 +283,7 @@ impl Ledger {
         HoldOutcome {
             request: hold.request,
             granted: false,
-            standings: if told { self.standings(now, hold) } else { Vec::new() },
+            standings: if told { self.standings(now, hold, false) } else { Vec::new() },
             refused_by: u32::try_from(refused.by).unwrap_or(u32::MAX),
             refusal: refused.why.into(),
             stale_until: refused.stale_until,
@@ -263,24 +291,28 @@ impl Ledger {
     }
 
     /// One for each charge, in their order, so that they can be told apart by position.
-    fn standings(&self, now: u64, hold: &Hold) -> Vec<Standing> {
-        hold.charges.iter().take(MAX_CHARGES).map(|charge| self.standing(now, charge)).collect()
+    fn standings(&self, now: u64, hold: &Hold, granted: bool) -> Vec<Standing> {
+        hold.charges.iter().take(MAX_CHARGES).map(|charge| self.standing(now, charge, granted)).collect()
     }
 
-    fn standing(&self, now: u64, charge: &Charge) -> Standing {
+    /// A charge that is short is told when to come again; else when all is as if nobody had come.
+    fn standing(&self, now: u64, charge: &Charge, granted: bool) -> Standing {
         let limit = charge.limit.clone();
         let Some(id) = self.rules.live(&charge.limit) else { return Standing { limit, ..Standing::default() } };
         let rule = self.rules.get(id);
         let capacity = rule.rule.capacity;
         let key = join(&charge.key);
         let account = key.and_then(|key| self.find_account(id, &key).or_else(|| self.would_overflow(id)));
-        let remaining = self.remaining(id, account);
+        let remaining = self.remaining(id, account, self.age());
+        let account = account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
+        let is_short = account.is_some_and(|it| !granted && it.available(rule, self.age()) < i128::from(charge.amount));
+        let resets_in_us = self.resets_in(now, rule, account, is_short.then_some(charge.amount));
         Standing {
             limit,
             capacity,
             remaining: u64::try_from(remaining.max(0)).unwrap_or(u64::MAX),
-            window_end_us: rule.window_end,
-            resets_in_us: rule.window_end.saturating_sub(now),
+            window_end_us: if rule.rule.turns() { rule.window_end } else { now.saturating_add(resets_in_us) },
+            resets_in_us,
         }
     }
 }

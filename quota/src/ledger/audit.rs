@@ -2,8 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use super::{Ledger, accounts::Account, leases::Lease};
-use crate::invariants::{Violation, conserved, explained, require};
+use super::{Ledger, accounts::Account, holds::Held, leases::Lease, rules::RuleState};
+use crate::{
+    invariants::{Violation, conserved, explained, require},
+    slide::Slot,
+};
+use tollgate_model::Unit;
+
+/// What is held of an account, and of each slot of a sliding one, is what requests hold since then.
+pub(super) fn explains(rule: &RuleState, account: &Account, holds: &[(u64, u64)]) -> Result<(), Violation> {
+    let amounts = holds.iter().map(|(_, amount)| *amount);
+    require(explained(account.held, amounts), "I1", || format!("{account:?} holds what no request does"))?;
+    let (Some(span), Some(slide)) = (rule.rule.span(), account.slide.as_deref()) else { return Ok(()) };
+    for slot in &slide.slots {
+        let of_slot = holds.iter().filter(|(at, _)| span.label(*at) == slot.at).map(|(_, amount)| *amount);
+        require(explained(slot.held, of_slot), "I1", || format!("{account:?}: {slot:?} holds what no request does"))?;
+    }
+    Ok(())
+}
 
 impl Ledger {
     /// Checks I1 over every account and hold. Costs as much as all of them: for tests, simulators and audits.
@@ -11,15 +27,13 @@ impl Ledger {
     /// # Errors
     /// The first violation found.
     pub fn audit(&self) -> Result<(), Violation> {
-        let mut open: BTreeMap<(u32, u64), Vec<u64>> = BTreeMap::new();
-        for (_, hold) in self.holds.slab.iter().filter(|(_, hold)| !hold.expired) {
-            for held in &hold.charges {
-                open.entry((held.account, held.epoch)).or_default().push(held.amount);
-            }
+        let mut open: BTreeMap<(u32, u64), Vec<(u64, u64)>> = BTreeMap::new();
+        for (at, held) in self.open_charges() {
+            open.entry((held.account, held.epoch)).or_default().push((at, held.amount));
         }
         for (id, account) in self.accounts.slab.iter() {
             let holds = open.remove(&(id, account.epoch)).unwrap_or_default();
-            self.audit_account(id, account, holds.into_iter())?;
+            self.audit_account(id, account, &holds)?;
         }
         let homeless = self
             .leases
@@ -29,24 +43,36 @@ impl Ledger {
         require(homeless.is_none(), "I1", || format!("{homeless:?} is of no open window"))
     }
 
+    /// What requests hold, and since what age: a permit also of those whose deadline has passed.
+    fn open_charges(&self) -> impl Iterator<Item = (u64, &Held)> {
+        let is_permit = |held: &Held| {
+            let account = self.accounts.get(held.account).filter(|it| it.epoch == held.epoch);
+            account.is_some_and(|it| self.rules.get(it.rule).rule.unit == Unit::Concurrency)
+        };
+        let charges = self.holds.slab.iter().flat_map(|(_, hold)| hold.charges.iter().map(move |held| (hold, held)));
+        let open = charges.filter(move |(hold, held)| !hold.expired || is_permit(held));
+        open.map(|(hold, held)| (hold.at, held))
+    }
+
     /// As [`Ledger::audit`], for some accounts: those that an entry has touched.
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn audit_accounts(&self, ids: &[u32]) -> Result<(), Violation> {
         for (id, account) in ids.iter().filter_map(|id| Some((*id, self.accounts.get(*id)?))) {
-            let open = self.holds.slab.iter().filter(|(_, hold)| !hold.expired).flat_map(|(_, hold)| &hold.charges);
-            let of_account = open.filter(|held| (held.account, held.epoch) == (id, account.epoch));
-            self.audit_account(id, account, of_account.map(|held| held.amount))?;
+            let of_account = self.open_charges().filter(|(_, held)| (held.account, held.epoch) == (id, account.epoch));
+            let holds: Vec<_> = of_account.map(|(at, held)| (at, held.amount)).collect();
+            self.audit_account(id, account, &holds)?;
         }
         Ok(())
     }
 
-    fn audit_account(&self, id: u32, account: &Account, holds: impl Iterator<Item = u64>) -> Result<(), Violation> {
-        let capacity = self.rules.get(account.rule).rule.capacity;
-        let free = account.available(capacity) + i128::from(account.overrun);
+    fn audit_account(&self, id: u32, account: &Account, holds: &[(u64, u64)]) -> Result<(), Violation> {
+        let (rule, age) = (self.rules.get(account.rule), self.age());
+        let Slot { used, held, .. } = account.counts(rule, age);
         let out = u128::from(account.leased) + u128::from(account.suspense);
-        require(conserved(capacity, free, account.held, account.used, out), "I1", || format!("{account:?}"))?;
+        let free = account.free(rule, age);
+        require(conserved(rule.rule.capacity, free, held, used, out), "I1", || format!("{account:?}"))?;
         self.audit_leases(id)?;
-        require(explained(account.held, holds), "I1", || format!("{account:?} holds what no request does"))
+        explains(rule, account, holds)
     }
 
     /// I1 for what is out: the sums of an account are those of its leases.
@@ -66,7 +92,7 @@ impl Ledger {
         let account = self.accounts.get(id)?;
         let rule = self.rules.get(account.rule);
         let place = (rule.rule.limit.to_string(), account.key.to_string(), rule.window_start);
-        (rule.epoch == account.epoch).then_some((account.epoch, place, rule.rule.capacity))
+        rule.is_current(account.epoch).then_some((account.epoch, place, rule.rule.capacity))
     }
 
     /// What a request holds: account, window, amount.
@@ -88,8 +114,9 @@ impl Ledger {
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn figures(&self, id: u32) -> ([u64; 5], i128) {
         let it = self.accounts.get(id).expect("the account is known");
-        let capacity = self.rules.get(it.rule).rule.capacity;
-        ([it.used, it.held, it.leased, it.suspense, it.overrun], it.available(capacity))
+        let (rule, age) = (self.rules.get(it.rule), self.age());
+        let Slot { used, held, overrun, .. } = it.counts(rule, age);
+        ([used, held, it.leased, it.suspense, overrun], it.available(rule, age))
     }
 
     /// The requests of a node that are held or were consumed at their deadline (I2), in order.

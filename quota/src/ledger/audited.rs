@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use tollgate_model::Name;
+use tollgate_model::{Name, Unit};
 
 use crate::{
-    invariants::{Violation, conserved, explained, require},
+    invariants::{Violation, conserved, require},
     ledger::{
-        Image,
+        self, Image,
         accounts::{Account, overflow_key},
+        audit::explains,
+        holds::Held,
+        rules::RuleState,
     },
+    slide::Slot,
 };
 
 /// What one look at some accounts has found.
@@ -34,7 +38,7 @@ pub struct Unsound {
     pub limit: Name,
     /// Its key values; none for the account that keys share.
     pub key: Option<Vec<String>>,
-    /// How long its window still is, in log time.
+    /// How long its window still is, in log time; a day where none turns.
     pub window_left_us: u64,
     /// What is wrong.
     pub violation: Violation,
@@ -60,14 +64,14 @@ pub struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, account: &Account, parts: usize) {
+    fn add(&mut self, account: &Account, counts: Slot, parts: usize) {
         self.accounts += 1;
         self.overflow += u64::from(parts > 0 && *account.key == *overflow_key(parts));
-        self.used += u128::from(account.used);
-        self.held += u128::from(account.held);
+        self.used += u128::from(counts.used);
+        self.held += u128::from(counts.held);
         self.leased += u128::from(account.leased);
         self.suspense += u128::from(account.suspense);
-        self.overrun += u128::from(account.overrun);
+        self.overrun += u128::from(counts.overrun);
     }
 
     /// Both together.
@@ -85,11 +89,15 @@ impl Sums {
 /// What holds and leases say of an account in its window.
 #[derive(Debug, Clone, Default)]
 struct Said {
-    held: Vec<u64>,
+    /// Since what age, and how much.
+    held: Vec<(u64, u64)>,
     leased: u128,
     suspense: u128,
     homeless: bool,
 }
+
+/// Where no window turns: until long after the next look.
+const UNTIL_LOOKED_AT_US: u64 = 24 * 3_600 * 1_000_000;
 
 impl Image {
     /// Accounts that do not add up and are named.
@@ -99,19 +107,19 @@ impl Image {
     #[must_use]
     pub fn audit(&self, from: u32, max: u32) -> Audited {
         let until = from.saturating_add(max);
-        let said = self.said_of(from, until);
+        let (said, age) = (self.said_of(from, until), ledger::age(&self.meta));
         let mut audited =
             Audited { next: self.accounts.iter().any(|(id, _)| id >= until).then_some(until), ..Audited::default() };
         for (id, account) in self.accounts.iter().filter(|(id, _)| (from..until).contains(id)) {
             audited.checked += 1;
             let Some(rule) = self.rules.get(account.rule) else { continue };
-            let open = rule.epoch == account.epoch && self.meta.last_time_us < rule.window_end;
+            let open = rule.is_current(account.epoch) && self.meta.last_time_us < rule.window_end;
             let parts = rule.rule.per.len();
             if open {
-                audited.sums.entry(rule.rule.limit.clone()).or_default().add(account, parts);
+                audited.sums.entry(rule.rule.limit.clone()).or_default().add(account, account.counts(rule, age), parts);
             }
             let said = said.get(&(id, account.epoch)).cloned().unwrap_or_default();
-            let Err(violation) = adds_up(rule.rule.capacity, account, said) else { continue };
+            let Err(violation) = adds_up(rule, account, age, &said) else { continue };
             if audited.unsound.len() >= Self::MAX_UNSOUND {
                 audited.more = true;
                 continue;
@@ -121,7 +129,10 @@ impl Image {
             audited.unsound.push(Unsound {
                 limit: rule.rule.limit.clone(),
                 key: (!shared).then(values),
-                window_left_us: rule.window_end.saturating_sub(self.meta.last_time_us),
+                window_left_us: match rule.rule.turns() {
+                    true => rule.window_end.saturating_sub(self.meta.last_time_us),
+                    false => UNTIL_LOOKED_AT_US,
+                },
                 violation,
             });
         }
@@ -131,9 +142,15 @@ impl Image {
     fn said_of(&self, from: u32, until: u32) -> BTreeMap<(u32, u64), Said> {
         let mut said: BTreeMap<(u32, u64), Said> = BTreeMap::new();
         let within = |account: u32| (from..until).contains(&account);
-        for (_, hold) in self.holds.iter().filter(|(_, hold)| !hold.expired) {
-            for held in hold.charges.iter().filter(|held| within(held.account)) {
-                said.entry((held.account, held.epoch)).or_default().held.push(held.amount);
+        // A permit is held by a request whose deadline has passed, too.
+        let is_permit = |held: &Held| {
+            let account = self.accounts.get(held.account).filter(|it| it.epoch == held.epoch);
+            account.and_then(|it| self.rules.get(it.rule)).is_some_and(|it| it.rule.unit == Unit::Concurrency)
+        };
+        for (_, hold) in self.holds.iter() {
+            let charges = hold.charges.iter().filter(|held| within(held.account));
+            for held in charges.filter(|held| !hold.expired || is_permit(held)) {
+                said.entry((held.account, held.epoch)).or_default().held.push((hold.at, held.amount));
             }
         }
         let is_open = |node: u64, incarnation: u64| {
@@ -141,7 +158,8 @@ impl Image {
         };
         for (_, lease) in self.leases.iter().filter(|(_, lease)| within(lease.account)) {
             let of = said.entry((lease.account, lease.epoch)).or_default();
-            match lease.granted.checked_sub(lease.returned).and_then(|rest| rest.checked_sub(lease.spent)) {
+            let sound = lease.granted.checked_sub(lease.returned).and_then(|rest| rest.checked_sub(lease.spent));
+            match sound.map(|_| lease.outstanding()) {
                 Some(out) if is_open(lease.node, lease.incarnation) => of.leased += u128::from(out),
                 Some(out) => of.suspense += u128::from(out),
                 None => of.homeless = true,
@@ -151,14 +169,14 @@ impl Image {
     }
 }
 
-fn adds_up(capacity: u64, account: &Account, said: Said) -> Result<(), Violation> {
+fn adds_up(rule: &RuleState, account: &Account, age: u64, said: &Said) -> Result<(), Violation> {
     let out = u128::from(account.leased) + u128::from(account.suspense);
-    let free = account.free(capacity);
-    require(conserved(capacity, free, account.held, account.used, out), "I1", || format!("{account:?}"))?;
+    let (free, counts) = (account.free(rule, age), account.counts(rule, age));
+    require(conserved(rule.rule.capacity, free, counts.held, counts.used, out), "I1", || format!("{account:?}"))?;
     require(!said.homeless, "I2", || format!("{account:?} has a lease of which more was spent than granted"))?;
     let (leased, suspense) = (u128::from(account.leased), u128::from(account.suspense));
     require((said.leased, said.suspense) == (leased, suspense), "I1", || {
         format!("{account:?}, and leases say {} and {}", said.leased, said.suspense)
     })?;
-    require(explained(account.held, said.held), "I1", || format!("{account:?} holds what no request does"))
+    explains(rule, account, &said.held)
 }

@@ -3,7 +3,7 @@
 use tollgate_model::LogIndex;
 use tollgate_proto::state::v1::{Frame, Hold, Report, record::Kind};
 
-use super::{Ledger, leases::Lease};
+use super::{Ledger, accounts::Account, leases::Lease};
 
 /// Ways to be wrong, one for each invariant: each must be found by the check of that invariant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,12 @@ pub(crate) enum Bug {
     RaiseForgetsLeases,
     /// A limit made again begins anew, whatever its tombstone says.
     RemadeBeginsAnew,
+    /// A sliding limit's use in the log is forgotten at the edge of a window on the clock.
+    AgesAtTheEdge,
+    /// What a dead incarnation had of a sliding limit, or of permits, is free before it can have aged.
+    SuspenseAtOnce,
+    /// A permit is free at its deadline.
+    PermitExpires,
     /// Holds of an incarnation that is gone are still granted.
     FencedMayHold,
     /// Ends that an earlier incarnation had said itself count again when its journal tells them.
@@ -59,6 +65,18 @@ impl Ledger {
             }
         }
         self.release_place(hold.node);
+    }
+}
+
+impl Ledger {
+    /// See [`Bug::AgesAtTheEdge`].
+    pub(super) fn fits_since_the_edge(&self, account: &Account, amount: u64) -> bool {
+        let rule = self.rules.get(account.rule);
+        let window = rule.rule.window.longest_us();
+        let slots = account.slide.iter().flat_map(|slide| &slide.slots);
+        let since = slots.filter(|slot| slot.at > self.age() / window * window);
+        let taken: u64 = since.map(|slot| slot.used + slot.held + slot.overrun).sum();
+        taken + account.leased + account.suspense + amount <= rule.rule.capacity
     }
 }
 

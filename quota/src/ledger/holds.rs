@@ -7,7 +7,7 @@ use tollgate_proto::state::v1::{Outcome, Settle, Usage};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, slab::Slab};
+use super::{Ledger, leases::Gone, slab::Slab};
 use tollgate_model::Unit;
 
 /// How long an expired hold can still be corrected by a late settlement (QUOTA.md R12), in log time.
@@ -41,6 +41,8 @@ pub(super) struct HoldState {
     pub(super) node: u64,
     pub(super) request: u64,
     pub(super) deadline_us: u64,
+    /// The age at which it was granted.
+    pub(super) at: u64,
     /// Consumed at its deadline.
     pub(super) expired: bool,
     pub(super) charges: SmallVec<[Held; 4]>,
@@ -122,6 +124,7 @@ pub(crate) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
         Unit::InputTokens => input,
         Unit::OutputTokens => output,
         Unit::Requests => 1,
+        Unit::Concurrency => 0,
     }
 }
 
@@ -154,15 +157,16 @@ impl Ledger {
         self.meta.late_settles += u64::from(hold.expired);
         let usage = settle.usage.unwrap_or_default();
         for held in &hold.charges {
-            self.settle_charge(*held, hold.expired, &usage, outcome);
+            self.settle_charge(*held, &hold, &usage, outcome);
         }
         self.release_place(node);
         true
     }
 
     /// Moves what was used from `held` to `used`, what was used beyond that to `overrun`, and frees the rest. What was
-    /// consumed at the deadline is corrected instead.
-    fn settle_charge(&mut self, held: Held, expired: bool, usage: &Usage, outcome: Outcome) {
+    /// consumed at the deadline is corrected instead. A permit is free again.
+    fn settle_charge(&mut self, held: Held, hold: &HoldState, usage: &Usage, outcome: Outcome) {
+        let age = self.age();
         let Some(account) = self.accounts.slab.get_mut(held.account) else { return };
         let over = account.epoch != held.epoch;
         #[cfg(any(test, feature = "seeded-bugs"))]
@@ -170,7 +174,8 @@ impl Ledger {
         if over {
             return; // the window has turned: nothing of it is left to move
         }
-        let actual = actual(self.rules.get(account.rule).rule.unit, usage, outcome);
+        let rule = &self.rules.get(account.rule).rule;
+        let actual = actual(rule.unit, usage, outcome);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let actual = if self.bug == Some(Bug::ClampsTruth) { actual.min(held.amount) } else { actual };
         #[cfg(any(test, feature = "seeded-bugs"))]
@@ -178,26 +183,60 @@ impl Ledger {
             account.held += u64::from(account.held > held.amount);
         }
         let within = actual.min(held.amount);
-        if expired {
-            account.used = account.used.saturating_sub(held.amount - within);
-        } else {
+        let expired = hold.expired && rule.unit != Unit::Concurrency;
+        if !expired {
             account.held = account.held.saturating_sub(held.amount);
-            account.used += within;
         }
-        account.overrun = account.overrun.saturating_add(actual - within);
+        match rule.span() {
+            Some(span) => {
+                let slide = account.slide.get_or_insert_default();
+                if expired {
+                    slide.correct(span, hold.at, held.amount - within);
+                } else {
+                    slide.settle(span, hold.at, held.amount, within);
+                }
+                slide.overrun(span, age, actual - within);
+            }
+            None if expired => account.used = account.used.saturating_sub(held.amount - within),
+            None => account.used += within,
+        }
+        if rule.span().is_none() {
+            account.overrun = account.overrun.saturating_add(actual - within);
+        }
         self.dirty.accounts.push(held.account);
         self.recall_if_over(held.account);
         self.reconsider(held.account);
     }
 
-    /// Counts the whole of a hold as used: nobody can say what became of it.
-    fn consume(&mut self, id: u32) {
-        let charges = self.holds.slab.get(id).map(|hold| hold.charges.clone()).unwrap_or_default();
+    /// Counts the whole of a hold as used: nobody can say what became of it. Permits stay held, or are in suspense once
+    /// the incarnation is gone: a deadline says nothing of what is still in flight (R12).
+    fn consume(&mut self, id: u32, orphaned_by: Option<Gone>) {
+        let Some(hold) = self.holds.slab.get(id) else { return };
+        let (node, at, expired, charges) = (hold.node, hold.at, hold.expired, hold.charges.clone());
         for held in charges {
-            if let Some(account) = self.accounts.slab.get_mut(held.account).filter(|it| it.epoch == held.epoch) {
+            let Some(account) = self.accounts.slab.get_mut(held.account).filter(|it| it.epoch == held.epoch) else {
+                continue;
+            };
+            let rule = &self.rules.get(account.rule).rule;
+            let is_permit = rule.unit == Unit::Concurrency;
+            #[cfg(any(test, feature = "seeded-bugs"))]
+            if self.bug == Some(Bug::PermitExpires) && is_permit && !expired {
                 account.held = account.held.saturating_sub(held.amount);
-                account.used += held.amount;
                 self.dirty.accounts.push(held.account);
+                continue;
+            }
+            if (is_permit && orphaned_by.is_none()) || (!is_permit && expired) {
+                continue;
+            }
+            account.held = account.held.saturating_sub(held.amount);
+            match rule.span() {
+                _ if is_permit => {}
+                Some(span) => account.slide.get_or_insert_default().settle(span, at, held.amount, held.amount),
+                None => account.used += held.amount,
+            }
+            self.dirty.accounts.push(held.account);
+            if let Some(gone) = orphaned_by.filter(|_| is_permit) {
+                self.suspend_permit(node, gone, held);
             }
         }
     }
@@ -215,28 +254,47 @@ impl Ledger {
                     self.free_instead(id);
                     continue;
                 }
-                self.consume(id);
+                self.consume(id, None);
                 self.holds.mark_expired(id);
                 self.meta.expired += 1;
             }
         }
     }
 
+    /// Forgets a hold that can't be corrected any more, but for its permits: those stay until somebody ends them.
+    fn forget_hold(&mut self, id: u32) {
+        let Some(mut hold) = self.holds.remove(id) else { return };
+        self.dirty.holds.push(id);
+        hold.charges.retain(|held| self.is_permit(*held));
+        if hold.charges.is_empty() {
+            return self.release_place(hold.node);
+        }
+        hold.deadline_us = u64::MAX;
+        self.holds.restore(id, hold);
+    }
+
+    fn is_permit(&self, held: Held) -> bool {
+        let account = self.accounts.get(held.account).filter(|it| it.epoch == held.epoch);
+        account.is_some_and(|it| self.rules.get(it.rule).rule.unit == Unit::Concurrency)
+    }
+
     /// Consumes all holds of a node: its older incarnations cannot speak any more. They are kept while a journal may still
-    /// correct them. How many were open.
-    pub(super) fn orphan_holds(&mut self, node: u64, keep: bool) -> u64 {
+    /// correct them, but for their permits: those are with a lease from here on. How many were open.
+    pub(super) fn orphan_holds(&mut self, node: u64, keep: bool, gone: Gone) -> u64 {
         let mut orphaned = 0;
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::ForgetsOrphans) {
             return orphaned;
         }
         for id in self.holds.of_node(node) {
-            if self.holds.slab.get(id).is_some_and(|hold| !hold.expired) {
-                self.consume(id);
-                #[cfg(any(test, feature = "seeded-bugs"))]
-                if self.bug == Some(Bug::OrphansTwice) {
-                    self.consume(id);
-                }
+            let expired = self.holds.slab.get(id).is_some_and(|hold| hold.expired);
+            self.consume(id, Some(gone));
+            #[cfg(any(test, feature = "seeded-bugs"))]
+            if self.bug == Some(Bug::OrphansTwice) && !expired {
+                self.consume(id, Some(gone));
+            }
+            self.drop_permits(id);
+            if !expired {
                 self.holds.mark_expired(id);
                 orphaned += 1;
             }
@@ -249,6 +307,14 @@ impl Ledger {
         orphaned
     }
 
+    fn drop_permits(&mut self, id: u32) {
+        let Some(mut charges) = self.holds.slab.get(id).map(|hold| hold.charges.clone()) else { return };
+        charges.retain(|held| !self.is_permit(*held));
+        if let Some(hold) = self.holds.slab.get_mut(id) {
+            hold.charges = charges;
+        }
+    }
+
     /// What is left of the holds of one incarnation stays used: nothing more will be known of them.
     pub(super) fn close_holds(&mut self, node: u64, incarnation: u64) {
         let of_it = |hold: &HoldState| incarnation_of(hold.request) == incarnation;
@@ -256,13 +322,6 @@ impl Ledger {
             if self.holds.slab.get(id).is_some_and(of_it) {
                 self.forget_hold(id);
             }
-        }
-    }
-
-    fn forget_hold(&mut self, id: u32) {
-        if let Some(hold) = self.holds.remove(id) {
-            self.dirty.holds.push(id);
-            self.release_place(hold.node);
         }
     }
 }

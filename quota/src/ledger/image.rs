@@ -60,6 +60,7 @@ impl Image {
     #[must_use]
     pub fn accounts(&self, now: Timestamp, query: &Query<'_>) -> Page {
         let now = now.0.max(self.meta.last_time_us);
-        show::accounts(&self.rules, &self.accounts, &self.leases, &self.nodes, now, query)
+        let age = super::age(&self.meta).saturating_add(now - self.meta.last_time_us);
+        show::accounts(&self.rules, &self.accounts, &self.leases, &self.nodes, (now, age), query)
     }
 }

@@ -3,25 +3,40 @@
 //! A lease is three sums that only grow: `granted` is written here and nowhere else, `returned` and `spent` are what the
 //! node says of itself. What it has in hand is their difference; it is in `leased` of its account while its incarnation is
 //! open, and in `suspense` once a newer one is. Suspense is given to nobody until the window turns: only the
-//! process that is gone knew what became of it.
+//! process that is gone knew what became of it. Where no window turns, it is free once that process can't spend any more, and
+//! the last that it may have spent has aged.
+//!
+//! What is spent of a *sliding* lease ages in the hands of its node, and is never moved to the log: the whole share stays in
+//! `leased`, `spent` only tells how much of it counts now, and the node gives back nothing that is not fresh.
 //!
 //! An account is *leased* or *central*. While it is central nothing is granted, and everyone gives back what is unspent. It
 //! turns central when too little is free to be divided, when a hold finds its units in other hands, and when the limit is
 //! lowered or deleted; it turns back once twice as much is free. Each turn is a new *generation*: a report that names it was
 //! made by a node that knew of it, so that what is still out then is held by requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_model::{LogIndex, Timestamp, Unit};
 use tollgate_proto::state::v1::{Charge, Hold, Report, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, apply::join, slab::Slab};
+use super::{Ledger, apply::join, holds::Held, slab::Slab};
+use crate::slide::{Slot, Span};
 
 /// How long a recall waits for nodes that say nothing, in log time: whoever is silent for longer can't be reached, and
 /// what it has in hand can't be used.
 const RECALL_US: u64 = 1_000_000;
+/// Leases in suspense freed by time in one entry; the rest follows with the next.
+const FREED_PER_ENTRY: usize = 1_024;
+
+/// An incarnation that is over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gone {
+    pub(super) incarnation: u64,
+    /// The age from which on it spends nothing any more.
+    pub(super) at: u64,
+}
 
 /// What one incarnation was granted of an account in one window, and what it has said of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,12 +53,21 @@ pub(super) struct Lease {
     pub(super) held: u64,
     /// The generation of the account that it had applied when it last spoke.
     pub(super) generation: u32,
+    /// Of an incarnation that is gone, where no window turns: the age at which what it had in hand is free.
+    pub(super) free_at: u64,
+    /// `spent` is not moved to the account: it ages here.
+    pub(super) slides: bool,
 }
 
 impl Lease {
     /// What the node has in hand, as far as it has said.
     pub(super) fn outstanding(&self) -> u64 {
-        self.granted - self.returned - self.spent
+        self.granted - self.returned - if self.slides { 0 } else { self.spent }
+    }
+
+    /// What of that its requests held or had used when it last spoke.
+    pub(super) fn taken(&self) -> u64 {
+        self.held + if self.slides { self.spent } else { 0 }
     }
 }
 
@@ -53,6 +77,8 @@ pub(super) struct Leases {
     pub(super) slab: Slab<Lease>,
     /// By account, node and incarnation.
     index: BTreeMap<(u32, u64, u64), u32>,
+    /// Those in suspense that time frees, by when.
+    due: BTreeSet<(u64, u32)>,
 }
 
 impl Leases {
@@ -68,12 +94,23 @@ impl Leases {
 
     pub(super) fn restore(&mut self, id: u32, lease: Lease) {
         self.index.insert((lease.account, lease.node, lease.incarnation), id);
+        if lease.free_at > 0 {
+            self.due.insert((lease.free_at, id));
+        }
         self.slab.put(id, lease);
     }
 
     pub(super) fn remove(&mut self, id: u32) {
         if let Some(lease) = self.slab.remove(id) {
             self.index.remove(&(lease.account, lease.node, lease.incarnation));
+            self.due.remove(&(lease.free_at, id));
+        }
+    }
+
+    fn free_later(&mut self, id: u32, at: u64) {
+        if let Some(lease) = self.slab.get_mut(id).filter(|lease| lease.free_at == 0) {
+            lease.free_at = at.max(1);
+            self.due.insert((lease.free_at, id));
         }
     }
 
@@ -114,6 +151,8 @@ pub struct LeaseView {
     pub capacity: u64,
     /// When the window ends, in log time.
     pub window_end: Timestamp,
+    /// How long what is used counts, where that is not until the window ends.
+    pub span: Option<Span>,
     /// The limit is not deleted.
     pub in_force: bool,
     /// Nothing may be drawn, and all that is unspent goes back.
@@ -132,15 +171,16 @@ impl Ledger {
     pub fn lease(&self, node: u64, incarnation: u64, account: u32) -> Option<LeaseView> {
         let it = self.accounts.get(account)?;
         let rule = self.rules.get(it.rule);
-        if it.epoch != rule.epoch {
+        if !rule.is_current(it.epoch) {
             return None;
         }
         let own = self.leases.find(account, node, incarnation).and_then(|id| self.leases.slab.get(id));
         let own = own.copied().unwrap_or_default();
-        let held_out: u64 = self.leases.of_account(account).filter(|it| self.is_open(it)).map(|it| it.held).sum();
-        let busy = u128::from(it.used) + u128::from(it.held) + u128::from(it.overrun) + u128::from(it.suspense);
+        let taken: u64 = self.leases.of_account(account).filter(|it| self.is_open(it)).map(Lease::taken).sum();
+        let Slot { used, held, overrun, .. } = it.counts(rule, self.age());
+        let busy = u128::from(used) + u128::from(held) + u128::from(overrun) + u128::from(it.suspense);
         let said = u128::from(own.spent) + u128::from(own.held) + u128::from(own.overrun);
-        let elsewhere = (busy + u128::from(held_out)).saturating_sub(said);
+        let elsewhere = (busy + u128::from(taken)).saturating_sub(said);
         Some(LeaseView {
             account,
             epoch: it.epoch,
@@ -148,6 +188,7 @@ impl Ledger {
             unit: rule.rule.unit,
             capacity: rule.rule.capacity,
             window_end: Timestamp(rule.window_end),
+            span: rule.rule.span(),
             in_force: rule.deleted_at.is_none(),
             central: it.central,
             generation: it.generation,
@@ -210,14 +251,18 @@ impl Ledger {
         self.accounts.get(id).filter(|account| *account.key == *key).map(|_| id)
     }
 
+    fn new_lease(&mut self, account: u32, node: u64, incarnation: u64) -> u32 {
+        let it = self.accounts.get(account).expect("it was just obtained");
+        let (epoch, slides) = (it.epoch, self.rules.get(it.rule).rule.span().is_some());
+        self.leases.insert(Lease { account, epoch, node, incarnation, slides, ..Lease::default() })
+    }
+
     fn grant_lease(&mut self, account: u32, node: u64, incarnation: u64, target: u64, spare: u64) {
         let known = self.leases.find(account, node, incarnation);
         if spare == 0 || (known.is_none() && self.leases.slab.len() >= self.bounds.leases) {
             return;
         }
-        let epoch = self.accounts.get(account).map_or(0, |it| it.epoch);
-        let fresh = || Lease { account, epoch, node, incarnation, ..Lease::default() };
-        let id = known.unwrap_or_else(|| self.leases.insert(fresh()));
+        let id = known.unwrap_or_else(|| self.new_lease(account, node, incarnation));
         let lease = self.leases.slab.get_mut(id).expect("it was just found or made");
         let more = target.saturating_sub(lease.outstanding()).min(spare).min(u64::MAX - lease.granted);
         lease.granted += more;
@@ -229,6 +274,7 @@ impl Ledger {
 
     /// Takes in what a node says of its lease. What says less than was known, or more than can be, changes nothing.
     pub(super) fn report(&mut self, node: u64, incarnation: u64, report: &Report) {
+        let age = self.age();
         let Some(id) = self.leases.find(report.account, node, incarnation) else { return };
         let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
         let Some(account) = self.accounts.slab.get_mut(report.account).filter(|it| it.epoch == lease.epoch) else {
@@ -240,16 +286,21 @@ impl Ledger {
             Some(Bug::AddsDeltas) => lease.and(report),
             _ => *report,
         };
-        let (spent, returned) = (report.spent.max(lease.spent), report.returned.max(lease.returned));
-        let overrun = report.overrun.max(lease.overrun);
+        let spent = if lease.slides { report.spent } else { report.spent.max(lease.spent) };
+        let (returned, overrun) = (report.returned.max(lease.returned), report.overrun.max(lease.overrun));
         if lease.epoch != report.epoch || spent.checked_add(returned).is_none_or(|sum| sum > lease.granted) {
             return;
         }
-        account.leased -= (spent - lease.spent) + (returned - lease.returned);
-        account.used += spent - lease.spent;
-        account.overrun = account.overrun.saturating_add(overrun - lease.overrun);
+        if let Some(span) = self.rules.get(account.rule).rule.span() {
+            account.leased -= returned - lease.returned;
+            account.slide.get_or_insert_default().overrun(span, age, overrun - lease.overrun);
+        } else {
+            account.leased -= (spent - lease.spent) + (returned - lease.returned);
+            account.used += spent - lease.spent;
+            account.overrun = account.overrun.saturating_add(overrun - lease.overrun);
+        }
         (lease.spent, lease.returned, lease.overrun) = (spent, returned, overrun);
-        lease.held = report.held.min(lease.outstanding());
+        lease.held = report.held.min(lease.outstanding() - if lease.slides { spent } else { 0 });
         lease.generation = lease.generation.max(report.generation);
         self.dirty.leases.push(id);
         self.dirty.accounts.push(report.account);
@@ -258,9 +309,10 @@ impl Ledger {
     }
 
     /// Leases of older incarnations of a node: what they had in hand is in suspense from here on.
-    pub(super) fn suspend_leases(&mut self, node: u64) {
+    pub(super) fn suspend_leases(&mut self, node: u64, gone: Gone) {
         let of_node: Vec<u32> =
             self.leases.slab.iter().filter(|(_, lease)| lease.node == node).map(|(id, _)| id).collect();
+        let mut suspended = Vec::new();
         for id in of_node {
             let kept = self.leases.slab.get_mut(id).expect("it was there a line ago");
             kept.held = 0;
@@ -273,6 +325,7 @@ impl Ledger {
                         account.leased -= lease.outstanding();
                         account.suspense += lease.outstanding();
                         self.dirty.accounts.push(lease.account);
+                        suspended.push(id);
                     }
                     #[cfg(any(test, feature = "seeded-bugs"))]
                     if self.bug == Some(Bug::OpenFreesLeases) {
@@ -281,6 +334,47 @@ impl Ledger {
                     }
                 }
                 _ => self.leases.remove(id),
+            }
+        }
+        suspended.into_iter().for_each(|id| self.free_in_time(id, gone));
+    }
+
+    /// A permit of an incarnation that is gone is with its lease from here on: only time tells when it is free.
+    pub(super) fn suspend_permit(&mut self, node: u64, gone: Gone, held: Held) {
+        let known = self.leases.find(held.account, node, gone.incarnation);
+        let id = known.unwrap_or_else(|| self.new_lease(held.account, node, gone.incarnation));
+        let lease = self.leases.slab.get_mut(id).expect("it was just found or made");
+        lease.granted = lease.granted.saturating_add(held.amount);
+        let account = self.accounts.slab.get_mut(held.account).expect("it holds the permit");
+        account.leased += held.amount;
+        self.dirty.leases.push(id);
+    }
+
+    /// Where no window turns, what is in suspense is free once its incarnation can't spend it, and what it spent has aged.
+    fn free_in_time(&mut self, id: u32, gone: Gone) {
+        let account = self.leases.slab.get(id).and_then(|lease| self.accounts.get(lease.account));
+        let Some(rule) = account.map(|account| &self.rules.get(account.rule).rule).filter(|rule| !rule.turns()) else {
+            return;
+        };
+        let aged = rule.span().map_or(0, |span| span.by_any_clock().longest());
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        let (gone, aged) =
+            if self.bug == Some(Bug::SuspenseAtOnce) { (Gone { at: 0, ..gone }, 0) } else { (gone, aged) };
+        self.leases.free_later(id, gone.at.saturating_add(aged));
+    }
+
+    /// Frees what has been in suspense for long enough.
+    pub(super) fn free_suspense(&mut self) {
+        let age = self.age();
+        for _ in 0..FREED_PER_ENTRY {
+            let Some(id) = self.leases.due.first().filter(|(at, _)| *at <= age).map(|(_, id)| *id) else { return };
+            let lease = *self.leases.slab.get(id).expect("what is due is there");
+            self.leases.remove(id);
+            self.dirty.leases.push(id);
+            if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
+                account.suspense -= lease.outstanding();
+                self.dirty.accounts.push(lease.account);
+                self.reconsider(lease.account);
             }
         }
     }
@@ -294,15 +388,21 @@ impl Ledger {
     }
 
     pub(super) fn note_ask(&mut self, id: u32, amount: u64) {
-        if let Some(account) = self.accounts.slab.get_mut(id).filter(|account| account.ask < amount) {
+        let age = self.age();
+        let Some(account) = self.accounts.slab.get_mut(id) else { return };
+        let rule = &self.rules.get(account.rule).rule;
+        // Where no window turns, what was asked a window ago is forgotten.
+        let is_old = rule.span().is_some_and(|span| account.ask_at.saturating_add(span.longest()) <= age);
+        if account.ask < amount || is_old {
             account.ask = amount;
+            account.ask_at = if rule.turns() { 0 } else { age };
             self.dirty.accounts.push(id);
         }
     }
 
     fn free_of(&self, id: u32) -> i128 {
         let account = self.accounts.get(id);
-        account.map_or(0, |account| account.available(self.rules.get(account.rule).rule.capacity))
+        account.map_or(0, |account| account.available(self.rules.get(account.rule), self.age()))
     }
 
     /// Below this an account is too small to be divided.
@@ -381,8 +481,8 @@ impl Ledger {
     pub(super) fn leased_accounts(&self, rule: u32) -> Vec<u32> {
         let mut ids: Vec<u32> = self.leases.index.keys().map(|(account, ..)| *account).collect();
         ids.dedup();
-        let epoch = self.rules.get(rule).epoch;
-        ids.retain(|id| self.accounts.get(*id).is_some_and(|it| it.rule == rule && it.epoch == epoch));
+        let state = self.rules.get(rule);
+        ids.retain(|id| self.accounts.get(*id).is_some_and(|it| it.rule == rule && state.is_current(it.epoch)));
         ids
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tollgate_proto::state::v1::{NodeOpen, NodeOpenOutcome};
 
-use super::{Ledger, MAX_NODES};
+use super::{ISOLATION_US, Ledger, MAX_NODES, leases::Gone};
+use crate::slide::by_any_clock;
 use tollgate_model::LogIndex;
 
 /// Earlier incarnations whose journals are waited for. What an older one had in hand is not given back before its
@@ -92,14 +93,22 @@ impl Ledger {
         if known.is_none() && self.nodes.by_id.len() >= MAX_NODES {
             return NodeOpenOutcome { refused: true, ..NodeOpenOutcome::default() };
         }
+        let gone = self.gone(known.map_or(0, |state| state.incarnation), open);
         let mut state = known.map(NodeState::follow).unwrap_or_default();
-        let orphaned = self.orphan_holds(open.node, open.predecessor_is_dead);
-        self.suspend_leases(open.node);
+        let orphaned = self.orphan_holds(open.node, open.predecessor_is_dead, gone);
+        self.suspend_leases(open.node, gone);
         state.incarnation = open.incarnation;
         state.holds = self.nodes.get(open.node).map_or(0, |state| state.holds);
         self.nodes.put(open.node, state);
         self.dirty.nodes.push(open.node);
         NodeOpenOutcome { incarnation: open.incarnation, orphaned, ..NodeOpenOutcome::default() }
+    }
+
+    /// When the incarnation before this one spends nothing any more, by the age of the ledger.
+    fn gone(&self, incarnation: u64, open: &NodeOpen) -> Gone {
+        let isolation = if open.isolation_us == 0 { ISOLATION_US } else { open.isolation_us };
+        let wait = if open.predecessor_is_dead { 0 } else { by_any_clock(isolation) };
+        Gone { incarnation, at: self.age().saturating_add(wait) }
     }
 
     /// One hold less of a node.

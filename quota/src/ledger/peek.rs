@@ -8,6 +8,7 @@ use super::{
     Ledger,
     accounts::Account,
     apply::join,
+    leases::Lease,
     rules::window_around,
     show::{self, AccountView, Out},
 };
@@ -16,14 +17,14 @@ use crate::Standing;
 impl Ledger {
     /// What a request could still have of an account of this limit: what nodes have in hand and no request holds is as good as
     /// free.
-    pub(super) fn remaining(&self, rule: u32, account: Option<u32>) -> i128 {
+    pub(super) fn remaining(&self, rule: u32, account: Option<u32>, age: u64) -> i128 {
         let rule = self.rules.get(rule);
         let capacity = rule.rule.capacity;
         let account = account.and_then(|id| Some((id, self.accounts.get(id)?)));
-        account.filter(|(_, account)| account.epoch == rule.epoch).map_or(i128::from(capacity), |(id, account)| {
+        account.filter(|(_, account)| rule.is_current(account.epoch)).map_or(i128::from(capacity), |(id, account)| {
             let open = self.leases.of_account(id).filter(|lease| self.is_open(lease));
-            let held_out: u64 = open.map(|lease| lease.held).sum();
-            account.available(capacity) + i128::from(account.leased) - i128::from(held_out)
+            let taken: u64 = open.map(Lease::taken).sum();
+            account.available(rule, age) + i128::from(account.leased) - i128::from(taken)
         })
     }
 
@@ -44,10 +45,11 @@ impl Ledger {
         };
         let named =
             key.filter(|_| current).and_then(|_| self.find_account(id, &joined).or_else(|| self.would_overflow(id)));
-        let found = named.and_then(|id| Some((id, self.accounts.get(id)?))).filter(|(_, it)| it.epoch == rule.epoch);
+        let found = named.and_then(|id| Some((id, self.accounts.get(id)?))).filter(|(_, it)| rule.is_current(it.epoch));
+        let at = (now, self.age().saturating_add(now - self.meta.last_time_us));
         let mut view = match found {
-            Some((id, account)) => show::view(&rule, account, &self.out_of(id)),
-            None => show::view(&rule, &Account::new(id, rule.epoch, joined.into()), &Out::default()),
+            Some((id, account)) => show::view(&rule, account, &self.out_of(id), at),
+            None => show::view(&rule, &Account::new(id, rule.epoch, joined.into()), &Out::default(), at),
         };
         if key.is_none() {
             (view.account, view.key) = (String::new(), Vec::new());
@@ -55,7 +57,7 @@ impl Ledger {
         Some(view)
     }
 
-    fn out_of(&self, account: u32) -> Out {
+    pub(super) fn out_of(&self, account: u32) -> Out {
         let mut out = Out::default();
         self.leases.of_account(account).filter(|lease| self.is_open(lease)).for_each(|lease| out.add(lease));
         out
@@ -70,19 +72,22 @@ impl Ledger {
         let key = join(key).filter(|_| key.len() == rule.rule.per.len())?;
         let now = now.0.max(self.meta.last_time_us);
         let capacity = rule.rule.capacity;
-        let (remaining, window_end) = if now < rule.window_end {
+        let (remaining, resets_in) = if now < rule.window_end {
             let account = self.find_account(id, &key).or_else(|| self.would_overflow(id));
-            (self.remaining(id, account), rule.window_end)
+            let age = self.age().saturating_add(now - self.meta.last_time_us);
+            let remaining = self.remaining(id, account, age);
+            let account = account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
+            (remaining, self.resets_in(now, rule, account, None))
         } else {
             // The window turns with the next entry; whoever comes now meets a new one.
-            (i128::from(capacity), window_around(now, &rule.rule).1)
+            (i128::from(capacity), window_around(now, &rule.rule).1 - now)
         };
         Some(Standing {
             limit: Name::new(limit),
             capacity,
             remaining: u64::try_from(remaining.max(0)).unwrap_or(u64::MAX),
-            window_end: Timestamp(window_end),
-            resets_in: Duration::from_micros(window_end.saturating_sub(now)),
+            window_end: Timestamp(now.saturating_add(resets_in)),
+            resets_in: Duration::from_micros(resets_in),
         })
     }
 }

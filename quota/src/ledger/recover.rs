@@ -3,7 +3,8 @@
 //! The fence holds: the earlier one is never heard itself. Its ends are numbered, so that those it had said are not said
 //! twice, whoever repeats them: a process may die while it recovers, and the next begins anew. What it made of its leases
 //! is said in all, never as a difference, and can only be more than the log has heard. With the last record the
-//! incarnation is closed: what is left of its leases is free again, as everything was journaled before it was sent out.
+//! incarnation is closed: what is left of its leases is free again, as everything was journaled before it was sent out; where
+//! no window turns, in its own time.
 
 use tollgate_proto::state::v1::{Consumed, Recover};
 
@@ -47,12 +48,16 @@ impl Ledger {
         self.dirty.nodes.push(node);
     }
 
-    /// Moves what an incarnation made of a lease out of suspense: never more than it can have had.
+    /// Moves what an incarnation made of a lease out of suspense: never more than it can have had. Where no window turns,
+    /// only time frees what is in suspense, so nothing has to be known of it.
     fn recover_lease(&mut self, node: u64, incarnation: u64, consumed: &Consumed) {
         let Some(id) = self.leases.find(consumed.account, node, incarnation) else { return };
         let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
         let account = self.accounts.slab.get_mut(consumed.account).filter(|it| it.epoch == lease.epoch);
         let Some(account) = account.filter(|_| lease.epoch == consumed.epoch) else { return };
+        if !self.rules.get(account.rule).rule.turns() {
+            return;
+        }
         let spent = consumed.spent.clamp(lease.spent, lease.granted - lease.returned);
         let overrun = consumed.overrun.max(lease.overrun);
         account.suspense -= spent - lease.spent;
@@ -65,7 +70,7 @@ impl Ledger {
 
     fn close_incarnation(&mut self, node: u64, incarnation: u64) {
         for id in self.leases.of_incarnation(node, incarnation) {
-            let Some(lease) = self.leases.slab.get(id).copied() else { continue };
+            let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| lease.free_at == 0) else { continue };
             if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
                 account.suspense -= lease.outstanding();
                 self.dirty.accounts.push(lease.account);

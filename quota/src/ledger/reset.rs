@@ -1,10 +1,11 @@
 //! What an account has used is forgiven, on somebody's word.
 //!
-//! `free` grows by exactly what was used. What requests hold and what is with nodes stays, and counts when it ends. A hold
+//! `free` grows by exactly what was used. What requests hold and what is with nodes stays, and counts when it ends; so
+//! does what nodes used of their sliding shares, which they let age themselves: it is not in `free` before. A hold
 //! that was consumed at its deadline is forgiven with the rest, so a late settlement of it corrects nothing any more: else
 //! it would give back what the reset gave already.
 
-use tollgate_model::Timestamp;
+use tollgate_model::{Timestamp, Unit};
 use tollgate_proto::state::v1::{AccountFigures, LimitReset, LimitResetOutcome};
 
 use super::{Changes, Ledger, accounts::overflow_key, apply::join};
@@ -33,7 +34,7 @@ impl Ledger {
             false if key.len() != parts => return Err(shape(key.len())),
             false => join(key).ok_or("the values are too long, or hold a NUL")?,
         };
-        let current = |id: &u32| self.accounts.get(*id).is_some_and(|account| account.epoch == state.epoch);
+        let current = |id: &u32| self.accounts.get(*id).is_some_and(|account| state.is_current(account.epoch));
         self.accounts
             .find(rule, &joined)
             .filter(current)
@@ -44,9 +45,11 @@ impl Ledger {
         let before = self.account_figures(id);
         let account = self.accounts.slab.get_mut(id).expect("it was just found");
         account.forget_use();
-        let epoch = account.epoch;
+        let (epoch, rule) = (account.epoch, account.rule);
         self.dirty.accounts.push(id);
-        self.forget_expired(id, epoch);
+        if self.rules.get(rule).rule.unit != Unit::Concurrency {
+            self.forget_expired(id, epoch);
+        }
         self.reconsider(id);
         LimitResetOutcome { problem: String::new(), before: Some(before), after: Some(self.account_figures(id)) }
     }
@@ -66,17 +69,16 @@ impl Ledger {
 
     fn account_figures(&self, id: u32) -> AccountFigures {
         let account = self.accounts.get(id).expect("it was just found");
-        let capacity = self.rules.get(account.rule).rule.capacity;
-        // As `limits show` has it: what requests hold of leases is held.
-        let held_out: u64 = self.leases.of_account(id).map(|lease| lease.held).sum();
-        let free = account.free(capacity);
+        let (rule, age) = (self.rules.get(account.rule), self.age());
+        // As `limits show` has it: what requests hold of leases is held, and what nodes used of them lately is used.
+        let (counts, out, free) = (account.counts(rule, age), self.out_of(id), account.free(rule, age));
         AccountFigures {
-            capacity,
-            used: account.used,
-            held: account.held + held_out,
-            leased: account.leased - held_out,
+            capacity: rule.rule.capacity,
+            used: counts.used + out.used,
+            held: counts.held + out.held,
+            leased: account.leased - out.held - out.used,
             suspense: account.suspense,
-            overrun: account.overrun,
+            overrun: counts.overrun,
             free: i64::try_from(free).unwrap_or(if free < 0 { i64::MIN } else { i64::MAX }),
         }
     }

@@ -7,9 +7,9 @@
 use std::io;
 
 use prost::Message;
-use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Unit, Window};
+use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Unit, Window};
 use tollgate_proto::state::v1::{
-    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, NodeRow, RuleRow,
+    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, NodeRow, RuleRow, SlotRow,
 };
 
 use super::{
@@ -20,7 +20,10 @@ use super::{
     nodes::{Earlier, NodeState},
     rules::RuleState,
 };
-use crate::Rule;
+use crate::{
+    Rule,
+    slide::{Slide, Slot},
+};
 
 const ACCOUNT: u8 = b'a';
 const HOLD: u8 = b'h';
@@ -149,7 +152,7 @@ impl Ledger {
         let (letter, number) = key.split_first().ok_or_else(wrong)?;
         let id = || number.try_into().map(u32::from_be_bytes).map_err(|_| wrong());
         match *letter {
-            ACCOUNT => self.accounts.restore(id()?, account(decode(key, value)?)),
+            ACCOUNT => self.accounts.restore(id()?, account(key, decode(key, value)?)?),
             HOLD => self.holds.restore(id()?, hold(decode(key, value)?)),
             LEASE => self.leases.restore(id()?, lease(key, decode(key, value)?)?),
             META => self.meta = decode(key, value)?,
@@ -178,8 +181,12 @@ impl Ledger {
 
     /// What is leased and in suspense follows from the leases.
     fn count_leases(&mut self) -> Result<(), RestoreError> {
-        for (id, lease) in self.leases.slab.iter() {
-            let open = self.is_open(lease);
+        for id in 0..self.leases.slab.end() {
+            let Some(lease) = self.leases.slab.get_mut(id) else { continue };
+            let rule = self.accounts.get(lease.account).map(|account| &self.rules.get(account.rule).rule);
+            lease.slides = rule.is_some_and(|rule| rule.span().is_some());
+            let lease = *lease;
+            let open = self.is_open(&lease);
             let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
             let Some(account) = account else { return Err(RestoreError::Dangling(lease_key(id))) };
             *(if open { &mut account.leased } else { &mut account.suspense }) += lease.outstanding();
@@ -215,29 +222,81 @@ pub(super) fn account_row(account: &Account) -> Vec<u8> {
         generation: account.generation,
         ask: account.ask,
         recall_until_us: account.recall_until,
+        slots: account.slide.iter().flat_map(|slide| &slide.slots).map(slot_row).collect(),
+        ask_at_us: account.ask_at,
     }
     .encode_to_vec()
 }
 
-fn account(row: AccountRow) -> Account {
-    let AccountRow { rule, key, epoch, used, held, overrun, central, generation, ask, recall_until_us } = row;
-    let key = key.into();
-    let recall_until = recall_until_us;
-    Account { rule, epoch, used, held, overrun, leased: 0, suspense: 0, central, generation, ask, recall_until, key }
+fn slot_row(&Slot { at, used, held, overrun }: &Slot) -> SlotRow {
+    SlotRow { at_us: at, used, held, overrun }
+}
+
+fn slide(key: &[u8], rows: Vec<SlotRow>) -> Result<Option<Box<Slide>>, RestoreError> {
+    if !rows.is_sorted_by_key(|row| row.at_us) {
+        let source = "its slots are not in order".into();
+        return Err(RestoreError::Value { key: key.to_vec(), source });
+    }
+    let slot = |SlotRow { at_us, used, held, overrun }| Slot { at: at_us, used, held, overrun };
+    let slots: Vec<Slot> = rows.into_iter().map(slot).collect();
+    Ok((!slots.is_empty()).then(|| Box::new(Slide { slots })))
+}
+
+fn account(key: &[u8], row: AccountRow) -> Result<Account, RestoreError> {
+    Ok(Account {
+        rule: row.rule,
+        epoch: row.epoch,
+        used: row.used,
+        held: row.held,
+        overrun: row.overrun,
+        leased: 0,
+        suspense: 0,
+        central: row.central,
+        generation: row.generation,
+        ask: row.ask,
+        ask_at: row.ask_at_us,
+        recall_until: row.recall_until_us,
+        slide: slide(key, row.slots)?,
+        key: row.key.into(),
+    })
 }
 
 pub(super) fn lease_row(lease: &Lease) -> Vec<u8> {
-    let Lease { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation } = *lease;
-    LeaseRow { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation }.encode_to_vec()
+    LeaseRow {
+        account: lease.account,
+        epoch: lease.epoch,
+        node: lease.node,
+        incarnation: lease.incarnation,
+        granted: lease.granted,
+        returned: lease.returned,
+        spent: lease.spent,
+        overrun: lease.overrun,
+        held: lease.held,
+        generation: lease.generation,
+        free_at_us: lease.free_at,
+    }
+    .encode_to_vec()
 }
 
 fn lease(key: &[u8], row: LeaseRow) -> Result<Lease, RestoreError> {
-    let LeaseRow { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation } = row;
-    if returned.checked_add(spent).is_none_or(|sum| sum > granted) {
+    if row.returned.checked_add(row.spent).is_none_or(|sum| sum > row.granted) {
         let source = "more was spent and returned than was granted".into();
         return Err(RestoreError::Value { key: key.to_vec(), source });
     }
-    Ok(Lease { account, epoch, node, incarnation, granted, returned, spent, overrun, held, generation })
+    Ok(Lease {
+        account: row.account,
+        epoch: row.epoch,
+        node: row.node,
+        incarnation: row.incarnation,
+        granted: row.granted,
+        returned: row.returned,
+        spent: row.spent,
+        overrun: row.overrun,
+        held: row.held,
+        generation: row.generation,
+        free_at: row.free_at_us,
+        slides: false, // as its account does: see `count_leases`
+    })
 }
 
 pub(super) fn hold_row(hold: &HoldState) -> Vec<u8> {
@@ -248,6 +307,7 @@ pub(super) fn hold_row(hold: &HoldState) -> Vec<u8> {
         deadline_us: hold.deadline_us,
         charges: hold.charges.iter().map(charge).collect(),
         expired: hold.expired,
+        at_us: hold.at,
     }
     .encode_to_vec()
 }
@@ -258,6 +318,7 @@ fn hold(row: HoldRow) -> HoldState {
         node: row.node,
         request: row.request,
         deadline_us: row.deadline_us,
+        at: row.at_us,
         expired: row.expired,
         charges: row.charges.into_iter().map(charge).collect(),
     }
@@ -300,6 +361,7 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         window_end_us: state.window_end,
         epoch: state.epoch,
         deleted_at: state.deleted_at,
+        algorithm: rule.algorithm.as_str().into(),
         shadow: rule.shadow,
         mode_since: if state.mode_since == state.since { 0 } else { state.mode_since },
     }
@@ -316,6 +378,10 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
                 per: row.per.iter().map(|part| KeyPart::parse(part)).collect::<Result<_, _>>()?,
                 capacity: row.capacity,
                 window: Window::parse(&row.window)?,
+                algorithm: match row.algorithm.as_str() {
+                    "" => Algorithm::Fixed,
+                    name => named(Algorithm::ALL, Algorithm::as_str, name)?,
+                },
                 time_zone: TimeZone::parse(&row.time_zone)?,
                 shadow: row.shadow,
             },

@@ -1,9 +1,15 @@
 //! The limits: those in force, and those deleted within their window.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use super::{Ledger, slab::Slab};
-use crate::Rule;
+use super::{ISOLATION_US, Ledger, accounts::Account, slab::Slab};
+use crate::{
+    Rule,
+    slide::{Slide, Slot, by_any_clock},
+};
 use tollgate_model::{LogIndex, Name, Timestamp};
 
 /// A limit in one form: a change of unit or of `per` makes another.
@@ -17,7 +23,7 @@ pub(super) struct RuleState {
     pub(super) window_start: u64,
     pub(super) window_end: u64,
     /// Names the window that accounts and holds are of. Unique in the ledger, so a label never fits another account
-    /// that took over a number.
+    /// that took over a number. Where no window turns, accounts have later ones of their own.
     pub(super) epoch: u64,
     /// Deleted at this index: no new hold.
     pub(super) deleted_at: Option<u64>,
@@ -27,6 +33,11 @@ impl RuleState {
     /// The oldest version that a charge may be computed for.
     pub(super) fn oldest(&self) -> u64 {
         self.since.max(self.mode_since)
+    }
+
+    /// Whether an account with this label is of the window that is open.
+    pub(super) fn is_current(&self, epoch: u64) -> bool {
+        epoch >= self.epoch
     }
 
     fn is_form_of(&self, rule: &Rule) -> bool {
@@ -88,7 +99,7 @@ impl Rules {
 
     /// Takes in a row; `now` is the time of the last entry.
     pub(super) fn restore(&mut self, id: u32, state: RuleState, now: u64) {
-        if state.deleted_at.is_some() && state.window_end > now {
+        if state.deleted_at.is_some() && state.window_end > now && state.rule.turns() {
             self.buried.insert((state.window_end, id));
         }
         self.by_limit.entry(state.rule.limit.to_string()).or_default().push(id);
@@ -108,6 +119,9 @@ impl Rules {
 
 /// Start and end of the window that `now` is in.
 pub(super) fn window_around(now: u64, rule: &Rule) -> (u64, u64) {
+    if !rule.turns() {
+        return (now, u64::MAX);
+    }
     let (start, end) = rule.window.bounds(Timestamp(now), &rule.time_zone);
     (start.0, end.0)
 }
@@ -149,10 +163,12 @@ impl Ledger {
             self.rules.buried.remove(&(state.window_end, id));
             state.since = rule.version.0;
         }
-        if (state.rule.window, &state.rule.time_zone) != (rule.window, &rule.time_zone) {
-            (state.window_start, state.window_end) = window_around(now, &rule);
+        let was = std::mem::replace(&mut state.rule, rule);
+        if was.span() != state.rule.span() {
+            self.reshape(now, id, &was);
+        } else if (was.window, &was.time_zone) != (state.rule.window, &state.rule.time_zone) {
+            (state.window_start, state.window_end) = window_around(now, &state.rule);
         }
-        state.rule = rule;
         self.dirty.rules.push(id);
         if lowered || flipped {
             self.recall_rule(now, id);
@@ -173,9 +189,45 @@ impl Ledger {
     fn bury(&mut self, now: u64, id: u32, at: LogIndex) {
         let state = self.rules.slab.get_mut(id).expect("only what is in force is buried");
         state.deleted_at = Some(at.0);
-        self.rules.buried.insert((state.window_end, id));
+        // Where no window turns, it goes with its last account.
+        let end = if state.rule.turns() { state.window_end } else { now };
+        self.rules.buried.insert((end, id));
         self.dirty.rules.push(id);
         self.recall_rule(now, id);
+    }
+
+    /// A window becomes a sliding one, or no longer is one, or slides over another length: other accounts, in which
+    /// everything that was taken of the old ones counts as used now. What nodes have in hand they may still spend until they know.
+    fn reshape(&mut self, now: u64, id: u32, was: &Rule) {
+        let (age, until_known) = (self.age(), by_any_clock(ISOLATION_US));
+        let epoch = self.next_epoch();
+        let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
+        let old = RuleState { rule: was.clone(), ..state.clone() };
+        state.epoch = epoch;
+        // A fixed window lasts at least until everyone knows.
+        state.window_start = window_around(now, &state.rule).0;
+        state.window_end = window_around(now.saturating_add(until_known), &state.rule).1;
+        let span = state.rule.span();
+        let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id && old.is_current(it.epoch));
+        for account in of_rule.map(|(account, _)| account).collect::<Vec<_>>() {
+            let epoch = if span.is_some() { self.next_epoch() } else { epoch };
+            let it = self.accounts.slab.get_mut(account).expect("it was there a line ago");
+            let Slot { used, held, overrun, .. } = it.counts(&old, age);
+            let (taken, out) = (used.saturating_add(held), it.leased.saturating_add(it.suspense));
+            *it = Account::new(id, epoch, Arc::clone(&it.key));
+            match span {
+                Some(span) => {
+                    let mut slide = Slide::default();
+                    slide.count(span, age, taken);
+                    slide.count(span, age.saturating_add(until_known), out);
+                    slide.overrun(span, age, overrun);
+                    it.slide = Some(Box::new(slide));
+                }
+                None => (it.used, it.overrun) = (taken.saturating_add(out), overrun),
+            }
+            self.drop_leases(account);
+            self.dirty.accounts.push(account);
+        }
     }
 
     /// Turns the window of a limit when its end has come.
@@ -209,7 +261,8 @@ impl Ledger {
 
     pub(super) fn forget_if_empty(&mut self, now: u64, id: u32) {
         let state = self.rules.get(id);
-        if state.deleted_at.is_some() && state.window_end <= now && self.accounts.count(id) == 0 {
+        let is_over = state.window_end <= now || !state.rule.turns();
+        if state.deleted_at.is_some() && is_over && self.accounts.count(id) == 0 {
             self.rules.remove(id);
             self.dirty.rules.push(id);
         }

@@ -38,17 +38,22 @@ impl Ledger {
         let Some(key) = join(&charge.key).filter(|_| charge.key.len() == parts) else { return };
         let id = self.obtain_account(rule, &key);
         let state = self.rules.get(rule);
-        let (is_shadow, capacity) = (state.rule.shadow, state.rule.capacity);
-        let actual = actual(state.rule.unit, usage, outcome);
+        let (actual, age) = (actual(state.rule.unit, usage, outcome), self.age());
         let account = self.accounts.slab.get_mut(id).expect("it was just obtained");
-        let room = if is_shadow {
-            MOST.saturating_sub(account.used)
+        let room = if state.rule.shadow {
+            MOST.saturating_sub(account.counts(state, age).used)
         } else {
-            u64::try_from(account.available(capacity).max(0)).unwrap_or(u64::MAX)
+            u64::try_from(account.available(state, age).max(0)).unwrap_or(u64::MAX)
         };
         let within = actual.min(room);
-        account.used += within;
-        account.overrun = account.overrun.saturating_add(actual - within);
+        if let Some(span) = state.rule.span() {
+            let slide = account.slide.get_or_insert_default();
+            slide.overrun(span, age, actual - within);
+            slide.count(span, age, within);
+        } else {
+            account.used += within;
+            account.overrun = account.overrun.saturating_add(actual - within);
+        }
         self.reconsider(id);
     }
 }

@@ -106,7 +106,7 @@ pub struct AccountView {
     pub free: i128,
     /// Used beyond what was reserved: blocks as much of `free`.
     pub overrun: u64,
-    /// When the window began.
+    /// When the window began: a sliding one ends now, and one of concurrency is this moment.
     pub window_start: Timestamp,
     /// When it ends.
     pub window_end: Timestamp,
@@ -117,17 +117,19 @@ pub(super) fn accounts(
     accounts: &Shared<Account>,
     leases: &Shared<Lease>,
     nodes: &[(u64, NodeState)],
-    now: u64,
+    (now, age): (u64, u64),
     query: &Query<'_>,
 ) -> Page {
     // The first `max + 1` of those wanted: whatever is beyond falls out again, so a page costs no more than its size.
     let mut first: BTreeMap<Position, (u32, &Account)> = BTreeMap::new();
     for (id, account) in accounts.iter() {
-        let Some(rule) = rules.get(account.rule).filter(|rule| is_shown(rule, account, now, query)) else { continue };
+        let Some(rule) = rules.get(account.rule).filter(|rule| is_shown(rule, account, (now, age), query)) else {
+            continue;
+        };
         if query.keep.is_some_and(|keep| !keep(&rule.rule, &values(rule, account))) {
             continue;
         }
-        let rank = if query.sort == Sort::Name { 0 } else { u64::MAX - utilisation(rule.rule.capacity, account) };
+        let rank = if query.sort == Sort::Name { 0 } else { u64::MAX - utilisation(rule, account, age) };
         let position = Position { rank, limit: rule.rule.limit.clone(), key: Arc::clone(&account.key) };
         if query.after.as_ref().is_some_and(|after| position <= *after) {
             continue;
@@ -143,15 +145,16 @@ pub(super) fn accounts(
     let next = listed().next_back().map(|(position, _)| position.clone()).filter(|_| more);
     let views = listed().filter_map(|(_, (id, account))| {
         let rule = rules.get(account.rule)?;
-        Some(view(rule, account, &out.remove(&(*id, account.epoch)).unwrap_or_default()))
+        Some(view(rule, account, &out.remove(&(*id, account.epoch)).unwrap_or_default(), (now, age)))
     });
     Page { accounts: views.collect(), next }
 }
 
 /// What is taken of the capacity, in millionths. Of nothing all is taken.
-fn utilisation(capacity: u64, account: &Account) -> u64 {
+fn utilisation(rule: &RuleState, account: &Account, age: u64) -> u64 {
     const WHOLE: u128 = 1_000_000;
-    let taken = i128::from(capacity) - account.available(capacity);
+    let capacity = rule.rule.capacity;
+    let taken = i128::from(capacity) - account.available(rule, age);
     let taken = u128::try_from(taken).unwrap_or(0);
     let share = (taken * WHOLE).checked_div(u128::from(capacity)).unwrap_or(WHOLE);
     u64::try_from(share).unwrap_or(u64::MAX)
@@ -161,14 +164,17 @@ fn utilisation(capacity: u64, account: &Account) -> u64 {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Out {
     /// What requests hold of it.
-    held: u64,
+    pub(super) held: u64,
+    /// What was used lately of what slides.
+    pub(super) used: u64,
     by_node: BTreeMap<u64, u64>,
 }
 
 impl Out {
     pub(super) fn add(&mut self, lease: &Lease) {
         self.held += lease.held;
-        let in_hand = lease.outstanding() - lease.held;
+        self.used += lease.taken() - lease.held;
+        let in_hand = lease.outstanding() - lease.taken();
         if in_hand > 0 {
             *self.by_node.entry(lease.node).or_default() += in_hand;
         }
@@ -189,12 +195,13 @@ fn leases_of(
     found
 }
 
-fn is_shown(rule: &RuleState, account: &Account, now: u64, query: &Query<'_>) -> bool {
+fn is_shown(rule: &RuleState, account: &Account, (now, age): (u64, u64), query: &Query<'_>) -> bool {
     rule.deleted_at.is_none()
-        && rule.epoch == account.epoch
+        && rule.is_current(account.epoch)
         && now < rule.window_end
+        && (rule.rule.turns() || !account.is_idle(rule, age))
         && query.limit.is_none_or(|limit| *limit == *rule.rule.limit)
-        && utilisation(rule.rule.capacity, account) >= u64::from(query.min_utilisation_percent) * 10_000
+        && utilisation(rule, account, age) >= u64::from(query.min_utilisation_percent) * 10_000
 }
 
 fn values<'a>(rule: &RuleState, account: &'a Account) -> Vec<&'a str> {
@@ -212,10 +219,15 @@ pub fn title(rule: &Rule, values: &[&str]) -> String {
     }
 }
 
-pub(super) fn view(rule: &RuleState, account: &Account, out: &Out) -> AccountView {
-    let capacity = rule.rule.capacity;
+pub(super) fn view(rule: &RuleState, account: &Account, out: &Out, (now, age): (u64, u64)) -> AccountView {
     let values = values(rule, account);
     let title = title(&rule.rule, &values);
+    let counts = account.counts(rule, age);
+    let (window_start, window_end) = if rule.rule.turns() {
+        (rule.window_start, rule.window_end)
+    } else {
+        (now.saturating_sub(rule.rule.span().map_or(0, |_| rule.rule.window.longest_us())), now)
+    };
     AccountView {
         limit: rule.rule.limit.clone(),
         version: rule.rule.version,
@@ -224,15 +236,15 @@ pub(super) fn view(rule: &RuleState, account: &Account, out: &Out) -> AccountVie
         account: title,
         overflow: values.is_empty() && !rule.rule.per.is_empty(),
         key: values.into_iter().map(str::to_owned).collect(),
-        capacity,
-        used: account.used,
-        held: account.held + out.held,
-        leased: account.leased - out.held,
+        capacity: rule.rule.capacity,
+        used: counts.used + out.used,
+        held: counts.held + out.held,
+        leased: account.leased - out.held - out.used,
         leased_by_node: out.by_node.iter().map(|(node, units)| (*node, *units)).collect(),
         suspense: account.suspense,
-        free: account.free(capacity),
-        overrun: account.overrun,
-        window_start: Timestamp(rule.window_start),
-        window_end: Timestamp(rule.window_end),
+        free: account.free(rule, age),
+        overrun: counts.overrun,
+        window_start: Timestamp(window_start),
+        window_end: Timestamp(window_end),
     }
 }

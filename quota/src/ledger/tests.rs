@@ -9,9 +9,10 @@ mod peek;
 mod random;
 mod reset;
 mod shadow;
+mod slide;
 mod world;
 
-use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
+use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{
     Attribution, Charge, Frame, FrameOutcome, Hold, HoldOutcome, NodeOpen, Outcome, QuotaBatch, Record, Settle, Usage,
     record::Kind,
@@ -34,6 +35,7 @@ pub(super) fn rule(limit: &str, version: u64, capacity: u64) -> Rule {
         per: vec![KeyPart::Consumer],
         capacity,
         window: Window::Minute,
+        algorithm: Algorithm::Fixed,
         time_zone: TimeZone::UTC,
         shadow: false,
     }
@@ -69,8 +71,11 @@ impl Bench {
     }
 
     pub(super) fn open(&mut self, node: u64, incarnation: u64) -> u64 {
-        let open = NodeOpen { node, incarnation, ..NodeOpen::default() };
-        if node == 1 {
+        self.open_as(NodeOpen { node, incarnation, ..NodeOpen::default() })
+    }
+
+    pub(super) fn open_as(&mut self, open: NodeOpen) -> u64 {
+        if open.node == 1 {
             self.seq = 0;
         }
         self.ledger.open(LogIndex(self.index), Timestamp(self.now), &open, &mut Changes::new()).orphaned

@@ -13,7 +13,7 @@ mod up;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use prost::Message;
-use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
+use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{
     self as wire, Attribution, Frame, FrameOutcome, Hold, NodeOpen, Outcome, QuotaBatch, Refusal, Settle, Usage,
     record::Kind,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
+use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{
     Attribution, Charge, Frame, FrameOutcome, Hold, LedgerMetaRow, NodeOpen, Outcome, QuotaBatch, Record, Settle,
     Usage, record::Kind,
@@ -245,6 +245,7 @@ impl World {
             per: per.to_vec(),
             capacity,
             window: if form % 4 == 1 { Window::Hour } else { Window::Minute },
+            algorithm: Algorithm::Fixed,
             time_zone: TimeZone::UTC,
             shadow: false,
         };

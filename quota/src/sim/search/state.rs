@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
+use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{
     Attribution, Frame, FrameOutcome, NodeOpen, Outcome, QuotaBatch, Settle, Usage, record::Kind,
 };
@@ -363,6 +363,7 @@ impl State {
             per: vec![KeyPart::Consumer],
             capacity,
             window: Window::Minute,
+            algorithm: Algorithm::Fixed,
             time_zone: TimeZone::UTC,
             shadow: false,
         };

@@ -11,7 +11,8 @@ impl World {
         };
         let version = LogIndex(self.log.len() as u64 + 1);
         let limit = Name::new(LIMITS[limit]);
-        let rule = Rule { limit, version, unit, per, capacity, window, time_zone: TimeZone::UTC, shadow: false };
+        let (algorithm, time_zone) = (Algorithm::Fixed, TimeZone::UTC);
+        let rule = Rule { limit, version, unit, per, capacity, window, algorithm, time_zone, shadow: false };
         self.append(Command::Set(rule)).map(drop)
     }
 

@@ -1,0 +1,264 @@
+//! What counts in a sliding window: pure, the same in the log's ledger and in a node's lease.
+//!
+//! A limit of a sliding window is so many units; each is fresh, or was taken at some moment and is fresh again once that is
+//! a window ago. A charge takes fresh units at its admission; ending it makes those fresh at once that it did not use. Only
+//! fresh units are ever handed from one holder to another. So no unit is taken twice within a window, wherever the window
+//! begins: any window holds at most the limit.
+//!
+//! Moments are rounded late, to the end of a *slot*, of which some 60 make a window: units come back up to a slot late, never
+//! early. Time is an *age*: it must not run faster than real time where units are given out anew.
+
+use tollgate_model::Window;
+
+/// How long what was taken counts, and how exactly that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    slot: u64,
+    lasts: u64,
+}
+
+/// Slots in a window. Windows of a second are cut in 50, so that each slot divides all longer ones.
+const SLOTS: u64 = 60;
+/// A request goes out some moments after the log admitted it: it counts for that much longer, or for 1/240 of the window.
+const ON_ITS_WAY_US: u64 = 50_000;
+
+impl Span {
+    /// What a window of the log lasts.
+    pub(crate) const fn of(window: Window) -> Self {
+        let length = window.longest_us();
+        let slot = if length < SLOTS * 1_000_000 { length / 50 } else { length / SLOTS };
+        let way = if length / 240 > ON_ITS_WAY_US { length / 240 } else { ON_ITS_WAY_US };
+        Self { slot, lasts: length + way }
+    }
+
+    /// The same, measured by a clock that may be fast by one in a hundred.
+    pub(crate) const fn by_any_clock(self) -> Self {
+        Self { slot: self.slot, lasts: by_any_clock(self.lasts) }
+    }
+
+    /// Longer than this nothing counts.
+    pub(crate) const fn longest(self) -> u64 {
+        self.lasts + self.slot
+    }
+
+    /// The moment that `at` counts as.
+    pub(crate) fn label(self, at: u64) -> u64 {
+        (at / self.slot + 1).saturating_mul(self.slot)
+    }
+}
+
+/// How long to wait, by a clock that may be fast by one in a hundred, so that `us` has passed.
+pub(crate) const fn by_any_clock(us: u64) -> u64 {
+    us.saturating_add(us / 99 + 1)
+}
+
+/// What was taken at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Its end.
+    pub(crate) at: u64,
+    pub(crate) used: u64,
+    /// By requests in flight.
+    pub(crate) held: u64,
+    /// Used beyond what was held.
+    pub(crate) overrun: u64,
+}
+
+impl Slot {
+    fn all(self) -> u64 {
+        self.used.saturating_add(self.held).saturating_add(self.overrun)
+    }
+
+    fn is_live(self, span: Span, age: u64) -> bool {
+        self.at.saturating_add(span.lasts) > age
+    }
+}
+
+/// What was taken lately, oldest first: at most as many slots as a window has, and two.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Slide {
+    pub(crate) slots: Vec<Slot>,
+}
+
+impl Slide {
+    /// Takes `amount` for a request, at `age`.
+    pub(crate) fn hold(&mut self, span: Span, age: u64, amount: u64) {
+        self.prune(span, age);
+        self.slot(span.label(age)).held += amount;
+    }
+
+    /// Counts `amount` as used from `at` on, which may be some time ahead.
+    pub(crate) fn count(&mut self, span: Span, at: u64, amount: u64) {
+        if amount > 0 {
+            self.prune(span, at);
+            self.slot(span.label(at)).used += amount;
+        }
+    }
+
+    /// Ends a request that took `held` at `at`: `used` of it counts, the rest is fresh. What has aged meanwhile is.
+    pub(crate) fn settle(&mut self, span: Span, at: u64, held: u64, used: u64) {
+        if let Some(slot) = self.known(span.label(at)) {
+            slot.held = slot.held.saturating_sub(held);
+            slot.used += used;
+        }
+    }
+
+    /// What was counted at `at` was too much by this.
+    pub(crate) fn correct(&mut self, span: Span, at: u64, unused: u64) {
+        if let Some(slot) = self.known(span.label(at)) {
+            slot.used = slot.used.saturating_sub(unused);
+        }
+    }
+
+    /// Blocks what was used beyond all that was held, from `age` on.
+    pub(crate) fn overrun(&mut self, span: Span, age: u64, amount: u64) {
+        if amount > 0 {
+            self.prune(span, age);
+            let slot = self.slot(span.label(age));
+            slot.overrun = slot.overrun.saturating_add(amount);
+        }
+    }
+
+    /// Nothing of what counts was used. What requests hold stays.
+    pub(crate) fn forget_use(&mut self) {
+        for slot in &mut self.slots {
+            (slot.used, slot.overrun) = (0, 0);
+        }
+        self.slots.retain(|slot| slot.held > 0);
+    }
+
+    /// What counts at `age`, as one.
+    pub(crate) fn live(&self, span: Span, age: u64) -> Slot {
+        self.slots.iter().filter(|slot| slot.is_live(span, age)).fold(Slot::default(), |sum, slot| Slot {
+            at: slot.at,
+            used: sum.used.saturating_add(slot.used),
+            held: sum.held.saturating_add(slot.held),
+            overrun: sum.overrun.saturating_add(slot.overrun),
+        })
+    }
+
+    /// How long it takes until `amount` of what counts is fresh, should nothing end before; none if there is not as much.
+    pub(crate) fn wait_for(&self, span: Span, age: u64, amount: u128) -> Option<u64> {
+        let mut missing = amount;
+        for slot in self.slots.iter().filter(|slot| slot.is_live(span, age)) {
+            missing = missing.saturating_sub(u128::from(slot.all()));
+            if missing == 0 {
+                return Some(slot.at.saturating_add(span.lasts) - age);
+            }
+        }
+        None
+    }
+
+    fn prune(&mut self, span: Span, age: u64) {
+        let aged = self.slots.iter().take_while(|slot| !slot.is_live(span, age)).count();
+        self.slots.drain(..aged);
+    }
+
+    fn known(&mut self, label: u64) -> Option<&mut Slot> {
+        let at = self.slots.binary_search_by_key(&label, |slot| slot.at).ok()?;
+        self.slots.get_mut(at)
+    }
+
+    fn slot(&mut self, label: u64) -> &mut Slot {
+        let at = match self.slots.binary_search_by_key(&label, |slot| slot.at) {
+            Ok(at) => at,
+            Err(at) => {
+                self.slots.insert(at, Slot { at: label, ..Slot::default() });
+                at
+            }
+        };
+        &mut self.slots[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    #[test]
+    fn what_was_taken_is_fresh_again_a_window_later_and_at_most_a_slot_and_its_way_after_that() {
+        for window in [Window::Second, Window::Minute, Window::Hour] {
+            let (span, length, at) = (Span::of(window), window.longest_us(), 7_777 * SECOND + 123);
+            let mut slide = Slide::default();
+            slide.hold(span, at, 5);
+            assert_eq!(slide.live(span, at + length).held, 5);
+            let wait = slide.wait_for(span, at, 5).unwrap();
+            assert!((length..=length + length / 50 + length / 240 + ON_ITS_WAY_US).contains(&wait), "{wait}");
+            assert_eq!((slide.live(span, at + wait - 1).held, slide.live(span, at + wait).held), (5, 0));
+        }
+    }
+
+    #[test]
+    fn what_was_held_and_not_used_is_fresh_at_once_and_what_has_aged_is_left_alone() {
+        let span = Span::of(Window::Minute);
+        let mut slide = Slide::default();
+        slide.hold(span, SECOND, 50);
+        slide.settle(span, SECOND, 50, 20);
+        assert_eq!((slide.live(span, SECOND).used, slide.live(span, SECOND).held), (20, 0));
+        slide.hold(span, 200 * SECOND, 7);
+        slide.settle(span, SECOND, 50, 20);
+        assert_eq!(slide.live(span, 200 * SECOND).all(), 7);
+        assert_eq!(slide.slots.len(), 1, "what has aged is let go");
+    }
+
+    #[test]
+    fn the_wait_is_for_the_oldest_that_suffice() {
+        let span = Span::of(Window::Minute);
+        let mut slide = Slide::default();
+        for second in [10, 20, 30] {
+            slide.hold(span, second * SECOND, 5);
+        }
+        let wait = |amount| slide.wait_for(span, 40 * SECOND, amount);
+        assert_eq!(wait(5), wait(1));
+        assert_eq!(wait(6).unwrap() - wait(5).unwrap(), 10 * SECOND);
+        assert_eq!((wait(15).is_some(), wait(16)), (true, None));
+    }
+
+    #[test]
+    fn a_fast_clock_waits_long_enough() {
+        for us in [1, 99, 100, SECOND, 3_600 * SECOND] {
+            assert!(by_any_clock(us) * 100 >= us * 101, "{us}");
+        }
+    }
+
+    proptest! {
+        /// Against the plainest oracle: a list of what was admitted when, and what of it was used.
+        #[test]
+        fn any_window_holds_at_most_the_limit(
+            steps in vec((0..3u8, 0..400_000u64, 1..60u64, any::<prop::sample::Index>()), 1..300)
+        ) {
+            let (span, length, limit) = (Span::of(Window::Second), SECOND, 100);
+            let (mut slide, mut age) = (Slide::default(), 5 * SECOND);
+            let mut taken: Vec<(u64, u64, bool)> = Vec::new();
+            for (what, passes, amount, pick) in steps {
+                age += passes / 4;
+                if what < 2 {
+                    if slide.live(span, age).all() + amount <= limit {
+                        slide.hold(span, age, amount);
+                        taken.push((age, amount, true));
+                    }
+                } else if !taken.is_empty() {
+                    let nth = pick.index(taken.len());
+                    let (at, held, open) = &mut taken[nth];
+                    if std::mem::take(open) {
+                        let used = amount.min(*held);
+                        slide.settle(span, *at, *held, used);
+                        *held = used;
+                    }
+                }
+                for (begin, ..) in &taken {
+                    let within = taken.iter().filter(|(at, ..)| (*begin..begin + length).contains(at));
+                    prop_assert!(within.map(|(_, amount, _)| amount).sum::<u64>() <= limit);
+                }
+                prop_assert!(slide.slots.len() <= 60);
+                // Whatever is as old as a window, a slot and the way is usable again.
+                let counts = taken.iter().filter(|(at, ..)| at + span.longest() > age);
+                prop_assert!(slide.live(span, age).all() <= counts.map(|(_, amount, _)| amount).sum::<u64>());
+            }
+        }
+    }
+}
