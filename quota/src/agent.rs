@@ -204,9 +204,11 @@ impl Agent {
         self.pass(opened);
     }
 
-    /// What time it is on this node's own clock, which never steps, in microseconds.
+    /// What time it is on this node's own clock, which never steps, in microseconds. What was used of sliding leases ages
+    /// by it alone.
     pub fn pass(&mut self, now: u64) {
         self.contact.now = self.contact.now.max(now);
+        self.book.elapse(self.contact.now);
     }
 
     /// Whether it has been out of contact for too long to spend what it has in hand.
@@ -291,6 +293,7 @@ impl Agent {
         self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
         known.parts = parts;
         if known.parts.len() == charges.len() {
+            self.book.go_out(&mut known.parts);
             let standings = known.parts.iter().map(|part| self.book.standing(part, now.0)).collect();
             known.phase = Phase::Open;
             self.requests.insert(request, known);
@@ -342,6 +345,7 @@ impl Agent {
             self.ask(request, known, *path);
             return None;
         }
+        self.book.go_out(&mut known.parts);
         let standings = known.parts.iter().map(|part| self.book.standing(part, now)).collect();
         (known.phase, known.in_log) = (Phase::Open, false);
         self.requests.insert(request, known);
@@ -353,6 +357,12 @@ impl Agent {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.parked.is_empty()
+    }
+
+    /// By this node's own clock, when there will be something to say of leases though nothing has happened.
+    #[must_use]
+    pub fn next_lease_news(&self) -> Option<u64> {
+        self.book.next_news()
     }
 
     /// Takes in what has changed in this node's own replica.

@@ -8,6 +8,7 @@
 //! 1. `held + spent + returned <= granted` for each lease (I2): a draw takes from the balance, all else moves within it.
 //! 2. A lease can only say yes. What it can't cover goes to the log, which alone says no.
 //! 3. The sums of a lease live until the replica shows that its window is over, whatever this node's time says.
+//!    What is used of a sliding lease ages here, by this process's own clock, and is fresh again: `spent` is what counts now.
 //! 4. Once an account is seen to be central nothing is drawn, and every report gives back all that no request holds (R11).
 
 mod adopt;
@@ -19,14 +20,14 @@ mod demand;
 mod digest;
 mod follow;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use smallvec::SmallVec;
 use tollgate_proto::state::v1::{Consumed, JournalSum, Outcome, Report, Standing, Usage, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) use self::bugs::Bug;
-use self::cell::Cell;
+use self::cell::{Cell, Counts};
 use crate::{
     invariants::{Violation, require, within_lease},
     ledger::actual,
@@ -50,6 +51,8 @@ pub(crate) struct Part {
     pub(crate) amount: u64,
     /// Drawn below a ceiling, and in no journal itself.
     pub(crate) below_ceiling: bool,
+    /// The age at which its request went out, if it has.
+    at: Option<u64>,
 }
 
 /// What may be drawn, and what has to be written before it is spent.
@@ -59,7 +62,8 @@ pub(crate) enum Spending {
     Nothing,
     /// Each request is journaled before it is sent out.
     Journaled,
-    /// Only how much may be spent in all is written ahead, in steps.
+    /// Only how much may be spent in all is written ahead, in steps. Not where no window turns: there time alone frees what
+    /// a process leaves behind, whatever became of it.
     BelowCeiling,
 }
 
@@ -92,6 +96,10 @@ pub(crate) struct Book {
     short: Vec<u32>,
     /// Ceilings that the journal has to be told of.
     raised: Vec<u32>,
+    /// How long this process has run: what was used of a sliding lease ages by it.
+    age: u64,
+    /// When a cell may have something to give back, by age.
+    wakes: BTreeSet<(u64, u32)>,
     /// Something in `dirty` should not wait for another reason to send a frame.
     due: bool,
     /// A newer incarnation is open, or this one ends: nothing is drawn any more.
@@ -115,6 +123,8 @@ impl Book {
             dirty: Vec::new(),
             short: Vec::new(),
             raised: Vec::new(),
+            age: 0,
+            wakes: BTreeSet::new(),
             due: false,
             closed: false,
             #[cfg(any(test, feature = "seeded-bugs"))]
@@ -127,19 +137,20 @@ impl Book {
     /// Takes `amount` from the lease of an account, or nothing; notes what is asked for either way.
     pub(crate) fn draw(&mut self, ask: Ask<'_>, spending: Spending, now: u64) -> Option<Part> {
         let at = self.cell_of(&ask)?;
-        let closed = self.closed || spending == Spending::Nothing;
-        let below_ceiling = spending == Spending::BelowCeiling;
+        let (closed, age) = (self.closed || spending == Spending::Nothing, self.age);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let heedless = self.bug == Some(Bug::DrawsWhenCentral);
         let cell = self.cells[at as usize].as_mut()?;
         cell.demand.note(now, ask.amount);
         cell.demand.version = ask.version;
+        cell.asked_at = age;
         let serves = cell.serves(ask.version, now);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let serves = serves || (heedless && cell.lease.is_some_and(|it| it.in_force && now < it.window_end.0));
-        let enough = cell.spendable() >= ask.amount.max(1);
+        let enough = cell.spendable(age) >= ask.amount.max(1);
         let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
             cell.held += ask.amount;
+            let below_ceiling = spending == Spending::BelowCeiling && lease.turns();
             if below_ceiling && cell.draw_unjournaled(ask.amount) {
                 #[cfg(any(test, feature = "seeded-bugs"))]
                 if self.bug != Some(Bug::IgnoresCeilings) {
@@ -148,10 +159,11 @@ impl Book {
                 #[cfg(not(any(test, feature = "seeded-bugs")))]
                 self.raised.push(at);
             }
+            cell.waiting += if lease.span.is_some() { ask.amount } else { 0 };
             let (account, epoch) = (lease.account, lease.epoch);
-            Part { cell: at, account, epoch, amount: ask.amount, below_ceiling }
+            Part { cell: at, account, epoch, amount: ask.amount, below_ceiling, at: None }
         });
-        let low = part.is_none() || cell.spendable() < cell.demand.target() / 2;
+        let low = part.is_none() || cell.spendable(age) < cell.demand.target() / 2;
         if low && !cell.is_short && now >= cell.ask_after && !closed && !cell.is_called_back() {
             cell.is_short = true;
             self.short.push(at);
@@ -174,6 +186,19 @@ impl Book {
         Some(self.add(cell))
     }
 
+    /// A request goes out: what it has drawn of sliding leases counts from now on.
+    pub(crate) fn go_out(&mut self, parts: &mut Parts) {
+        let age = self.age;
+        for part in parts.iter_mut().filter(|part| part.at.is_none()) {
+            part.at = Some(age);
+            let cell = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut);
+            let Some(cell) = cell.filter(|cell| cell.is_of(part.epoch)) else { continue };
+            let Some(span) = cell.span() else { continue };
+            cell.waiting = cell.waiting.saturating_sub(part.amount);
+            cell.slide.hold(span, age, part.amount);
+        }
+    }
+
     /// Ends what a request held: what was used is spent, the rest is in hand again. After the window nothing moves.
     ///
     /// What was made of it, where anything was.
@@ -192,7 +217,11 @@ impl Book {
         let used = actual(lease.unit, usage, outcome);
         let within = used.min(part.amount);
         cell.held = cell.held.saturating_sub(part.amount);
-        cell.spent += within;
+        match (cell.span(), part.at) {
+            (None, _) => cell.spent += within,
+            (Some(_), None) => cell.waiting = cell.waiting.saturating_sub(part.amount),
+            (Some(span), Some(at)) => cell.slide.settle(span, at, part.amount, within),
+        }
         cell.overrun = cell.overrun.saturating_add(used - within);
         if part.below_ceiling {
             cell.unjournaled -= part.amount - within;
@@ -240,13 +269,20 @@ impl Book {
     pub(crate) fn standing(&self, part: &Part, now: u64) -> Standing {
         let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
         let Some((cell, lease)) = cell.and_then(|cell| Some((cell, cell.lease?))) else { return Standing::default() };
-        let own = cell.held.saturating_add(cell.spent).saturating_add(cell.overrun);
+        let Counts { held, spent } = cell.counts(self.age);
+        let overrun = if cell.span().is_some() { 0 } else { cell.overrun };
+        let own = held.saturating_add(spent).saturating_add(overrun);
+        let resets_in_us = match cell.span() {
+            Some(span) => cell.slide.all_fresh(span, self.age).map_or(0, |at| at.saturating_sub(self.age)),
+            None if lease.turns() => lease.window_end.0.saturating_sub(now),
+            None => 0,
+        };
         Standing {
             limit: cell.limit.to_string(),
             capacity: lease.capacity,
             remaining: lease.capacity.saturating_sub(lease.elsewhere).saturating_sub(own),
-            window_end_us: lease.window_end.0,
-            resets_in_us: lease.window_end.0.saturating_sub(now),
+            window_end_us: if lease.turns() { lease.window_end.0 } else { now.saturating_add(resets_in_us) },
+            resets_in_us,
         }
     }
 
@@ -268,31 +304,68 @@ impl Book {
         dirty.into_iter().filter_map(|at| self.report(at)).collect()
     }
 
+    /// Lets time pass, by a monotonic clock of this process: what has aged may be drawn again, or given back.
+    pub(crate) fn elapse(&mut self, age: u64) {
+        self.age = self.age.max(age);
+        while let Some((due, at)) = self.wakes.first().copied().filter(|(due, _)| *due <= self.age) {
+            self.wakes.remove(&(due, at));
+            if let Some(cell) = self.cells[at as usize].as_mut() {
+                cell.wake_at = None;
+                self.touch(at);
+                self.due = true;
+            }
+        }
+    }
+
+    /// The age at which there will be something to say that nothing else tells.
+    pub(crate) fn next_news(&self) -> Option<u64> {
+        self.wakes.first().map(|(due, _)| *due)
+    }
+
+    fn wake_later(&mut self, at: u32) {
+        let (age, closed) = (self.age, self.closed);
+        let Some(cell) = self.cells[at as usize].as_mut() else { return };
+        let wake_at = cell.next_news(age, closed);
+        if let Some(was) = std::mem::replace(&mut cell.wake_at, wake_at) {
+            self.wakes.remove(&(was, at));
+        }
+        self.wakes.extend(wake_at.map(|due| (due, at)));
+    }
+
     fn report(&mut self, at: u32) -> Option<Report> {
-        let closed = self.closed;
+        let report = self.say(at);
+        self.wake_later(at);
+        report
+    }
+
+    fn say(&mut self, at: u32) -> Option<Report> {
+        let (closed, age) = (self.closed, self.age);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let bug = self.bug;
         let cell = self.cells[at as usize].as_mut()?;
         cell.is_dirty = false;
         let lease = cell.lease?;
-        let surplus = cell.balance().saturating_sub(cell.demand.target().saturating_mul(2));
-        let back = if closed || cell.is_called_back() { cell.balance() } else { surplus };
+        let surplus = cell.balance(age).saturating_sub(cell.demand.target().saturating_mul(2));
+        let all = closed || cell.is_called_back() || cell.is_idle(age);
+        let back = if all { cell.balance(age) } else { surplus };
         #[cfg(any(test, feature = "seeded-bugs"))]
         let back = match bug {
             Some(Bug::ReturnsWhatIsHeld) if back > 0 => back + cell.held,
+            Some(Bug::ReturnsWhatIsUsed) if all => back + cell.let_go_of_used(age),
             Some(Bug::ReturnsOnce) if cell.said == lease.generation => 0,
             _ => back,
         };
         cell.returned += back;
         cell.said = lease.generation;
+        let Counts { held, spent } = cell.counts(age);
         let report = Report {
             account: lease.account,
             epoch: lease.epoch,
             generation: lease.generation,
-            spent: cell.spent,
+            spent,
             returned: cell.returned,
             overrun: cell.overrun,
-            held: cell.held,
+            held,
         };
         #[cfg(any(test, feature = "seeded-bugs"))]
         if bug == Some(Bug::ReturnsAndKeeps) {
@@ -339,10 +412,14 @@ impl Book {
         }
         for (cell, held) in self.cells.iter().zip(held) {
             let Some((cell, lease)) = cell.as_ref().and_then(|cell| Some((cell, cell.lease?))) else { continue };
-            let within = within_lease(lease.granted, cell.held, cell.spent, cell.returned);
+            let Counts { held: holds, spent } = cell.counts(self.age);
+            let within = within_lease(lease.granted, holds, spent, cell.returned);
             require(within, "I2", || format!("{cell:?}"))?;
             require(held == cell.held, "I5", || format!("{cell:?}, and requests hold {held}"))?;
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

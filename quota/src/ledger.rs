@@ -4,6 +4,9 @@
 //! (I1); `free` is signed, as a limit may be lowered below what is already out. What a request used beyond what it had
 //! reserved is its `overrun`: kept apart, it blocks the account until the window turns.
 //!
+//! **Without a turn**: a sliding window has no end, and concurrency has no window. What is used of the one counts until it has
+//! aged (`slide.rs`); a permit of the other is held until its request ends, or its incarnation can't use it any more.
+//!
 //! **Time** is log time, stamped by the leader and made monotone here. A window turns with the first entry at or after
 //! its end. A hold is labelled with the window of its charge (its *epoch*); ending it after the window has turned moves
 //! nothing in the new one.
@@ -12,6 +15,7 @@
 //! - raised or lowered: `free` moves by the difference, and may become negative; nothing that is held is taken back;
 //! - window or time zone changed: in place. What the accounts hold and used in the window that is open then counts in
 //!   the new window around that moment, so an edit never gives anything twice;
+//! - fixed or sliding, or how long a sliding window is: all that was taken of an account, leases included, counts as used now;
 //! - unit or `per` changed: other accounts. The old ones are left as by a deletion, amounts of two units cannot be
 //!   compared. A charge computed for the old form is `Stale`; one computed for an older version of the same form is good;
 //! - deleted: no new hold. The accounts are kept until their window ends, so that a limit created again in that time
@@ -23,8 +27,8 @@
 //!
 //! **Frames** count once: records are numbered by (node, incarnation), known ones are skipped, and a repeated hold is
 //! answered from what is held. [`Ledger::open`] fences older incarnations and consumes what they held; a hold whose
-//! deadline has passed in log time is consumed too, and corrected once should its settlement still come. What an earlier
-//! incarnation has journaled and not said is said by the next (`recover.rs`).
+//! deadline has passed in log time is consumed too, and corrected once should its settlement still come; not so a permit. What
+//! an earlier incarnation has journaled and not said is said by the next (`recover.rs`).
 //!
 //! **Bounds**: [`MAX_ACCOUNTS`] for each limit, beyond which all further keys of the window share one overflow account
 //! (exact: what all of them use together stays within the capacity of one); [`MAX_HOLDS`] for each node; accounts whose

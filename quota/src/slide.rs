@@ -149,6 +149,18 @@ impl Slide {
         None
     }
 
+    /// When something of it is fresh next.
+    pub(crate) fn next_fresh(&self, span: Span, age: u64) -> Option<u64> {
+        let live = self.slots.iter().find(|slot| slot.is_live(span, age) && slot.all() > 0);
+        live.map(|slot| slot.at.saturating_add(span.lasts))
+    }
+
+    /// When all of it is fresh.
+    pub(crate) fn all_fresh(&self, span: Span, age: u64) -> Option<u64> {
+        let live = self.slots.iter().rfind(|slot| slot.is_live(span, age) && slot.all() > 0);
+        live.map(|slot| slot.at.saturating_add(span.lasts))
+    }
+
     fn prune(&mut self, span: Span, age: u64) {
         let aged = self.slots.iter().take_while(|slot| !slot.is_live(span, age)).count();
         self.slots.drain(..aged);

@@ -99,6 +99,7 @@ impl Agent {
                 self.void(request);
                 return None;
             }
+            self.book.go_out(&mut known.parts);
             let outcome = self.whole(request, path.as_deref(), said, now.0);
             return Some(Answer { request, outcome: Some(outcome) });
         }
@@ -118,6 +119,9 @@ impl Agent {
                 return None;
             }
             _ => {}
+        }
+        if said.refusal() == Refusal::Expired {
+            self.settles.push_back(Settle { request, outcome: Outcome::Voided.into(), ..Settle::default() });
         }
         let path = known.path.take();
         let sent = known.phase == Phase::Sent;

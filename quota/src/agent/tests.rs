@@ -65,6 +65,20 @@ fn an_unconfirmed_frame_is_given_out_again_unchanged() {
 }
 
 #[test]
+fn a_hold_whose_deadline_passed_before_its_answer_came_is_ended() {
+    let mut agent = agent();
+    let request = agent.hold(Hold::default());
+    let frame = agent.next_frame(Timestamp(0)).unwrap();
+    let expired = |request| HoldOutcome { request, refusal: Refusal::Expired.into(), ..HoldOutcome::default() };
+    let answers = agent.applied(&said(&frame, expired), Timestamp(0));
+    assert!(answers[0].outcome.as_ref().is_some_and(|said| !said.granted));
+    let next = agent.next_frame(Timestamp(0)).expect("the log still holds it");
+    assert!(
+        matches!(&next.records[0].kind, Some(Kind::Settle(it)) if (it.request, it.outcome()) == (request, Outcome::Voided))
+    );
+}
+
+#[test]
 fn a_hold_that_was_not_sent_is_forgotten_with_its_caller() {
     let mut agent = agent();
     let request = agent.hold(Hold::default());

@@ -12,6 +12,8 @@ pub(crate) enum Bug {
     DrawsWhenCentral,
     /// Gives back what requests hold too.
     ReturnsWhatIsHeld,
+    /// Gives back what was used of a sliding lease before it has aged.
+    ReturnsWhatIsUsed,
     /// Gives back, and goes on as if it had not.
     ReturnsAndKeeps,
     /// Moves the sums of a window that has turned.
@@ -49,6 +51,14 @@ impl Cell {
             overrun: report.overrun - overrun,
             ..report
         }
+    }
+
+    /// See [`Bug::ReturnsWhatIsUsed`].
+    pub(super) fn let_go_of_used(&mut self, age: u64) -> u64 {
+        let Some(span) = self.span() else { return 0 };
+        let used = self.slide.live(span, age).used;
+        self.slide.slots.iter_mut().for_each(|slot| slot.used = 0);
+        used
     }
 
     pub(super) fn go_wrong(&mut self, bug: Option<Bug>, known: LeaseView, snapshot: bool) {

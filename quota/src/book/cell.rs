@@ -3,10 +3,22 @@
 use tollgate_proto::state::v1::{Consumed, JournalSum};
 
 use super::demand::Demand;
-use crate::ledger::LeaseView;
+use crate::{
+    ledger::LeaseView,
+    slide::{Slide, Span},
+};
 
+/// A lease that no window ends is given back when nobody has asked for it for this long.
+const IDLE_US: u64 = 10_000_000;
 /// A ceiling is raised by so many requests of the size that met it, at least.
 const STEP: u64 = 16;
+
+/// See [`Cell::counts`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    pub(super) held: u64,
+    pub(super) spent: u64,
+}
 
 /// One lease: what was granted, and what this incarnation has made of it.
 #[derive(Debug, Default)]
@@ -29,6 +41,14 @@ pub(super) struct Cell {
     pub(super) ceiling: u64,
     /// Where the journal has it.
     pub(super) ceiling_at: u64,
+    /// Of a sliding lease: what of `held` has gone out, and what was used, by its age; `spent` is in there.
+    pub(super) slide: Slide,
+    /// Of a sliding lease: what of `held` has not gone out, and does not age.
+    pub(super) waiting: u64,
+    /// The age at which it was last asked for.
+    pub(super) asked_at: u64,
+    /// The age at which there may be something to give back.
+    pub(super) wake_at: Option<u64>,
     /// The generation that was last reported.
     pub(super) said: u32,
     pub(super) is_dirty: bool,
@@ -43,14 +63,42 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn balance(&self) -> u64 {
+    /// What may be drawn or given back: of a sliding lease, what is fresh.
+    pub(super) fn balance(&self, age: u64) -> u64 {
         let granted = self.lease.map_or(0, |lease| lease.granted);
-        granted.saturating_sub(self.held).saturating_sub(self.spent).saturating_sub(self.returned)
+        let Counts { held, spent } = self.counts(age);
+        granted.saturating_sub(held).saturating_sub(spent).saturating_sub(self.returned)
+    }
+
+    /// Of what was granted and not returned, what requests hold and what was used.
+    pub(super) fn counts(&self, age: u64) -> Counts {
+        let Some(span) = self.span() else { return Counts { held: self.held, spent: self.spent } };
+        let live = self.slide.live(span, age);
+        Counts { held: self.waiting.saturating_add(live.held), spent: live.used }
+    }
+
+    /// How long what is used counts here, where that is not until a window turns.
+    pub(super) fn span(&self) -> Option<Span> {
+        self.lease.and_then(|lease| lease.span).map(Span::by_any_clock)
+    }
+
+    /// No window gives back what nobody wants: the node does.
+    pub(super) fn is_idle(&self, age: u64) -> bool {
+        self.lease.is_some_and(|lease| !lease.turns()) && age >= self.asked_at.saturating_add(IDLE_US)
+    }
+
+    /// When there will be something to give back that nobody's request ends.
+    pub(super) fn next_news(&self, age: u64, closed: bool) -> Option<u64> {
+        let lease = self.lease.filter(|lease| !lease.turns() && lease.granted > self.returned)?;
+        if !(closed || self.is_called_back() || self.is_idle(age)) {
+            return Some(self.asked_at.saturating_add(IDLE_US));
+        }
+        lease.span.and_then(|span| self.slide.next_fresh(span.by_any_clock(), age))
     }
 
     /// What may be drawn: what was used beyond what was reserved has to be made up for first.
-    pub(super) fn spendable(&self) -> u64 {
-        self.balance().saturating_sub(self.overrun)
+    pub(super) fn spendable(&self, age: u64) -> u64 {
+        self.balance(age).saturating_sub(self.overrun)
     }
 
     pub(super) fn is_of(&self, epoch: u64) -> bool {
@@ -77,9 +125,10 @@ impl Cell {
         true
     }
 
-    /// What the journal has to know of this lease once it has forgotten the requests that have ended.
+    /// What the journal has to know of this lease once it has forgotten the requests that have ended; nothing where no
+    /// window turns.
     pub(super) fn sum(&self) -> Option<JournalSum> {
-        let lease = self.lease?;
+        let lease = self.lease.filter(LeaseView::turns)?;
         let spent = self.spent - self.unjournaled_spent;
         let consumed = Consumed { account: lease.account, epoch: lease.epoch, spent, overrun: self.overrun };
         Some(JournalSum { consumed: Some(consumed), ceiling: self.ceiling })
@@ -92,6 +141,7 @@ impl Cell {
     pub(super) fn forget_sums(&mut self) {
         (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
         (self.unjournaled, self.unjournaled_spent, self.ceiling, self.ceiling_at) = (0, 0, 0, 0);
+        (self.slide, self.waiting) = (Slide::default(), 0);
         #[cfg(any(test, feature = "seeded-bugs"))]
         ((self.missed, self.reported) = (0, (0, 0, 0)));
         self.lease = None;

@@ -33,12 +33,12 @@ impl Book {
     fn look(&mut self, ledger: &Ledger, at: u32) {
         #[cfg(any(test, feature = "seeded-bugs"))]
         let (bug, snapshot) = (self.bug, self.is_snapshot);
-        let (node, incarnation) = (self.node, self.incarnation);
+        let (node, incarnation, age) = (self.node, self.incarnation, self.age);
         let Some(cell) = self.cells[at as usize].as_mut() else { return };
         let Some(known) = cell.lease else { return };
         let view = ledger.lease(node, incarnation, known.account).filter(|view| view.epoch == known.epoch);
         #[cfg(any(test, feature = "seeded-bugs"))]
-        let view = if bug == Some(Bug::ForgetsEmptyLeases) && cell.balance() == 0 { None } else { view };
+        let view = if bug == Some(Bug::ForgetsEmptyLeases) && cell.balance(age) == 0 { None } else { view };
         let Some(view) = view else {
             self.by_account.remove(&known.account);
             cell.forget_sums();
@@ -52,7 +52,7 @@ impl Book {
         cell.lease = Some(view);
         #[cfg(any(test, feature = "seeded-bugs"))]
         cell.go_wrong(bug, known, snapshot);
-        let called = cell.is_called_back() && (cell.balance() > 0 || cell.said != view.generation);
+        let called = cell.is_called_back() && (cell.balance(age) > 0 || cell.said != view.generation);
         if !view.in_force {
             self.unname(at);
         }
@@ -60,6 +60,7 @@ impl Book {
             self.touch(at);
             self.due = true;
         }
+        self.wake_later(at);
     }
 
     /// Finds the account of a cell that has none. An account has one cell, whatever became of its limit meanwhile.
@@ -80,8 +81,9 @@ impl Book {
                 cell.lease = Some(view);
                 cell.was_bound = false;
                 // Granted and called back before this node saw either.
-                let called = cell.is_called_back() && cell.balance() > 0;
+                let called = cell.is_called_back() && cell.balance(self.age) > 0;
                 self.by_account.insert(view.account, at);
+                self.wake_later(at);
                 if called {
                     self.touch(at);
                     self.due = true;
@@ -113,6 +115,9 @@ impl Book {
     fn remove(&mut self, at: u32) {
         let Some(cell) = self.cells[at as usize].take() else { return };
         self.vacant.push(at);
+        if let Some(due) = cell.wake_at {
+            self.wakes.remove(&(due, at));
+        }
         if cell.is_dirty {
             self.dirty.retain(|it| *it != at);
         }

@@ -210,6 +210,7 @@ impl Shared {
     /// Takes in what an entry has changed.
     pub(super) fn follow(&self, ledger: &Ledger, news: &News) {
         let mut state = self.state.lock();
+        self.pass(&mut state);
         let (time, now) = (ledger.counters().last_time_us, Instant::now());
         if time > state.log_time().0 {
             state.clock = Some((time, now));
@@ -346,8 +347,10 @@ impl Shared {
         let hold_at = state.holds_since.filter(|_| holds > 0).map(|since| since + self.config.hold_delay);
         let settle_at = state.settles_since.filter(|_| settles > 0).map(|since| since + self.config.settle_delay);
         let retry_at = state.retry_at.filter(|_| state.agent.is_waiting());
-        let renew_at = state.agent.renew_at().map(|at| self.config.opened + Duration::from_micros(at));
-        let others = [settle_at, state.leases_at, state.draws_at, retry_at, renew_at].into_iter().flatten();
+        let at = |us: u64| self.config.opened.checked_add(Duration::from_micros(us));
+        let renew_at = state.agent.renew_at().and_then(at);
+        let aged_at = state.agent.next_lease_news().and_then(at);
+        let others = [settle_at, state.leases_at, state.draws_at, retry_at, renew_at, aged_at].into_iter().flatten();
         hold_at.into_iter().chain(others).min().map_or(Next::Sleep, Next::At)
     }
 
@@ -391,6 +394,7 @@ impl Shared {
     pub(super) fn applied(&self, outcome: &FrameOutcome) -> bool {
         let mut state = self.state.lock();
         let log_time = state.log_time();
+        self.pass(&mut state);
         let answers = state.agent.applied(outcome, log_time);
         let confirmed = !state.agent.is_sending();
         let fenced = state.agent.is_fenced();

@@ -141,7 +141,7 @@ fn refusal(said: &HoldOutcome, mut charges: Vec<Charge>) -> ReserveError {
         },
         Refusal::ExceedsLimit => ReserveError::ExceedsLimit { limit, capacity, amount },
         Refusal::Stale => ReserveError::Stale { limit, version: LogIndex(said.stale_until) },
-        Refusal::Recalling => ReserveError::Unavailable(Unavailable::Deadline),
+        Refusal::Recalling | Refusal::Expired => ReserveError::Unavailable(Unavailable::Deadline),
         Refusal::Overloaded => ReserveError::Unavailable(Unavailable::Overloaded),
         Refusal::Unspecified | Refusal::Invalid | Refusal::Again => ReserveError::Unavailable(Unavailable::Invalid),
     }

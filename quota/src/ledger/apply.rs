@@ -153,7 +153,7 @@ impl Ledger {
         }
         match self.holds.find(node, hold.request).and_then(|id| self.holds.slab.get(id)) {
             Some(state) if !state.expired => return self.grant(now, hold),
-            Some(_) => return self.denied(now, hold, &Refused::new(0, Refusal::Overloaded)),
+            Some(_) => return self.denied(now, hold, &Refused::new(0, Refusal::Expired)),
             None => {}
         }
         let refused = self.admissible(at, now, node, hold).err().unwrap_or(Refused::new(0, Refusal::Again));

@@ -119,6 +119,12 @@ impl Ledger {
         ([used, held, it.leased, it.suspense, overrun], it.available(rule, age))
     }
 
+    /// Of what is leased of a sliding limit, what nodes have said to have used lately.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn used_by_nodes(&self, id: u32) -> u64 {
+        self.leases.of_account(id).filter(|lease| lease.slides && self.is_open(lease)).map(|lease| lease.spent).sum()
+    }
+
     /// The requests of a node that are held or were consumed at their deadline (I2), in order.
     #[must_use]
     pub fn held_requests(&self, node: u64) -> Vec<u64> {

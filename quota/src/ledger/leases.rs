@@ -165,6 +165,13 @@ pub struct LeaseView {
     pub elsewhere: u64,
 }
 
+impl LeaseView {
+    /// A window ends, and everything begins anew.
+    pub(crate) fn turns(&self) -> bool {
+        self.window_end.0 < u64::MAX
+    }
+}
+
 impl Ledger {
     /// What `node` was granted of an account, should the account have a record in the window that is open.
     #[must_use]
@@ -179,7 +186,9 @@ impl Ledger {
         let taken: u64 = self.leases.of_account(account).filter(|it| self.is_open(it)).map(Lease::taken).sum();
         let Slot { used, held, overrun, .. } = it.counts(rule, self.age());
         let busy = u128::from(used) + u128::from(held) + u128::from(overrun) + u128::from(it.suspense);
-        let said = u128::from(own.spent) + u128::from(own.held) + u128::from(own.overrun);
+        // In a sliding window the log ages what was overrun.
+        let overrun = if own.slides { 0 } else { own.overrun };
+        let said = u128::from(own.spent) + u128::from(own.held) + u128::from(overrun);
         let elsewhere = (busy + u128::from(taken)).saturating_sub(said);
         Some(LeaseView {
             account,

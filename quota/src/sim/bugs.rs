@@ -53,7 +53,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 36] = [
+const ALL: [(&str, Wrong, &str); 40] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -90,6 +90,10 @@ const ALL: [(&str, Wrong, &str); 36] = [
     ("recovers-nothing", Wrong::RecoversNothing, "I3"),
     ("ignores-isolation", Wrong::Book(BookBug::IgnoresIsolation), "I8"),
     ("ignores-ceilings", Wrong::Book(BookBug::IgnoresCeilings), "I4"),
+    ("ages-at-the-edge", Wrong::Ledger(LedgerBug::AgesAtTheEdge), "I3"),
+    ("suspense-at-once", Wrong::Ledger(LedgerBug::SuspenseAtOnce), "I3"),
+    ("moves-used-share", Wrong::Book(BookBug::ReturnsWhatIsUsed), "I3"),
+    ("permit-expires", Wrong::Ledger(LedgerBug::PermitExpires), "I3"),
 ];
 
 impl Bug {

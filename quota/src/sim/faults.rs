@@ -76,6 +76,12 @@ impl Faults {
     /// Everything goes wrong.
     pub const ALL: Self = Self((1 << Fault::ALL.len()) - 1);
 
+    /// This kind alone.
+    #[must_use]
+    pub fn only(fault: Fault) -> Self {
+        Self(1 << fault as u16)
+    }
+
     /// Whether this kind is one of them.
     #[must_use]
     pub fn has(self, fault: Fault) -> bool {

@@ -40,6 +40,9 @@ pub(super) enum Event {
     Heal {
         process: usize,
     },
+    Isolated {
+        process: usize,
+    },
     Elected,
     /// What was journaled up to here is on the disk.
     Synced {

@@ -1,15 +1,38 @@
 //! From a run that fails to a smaller one that fails in the same way.
 
-use super::{Failure, Plan, run};
+use super::{Failure, Faults, Plan, run};
 
-/// Leaves out kinds of faults, then ever fewer of the arrivals, for as long as the same invariant breaks.
+/// Leaves out kinds of faults, then ever fewer of the arrivals, for as long as the same invariant breaks; and begins anew
+/// until nothing more can be left out: what one kind did to a long run, another may do to a short one.
 #[must_use]
 pub fn shrink(failure: Failure) -> Failure {
     let mut least = failure;
+    loop {
+        let before = least.plan;
+        least = fewer_arrivals(fewer_faults(least));
+        if least.plan.faults == before.faults {
+            return least;
+        }
+    }
+}
+
+fn fewer_faults(mut least: Failure) -> Failure {
+    for fault in least.plan.faults.iter() {
+        let plan = Plan { faults: Faults::only(fault), ..least.plan };
+        let (next, fails) = smaller(least, plan);
+        least = next;
+        if fails {
+            return least;
+        }
+    }
     for fault in least.plan.faults.iter() {
         let plan = Plan { faults: least.plan.faults.without(fault), ..least.plan };
         least = smaller(least, plan).0;
     }
+    least
+}
+
+fn fewer_arrivals(mut least: Failure) -> Failure {
     let mut step = least.report.arrivals / 2;
     while step > 0 {
         let arrivals = least.report.arrivals.min(least.plan.arrivals).saturating_sub(step);

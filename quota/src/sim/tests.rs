@@ -174,6 +174,10 @@ variants! {
     a_recovery_that_frees_what_it_does_not_know_is_found: "recovers-nothing";
     spending_without_contact_is_found: "ignores-isolation";
     spending_above_the_ceiling_is_found: "ignores-ceilings";
+    use_that_is_forgotten_at_an_edge_is_found: "ages-at-the-edge";
+    suspense_that_is_free_before_it_has_aged_is_found: "suspense-at-once";
+    used_share_that_is_moved_is_found: "moves-used-share";
+    a_permit_that_is_free_at_its_deadline_is_found: "permit-expires";
 }
 
 /// A frame of a process that died was on its way until the window had turned: its hold counts in the next one, whole.

@@ -1,7 +1,8 @@
 //! Counts what was really sent out, in the plainest words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::world::{PERMITS, SLIDING};
 use crate::invariants::{Terminals, Violation, require, safe};
 
 /// Limit, key, and where the window began.
@@ -20,10 +21,30 @@ pub(super) struct Figures {
     capacity: u64,
 }
 
+/// What one request took at one time; what it did not use is taken off when it ends.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    at: u64,
+    request: Request,
+    amount: u64,
+}
+
+/// Process and number.
+pub(super) type Request = (usize, u64);
+
+/// The length of all windows that slide.
+const WINDOW: u64 = 1_000_000;
+/// What is older than this is forgotten: no request goes out so long after it was granted.
+const KEPT: u64 = 8 * WINDOW;
+/// Up to this age a sliding limit may count what was taken: a window, a slot, the way out, and clocks that are wrong.
+const COUNTED: u64 = WINDOW * 115 / 100;
+
 #[derive(Debug, Default)]
 pub(super) struct Witness {
     places: BTreeMap<(u32, u64), Place>,
     pub(super) figures: BTreeMap<Place, Figures>,
+    /// Of sliding limits, in order of time.
+    taken: BTreeMap<Place, VecDeque<Taken>>,
     pub(super) terminals: Terminals,
 }
 
@@ -41,29 +62,91 @@ impl Witness {
         self.places.get(&(account, epoch))
     }
 
-    /// A request goes out.
-    pub(super) fn dispatch(&mut self, labels: &[Label]) -> Result<(), Violation> {
-        for &(account, epoch, amount) in labels {
+    /// A request goes out: each of its charges counts from a time on.
+    pub(super) fn dispatch(
+        &mut self,
+        request: Request,
+        labels: &[Label],
+        times: impl Iterator<Item = u64>,
+    ) -> Result<(), Violation> {
+        for (&(account, epoch, amount), at) in labels.iter().zip(times) {
             let place = &self.places[&(account, epoch)];
             let figures = self.figures.get_mut(place).expect("it was seen");
-            figures.held += amount;
-            require(safe(figures.most, figures.held, figures.settled), "I3", || format!("{place:?}: {figures:?}"))?;
+            match &*place.0 {
+                PERMITS => {}
+                SLIDING => {
+                    let taken = self.taken.entry(place.clone()).or_default();
+                    take(taken, Taken { at, request, amount });
+                    let most = greatest(taken, at);
+                    require(safe(figures.most, most, 0), "I3", || {
+                        format!("{place:?}: {most} in a window around {at}, and {figures:?}")
+                    })?;
+                }
+                _ => {
+                    figures.held += amount;
+                    let holds = safe(figures.most, figures.held, figures.settled);
+                    require(holds, "I3", || format!("{place:?}: {figures:?}"))?;
+                }
+            }
         }
         Ok(())
     }
 
     /// A request is over, having used `used` of each unit that it is charged for.
-    pub(super) fn settle(&mut self, labels: &[Label], used: impl Fn(&Place) -> u64) {
+    pub(super) fn settle(&mut self, request: Request, labels: &[Label], used: impl Fn(&Place) -> u64) {
         for &(account, epoch, amount) in labels {
             let place = &self.places[&(account, epoch)];
-            let figures = self.figures.get_mut(place).expect("it was seen");
             let used = used(place);
+            if let Some(taken) = self.taken.get_mut(place) {
+                if let Some(taken) = taken.iter_mut().rfind(|taken| taken.request == request) {
+                    taken.amount = used.min(amount);
+                }
+                continue;
+            }
+            if place.0 == PERMITS {
+                continue;
+            }
+            let figures = self.figures.get_mut(place).expect("it was seen");
             figures.held -= amount;
             let (within, beyond) = used_within(used, amount);
             figures.settled += within;
             figures.overrun += beyond;
         }
     }
+
+    /// What of an account counts now.
+    pub(super) fn counts(&self, place: &Place, now: u64) -> u64 {
+        match self.taken.get(place) {
+            Some(taken) => taken.iter().rev().take_while(|it| it.at + COUNTED > now).map(|it| it.amount).sum(),
+            None => self.figures.get(place).map_or(0, |it| it.held + it.settled + it.overrun),
+        }
+    }
+}
+
+fn take(taken: &mut VecDeque<Taken>, next: Taken) {
+    while taken.front().is_some_and(|oldest| oldest.at + KEPT < next.at) {
+        taken.pop_front();
+    }
+    let place = taken.partition_point(|it| it.at <= next.at);
+    taken.insert(place, next);
+}
+
+/// The most that any window has in it of those that `at` is in. Each of them, or one with more, begins with a charge.
+fn greatest(taken: &VecDeque<Taken>, at: u64) -> u64 {
+    let begin = taken.partition_point(|it| it.at + WINDOW <= at);
+    let (mut end, mut sum, mut most) = (begin, 0, 0);
+    for first in begin..taken.len() {
+        if taken[first].at > at {
+            break;
+        }
+        while end < taken.len() && taken[end].at < taken[first].at + WINDOW {
+            sum += taken[end].amount;
+            end += 1;
+        }
+        most = most.max(sum);
+        sum -= taken[first].amount;
+    }
+    most
 }
 
 /// What was used of what was reserved, and what beyond it.

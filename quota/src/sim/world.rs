@@ -38,10 +38,13 @@ const SECOND: u64 = 1_000 * MS;
 /// Ten seconds before a minute ends.
 const START: u64 = 500_000 * 3_600 * SECOND + 50 * SECOND;
 const TROUBLES: u64 = START + 18 * SECOND;
-const LIMITS: [&str; 3] = ["a", "b", "c"];
+/// In windows of the clock, one that slides, and one of what is in flight.
+const LIMITS: [&str; 5] = ["a", "b", "c", SLIDING, PERMITS];
+pub(super) const SLIDING: &str = "d";
+pub(super) const PERMITS: &str = "e";
 /// How long a caller waits for a decision.
 const PATIENCE: u64 = 3 * SECOND;
-/// How long a process may spend its leases without an answer.
+/// How long a process may spend its leases without an answer, and what it has in flight may last after that.
 const ISOLATION: u64 = 2 * SECOND;
 
 /// A command of the log.
@@ -56,6 +59,8 @@ enum Command {
 #[derive(Debug)]
 struct Entry {
     at: Timestamp,
+    /// By a clock that never runs faster than real time.
+    stamp: u64,
     command: Command,
 }
 
@@ -81,6 +86,8 @@ struct Process {
     disk: Disk,
     /// Granted, and waiting for the disk: up to where it must be durable.
     outgoing: BTreeMap<u64, u64>,
+    /// When they were granted.
+    drawn_at: BTreeMap<u64, u64>,
     /// How fast its own clock goes, in thousandths of true time; and when it began.
     rate: u64,
     began: u64,
@@ -120,6 +127,8 @@ pub(super) struct World {
     witness: Witness,
     /// What the log holds for requests, as it was granted.
     central: BTreeMap<(u64, u64, u64), Vec<Label>>,
+    /// When it was.
+    granted_at: BTreeMap<(u64, u64, u64), u64>,
     /// Of those, granted and not yet sent out: a perfect counter has them in its books already.
     promised: BTreeMap<(u64, u64, u64), Vec<Label>>,
     /// The last decision of each request that is asked for in `drain`.
@@ -130,6 +139,10 @@ pub(super) struct World {
     books: books::Books,
     leaderless: bool,
     leader_skew: u64,
+    /// Of the leader's monotonic clock, in thousandths.
+    leader_rate: u64,
+    /// The last stamp, and when that was.
+    stamped: (u64, u64),
     deleted: Option<Rule>,
     draining: bool,
     report: Report,
@@ -150,6 +163,7 @@ impl World {
             processes: Vec::new(),
             witness: Witness::default(),
             central: BTreeMap::new(),
+            granted_at: BTreeMap::new(),
             promised: BTreeMap::new(),
             decided: BTreeMap::new(),
             settled: Vec::new(),
@@ -157,6 +171,8 @@ impl World {
             books: books::Books::default(),
             leaderless: false,
             leader_skew: 0,
+            leader_rate: 1_000,
+            stamped: (0, START),
             deleted: None,
             draining: false,
             report: Report::default(),
@@ -188,9 +204,10 @@ impl World {
     }
 
     fn live(&mut self) -> Checked {
-        for limit in 0..LIMITS.len() {
+        for (limit, name) in LIMITS.into_iter().enumerate() {
             let least = if self.plan.scarce { 100 } else { 20_000 };
-            let capacity = self.dice.range(least, 3 * least + 5_000);
+            let few = name == PERMITS && self.plan.scarce;
+            let capacity = if few { self.dice.range(4, 20) } else { self.dice.range(least, 3 * least + 5_000) };
             self.set(limit, capacity)?;
         }
         for node in 1..=self.plan.nodes {
@@ -245,6 +262,10 @@ impl World {
             Event::Trouble => return self.trouble(),
             Event::Restart { process } => return self.restart(process),
             Event::Heal { process } => self.heal(process),
+            Event::Isolated { process } => {
+                self.cut_off(process);
+                return self.check(process);
+            }
             Event::Tick { process } => self.tick(process)?,
             Event::Outcome { process, outcome } => {
                 self.answered(process, &outcome)?;

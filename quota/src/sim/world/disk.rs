@@ -121,6 +121,7 @@ impl World {
             return self.dispatch(at, request);
         }
         self.processes[at].outgoing.insert(request, position);
+        self.processes[at].drawn_at.insert(request, self.now);
         Ok(())
     }
 

@@ -25,8 +25,10 @@ impl World {
         self.draining = true;
         self.nothing_is_stuck()?;
         self.everyone_was_counted()?;
-        for (limit, key) in [(0, "x"), (0, "y"), (2, "")] {
-            self.nothing_is_forgotten(limit, key)?;
+        for (limit, key) in [(0, "x"), (0, "y"), (2, ""), (3, "x"), (4, "")] {
+            if limit < 3 {
+                self.nothing_is_forgotten(limit, key)?;
+            }
             self.everything_is_usable(limit, key)?;
         }
         Ok(())
@@ -83,7 +85,7 @@ impl World {
         let parts: &[u64] = if self.dice.percent(50) { &[1] } else { &[2, 1] };
         for part in parts {
             let left = self.left(limit, key);
-            let amount = if limit == 2 { left.min(1) } else { left / part };
+            let amount = if limit == 2 || limit == 4 { left.min(1) } else { left / part };
             if amount > 0 {
                 let decision = self.ask(limit, key, amount)?;
                 require(decision == Some(Decision::Granted), "I7", || {
@@ -92,7 +94,8 @@ impl World {
                 self.report.drained += 1;
             }
         }
-        if limit != 2 {
+        // What a second ago was used of a sliding limit may be there again.
+        if limit < 2 {
             let decision = self.ask(limit, key, 1)?;
             require(decision.is_some_and(|it| it != Decision::Granted), "I7", || {
                 format!("nothing is left of {}/{key}, and the answer is {decision:?}", LIMITS[limit])
@@ -120,7 +123,9 @@ impl World {
         let capacity = rules.iter().find(|rule| *rule.limit == *LIMITS[limit]).map_or(0, |rule| rule.capacity);
         let Some(account) = self.account(limit, key) else { return capacity };
         let ([_, _, leased, _, _], available) = self.truth.figures(account);
-        u64::try_from(available + i128::from(leased)).unwrap_or(0)
+        // What is used of a sliding limit is still with its node.
+        let ages = if LIMITS[limit] == SLIDING { self.truth.used_by_nodes(account) } else { 0 };
+        u64::try_from(available + i128::from(leased) - i128::from(ages)).unwrap_or(0)
     }
 
     /// One request all alone, to any node; used to the unit when it is granted.

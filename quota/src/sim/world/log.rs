@@ -25,7 +25,10 @@ impl World {
 
     pub(super) fn append(&mut self, command: Command) -> Result<Option<FrameOutcome>, Violation> {
         let index = self.log.len() as u64 + 1;
-        let entry = Entry { at: Timestamp(self.now + self.leader_skew), command };
+        let (stamp, since) = self.stamped;
+        // A clock may be fast by one in a hundred: so much is taken off.
+        self.stamped = (stamp + (self.now - since) * self.leader_rate / 1_010, self.now);
+        let entry = Entry { at: Timestamp(self.now + self.leader_skew), stamp: self.stamped.0, command };
         let mut changes = Changes::new();
         let mut ended = Vec::new();
         if let Command::Open(open) = &entry.command {
@@ -103,6 +106,7 @@ impl World {
                 let name = (frame.node, frame.incarnation, hold.request);
                 if let btree_map::Entry::Vacant(place) = self.central.entry(name) {
                     self.promised.insert(name, labels.clone());
+                    self.granted_at.insert(name, self.now);
                     place.insert(labels);
                 }
             }
@@ -166,6 +170,7 @@ fn apply(
     changes: &mut Changes,
     ended: impl FnMut(&str),
 ) -> Option<FrameOutcome> {
+    ledger.stamp(entry.stamp);
     match &entry.command {
         Command::Batch(batch) => {
             let applied = ledger.apply(LogIndex(index), entry.at, batch, changes);

@@ -3,8 +3,11 @@
 use super::*;
 use crate::{invariants::all_or_nothing, sim::witness::Place};
 
-/// Some holds are over before the longest requests are, and corrected then.
+/// Some holds are over before the longest requests are, and corrected then; those of permits are not.
 const SHORT_HOLD: u64 = 3 * SECOND;
+
+/// How soon after its entry a request goes out that the log holds: what is later counts from then on.
+const SOON: u64 = 50 * MS;
 
 impl World {
     pub(super) fn arrive(&mut self) -> Checked {
@@ -15,7 +18,7 @@ impl World {
         let Some(process) = self.anyone() else { return Ok(()) };
         let amount = if self.dice.percent(5) { self.dice.range(50, 400) } else { self.dice.range(1, 20) };
         let key = if self.dice.percent(70) { "x" } else { "y" };
-        let picked = self.dice.range(1, 8);
+        let picked = self.dice.range(1, 16) | u64::from(self.dice.percent(25)) << 4;
         let limits: Vec<usize> = (0..LIMITS.len()).filter(|limit| picked >> limit & 1 == 1).collect();
         let request = self.reserve(process, &limits, key, amount)?;
         let patience = if self.plan.scarce && self.dice.percent(10) { 3 * MS } else { SECOND };
@@ -37,9 +40,10 @@ impl World {
         let (Some(charges), false) = (charges, self.processes[at].agent.is_fenced()) else { return Ok(None) };
         self.report.arrivals += 1;
         let now = self.clock(at);
-        let hold_for = if self.may_fail() && amount % 10 == 7 { SHORT_HOLD } else { 600 * SECOND };
+        let hold_for =
+            if self.may_fail() && (amount % 10 == 7 || limits.contains(&4)) { SHORT_HOLD } else { 600 * SECOND };
         let durability = match limits {
-            [2] => Durability::Memory,
+            [2 | 4] | [2, 4] => Durability::Memory,
             _ if self.dice.percent(3) => Durability::Quorum,
             _ => Durability::Journal,
         };
@@ -63,7 +67,7 @@ impl World {
         let charge = |limit: &usize| {
             let rule = rules.iter().find(|rule| *rule.limit == *LIMITS[*limit])?;
             let key = rule.per.iter().map(|_| key.to_owned()).collect();
-            let amount = if rule.unit == Unit::Requests { 1 } else { amount };
+            let amount = if matches!(rule.unit, Unit::Requests | Unit::Concurrency) { 1 } else { amount };
             Some(Charge { limit: rule.limit.clone(), version: rule.version, key, amount })
         };
         limits.iter().map(charge).collect()
@@ -99,7 +103,12 @@ impl World {
         self.report.admitted_units += labels.iter().map(|(.., amount)| amount).sum::<u64>();
         self.tell(|it| it.sent_out(at, request, &labels, drawn));
         self.promised.remove(&name);
-        self.witness.dispatch(&labels)?;
+        // What was drawn, and what the log holds, counts from then on; and a request goes out soon after.
+        let granted = self.granted_at.get(&name).map_or(self.now, |at| self.now.min(*at + SOON));
+        let reserved = self.processes[at].drawn_at.remove(&request).map_or(self.now, |at| self.now.min(at + SOON));
+        let times = (0..labels.len()).map(|nth| if nth < drawn { reserved } else { granted });
+        self.witness.dispatch((at, request), &labels, times)?;
+        self.permits(&labels)?;
         self.book_dispatch(at, &labels);
         self.decide(at, request, Decision::Granted);
         let process = &mut self.processes[at];
@@ -111,6 +120,21 @@ impl World {
         let over = self.now + if self.dice.percent(3) { 4 * SECOND } else { self.dice.range(0, 400 * MS) };
         self.queue.at(over, Event::End { process: at, request });
         Ok(())
+    }
+
+    /// I3 for what is in flight: no more permits are in use at once than there are. Who is dead uses none.
+    fn permits(&self, labels: &[Label]) -> Checked {
+        let place_of = |&(account, epoch, _): &Label| self.witness.place(account, epoch).filter(|it| it.0 == PERMITS);
+        let Some(place) = labels.iter().find_map(place_of) else { return Ok(()) };
+        let open = self.in_use(place) + 1;
+        let most = self.witness.figures[place].most;
+        require(open <= most, "I3", || format!("{place:?}: {open} of {most} are in flight"))
+    }
+
+    pub(super) fn in_use(&self, place: &Place) -> u64 {
+        let alive = self.processes.iter().filter(|it| it.alive);
+        let labels = alive.flat_map(|it| it.flights.values()).flatten();
+        labels.filter(|(account, epoch, _)| self.witness.place(*account, *epoch) == Some(place)).count() as u64
     }
 
     /// Ends a request; false when it has ended, or its process is dead.
@@ -136,10 +160,11 @@ impl World {
         });
         let used_of = |place: &Place| match &*place.0 {
             _ if voided => 0,
+            PERMITS => 0,
             "c" => 1,
             _ => used,
         };
-        self.witness.settle(labels, used_of);
+        self.witness.settle((at, request), labels, used_of);
         self.book_end(at, request, labels, used_of);
         let process = &mut self.processes[at];
         let id = disk::id_of(process, request);
@@ -167,6 +192,7 @@ impl World {
         if leaves {
             process.agent.cancel(request);
             process.outgoing.remove(&request);
+            process.drawn_at.remove(&request);
             self.write_down(at);
             self.report.undecided += 1;
             self.tell(|it| format!("{}: the caller of request {request} leaves", it.named(at)));

@@ -52,7 +52,7 @@ impl World {
         let Process { node, incarnation, .. } = self.processes[process];
         let Some(view) = self.truth.lease_of(0, 0, &charge.limit, &charge.key) else { return true };
         let Some(place) = self.witness.place(view.account, view.epoch) else { return charge.amount <= view.capacity };
-        let figures = self.witness.figures[place];
+        let counts = if place.0 == PERMITS { self.in_use(place) } else { self.witness.counts(place, self.now) };
         let is_later = |name: &(u64, u64, u64)| {
             (name.0, name.1) == (node, incarnation) && later.iter().any(|(hold, _)| hold.request == name.2)
         };
@@ -60,6 +60,6 @@ impl World {
         let promised = promised.filter(|(account, epoch, _)| self.witness.place(*account, *epoch) == Some(place));
         let promised: u64 = promised.map(|(.., amount)| amount).sum();
         let promised = promised + self.outgoing(place);
-        figures.held + figures.settled + figures.overrun + promised + charge.amount <= view.capacity
+        counts + promised + charge.amount <= view.capacity
     }
 }

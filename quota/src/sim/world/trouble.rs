@@ -4,14 +4,16 @@ use super::*;
 
 impl World {
     pub(super) fn set(&mut self, limit: usize, capacity: u64) -> Checked {
+        let algorithm = if LIMITS[limit] == SLIDING { Algorithm::Sliding } else { Algorithm::Fixed };
         let (unit, per, window) = match limit {
             0 => (Unit::Tokens, vec![KeyPart::Consumer], Window::Minute),
-            1 => (Unit::Tokens, vec![KeyPart::Consumer], Window::Second),
-            _ => (Unit::Requests, Vec::new(), Window::Minute),
+            1 | 3 => (Unit::Tokens, vec![KeyPart::Consumer], Window::Second),
+            2 => (Unit::Requests, Vec::new(), Window::Minute),
+            _ => (Unit::Concurrency, Vec::new(), Window::Minute),
         };
         let version = LogIndex(self.log.len() as u64 + 1);
         let limit = Name::new(LIMITS[limit]);
-        let (algorithm, time_zone) = (Algorithm::Fixed, TimeZone::UTC);
+        let time_zone = TimeZone::UTC;
         let rule = Rule { limit, version, unit, per, capacity, window, algorithm, time_zone, shadow: false };
         self.append(Command::Set(rule)).map(drop)
     }
@@ -25,6 +27,10 @@ impl World {
             let predecessor_is_dead = remains.iter().any(|it| it.incarnation() == known);
             let open = NodeOpen { node, incarnation, predecessor_is_dead, isolation_us: ISOLATION };
             self.append(Command::Open(open))?;
+            for process in (0..self.processes.len()).filter(|at| self.processes[*at].node == node) {
+                // By its own clock, which may be slow by one in a hundred.
+                self.queue.at(self.now + ISOLATION * 100 / 99, Event::Isolated { process });
+            }
         }
         let mut agent = Agent::new(node, incarnation);
         agent.isolate_after(ISOLATION, 0);
@@ -54,12 +60,30 @@ impl World {
             flights: BTreeMap::new(),
             disk,
             outgoing: BTreeMap::new(),
+            drawn_at: BTreeMap::new(),
             rate: self.dice.range(990, 1_011),
             began: self.now,
             heard: self.now,
         });
         self.queue.at(self.now + MS, Event::Tick { process });
         Ok(())
+    }
+
+    /// A newer incarnation was opened so long ago that this process, should it live, holds no permit any more: what has one is
+    /// cut off, and what waits for the disk never goes out.
+    pub(super) fn cut_off(&mut self, at: usize) {
+        self.clock(at);
+        let is_permit = |it: &Label| self.witness.place(it.0, it.1).is_some_and(|place| place.0 == PERMITS);
+        let process = &self.processes[at];
+        let flights = process.flights.iter().filter(|(_, labels)| labels.iter().any(is_permit));
+        let flights: Vec<u64> = flights.map(|(request, _)| *request).collect();
+        let outgoing: Vec<u64> = process.outgoing.keys().copied().collect();
+        for request in flights {
+            self.end(at, request);
+        }
+        for request in outgoing {
+            self.give_up(at, request);
+        }
     }
 
     pub(super) fn snapshot(&self) -> Ledger {
@@ -105,13 +129,17 @@ impl World {
                 self.tell(|_| "nobody writes the log".into());
                 self.leaderless = true;
                 self.leader_skew = self.dice.range(0, 200 * MS);
+                self.leader_rate = self.dice.range(990, 1_011);
                 let elected = self.now + self.dice.range(100 * MS, 2 * SECOND);
                 self.queue.at(elected, Event::Elected);
             }
             Fault::Edit => {
                 self.remake()?;
                 self.report.faults.note(fault);
-                let (limit, capacity) = (self.dice.index(LIMITS.len()), self.dice.range(50, 6_000));
+                let (limit, mut capacity) = (self.dice.index(LIMITS.len()), self.dice.range(50, 6_000));
+                if LIMITS[limit] == PERMITS {
+                    capacity = capacity % 20 + 2;
+                }
                 self.set(limit, capacity)?;
             }
             Fault::Delete => self.remove()?,
