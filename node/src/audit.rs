@@ -109,7 +109,7 @@ pub(crate) async fn run(state: Arc<Shared>, desk: Desk, findings: Arc<Findings>)
 mod tests {
     use prost::Message;
     use tokio_util::task::TaskTracker;
-    use tollgate_model::{KeyPart, LogIndex, NodeId, TimeZone, Timestamp, Unit, Window};
+    use tollgate_model::{Algorithm, KeyPart, LogIndex, NodeId, TimeZone, Timestamp, Unit, Window};
     use tollgate_proto::state::v1::{
         AccountRow, Charge as WireCharge, Frame, FrameOutcome, Hold, NodeOpen, QuotaBatch, Record, record,
     };
@@ -139,6 +139,7 @@ mod tests {
             per: vec![KeyPart::Consumer],
             capacity: 100,
             window: Window::Hour,
+            algorithm: Algorithm::Fixed,
             time_zone: TimeZone::UTC,
             shadow: false,
         };

@@ -223,6 +223,7 @@ impl Ledger {
             if self.bug == Some(Bug::PermitExpires) && is_permit && !expired {
                 account.held = account.held.saturating_sub(held.amount);
                 self.dirty.accounts.push(held.account);
+                self.drop_permits(id);
                 continue;
             }
             if (is_permit && orphaned_by.is_none()) || (!is_permit && expired) {

@@ -45,15 +45,22 @@ pub(super) struct Witness {
     pub(super) figures: BTreeMap<Place, Figures>,
     /// Of sliding limits, in order of time.
     taken: BTreeMap<Place, VecDeque<Taken>>,
+    /// Of these, until when how much was to be had before it was lowered: a request may go out after that.
+    before: BTreeMap<Place, VecDeque<(u64, u64)>>,
     pub(super) terminals: Terminals,
 }
 
 impl Witness {
     /// An account was seen in a window, with this capacity in force and so much of it used, held or with nodes.
-    pub(super) fn see(&mut self, (account, epoch): (u32, u64), place: &Place, capacity: u64, taken: u64) {
+    pub(super) fn see(&mut self, now: u64, (account, epoch): (u32, u64), place: &Place, capacity: u64, taken: u64) {
         self.places.insert((account, epoch), place.clone());
         let figures = self.figures.entry(place.clone()).or_default();
         let lowered = capacity < figures.capacity;
+        if lowered && place.0 == SLIDING {
+            let before = self.before.entry(place.clone()).or_default();
+            before.retain(|(until, _)| until + KEPT > now);
+            before.push_back((now, figures.most));
+        }
         figures.most = if lowered { capacity.max(taken) } else { figures.most.max(capacity) };
         figures.capacity = capacity;
     }
@@ -78,7 +85,9 @@ impl Witness {
                     let taken = self.taken.entry(place.clone()).or_default();
                     take(taken, Taken { at, request, amount });
                     let most = greatest(taken, at);
-                    require(safe(figures.most, most, 0), "I3", || {
+                    let mut before = self.before.get(place).into_iter().flatten();
+                    let limit = before.find(|(until, _)| at < *until).map_or(figures.most, |(_, most)| *most);
+                    require(safe(limit, most, 0), "I3", || {
                         format!("{place:?}: {most} in a window around {at}, and {figures:?}")
                     })?;
                 }

@@ -63,16 +63,21 @@ impl Disk {
 }
 
 impl World {
-    /// What a process says of earlier ones, by what their disk has left.
-    pub(super) fn recovery(&mut self, node: u64, remains: Vec<Remains>) -> Vec<Recover> {
+    /// What a process says of earlier ones, by what their disk has left. That knows every end that the log has heard of (I6).
+    pub(super) fn recovery(&mut self, node: u64, remains: Vec<Remains>) -> Result<Vec<Recover>, Violation> {
         let earlier = self.truth.earlier(node);
         let known = |it: &Remains| earlier.iter().find(|known| known.incarnation == it.incarnation()).copied();
+        for (it, known) in remains.iter().filter_map(|it| Some((it, known(it)?))) {
+            require(it.last_terminal() >= known.last_terminal, "I6", || {
+                format!("{known:?} of node {node} is known to the log, and {} to the journal", it.last_terminal())
+            })?;
+        }
         let twice = self.ledger_bug() == Some(LedgerBug::RecoversTwice);
         let said = |it: &Remains| known(it).map(|known| if twice { 0 } else { known.last_terminal });
         let recovers = remains.into_iter().filter_map(|it| Some((said(&it)?, it)));
         let async_journal = self.wrong() == Some(Wrong::RecoversNothing);
         let recovers = recovers.flat_map(|(last_terminal, it)| it.recover(last_terminal).unwrap_or_default());
-        recovers.filter(|it| !async_journal || it.done).collect()
+        Ok(recovers.filter(|it| !async_journal || it.done).collect())
     }
 
     /// Takes what a process journals; after a while it is durable.
@@ -128,6 +133,12 @@ impl World {
     pub(super) fn may_send(&self, at: usize) -> bool {
         let process = &self.processes[at];
         self.wrong() == Some(Wrong::SaysBeforeTheJournal) || process.disk.is_durable(process.agent.sends_after())
+    }
+
+    /// Whose disk has most to do: a crash hurts most there.
+    pub(super) fn with_the_slowest_disk(&self) -> Option<usize> {
+        let busy = self.processes.iter().enumerate().filter(|(_, it)| it.alive && it.disk.busy_until > self.now);
+        busy.max_by_key(|(at, it)| (it.disk.busy_until, *at)).map(|(at, _)| at)
     }
 
     /// A process is gone, and with it what was not durable, or all of its disk.

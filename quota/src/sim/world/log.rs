@@ -89,7 +89,7 @@ impl World {
         for account in all.chain(news.accounts.iter().copied()) {
             if let Some((epoch, place, capacity)) = self.truth.place(account) {
                 let [used, held, leased, suspense, _] = self.truth.figures(account).0;
-                self.witness.see((account, epoch), &place, capacity, used + held + leased + suspense);
+                self.witness.see(self.now, (account, epoch), &place, capacity, used + held + leased + suspense);
                 self.report.suspense += u64::from(suspense > 0);
             }
         }

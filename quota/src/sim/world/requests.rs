@@ -18,7 +18,11 @@ impl World {
         let Some(process) = self.anyone() else { return Ok(()) };
         let amount = if self.dice.percent(5) { self.dice.range(50, 400) } else { self.dice.range(1, 20) };
         let key = if self.dice.percent(70) { "x" } else { "y" };
-        let picked = self.dice.range(1, 16) | u64::from(self.dice.percent(25)) << 4;
+        let without_turns = self.dice.percent(60);
+        let picked = match without_turns {
+            true => self.dice.range(1, 16) | u64::from(self.dice.percent(25)) << 4,
+            false => self.dice.range(1, 8),
+        };
         let limits: Vec<usize> = (0..LIMITS.len()).filter(|limit| picked >> limit & 1 == 1).collect();
         let request = self.reserve(process, &limits, key, amount)?;
         let patience = if self.plan.scarce && self.dice.percent(10) { 3 * MS } else { SECOND };

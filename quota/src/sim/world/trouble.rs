@@ -34,7 +34,7 @@ impl World {
         }
         let mut agent = Agent::new(node, incarnation);
         agent.isolate_after(ISOLATION, 0);
-        agent.recover(self.recovery(node, remains));
+        agent.recover(self.recovery(node, remains)?);
         agent.set_bug(self.wrong().and_then(Wrong::book));
         let mut replica = self.snapshot();
         let news = replica.take_news();
@@ -173,6 +173,7 @@ impl World {
     }
 
     fn crash(&mut self, at: usize, fault: Fault) {
+        let at = self.with_the_slowest_disk().unwrap_or(at);
         self.report.faults.note(fault);
         self.tell(|it| format!("{} dies", it.named(at)));
         self.lose_power(at, fault == Fault::LostDisk);
