@@ -494,6 +494,7 @@ fn every_wrong_value_of_a_limit_is_told() {
             ("{unit: token, limit: 1, window: 1m}", "spec.unit: `token` is unknown (did you mean `tokens`?)"),
             ("{unit: cost, limit: 1, window: 1m}", "spec.unit: `cost` is not supported yet"),
             ("{unit: concurrency, limit: 1, window: 1m}", "spec.window: means nothing for concurrency"),
+            ("{unit: concurrency, limit: 1, mode: shadow}", "spec.mode: `shadow` is not supported yet for concurrency"),
             ("{unit: concurrency, limit: 1, algorithm: fixed}", "spec.algorithm: means nothing for concurrency"),
             (
                 "{unit: tokens, limit: 1, window: 1d, algorithm: sliding}",

@@ -93,6 +93,8 @@ impl Shared {
 pub(crate) struct ReplicatedState {
     catalog: Catalog,
     shared: Arc<Shared>,
+    /// When the entry that is applied was proposed, by a clock that never runs fast: what the ledger ages by.
+    stamp: u64,
 }
 
 impl ReplicatedState {
@@ -107,7 +109,7 @@ impl ReplicatedState {
             log_time: watch::Sender::new(Timestamp(0)),
             desk: OnceLock::new(),
         });
-        (ReplicatedState { catalog: Catalog::default(), shared: Arc::clone(&shared) }, shared)
+        (ReplicatedState { catalog: Catalog::default(), shared: Arc::clone(&shared), stamp: 0 }, shared)
     }
 
     fn change_config(&mut self, at: LogIndex, now: Timestamp, change: &ConfigChange, changes: &mut Changes) -> Vec<u8> {
@@ -115,8 +117,9 @@ impl ReplicatedState {
         Part::Catalog.collect(decision.rows(), changes);
         if !decision.changes.is_empty() {
             let mut quota = Vec::new();
-            let (catalog, changed) = (&self.catalog, &decision.changes);
-            self.shared.change_ledger(|ledger| rules::follow(ledger, catalog, changed, at, now, &mut quota));
+            let (catalog, changed, when) =
+                (&self.catalog, &decision.changes, rules::When { at, now, stamp: self.stamp });
+            self.shared.change_ledger(|ledger| rules::follow(ledger, catalog, changed, when, &mut quota));
             Part::Quota.collect(quota, changes);
             self.publish_config(at);
         }
@@ -129,7 +132,10 @@ impl ReplicatedState {
 
     fn apply_quota(&mut self, at: LogIndex, now: Timestamp, batch: &QuotaBatch, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
-        let applied = self.shared.change_ledger(|ledger| ledger.apply(at, now, batch, &mut rows));
+        let applied = self.shared.change_ledger(|ledger| {
+            ledger.stamp(self.stamp);
+            ledger.apply(at, now, batch, &mut rows)
+        });
         Part::Quota.collect(rows.drain(..), changes);
         if !applied.used.is_empty() {
             let mut usage = self.shared.usage.write();
@@ -143,14 +149,20 @@ impl ReplicatedState {
 
     fn open_node(&mut self, at: LogIndex, now: Timestamp, open: &NodeOpen, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
-        let outcome = self.shared.change_ledger(|ledger| ledger.open(at, now, open, &mut rows));
+        let outcome = self.shared.change_ledger(|ledger| {
+            ledger.stamp(self.stamp);
+            ledger.open(at, now, open, &mut rows)
+        });
         Part::Quota.collect(rows, changes);
         outcome.encode_to_vec()
     }
 
     fn reset_limit(&mut self, now: Timestamp, reset: &LimitReset, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
-        let outcome = self.shared.change_ledger(|ledger| ledger.reset(now, reset, &mut rows));
+        let outcome = self.shared.change_ledger(|ledger| {
+            ledger.stamp(self.stamp);
+            ledger.reset(now, reset, &mut rows)
+        });
         Part::Quota.collect(rows, changes);
         if let (Some(before), "") = (&outcome.before, outcome.problem.as_str()) {
             let account = reset.key.join("/");
@@ -169,12 +181,18 @@ impl ReplicatedState {
     }
 }
 
+/// A clock that may run fast by one in a hundred, slowed down so that it never does.
+const fn unhurried(us: u64) -> u64 {
+    us / 101 * 100 + us % 101 * 100 / 101
+}
+
 impl StateMachine for ReplicatedState {
     /// # Panics
     /// On a command that this version does not know. To skip it would be to disagree with the other nodes from then on, so
     /// the process ends and says what to do.
     fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes {
         let (index, now) = (LogIndex(at.index), Timestamp(at.time_us));
+        self.stamp = unhurried(at.age_us);
         let command = Command::decode(command).ok().and_then(|command| command.kind).unwrap_or_else(|| {
             panic!("log entry {index} holds a command that this version does not know: run the version that wrote it or a newer one")
         });

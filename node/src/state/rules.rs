@@ -5,31 +5,36 @@ use std::sync::Arc;
 use tollgate_model::{Catalog, Checked, Kind, Limit, LogIndex, Name, TimeZone, Timestamp, catalog::Change};
 use tollgate_quota::{Changes, Ledger, Rule};
 
+/// The entry that changes them: where it is, its log time, and what the ledger ages by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct When {
+    pub(super) at: LogIndex,
+    pub(super) now: Timestamp,
+    pub(super) stamp: u64,
+}
+
 /// Puts limits into force, changes them and takes them out, as `changed` says.
-pub(super) fn follow(
-    ledger: &mut Ledger,
-    catalog: &Catalog,
-    changed: &[Change],
-    at: LogIndex,
-    now: Timestamp,
-    rows: &mut Changes,
-) {
+pub(super) fn follow(ledger: &mut Ledger, catalog: &Catalog, changed: &[Change], when: When, rows: &mut Changes) {
     for change in changed.iter().filter(|change| change.kind == Kind::Limit) {
         match &change.after {
-            Some(_) => put(ledger, catalog, &change.name, now, rows),
-            None => ledger.remove_rule(at, now, &change.name, rows),
+            Some(_) => put(ledger, catalog, &change.name, when, rows),
+            None => {
+                ledger.stamp(when.stamp);
+                ledger.remove_rule(when.at, when.now, &change.name, rows);
+            }
         }
     }
     for tenant in changed.iter().filter(|change| change.kind == Kind::Tenant && change.after.is_some()) {
         for limit in limits_of(catalog, &tenant.name) {
-            put(ledger, catalog, &limit, now, rows);
+            put(ledger, catalog, &limit, when, rows);
         }
     }
 }
 
-fn put(ledger: &mut Ledger, catalog: &Catalog, name: &Name, now: Timestamp, rows: &mut Changes) {
+fn put(ledger: &mut Ledger, catalog: &Catalog, name: &Name, when: When, rows: &mut Changes) {
     let Some(limit) = limit(catalog, name) else { return };
-    ledger.set_rule(now, Rule::of(&limit, time_zone(catalog, &limit)), rows);
+    ledger.stamp(when.stamp);
+    ledger.set_rule(when.now, Rule::of(&limit, time_zone(catalog, &limit)), rows);
 }
 
 /// The limits whose days and months follow this tenant's clock.

@@ -386,3 +386,67 @@ proptest! {
         }
     }
 }
+
+/// What a node in hand has is leased, and what its requests hold in the log is held; then its next process comes, and tells
+/// of a journal that says little was used.
+fn recovered(mut bench: Bench, limit: &str, key: &[&str]) -> Bench {
+    use tollgate_proto::state::v1::{Consumed, Recover};
+    let key: Vec<String> = key.iter().map(|it| (*it).to_owned()).collect();
+    let want = Want { limit: limit.into(), key, limit_version: 1, target: 30, need: 1 };
+    let frame = bench.frame(Kind::Want(want));
+    bench.apply(&frame);
+    let account = bench.ledger.accounts.slab.iter().next().unwrap();
+    let (account, epoch) = (account.0, account.1.epoch);
+    bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() });
+    let consumed = vec![Consumed { account, epoch, spent: 1, overrun: 0 }];
+    let recover = Recover { incarnation: 1, settles: Vec::new(), consumed, done: true };
+    let frame = Frame { incarnation: 2, ..bench.frame(Kind::Recover(recover)) };
+    bench.apply(&frame);
+    bench.ledger.audit().unwrap();
+    bench
+}
+
+#[test]
+fn a_journal_frees_nothing_of_a_sliding_share_before_it_has_aged() {
+    let mut bench = recovered(Bench::with(&[sliding(1, 100)]), "tpm", &["alice"]);
+    assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, 70), "the whole share is in suspense");
+    wait(&mut bench, 50 * SECOND);
+    assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, 70));
+    wait(&mut bench, 20 * SECOND);
+    assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, -1), "aged, and gone");
+}
+
+#[test]
+fn permits_of_a_process_that_is_proven_dead_come_back_once_though_its_journal_ends_their_request_later() {
+    use tollgate_proto::state::v1::Recover;
+    let mut bench = Bench::with(&[permits(1, 2)]);
+    let take = |bench: &mut Bench| bench.hold(vec![charge("open", 1, "alice", 1)]).granted;
+    assert!(take(&mut bench) && take(&mut bench) && !take(&mut bench));
+    bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() });
+    let end = |request| Settle { request, terminal: request, outcome: Outcome::Settled.into(), ..Settle::default() };
+    let recover = Recover { incarnation: 1, settles: vec![end(1), end(2)], consumed: Vec::new(), done: true };
+    let frame = Frame { incarnation: 2, ..bench.frame(Kind::Recover(recover)) };
+    bench.apply(&frame);
+    bench.ledger.audit().unwrap();
+    let hold = |bench: &mut Bench, request| {
+        let hold = Hold { request, charges: vec![charge("open", 1, "alice", 1)], hold_for_us: MINUTE };
+        let frame = Frame { incarnation: 2, ..bench.frame(Kind::Hold(hold)) };
+        bench.apply(&frame).holds[0].granted
+    };
+    assert!(hold(&mut bench, 101) && hold(&mut bench, 102), "both are free");
+    assert!(!hold(&mut bench, 103), "and no more than both");
+}
+
+#[test]
+fn a_reset_forgives_what_counts_in_a_sliding_window_and_nothing_that_is_held() {
+    use tollgate_proto::state::v1::LimitReset;
+    let mut bench = Bench::with(&[sliding(1, 100)]);
+    assert!(hold(&mut bench, 60) && hold(&mut bench, 30));
+    bench.settle(1, 60, Outcome::Settled);
+    let reset = LimitReset { limit: "tpm".into(), key: vec!["alice".into()], ..LimitReset::default() };
+    let outcome = bench.ledger.reset(Timestamp(bench.now), &reset, &mut Changes::new());
+    assert_eq!((outcome.before.unwrap().used, outcome.after.unwrap().used), (60, 0));
+    assert_eq!(bench.account("tpm", "alice"), (0, 30, 0, 70));
+    bench.ledger.audit().unwrap();
+    assert!(hold(&mut bench, 70) && !hold(&mut bench, 1));
+}
