@@ -46,7 +46,7 @@ impl Cell {
         let (spent, returned, overrun) =
             std::mem::replace(&mut self.reported, (report.spent, report.returned, report.overrun));
         Report {
-            spent: report.spent - spent,
+            spent: report.spent.saturating_sub(spent), // what slides ages
             returned: report.returned - returned,
             overrun: report.overrun - overrun,
             ..report

@@ -292,7 +292,7 @@ impl Ledger {
             self.consume(id, Some(gone));
             #[cfg(any(test, feature = "seeded-bugs"))]
             if self.bug == Some(Bug::OrphansTwice) && !expired {
-                self.consume(id, Some(gone));
+                self.consume(id, None);
             }
             self.drop_permits(id);
             if !expired {
