@@ -68,9 +68,8 @@ impl World {
         let earlier = self.truth.earlier(node);
         let known = |it: &Remains| earlier.iter().find(|known| known.incarnation == it.incarnation()).copied();
         for (it, known) in remains.iter().filter_map(|it| Some((it, known(it)?))) {
-            require(it.last_terminal() >= known.last_terminal, "I6", || {
-                format!("{known:?} of node {node} is known to the log, and {} to the journal", it.last_terminal())
-            })?;
+            let knows = it.clone().recover(known.last_terminal);
+            require(knows.is_ok(), "I6", || format!("node {node}: {knows:?}"))?;
         }
         let twice = self.ledger_bug() == Some(LedgerBug::RecoversTwice);
         let said = |it: &Remains| known(it).map(|known| if twice { 0 } else { known.last_terminal });
