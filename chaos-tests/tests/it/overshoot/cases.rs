@@ -163,8 +163,8 @@ async fn all_nodes_killed_between_two_bursts_forget_nothing() -> Outcome {
 #[tokio::test]
 async fn after_all_nodes_were_killed_what_is_charged_is_what_was_served() -> Outcome {
     let usual = case("all nodes killed, exactly", "killed-3", plain, PROMPT + 500);
-    let found = Scene::set().await?.play(&Case { bursts: 2, between: Between::AllKilled, ..usual }).await?;
+    let mut scene = Scene::set().await?;
+    let found = scene.play(&Case { bursts: 2, between: Between::AllKilled, ..usual }).await?;
     found.must_hold()?;
-    assert_eq!(found.used, found.witnessed);
-    Ok(())
+    Ok(scene.charges_exactly(usual.model, found.witnessed).await?)
 }

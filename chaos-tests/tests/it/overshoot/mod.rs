@@ -17,7 +17,7 @@ use tollgate_chaos_tests::{
     accounts::SHOWN_WITHIN,
     burst::{Manner, Told, alike, burst},
     calls::Call,
-    checkers, day_with_room, eventually,
+    checkers, day_with_room, eventually, eventually_within,
     resources::{self, api_key},
 };
 use tollgate_mock_llm::Options;
@@ -146,6 +146,18 @@ impl Scene {
             let used = row["used"].as_u64().ok_or_else(|| anyhow::anyhow!("{row}"))?;
             anyhow::ensure!(used >= witnessed || ended.elapsed() > SHOWN_WITHIN, "{witnessed} witnessed: {row}");
             Ok(used)
+        })
+        .await
+    }
+}
+
+impl Scene {
+    /// The journals have told what had ended, and nothing is charged that was not served.
+    async fn charges_exactly(&self, consumer: &str, witnessed: u64) -> anyhow::Result<()> {
+        eventually_within(SHOWN_WITHIN, "what was served is charged, and nothing else", || async {
+            let used = self.used(&limit_of(consumer), witnessed).await?;
+            anyhow::ensure!(used == witnessed, "{used} charged for {witnessed}");
+            Ok(())
         })
         .await
     }
