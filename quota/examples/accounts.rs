@@ -4,6 +4,8 @@
 //! long one call takes, what it allocates, and how many two threads do on the same accounts. Then the ledger alone: records
 //! applied in a second, and what a million consumers with three limits take in memory and in a snapshot.
 
+#![expect(clippy::print_stdout, reason = "a report for the terminal")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     fs,
@@ -17,7 +19,7 @@ use std::{
 
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tollgate_model::{KeyPart, LogIndex, Name, NodeId, TimeZone, Timestamp, Unit, Window};
+use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, NodeId, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{self as wire, Charge as WireCharge, Hold, Record, record::Kind};
 use tollgate_quota::{
     Attribution, BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, Ledger, NodeOpen, Outcome,
@@ -92,6 +94,7 @@ fn rule(limit: &str, capacity: u64) -> Rule {
         window: Window::Day,
         time_zone: TimeZone::UTC,
         shadow: false,
+        algorithm: Algorithm::Fixed,
     }
 }
 

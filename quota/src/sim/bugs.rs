@@ -71,7 +71,7 @@ const ALL: [(&str, Wrong, &str); 40] = [
     ("believes-the-replica", Wrong::Book(BookBug::BelievesTheReplica), "I5"),
     ("forgets-empty-leases", Wrong::Book(BookBug::ForgetsEmptyLeases), "I5"),
     ("open-frees-leases", Wrong::Ledger(LedgerBug::OpenFreesLeases), "I3"),
-    ("time-out-frees-leases", Wrong::Ledger(LedgerBug::TimeOutFreesLeases), "I4"),
+    ("time-out-frees-leases", Wrong::Ledger(LedgerBug::TimeOutFreesLeases), "I3"),
     ("deltas", Wrong::Deltas, "I4"),
     ("orphans-twice", Wrong::Ledger(LedgerBug::OrphansTwice), "I1"),
     ("forgets-orphans", Wrong::Ledger(LedgerBug::ForgetsOrphans), "I7"),
