@@ -546,6 +546,12 @@ impl Agent {
         self.book.bug = bug;
     }
 
+    /// Whether the journal was told of a request.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn is_journaled(&self, request: u64) -> bool {
+        self.requests.get(&request).is_some_and(|known| known.journaled.is_some())
+    }
+
     /// What an open request has drawn: account, window, amount.
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn drawn(&self, request: u64) -> Vec<(u32, u64, u64)> {

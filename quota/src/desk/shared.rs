@@ -27,7 +27,7 @@ use crate::{
 
 /// An answer that is complete does not wait longer for its end to be written: a disk that is that slow loses nothing but
 /// exactness, and only if the process dies just then.
-const WRITTEN_WITHIN: Duration = Duration::from_millis(100);
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 /// What requests have drawn is told to the log within this time, should nothing else be: for whoever looks at the accounts.
 const DRAWS_WITHIN: Duration = Duration::from_millis(200);
 /// Between two attempts of a request that waits for others to give back: about what a recall takes.

@@ -140,8 +140,16 @@ impl World {
         busy.max_by_key(|(at, it)| (it.disk.busy_until, *at)).map(|(at, _)| at)
     }
 
-    /// A process is gone, and with it what was not durable, or all of its disk.
-    pub(super) fn lose_power(&mut self, at: usize, disk: bool) {
+    /// A process is gone, and with it what was not durable, or all of its disk. What it has sent out is on the disk, or its
+    /// next process would give it to others (I4).
+    pub(super) fn lose_power(&mut self, at: usize, disk: bool) -> Checked {
+        let process = &self.processes[at];
+        let safe: BTreeSet<u64> =
+            process.disk.entries[..process.disk.safe].iter().filter_map(|it| admitted(it)).collect();
+        let sent = process.flights.keys().filter(|request| process.agent.is_journaled(**request));
+        for request in sent {
+            require(safe.contains(request), "I4", || format!("request {request} went out, and no disk knows of it"))?;
+        }
         let torn = self.processes[at].disk.entries.len() - self.processes[at].disk.safe;
         let kept = self.processes[at].disk.safe + self.dice.index(torn + 1);
         let lost = &mut self.processes[at].disk;
@@ -151,6 +159,7 @@ impl World {
         lost.entries.truncate(kept);
         let known: BTreeSet<String> = lost.entries.iter().filter_map(|entry| ended(entry)).collect();
         self.forget_unsaid(at, &known);
+        Ok(())
     }
 
     /// Of what a process and those before it have ended and not said, this much is known elsewhere.
@@ -164,6 +173,14 @@ impl World {
 
 pub(super) fn id_of(process: &Process, request: u64) -> String {
     format!("{}/{}/{request}", process.node, process.incarnation)
+}
+
+/// The request that an entry says is about to go out.
+fn admitted(entry: &[u8]) -> Option<u64> {
+    match JournalEntry::decode(entry).ok()?.kind? {
+        journal_entry::Kind::Admit(admit) => Some(admit.request),
+        _ => None,
+    }
 }
 
 /// The request whose end an entry tells.

@@ -118,7 +118,7 @@ impl World {
 
     fn befall(&mut self, fault: Fault, process: usize) -> Checked {
         match fault {
-            Fault::Crash | Fault::LostDisk => self.crash(process, fault),
+            Fault::Crash | Fault::LostDisk => self.crash(process, fault)?,
             Fault::Zombie => self.haunt(process)?,
             Fault::Partition => {
                 self.report.faults.note(fault);
@@ -172,14 +172,15 @@ impl World {
         Ok(true)
     }
 
-    fn crash(&mut self, at: usize, fault: Fault) {
+    fn crash(&mut self, at: usize, fault: Fault) -> Checked {
         let at = self.with_the_slowest_disk().unwrap_or(at);
         self.report.faults.note(fault);
         self.tell(|it| format!("{} dies", it.named(at)));
-        self.lose_power(at, fault == Fault::LostDisk);
+        self.lose_power(at, fault == Fault::LostDisk)?;
         self.processes[at].alive = false;
         let back = self.now + self.dice.range(50 * MS, 3 * SECOND);
         self.queue.at(back, Event::Restart { process: at });
+        Ok(())
     }
 
     pub(super) fn restart(&mut self, dead: usize) -> Checked {
