@@ -18,6 +18,9 @@ pub(super) struct Disk {
     written: u64,
     durable: u64,
     since_image: usize,
+    /// Where the last image begins, and where those that are whole begin and end.
+    begun: usize,
+    images: VecDeque<(usize, usize)>,
     /// When all that was written so far is durable: one sync after the other.
     busy_until: u64,
 }
@@ -35,6 +38,13 @@ impl Disk {
     }
 
     fn append(&mut self, entries: &[JournalEntry]) -> u64 {
+        for (at, entry) in (self.entries.len()..).zip(entries) {
+            match entry.kind {
+                Some(journal_entry::Kind::Image(_)) => self.begun = at,
+                Some(journal_entry::Kind::ImageEnd(_)) => self.images.push_back((self.begun, at)),
+                _ => {}
+            }
+        }
         self.entries.extend(entries.iter().map(Message::encode_to_vec));
         self.written += entries.len() as u64;
         self.since_image += entries.len();
@@ -52,13 +62,19 @@ impl Disk {
 
     /// Drops what an image that is durable has restated.
     fn recycle(&mut self) {
-        let kind = |entry: &Vec<u8>| JournalEntry::decode(&**entry).ok().and_then(|it| it.kind);
-        let is_end = |entry: &Vec<u8>| matches!(kind(entry), Some(journal_entry::Kind::ImageEnd(_)));
-        let Some(end) = self.entries[..self.safe].iter().rposition(is_end) else { return };
-        let is_begin = |entry: &Vec<u8>| matches!(kind(entry), Some(journal_entry::Kind::Image(_)));
-        let begin = self.entries[..end].iter().rposition(is_begin).expect("an image begins before it ends");
+        let Some((begin, _)) = self.images.pop_front_if(|(_, end)| *end < self.safe) else { return };
         self.entries.drain(..begin);
         self.safe -= begin;
+        self.begun -= begin.min(self.begun);
+        for (first, last) in &mut self.images {
+            (*first, *last) = (*first - begin, *last - begin);
+        }
+    }
+
+    /// What was not durable is there in part, or not at all.
+    fn lose(&mut self, kept: usize) {
+        self.entries.truncate(kept);
+        self.images.retain(|(_, end)| *end < kept);
     }
 }
 
@@ -156,7 +172,7 @@ impl World {
         if disk {
             *lost = Disk::default();
         }
-        lost.entries.truncate(kept);
+        lost.lose(kept);
         let known: BTreeSet<String> = lost.entries.iter().filter_map(|entry| ended(entry)).collect();
         self.forget_unsaid(at, &known);
         Ok(())
