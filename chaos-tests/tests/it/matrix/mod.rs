@@ -57,6 +57,7 @@ long_rows! {
     row_25_a_flapping_leader: 25, "leader cut off every 1-2 s", partition::flapping;
     row_28_clock_steps: 28, "clock steps of a second and an hour", clocks::steps;
     row_29_clock_rates: 29, "clock rates +-1 % and +-10 %", clocks::rates;
+    row_28_clock_leaps: 28, "clock steps of a day, and to 1970", clocks::leaps;
     row_30_window_edges: 30, "window edges under clocks that differ by 50 ms", windows::skewed;
     row_36_memory_pressure: 36, "more prompts than memory", memory::pressure;
 }
@@ -78,12 +79,6 @@ rows! {
     row_40_a_provider_of_garbage: 40, "provider garbage", providers::garbage;
     row_41_half_a_stream: 41, "half a stream then RST, FIN, silence", providers::half_a_stream;
     row_43_leaving_callers: 43, "client leaves mid-stream, half-closes", providers::leaving_callers;
-}
-
-#[tokio::test]
-#[ignore = "waits for log time that one entry can't move far: a leader a day ahead opens the next day's windows"]
-async fn row_28_clock_leaps() -> Outcome {
-    row(28, "clock steps of a day, and to 1970", clocks::leaps).await
 }
 
 /// The row needs a right or a tool that is not there.
