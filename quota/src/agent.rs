@@ -19,6 +19,7 @@
 //! 4. `load` counts each request once, from its first mention until its terminal record is confirmed; it bounds
 //!    everything kept here.
 
+mod contact;
 #[cfg(any(test, feature = "seeded-bugs"))]
 mod digest;
 mod frames;
@@ -30,8 +31,7 @@ use std::collections::{HashMap, VecDeque};
 use prost::Message as _;
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{
-    Attribution, Consumed, Frame, Hold, HoldOutcome, JournalAdmit, JournalEntry, Outcome, Record, Recover, Settle,
-    Standing, Usage, record::Kind,
+    Consumed, Frame, Hold, HoldOutcome, JournalAdmit, Outcome, Record, Recover, Settle, Standing, Usage, record::Kind,
 };
 
 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -42,6 +42,7 @@ use crate::{
     invariants::Violation,
     ledger::{Ledger, News, requests_of},
 };
+use contact::Contact;
 use outbox::Outbox;
 use path::{Path, asked, draw, to_wire};
 
@@ -51,8 +52,6 @@ pub const MAX_FRAME_RECORDS: usize = 4_096;
 const MAX_FRAME_LEASES: usize = 1_024;
 /// Encoded records in one frame at most, give or take the last one: half a log entry, which may carry several frames.
 pub const MAX_FRAME_BYTES: usize = 512 * 1024;
-/// Frames whose proof of contact is waited for; more say nothing new.
-const MAX_PROOFS: usize = 64;
 
 /// One incarnation of this node, as its own records tell it.
 #[derive(Debug)]
@@ -88,45 +87,6 @@ struct InFlightFrame {
     settles: usize,
     /// The journal must be durable up to here before the log may hear of it.
     after: u64,
-}
-
-/// When this incarnation was last known to be the newest by a leader with a quorum (QUOTA.md R15), on this node's own
-/// monotonic clock, in microseconds.
-#[derive(Debug, Clone)]
-struct Contact {
-    now: u64,
-    at: u64,
-    isolation: u64,
-    /// Frames that this node's own replica does not show yet: their last records, and when they were first sent.
-    sent: VecDeque<(u64, u64)>,
-}
-
-impl Contact {
-    fn is_isolated(&self) -> bool {
-        self.now.saturating_sub(self.at) >= self.isolation
-    }
-
-    /// It is time to prove that somebody is there.
-    fn is_old(&self) -> bool {
-        self.now >= self.renew_at()
-    }
-
-    fn renew_at(&self) -> u64 {
-        self.at.saturating_add(self.isolation / 3)
-    }
-
-    fn sends(&mut self, last_seq: u64) {
-        if self.sent.len() < MAX_PROOFS {
-            self.sent.push_back((last_seq, self.now));
-        }
-    }
-
-    /// The log held everything up to here, as this node's own replica shows.
-    fn shown(&mut self, last_seq: u64) {
-        while let Some((_, at)) = self.sent.pop_front_if(|(seq, _)| *seq <= last_seq) {
-            self.at = self.at.max(at);
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,22 +153,21 @@ impl Agent {
             fenced: false,
             outbox: Outbox::default(),
             recovers: VecDeque::new(),
-            contact: Contact { now: 0, at: 0, isolation: u64::MAX, sent: VecDeque::new() },
+            contact: Contact::default(),
         }
     }
 
     /// From here on leases are spent for so long at most, in microseconds, after the last proof that a leader knew this
     /// incarnation as the newest. `opened` is when it was proposed to be opened.
     pub fn isolate_after(&mut self, isolation: u64, opened: u64) {
-        (self.contact.isolation, self.contact.at) = (isolation, opened);
-        self.pass(opened);
+        self.contact = Contact::since(opened, isolation);
     }
 
     /// What time it is on this node's own clock, which never steps, in microseconds. What was used of sliding leases ages
     /// by it alone.
     pub fn pass(&mut self, now: u64) {
-        self.contact.now = self.contact.now.max(now);
-        self.book.elapse(self.contact.now);
+        self.contact.pass(now);
+        self.book.elapse(self.contact.now());
     }
 
     /// Whether it has been out of contact for too long to spend what it has in hand.
@@ -221,44 +180,6 @@ impl Agent {
     #[must_use]
     pub fn renew_at(&self) -> Option<u64> {
         self.book.is_in_hand().then(|| self.contact.renew_at())
-    }
-
-    /// Whether something of earlier incarnations is still to be said.
-    #[must_use]
-    pub fn has_to_recover(&self) -> bool {
-        !self.recovers.is_empty()
-    }
-
-    /// What is to be journaled, in order.
-    pub fn take_entries(&mut self) -> Vec<JournalEntry> {
-        self.outbox.take()
-    }
-
-    /// How many entries there were.
-    #[must_use]
-    pub fn journaled(&self) -> u64 {
-        self.outbox.position()
-    }
-
-    /// Journals all that is still needed of what was journaled so far, unless earlier incarnations still need that too.
-    pub fn restate(&mut self) {
-        let is_recover = |record: &Record| matches!(record.kind, Some(Kind::Recover(_)));
-        let sent = self.in_flight.iter().flat_map(|sent| &sent.frame.records);
-        if self.fenced || !self.recovers.is_empty() || sent.clone().any(is_recover) {
-            return;
-        }
-        let sent = sent.filter_map(|record| match &record.kind {
-            Some(Kind::Settle(settle)) => Some(settle),
-            _ => None,
-        });
-        let mut open: Vec<&JournalAdmit> = self.requests.values().filter_map(|it| it.journaled.as_deref()).collect();
-        open.sort_unstable_by_key(|admit| admit.request);
-        self.outbox.image(self.incarnation, self.book.sums(), open.into_iter(), sent.chain(&self.settles));
-    }
-
-    /// Says this of earlier incarnations, before anything else.
-    pub fn recover(&mut self, recovers: Vec<Recover>) {
-        self.recovers.extend(recovers);
     }
 
     /// Queues a hold; its number is in the answer to come. `hold.request` is set here.
@@ -388,25 +309,6 @@ impl Agent {
         let request = self.next_request;
         self.next_request += 1;
         request
-    }
-
-    /// A granted request is about to be sent out. It may be once the journal is durable up to what this returns; 0 when it
-    /// need not wait.
-    pub fn dispatch(&mut self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
-        if self.fenced {
-            return 0;
-        }
-        if !self.requests.contains_key(&request) {
-            self.unheld = self.unheld.saturating_sub(1);
-            self.requests.insert(request, Request { phase: Phase::Open, ..Request::queued(durability) });
-        }
-        let Some(known) = self.requests.get_mut(&request).filter(|it| it.phase == Phase::Open) else { return 0 };
-        if known.durability == Durability::Memory {
-            return known.parts.iter().map(|part| self.book.ceiling_of(part)).max().unwrap_or_default();
-        }
-        let (admit, position) = self.outbox.admit(request, &known.parts, attribution);
-        known.journaled = Some(Box::new(admit));
-        position
     }
 
     /// Ends an open request. One that was not granted, or has ended, is left alone.
@@ -539,24 +441,6 @@ impl Agent {
     /// The first violation.
     pub fn audit(&self) -> Result<(), Violation> {
         self.book.audit(self.requests.values().flat_map(|request| &request.parts))
-    }
-
-    #[cfg(any(test, feature = "seeded-bugs"))]
-    pub(crate) fn set_bug(&mut self, bug: Option<Bug>) {
-        self.book.bug = bug;
-    }
-
-    /// Whether the journal was told of a request.
-    #[cfg(any(test, feature = "seeded-bugs"))]
-    pub(crate) fn is_journaled(&self, request: u64) -> bool {
-        self.requests.get(&request).is_some_and(|known| known.journaled.is_some())
-    }
-
-    /// What an open request has drawn: account, window, amount.
-    #[cfg(any(test, feature = "seeded-bugs"))]
-    pub(crate) fn drawn(&self, request: u64) -> Vec<(u32, u64, u64)> {
-        let parts = self.requests.get(&request).into_iter().flat_map(|request| &request.parts);
-        parts.map(|part| (part.account, part.epoch, part.amount)).collect()
     }
 
     /// Whether a frame is out that the log has not confirmed.

@@ -15,6 +15,7 @@ mod pump;
 mod quarantine;
 mod shared;
 mod ticket;
+mod writing;
 
 use std::{sync::Arc, time::Duration};
 
@@ -98,7 +99,7 @@ pub struct DeskStats {
     pub failed_proposals: u64,
     /// Records (holds and settlements) that the log has confirmed.
     pub records: u64,
-    /// Holds and requests refused as the journal's disk is full.
+    /// Requests refused as the journal's disk is full, or has stopped.
     pub journal_full: u64,
     /// Entries that the journal does not have on the disk yet.
     pub unjournaled: u64,

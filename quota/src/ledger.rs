@@ -43,6 +43,7 @@ mod audit;
 mod audited;
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) mod bugs;
+mod central;
 #[cfg(any(test, feature = "seeded-bugs"))]
 mod digest;
 mod holds;

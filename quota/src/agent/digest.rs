@@ -1,10 +1,26 @@
-//! An agent as a text that is the same whenever it is: for searches that must know a state again.
+//! An agent as simulators and searches need to see it: a text that is the same whenever it is, and ways to be wrong.
 
 use std::fmt::{self, Write};
 
 use super::Agent;
+use crate::book::Bug;
 
 impl Agent {
+    pub(crate) fn set_bug(&mut self, bug: Option<Bug>) {
+        self.book.bug = bug;
+    }
+
+    /// Whether the journal was told of a request.
+    pub(crate) fn is_journaled(&self, request: u64) -> bool {
+        self.requests.get(&request).is_some_and(|known| known.journaled.is_some())
+    }
+
+    /// What an open request has drawn: account, window, amount.
+    pub(crate) fn drawn(&self, request: u64) -> Vec<(u32, u64, u64)> {
+        let parts = self.requests.get(&request).into_iter().flat_map(|request| &request.parts);
+        parts.map(|part| (part.account, part.epoch, part.amount)).collect()
+    }
+
     /// Everything that it will ever act upon, in one order.
     ///
     /// # Errors

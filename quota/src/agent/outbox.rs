@@ -1,10 +1,12 @@
 //! What goes into the journal, in the order in which it happened. The shell takes it and writes it; nothing is read back here.
 
 use tollgate_proto::state::v1::{
-    Attribution, Consumed, HeldCharge, JournalAdmit, JournalEnd, JournalEntry, JournalSum, Settle, journal_entry::Kind,
+    Attribution, Consumed, HeldCharge, JournalAdmit, JournalEnd, JournalEntry, JournalSum, Record, Recover, Settle,
+    journal_entry::Kind, record,
 };
 
-use crate::book::Parts;
+use super::{Agent, Phase, Request};
+use crate::{Durability, book::Parts};
 
 /// Entries that wait to be written, and how many there were.
 #[derive(Debug, Clone, Default)]
@@ -75,5 +77,64 @@ impl Outbox {
             self.push(Kind::End(JournalEnd { request, consumed: Vec::new(), settle }));
         }
         self.push(Kind::ImageEnd(self.ends));
+    }
+}
+
+impl Agent {
+    /// What is to be journaled, in order.
+    pub fn take_entries(&mut self) -> Vec<JournalEntry> {
+        self.outbox.take()
+    }
+
+    /// Whether something of earlier incarnations is still to be said.
+    #[must_use]
+    pub fn has_to_recover(&self) -> bool {
+        !self.recovers.is_empty()
+    }
+
+    /// How many entries there were.
+    #[must_use]
+    pub fn journaled(&self) -> u64 {
+        self.outbox.position()
+    }
+
+    /// Journals all that is still needed of what was journaled so far, unless earlier incarnations still need that too.
+    pub fn restate(&mut self) {
+        let is_recover = |record: &Record| matches!(record.kind, Some(record::Kind::Recover(_)));
+        let sent = self.in_flight.iter().flat_map(|sent| &sent.frame.records);
+        if self.fenced || !self.recovers.is_empty() || sent.clone().any(is_recover) {
+            return;
+        }
+        let sent = sent.filter_map(|record| match &record.kind {
+            Some(record::Kind::Settle(settle)) => Some(settle),
+            _ => None,
+        });
+        let mut open: Vec<&JournalAdmit> = self.requests.values().filter_map(|it| it.journaled.as_deref()).collect();
+        open.sort_unstable_by_key(|admit| admit.request);
+        self.outbox.image(self.incarnation, self.book.sums(), open.into_iter(), sent.chain(&self.settles));
+    }
+
+    /// Says this of earlier incarnations, before anything else.
+    pub fn recover(&mut self, recovers: Vec<Recover>) {
+        self.recovers.extend(recovers);
+    }
+
+    /// A granted request is about to be sent out. It may be once the journal is durable up to what this returns; 0 when it
+    /// need not wait.
+    pub fn dispatch(&mut self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
+        if self.fenced {
+            return 0;
+        }
+        if !self.requests.contains_key(&request) {
+            self.unheld = self.unheld.saturating_sub(1);
+            self.requests.insert(request, Request { phase: Phase::Open, ..Request::queued(durability) });
+        }
+        let Some(known) = self.requests.get_mut(&request).filter(|it| it.phase == Phase::Open) else { return 0 };
+        if known.durability == Durability::Memory {
+            return known.parts.iter().map(|part| self.book.ceiling_of(part)).max().unwrap_or_default();
+        }
+        let (admit, position) = self.outbox.admit(request, &known.parts, attribution);
+        known.journaled = Some(Box::new(admit));
+        position
     }
 }

@@ -12,22 +12,19 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tollgate_model::Timestamp;
-use tollgate_proto::state::v1::{Attribution, Frame, FrameOutcome, HoldOutcome, Settle};
+use tollgate_proto::state::v1::{Frame, FrameOutcome, HoldOutcome, Settle};
 
 use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, quarantine::Quarantine, ticket::standing};
 use crate::{
-    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable, Written,
+    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable,
     agent::{Agent, Answer, MAX_FRAME_RECORDS},
     journal::{Journal, Progress},
     ledger::News,
 };
 
-/// An answer that is complete does not wait longer for its end to be written: a disk that is that slow loses nothing but
-/// exactness, and only if the process dies just then.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 /// What requests have drawn is told to the log within this time, should nothing else be: for whoever looks at the accounts.
 const DRAWS_WITHIN: Duration = Duration::from_millis(200);
 /// Between two attempts of a request that waits for others to give back: about what a recall takes.
@@ -38,9 +35,9 @@ pub(super) type Word = Option<HoldOutcome>;
 
 pub(crate) struct Shared {
     pub(super) config: DeskConfig,
-    state: Mutex<State>,
-    journal: Arc<dyn Journal>,
-    progress: watch::Receiver<Progress>,
+    pub(super) state: Mutex<State>,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) progress: watch::Receiver<Progress>,
     wake: Notify,
     fenced: Signal,
     /// The time to stop has come, whatever is on its way.
@@ -51,8 +48,8 @@ pub(crate) struct Shared {
 }
 
 #[derive(Debug)]
-struct State {
-    agent: Agent,
+pub(super) struct State {
+    pub(super) agent: Agent,
     waiting: HashMap<u64, oneshot::Sender<Word>>,
     /// Log time of the last entry that was shown to us, and when that was.
     clock: Option<(u64, Instant)>,
@@ -230,32 +227,6 @@ impl Shared {
         state.agent.pass(micros(self.config.opened.elapsed()));
     }
 
-    /// Hands the journal what happened, in its order: so it is done before the lock is given back.
-    fn write_down(&self, state: &mut State) {
-        let entries = state.agent.take_entries();
-        if !entries.is_empty() {
-            self.journal.append(entries);
-        }
-    }
-
-    /// A granted request is about to be sent out; up to where the journal must be durable before it is.
-    pub(super) fn dispatch(&self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
-        let mut state = self.state.lock();
-        let position = state.agent.dispatch(request, attribution, durability);
-        self.write_down(&mut state);
-        position
-    }
-
-    /// Waits until the journal is durable up to there.
-    pub(super) async fn durable(&self, position: u64, deadline: Instant) -> Result<(), Unavailable> {
-        let mut progress = self.progress.clone();
-        if progress.borrow().durable >= position {
-            return Ok(());
-        }
-        let durable = timeout_at(deadline, progress.wait_for(|it| it.durable >= position)).await;
-        if matches!(durable, Ok(Ok(_))) { Ok(()) } else { Err(Unavailable::Journal) }
-    }
-
     fn refuse_when_closed(&self, state: &State, durability: Durability) -> Result<(), ReserveError> {
         let closed = if state.agent.is_fenced() {
             Unavailable::Fenced
@@ -263,7 +234,7 @@ impl Shared {
             Unavailable::Stopping
         } else if state.agent.load() >= self.config.max_open {
             Unavailable::Overloaded
-        } else if durability != Durability::Memory && self.progress.borrow().full {
+        } else if durability != Durability::Memory && self.is_behind(state) {
             self.counters.journal_full.fetch_add(1, Relaxed);
             Unavailable::Journal
         } else {
@@ -289,17 +260,6 @@ impl Shared {
         drop(state);
         self.wake.notify_one();
         position
-    }
-
-    /// Resolves once the journal is written up to there, or it has taken too long.
-    pub(super) fn written(&self, position: u64) -> Written {
-        let mut progress = self.progress.clone();
-        if progress.borrow().written >= position {
-            return Written::default();
-        }
-        Written::when(async move {
-            let _ = timeout(WRITTEN_WITHIN, progress.wait_for(|it| it.written >= position)).await;
-        })
     }
 
     /// Gives up a hold in whatever state it is.

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tollgate_model::{KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{Frame, FrameOutcome, NodeOpen, QuotaBatch};
 
+mod journal;
 mod leases;
 
 use super::*;

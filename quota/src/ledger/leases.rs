@@ -17,16 +17,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_model::{LogIndex, Timestamp, Unit};
-use tollgate_proto::state::v1::{Charge, Hold, Report, Want};
+use tollgate_proto::state::v1::{Charge, Report, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
 use super::{Ledger, apply::join, holds::Held, slab::Slab};
 use crate::slide::{Slot, Span};
 
-/// How long a recall waits for nodes that say nothing, in log time: whoever is silent for longer can't be reached, and
-/// what it has in hand can't be used.
-const RECALL_US: u64 = 1_000_000;
 /// Leases in suspense freed by time in one entry; the rest follows with the next.
 const FREED_PER_ENTRY: usize = 1_024;
 
@@ -123,6 +120,13 @@ impl Leases {
 
     fn ids_of(&self, account: u32) -> impl Iterator<Item = u32> {
         self.index.range((account, 0, 0)..=(account, u64::MAX, u64::MAX)).map(|(_, id)| *id)
+    }
+
+    /// Accounts that somebody has a lease of, each once and in order.
+    pub(super) fn accounts(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.index.keys().map(|(account, ..)| *account).collect();
+        ids.dedup();
+        ids
     }
 
     /// The leases of one incarnation of a node, in order of their numbers.
@@ -393,119 +397,6 @@ impl Ledger {
         for id in self.leases.ids_of(account).collect::<Vec<_>>() {
             self.leases.remove(id);
             self.dirty.leases.push(id);
-        }
-    }
-
-    pub(super) fn note_ask(&mut self, id: u32, amount: u64) {
-        let age = self.age();
-        let Some(account) = self.accounts.slab.get_mut(id) else { return };
-        let rule = &self.rules.get(account.rule).rule;
-        // Where no window turns, what was asked a window ago is forgotten.
-        let is_old = rule.span().is_some_and(|span| account.ask_at.saturating_add(span.longest()) <= age);
-        if account.ask < amount || is_old {
-            account.ask = amount;
-            account.ask_at = if rule.turns() { 0 } else { age };
-            self.dirty.accounts.push(id);
-        }
-    }
-
-    fn free_of(&self, id: u32) -> i128 {
-        let account = self.accounts.get(id);
-        account.map_or(0, |account| account.available(self.rules.get(account.rule), self.age()))
-    }
-
-    /// Below this an account is too small to be divided.
-    fn floor(&self, id: u32) -> i128 {
-        let ask = self.accounts.get(id).map_or(0, |account| account.ask);
-        let (requests, units) = self.bounds.kept;
-        let of_nodes = i128::from(ask) * i128::try_from(self.nodes.len()).unwrap_or(i128::MAX >> 66);
-        i128::from(requests) * of_nodes + i128::from(units)
-    }
-
-    /// Turns an account central, unless it is.
-    pub(super) fn recall(&mut self, now: u64, id: u32) {
-        if self.accounts.get(id).is_some_and(|account| !account.central) {
-            self.recall_anew(now, id);
-        }
-    }
-
-    /// More was used than there is: nobody has anything left to spend.
-    pub(super) fn recall_if_over(&mut self, id: u32) {
-        if self.free_of(id) < 0 {
-            self.recall(self.meta.last_time_us, id);
-        }
-    }
-
-    fn recall_anew(&mut self, now: u64, id: u32) {
-        let Some(account) = self.accounts.slab.get_mut(id) else { return };
-        account.central = true;
-        account.generation = account.generation.saturating_add(1);
-        account.recall_until = now.saturating_add(RECALL_US);
-        self.dirty.accounts.push(id);
-        self.meta.recalls += 1;
-    }
-
-    /// Turns a central account back, once there is enough to divide.
-    pub(super) fn reconsider(&mut self, id: u32) {
-        let Some(account) = self.accounts.get(id).filter(|account| account.central) else { return };
-        let state = self.rules.get(account.rule);
-        if state.deleted_at.is_some() || state.rule.shadow || self.free_of(id) < 2 * self.floor(id) {
-            return;
-        }
-        let account = self.accounts.slab.get_mut(id).expect("it was there a line ago");
-        account.central = false;
-        account.generation = account.generation.saturating_add(1);
-        self.dirty.accounts.push(id);
-    }
-
-    /// Everyone who can be reached has given back what no request holds: what is not free now is not to be had.
-    pub(super) fn is_recalled(&self, now: u64, id: u32) -> bool {
-        #[cfg(any(test, feature = "seeded-bugs"))]
-        if self.bug == Some(Bug::RefusesWhileRecalling) {
-            return true;
-        }
-        let Some(account) = self.accounts.get(id).filter(|account| account.central) else { return false };
-        let told = |lease: &Lease| lease.generation == account.generation || lease.outstanding() == 0;
-        now >= account.recall_until || self.leases.of_account(id).filter(|lease| self.is_open(lease)).all(told)
-    }
-
-    /// Whether `amount` may still come together once everyone has given back.
-    pub(super) fn may_be_recalled(&self, now: u64, id: u32, amount: u64) -> bool {
-        let leased = self.accounts.get(id).map_or(0, |account| account.leased);
-        leased > 0 && self.free_of(id) + i128::from(leased) >= i128::from(amount) && !self.is_recalled(now, id)
-    }
-
-    /// Calls back what a hold is short of.
-    pub(super) fn recall_for(&mut self, now: u64, hold: &Hold) {
-        for charge in &hold.charges {
-            let Some(rule) = self.rules.live(&charge.limit) else { continue };
-            let Some(id) = join(&charge.key).and_then(|key| self.accounts.find(rule, &key)) else { continue };
-            self.note_ask(id, charge.amount);
-            if self.free_of(id) < i128::from(charge.amount) {
-                self.recall(now, id);
-            }
-        }
-    }
-
-    pub(super) fn leased_accounts(&self, rule: u32) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.leases.index.keys().map(|(account, ..)| *account).collect();
-        ids.dedup();
-        let state = self.rules.get(rule);
-        ids.retain(|id| self.accounts.get(*id).is_some_and(|it| it.rule == rule && state.is_current(it.epoch)));
-        ids
-    }
-
-    /// A limit was lowered or deleted: its accounts are called back, whatever was said before.
-    pub(super) fn recall_rule(&mut self, now: u64, rule: u32) {
-        for id in self.leased_accounts(rule) {
-            self.recall_anew(now, id);
-        }
-    }
-
-    /// A limit was raised, or made again.
-    pub(super) fn reconsider_rule(&mut self, rule: u32) {
-        for id in self.leased_accounts(rule) {
-            self.reconsider(id);
         }
     }
 }

@@ -111,6 +111,24 @@ async fn what_an_earlier_process_left_is_said_at_once_whether_anybody_calls_or_n
     let config = DeskConfig { recovers, ..DeskConfig::new(NodeId(1), 2) };
     let _desk = Desk::spawn(config, Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()), &tracker);
     assert_eq!(log.ledger.lock().earlier(1).len(), 1);
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(log.ledger.lock().earlier(1), []);
+    until(|| log.ledger.lock().earlier(1).is_empty()).await;
+}
+
+/// Waits for a condition, in paused time.
+async fn until(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(1), "waited in vain");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_long_call_has_drawn_is_told_though_nothing_else_is_to_be_said() {
+    let log = Log::with_limit(1_000);
+    let (desk, _tracker) = leasing(&log, 1);
+    warm(&desk).await;
+    until(|| leased(&log) > 0 && log.alice().1 == 0).await;
+    let _long = reserve(&desk, 7).await.unwrap();
+    until(|| log.alice().1 == 7).await;
 }
