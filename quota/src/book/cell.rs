@@ -96,9 +96,11 @@ impl Cell {
         lease.span.and_then(|span| self.slide.next_fresh(span.by_any_clock(), age))
     }
 
-    /// What may be drawn: what was used beyond what was reserved has to be made up for first.
+    /// What may be drawn: what was used beyond what was reserved has to be made up for first. In a sliding window the log ages
+    /// that.
     pub(super) fn spendable(&self, age: u64) -> u64 {
-        self.balance(age).saturating_sub(self.overrun)
+        let overrun = if self.span().is_some() { 0 } else { self.overrun };
+        self.balance(age).saturating_sub(overrun)
     }
 
     pub(super) fn is_of(&self, epoch: u64) -> bool {

@@ -112,6 +112,15 @@ fn what_a_request_did_not_use_is_drawn_again_at_once() {
     assert!(bench.draw(51).is_none() && bench.draw(50).is_some());
 }
 
+/// The log ages what was used beyond a reservation: a node that went on counting it could draw nothing for ever.
+#[test]
+fn what_was_overrun_does_not_stay_with_a_lease_whose_window_slides() {
+    let mut bench = Bench::with(Unit::Tokens, 1_000);
+    let part = bench.draw_and_go(10).unwrap();
+    bench.end(part, 10_000);
+    assert!(bench.draw(10).is_some());
+}
+
 #[test]
 fn what_has_not_gone_out_does_not_age() {
     let mut bench = Bench::with(Unit::Tokens, 200);

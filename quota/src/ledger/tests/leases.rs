@@ -86,6 +86,15 @@ fn a_hold_that_is_short_is_refused_only_once_everyone_has_given_back() {
 }
 
 #[test]
+fn an_account_that_is_over_calls_back_what_nodes_have_in_hand() {
+    let mut bench = tpm();
+    assert!(bench.hold(vec![charge("tpm", 1, "alice", 100)]).granted);
+    assert!(!bench.want("tpm", 1, "alice", 300, 10).unwrap().central);
+    bench.settle(1, 1_100, Outcome::Settled);
+    assert!(bench.lease("tpm", "alice").unwrap().central, "1,000 were used beyond what was held");
+}
+
+#[test]
 fn a_recall_does_not_wait_for_ever() {
     let mut bench = tpm();
     bench.want("tpm", 1, "alice", 700, 10);
