@@ -77,6 +77,7 @@ pub(super) async fn open(
                             "requests of an earlier process count as used at what they held"
                         );
                     }
+                    shown(consensus, state, node, incarnation, attempt).await;
                     return Ok(Opened { incarnation, at });
                 }
             }
@@ -85,6 +86,18 @@ pub(super) async fn open(
                 warn!(%error, "can't open this node in the ledger yet");
                 sleep(RETRY_DELAY).await;
             }
+        }
+    }
+}
+
+/// Waits until this node's own replica shows the incarnation that the log has opened: what earlier ones have left to say is read
+/// from it.
+async fn shown(consensus: &Consensus, state: &Shared, node: u64, incarnation: u64, attempt: Duration) {
+    let is_shown = || state.ledger(|ledger| ledger.node(node)).is_some_and(|(newest, _)| newest >= incarnation);
+    while !is_shown() {
+        if let Err(error) = consensus.read_barrier((Instant::now() + attempt).into_std()).await {
+            warn!(%error, "waiting until this node has applied its opening");
+            sleep(RETRY_DELAY).await;
         }
     }
 }
