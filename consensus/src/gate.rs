@@ -19,11 +19,12 @@ pub enum Passage {
 /// Judges commands without the state, which may be behind: what it lets pass, `StateMachine::apply` must know, as nothing in
 /// the log is ever skipped. Only a leader asks.
 pub trait Gate: Send + Sync + 'static {
-    /// Whether `apply` knows this command, and how it goes into the log.
+    /// Whether `apply` knows this command, and how it goes into the log. `node` proposes it, by its certificate: it may speak in
+    /// no other's name.
     ///
     /// # Errors
     /// Why it is no command, for whoever proposed it.
-    fn check(&self, command: &[u8]) -> Result<Passage, String>;
+    fn check(&self, node: u64, command: &[u8]) -> Result<Passage, String>;
 
     /// One command that does what these do, in their order. All of them passed as [`Passage::Shared`].
     fn join(&self, commands: &[Bytes]) -> Bytes;
@@ -37,7 +38,7 @@ pub trait Gate: Send + Sync + 'static {
 struct Open;
 
 impl Gate for Open {
-    fn check(&self, _: &[u8]) -> Result<Passage, String> {
+    fn check(&self, _: u64, _: &[u8]) -> Result<Passage, String> {
         Ok(Passage::Alone)
     }
 

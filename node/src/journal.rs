@@ -2,15 +2,18 @@
 //! waited.
 //!
 //! A directory of its own under `node.data_dir`, locked while this process lives: whoever opens it knows that the process
-//! before has ended. A full disk is waited for; the desk admits nothing meanwhile that has to be journaled. Any other failure of
+//! before has ended. A copy of that directory elsewhere says nothing of the kind: it is told by its lock file, whose place on
+//! the disk is written down, and is set aside. A full disk is waited for; the desk admits nothing meanwhile that has to be journaled. Any other failure of
 //! a write ends the process. A journal that is damaged is set aside: what it knew stays in suspense until its windows turn.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use anyhow::Context;
@@ -29,6 +32,8 @@ const HEAL: &str = "move the directory away: limits stay exact, what it knew cou
 const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// A journal that has grown by this since its last image is restated.
 const LONG_BYTES: u64 = 8 * 1024 * 1024;
+/// Says where on the disk the lock file of this journal is.
+const PLACE_FILE: &str = "place";
 /// Between two attempts on a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(100);
 
@@ -47,16 +52,45 @@ pub(crate) struct Opening {
 /// When another process has it, or the file system fails.
 pub(crate) fn open(data_dir: &Path) -> anyhow::Result<Opening> {
     let dir = data_dir.join("journal");
-    match read(&dir) {
-        Err(OpenError::Corrupt { .. } | OpenError::Foreign { .. }) => {}
-        done => return done.with_context(|| format!("node.data_dir: can't open {}", dir.display())),
-    }
+    let why = match read(&dir) {
+        Err(OpenError::Corrupt { .. } | OpenError::Foreign { .. }) => "is damaged",
+        Ok(opening) if opening.remains.is_empty() || is_in_place(&dir) => return settle_down(&dir, opening),
+        Ok(_) => "is a copy, and whose it is a copy of may still run",
+        Err(error) => return Err(error).with_context(|| format!("node.data_dir: can't open {}", dir.display())),
+    };
     let aside = set_aside(&dir).with_context(|| format!("node.data_dir: can't move {} away", dir.display()))?;
     error!(
         moved_to = %aside.display(),
-        "the journal of this node is damaged: what earlier processes had in hand counts as used until its windows turn"
+        "the journal of this node {why}: what earlier processes had in hand counts as used until its windows turn"
     );
-    read(&dir).with_context(|| format!("node.data_dir: can't open {}", dir.display()))
+    let opening = read(&dir).with_context(|| format!("node.data_dir: can't open {}", dir.display()))?;
+    settle_down(&dir, opening)
+}
+
+/// Where the lock file of a journal is on its disk: of a copy it is elsewhere, and of a later time.
+fn place_of(dir: &Path) -> io::Result<String> {
+    let lock = fs::metadata(dir.join("lock"))?;
+    let made = lock.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    Ok(format!("{} {}\n", lock.ino(), made.map_or(0, |since| since.as_nanos())))
+}
+
+fn is_in_place(dir: &Path) -> bool {
+    let known = fs::read_to_string(dir.join(PLACE_FILE)).ok();
+    known.is_some() && known == place_of(dir).ok()
+}
+
+/// Writes down where a journal is that has nothing to say yet.
+fn settle_down(dir: &Path, opening: Opening) -> anyhow::Result<Opening> {
+    if !is_in_place(dir) {
+        let write = || {
+            let mut file = fs::File::create(dir.join(PLACE_FILE))?;
+            file.write_all(place_of(dir)?.as_bytes())?;
+            file.sync_all()?;
+            fs::File::open(dir)?.sync_all()
+        };
+        write().with_context(|| format!("node.data_dir: can't write {}", dir.join(PLACE_FILE).display()))?;
+    }
+    Ok(opening)
 }
 
 fn read(dir: &Path) -> Result<Opening, OpenError> {
@@ -70,7 +104,7 @@ fn read(dir: &Path) -> Result<Opening, OpenError> {
 }
 
 fn set_aside(dir: &Path) -> io::Result<PathBuf> {
-    let free = (1..).map(|n| dir.with_extension(format!("damaged-{n}"))).find(|aside| !aside.exists());
+    let free = (1..).map(|n| dir.with_extension(format!("aside-{n}"))).find(|aside| !aside.exists());
     let aside = free.expect("numbers do not end");
     fs::rename(dir, &aside)?;
     Ok(aside)
@@ -303,6 +337,30 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_set_aside_and_says_nothing_of_whoever_it_was_copied_from() {
+        let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let mut opening = open(first.path()).unwrap();
+        opening.start(END).unwrap();
+        let running = opening.run().unwrap();
+        running.append(vec![end(1)]);
+        written(&running, 1);
+        let (from, to) = (first.path().join("journal"), second.path().join("journal"));
+        fs::create_dir(&to).unwrap();
+        for file in fs::read_dir(&from).unwrap() {
+            let name = file.unwrap().file_name();
+            fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+        let mut copy = open(second.path()).unwrap();
+        assert!(copy.remains.is_empty() && !copy.has_ended(END), "its process runs");
+        assert!(second.path().join("journal.aside-1").exists());
+        copy.start(END + 1).unwrap();
+        drop(copy);
+        assert_eq!(last(second.path()).0, [END + 1], "it is where it belongs by now");
+        drop(running);
+        assert_eq!(last(first.path()), (vec![END], 1));
+    }
+
+    #[test]
     fn a_damaged_journal_is_set_aside_and_nobody_is_thought_to_have_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut opening = open(dir.path()).unwrap();
@@ -318,6 +376,6 @@ mod tests {
         fs::write(&segment, bytes).unwrap();
         let opening = open(dir.path()).unwrap();
         assert!(opening.remains.is_empty() && !opening.has_ended(END));
-        assert!(dir.path().join("journal.damaged-1").exists());
+        assert!(dir.path().join("journal.aside-1").exists());
     }
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     ChangeError, Changed, Committed, ProposeError, fingerprint_of, incarnation_of,
     machine::Fingerprint,
+    node_of,
     state::Begun,
     transport::Lane,
     types::{Asked, ChangeStep},
@@ -134,7 +135,7 @@ impl Core {
         let Some(request_id) = request_id else { return self.make(change, &self.as_of_now(change), deadline).await };
         let step = |step| Asked::Change { request_id, fingerprint: change.fingerprint(), step };
         let begin = ChangeStep::Begin { node: change.node().unwrap_or(0), leader: self.raft_id };
-        let begun = match self.propose_here(step(begin), Bytes::new(), deadline).await {
+        let begun = match self.propose_here(node_of(self.raft_id), step(begin), Bytes::new(), deadline).await {
             Attempt::Done(committed) => Begun::decode(&committed.outcome),
             // Nothing was changed yet.
             Attempt::NotLeader | Attempt::Unknown(_) => return Attempt::NotLeader,
@@ -148,7 +149,9 @@ impl Core {
             },
             None => return Attempt::Refused(ChangeError::NotBegun(ProposeError::RequestIdUsed)),
         };
-        first_outcome(self.propose_here(step(ChangeStep::Made(changed)), Bytes::new(), deadline).await)
+        first_outcome(
+            self.propose_here(node_of(self.raft_id), step(ChangeStep::Made(changed)), Bytes::new(), deadline).await,
+        )
     }
 
     async fn make(&self, change: &Change, begun: &Begun, deadline: Instant) -> Outcome {

@@ -63,7 +63,7 @@ impl Core {
         while !self.is_stopping() && Instant::now() < deadline {
             let attempt = match self.leader() {
                 Some(leader) if leader.raft_id == self.raft_id => {
-                    self.propose_here(request_id.into(), command.clone(), deadline).await
+                    self.propose_here(node_of(self.raft_id), request_id.into(), command.clone(), deadline).await
                 }
                 Some(leader) => self.propose_at(&leader, request_id, command.clone(), deadline).await,
                 None => Attempt::NotLeader,
@@ -84,8 +84,8 @@ impl Core {
         })
     }
 
-    /// Proposes on this node, if it leads.
-    pub(crate) async fn propose_here(&self, request: Asked, command: Bytes, deadline: Instant) -> Outcome {
+    /// Proposes on this node, if it leads, what `node` has to say.
+    pub(crate) async fn propose_here(&self, node: u64, request: Asked, command: Bytes, deadline: Instant) -> Outcome {
         if command.len() > self.max_command_bytes {
             return Attempt::Refused(ProposeError::TooLarge { size: command.len(), max: self.max_command_bytes });
         }
@@ -93,7 +93,7 @@ impl Core {
         if self.memory.log.is_full() {
             return Attempt::Refused(ProposeError::DiskFull { node: node_of(self.raft_id) });
         }
-        let passage = match self.passage(request, &command) {
+        let passage = match self.passage(node, request, &command) {
             Ok(passage) => passage,
             Err(why) => return Attempt::Refused(ProposeError::NotACommand(why)),
         };
@@ -111,12 +111,12 @@ impl Core {
     }
 
     /// How a proposal goes into the log, or why `apply` would not know it.
-    fn passage(&self, request: Asked, command: &[u8]) -> Result<Passage, String> {
+    fn passage(&self, node: u64, request: Asked, command: &[u8]) -> Result<Passage, String> {
         match request {
             Asked::Change { .. } => Ok(Passage::Alone),
-            Asked::Once => self.gate.check(command),
+            Asked::Once => self.gate.check(node, command),
             // What is remembered under a request id is the outcome of one entry.
-            Asked::Command(_) => self.gate.check(command).map(|_| Passage::Alone),
+            Asked::Command(_) => self.gate.check(node, command).map(|_| Passage::Alone),
         }
     }
 

@@ -222,14 +222,15 @@ impl peer_server::Peer for PeerService {
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {
-        let (_, core) = self.admit(&request)?;
+        let (envelope, core) = self.admit(&request)?;
         let request = request.into_inner();
         let request_id = request_id(&request.request_id)?;
         if request.command.is_empty() {
             return Err(Status::invalid_argument("a proposal without a command"));
         }
         let deadline = deadline(request.timeout_ms);
-        Ok(Response::new(core.propose_here(request_id.into(), request.command, deadline).await.into()))
+        let node = node_of(envelope.from);
+        Ok(Response::new(core.propose_here(node, request_id.into(), request.command, deadline).await.into()))
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexResponse>, Status> {

@@ -51,7 +51,7 @@ impl Map {
 struct MapGate;
 
 impl Gate for MapGate {
-    fn check(&self, command: &[u8]) -> Result<Passage, String> {
+    fn check(&self, _node: u64, command: &[u8]) -> Result<Passage, String> {
         match command {
             _ if !command.contains(&b'=') => Err("it has no `=`".into()),
             [b'+', ..] => Ok(Passage::Shared { records: 1 }),

@@ -9,9 +9,12 @@ use tollgate_proto::state::v1::{Command, QuotaBatch, QuotaOutcome, command};
 pub(super) struct CommandGate;
 
 impl Gate for CommandGate {
-    fn check(&self, command: &[u8]) -> Result<Passage, String> {
+    fn check(&self, node: u64, command: &[u8]) -> Result<Passage, String> {
         let decoded = Command::decode(command).map_err(|error| error.to_string())?;
         let kind = decoded.kind.ok_or("its kind is not known to the version that leads: upgrade the leader first")?;
+        if let Some(other) = speakers(&kind).find(|other| *other != node) {
+            return Err(format!("node {node} can't speak for node {other}: each node says itself what it uses"));
+        }
         Ok(match kind {
             command::Kind::Quota(batch) if decoded.asked.is_empty() => match &batch.frames[..] {
                 [frame] => Passage::Shared { records: frame.records.len() },
@@ -37,9 +40,19 @@ impl Gate for CommandGate {
     }
 }
 
+/// In whose name a command speaks of what is in the hands of a node.
+fn speakers(kind: &command::Kind) -> impl Iterator<Item = u64> {
+    let (frames, opened) = match kind {
+        command::Kind::Quota(batch) => (&batch.frames[..], None),
+        command::Kind::NodeOpen(open) => (&[][..], Some(open.node)),
+        _ => (&[][..], None),
+    };
+    frames.iter().map(|frame| frame.node).chain(opened)
+}
+
 #[cfg(test)]
 mod tests {
-    use tollgate_proto::state::v1::{ConfigChange, Frame, FrameOutcome, Record};
+    use tollgate_proto::state::v1::{ConfigChange, Frame, FrameOutcome, NodeOpen, Record};
 
     use super::*;
 
@@ -57,19 +70,30 @@ mod tests {
 
     #[test]
     fn only_what_apply_knows_passes() {
-        let unknown = CommandGate.check(&[0xfa, 0x07, 0x00]).unwrap_err();
+        let unknown = CommandGate.check(1, &[0xfa, 0x07, 0x00]).unwrap_err();
         assert!(unknown.contains("not known to the version that leads"), "{unknown}");
-        assert!(CommandGate.check(b"").is_err());
-        assert!(CommandGate.check(b"\xff\xff\xff").is_err());
+        assert!(CommandGate.check(1, b"").is_err());
+        assert!(CommandGate.check(1, b"\xff\xff\xff").is_err());
         let config = command(command::Kind::Config(ConfigChange::default()));
-        assert_eq!(CommandGate.check(&config), Ok(Passage::Alone));
+        assert_eq!(CommandGate.check(1, &config), Ok(Passage::Alone));
+    }
+
+    #[test]
+    fn a_node_speaks_for_itself_alone() {
+        let open = |node| command(command::Kind::NodeOpen(NodeOpen { node, incarnation: 2, ..NodeOpen::default() }));
+        let foreign = [batch(vec![frame(2, 1)]), batch(vec![frame(1, 1), frame(2, 1)]), open(2)];
+        for command in &foreign {
+            let refused = CommandGate.check(1, command).unwrap_err();
+            assert!(refused.contains("node 1 can't speak for node 2"), "{refused}");
+        }
+        assert_eq!(CommandGate.check(1, &open(1)), Ok(Passage::Alone));
     }
 
     #[test]
     fn single_frames_share_an_entry_and_each_gets_its_outcome() {
-        assert_eq!(CommandGate.check(&batch(vec![frame(1, 3)])), Ok(Passage::Shared { records: 3 }));
-        assert_eq!(CommandGate.check(&batch(vec![])), Ok(Passage::Alone));
-        assert_eq!(CommandGate.check(&batch(vec![frame(1, 1), frame(2, 1)])), Ok(Passage::Alone));
+        assert_eq!(CommandGate.check(1, &batch(vec![frame(1, 3)])), Ok(Passage::Shared { records: 3 }));
+        assert_eq!(CommandGate.check(1, &batch(vec![])), Ok(Passage::Alone));
+        assert_eq!(CommandGate.check(1, &batch(vec![frame(1, 1), frame(1, 1)])), Ok(Passage::Alone));
         let joined = CommandGate.join(&[batch(vec![frame(3, 2)]), batch(vec![frame(1, 0)])]);
         assert_eq!(joined, batch(vec![frame(3, 2), frame(1, 0)]));
 
