@@ -63,6 +63,8 @@ pub struct StreamRelay {
     largest_chunk: u64,
     /// The rest can't be counted.
     is_unreadable: bool,
+    /// More of it is on the way than can be told from what has come.
+    is_out_of_sight: bool,
     /// Up to the terminal event, if not for the caller.
     was_read_to_its_end: bool,
 }
@@ -117,6 +119,7 @@ impl StreamRelay {
             state: State::Open,
             largest_chunk: 0,
             is_unreadable: false,
+            is_out_of_sight: false,
             was_read_to_its_end: false,
         }
     }

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::{
@@ -19,7 +18,8 @@ use super::settle::{Call, Used};
 
 /// A provider that has written more is heard within this; what comes later, the relay's margin is for.
 const QUIET: Duration = Duration::from_millis(20);
-/// The provider is let go within a second of the caller, however much it writes.
+/// The provider is let go within a second of the caller, however much it writes. One that still has something to say is
+/// faster than it is read: there is no telling how much of its answer is on the way.
 const LONGEST: Duration = Duration::from_millis(500);
 
 /// A provider's stream and the call that it answers. Dropping it ends both: the provider is let go, and the call is settled
@@ -48,11 +48,16 @@ impl Source {
 
     async fn read_on(mut self) {
         let end = Instant::now() + LONGEST;
-        while !self.relay.is_over() && Instant::now() < end {
-            let until = end.min(Instant::now() + QUIET);
-            let Ok(Some(Ok(frame))) = timeout_at(until, self.body.frame()).await else { return };
-            let data: Bytes = frame.into_data().unwrap_or_default();
-            self.relay.read_on(&data);
+        while !self.relay.is_over() {
+            match timeout_at(end.min(Instant::now() + QUIET), self.body.frame()).await {
+                Ok(Some(Ok(frame))) => self.relay.read_on(&frame.into_data().unwrap_or_default()),
+                Ok(Some(Err(_)) | None) => return,
+                Err(_) if Instant::now() < end => return,
+                Err(_) => {}
+            }
+            if Instant::now() >= end {
+                return self.relay.lose_sight();
+            }
         }
     }
 }

@@ -30,13 +30,13 @@ impl StreamRelay {
     ///
     /// Of a whole stream all has gone by. Of one that was cut, here or there, more may have been written than has arrived:
     /// twice the largest chunk so far, as a provider goes on as it has begun. Where that says nothing (no text has come
-    /// yet, or what came can't be read) it may have been anything.
+    /// yet, what came can't be read, or it comes faster than it is read) it may have been anything.
     #[must_use]
     pub fn at_most(&self) -> AtMost {
         if self.has_ended() {
             return self.tally.at_most();
         }
-        let known = self.largest_chunk > 0 && !self.is_unreadable;
+        let known = self.largest_chunk > 0 && !self.is_unreadable && !self.is_out_of_sight;
         self.tally.at_most_of_cut(known.then(|| self.largest_chunk.saturating_mul(ON_THEIR_WAY)))
     }
 
@@ -57,6 +57,11 @@ impl StreamRelay {
             }
         }
         self.note_chunk(before);
+    }
+
+    /// The provider writes faster than it is read: how much of its answer is on the way nobody can say.
+    pub fn lose_sight(&mut self) {
+        self.is_out_of_sight = true;
     }
 
     /// Whether [`read_on`](Self::read_on) has nothing more to tell: the stream has ended or can't be read, or the provider

@@ -240,6 +240,12 @@ fn what_is_read_on_when_the_caller_has_left_counts_and_goes_nowhere() {
         assert_eq!((usage.input, usage.output, usage.source), (3, 1, UsageSource::Provider));
         assert_eq!(relay.at_most(), AtMost::default());
     }
+    let mut fast = relay(Operation::ChatCompletions, Dialect::OpenAi, r#","max_tokens":40"#);
+    fast.read_on(&HELLO.into());
+    fast.lose_sight();
+    assert_eq!(fast.at_most().output, 40, "nobody knows how much of it is on the way");
+    fast.read_on(&Bytes::from(format!("{USAGE}{DONE}")));
+    assert_eq!(fast.at_most(), AtMost::default(), "until its end has come");
     let mut boundless = relay(Operation::ChatCompletions, Dialect::OpenAi, r#","max_tokens":40"#);
     boundless.read_on(&HELLO.repeat(100).into());
     assert!(boundless.is_over() && boundless.usage().output < 50, "what is beyond the bound is not waited for");

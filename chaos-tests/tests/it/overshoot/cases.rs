@@ -141,7 +141,6 @@ async fn callers_who_leave_at_the_first_byte_are_never_over() -> Outcome {
 
 /// Counted by the vocabulary there is no slack that makes up for what is in the buffers still.
 #[tokio::test]
-#[ignore = "waits for a bound of what a provider has written that is faster than its answer is read on"]
 async fn callers_who_leave_a_provider_that_is_faster_than_the_gateway_are_never_over() -> Outcome {
     let name = "left at the first byte, fast answers, known vocabulary";
     play_all(&[leaving_long(name, "gpt-4o-leaving-2", long_at_once)]).await
