@@ -48,6 +48,7 @@ mod central;
 mod digest;
 mod holds;
 mod image;
+mod keys;
 mod leases;
 mod nodes;
 mod peek;

@@ -1,8 +1,16 @@
 //! Account records, found by limit and key values.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
-use super::{Ledger, rules::RuleState, slab::Slab};
+use super::{
+    Ledger,
+    keys::{Key, Keys},
+    rules::RuleState,
+    slab::Slab,
+};
 use crate::slide::{Slide, Slot};
 
 /// Looked at for each entry, and for each account it creates: so there are never many more idle records than live ones.
@@ -10,75 +18,111 @@ const SWEEP_PER_ENTRY: u32 = 32;
 const SWEEP_PER_NEW_ACCOUNT: u32 = 2;
 
 /// One combination of key values under one limit. All zero is the same as no record at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// There are millions of them: a field that few accounts need belongs into [`Rare`].
+#[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) rule: u32,
+    pub(super) key: Key,
     /// Which window the figures are of; those of another than the rule's own count as zero.
     pub(super) epoch: u64,
     pub(super) used: u64,
     pub(super) held: u64,
-    pub(super) overrun: u64,
     /// In the hands of open incarnations, held by their requests or not.
     pub(super) leased: u64,
+    /// The most that one request of this window asked for.
+    pub(super) ask: u64,
+    /// None is the same as all zero.
+    rare: Option<Box<Rare>>,
+}
+
+const _: () = assert!(size_of::<Option<Account>>() <= 64, "three million accounts are to fit");
+
+/// What few accounts have: those that overran, were short, or have a window that does not turn.
+#[derive(Debug, Clone)]
+pub(super) struct Rare {
+    pub(super) overrun: u64,
     /// Was in the hands of incarnations that are gone.
     pub(super) suspense: u64,
     /// Nothing is leased out, and what was is called back (`leases.rs`).
     pub(super) central: bool,
     /// How often that has changed in this window.
     pub(super) generation: u32,
-    /// The most that one request of this window asked for.
-    pub(super) ask: u64,
-    /// When it did, where no window turns.
+    /// When the most was asked for, where no window turns.
     pub(super) ask_at: u64,
     /// Until when a recall waits for nodes that say nothing.
     pub(super) recall_until: u64,
     /// Of a sliding limit: what counts, by its age. `used` and `overrun` are in there, and what of `held` has not aged.
-    pub(super) slide: Option<Box<Slide>>,
-    /// Values joined by NUL, which no value contains.
-    pub(super) key: Arc<str>,
+    pub(super) slide: Slide,
+}
+
+impl Rare {
+    const NONE: Self = Self {
+        overrun: 0,
+        suspense: 0,
+        central: false,
+        generation: 0,
+        ask_at: 0,
+        recall_until: 0,
+        slide: Slide { slots: Vec::new() },
+    };
+
+    fn is_none(&self) -> bool {
+        let figures = [self.overrun, self.suspense, self.ask_at, self.recall_until, self.generation.into()];
+        !self.central && figures == [0; 5] && self.slide.slots.is_empty()
+    }
 }
 
 impl Account {
-    pub(super) fn new(rule: u32, epoch: u64, key: Arc<str>) -> Self {
-        Self {
-            rule,
-            epoch,
-            used: 0,
-            held: 0,
-            overrun: 0,
-            leased: 0,
-            suspense: 0,
-            central: false,
-            generation: 0,
-            ask: 0,
-            ask_at: 0,
-            recall_until: 0,
-            slide: None,
-            key,
+    pub(super) fn new(rule: u32, epoch: u64, key: Key) -> Self {
+        Self { rule, key, epoch, used: 0, held: 0, leased: 0, ask: 0, rare: None }
+    }
+
+    pub(super) fn rare(&self) -> &Rare {
+        static NONE: Rare = Rare::NONE;
+        self.rare.as_deref().unwrap_or(&NONE)
+    }
+
+    /// To be written to: not for what stays zero.
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(Rare::NONE))
+    }
+
+    pub(super) fn with(mut self, rare: Rare) -> Self {
+        self.rare = (!rare.is_none()).then(|| Box::new(rare));
+        self
+    }
+
+    /// Used beyond what was held, where a window turns.
+    pub(super) fn add_overrun(&mut self, amount: u64) {
+        if amount > 0 {
+            let rare = self.rare_mut();
+            rare.overrun = rare.overrun.saturating_add(amount);
         }
     }
 
     /// What is used, held and overrun at `age`.
     pub(super) fn counts(&self, rule: &RuleState, age: u64) -> Slot {
-        match (rule.rule.span(), self.slide.as_deref()) {
-            (Some(span), Some(slide)) => slide.live(span, age),
-            (Some(_), None) => Slot::default(),
-            (None, _) => Slot { at: 0, used: self.used, held: self.held, overrun: self.overrun },
+        let rare = self.rare();
+        match rule.rule.span() {
+            Some(span) => rare.slide.live(span, age),
+            None => Slot { at: 0, used: self.used, held: self.held, overrun: rare.overrun },
         }
     }
 
     /// What is neither used nor held nor out: signed, as the limit may have been lowered.
     pub(super) fn free(&self, rule: &RuleState, age: u64) -> i128 {
         let Slot { used, held, .. } = self.counts(rule, age);
-        let out = i128::from(self.leased) + i128::from(self.suspense);
+        let out = i128::from(self.leased) + i128::from(self.rare().suspense);
         i128::from(rule.rule.capacity) - i128::from(used) - i128::from(held) - out
     }
 
     /// Nothing was used in this window. What is held or out stays.
     pub(super) fn forget_use(&mut self) {
-        (self.used, self.overrun) = (0, 0);
-        if let Some(slide) = &mut self.slide {
-            slide.forget_use();
+        self.used = 0;
+        if let Some(rare) = &mut self.rare {
+            rare.overrun = 0;
+            rare.slide.forget_use();
         }
     }
 
@@ -90,16 +134,16 @@ impl Account {
     /// Nothing of it matters any more, where no window turns.
     pub(super) fn is_idle(&self, rule: &RuleState, age: u64) -> bool {
         let Slot { used, held, overrun, .. } = self.counts(rule, age);
-        [used, held, overrun, self.held, self.leased, self.suspense].into_iter().all(|it| it == 0)
+        [used, held, overrun, self.held, self.leased, self.rare().suspense].into_iter().all(|it| it == 0)
     }
 
     /// How long until `amount` is to be had, should nobody come and nothing end before; none if nobody knows.
     pub(super) fn wait_for(&self, rule: &RuleState, age: u64, amount: u64) -> Option<u64> {
         let missing = u128::try_from(i128::from(amount) - self.available(rule, age)).unwrap_or(0);
-        match (missing, rule.rule.span(), self.slide.as_deref()) {
-            (0, ..) => Some(0),
-            (_, Some(span), Some(slide)) => slide.wait_for(span, age, missing),
-            _ => None,
+        match (missing, rule.rule.span()) {
+            (0, _) => Some(0),
+            (_, Some(span)) => self.rare().slide.wait_for(span, age, missing),
+            (_, None) => None,
         }
     }
 }
@@ -108,14 +152,35 @@ impl Account {
 #[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Accounts {
     pub(super) slab: Slab<Account>,
-    /// By number of the rule, then by key. Never iterated.
-    index: Vec<HashMap<Arc<str>, u32>>,
+    pub(super) keys: Keys,
+    /// By number of the rule, then by that of the key. Never iterated.
+    index: Vec<HashMap<u32, u32, BuildHasherDefault<Spread>>>,
     created: u32,
+}
+
+/// Numbers that we gave ourselves are spread well enough by one multiplication.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        let mixed = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
 }
 
 impl Accounts {
     pub(super) fn find(&self, rule: u32, key: &str) -> Option<u32> {
-        self.index.get(rule as usize)?.get(key).copied()
+        let keys = self.index.get(rule as usize).filter(|keys| !keys.is_empty())?;
+        keys.get(&self.keys.find(key)?.id()).copied()
     }
 
     pub(super) fn get(&self, id: u32) -> Option<&Account> {
@@ -128,35 +193,37 @@ impl Accounts {
     }
 
     pub(super) fn create(&mut self, rule: u32, epoch: u64, key: &str) -> u32 {
-        let account = Account::new(rule, epoch, key.into());
-        let key = Arc::clone(&account.key);
-        let id = self.slab.insert(account);
+        let key = self.keys.enter(key);
+        let id = self.slab.insert(Account::new(rule, epoch, key));
         self.enter(rule, key, id);
         self.created += 1;
         id
     }
 
-    fn enter(&mut self, rule: u32, key: Arc<str>, id: u32) {
+    fn enter(&mut self, rule: u32, key: Key, id: u32) {
         let at = rule as usize;
         if self.index.len() <= at {
-            self.index.resize_with(at + 1, HashMap::new);
+            self.index.resize_with(at + 1, HashMap::default);
         }
-        self.index[at].insert(key, id);
+        self.index[at].insert(key.id(), id);
     }
 
-    pub(super) fn restore(&mut self, id: u32, account: Account) {
-        self.enter(account.rule, Arc::clone(&account.key), id);
+    /// Puts back the account of `key`; that of its record means nothing.
+    pub(super) fn restore(&mut self, id: u32, mut account: Account, key: &str) {
+        account.key = self.keys.enter(key);
+        self.enter(account.rule, account.key, id);
         self.slab.put(id, account);
     }
 
     fn remove(&mut self, id: u32) {
         let Some(account) = self.slab.remove(id) else { return };
         if let Some(keys) = self.index.get_mut(account.rule as usize) {
-            keys.remove(&account.key);
+            keys.remove(&account.key.id());
             if keys.is_empty() {
-                *keys = HashMap::new();
+                *keys = HashMap::default();
             }
         }
+        self.keys.leave(account.key);
     }
 }
 
@@ -187,7 +254,7 @@ impl Ledger {
         };
         let account = self.accounts.slab.get_mut(id).expect("it was just found or made");
         if account.epoch < epoch {
-            *account = Account::new(rule, epoch, Arc::clone(&account.key));
+            *account = Account::new(rule, epoch, account.key);
             self.drop_leases(id);
         }
         self.dirty.accounts.push(id);

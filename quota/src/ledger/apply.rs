@@ -133,7 +133,7 @@ impl Ledger {
         account.held += step.amount;
         let rule = self.rules.get(step.rule);
         if let Some(span) = rule.rule.span() {
-            account.slide.get_or_insert_default().hold(span, age, step.amount);
+            account.rare_mut().slide.hold(span, age, step.amount);
         }
         let held = Held { account: id, epoch: account.epoch, amount: step.amount };
         #[cfg(any(test, feature = "seeded-bugs"))]

@@ -13,8 +13,8 @@ use tollgate_model::Unit;
 pub(super) fn explains(rule: &RuleState, account: &Account, holds: &[(u64, u64)]) -> Result<(), Violation> {
     let amounts = holds.iter().map(|(_, amount)| *amount);
     require(explained(account.held, amounts), "I1", || format!("{account:?} holds what no request does"))?;
-    let (Some(span), Some(slide)) = (rule.rule.span(), account.slide.as_deref()) else { return Ok(()) };
-    for slot in &slide.slots {
+    let Some(span) = rule.rule.span() else { return Ok(()) };
+    for slot in &account.rare().slide.slots {
         let of_slot = holds.iter().filter(|(at, _)| span.label(*at) == slot.at).map(|(_, amount)| *amount);
         require(explained(slot.held, of_slot), "I1", || format!("{account:?}: {slot:?} holds what no request does"))?;
     }
@@ -68,9 +68,10 @@ impl Ledger {
     fn audit_account(&self, id: u32, account: &Account, holds: &[(u64, u64)]) -> Result<(), Violation> {
         let (rule, age) = (self.rules.get(account.rule), self.age());
         let Slot { used, held, .. } = account.counts(rule, age);
-        let out = u128::from(account.leased) + u128::from(account.suspense);
+        let out = u128::from(account.leased) + u128::from(account.rare().suspense);
         let free = account.free(rule, age);
-        require(conserved(rule.rule.capacity, free, held, used, out), "I1", || format!("{account:?}"))?;
+        let key = || self.accounts.keys.text(account.key);
+        require(conserved(rule.rule.capacity, free, held, used, out), "I1", || format!("{}: {account:?}", key()))?;
         self.audit_leases(id)?;
         explains(rule, account, holds)
     }
@@ -80,9 +81,10 @@ impl Ledger {
         let Some(account) = self.accounts.get(id) else { return Ok(()) };
         let (open, gone): (Vec<&Lease>, Vec<_>) = self.leases.of_account(id).partition(|lease| self.is_open(lease));
         let sum = |leases: &[&Lease]| leases.iter().map(|lease| u128::from(lease.outstanding())).sum::<u128>();
-        let (leased, suspense) = (u128::from(account.leased), u128::from(account.suspense));
+        let (leased, suspense) = (u128::from(account.leased), u128::from(account.rare().suspense));
         require((sum(&open), sum(&gone)) == (leased, suspense), "I1", || {
-            format!("{account:?} has leases {open:?} and in suspense {gone:?}")
+            let key = self.accounts.keys.text(account.key);
+            format!("{key}: {account:?} has leases {open:?} and in suspense {gone:?}")
         })
     }
 
@@ -91,7 +93,7 @@ impl Ledger {
     pub(crate) fn place(&self, id: u32) -> Option<(u64, (String, String, u64), u64)> {
         let account = self.accounts.get(id)?;
         let rule = self.rules.get(account.rule);
-        let place = (rule.rule.limit.to_string(), account.key.to_string(), rule.window_start);
+        let place = (rule.rule.limit.to_string(), self.accounts.keys.text(account.key).to_owned(), rule.window_start);
         rule.is_current(account.epoch).then_some((account.epoch, place, rule.rule.capacity))
     }
 
@@ -116,7 +118,7 @@ impl Ledger {
         let it = self.accounts.get(id).expect("the account is known");
         let (rule, age) = (self.rules.get(it.rule), self.age());
         let Slot { used, held, overrun, .. } = it.counts(rule, age);
-        ([used, held, it.leased, it.suspense, overrun], it.available(rule, age))
+        ([used, held, it.leased, it.rare().suspense, overrun], it.available(rule, age))
     }
 
     /// Of what is leased of a sliding limit, what nodes have said to have used lately.

@@ -64,13 +64,13 @@ pub struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, account: &Account, counts: Slot, parts: usize) {
+    fn add(&mut self, account: &Account, counts: Slot, shared: bool) {
         self.accounts += 1;
-        self.overflow += u64::from(parts > 0 && *account.key == *overflow_key(parts));
+        self.overflow += u64::from(shared);
         self.used += u128::from(counts.used);
         self.held += u128::from(counts.held);
         self.leased += u128::from(account.leased);
-        self.suspense += u128::from(account.suspense);
+        self.suspense += u128::from(account.rare().suspense);
         self.overrun += u128::from(counts.overrun);
     }
 
@@ -114,9 +114,14 @@ impl Image {
             audited.checked += 1;
             let Some(rule) = self.rules.get(account.rule) else { continue };
             let open = rule.is_current(account.epoch) && self.meta.last_time_us < rule.window_end;
-            let parts = rule.rule.per.len();
+            let (parts, text) = (rule.rule.per.len(), self.keys.get(account.key));
+            let shared = parts > 0 && *text == *overflow_key(parts);
             if open {
-                audited.sums.entry(rule.rule.limit.clone()).or_default().add(account, account.counts(rule, age), parts);
+                audited.sums.entry(rule.rule.limit.clone()).or_default().add(
+                    account,
+                    account.counts(rule, age),
+                    shared,
+                );
             }
             let said = said.get(&(id, account.epoch)).cloned().unwrap_or_default();
             let Err(violation) = adds_up(rule, account, age, &said) else { continue };
@@ -124,8 +129,7 @@ impl Image {
                 audited.more = true;
                 continue;
             }
-            let shared = parts > 0 && *account.key == *overflow_key(parts);
-            let values = || if parts == 0 { Vec::new() } else { account.key.split('\0').map(str::to_owned).collect() };
+            let values = || if parts == 0 { Vec::new() } else { text.split('\0').map(str::to_owned).collect() };
             audited.unsound.push(Unsound {
                 limit: rule.rule.limit.clone(),
                 key: (!shared).then(values),
@@ -170,11 +174,11 @@ impl Image {
 }
 
 fn adds_up(rule: &RuleState, account: &Account, age: u64, said: &Said) -> Result<(), Violation> {
-    let out = u128::from(account.leased) + u128::from(account.suspense);
+    let out = u128::from(account.leased) + u128::from(account.rare().suspense);
     let (free, counts) = (account.free(rule, age), account.counts(rule, age));
     require(conserved(rule.rule.capacity, free, counts.held, counts.used, out), "I1", || format!("{account:?}"))?;
     require(!said.homeless, "I2", || format!("{account:?} has a lease of which more was spent than granted"))?;
-    let (leased, suspense) = (u128::from(account.leased), u128::from(account.suspense));
+    let (leased, suspense) = (u128::from(account.leased), u128::from(account.rare().suspense));
     require((said.leased, said.suspense) == (leased, suspense), "I1", || {
         format!("{account:?}, and leases say {} and {}", said.leased, said.suspense)
     })?;

@@ -73,10 +73,10 @@ impl Ledger {
     pub(super) fn fits_since_the_edge(&self, account: &Account, amount: u64) -> bool {
         let rule = self.rules.get(account.rule);
         let window = rule.rule.window.longest_us();
-        let slots = account.slide.iter().flat_map(|slide| &slide.slots);
+        let slots = account.rare().slide.slots.iter();
         let since = slots.filter(|slot| slot.at > self.age() / window * window);
         let taken: u64 = since.map(|slot| slot.used + slot.held + slot.overrun).sum();
-        taken + account.leased + account.suspense + amount <= rule.rule.capacity
+        taken + account.leased + account.rare().suspense + amount <= rule.rule.capacity
     }
 }
 
@@ -109,7 +109,7 @@ impl Ledger {
             .accounts
             .slab
             .iter()
-            .filter(|(_, account)| account.central && account.leased > 0 && now >= account.recall_until)
+            .filter(|(_, account)| account.rare().central && account.leased > 0 && now >= account.rare().recall_until)
             .map(|(id, _)| id)
             .collect();
         for id in late {

@@ -4,7 +4,7 @@ use tollgate_proto::state::v1::Hold;
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, apply::join, leases::Lease};
+use super::{Ledger, accounts::Account, apply::join, leases::Lease};
 
 /// How long a recall waits for nodes that say nothing, in log time: whoever is silent for longer can't be reached, and
 /// what it has in hand can't be used.
@@ -16,10 +16,12 @@ impl Ledger {
         let Some(account) = self.accounts.slab.get_mut(id) else { return };
         let rule = &self.rules.get(account.rule).rule;
         // Where no window turns, what was asked a window ago is forgotten.
-        let is_old = rule.span().is_some_and(|span| account.ask_at.saturating_add(span.longest()) <= age);
+        let is_old = rule.span().is_some_and(|span| account.rare().ask_at.saturating_add(span.longest()) <= age);
         if account.ask < amount || is_old {
             account.ask = amount;
-            account.ask_at = if rule.turns() { 0 } else { age };
+            if !rule.turns() {
+                account.rare_mut().ask_at = age;
+            }
             self.dirty.accounts.push(id);
         }
     }
@@ -39,7 +41,7 @@ impl Ledger {
 
     /// Turns an account central, unless it is.
     pub(super) fn recall(&mut self, now: u64, id: u32) {
-        if self.accounts.get(id).is_some_and(|account| !account.central) {
+        if self.accounts.get(id).is_some_and(|account| !account.rare().central) {
             self.recall_anew(now, id);
         }
     }
@@ -53,6 +55,7 @@ impl Ledger {
 
     fn recall_anew(&mut self, now: u64, id: u32) {
         let Some(account) = self.accounts.slab.get_mut(id) else { return };
+        let account = account.rare_mut();
         account.central = true;
         account.generation = account.generation.saturating_add(1);
         account.recall_until = now.saturating_add(RECALL_US);
@@ -62,12 +65,12 @@ impl Ledger {
 
     /// Turns a central account back, once there is enough to divide.
     pub(super) fn reconsider(&mut self, id: u32) {
-        let Some(account) = self.accounts.get(id).filter(|account| account.central) else { return };
+        let Some(account) = self.accounts.get(id).filter(|account| account.rare().central) else { return };
         let state = self.rules.get(account.rule);
         if state.deleted_at.is_some() || state.rule.shadow || self.free_of(id) < 2 * self.floor(id) {
             return;
         }
-        let account = self.accounts.slab.get_mut(id).expect("it was there a line ago");
+        let account = self.accounts.slab.get_mut(id).expect("it was there a line ago").rare_mut();
         account.central = false;
         account.generation = account.generation.saturating_add(1);
         self.dirty.accounts.push(id);
@@ -79,7 +82,8 @@ impl Ledger {
         if self.bug == Some(Bug::RefusesWhileRecalling) {
             return true;
         }
-        let Some(account) = self.accounts.get(id).filter(|account| account.central) else { return false };
+        let rare = self.accounts.get(id).map(Account::rare);
+        let Some(account) = rare.filter(|account| account.central) else { return false };
         let told = |lease: &Lease| lease.generation == account.generation || lease.outstanding() == 0;
         now >= account.recall_until || self.leases.of_account(id).filter(|lease| self.is_open(lease)).all(told)
     }

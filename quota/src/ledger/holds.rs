@@ -189,7 +189,7 @@ impl Ledger {
         }
         match rule.span() {
             Some(span) => {
-                let slide = account.slide.get_or_insert_default();
+                let slide = &mut account.rare_mut().slide;
                 if expired {
                     slide.correct(span, hold.at, held.amount - within);
                 } else {
@@ -201,7 +201,7 @@ impl Ledger {
             None => account.used += within,
         }
         if rule.span().is_none() {
-            account.overrun = account.overrun.saturating_add(actual - within);
+            account.add_overrun(actual - within);
         }
         self.dirty.accounts.push(held.account);
         self.recall_if_over(held.account);
@@ -232,7 +232,7 @@ impl Ledger {
             account.held = account.held.saturating_sub(held.amount);
             match rule.span() {
                 _ if is_permit => {}
-                Some(span) => account.slide.get_or_insert_default().settle(span, at, held.amount, held.amount),
+                Some(span) => account.rare_mut().slide.settle(span, at, held.amount, held.amount),
                 None => account.used += held.amount,
             }
             self.dirty.accounts.push(held.account);

@@ -5,6 +5,7 @@ use tollgate_proto::state::v1::LedgerMetaRow;
 use super::{
     accounts::{Account, Accounts},
     holds::{HoldState, Holds},
+    keys::Texts,
     leases::{Lease, Leases},
     nodes::{NodeState, Nodes},
     rows,
@@ -20,6 +21,7 @@ pub struct Image {
     pub(super) meta: LedgerMetaRow,
     pub(super) rules: Shared<RuleState>,
     pub(super) accounts: Shared<Account>,
+    pub(super) keys: Texts,
     pub(super) nodes: Vec<(u64, NodeState)>,
     pub(super) holds: Shared<HoldState>,
     pub(super) leases: Shared<Lease>,
@@ -38,6 +40,7 @@ impl Image {
             meta: *meta,
             rules: rules.slab.share(),
             accounts: accounts.slab.share(),
+            keys: accounts.keys.share(),
             nodes: nodes.iter().map(|(node, state)| (node, state.clone())).collect(),
             holds: holds.slab.share(),
             leases: leases.slab.share(),
@@ -46,8 +49,9 @@ impl Image {
 
     /// Every row, in order of the keys.
     pub fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
-        let Self { meta, rules, accounts, nodes, holds, leases } = self;
-        let accounts = accounts.into_records().map(|(id, it)| (rows::account_key(id), rows::account_row(&it)));
+        let Self { meta, rules, accounts, keys, nodes, holds, leases } = self;
+        let account = move |(id, it): (_, Account)| (rows::account_key(id), rows::account_row(&it, keys.get(it.key)));
+        let accounts = accounts.into_records().map(account);
         let holds = holds.into_records().map(|(id, it)| (rows::hold_key(id), rows::hold_row(&it)));
         let leases = leases.into_records().map(|(id, it)| (rows::lease_key(id), rows::lease_row(&it)));
         let meta = std::iter::once((rows::meta_key(), rows::meta_row(&meta)));
@@ -61,6 +65,6 @@ impl Image {
     pub fn accounts(&self, now: Timestamp, query: &Query<'_>) -> Page {
         let now = now.0.max(self.meta.last_time_us);
         let age = super::age(&self.meta).saturating_add(now - self.meta.last_time_us);
-        show::accounts(&self.rules, &self.accounts, &self.leases, &self.nodes, (now, age), query)
+        show::accounts(self, (now, age), query)
     }
 }

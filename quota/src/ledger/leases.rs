@@ -189,7 +189,7 @@ impl Ledger {
         let own = own.copied().unwrap_or_default();
         let taken: u64 = self.leases.of_account(account).filter(|it| self.is_open(it)).map(Lease::taken).sum();
         let Slot { used, held, overrun, .. } = it.counts(rule, self.age());
-        let busy = u128::from(used) + u128::from(held) + u128::from(overrun) + u128::from(it.suspense);
+        let busy = u128::from(used) + u128::from(held) + u128::from(overrun) + u128::from(it.rare().suspense);
         // In a sliding window the log ages what was overrun.
         let overrun = if own.slides { 0 } else { own.overrun };
         let said = u128::from(own.spent) + u128::from(own.held) + u128::from(overrun);
@@ -203,8 +203,8 @@ impl Ledger {
             window_end: Timestamp(rule.window_end),
             span: rule.rule.span(),
             in_force: rule.deleted_at.is_none(),
-            central: it.central,
-            generation: it.generation,
+            central: it.rare().central,
+            generation: it.rare().generation,
             granted: own.granted,
             elsewhere: u64::try_from(elsewhere).unwrap_or(u64::MAX),
         })
@@ -229,7 +229,8 @@ impl Ledger {
         let lease = self.leases.slab.get(self.leases.find(account, node, incarnation)?)?;
         let it = self.accounts.get(account).filter(|it| it.epoch == lease.epoch && lease.outstanding() > 0)?;
         let rule = &self.rules.get(it.rule).rule;
-        let key = if rule.per.is_empty() { Vec::new() } else { it.key.split('\0').map(str::to_owned).collect() };
+        let text = self.accounts.keys.text(it.key);
+        let key = if rule.per.is_empty() { Vec::new() } else { text.split('\0').map(str::to_owned).collect() };
         Some((rule.limit.to_string(), key))
     }
 
@@ -243,7 +244,7 @@ impl Ledger {
         self.note_ask(id, want.need);
         self.reconsider(id);
         let (free, floor) = (self.free_of(id), self.floor(id));
-        if self.accounts.get(id).is_some_and(|account| account.central) {
+        if self.accounts.get(id).is_some_and(|account| account.rare().central) {
             return;
         }
         if free < floor {
@@ -261,7 +262,7 @@ impl Ledger {
         self.roll(now, rule);
         let key = join(&want.key).filter(|_| want.key.len() == self.rules.get(rule).rule.per.len())?;
         let id = self.obtain_account(rule, &key);
-        self.accounts.get(id).filter(|account| *account.key == *key).map(|_| id)
+        self.accounts.get(id).filter(|account| self.accounts.keys.text(account.key) == key).map(|_| id)
     }
 
     fn new_lease(&mut self, account: u32, node: u64, incarnation: u64) -> u32 {
@@ -306,11 +307,13 @@ impl Ledger {
         }
         if let Some(span) = self.rules.get(account.rule).rule.span() {
             account.leased -= returned - lease.returned;
-            account.slide.get_or_insert_default().overrun(span, age, overrun - lease.overrun);
+            if overrun > lease.overrun {
+                account.rare_mut().slide.overrun(span, age, overrun - lease.overrun);
+            }
         } else {
             account.leased -= (spent - lease.spent) + (returned - lease.returned);
             account.used += spent - lease.spent;
-            account.overrun = account.overrun.saturating_add(overrun - lease.overrun);
+            account.add_overrun(overrun - lease.overrun);
         }
         (lease.spent, lease.returned, lease.overrun) = (spent, returned, overrun);
         lease.held = report.held.min(lease.outstanding() - if lease.slides { spent } else { 0 });
@@ -336,13 +339,13 @@ impl Ledger {
                 Some(account) if lease.outstanding() > 0 => {
                     if self.nodes.get(node).is_some_and(|state| state.incarnation == lease.incarnation) {
                         account.leased -= lease.outstanding();
-                        account.suspense += lease.outstanding();
+                        account.rare_mut().suspense += lease.outstanding();
                         self.dirty.accounts.push(lease.account);
                         suspended.push(id);
                     }
                     #[cfg(any(test, feature = "seeded-bugs"))]
                     if self.bug == Some(Bug::OpenFreesLeases) {
-                        account.suspense -= lease.outstanding();
+                        account.rare_mut().suspense -= lease.outstanding();
                         self.leases.remove(id);
                     }
                 }
@@ -385,7 +388,7 @@ impl Ledger {
             self.leases.remove(id);
             self.dirty.leases.push(id);
             if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
-                account.suspense -= lease.outstanding();
+                account.rare_mut().suspense -= lease.outstanding();
                 self.dirty.accounts.push(lease.account);
                 self.reconsider(lease.account);
             }

@@ -8,6 +8,7 @@ use super::{
     Ledger,
     accounts::Account,
     apply::join,
+    keys::Key,
     leases::Lease,
     rules::window_around,
     show::{self, AccountView, Out},
@@ -48,8 +49,10 @@ impl Ledger {
         let found = named.and_then(|id| Some((id, self.accounts.get(id)?))).filter(|(_, it)| rule.is_current(it.epoch));
         let at = (now, self.age().saturating_add(now - self.meta.last_time_us));
         let mut view = match found {
-            Some((id, account)) => show::view(&rule, account, &self.out_of(id), at),
-            None => show::view(&rule, &Account::new(id, rule.epoch, joined.into()), &Out::default(), at),
+            Some((id, account)) => {
+                show::view(&rule, account, self.accounts.keys.text(account.key), &self.out_of(id), at)
+            }
+            None => show::view(&rule, &Account::new(id, rule.epoch, Key::NONE), &joined, &Out::default(), at),
         };
         if key.is_none() {
             (view.account, view.key) = (String::new(), Vec::new());

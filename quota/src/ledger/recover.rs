@@ -60,9 +60,9 @@ impl Ledger {
         }
         let spent = consumed.spent.clamp(lease.spent, lease.granted - lease.returned);
         let overrun = consumed.overrun.max(lease.overrun);
-        account.suspense -= spent - lease.spent;
+        account.rare_mut().suspense -= spent - lease.spent;
         account.used += spent - lease.spent;
-        account.overrun = account.overrun.saturating_add(overrun - lease.overrun);
+        account.add_overrun(overrun - lease.overrun);
         (lease.spent, lease.overrun) = (spent, overrun);
         self.dirty.leases.push(id);
         self.dirty.accounts.push(consumed.account);
@@ -72,7 +72,7 @@ impl Ledger {
         for id in self.leases.of_incarnation(node, incarnation) {
             let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| lease.free_at == 0) else { continue };
             if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
-                account.suspense -= lease.outstanding();
+                account.rare_mut().suspense -= lease.outstanding();
                 self.dirty.accounts.push(lease.account);
             }
             self.leases.remove(id);

@@ -77,7 +77,7 @@ impl Ledger {
             used: counts.used + out.used,
             held: counts.held + out.held,
             leased: account.leased - out.held - out.used,
-            suspense: account.suspense,
+            suspense: account.rare().suspense,
             overrun: counts.overrun,
             free: i64::try_from(free).unwrap_or(if free < 0 { i64::MIN } else { i64::MAX }),
         }

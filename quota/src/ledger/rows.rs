@@ -14,8 +14,9 @@ use tollgate_proto::state::v1::{
 
 use super::{
     Bounds, Changes, Ledger,
-    accounts::Account,
+    accounts::{Account, Rare},
     holds::{Held, HoldState},
+    keys::Key,
     leases::Lease,
     nodes::{Earlier, NodeState},
     rules::RuleState,
@@ -109,7 +110,10 @@ impl Ledger {
     pub(super) fn drain_changes(&mut self, changes: &mut Changes) {
         let accounts = once(&mut self.dirty.accounts);
         for &id in &accounts {
-            changes.push((account_key(id), self.accounts.get(id).map(account_row)));
+            changes.push((
+                account_key(id),
+                self.accounts.get(id).map(|it| account_row(it, self.accounts.keys.text(it.key))),
+            ));
         }
         for id in once(&mut self.dirty.holds) {
             changes.push((hold_key(id), self.holds.slab.get(id).map(hold_row)));
@@ -152,7 +156,11 @@ impl Ledger {
         let (letter, number) = key.split_first().ok_or_else(wrong)?;
         let id = || number.try_into().map(u32::from_be_bytes).map_err(|_| wrong());
         match *letter {
-            ACCOUNT => self.accounts.restore(id()?, account(key, decode(key, value)?)?),
+            ACCOUNT => {
+                let mut row: AccountRow = decode(key, value)?;
+                let text = std::mem::take(&mut row.key);
+                self.accounts.restore(id()?, account(key, row)?, &text);
+            }
             HOLD => self.holds.restore(id()?, hold(decode(key, value)?)),
             LEASE => self.leases.restore(id()?, lease(key, decode(key, value)?)?),
             META => self.meta = decode(key, value)?,
@@ -189,7 +197,7 @@ impl Ledger {
             let open = self.is_open(&lease);
             let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
             let Some(account) = account else { return Err(RestoreError::Dangling(lease_key(id))) };
-            *(if open { &mut account.leased } else { &mut account.suspense }) += lease.outstanding();
+            *(if open { &mut account.leased } else { &mut account.rare_mut().suspense }) += lease.outstanding();
         }
         Ok(())
     }
@@ -210,20 +218,21 @@ pub(super) fn meta_row(meta: &LedgerMetaRow) -> Vec<u8> {
     meta.encode_to_vec()
 }
 
-pub(super) fn account_row(account: &Account) -> Vec<u8> {
+pub(super) fn account_row(account: &Account, key: &str) -> Vec<u8> {
+    let rare = account.rare();
     AccountRow {
         rule: account.rule,
-        key: account.key.to_string(),
+        key: key.to_owned(),
         epoch: account.epoch,
         used: account.used,
         held: account.held,
-        overrun: account.overrun,
-        central: account.central,
-        generation: account.generation,
+        overrun: rare.overrun,
+        central: rare.central,
+        generation: rare.generation,
         ask: account.ask,
-        recall_until_us: account.recall_until,
-        slots: account.slide.iter().flat_map(|slide| &slide.slots).map(slot_row).collect(),
-        ask_at_us: account.ask_at,
+        recall_until_us: rare.recall_until,
+        slots: rare.slide.slots.iter().map(slot_row).collect(),
+        ask_at_us: rare.ask_at,
     }
     .encode_to_vec()
 }
@@ -232,33 +241,28 @@ fn slot_row(&Slot { at, used, held, overrun }: &Slot) -> SlotRow {
     SlotRow { at_us: at, used, held, overrun }
 }
 
-fn slide(key: &[u8], rows: Vec<SlotRow>) -> Result<Option<Box<Slide>>, RestoreError> {
+fn slide(key: &[u8], rows: Vec<SlotRow>) -> Result<Slide, RestoreError> {
     if !rows.is_sorted_by_key(|row| row.at_us) {
         let source = "its slots are not in order".into();
         return Err(RestoreError::Value { key: key.to_vec(), source });
     }
     let slot = |SlotRow { at_us, used, held, overrun }| Slot { at: at_us, used, held, overrun };
-    let slots: Vec<Slot> = rows.into_iter().map(slot).collect();
-    Ok((!slots.is_empty()).then(|| Box::new(Slide { slots })))
+    Ok(Slide { slots: rows.into_iter().map(slot).collect() })
 }
 
 fn account(key: &[u8], row: AccountRow) -> Result<Account, RestoreError> {
-    Ok(Account {
-        rule: row.rule,
-        epoch: row.epoch,
-        used: row.used,
-        held: row.held,
+    let rare = Rare {
         overrun: row.overrun,
-        leased: 0,
         suspense: 0,
         central: row.central,
         generation: row.generation,
-        ask: row.ask,
         ask_at: row.ask_at_us,
         recall_until: row.recall_until_us,
         slide: slide(key, row.slots)?,
-        key: row.key.into(),
-    })
+    };
+    let mut account = Account::new(row.rule, row.epoch, Key::NONE);
+    (account.used, account.held, account.ask) = (row.used, row.held, row.ask);
+    Ok(account.with(rare))
 }
 
 pub(super) fn lease_row(lease: &Lease) -> Vec<u8> {

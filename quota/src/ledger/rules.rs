@@ -1,14 +1,11 @@
 //! The limits: those in force, and those deleted within their window.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{ISOLATION_US, Ledger, accounts::Account, slab::Slab};
 use crate::{
     Rule,
-    slide::{Slide, Slot, by_any_clock},
+    slide::{Slot, by_any_clock},
 };
 use tollgate_model::{LogIndex, Name, Timestamp};
 
@@ -213,17 +210,19 @@ impl Ledger {
             let epoch = if span.is_some() { self.next_epoch() } else { epoch };
             let it = self.accounts.slab.get_mut(account).expect("it was there a line ago");
             let Slot { used, held, overrun, .. } = it.counts(&old, age);
-            let (taken, out) = (used.saturating_add(held), it.leased.saturating_add(it.suspense));
-            *it = Account::new(id, epoch, Arc::clone(&it.key));
+            let (taken, out) = (used.saturating_add(held), it.leased.saturating_add(it.rare().suspense));
+            *it = Account::new(id, epoch, it.key);
             match span {
                 Some(span) => {
-                    let mut slide = Slide::default();
+                    let slide = &mut it.rare_mut().slide;
                     slide.count(span, age, taken);
                     slide.count(span, age.saturating_add(until_known), out);
                     slide.overrun(span, age, overrun);
-                    it.slide = Some(Box::new(slide));
                 }
-                None => (it.used, it.overrun) = (taken.saturating_add(out), overrun),
+                None => {
+                    it.used = taken.saturating_add(out);
+                    it.add_overrun(overrun);
+                }
             }
             self.drop_leases(account);
             self.dirty.accounts.push(account);

@@ -47,12 +47,12 @@ impl Ledger {
         };
         let within = actual.min(room);
         if let Some(span) = state.rule.span() {
-            let slide = account.slide.get_or_insert_default();
+            let slide = &mut account.rare_mut().slide;
             slide.overrun(span, age, actual - within);
             slide.count(span, age, within);
         } else {
             account.used += within;
-            account.overrun = account.overrun.saturating_add(actual - within);
+            account.add_overrun(actual - within);
         }
         self.reconsider(id);
     }

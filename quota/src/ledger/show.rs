@@ -7,10 +7,9 @@ use std::{
 
 use super::{
     accounts::{Account, overflow_key},
+    image::Image,
     leases::Lease,
-    nodes::NodeState,
     rules::RuleState,
-    slab::Shared,
 };
 use crate::Rule;
 use tollgate_model::{LogIndex, Name, Timestamp, Unit};
@@ -112,25 +111,19 @@ pub struct AccountView {
     pub window_end: Timestamp,
 }
 
-pub(super) fn accounts(
-    rules: &Shared<RuleState>,
-    accounts: &Shared<Account>,
-    leases: &Shared<Lease>,
-    nodes: &[(u64, NodeState)],
-    (now, age): (u64, u64),
-    query: &Query<'_>,
-) -> Page {
+pub(super) fn accounts(image: &Image, (now, age): (u64, u64), query: &Query<'_>) -> Page {
+    let Image { rules, accounts, keys, .. } = image;
     // The first `max + 1` of those wanted: whatever is beyond falls out again, so a page costs no more than its size.
     let mut first: BTreeMap<Position, (u32, &Account)> = BTreeMap::new();
     for (id, account) in accounts.iter() {
         let Some(rule) = rules.get(account.rule).filter(|rule| is_shown(rule, account, (now, age), query)) else {
             continue;
         };
-        if query.keep.is_some_and(|keep| !keep(&rule.rule, &values(rule, account))) {
+        if query.keep.is_some_and(|keep| !keep(&rule.rule, &values(rule, keys.get(account.key)))) {
             continue;
         }
         let rank = if query.sort == Sort::Name { 0 } else { u64::MAX - utilisation(rule, account, age) };
-        let position = Position { rank, limit: rule.rule.limit.clone(), key: Arc::clone(&account.key) };
+        let position = Position { rank, limit: rule.rule.limit.clone(), key: keys.shared(account.key) };
         if query.after.as_ref().is_some_and(|after| position <= *after) {
             continue;
         }
@@ -140,12 +133,13 @@ pub(super) fn accounts(
         }
     }
     let more = first.len() > query.max;
-    let mut out = leases_of(nodes, leases, first.values().map(|(id, account)| (*id, account.epoch)));
+    let mut out = leases_of(image, first.values().map(|(id, account)| (*id, account.epoch)));
     let listed = || first.iter().take(query.max);
     let next = listed().next_back().map(|(position, _)| position.clone()).filter(|_| more);
     let views = listed().filter_map(|(_, (id, account))| {
         let rule = rules.get(account.rule)?;
-        Some(view(rule, account, &out.remove(&(*id, account.epoch)).unwrap_or_default(), (now, age)))
+        let out = out.remove(&(*id, account.epoch)).unwrap_or_default();
+        Some(view(rule, account, keys.get(account.key), &out, (now, age)))
     });
     Page { accounts: views.collect(), next }
 }
@@ -181,11 +175,8 @@ impl Out {
     }
 }
 
-fn leases_of(
-    nodes: &[(u64, NodeState)],
-    leases: &Shared<Lease>,
-    of: impl Iterator<Item = (u32, u64)>,
-) -> HashMap<(u32, u64), Out> {
+fn leases_of(image: &Image, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u32, u64), Out> {
+    let Image { nodes, leases, .. } = image;
     let mut found: HashMap<_, _> = of.map(|account| (account, Out::default())).collect();
     let open = |lease: &Lease| nodes.iter().any(|it| it.0 == lease.node && it.1.incarnation == lease.incarnation);
     for (_, lease) in leases.iter() {
@@ -204,9 +195,9 @@ fn is_shown(rule: &RuleState, account: &Account, (now, age): (u64, u64), query: 
         && utilisation(rule, account, age) >= u64::from(query.min_utilisation_percent) * 10_000
 }
 
-fn values<'a>(rule: &RuleState, account: &'a Account) -> Vec<&'a str> {
+fn values<'a>(rule: &RuleState, key: &'a str) -> Vec<&'a str> {
     let parts = rule.rule.per.len();
-    if parts == 0 || *account.key == *overflow_key(parts) { Vec::new() } else { account.key.split('\0').collect() }
+    if parts == 0 || *key == *overflow_key(parts) { Vec::new() } else { key.split('\0').collect() }
 }
 
 /// What an account is called: its key's values joined by `/`. Two accounts of one limit may be called the same.
@@ -219,8 +210,8 @@ pub fn title(rule: &Rule, values: &[&str]) -> String {
     }
 }
 
-pub(super) fn view(rule: &RuleState, account: &Account, out: &Out, (now, age): (u64, u64)) -> AccountView {
-    let values = values(rule, account);
+pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (now, age): (u64, u64)) -> AccountView {
+    let values = values(rule, key);
     let title = title(&rule.rule, &values);
     let counts = account.counts(rule, age);
     let (window_start, window_end) = if rule.rule.turns() {
@@ -241,7 +232,7 @@ pub(super) fn view(rule: &RuleState, account: &Account, out: &Out, (now, age): (
         held: counts.held + out.held,
         leased: account.leased - out.held - out.used,
         leased_by_node: out.by_node.iter().map(|(node, units)| (*node, *units)).collect(),
-        suspense: account.suspense,
+        suspense: account.rare().suspense,
         free: account.free(rule, age),
         overrun: counts.overrun,
         window_start: Timestamp(window_start),

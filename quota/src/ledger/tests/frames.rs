@@ -227,6 +227,30 @@ fn idle_accounts_are_collected() {
 }
 
 #[test]
+fn a_key_under_several_limits_is_one_text_until_its_last_account_goes() {
+    let mut bench = Bench::with(&[rule("tpm", 1, 100), rule("other", 2, 100), hourly(3)]);
+    for key in ["alice", "bob"] {
+        let charges = [("tpm", 1), ("other", 2), ("tph", 3)].map(|(limit, version)| charge(limit, version, key, 1));
+        assert!(bench.hold(charges.to_vec()).granted);
+    }
+    let texts = |ledger: &Ledger| (ledger.accounts.slab.len(), ledger.accounts.keys.len());
+    assert_eq!(texts(&bench.ledger), (6, 2));
+    let restored = Ledger::restore(bench.ledger.image().into_rows().map(Ok::<_, std::convert::Infallible>)).unwrap();
+    assert_eq!(texts(&restored), (6, 2));
+    bench.now += MINUTE;
+    bench.apply(&Frame::default());
+    assert_eq!(texts(&bench.ledger), (2, 2), "the hour has not turned");
+    assert_eq!(bench.account("tph", "bob"), (0, 1, 0, 99));
+    bench.now += HOUR;
+    bench.apply(&Frame::default());
+    assert_eq!(texts(&bench.ledger), (0, 0));
+}
+
+fn hourly(version: u64) -> Rule {
+    Rule { window: Window::Hour, ..rule("tph", version, 100) }
+}
+
+#[test]
 fn open_holds_of_a_node_are_bounded() {
     let mut bench =
         Bench::bounded(Bounds { accounts: 10, holds: 2, leases: 100, ..Bounds::default() }, &[rule("tpm", 1, 100)]);
