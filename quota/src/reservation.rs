@@ -122,6 +122,12 @@ impl InFlight {
         self.ticket.durable(deadline).await
     }
 
+    /// Whether [`durable`](Self::durable) would resolve at once.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.ticket.is_durable()
+    }
+
     /// What has gone by so far, in all: the answer to "what did it use" should nobody come to settle.
     pub fn count(&mut self, so_far: Usage) {
         self.usage = so_far;

@@ -5,7 +5,6 @@ use std::{future::Future, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header, response};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::{AnswerError, Emit, StreamRelay, code, provider_message, translate_answer, translate_error};
 use tollgate_model::Failure;
@@ -17,7 +16,13 @@ use super::{
     settle::{Call, Used},
     stream::AiStream,
 };
-use crate::{body::ResponseBody, clock, error::Rejection, exchange::Exchange, upstream::SendError};
+use crate::{
+    body::ResponseBody,
+    clock,
+    error::Rejection,
+    exchange::Exchange,
+    upstream::{SendError, UpstreamBody},
+};
 
 /// A whole answer at most: the longest completions are a few megabytes, embeddings of large batches some tens.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -30,7 +35,7 @@ const ERROR_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn read(
     exchange: &Exchange,
     sent: Sent<'_>,
-    answer: Response<Incoming>,
+    answer: Response<UpstreamBody>,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let (head, body) = answer.into_parts();
@@ -57,7 +62,7 @@ async fn whole(
     exchange: &Exchange,
     sent: Sent<'_>,
     head: response::Parts,
-    body: Incoming,
+    body: UpstreamBody,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let collecting = collect(body, MAX_ANSWER_BYTES, exchange.plan.route.timeouts.idle);
@@ -79,7 +84,7 @@ async fn stream(
     exchange: &Exchange,
     sent: Sent<'_>,
     head: response::Parts,
-    mut body: Incoming,
+    mut body: UpstreamBody,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let kind = head.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
@@ -98,7 +103,7 @@ async fn stream(
 }
 
 /// The first bytes for the caller. A provider that fails by its own words before them has not begun to answer.
-async fn first_words(body: &mut Incoming, relay: &mut StreamRelay, until: Instant) -> Result<Emit, Failed> {
+async fn first_words(body: &mut UpstreamBody, relay: &mut StreamRelay, until: Instant) -> Result<Emit, Failed> {
     loop {
         let chunk = first_chunk(body, until).await.map_err(Failed::from)?;
         let emit = relay.push(&chunk).map_err(|error| Failed::garbage(Rejection::upstream_error(sentence(&error))))?;
@@ -112,7 +117,7 @@ async fn first_words(body: &mut Incoming, relay: &mut StreamRelay, until: Instan
     }
 }
 
-async fn first_chunk(body: &mut Incoming, until: Instant) -> Result<Bytes, SendError> {
+async fn first_chunk(body: &mut UpstreamBody, until: Instant) -> Result<Bytes, SendError> {
     by(until, async {
         loop {
             match body.frame().await {
@@ -136,7 +141,7 @@ fn respond(sent: &Sent<'_>, head: response::Parts, kind: &'static str, body: Res
 
 /// What the caller is told of a provider's error: a 4xx, 503, 504 or 529 as it is, in the caller's dialect and with
 /// its `retry-after`; any other is the provider's failure.
-async fn refused(sent: &Sent<'_>, head: &response::Parts, body: Incoming) -> Failed {
+async fn refused(sent: &Sent<'_>, head: &response::Parts, body: UpstreamBody) -> Failed {
     let until = sent.deadline.min(Instant::now() + ERROR_PATIENCE);
     let body = by(until, collect(body, MAX_ERROR_BYTES, ERROR_PATIENCE)).await;
     let body = match body {
@@ -193,7 +198,7 @@ enum Collected {
     TooLarge,
 }
 
-async fn collect(mut body: Incoming, limit: usize, idle: Duration) -> Result<Collected, SendError> {
+async fn collect(mut body: UpstreamBody, limit: usize, idle: Duration) -> Result<Collected, SendError> {
     let mut whole = BytesMut::new();
     let mut first = Bytes::new();
     while let Some(frame) = by(Instant::now() + idle, async { Ok(body.frame().await) }).await? {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::Response;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::{AiRequest, MaxTokens};
 use tollgate_model::{Failure, RouteAction, UpstreamRef};
@@ -18,8 +17,7 @@ use crate::{
     body::ResponseBody,
     error::Rejection,
     exchange::Exchange,
-    filters::admit::durable,
-    upstream::{ProviderUpstream, SendError, Wire},
+    upstream::{ProviderUpstream, SendError, UpstreamBody, Wire},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -56,11 +54,6 @@ pub(super) async fn send(
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
     let Admitted { reservation, reserved, max_tokens, candidates, .. } = admitted;
     let in_flight = reservation.dispatch(attribution(exchange, request));
-    let deadline = exchange.record.started() + plan.route.timeouts.request;
-    if let Err(rejection) = durable(&in_flight, deadline).await {
-        in_flight.void();
-        return Err(rejection);
-    }
     let mut call = Some(Call::new(exchange, request, in_flight, reserved));
     let mut last: Option<Failed> = None;
     let mut billable = false;
@@ -113,15 +106,21 @@ async fn attempt(
     let outgoing = outgoing.map_err(|error| Failed::unasked(error.into()))?;
     let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
     exchange.record.upstream = Some(provider.provider.name.clone());
-    if let Some(call) = call {
-        call.begin(&provider, &model, request);
-    }
     let timeouts = exchange.plan.route.timeouts;
     let deadline = exchange.record.started() + timeouts.request;
+    let pool = &exchange.shared.pool;
+    let place = pool.place(Wire::Negotiated, outgoing.uri());
+    if let Some(call) = call {
+        if !call.is_durable() {
+            pool.connect_ahead(Wire::Negotiated, place.as_ref(), outgoing.uri());
+        }
+        call.durable(deadline).await.map_err(Failed::unasked)?;
+        call.begin(&provider, &model, request);
+    }
     let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(Instant::now() + within));
     let sent = Sent { request, provider: &provider, model: &model, max_tokens, deadline, first_byte };
-    let head = timeout_at(first_byte, exchange.shared.pool.send(Wire::Negotiated, outgoing)).await;
-    let head: Response<Incoming> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
+    let head = timeout_at(first_byte, pool.send(Wire::Negotiated, place, outgoing)).await;
+    let head: Response<UpstreamBody> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
     answer::read(exchange, sent, head, call).await
 }
 

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
@@ -15,6 +14,7 @@ use tollgate_llm::StreamRelay;
 use tollgate_quota::{Outcome, Written};
 
 use super::settle::{Call, Used};
+use crate::upstream::UpstreamBody;
 
 /// A provider that has written more is heard within this; what comes later, the relay's margin is for.
 const QUIET: Duration = Duration::from_millis(20);
@@ -26,14 +26,14 @@ const LONGEST: Duration = Duration::from_millis(500);
 /// at what has been read, and at most at what may have been written.
 #[derive(Debug)]
 pub(super) struct Source {
-    pub(super) body: Incoming,
+    pub(super) body: UpstreamBody,
     pub(super) relay: StreamRelay,
     /// Until it is settled.
     call: Option<Call>,
 }
 
 impl Source {
-    pub(super) fn new(body: Incoming, relay: StreamRelay, call: Call) -> Self {
+    pub(super) fn new(body: UpstreamBody, relay: StreamRelay, call: Call) -> Self {
         Self { body, relay, call: Some(call) }
     }
 

@@ -125,7 +125,8 @@ async fn fetch(shared: &Shared, provider: &ProviderUpstream) -> Option<Vec<Strin
     *request.method_mut() = Method::GET;
     *request.uri_mut() = provider.origins.next(Operation::Models.provider_path())?;
     *request.headers_mut() = provider::plain_headers(provider);
-    let answer = shared.pool.send(Wire::Negotiated, request).await.ok()?;
+    let place = shared.pool.place(Wire::Negotiated, request.uri());
+    let answer = shared.pool.send(Wire::Negotiated, place, request).await.ok()?;
     if !answer.status().is_success() {
         return None;
     }

@@ -9,8 +9,9 @@ use tollgate_quota::{self as quota, InFlight, Outcome, Written};
 
 use crate::{
     compiled::Compiled,
+    error::Rejection,
     exchange::Exchange,
-    filters::admit::Need,
+    filters::admit::{Need, durable},
     gateway::Shared,
     metrics::{AiLabels, OTHER},
     upstream::ProviderUpstream,
@@ -51,6 +52,16 @@ impl Call {
         let (shared, compiled) = (Arc::clone(&exchange.shared), Arc::clone(&exchange.compiled));
         let (operation, model) = (request.operation(), request.model().to_owned());
         Self { in_flight, operation, model, reserved, unanswered: Used::default(), shared, compiled, attempt: None }
+    }
+
+    /// Whether it may be sent out.
+    pub(super) fn is_durable(&self) -> bool {
+        self.in_flight.is_durable()
+    }
+
+    /// Waits until it may.
+    pub(super) async fn durable(&self, deadline: Instant) -> Result<(), Rejection> {
+        durable(&self.in_flight, deadline).await
     }
 
     /// One more attempt: from here on this provider may bill us for the input.

@@ -10,14 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 use tollgate_llm::{ApiError, Emit, StreamError, StreamRelay, code};
 use tollgate_quota::Written;
 use tracing::debug;
 
 use super::{admit::LONGEST_STREAM, leave::Source, settle::Call};
-use crate::timer::LazyTimer;
+use crate::{timer::LazyTimer, upstream::UpstreamBody};
 
 type Pieces = <Emit as IntoIterator>::IntoIter;
 
@@ -40,7 +39,7 @@ pub(crate) struct AiStream {
 impl AiStream {
     /// `ends_by` is for the whole of it, where the route names a time.
     pub(super) fn new(
-        body: Incoming,
+        body: UpstreamBody,
         relay: StreamRelay,
         first: Emit,
         call: Call,

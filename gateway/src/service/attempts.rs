@@ -3,33 +3,38 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, header};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tollgate_model::{Failure, Fallback, Protocol, RouteAction, UpstreamRef};
+use tollgate_quota::InFlight;
 
 use crate::{
     body::{Replay, UpstreamRequestBody},
     error::Rejection,
     exchange::Exchange,
+    filters::admit::durable,
     headers,
-    upstream::{SendError, ServiceUpstream},
+    upstream::{SendError, ServiceUpstream, UpstreamBody},
 };
 
+/// What is sent, and the hold on the limits that it meets, if any.
+#[derive(Clone, Copy)]
+pub(super) struct Outgoing<'a> {
+    pub(super) body: &'a Replay,
+    pub(super) in_flight: Option<&'a InFlight>,
+    pub(super) deadline: Instant,
+}
+
 /// The backend whose turn it is, then the fallbacks that are for what happened before.
-pub(super) async fn send(
-    exchange: &mut Exchange,
-    body: &Replay,
-    deadline: Instant,
-) -> Result<Response<Incoming>, Rejection> {
+pub(super) async fn send(exchange: &mut Exchange, outgoing: Outgoing<'_>) -> Result<Response<UpstreamBody>, Failed> {
     let plan = Arc::clone(&exchange.plan);
-    let backend = plan.next_backend().ok_or_else(Rejection::no_healthy_upstream)?;
-    let mut last = attempt(exchange, &backend.upstream, body, deadline).await;
+    let backend = plan.next_backend().ok_or(Failed::NoUpstream)?;
+    let mut last = attempt(exchange, &backend.upstream, outgoing).await;
     for fallback in fallbacks(&plan.route.action) {
-        if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && body.body().is_some() {
-            last = attempt(exchange, &fallback.upstream, body, deadline).await;
+        if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && outgoing.body.body().is_some() {
+            last = attempt(exchange, &fallback.upstream, outgoing).await;
         }
     }
-    last.map_err(Failed::into_rejection)
+    last
 }
 
 pub(super) fn fallbacks(action: &RouteAction) -> &[Fallback] {
@@ -41,25 +46,29 @@ pub(super) fn fallbacks(action: &RouteAction) -> &[Fallback] {
 
 /// Why an attempt brought no answer.
 #[derive(Debug)]
-enum Failed {
+pub(super) enum Failed {
     /// The upstream is not there, or not of this kind.
     NoUpstream,
+    /// It could not be written down in time, so that nothing was sent.
+    NotDurable(Rejection),
     Send(SendError),
 }
 
 impl Failed {
-    fn into_rejection(self) -> Rejection {
+    pub(super) fn into_rejection(self) -> Rejection {
         match self {
             Self::NoUpstream => Rejection::no_healthy_upstream(),
+            Self::NotDurable(rejection) => rejection,
             Self::Send(error) => error.into(),
         }
     }
 }
 
-fn failure(result: &Result<Response<Incoming>, Failed>) -> Option<Failure> {
+fn failure(result: &Result<Response<UpstreamBody>, Failed>) -> Option<Failure> {
     match result {
         Ok(answer) => Some(Failure::Status(answer.status().as_u16())),
         Err(Failed::NoUpstream) => Some(Failure::Connect),
+        Err(Failed::NotDurable(_)) => None,
         Err(Failed::Send(error)) => error.failure(),
     }
 }
@@ -67,20 +76,24 @@ fn failure(result: &Result<Response<Incoming>, Failed>) -> Option<Failure> {
 async fn attempt(
     exchange: &mut Exchange,
     upstream: &UpstreamRef,
-    body: &Replay,
-    deadline: Instant,
-) -> Result<Response<Incoming>, Failed> {
+    outgoing: Outgoing<'_>,
+) -> Result<Response<UpstreamBody>, Failed> {
     let UpstreamRef::Service(name) = upstream else { return Err(Failed::NoUpstream) };
     let service = exchange.compiled.services.get(name).cloned().ok_or(Failed::NoUpstream)?;
     exchange.record.upstream = Some(name.clone());
-    let mut result = once(exchange, &service, body, deadline).await;
+    let mut result = once(exchange, &service, outgoing).await;
     // The connection may have been a kept one that the upstream closed just now: safe requests are sent once more.
-    if result.as_ref().is_err_and(|error| *error == SendError::Reset) && is_repeatable(&exchange.head.method, body) {
-        result = once(exchange, &service, body, deadline).await;
+    let was_reset = matches!(result, Err(Failed::Send(SendError::Reset)));
+    if was_reset && is_repeatable(&exchange.head.method, outgoing.body) {
+        result = once(exchange, &service, outgoing).await;
     }
-    let label = result.as_ref().map_or_else(|error| error.label(), |_| "answered");
+    let label = match &result {
+        Ok(_) => "answered",
+        Err(Failed::Send(error)) => error.label(),
+        Err(Failed::NoUpstream | Failed::NotDurable(_)) => "unasked",
+    };
     exchange.shared.metrics.attempt(name, label);
-    result.map_err(Failed::Send)
+    result
 }
 
 /// Idempotent (RFC 9110 §9.2.2), and its body is still here.
@@ -91,15 +104,20 @@ fn is_repeatable(method: &Method, body: &Replay) -> bool {
 async fn once(
     exchange: &Exchange,
     service: &ServiceUpstream,
-    body: &Replay,
-    deadline: Instant,
-) -> Result<Response<Incoming>, SendError> {
-    let body = body.body().ok_or(SendError::Reset)?;
-    let request = request(exchange, service, body).ok_or(SendError::Connect)?;
+    Outgoing { body, in_flight, deadline }: Outgoing<'_>,
+) -> Result<Response<UpstreamBody>, Failed> {
+    let body = body.body().ok_or(Failed::Send(SendError::Reset))?;
+    let request = request(exchange, service, body).ok_or(Failed::Send(SendError::Connect))?;
+    let (pool, wire) = (&exchange.shared.pool, service.wire());
+    let place = pool.place(wire, request.uri());
+    if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
+        pool.connect_ahead(wire, place.as_ref(), request.uri());
+        durable(in_flight, deadline).await.map_err(Failed::NotDurable)?;
+    }
     let first_byte = exchange.plan.route.timeouts.first_byte.map(|within| Instant::now() + within);
     let by = first_byte.map_or(deadline, |by| by.min(deadline));
-    let sent = exchange.shared.pool.send(service.wire(), request);
-    timeout_at(by, sent).await.unwrap_or(Err(SendError::Timeout))
+    let sent = timeout_at(by, pool.send(wire, place, request)).await;
+    sent.unwrap_or(Err(SendError::Timeout)).map_err(Failed::Send)
 }
 
 /// Built anew: nothing of the client's framing or identity is in it, and the path is the one that was matched.

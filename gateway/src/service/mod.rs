@@ -19,6 +19,7 @@ use crate::{
     filters::admit::{self, Need},
     headers,
 };
+use attempts::{Failed, Outgoing};
 pub(crate) use relay::Relay;
 
 /// A hold outlives its request's time by this, for the answer's body, before it counts as used.
@@ -30,11 +31,13 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     let deadline = exchange.record.started() + timeouts.request;
     let body = outgoing(exchange).await?;
     let (in_flight, limit_headers) = admit(exchange, deadline).await?;
-    let sent = attempts::send(exchange, &body, deadline).await;
-    if let Some(in_flight) = in_flight {
-        settle(in_flight, sent.as_ref().map_or(0, |answer| answer.status().as_u16()));
+    let sent = attempts::send(exchange, Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline }).await;
+    match (in_flight, &sent) {
+        (Some(in_flight), Err(Failed::NotDurable(_))) => in_flight.void(),
+        (Some(in_flight), sent) => settle(in_flight, sent.as_ref().map_or(0, |answer| answer.status().as_u16())),
+        (None, _) => {}
     }
-    let answer = sent.map_err(|rejection| rejection.with_headers(&limit_headers))?;
+    let answer = sent.map_err(|failed| failed.into_rejection().with_headers(&limit_headers))?;
     let (mut head, body) = answer.into_parts();
     sanitize_answer(&mut head.headers, &exchange.head.method, head.status);
     head.headers.extend(limit_headers);
@@ -58,6 +61,10 @@ pub(crate) async fn answer(
     let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
     let (in_flight, limit_headers) = admit(exchange, deadline).await?;
     if let Some(in_flight) = in_flight {
+        if let Err(rejection) = admit::durable(&in_flight, deadline).await {
+            in_flight.void();
+            return Err(rejection.with_headers(&limit_headers));
+        }
         settle(in_flight, response.status().as_u16());
     }
     response.headers_mut().extend(limit_headers);
@@ -99,7 +106,7 @@ async fn outgoing(exchange: &mut Exchange) -> Result<Replay, BodyFault> {
     }
 }
 
-/// A request meets its limits where it has any. Nothing is recorded of one that has none: it uses no tokens.
+/// A request meets its limits where it has any; it may be sent once it is durable. Nothing is recorded of one that has none: it uses no tokens.
 async fn admit(exchange: &Exchange, deadline: Instant) -> Result<(Option<InFlight>, HeaderMap), Rejection> {
     let subject = exchange.subject(None);
     let view = &exchange.compiled.view;
@@ -116,14 +123,7 @@ async fn admit(exchange: &Exchange, deadline: Instant) -> Result<(Option<InFligh
         route: subject.route.to_owned(),
         ..Attribution::default()
     };
-    let in_flight = admitted.reservation.dispatch(attribution);
-    match admit::durable(&in_flight, deadline).await {
-        Ok(()) => Ok((Some(in_flight), admitted.headers)),
-        Err(rejection) => {
-            in_flight.void();
-            Err(rejection)
-        }
-    }
+    Ok((Some(admitted.reservation.dispatch(attribution)), admitted.headers))
 }
 
 /// A request that got no answer was still one request.

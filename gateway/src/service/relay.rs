@@ -9,16 +9,15 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::{body::BoxError, timer::LazyTimer};
+use crate::{body::BoxError, timer::LazyTimer, upstream::UpstreamBody};
 
 /// A body that may not be silent for too long (time in which the client takes nothing does not count), nor take longer
 /// in all than its route says.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    body: Incoming,
+    body: UpstreamBody,
     idle: Duration,
     ends_by: Option<Instant>,
     trailers: bool,
@@ -28,7 +27,7 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// `trailers` says that some are announced: in HTTP/1 they fit behind chunks only, so the length is not told.
-    pub(crate) fn new(body: Incoming, idle: Duration, ends_by: Option<Instant>, trailers: bool) -> Self {
+    pub(crate) fn new(body: UpstreamBody, idle: Duration, ends_by: Option<Instant>, trailers: bool) -> Self {
         Self { body, idle, ends_by, trailers, waiting_since: None, timer: LazyTimer::default() }
     }
 

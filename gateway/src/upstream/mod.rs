@@ -1,5 +1,6 @@
 //! Upstreams: their endpoints in turn, the connections to them, and how sending can fail.
 
+mod ahead;
 mod error;
 mod pool;
 
@@ -12,6 +13,7 @@ use http::{
 use tollgate_model::{Endpoint, Protocol, Provider, Service};
 
 use crate::balance::Rotation;
+pub(crate) use ahead::UpstreamBody;
 pub(crate) use error::SendError;
 pub(crate) use pool::{Pool, Wire};
 

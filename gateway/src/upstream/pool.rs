@@ -2,19 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Request, Response, header};
-use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
+use http::{HeaderMap, Request, Response, Uri, header};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::{Builder, Client, connect::HttpConnector},
-    rt::TokioTimer,
+    rt::{TokioIo, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::SendError;
+use super::{
+    SendError,
+    ahead::{Ahead, Place, UpstreamBody},
+};
 use crate::{GatewayConfig, body::UpstreamRequestBody, tracked::Tracked};
+
+type Tcp = TokioIo<TcpStream>;
+type Negotiated = Ahead<HttpsConnector<HttpConnector>, MaybeHttpsStream<Tcp>>;
+type Http2 = Ahead<HttpConnector, Tcp>;
 
 /// A name must be resolved and an endpoint reached within this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,21 +47,46 @@ pub(crate) enum Wire {
 }
 
 /// All upstream connections of a gateway.
-#[derive(Debug)]
 pub(crate) struct Pool {
-    negotiated: Client<HttpsConnector<HttpConnector>, UpstreamRequestBody>,
-    http2: Client<HttpConnector, UpstreamRequestBody>,
+    negotiated: Client<Negotiated, UpstreamRequestBody>,
+    http2: Client<Http2, UpstreamRequestBody>,
+    /// What connects for them.
+    connect: (Negotiated, Http2),
+    tasks: TaskTracker,
 }
 
 impl Pool {
     pub(crate) fn new(config: &GatewayConfig, tasks: &TaskTracker) -> Self {
         let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config)).https_or_http();
-        let negotiated = tls.enable_http1().enable_http2().wrap_connector(connector(false));
+        let negotiated = Ahead::new(tls.enable_http1().enable_http2().wrap_connector(connector(false)), false);
+        let prior_knowledge = Ahead::new(connector(true), true);
         let mut builder = Client::builder(Tracked::new(tasks.clone()));
         configure(&mut builder);
         let mut http2 = builder.clone();
         http2.http2_only(true);
-        Self { negotiated: builder.build(negotiated), http2: http2.build(connector(true)) }
+        Self {
+            negotiated: builder.build(negotiated.clone()),
+            http2: http2.build(prior_knowledge.clone()),
+            connect: (negotiated, prior_knowledge),
+            tasks: tasks.clone(),
+        }
+    }
+
+    /// A place on a connection to `uri`'s endpoint, for one request that will be sent.
+    pub(crate) fn place(&self, wire: Wire, uri: &Uri) -> Option<Place> {
+        match wire {
+            Wire::Negotiated => self.connect.0.place(uri),
+            Wire::Http2 => self.connect.1.place(uri),
+        }
+    }
+
+    /// Begins to connect for a request that may not be sent yet, if there is no connection for it. Nothing is sent.
+    pub(crate) fn connect_ahead(&self, wire: Wire, place: Option<&Place>, uri: &Uri) {
+        let Some(place) = place else { return };
+        match wire {
+            Wire::Negotiated => self.connect.0.connect(place, uri, &self.tasks),
+            Wire::Http2 => self.connect.1.connect(place, uri, &self.tasks),
+        }
     }
 
     /// Sends a request and waits for the answer's head. A request that had not begun to be sent on a kept connection
@@ -62,14 +94,24 @@ impl Pool {
     pub(crate) async fn send(
         &self,
         wire: Wire,
+        place: Option<Place>,
         request: Request<UpstreamRequestBody>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let sent = match wire {
             Wire::Negotiated => self.negotiated.request(request),
             Wire::Http2 => self.http2.request(request),
         };
         let answer = sent.await.map_err(|error| SendError::classify(&error))?;
-        if is_ambiguous(answer.headers()) { Err(SendError::Garbage) } else { Ok(answer) }
+        if is_ambiguous(answer.headers()) {
+            return Err(SendError::Garbage);
+        }
+        Ok(answer.map(|body| UpstreamBody::new(body, place)))
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
     }
 }
 

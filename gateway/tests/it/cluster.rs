@@ -18,7 +18,7 @@ use tollgate_proto::state::v1::{ConfigChange, PutResource};
 use tollgate_quota::{
     BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Standing, Uplink,
     UplinkError, Usage,
-    journal::Forgetful,
+    journal::{Forgetful, Journal},
     ledger::{AccountView, Query},
 };
 
@@ -125,6 +125,15 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(resources: &str, configure: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::start_on(resources, Arc::new(Forgetful::default()), configure).await
+    }
+
+    /// The same with a journal that the test has in hand.
+    pub(crate) async fn start_on(
+        resources: &str,
+        journal: Arc<dyn Journal>,
+        configure: impl FnOnce(&mut GatewayConfig),
+    ) -> Self {
         let tasks = TaskTracker::new();
         let (key, _) = ClusterKey::generate();
         let mut ledger = Ledger::new();
@@ -135,7 +144,7 @@ impl Cluster {
         let state = State { ledger, catalog, index: 1, now, settled: Vec::new(), reachable: true };
         let log = Arc::new(Log { state: Mutex::new(state), desk: OnceLock::new() });
         let view = log.put(&key, &format!("{PAYERS}{resources}"));
-        let (uplink, journal) = (Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()));
+        let uplink = Arc::clone(&log) as Arc<dyn Uplink>;
         let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, journal, &tasks);
         log.desk.set(desk.clone()).expect("it is the first");
         let mut config = GatewayConfig::new(Name::new("az-a"));

@@ -7,6 +7,7 @@ mod anthropic;
 mod at_most;
 mod clients;
 mod cluster;
+mod durable;
 mod early_answers;
 mod h2c;
 mod http2;

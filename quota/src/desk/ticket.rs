@@ -46,6 +46,10 @@ impl Ticket {
         self.shared.durable(self.position, deadline).await
     }
 
+    pub(crate) fn is_durable(&self) -> bool {
+        self.shared.is_durable(self.position)
+    }
+
     pub(crate) fn set_shadow(&mut self, charges: Vec<ShadowCharge>) {
         self.shadow = charges;
     }

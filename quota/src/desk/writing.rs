@@ -38,12 +38,16 @@ impl Shared {
         position
     }
 
+    pub(super) fn is_durable(&self, position: u64) -> bool {
+        self.progress.borrow().durable >= position
+    }
+
     /// Waits until the journal is durable up to there.
     pub(super) async fn durable(&self, position: u64, deadline: Instant) -> Result<(), Unavailable> {
-        let mut progress = self.progress.clone();
-        if progress.borrow().durable >= position {
+        if self.is_durable(position) {
             return Ok(());
         }
+        let mut progress = self.progress.clone();
         let durable = timeout_at(deadline, progress.wait_for(|it| it.durable >= position)).await;
         if matches!(durable, Ok(Ok(_))) { Ok(()) } else { Err(Unavailable::Journal) }
     }

@@ -1,0 +1,130 @@
+//! What is journaled is on the disk before anything of it is sent, and the way to the upstream is made meanwhile.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::watch;
+use tollgate_quota::{
+    JournalEntry,
+    journal::{Journal, Progress},
+};
+
+use crate::{
+    ai::{completion, provider},
+    clients::{call, get},
+    cluster::{Cluster, until},
+    upstream::{Reply, Upstream, answer, json},
+};
+
+const BODY: &str = r#"{"model":"m","max_tokens":100,"messages":[{"role":"user","content":"hi"}]}"#;
+
+/// A disk that syncs as it is told: at once, or not before.
+#[derive(Debug, Default)]
+struct Disk {
+    appended: AtomicU64,
+    stopped: std::sync::atomic::AtomicBool,
+    progress: watch::Sender<Progress>,
+}
+
+impl Disk {
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    fn go_on(&self) {
+        self.stopped.store(false, Ordering::SeqCst);
+        self.sync();
+    }
+
+    fn sync(&self) {
+        let all = self.appended.load(Ordering::SeqCst);
+        self.progress.send_modify(|progress| (progress.written, progress.durable) = (all, all));
+    }
+}
+
+impl Journal for Disk {
+    fn append(&self, entries: Vec<JournalEntry>) {
+        self.appended.fetch_add(entries.len() as u64, Ordering::SeqCst);
+        if !self.stopped.load(Ordering::SeqCst) {
+            self.sync();
+        }
+    }
+
+    fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+}
+
+async fn with_disk(resources: &str) -> (Cluster, Arc<Disk>) {
+    let disk = Arc::new(Disk::default());
+    let journal = Arc::clone(&disk) as Arc<dyn Journal>;
+    (Cluster::start_on(resources, journal, |_| {}).await, disk)
+}
+
+fn open(upstream: &Upstream) -> usize {
+    upstream.open.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn the_connection_is_made_while_the_journal_is_written_and_nothing_is_sent_before() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(7, 5)))).await;
+    let (cluster, disk) = with_disk(&provider(&upstream, "openai")).await;
+    disk.stop();
+    let address = cluster.address;
+    let calling = tokio::spawn(async move { call(address, "/v1/chat/completions", BODY).await });
+    until("the upstream is connected to", || open(&upstream) == 1).await;
+    assert_eq!(upstream.requests().len(), 0);
+    disk.go_on();
+    assert_eq!(calling.await.unwrap().status, 200);
+    assert_eq!((upstream.requests().len(), open(&upstream)), (1, 1), "it was sent on that connection");
+
+    // One that is kept is as good.
+    disk.stop();
+    let calling = tokio::spawn(async move { call(address, "/v1/chat/completions", BODY).await });
+    until("the next call is in flight", || cluster.gateway.in_flight() == 1).await;
+    disk.go_on();
+    assert_eq!(calling.await.unwrap().status, 200);
+    assert_eq!((upstream.requests().len(), open(&upstream)), (2, 1));
+}
+
+#[tokio::test]
+async fn of_what_never_becomes_durable_the_upstream_sees_nothing() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(7, 5)))).await;
+    let resources = provider(&upstream, "openai").replace("request: 10s", "request: 1s");
+    assert!(resources.contains("request: 1s"));
+    let (cluster, disk) = with_disk(&resources).await;
+    disk.stop();
+    let refused = call(cluster.address, "/v1/chat/completions", BODY).await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "quota_unavailable"), "{}", refused.raw);
+    assert!(upstream.requests().is_empty());
+    until("the connection that nobody needed is closed", || open(&upstream) == 0).await;
+}
+
+#[tokio::test]
+async fn a_service_whose_limit_is_journaled_is_connected_to_meanwhile_and_sent_nothing_before() {
+    let upstream = Upstream::always(Reply::Keep(answer(200, "", "fine"))).await;
+    let resources = format!(
+        "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: http, endpoints: [{{address: '{}'}}]}}\n---\n\
+         kind: Route\nmetadata: {{name: all}}\nspec: {{backends: [{{service: s}}], timeouts: {{request: 1s}}}}\n---\n\
+         kind: Limit\nmetadata: {{name: rph}}\nspec: {{unit: requests, limit: 5, window: 1h, durability: journal}}\n",
+        upstream.address
+    );
+    let (cluster, disk) = with_disk(&resources).await;
+    disk.stop();
+    let address = cluster.address;
+    let calling = tokio::spawn(async move { get(address, "/x", "").await });
+    until("the upstream is connected to", || open(&upstream) == 1).await;
+    assert_eq!(upstream.requests().len(), 0);
+    disk.go_on();
+    assert_eq!(calling.await.unwrap().status, 200);
+
+    disk.stop();
+    let refused = get(address, "/x", "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "quota_unavailable"), "{}", refused.raw);
+    assert_eq!(upstream.requests().len(), 1, "what is not durable is not sent");
+    disk.go_on();
+    let next = get(address, "/x", "").await;
+    assert_eq!(next.header("x-ratelimit-remaining-requests"), Some("3"), "what was not sent counts for nothing");
+}
