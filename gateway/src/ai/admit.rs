@@ -7,10 +7,11 @@ use tollgate_llm::{AiRequest, MaxTokens};
 use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, UpstreamRef};
 use tollgate_quota::Reservation;
 
+use super::fit;
 use crate::{
     error::Rejection,
     exchange::Exchange,
-    filters::admit::{self, Need},
+    filters::admit::{self, Admission, Need, Refused},
 };
 
 /// The longest that a stream may last whose route names no time: its hold counts as used after that.
@@ -42,27 +43,65 @@ pub(super) struct Candidate {
 
 pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Result<Admitted, Rejection> {
     let candidates = candidates(exchange)?;
-    let input = input_bound(exchange, request, &candidates).await;
+    let models = served_models(exchange, request, &candidates);
+    let input = input_bound(request, &models).await;
     // Limits per provider are charged for the one that is tried first, whichever serves in the end.
     let provider = candidates.first().map(|first| first.upstream.name().as_str());
     let subject = Subject { provider, ..exchange.subject(Some(request.model())) };
     let view = &exchange.compiled.view;
     let room = admit::output_room(view, subject, input);
-    let (max_tokens, output) = bound_output(exchange, request, room);
-    let timeouts = exchange.plan.route.timeouts;
-    let deadline = exchange.record.started() + timeouts.request;
-    let longest = if request.stream() { timeouts.stream.unwrap_or(LONGEST_STREAM) } else { timeouts.request };
-    let need = Need { input, output };
-    let admitted =
-        admit::admit(&exchange.shared, view, subject, need, Durability::Journal, longest + HOLD_SLACK, deadline)
-            .await?;
-    Ok(Admitted {
-        reservation: admitted.reservation,
-        reserved: need,
-        headers: admitted.headers,
-        max_tokens,
-        candidates,
-    })
+    let (max_tokens, bound) = bound_output(exchange, request, room);
+    let asking = Asking { exchange, request, subject, input };
+    let (admission, reserved, max_tokens) = match asking.ask(bound).await {
+        Ok(admission) => (admission, asking.need(bound), max_tokens),
+        Err(refused) if fit::may_fit(request, &models) => {
+            let (admission, bound) = asking.fit(refused, bound).await?;
+            (admission, asking.need(bound), MaxTokens::Set(bound))
+        }
+        Err(refused) => return Err(refused.tell(&exchange.shared)),
+    };
+    let Admission { reservation, headers } = admission;
+    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates })
+}
+
+/// What stays the same however much output is asked for.
+struct Asking<'a> {
+    exchange: &'a Exchange,
+    request: &'a AiRequest,
+    subject: Subject<'a>,
+    input: u64,
+}
+
+impl Asking<'_> {
+    /// With this bound for each choice.
+    fn need(&self, bound: u64) -> Need {
+        Need { input: self.input, output: self.request.output_bound_with(bound) }
+    }
+
+    async fn ask(&self, bound: u64) -> Result<Admission, Refused> {
+        let Exchange { shared, compiled, plan, record, .. } = self.exchange;
+        let timeouts = plan.route.timeouts;
+        let deadline = record.started() + timeouts.request;
+        let longest = if self.request.stream() { timeouts.stream.unwrap_or(LONGEST_STREAM) } else { timeouts.request };
+        let hold_for = longest + HOLD_SLACK;
+        let need = self.need(bound);
+        admit::ask(shared, &compiled.view, self.subject, need, Durability::Journal, hold_for, deadline).await
+    }
+
+    /// Asks for less, where `bound` was `refused`; with the bound that was admitted. The refusal is the first one: it says
+    /// when all that was asked for may be had.
+    async fn fit(&self, refused: Refused, mut bound: u64) -> Result<(Admission, u64), Rejection> {
+        let mut left = refused.output_left(self.need(bound));
+        for _ in 0..fit::TRIES {
+            let Some(next) = left.and_then(|left| fit::next_bound(self.request, bound, left)) else { break };
+            bound = next;
+            match self.ask(bound).await {
+                Ok(admission) => return Ok((admission, bound)),
+                Err(refused) => left = refused.output_left(self.need(bound)),
+            }
+        }
+        Err(refused.tell(&self.exchange.shared))
+    }
 }
 
 /// The backend whose turn it is, then all fallbacks.
@@ -88,11 +127,17 @@ pub(super) fn served_model(exchange: &Exchange, candidate: &Candidate, asked: &s
     provider.map_or_else(|| asked.to_owned(), |it| it.provider.models.resolve(asked).into_owned())
 }
 
-/// The most input that any of the candidates can bill: which of them will serve is not known yet.
-async fn input_bound(exchange: &Exchange, request: &AiRequest, candidates: &[Candidate]) -> u64 {
+/// Under which names the candidates are asked for the model.
+fn served_models(exchange: &Exchange, request: &AiRequest, candidates: &[Candidate]) -> Vec<String> {
     let models: BTreeSet<String> =
         candidates.iter().map(|candidate| served_model(exchange, candidate, request.model())).collect();
-    let (long, short): (Vec<String>, Vec<String>) = models.into_iter().partition(|model| request.needs_blocking(model));
+    models.into_iter().collect()
+}
+
+/// The most input that any of the models can bill: which of them will serve is not known yet.
+async fn input_bound(request: &AiRequest, models: &[String]) -> u64 {
+    let (long, short): (Vec<String>, Vec<String>) =
+        models.iter().cloned().partition(|model| request.needs_blocking(model));
     let most = short.iter().map(|model| request.input_bound(model)).max().unwrap_or(0);
     if long.is_empty() {
         return most;
@@ -107,7 +152,7 @@ async fn input_bound(exchange: &Exchange, request: &AiRequest, candidates: &[Can
     most.max(counted.unwrap_or(u64::MAX)) // a count that failed bounds nothing: refused where there is a limit
 }
 
-/// The bound on output that the provider is sent, for each choice, and what it comes to in all.
+/// The bound on output that the provider is sent, for each choice.
 ///
 /// The caller's own, at most the route's; the route's default where the caller names none, or what the limits can hold
 /// if that is less.
@@ -117,13 +162,12 @@ fn bound_output(exchange: &Exchange, request: &AiRequest, room: u64) -> (MaxToke
     }
     let policy = exchange.plan.route.tokens;
     let most = policy.max.unwrap_or(u64::MAX);
-    let (max_tokens, value) = match request.max_tokens() {
+    match request.max_tokens() {
         Some(asked) if asked <= most => (MaxTokens::Keep, asked),
         Some(_) => (MaxTokens::Set(most), most),
         None => {
             let default = policy.default.min(most).min(request.max_tokens_within(room));
             (MaxTokens::Set(default), default)
         }
-    };
-    (max_tokens, request.output_bound_with(value))
+    }
 }

@@ -4,6 +4,7 @@
 mod admit;
 mod answer;
 mod attempt;
+mod fit;
 mod leave;
 mod models;
 mod provider;

@@ -55,6 +55,44 @@ pub(crate) struct Admission {
     pub(crate) headers: HeaderMap,
 }
 
+/// A request that may not go on.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    why: Why,
+    /// That it meets.
+    limits: Vec<Arc<Limit>>,
+}
+
+#[derive(Debug)]
+enum Why {
+    Quota(ReserveError),
+    Told(Rejection),
+}
+
+impl Refused {
+    /// How much output there was room for beside the input of `need`. None where less output would not have helped.
+    pub(crate) fn output_left(&self, need: Need) -> Option<u64> {
+        let Why::Quota(ReserveError::Exhausted { standings, .. }) = &self.why else { return None };
+        let left = |limit: &Arc<Limit>| {
+            let left = standing_of(standings, &limit.name)?.remaining;
+            match (limit.reserve, limit.unit) {
+                (Reserve::Full, Unit::Tokens) => left.checked_sub(need.input),
+                (Reserve::Full, Unit::OutputTokens) => Some(left),
+                _ => (need.held_by(limit) <= left).then_some(u64::MAX),
+            }
+        };
+        self.limits.iter().map(left).try_fold(u64::MAX, |least, left| Some(least.min(left?)))
+    }
+
+    /// What the caller is told.
+    pub(crate) fn tell(self, shared: &Shared) -> Rejection {
+        match self.why {
+            Why::Quota(error) => refusal(shared, error, &Figures::of(&self.limits)),
+            Why::Told(rejection) => rejection,
+        }
+    }
+}
+
 /// Waits until what has to be written down of the request is: nothing may be sent to an upstream before.
 pub(crate) async fn durable(in_flight: &InFlight, deadline: Instant) -> Result<(), Rejection> {
     let deadline = deadline.min(Instant::now() + PATIENCE);
@@ -76,7 +114,7 @@ fn quota_durability(durability: Durability) -> tollgate_quota::Durability {
 /// Reserves `need` in all limits that concern the subject; what is written down of it is what the strongest of them asks for, and
 /// `at_least`. Should a limit have changed meanwhile, the newest
 /// configuration's limits count.
-pub(crate) async fn admit(
+pub(crate) async fn ask(
     shared: &Shared,
     view: &Arc<ConfigView>,
     subject: Subject<'_>,
@@ -84,13 +122,16 @@ pub(crate) async fn admit(
     at_least: Durability,
     hold_for: Duration,
     deadline: Instant,
-) -> Result<Admission, Rejection> {
+) -> Result<Admission, Refused> {
     let deadline = deadline.min(Instant::now() + PATIENCE);
     let mut view = Arc::clone(view);
     loop {
         let met = view.limits_for(subject).cloned();
         let (limits, shadows): (Vec<Arc<Limit>>, Vec<_>) = met.partition(|limit| limit.mode == Mode::Enforce);
-        let charges = charges(&limits, &subject, need)?;
+        let charges = match charges(&limits, &subject, need) {
+            Ok(charges) => charges,
+            Err(rejection) => return Err(Refused { why: Why::Told(rejection), limits }),
+        };
         let figures = Figures::of(limits.iter());
         let durability = limits.iter().map(|limit| limit.durability).fold(at_least, Durability::max);
         let asked = (!charges.is_empty()).then(Instant::now);
@@ -106,13 +147,27 @@ pub(crate) async fn admit(
             }
             Err(ReserveError::Stale { version, .. }) => {
                 let Some(newer) = newer_view(shared, version, deadline).await else {
-                    return Err(unavailable(&figures));
+                    return Err(Refused { why: Why::Told(unavailable(&figures)), limits });
                 };
                 view = newer;
             }
-            Err(error) => return Err(refusal(shared, error, &figures)),
+            Err(error) => return Err(Refused { why: Why::Quota(error), limits }),
         }
     }
+}
+
+/// The same for a request that is admitted as it is or not at all.
+pub(crate) async fn admit(
+    shared: &Shared,
+    view: &Arc<ConfigView>,
+    subject: Subject<'_>,
+    need: Need,
+    at_least: Durability,
+    hold_for: Duration,
+    deadline: Instant,
+) -> Result<Admission, Rejection> {
+    let asked = ask(shared, view, subject, need, at_least, hold_for, deadline).await;
+    asked.map_err(|refused| refused.tell(shared))
 }
 
 /// What of a subject is final. Who calls is not before authentication, nor the model before the request was read.

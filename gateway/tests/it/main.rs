@@ -9,6 +9,7 @@ mod clients;
 mod cluster;
 mod durable;
 mod early_answers;
+mod fit;
 mod h2c;
 mod http2;
 mod limit_keys;

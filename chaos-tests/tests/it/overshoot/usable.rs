@@ -47,7 +47,6 @@ async fn what_fits_by_its_true_tokens_is_admitted_at_once() -> Outcome {
 /// Every caller names a bound far above its answer, and comes again after a refusal, until nobody has got anything for a
 /// while.
 #[tokio::test]
-#[ignore = "waits for incremental holds: until then the last `max_tokens` of a limit can't be reserved"]
 async fn callers_with_a_generous_bound_who_come_again_get_the_whole_limit() -> Outcome {
     const GENEROUS: u64 = 4_000;
     const CAPACITY: u64 = 60_000;
