@@ -28,6 +28,7 @@ pub(crate) fn write(record: &Record) {
         consumer = record.caller.as_ref().map(|caller| caller.consumer.name.as_str()),
         upstream = record.upstream.as_deref(),
         model = record.model.as_deref(),
+        unprotected = record.unprotected.as_deref(),
         bytes = record.sent_bytes,
         end = ?record.end,
         duration_ms = u64::try_from(record.took().as_millis()).unwrap_or(u64::MAX),

@@ -51,6 +51,7 @@ pub(crate) struct Metrics {
     pub(crate) ai_tokens: Family<TokenLabels, Histogram>,
     pub(crate) quota: Family<QuotaLabels, Counter>,
     pub(crate) quota_wait: Family<PathLabels, Histogram>,
+    pub(crate) quota_unprotected: Family<LimitLabels, Counter>,
     pub(crate) attempts: Family<AttemptLabels, Counter>,
     pub(crate) clamped: Family<ProviderLabels, Counter>,
     pub(crate) estimates: Family<ModelLabels, Histogram>,
@@ -88,6 +89,11 @@ pub(crate) struct QuotaLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct LimitLabels {
+    pub(crate) limit: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct PathLabels {
     pub(crate) path: &'static str,
 }
@@ -119,6 +125,7 @@ impl Metrics {
             ai_first_chunk: seconds_family(),
             ai_tokens: Family::new_with_constructor((|| Histogram::new(TOKENS)) as fn() -> Histogram),
             quota: Family::default(),
+            quota_unprotected: Family::default(),
             quota_wait: Family::new_with_constructor((|| Histogram::new(WAITS)) as fn() -> Histogram),
             attempts: Family::default(),
             clamped: Family::default(),
@@ -145,6 +152,8 @@ impl Metrics {
         registry.register_with_unit("gen_ai_client_operation_time_to_first_chunk", help, second(), first);
         registry.register("gen_ai_client_token_usage", "Tokens used by one call", self.ai_tokens.clone());
         registry.register("quota_decisions", "Reservations granted and refused", self.quota.clone());
+        let help = "Requests that went on without a limit that says `whenUnavailable: allow`, as nobody could decide";
+        registry.register("quota_unprotected", help, self.quota_unprotected.clone());
         let help = "From asking for a reservation to its grant: from memory, or by the log";
         registry.register_with_unit("quota_wait", help, second(), self.quota_wait.clone());
         registry.register("upstream_attempts", "Requests sent to upstreams, by what came back", self.attempts.clone());
@@ -171,6 +180,11 @@ impl Metrics {
 
     pub(crate) fn decision(&self, limit: &str, decision: &'static str) {
         self.quota.get_or_create(&QuotaLabels { limit: limit.to_owned(), decision }).inc();
+    }
+
+    /// A request went on without this limit.
+    pub(crate) fn unprotected(&self, limit: &str) {
+        self.quota_unprotected.get_or_create(&LimitLabels { limit: limit.to_owned() }).inc();
     }
 
     /// A reservation that was granted after so long.

@@ -30,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) caller: Option<Caller>,
     pub(crate) upstream: Option<Name>,
     pub(crate) model: Option<String>,
+    /// The limits that it went on without, as nobody could decide on them.
+    pub(crate) unprotected: Option<String>,
     pub(crate) status: u16,
     pub(crate) error: Option<&'static str>,
     pub(crate) sent_bytes: u64,
@@ -62,6 +64,7 @@ impl Record {
             caller: None,
             upstream: None,
             model: None,
+            unprotected: None,
             status: CLIENT_GONE,
             error: None,
             sent_bytes: 0,

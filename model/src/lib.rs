@@ -36,7 +36,8 @@ pub use resource::{
     Algorithm, Auth, Backend, Billing, BillingMode, Checked, Consumer, Credential, Durability, Endpoint, Failure,
     FailureSet, Fallback, HostPattern, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, Mode, ModelMap, PathMatch, Price,
     PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, Reserve, Route, RouteAction,
-    RouteMatch, Sent, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, percent_decode,
+    RouteMatch, Sent, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, WhenUnavailable,
+    percent_decode,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -37,6 +37,7 @@ const LEASED: &str = "tollgate_quota_leased_units";
 const UNITS: &str = "tollgate_quota_units";
 const ACCOUNTS: &str = "tollgate_quota_accounts";
 const OVERFLOW: &str = "tollgate_quota_overflow_accounts";
+const UNPROTECTED_UNITS: &str = "tollgate_quota_unprotected_units";
 const CHECKS: &str = "tollgate_quota_invariant_checks";
 const VIOLATIONS: &str = "tollgate_quota_invariant_violations";
 const QUOTA_ENTRIES: &str = "tollgate_quota_entries";
@@ -161,7 +162,14 @@ fn ledger(encoder: &mut DescriptorEncoder<'_>, state: &Shared) -> fmt::Result {
         "event",
         &events,
     )?;
-    counter(encoder, LEASED, "Units granted as leases, on all nodes", meta.leased)
+    counter(encoder, LEASED, "Units granted as leases, on all nodes", meta.leased)?;
+    let help = "What requests used that went on without a limit, on all nodes, as the log knows";
+    let mut family = encoder.encode_descriptor(UNPROTECTED_UNITS, help, None, MetricType::Counter)?;
+    for (limit, unprotected) in state.ledger(tollgate_quota::Ledger::unprotected) {
+        let labels = [("limit", limit.as_str())];
+        ConstCounter::new(unprotected.units).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 /// What the audit's last round came to.

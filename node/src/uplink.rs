@@ -34,6 +34,11 @@ impl Uplink for LogUplink {
 fn failed(error: ProposeError) -> UplinkError {
     match error {
         ProposeError::Unknown(_) => UplinkError::Unknown(error.into()),
-        _ => UplinkError::NotDone(error.into()),
+        ProposeError::NoLeader | ProposeError::Stopped => UplinkError::NotDone(error.into()),
+        ProposeError::TooLarge { .. }
+        | ProposeError::TooManyRequestIds(_)
+        | ProposeError::RequestIdUsed
+        | ProposeError::NotACommand(_)
+        | ProposeError::DiskFull { .. } => UplinkError::Refused(error.into()),
     }
 }

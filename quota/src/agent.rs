@@ -25,6 +25,7 @@ mod digest;
 mod frames;
 mod outbox;
 mod path;
+mod unprotected;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -42,6 +43,8 @@ use crate::{
     invariants::Violation,
     ledger::{Ledger, News, requests_of},
 };
+pub use unprotected::Allowed;
+
 use contact::Contact;
 use outbox::Outbox;
 use path::{Path, asked, draw, to_wire};
@@ -179,7 +182,7 @@ impl Agent {
     /// When something has to be sent so that contact is not lost; `None` while nothing is in hand.
     #[must_use]
     pub fn renew_at(&self) -> Option<u64> {
-        self.book.is_in_hand().then(|| self.contact.renew_at())
+        self.book.is_in_hand().then(|| self.contact.ask_at())
     }
 
     /// Queues a hold; its number is in the answer to come. `hold.request` is set here.

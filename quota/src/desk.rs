@@ -15,6 +15,7 @@ mod pump;
 mod quarantine;
 mod shared;
 mod ticket;
+mod unprotected;
 mod writing;
 
 use std::{sync::Arc, time::Duration};
@@ -52,6 +53,8 @@ pub struct DeskConfig {
     pub isolation: Duration,
     /// What earlier incarnations of this node left behind, to be said first.
     pub recovers: Vec<Recover>,
+    /// After this long without any answer nobody is there to decide: see [`Desk::reserve_or_allow`].
+    pub silence: Duration,
 }
 
 impl DeskConfig {
@@ -70,6 +73,8 @@ impl DeskConfig {
             opened: Instant::now(),
             isolation: Duration::from_secs(30),
             recovers: Vec::new(),
+            // A leader that died is replaced within two seconds; and less than whoever asks waits.
+            silence: Duration::from_secs(4),
         }
     }
 }
@@ -113,6 +118,8 @@ pub struct DeskStats {
     pub refused: u64,
     /// Reservations given up: deadline, overload, stop, fence.
     pub undecided: u64,
+    /// Reservations that went on without some of their limits.
+    pub unprotected: u64,
     /// Usage records dropped because too much was unsettled.
     pub dropped: u64,
     /// Accounts and limits that are in quarantine now.
@@ -164,6 +171,36 @@ impl Desk {
             Ok(Err(_)) => Err(self.shared.undecided(Unavailable::Stopping)),
             Err(_) => Err(self.shared.undecided(Unavailable::Deadline)),
         }
+    }
+
+    /// As [`Desk::reserve`], where the limits of some charges say `whenUnavailable: allow`: those that are `allowed`, by their
+    /// place. The request goes on without them once nobody has answered this node for [`DeskConfig::silence`], if leases
+    /// cover all the others; what it uses is counted apart then. Never when the log says no, nor while it answers.
+    ///
+    /// # Errors
+    /// As [`Desk::reserve`].
+    ///
+    /// # Cancel safety
+    /// As [`Desk::reserve`].
+    pub async fn reserve_or_allow(
+        &self,
+        charges: Vec<Charge>,
+        allowed: &[bool],
+        durability: Durability,
+        deadline: Instant,
+        hold_for: Duration,
+    ) -> Result<Reservation, ReserveError> {
+        if !allowed.contains(&true) {
+            return self.reserve(charges, durability, deadline, hold_for).await;
+        }
+        if let Some(reservation) = self.shared.allow(&self.shared, &charges, allowed, durability)? {
+            return Ok(reservation);
+        }
+        let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, durability, hold_for)? {
+            Reserved::Now(reservation) => return Ok(reservation),
+            Reserved::Later(ticket, answer) => (ticket, answer),
+        };
+        self.shared.decided_or_allowed(&self.shared, (ticket, answer), charges, allowed, deadline).await
     }
 
     /// Shows the desk this node's own replica, after each entry and each snapshot that it has applied, with

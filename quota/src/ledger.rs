@@ -59,6 +59,7 @@ mod rules;
 mod shadow;
 mod show;
 mod slab;
+mod unprotected;
 
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,7 @@ pub use leases::LeaseView;
 pub use nodes::Earlier;
 pub use rows::RestoreError;
 pub use show::{AccountView, Keep, Page, Position, Query, Sort, title};
+pub use unprotected::Unprotected;
 
 /// Rows that changed: key, and value or `None` for a deletion.
 pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;

@@ -76,7 +76,12 @@ impl Reservation {
         self.local
     }
 
-    /// The accounts on the path, in the order of the charges.
+    /// The limits that it goes on without, as nobody could decide on them.
+    pub fn unprotected(&self) -> impl Iterator<Item = &str> {
+        self.ticket.unprotected().iter().map(|charge| charge.limit.as_str())
+    }
+
+    /// The accounts on the path, in the order of the charges; of those that it goes on without, none.
     #[must_use]
     pub fn standings(&self) -> &[Standing] {
         &self.standings

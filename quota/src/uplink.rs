@@ -20,6 +20,9 @@ pub trait Uplink: Send + Sync + 'static {
 /// Why a proposal brought no outcome. The frame is sent again either way.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
+    /// Who leads was there, and did not take it.
+    #[error("the log did not take it")]
+    Refused(#[source] Box<dyn Error + Send + Sync>),
     /// It did not happen and will not: no leader, no quorum, no connection.
     #[error("the log cannot be reached")]
     NotDone(#[source] Box<dyn Error + Send + Sync>),

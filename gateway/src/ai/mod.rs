@@ -18,6 +18,7 @@ use crate::{
     body::ResponseBody,
     error::Rejection,
     exchange::{self, Exchange, RequestBody},
+    filters,
 };
 pub(crate) use models::ModelLists;
 pub(crate) use stream::AiStream;
@@ -75,6 +76,7 @@ async fn read(exchange: &mut Exchange) -> Result<AiRequest, Rejection> {
 
 async fn call(exchange: &mut Exchange, request: AiRequest) -> Result<Response<ResponseBody>, Rejection> {
     let admitted = admit::admit(exchange, &request).await?;
+    exchange.record.unprotected = filters::admit::unprotected(&admitted.reservation);
     let mut headers = admitted.headers.clone();
     if let MaxTokens::Set(max) = admitted.max_tokens {
         headers.insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));

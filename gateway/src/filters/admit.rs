@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::code;
-use tollgate_model::{ConfigView, Durability, KeyPart, Limit, LogIndex, Mode, Reserve, Subject, Unit};
+use tollgate_model::{ConfigView, Durability, KeyPart, Limit, LogIndex, Mode, Reserve, Subject, Unit, WhenUnavailable};
 use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing, Unavailable};
 
 use super::{
@@ -45,6 +45,12 @@ impl Need {
             Unit::Requests | Unit::Concurrency => 1,
         }
     }
+}
+
+/// The limits that a request goes on without, for its line in the access log.
+pub(crate) fn unprotected(reservation: &Reservation) -> Option<String> {
+    let names: Vec<&str> = reservation.unprotected().collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 /// A request that may go on.
@@ -135,12 +141,19 @@ pub(crate) async fn ask(
         let figures = Figures::of(limits.iter());
         let durability = limits.iter().map(|limit| limit.durability).fold(at_least, Durability::max);
         let asked = (!charges.is_empty()).then(Instant::now);
-        match shared.desk.reserve(charges, quota_durability(durability), deadline, hold_for).await {
+        let allowed: Vec<bool> = limits.iter().map(|it| it.when_unavailable == WhenUnavailable::Allow).collect();
+        let durability = quota_durability(durability);
+        match shared.desk.reserve_or_allow(charges, &allowed, durability, deadline, hold_for).await {
             Ok(reservation) => {
                 if let Some(asked) = asked {
                     shared.metrics.waited(reservation.is_local(), asked.elapsed());
                 }
-                limits.iter().for_each(|limit| shared.metrics.decision(&limit.name, "granted"));
+                let without: Vec<&str> = reservation.unprotected().collect();
+                for limit in &limits {
+                    let unprotected = without.contains(&limit.name.as_str());
+                    shared.metrics.decision(&limit.name, if unprotected { "unprotected" } else { "granted" });
+                }
+                without.iter().for_each(|limit| shared.metrics.unprotected(limit));
                 let headers = rate_headers(&figures.with(reservation.standings()));
                 let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
                 return Ok(Admission { reservation, headers });

@@ -55,7 +55,7 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
 
 /// Gives the route's own answer, which meets the route's limits like any other.
 pub(crate) async fn answer(
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     mut response: Response<ResponseBody>,
 ) -> Result<Response<ResponseBody>, Rejection> {
     let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
@@ -107,7 +107,7 @@ async fn outgoing(exchange: &mut Exchange) -> Result<Replay, BodyFault> {
 }
 
 /// A request meets its limits where it has any; it may be sent once it is durable. Nothing is recorded of one that has none: it uses no tokens.
-async fn admit(exchange: &Exchange, deadline: Instant) -> Result<(Option<InFlight>, HeaderMap), Rejection> {
+async fn admit(exchange: &mut Exchange, deadline: Instant) -> Result<(Option<InFlight>, HeaderMap), Rejection> {
     let subject = exchange.subject(None);
     let view = &exchange.compiled.view;
     if view.limits_for(subject).next().is_none() {
@@ -123,6 +123,7 @@ async fn admit(exchange: &Exchange, deadline: Instant) -> Result<(Option<InFligh
         route: subject.route.to_owned(),
         ..Attribution::default()
     };
+    exchange.record.unprotected = admit::unprotected(&admitted.reservation);
     Ok((Some(admitted.reservation.dispatch(attribution)), admitted.headers))
 }
 

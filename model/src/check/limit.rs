@@ -13,7 +13,8 @@ use super::{
     upstream::globs,
 };
 use crate::{
-    Algorithm, Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Problems, Reserve, Unit, Window,
+    Algorithm, Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Problems, Reserve, Unit,
+    WhenUnavailable, Window,
 };
 
 /// Half of what 64 bits hold, so that no sum of two amounts overflows.
@@ -42,6 +43,8 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
         context.add(&spec.field("mode"), "`shadow` is not supported yet for concurrency");
     }
     let reserve = reserve(&mut context, &spec.field("reserve"), given, unit);
+    let words = [("deny", Is(WhenUnavailable::Deny)), ("allow", Is(WhenUnavailable::Allow))];
+    let when_unavailable = context.word(&spec.field("whenUnavailable"), &given.when_unavailable, &words);
     let durability = durability(&mut context, &spec.field("durability"), given, unit);
     let (at, none) = (spec.field("match"), v1::LimitMatch::default());
     let matched = given.r#match.as_ref().unwrap_or(&none);
@@ -61,6 +64,7 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
         durability,
         mode,
         reserve,
+        when_unavailable: when_unavailable.unwrap_or_default(),
     };
     context.finish(Checked::Limit(Arc::new(limit)))
 }
@@ -150,12 +154,9 @@ fn durability(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit
     context.word(at, &given.durability, &words).unwrap_or(Durability::default_of(unit))
 }
 
-/// What is accepted only where it says what is done now.
 fn modes(context: &mut Context, spec: &Field<'_>, given: &v1::LimitSpec) -> Mode {
     let modes = [("enforce", Is(Mode::Enforce)), ("shadow", Is(Mode::Shadow))];
-    let mode = context.word(&spec.field("mode"), &given.mode, &modes).unwrap_or_default();
-    context.word(&spec.field("whenUnavailable"), &given.when_unavailable, &[("deny", Is(())), ("allow", NotYet)]);
-    mode
+    context.word(&spec.field("mode"), &given.mode, &modes).unwrap_or_default()
 }
 
 fn reserve(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit: Unit) -> Reserve {

@@ -404,6 +404,9 @@ fn a_limit_means_what_the_contract_says() {
     let most = limit("{unit: tokens, limit: 9223372036854775807, window: 1m, mode: shadow, reserve: prompt}");
     assert_eq!((most.limit, most.mode, most.reserve), (i64::MAX as u64, crate::Mode::Shadow, crate::Reserve::Prompt));
     assert_eq!((given.mode, given.reserve), (crate::Mode::Enforce, crate::Reserve::Full));
+    let open = limit("{unit: tokens, limit: 1, window: 1m, whenUnavailable: allow}");
+    let both = (given.when_unavailable, open.when_unavailable);
+    assert_eq!(both, (crate::WhenUnavailable::Deny, crate::WhenUnavailable::Allow));
     let nobody = crate::Subject::of_route("r");
     assert!(all.concerns(&nobody) && all.key(&nobody).is_empty());
     let each = limit("{per: [consumer], unit: requests, limit: 1, window: 1s, algorithm: fixed}");
@@ -482,7 +485,7 @@ fn every_wrong_value_of_a_limit_is_told() {
         ("algorithm: fix", "spec.algorithm: `fix` is unknown (did you mean `fixed`?)"),
         ("durability: disk", "spec.durability: `disk` is unknown"),
         ("reserve: prompts", "spec.reserve: `prompts` is unknown (did you mean `prompt`?)"),
-        ("whenUnavailable: allow", "spec.whenUnavailable: `allow` is not supported yet"),
+        ("whenUnavailable: allowed", "spec.whenUnavailable: `allowed` is unknown (did you mean `allow`?)"),
     ] {
         let found = wrong("Limit", &with(rest));
         assert!(!found.is_empty() && found.iter().all(|it| it.contains(expected)), "{rest}: {found:?}");

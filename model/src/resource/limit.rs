@@ -39,6 +39,18 @@ pub struct Limit {
     pub mode: Mode,
     /// What is held for a request before it is sent on.
     pub reserve: Reserve,
+    /// What becomes of a request when nobody can decide.
+    pub when_unavailable: WhenUnavailable,
+}
+
+/// What becomes of a request once its node has no lease and no quorum: neither yes nor no can be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenUnavailable {
+    /// It is refused, as undecided.
+    #[default]
+    Deny,
+    /// It goes on without this limit, and is counted apart.
+    Allow,
 }
 
 /// Whether a limit refuses what is too much.

@@ -43,17 +43,25 @@ impl Contact {
 
     /// It is time to prove that somebody is there.
     pub(super) fn is_old(&self) -> bool {
-        self.now >= self.renew_at()
+        self.now >= self.ask_at()
     }
 
-    pub(super) fn renew_at(&self) -> u64 {
+    fn renew_at(&self) -> u64 {
         self.at.saturating_add(self.isolation / 3)
     }
 
+    /// When something is to be sent for that. What was sent lately is a proof as soon as it is shown: a replica that is behind
+    /// does not show it sooner for more of it.
+    pub(super) fn ask_at(&self) -> u64 {
+        let waited_for = self.sent.back().map_or(0, |(_, at)| at.saturating_add(self.isolation / 10));
+        self.renew_at().max(waited_for)
+    }
+
     pub(super) fn sends(&mut self, last_seq: u64) {
-        if self.sent.len() < MAX_PROOFS {
-            self.sent.push_back((last_seq, self.now));
+        if self.sent.len() >= MAX_PROOFS {
+            self.sent.pop_back();
         }
+        self.sent.push_back((last_seq, self.now));
     }
 
     /// The log held everything up to here, as this node's own replica shows.
@@ -67,6 +75,22 @@ impl Contact {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_sends_all_the_time_to_a_replica_that_is_behind() {
+        let mut contact = Contact::since(0, 300);
+        contact.pass(100);
+        assert!(contact.is_old());
+        for seq in 1..=100 {
+            contact.sends(seq);
+        }
+        assert_eq!((contact.is_old(), contact.ask_at(), contact.sent.len()), (false, 130, MAX_PROOFS));
+        contact.pass(130);
+        assert!(contact.is_old(), "then it is tried anew");
+        contact.sends(101);
+        contact.shown(101);
+        assert_eq!((contact.renew_at(), contact.ask_at()), (230, 230));
+    }
 
     #[test]
     fn contact_is_as_old_as_the_sending_of_what_was_shown_and_is_lost_in_time() {

@@ -83,8 +83,12 @@ async fn propose(shared: &Shared, uplink: &dyn Uplink, frame: Frame, after: u64)
     let records = frame.records.len();
     let by = Instant::now() + shared.config.propose_timeout;
     shared.durable(after, by).await.map_err(|_| Failure::Journal)?;
-    let proposed = timeout_at(by, uplink.propose(frame, by)).await;
-    let outcome = proposed.map_err(|_| Failure::Timeout)?.map_err(Failure::Uplink)?;
+    shared.asks();
+    let proposed = timeout_at(by, uplink.propose(frame, by)).await.map_err(|_| Failure::Timeout)?;
+    if matches!(proposed, Ok(_) | Err(UplinkError::Refused(_))) {
+        shared.is_heard();
+    }
+    let outcome = proposed.map_err(Failure::Uplink)?;
     if outcome.unopened {
         return Err(Failure::Unopened);
     }

@@ -38,12 +38,12 @@ pub(crate) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) progress: watch::Receiver<Progress>,
-    wake: Notify,
+    pub(super) wake: Notify,
     fenced: Signal,
     /// The time to stop has come, whatever is on its way.
     overdue: Signal,
     ended: Signal,
-    counters: Counters,
+    pub(super) counters: Counters,
     pub(super) quarantine: Quarantine,
 }
 
@@ -66,6 +66,10 @@ pub(super) struct State {
     restated: u64,
     /// When the oldest settlement was made that the log has not confirmed.
     unsaid_since: Option<Instant>,
+    /// Since when the log was asked and nobody has answered.
+    pub(super) asked_since: Option<Instant>,
+    /// Something went on without some of its limits since then.
+    pub(super) is_unprotected: bool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -77,18 +81,18 @@ impl std::fmt::Debug for Shared {
 impl State {
     /// Log time as far as this node knows: of the last entry, and what has passed since. Late by as much as the replica is,
     /// never early.
-    fn log_time(&self) -> Timestamp {
+    pub(super) fn log_time(&self) -> Timestamp {
         let passed = |at: Instant| u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
         Timestamp(self.clock.map_or(0, |(time, at)| time.saturating_add(passed(at))))
     }
 
-    fn say_draws(&mut self) {
+    pub(super) fn say_draws(&mut self) {
         if self.draws_at.is_none() && self.agent.has_unsaid_draws() {
             self.draws_at = Some(Instant::now() + DRAWS_WITHIN);
         }
     }
 
-    fn say_leases_within(&mut self, delay: Duration) {
+    pub(super) fn say_leases_within(&mut self, delay: Duration) {
         if self.agent.has_lease_news() {
             let at = Instant::now() + delay;
             self.leases_at = Some(self.leases_at.map_or(at, |known| known.min(at)));
@@ -103,8 +107,8 @@ pub(super) enum Reserved {
 }
 
 #[derive(Debug, Default)]
-struct Counters {
-    local: AtomicU64,
+pub(super) struct Counters {
+    pub(super) local: AtomicU64,
     journal_full: AtomicU64,
     proposals: AtomicU64,
     failed_proposals: AtomicU64,
@@ -113,6 +117,7 @@ struct Counters {
     refused: AtomicU64,
     undecided: AtomicU64,
     dropped: AtomicU64,
+    pub(super) unprotected: AtomicU64,
 }
 
 /// What the task does next.
@@ -148,6 +153,8 @@ impl Shared {
                 stop_by: None,
                 restated: 0,
                 unsaid_since: None,
+                asked_since: None,
+                is_unprotected: false,
             }),
             wake: Notify::new(),
             fenced: Signal::new(),
@@ -223,11 +230,11 @@ impl Shared {
     }
 
     /// Tells the agent what time it is since this incarnation was opened.
-    fn pass(&self, state: &mut State) {
+    pub(super) fn pass(&self, state: &mut State) {
         state.agent.pass(micros(self.config.opened.elapsed()));
     }
 
-    fn refuse_when_closed(&self, state: &State, durability: Durability) -> Result<(), ReserveError> {
+    pub(super) fn refuse_when_closed(&self, state: &State, durability: Durability) -> Result<(), ReserveError> {
         let closed = if state.agent.is_fenced() {
             Unavailable::Fenced
         } else if state.stop_by.is_some() {
@@ -460,6 +467,7 @@ impl Shared {
             refused: count(&self.counters.refused),
             undecided: count(&self.counters.undecided),
             dropped: count(&self.counters.dropped),
+            unprotected: count(&self.counters.unprotected),
         }
     }
 }

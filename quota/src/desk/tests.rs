@@ -9,6 +9,7 @@ use tollgate_proto::state::v1::{Frame, FrameOutcome, NodeOpen, QuotaBatch};
 
 mod journal;
 mod leases;
+mod unprotected;
 
 use super::*;
 use crate::{BoxFuture, Changes, Ledger, Rule, UplinkError, journal::Forgetful, ledger::Query};
@@ -28,6 +29,8 @@ struct Log {
 enum Fault {
     /// Nothing happens.
     Unreachable,
+    /// Who leads does not take it.
+    Refused,
     /// It is applied, and the answer is lost.
     AnswerLost,
     /// It is applied, and no answer comes.
@@ -91,6 +94,7 @@ impl Uplink for Log {
             match fault {
                 None => Ok(self.apply(frame)),
                 Some(Fault::Unreachable) => Err(UplinkError::NotDone("no leader".into())),
+                Some(Fault::Refused) => Err(UplinkError::Refused("full".into())),
                 Some(Fault::AnswerLost) => {
                     self.apply(frame);
                     Err(UplinkError::Unknown("reset".into()))

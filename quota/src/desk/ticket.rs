@@ -21,15 +21,39 @@ pub(crate) struct Ticket {
     /// Up to where the journal must be durable before the request is sent out.
     position: u64,
     shadow: Vec<ShadowCharge>,
+    /// Of its charges, those that nobody could decide on.
+    unprotected: Vec<ShadowCharge>,
 }
 
 impl Ticket {
     pub(super) fn held(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
-        Self { shared, request, held: true, open: true, durability, position: 0, shadow: Vec::new() }
+        Self {
+            shared,
+            request,
+            held: true,
+            open: true,
+            durability,
+            position: 0,
+            shadow: Vec::new(),
+            unprotected: Vec::new(),
+        }
     }
 
     pub(super) fn unheld(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
-        Self { shared, request, held: false, open: true, durability, position: 0, shadow: Vec::new() }
+        Self {
+            shared,
+            request,
+            held: false,
+            open: true,
+            durability,
+            position: 0,
+            shadow: Vec::new(),
+            unprotected: Vec::new(),
+        }
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        self.durability
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -54,6 +78,14 @@ impl Ticket {
         self.shadow = charges;
     }
 
+    pub(super) fn set_unprotected(&mut self, charges: Vec<ShadowCharge>) {
+        self.unprotected = charges;
+    }
+
+    pub(crate) fn unprotected(&self) -> &[ShadowCharge] {
+        &self.unprotected
+    }
+
     pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Attribution) -> Written {
         if outcome == Outcome::Voided {
             self.void();
@@ -69,6 +101,7 @@ impl Ticket {
             attribution: Some(attribution),
             unheld: !self.held,
             shadow: std::mem::take(&mut self.shadow),
+            unprotected: std::mem::take(&mut self.unprotected),
             ..Settle::default()
         });
         self.shared.written(position)

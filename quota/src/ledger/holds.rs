@@ -142,6 +142,7 @@ impl Ledger {
         }
         self.meta.settled += 1;
         self.count_shadows(now, settle);
+        self.count_unprotected(settle);
         settle.attribution.is_some()
     }
 

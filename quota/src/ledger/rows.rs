@@ -13,7 +13,7 @@ use tollgate_proto::state::v1::{
 };
 
 use super::{
-    Bounds, Changes, Ledger,
+    Bounds, Changes, Ledger, Unprotected,
     accounts::{Account, Rare},
     holds::{Held, HoldState},
     keys::Key,
@@ -368,6 +368,8 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         algorithm: rule.algorithm.as_str().into(),
         shadow: rule.shadow,
         mode_since: if state.mode_since == state.since { 0 } else { state.mode_since },
+        unprotected_requests: state.unprotected.requests,
+        unprotected_units: state.unprotected.units,
     }
     .encode_to_vec()
 }
@@ -395,6 +397,7 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
             window_end: row.window_end_us,
             epoch: row.epoch,
             deleted_at: row.deleted_at,
+            unprotected: Unprotected { requests: row.unprotected_requests, units: row.unprotected_units },
         })
     };
     state().map_err(|why| RestoreError::Value { key: key.to_vec(), source: why.into() })

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{ISOLATION_US, Ledger, accounts::Account, slab::Slab};
+use super::{ISOLATION_US, Ledger, Unprotected, accounts::Account, slab::Slab};
 use crate::{
     Rule,
     slide::{Slot, by_any_clock},
@@ -24,6 +24,8 @@ pub(super) struct RuleState {
     pub(super) epoch: u64,
     /// Deleted at this index: no new hold.
     pub(super) deleted_at: Option<u64>,
+    /// What went past it while nobody could decide.
+    pub(super) unprotected: Unprotected,
 }
 
 impl RuleState {
@@ -140,7 +142,8 @@ impl Ledger {
         let since = rule.version.0;
         let epoch = self.next_epoch();
         let (mode_since, deleted_at) = (since, None);
-        let state = RuleState { rule, since, mode_since, window_start, window_end, epoch, deleted_at };
+        let unprotected = Unprotected::default();
+        let state = RuleState { rule, since, mode_since, window_start, window_end, epoch, deleted_at, unprotected };
         let id = self.rules.insert(state);
         self.dirty.rules.push(id);
     }

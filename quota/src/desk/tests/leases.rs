@@ -3,7 +3,7 @@
 use super::*;
 
 /// The desk of a node that asks for leases and follows the log.
-fn leasing(log: &Arc<Log>, node: u64) -> (Desk, TaskTracker) {
+pub(super) fn leasing(log: &Arc<Log>, node: u64) -> (Desk, TaskTracker) {
     let open = NodeOpen { node, incarnation: 1, ..NodeOpen::default() };
     log.ledger.lock().open(LogIndex(2), Timestamp(0), &open, &mut Changes::new());
     let tracker = TaskTracker::new();
@@ -20,12 +20,12 @@ async fn reserve(desk: &Desk, amount: u64) -> Result<Reservation, ReserveError> 
     desk.reserve(charges(amount), Durability::Journal, by, Duration::from_secs(600)).await
 }
 
-fn settle(reservation: Reservation, used: u64) {
+pub(super) fn settle(reservation: Reservation, used: u64) {
     reservation.dispatch(named("r")).settle(input(used), Outcome::Settled, named("r"));
 }
 
 /// Small requests until one is admitted from a lease.
-async fn warm(desk: &Desk) -> u64 {
+pub(super) async fn warm(desk: &Desk) -> u64 {
     let before = desk.stats().local;
     for asked in 1..100 {
         settle(reserve(desk, 10).await.unwrap(), 10);
@@ -38,7 +38,7 @@ async fn warm(desk: &Desk) -> u64 {
 }
 
 /// What nodes have in hand and no request holds.
-fn leased(log: &Log) -> u64 {
+pub(super) fn leased(log: &Log) -> u64 {
     log.ledger.lock().accounts(Timestamp(0), &Query::default()).accounts[0].leased
 }
 
@@ -115,7 +115,7 @@ async fn what_an_earlier_process_left_is_said_at_once_whether_anybody_calls_or_n
 }
 
 /// Waits for a condition, in paused time.
-async fn until(condition: impl Fn() -> bool) {
+pub(super) async fn until(condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < Duration::from_secs(1), "waited in vain");
