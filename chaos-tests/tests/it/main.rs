@@ -16,3 +16,4 @@ mod overshoot;
 mod race;
 mod sdk;
 mod secrets;
+mod unavailable;
