@@ -27,7 +27,7 @@ mod seed;
 mod wait;
 pub mod workload;
 
-pub use binary::tollgate;
+pub use binary::{tollgate, tollgate_with_failpoints};
 pub use cli::{Cli, Run};
 pub use clock::{day_with_room, now};
 pub use cluster::{Cluster, Demo, DemoConsumer, DemoNode, DemoProvider, Node, Plan};

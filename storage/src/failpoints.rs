@@ -1,7 +1,8 @@
 //! Named places, before and after every step that has to survive a crash, at which a test build ends the process.
 //!
 //! With the feature `failpoints`, `TOLLGATE_FAILPOINT=name` aborts the process when it first comes to that place, and
-//! `TOLLGATE_FAILPOINT=name:n` when it comes there for the nth time: nothing is flushed, no destructor runs. Without the
+//! `TOLLGATE_FAILPOINT=name:n` when it comes there for the nth time: nothing is flushed, no destructor runs. As all logs of a
+//! process come to the same places, `thread/name:n` counts one thread alone: `raft-log` or `journal`. Without the
 //! feature a place costs nothing and the variable is not read. A place is marked by `failpoint!("name")`, in whichever crate;
 //! every name is in the list below, and in the code once.
 
@@ -71,7 +72,7 @@ pub use on::{hits, reach};
 
 #[cfg(feature = "failpoints")]
 mod on {
-    use std::{collections::BTreeMap, env, sync::LazyLock};
+    use std::{collections::BTreeMap, env, sync::LazyLock, thread};
 
     use parking_lot::Mutex;
 
@@ -79,19 +80,17 @@ mod on {
 
     static HITS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
 
-    static FATAL: LazyLock<Option<(String, u64)>> = LazyLock::new(|| env::var(VARIABLE).ok().map(|text| parse(&text)));
+    static FATAL: LazyLock<Option<Fatal>> = LazyLock::new(|| env::var(VARIABLE).ok().map(|text| Fatal::parse(&text)));
 
     /// Counts that the process came to a place, and ends it there if that is what was asked for.
     #[doc(hidden)]
     pub fn reach(name: &'static str) {
-        let hits = {
-            let mut all = HITS.lock();
-            let hits = all.entry(name).or_default();
-            *hits += 1;
-            *hits
-        };
-        if FATAL.as_ref().is_some_and(|(fatal, nth)| fatal == name && hits == *nth) {
-            tracing::error!(name, hits, "failpoint reached, ending the process");
+        *HITS.lock().entry(name).or_default() += 1;
+        let Some(fatal) = FATAL.as_ref().filter(|fatal| fatal.is_at(name)) else { return };
+        let mut left = fatal.left.lock();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            tracing::error!(name, "failpoint reached, ending the process");
             std::process::abort();
         }
     }
@@ -102,13 +101,28 @@ mod on {
         HITS.lock().get(name).copied().unwrap_or(0)
     }
 
-    /// A name that does not exist would never end anything, and a test with it would prove nothing.
-    fn parse(text: &str) -> (String, u64) {
-        let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
-        assert!(super::FAILPOINTS.contains(&name), "{VARIABLE}: there is no failpoint `{name}`");
-        let nth = nth.parse().unwrap_or(0);
-        assert!(nth > 0, "{VARIABLE}: `{text}` does not end with a number from 1 on");
-        (name.to_owned(), nth)
+    /// Where the process ends.
+    struct Fatal {
+        thread: Option<String>,
+        name: String,
+        /// How often it is still to be come to.
+        left: Mutex<u64>,
+    }
+
+    impl Fatal {
+        /// A name that does not exist would never end anything, and a test with it would prove nothing.
+        fn parse(text: &str) -> Fatal {
+            let (thread, place) = text.split_once('/').map_or((None, text), |(thread, place)| (Some(thread), place));
+            let (name, nth) = place.split_once(':').unwrap_or((place, "1"));
+            assert!(super::FAILPOINTS.contains(&name), "{VARIABLE}: there is no failpoint `{name}`");
+            let nth = nth.parse().unwrap_or(0);
+            assert!(nth > 0, "{VARIABLE}: `{text}` does not end with a number from 1 on");
+            Fatal { thread: thread.map(str::to_owned), name: name.to_owned(), left: Mutex::new(nth) }
+        }
+
+        fn is_at(&self, name: &str) -> bool {
+            self.name == name && self.thread.as_deref().is_none_or(|it| thread::current().name() == Some(it))
+        }
     }
 
     #[cfg(test)]
@@ -126,23 +140,34 @@ mod on {
             assert_eq!(run("apply.before:3"), (false, 2));
             assert_eq!(run("apply.before"), (false, 0));
             assert_eq!(run("apply.after"), (true, 5));
+            assert_eq!(run("elsewhere/apply.before"), (true, 5));
+            assert_eq!(run("here/apply.before:2"), (false, 1));
         }
 
         #[test]
         #[ignore = "the process that the test above starts"]
         fn child() {
-            for _ in 0..5 {
-                reach("apply.before");
-                println!("passed by");
-            }
+            let passes = || {
+                for _ in 0..5 {
+                    reach("apply.before");
+                    println!("passed by");
+                }
+            };
+            thread::Builder::new().name("here".into()).spawn(passes).unwrap().join().unwrap();
         }
 
         #[test]
-        fn a_place_is_named_with_or_without_a_number() {
-            assert_eq!(parse("apply.before"), ("apply.before".to_owned(), 1));
-            assert_eq!(parse("log.after-sync:12"), ("log.after-sync".to_owned(), 12));
-            for wrong in ["", "apply.never", "apply.before:", "apply.before:0", "apply.before:x"] {
-                assert!(std::panic::catch_unwind(|| parse(wrong)).is_err(), "{wrong}");
+        fn a_place_is_named_with_or_without_a_thread_and_a_number() {
+            let parsed = |text: &str| {
+                let Fatal { thread, name, left } = Fatal::parse(text);
+                (thread.unwrap_or_default(), name, left.into_inner())
+            };
+            let expected = |thread: &str, name: &str, nth: u64| (thread.to_owned(), name.to_owned(), nth);
+            assert_eq!(parsed("apply.before"), expected("", "apply.before", 1));
+            assert_eq!(parsed("log.after-sync:12"), expected("", "log.after-sync", 12));
+            assert_eq!(parsed("journal/log.after-sync:2"), expected("journal", "log.after-sync", 2));
+            for wrong in ["", "apply.never", "apply.before:", "apply.before:0", "apply.before:x", "journal/"] {
+                assert!(std::panic::catch_unwind(|| Fatal::parse(wrong)).is_err(), "{wrong}");
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Node {
     pub advertise: SocketAddr,
     /// Its environment, from the next start on.
     pub env: Vec<(String, String)>,
+    /// The program that it runs, if not the usual one.
+    pub program: Option<PathBuf>,
     /// The network namespace that it runs in, if it has one of its own.
     pub(super) namespace: Option<String>,
     child: Option<Child>,
@@ -50,7 +52,19 @@ impl Node {
         env: Vec<(String, String)>,
     ) -> Node {
         let dir = cluster_dir.join(format!("node-{id}"));
-        Node { id, zone: zone.into(), dir, http, admin, peer, advertise, env, namespace: None, child: None }
+        Node {
+            id,
+            zone: zone.into(),
+            dir,
+            http,
+            admin,
+            peer,
+            advertise,
+            env,
+            program: None,
+            namespace: None,
+            child: None,
+        }
     }
 
     /// Its `node.toml`.
@@ -89,12 +103,13 @@ impl Node {
     pub fn start(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.is_running(), "node {} runs already", self.id);
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let program = self.program.as_deref().unwrap_or_else(|| tollgate());
         let mut command = match &self.namespace {
-            None => Command::new(tollgate()),
+            None => Command::new(program),
             Some(namespace) => {
                 // It becomes the program, so that signals reach the node.
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(tollgate());
+                command.args(["netns", "exec", namespace]).arg(program);
                 command
             }
         };

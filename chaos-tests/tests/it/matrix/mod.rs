@@ -12,6 +12,7 @@ mod partition;
 mod process;
 mod providers;
 mod stage;
+mod steps;
 
 use std::{fmt, io::Write};
 
@@ -51,6 +52,7 @@ long_rows! {
     row_03_a_killed_learner: 3, "kill -9 a learner", process::killed_learner;
     row_05_kills_in_a_loop: 5, "kill -9 of anybody, 50 times", process::killed_in_a_loop;
     row_07_a_frozen_follower: 7, "SIGSTOP follower past T_iso, SIGCONT", process::frozen_follower;
+    row_09_any_durable_step: 9, "abort at each durable step", steps::any_step;
     row_10_full_disks: 10, "disk full on follower, leader, all", disk::full_disks;
     row_11_a_slow_flush: 11, "fsync takes 50 ms, 500 ms, 5 s on one node", disk::slow_flush;
     row_20_one_way_cuts: 20, "asymmetric cuts, every pair, and bridges", partition::asymmetric;
