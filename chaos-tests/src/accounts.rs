@@ -45,6 +45,15 @@ pub struct Ledger {
     pub over: u64,
     /// Tokens of answers that the provider has finished, and that were not charged, of the worst account.
     pub forgotten: u64,
+    /// Of these, tokens that are not in suspense either, so that they could be spent again.
+    pub lost: u64,
+}
+
+/// What the product says of one account.
+#[derive(Clone, Copy, Debug, Default)]
+struct Charged {
+    used: u64,
+    suspense: u64,
 }
 
 impl Accounts {
@@ -116,27 +125,28 @@ impl Accounts {
         &self,
         models: &BTreeMap<String, Counters>,
         finished: &BTreeMap<String, u64>,
-        charged: &BTreeMap<String, u64>,
+        charged: &BTreeMap<String, Charged>,
     ) -> Ledger {
-        let of = |tokens: &BTreeMap<String, u64>, model: &String| tokens.get(model).copied().unwrap_or_default();
         let mut ledger = Ledger::default();
         for round in 0..=self.rounds() {
             let model = self.model(round);
             let Some(counters) = models.get(&model) else { continue };
             let witnessed = counters.input_tokens + counters.output_tokens;
             // An account that is not there any more has forgotten everything.
-            let used = of(charged, &model);
+            let Charged { used, suspense } = charged.get(&model).copied().unwrap_or_default();
+            let finished = finished.get(&model).copied().unwrap_or_default();
             ledger.accounts += 1;
             ledger.witnessed += witnessed;
             ledger.used += used;
             ledger.over = ledger.over.max(checkers::over_admitted(witnessed.max(used), self.limit));
-            ledger.forgotten = ledger.forgotten.max(of(finished, &model).saturating_sub(used));
+            ledger.forgotten = ledger.forgotten.max(finished.saturating_sub(used));
+            ledger.lost = ledger.lost.max(finished.saturating_sub(used + suspense));
         }
         ledger
     }
 
     /// What each account has used, once none of them holds anything.
-    async fn charged(&self, cluster: &Cluster) -> anyhow::Result<BTreeMap<String, u64>> {
+    async fn charged(&self, cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Charged>> {
         let name = self.limit_name();
         eventually("no call holds anything", || async {
             let rows = cluster.cli().rows(&["limits", "show"]).await?;
@@ -144,7 +154,8 @@ impl Accounts {
             for row in rows.iter().filter(|row| row["limit"] == name.as_str()) {
                 anyhow::ensure!(row["held"] == 0, "{row}");
                 let account = row["account"].as_str().with_context(|| format!("no account in {row}"))?;
-                charged.insert(account.to_owned(), row["used"].as_u64().with_context(|| format!("no use in {row}"))?);
+                let of = |part: &str| row[part].as_u64().with_context(|| format!("no {part} in {row}"));
+                charged.insert(account.to_owned(), Charged { used: of("used")?, suspense: of("suspense")? });
             }
             Ok(charged)
         })
@@ -155,8 +166,8 @@ impl Accounts {
 impl Ledger {
     /// For people and for `grep`.
     pub fn line(&self) -> String {
-        let Ledger { accounts, witnessed, used, over, forgotten } = self;
-        format!("accounts={accounts} witnessed={witnessed} used={used} over={over} forgotten={forgotten}")
+        let Ledger { accounts, witnessed, used, over, forgotten, lost } = self;
+        format!("accounts={accounts} witnessed={witnessed} used={used} over={over} forgotten={forgotten} lost={lost}")
     }
 }
 

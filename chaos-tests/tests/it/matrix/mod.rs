@@ -6,6 +6,7 @@
 pub(crate) mod clocks;
 mod config;
 mod disk;
+mod journal;
 mod memory;
 mod network;
 mod partition;
@@ -72,6 +73,7 @@ rows! {
     row_12_a_failing_flush: 12, "fsync returns EIO", disk::failing_flush;
     row_14_a_torn_tail: 14, "torn write at the end of the log", disk::torn_tail;
     row_15_a_flipped_bit: 15, "bit flip in log, vote, snapshot, state", disk::flipped_bits;
+    row_15_a_flipped_bit_in_the_journal: 15, "bit flip in the journal", journal::flipped_bits;
     row_16_a_wiped_follower: 16, "node wiped, same id rejoins", disk::wiped_follower;
     row_19_a_partition: 19, "symmetric partition", partition::symmetric;
     row_24_a_black_hole: 24, "TCP accepts but never answers", network::black_hole;

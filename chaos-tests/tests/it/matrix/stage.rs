@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tollgate_chaos_tests::{
     Cluster, Figures, Plan, Provider, SOON, Seed,
-    accounts::Accounts,
+    accounts::{Accounts, Ledger},
     calls::Call,
     checkers,
     client::LIMIT,
@@ -97,7 +97,12 @@ impl Stage {
     }
 
     /// Heals what still lies down, stops the load, and judges. `recovery` is the row's own figure.
-    pub(super) async fn judge(mut self, recovery: Option<Duration>) -> anyhow::Result<Figures> {
+    pub(super) async fn judge(self, recovery: Option<Duration>) -> anyhow::Result<Figures> {
+        Ok(self.judge_all(recovery).await?.0)
+    }
+
+    /// The same, and what all accounts came to.
+    pub(super) async fn judge_all(mut self, recovery: Option<Duration>) -> anyhow::Result<(Figures, Ledger)> {
         for node in &mut self.cluster.nodes {
             if !node.is_running() {
                 node.start()?;
@@ -121,7 +126,7 @@ impl Stage {
             recovery,
         };
         tell(&tally);
-        Ok(figures)
+        Ok((figures, ledger))
     }
 }
 
