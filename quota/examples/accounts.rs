@@ -1,35 +1,34 @@
 //! What limits cost: `cargo run --release -p tollgate-quota --example accounts`.
 //!
 //! Reserving, sending out and settling over four accounts from leases of this node, with the log in the same process: how
-//! long one call takes, what it allocates, and how many two threads do on the same accounts. Then the ledger alone: records
-//! applied in a second, and what a million consumers with three limits take in memory and in a snapshot.
+//! long one call takes and what it allocates, and how many calls one thread and two do on the same account. Then the ledger
+//! alone: records applied in a second, and what a million consumers with three limits take in memory and in a snapshot.
 
 #![expect(clippy::print_stdout, reason = "a report for the terminal")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     fs,
     hint::black_box,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Barrier, Mutex, OnceLock},
+    thread,
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::task::TaskTracker;
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, NodeId, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{self as wire, Charge as WireCharge, Hold, Record, record::Kind};
 use tollgate_quota::{
-    Attribution, BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, Ledger, NodeOpen, Outcome,
-    QuotaBatch, Rule, Settle, Uplink, UplinkError, Usage, journal::Forgetful,
+    Account, Attribution, BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, Ledger, NodeOpen,
+    Outcome, Path, QuotaBatch, Reservation, Rule, Settle, Uplink, UplinkError, Usage, journal::Forgetful,
 };
 
 /// Calls that are timed.
 const CALLS: usize = 200_000;
-/// Calls of two threads, each.
-const SHARED_CALLS: u64 = 1_000_000;
+/// Calls of each thread, where several use one account.
+const SHARED_CALLS: u64 = 3_000_000;
 /// Holds in one frame, when the ledger is alone.
 const PER_FRAME: u64 = 1_000;
 const FRAMES: u64 = 500;
@@ -37,16 +36,19 @@ const CONSUMERS: u64 = 1_000_000;
 const LIMITS: [&str; 4] = ["tenant", "team", "consumer", "model"];
 const NOW: u64 = 1_800_000_000_000_000;
 
-/// Counts what is allocated.
+/// Counts what each thread allocates.
 struct Counting;
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
 
 // SAFETY: everything is left to the system's allocator.
 #[expect(unsafe_code, reason = "an allocator can't be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        // Of a thread that is ending nothing is asked.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
         // SAFETY: the caller's promise is handed on.
         unsafe { System.alloc(layout) }
     }
@@ -118,66 +120,120 @@ fn charges(consumer: &str) -> Vec<Charge> {
     LIMITS.iter().map(charge).collect()
 }
 
-async fn call(desk: &Desk, charges: &[Charge], durability: Durability) {
-    let by = Instant::now() + Duration::from_secs(5);
-    let reserved = desk.reserve(charges.to_vec(), durability, by, Duration::from_secs(60)).await;
-    let in_flight = reserved.expect("there is enough").dispatch(Attribution::default());
-    in_flight.settle(Usage { input_tokens: 400, ..Usage::default() }, Outcome::Settled, Attribution::default());
+/// How a call finds its accounts, and what is written down of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    /// They were found before, as for further calls of one kind.
+    Path,
+    /// By their names.
+    Names,
+    /// By their names, and each call is journaled.
+    Journaled,
 }
 
-async fn desk() -> (Desk, Arc<Log>) {
+/// What calls of one kind come with.
+struct Caller {
+    desk: Desk,
+    path: Path,
+    charges: Vec<Charge>,
+    amounts: Vec<u64>,
+    way: Way,
+    handle: Handle,
+}
+
+impl Caller {
+    fn of(desk: &Desk, way: Way, charges: Vec<Charge>) -> Self {
+        let account =
+            |charge: &Charge| Account { limit: charge.limit.clone(), version: charge.version, key: charge.key.clone() };
+        let path = desk.path(charges.iter().map(account).collect());
+        let amounts = charges.iter().map(|charge| charge.amount).collect();
+        Self { desk: desk.clone(), path, charges, amounts, way, handle: Handle::current() }
+    }
+
+    fn reserve(&self) -> Reservation {
+        let served = if self.way == Way::Path { self.path.try_reserve(&self.amounts) } else { None };
+        served.unwrap_or_else(|| self.handle.block_on(self.ask()))
+    }
+
+    async fn ask(&self) -> Reservation {
+        let (by, hold_for) = (Instant::now() + Duration::from_secs(5), Duration::from_secs(60));
+        let reserved = match self.way {
+            Way::Path => self.path.reserve(&self.amounts, Durability::Memory, by, hold_for).await,
+            Way::Names => self.desk.reserve(self.charges.clone(), Durability::Memory, by, hold_for).await,
+            Way::Journaled => self.desk.reserve(self.charges.clone(), Durability::Journal, by, hold_for).await,
+        };
+        reserved.expect("there is enough")
+    }
+
+    fn call(&self) {
+        let in_flight = self.reserve().dispatch(Attribution::default());
+        let usage = Usage { input_tokens: 400, ..Usage::default() };
+        drop(in_flight.settle(usage, Outcome::Settled, Attribution::default()));
+    }
+
+    /// Calls until it has been served from memory for a while.
+    fn warm(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(500) {
+            self.call();
+        }
+    }
+}
+
+fn desk() -> Desk {
     let log = Arc::new(Log { ledger: Mutex::new((ledger(&LIMITS), 2)), desk: OnceLock::new() });
     let config = DeskConfig { max_open: usize::MAX, ..DeskConfig::new(NodeId(1), 1) };
-    let desk =
-        Desk::spawn(config, Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()), &TaskTracker::new());
+    let uplink = Arc::clone(&log) as Arc<dyn Uplink>;
+    let desk = Desk::spawn(config, uplink, Arc::new(Forgetful::default()), &TaskTracker::new());
     assert!(log.desk.set(desk.clone()).is_ok(), "it is the first");
-    for _ in 0..200 {
-        call(&desk, &charges("alice"), Durability::Memory).await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    (desk, log)
+    desk
 }
 
 /// One call after the other, each timed.
-async fn one_by_one(durability: Durability) {
-    let (desk, _log) = desk().await;
-    let charges = charges("alice");
+fn one_by_one(way: Way) {
+    let desk = desk();
+    let caller = Caller::of(&desk, way, charges("alice"));
+    caller.warm();
     let mut took = Vec::with_capacity(CALLS);
-    let (before, local) = (ALLOCATIONS.load(Relaxed), desk.stats().local);
+    let (before, local) = (ALLOCATIONS.get(), desk.stats().local);
     for _ in 0..CALLS {
         let begun = std::time::Instant::now();
-        call(&desk, &charges, durability).await;
+        caller.call();
         took.push(begun.elapsed());
     }
-    let allocations = ALLOCATIONS.load(Relaxed) - before;
+    let allocations = ALLOCATIONS.get() - before;
     let local = desk.stats().local - local;
     took.sort_unstable();
     println!(
-        "reserve + settle over 4 accounts ({durability:?}): p50 {:?}, p99 {:?}, {} allocations a call, {local} of {CALLS} local",
+        "reserve + settle over 4 accounts ({way:?}): p50 {:?}, p99 {:?}, {:.2} allocations a call, {local} of {CALLS} local",
         took[CALLS / 2],
         took[CALLS * 99 / 100],
-        allocations / CALLS as u64,
+        allocations as f64 / CALLS as f64,
     );
 }
 
-/// Two threads on the same accounts.
-async fn together() {
-    let (desk, _log) = desk().await;
+/// Some threads on the same account, each with what it found itself.
+fn together(threads: u64, way: Way) {
+    let desk = desk();
+    Caller::of(&desk, way, charges("alice")[..1].to_vec()).warm();
+    let calls = if way == Way::Path { SHARED_CALLS } else { SHARED_CALLS / 20 };
+    let start = Arc::new(Barrier::new(usize::try_from(threads).expect("few") + 1));
+    let running: Vec<_> = (0..threads)
+        .map(|_| {
+            let caller = Caller::of(&desk, way, charges("alice")[..1].to_vec());
+            let start = Arc::clone(&start);
+            thread::spawn(move || {
+                start.wait();
+                (0..calls).for_each(|_| caller.call());
+            })
+        })
+        .collect();
+    start.wait();
     let begun = std::time::Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..2 {
-        let desk = desk.clone();
-        tasks.spawn(async move {
-            let charges = vec![charges("alice").remove(0)];
-            for _ in 0..SHARED_CALLS / 10 {
-                call(&desk, &charges, Durability::Memory).await;
-            }
-        });
-    }
-    tasks.join_all().await;
+    running.into_iter().for_each(|thread| thread.join().expect("it only calls"));
     println!(
-        "two threads on one account: {:.2} M pairs/s",
-        2.0 * (SHARED_CALLS / 10) as f64 / 1e6 / begun.elapsed().as_secs_f64()
+        "{threads} threads on one account ({way:?}): {:.2} M pairs/s",
+        (threads * calls) as f64 / 1e6 / begun.elapsed().as_secs_f64()
     );
 }
 
@@ -285,11 +341,14 @@ fn many() {
     );
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
-    one_by_one(Durability::Memory).await;
-    one_by_one(Durability::Journal).await;
-    together().await;
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime starts");
+    let entered = runtime.enter();
+    [Way::Path, Way::Names, Way::Journaled].into_iter().for_each(one_by_one);
+    [1, 2].into_iter().for_each(|threads| together(threads, Way::Path));
+    together(2, Way::Journaled);
+    drop(entered);
     applied();
     many();
 }

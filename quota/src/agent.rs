@@ -25,9 +25,10 @@ mod digest;
 mod frames;
 mod outbox;
 mod path;
+mod pockets;
 mod unprotected;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use prost::Message as _;
 use tollgate_model::Timestamp;
@@ -39,7 +40,7 @@ use tollgate_proto::state::v1::{
 use crate::book::Bug;
 use crate::{
     Charge, Durability,
-    book::{Ask, Book, Parts, Spending},
+    book::{Ask, Book, Parts, Poured, Spending},
     invariants::Violation,
     ledger::{Ledger, News, requests_of},
 };
@@ -81,6 +82,9 @@ pub struct Agent {
     /// Said first: what earlier incarnations left behind.
     recovers: VecDeque<Recover>,
     contact: Contact,
+    /// What pockets hold, by number.
+    poured: BTreeMap<u64, Poured>,
+    next_pocket: u64,
 }
 
 #[derive(Debug)]
@@ -157,6 +161,8 @@ impl Agent {
             outbox: Outbox::default(),
             recovers: VecDeque::new(),
             contact: Contact::default(),
+            poured: BTreeMap::new(),
+            next_pocket: 0,
         }
     }
 
@@ -443,7 +449,8 @@ impl Agent {
     /// # Errors
     /// The first violation.
     pub fn audit(&self) -> Result<(), Violation> {
-        self.book.audit(self.requests.values().flat_map(|request| &request.parts))
+        let drawn = self.requests.values().flat_map(|request| &request.parts);
+        self.book.audit(drawn.chain(self.poured.values().map(Poured::part)))
     }
 
     /// Whether a frame is out that the log has not confirmed.

@@ -19,6 +19,7 @@ mod demand;
 #[cfg(any(test, feature = "seeded-bugs"))]
 mod digest;
 mod follow;
+mod poured;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -27,7 +28,8 @@ use tollgate_proto::state::v1::{Consumed, JournalSum, Outcome, Report, Standing,
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) use self::bugs::Bug;
-use self::cell::{Cell, Counts};
+use self::cell::{Cell, Counts, STEP};
+pub(crate) use self::poured::{Hand, Made, Poured, Terms};
 use crate::{
     invariants::{Violation, require, within_lease},
     ledger::actual,
@@ -53,6 +55,13 @@ pub(crate) struct Part {
     pub(crate) below_ceiling: bool,
     /// The age at which its request went out, if it has.
     at: Option<u64>,
+}
+
+impl Part {
+    /// The lease that it is of.
+    pub(crate) fn cell(&self) -> u32 {
+        self.cell
+    }
 }
 
 /// What may be drawn, and what has to be written before it is spent.
@@ -151,7 +160,7 @@ impl Book {
         let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
             cell.held += ask.amount;
             let below_ceiling = spending == Spending::BelowCeiling && lease.turns();
-            if below_ceiling && cell.draw_unjournaled(ask.amount) {
+            if below_ceiling && cell.draw_unjournaled(ask.amount, ask.amount.saturating_mul(STEP)) {
                 #[cfg(any(test, feature = "seeded-bugs"))]
                 if self.bug != Some(Bug::IgnoresCeilings) {
                     self.raised.push(at);
@@ -163,15 +172,23 @@ impl Book {
             let (account, epoch) = (lease.account, lease.epoch);
             Part { cell: at, account, epoch, amount: ask.amount, below_ceiling, at: None }
         });
-        let low = part.is_none() || cell.spendable(age) < cell.demand.target() / 2;
-        if low && !cell.is_short && now >= cell.ask_after && !closed && !cell.is_called_back() {
-            cell.is_short = true;
-            self.short.push(at);
+        if !closed {
+            self.ask_ahead(at, now, part.is_none());
         }
         if part.is_some() {
             self.touch(at);
         }
         part
+    }
+
+    /// Notes that a lease has to be asked for: it was too small for a request, or is about to be.
+    fn ask_ahead(&mut self, at: u32, now: u64, missed: bool) {
+        let Some(cell) = self.cells[at as usize].as_mut() else { return };
+        let low = missed || cell.spendable(self.age).saturating_add(cell.idle) < cell.demand.target() / 2;
+        if low && !cell.is_short && now >= cell.ask_after && !self.closed && !cell.is_called_back() {
+            cell.is_short = true;
+            self.short.push(at);
+        }
     }
 
     fn cell_of(&mut self, ask: &Ask<'_>) -> Option<u32> {
@@ -271,7 +288,7 @@ impl Book {
         let Some((cell, lease)) = cell.and_then(|cell| Some((cell, cell.lease?))) else { return Standing::default() };
         let Counts { held, spent } = cell.counts(self.age);
         let overrun = if cell.span().is_some() { 0 } else { cell.overrun };
-        let own = held.saturating_add(spent).saturating_add(overrun);
+        let own = held.saturating_sub(cell.idle).saturating_add(spent).saturating_add(overrun);
         let resets_in_us = match cell.span() {
             Some(span) => cell.slide.all_fresh(span, self.age).map_or(0, |at| at.saturating_sub(self.age)),
             None if lease.turns() => lease.window_end.0.saturating_sub(now),
@@ -345,7 +362,9 @@ impl Book {
         let cell = self.cells[at as usize].as_mut()?;
         cell.is_dirty = false;
         let lease = cell.lease?;
-        let surplus = cell.balance(age).saturating_sub(cell.demand.target().saturating_mul(2));
+        let surplus =
+            cell.balance(age).saturating_add(cell.idle).saturating_sub(cell.demand.target().saturating_mul(2));
+        let surplus = surplus.min(cell.balance(age));
         let all = closed || cell.is_called_back() || cell.is_idle(age);
         let back = if all { cell.balance(age) } else { surplus };
         #[cfg(any(test, feature = "seeded-bugs"))]
@@ -365,7 +384,7 @@ impl Book {
             spent,
             returned: cell.returned,
             overrun: cell.overrun,
-            held,
+            held: held.saturating_sub(cell.idle),
         };
         #[cfg(any(test, feature = "seeded-bugs"))]
         if bug == Some(Bug::ReturnsAndKeeps) {

@@ -8,12 +8,20 @@
 //! applies ([`Desk::follow`]). Before it is sent out it waits for the journal ([`crate::InFlight::durable`]), as does a frame
 //! that tells the log of ends. A node that nobody has answered for [`DeskConfig::isolation`] spends no lease.
 //!
+//! Where an account is asked for often, part of its lease is in a pocket (`pocket.rs`): a request of class `memory` whose
+//! whole path is covered by pockets is admitted by a few atomic operations (`path.rs`), and the lock, the agent and its book
+//! learn of it later by sums (`pockets.rs`). What has to be journaled request by request goes by the lock.
+//!
 //! Bounds: at most [`DeskConfig::max_open`] requests are open or unsettled on a node; beyond that `reserve` sheds with
 //! `Unavailable(Overloaded)`, so a settlement always has room.
 
+mod front;
+mod path;
+mod pockets;
 mod pump;
 mod quarantine;
 mod shared;
+mod sweep;
 mod ticket;
 mod unprotected;
 mod writing;
@@ -29,6 +37,8 @@ use crate::{
     Charge, Durability, Ledger, Reservation, ReserveError, Unavailable, Uplink, journal::Journal, ledger::News,
 };
 
+pub(crate) use path::Taken;
+pub use path::{Account, Path};
 use shared::{Reserved, Shared};
 pub(crate) use ticket::Ticket;
 
@@ -122,6 +132,8 @@ pub struct DeskStats {
     pub unprotected: u64,
     /// Usage records dropped because too much was unsettled.
     pub dropped: u64,
+    /// Accounts that requests take from without a lock.
+    pub pockets: usize,
     /// Accounts and limits that are in quarantine now.
     pub quarantined: usize,
     /// How long the oldest settlement waits for the log by now.
@@ -162,6 +174,11 @@ impl Desk {
         if charges.is_empty() {
             return Ok(Reservation::new(self.shared.admit(&self.shared, durability)?, Vec::new()));
         }
+        if durability == Durability::Memory
+            && let Some(reservation) = self.shared.take(&charges)
+        {
+            return Ok(reservation);
+        }
         let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, durability, hold_for)? {
             Reserved::Now(reservation) => return Ok(reservation),
             Reserved::Later(ticket, answer) => (ticket, answer),
@@ -193,6 +210,11 @@ impl Desk {
         if !allowed.contains(&true) {
             return self.reserve(charges, durability, deadline, hold_for).await;
         }
+        if durability == Durability::Memory
+            && let Some(reservation) = self.shared.take(&charges)
+        {
+            return Ok(reservation);
+        }
         if let Some(reservation) = self.shared.allow(&self.shared, &charges, allowed, durability)? {
             return Ok(reservation);
         }
@@ -201,6 +223,12 @@ impl Desk {
             Reserved::Later(ticket, answer) => (ticket, answer),
         };
         self.shared.decided_or_allowed(&self.shared, (ticket, answer), charges, allowed, deadline).await
+    }
+
+    /// For requests of which more will come: they find their accounts once.
+    #[must_use]
+    pub fn path(&self, accounts: Vec<Account>) -> Path {
+        Path::new(self, accounts)
     }
 
     /// Shows the desk this node's own replica, after each entry and each snapshot that it has applied, with
@@ -213,7 +241,7 @@ impl Desk {
     /// Admits nothing on an account that does not add up, or without a key on all of a limit, until `until`: the end of its
     /// window.
     pub fn quarantine(&self, limit: &str, key: Option<&[String]>, until: Instant) {
-        self.shared.quarantine.close(limit, key, until);
+        self.shared.quarantine(limit, key, until);
     }
 
     /// Records what a request used that never came to [`Desk::reserve`]. Dropped, and counted, when the desk is full:

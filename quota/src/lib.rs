@@ -25,6 +25,7 @@ mod error;
 pub mod invariants;
 pub mod journal;
 pub mod ledger;
+mod pocket;
 mod reservation;
 mod rule;
 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -33,7 +34,7 @@ mod slide;
 mod uplink;
 
 pub use agent::Agent;
-pub use desk::{Desk, DeskConfig, DeskStats, Flushed};
+pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path};
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Used};
 pub use reservation::{Charge, Durability, InFlight, Reservation, Standing, Written};

@@ -11,7 +11,10 @@ use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{Attribution, Outcome, ShadowCharge, Usage};
 
-use crate::{BoxFuture, Unavailable, desk::Ticket};
+use crate::{
+    BoxFuture, Unavailable,
+    desk::{Taken, Ticket},
+};
 
 /// What a request asks of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +73,10 @@ impl Reservation {
         Self { ticket, standings, local: true }
     }
 
+    pub(crate) fn taken(ticket: Ticket) -> Self {
+        Self { ticket, standings: Vec::new(), local: true }
+    }
+
     /// Whether it was drawn from leases alone, without asking the log.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -81,10 +88,11 @@ impl Reservation {
         self.ticket.unprotected().iter().map(|charge| charge.limit.as_str())
     }
 
-    /// The accounts on the path, in the order of the charges; of those that it goes on without, none.
+    /// The accounts on the path, in the order of the charges, as they stand after it; of those that it goes on without, none.
+    /// What was taken from memory alone is looked up when this is asked for.
     #[must_use]
-    pub fn standings(&self) -> &[Standing] {
-        &self.standings
+    pub fn standings(&self) -> Vec<Standing> {
+        self.ticket.pockets().map_or_else(|| self.standings.clone(), Taken::standings)
     }
 
     /// Has what the request will have used counted in these accounts of shadow limits as well.

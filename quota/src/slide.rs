@@ -36,6 +36,11 @@ impl Span {
         Self { slot: self.slot, lasts: by_any_clock(self.lasts) }
     }
 
+    /// How long what was taken counts, from the end of its slot on.
+    pub(crate) const fn lasts(self) -> u64 {
+        self.lasts
+    }
+
     /// Longer than this nothing counts.
     pub(crate) const fn longest(self) -> u64 {
         self.lasts + self.slot

@@ -154,7 +154,7 @@ pub(crate) async fn ask(
                     shared.metrics.decision(&limit.name, if unprotected { "unprotected" } else { "granted" });
                 }
                 without.iter().for_each(|limit| shared.metrics.unprotected(limit));
-                let headers = rate_headers(&figures.with(reservation.standings()));
+                let headers = rate_headers(&figures.with(&reservation.standings()));
                 let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
                 return Ok(Admission { reservation, headers });
             }

@@ -41,6 +41,11 @@ impl Contact {
         self.now.saturating_sub(self.at) >= self.isolation
     }
 
+    /// When it will be isolated, should nothing be shown until then.
+    pub(super) fn lost_at(&self) -> u64 {
+        self.at.saturating_add(self.isolation)
+    }
+
     /// It is time to prove that somebody is there.
     pub(super) fn is_old(&self) -> bool {
         self.now >= self.ask_at()

@@ -11,7 +11,7 @@ use crate::{
 /// A lease that no window ends is given back when nobody has asked for it for this long.
 const IDLE_US: u64 = 10_000_000;
 /// A ceiling is raised by so many requests of the size that met it, at least.
-const STEP: u64 = 16;
+pub(super) const STEP: u64 = 16;
 
 /// See [`Cell::counts`].
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,8 @@ pub(super) struct Cell {
     /// Had a lease in a window that is over.
     pub(super) was_bound: bool,
     pub(super) held: u64,
+    /// Of `held`, what is in a pocket and no request held when somebody last looked.
+    pub(super) idle: u64,
     pub(super) spent: u64,
     pub(super) returned: u64,
     pub(super) overrun: u64,
@@ -115,13 +117,13 @@ impl Cell {
         })
     }
 
-    /// Counts what was just drawn without being journaled; true when the ceiling had to be raised for it.
-    pub(super) fn draw_unjournaled(&mut self, amount: u64) -> bool {
+    /// Counts what was just drawn without being journaled; true when the ceiling had to be raised for it, by `step` at least.
+    pub(super) fn draw_unjournaled(&mut self, amount: u64, step: u64) -> bool {
         self.unjournaled += amount;
         if self.unjournaled <= self.ceiling {
             return false;
         }
-        let step = self.demand.target().max(amount.saturating_mul(STEP));
+        let step = self.demand.target().max(step);
         let granted = self.lease.map_or(0, |lease| lease.granted);
         self.ceiling = self.unjournaled.saturating_add(step).min(granted);
         true
@@ -143,7 +145,7 @@ impl Cell {
     pub(super) fn forget_sums(&mut self) {
         (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
         (self.unjournaled, self.unjournaled_spent, self.ceiling, self.ceiling_at) = (0, 0, 0, 0);
-        (self.slide, self.waiting) = (Slide::default(), 0);
+        (self.slide, self.waiting, self.idle) = (Slide::default(), 0, 0);
         #[cfg(any(test, feature = "seeded-bugs"))]
         ((self.missed, self.reported) = (0, (0, 0, 0)));
         self.lease = None;

@@ -4,6 +4,8 @@
 const SECONDS: u64 = 4;
 /// How many of the greatest recent requests to have in hand.
 const REQUESTS: u64 = 8;
+/// So many of the greatest requests in a second are worth a pocket.
+const BRISK: u64 = 4;
 const SECOND_US: u64 = 1_000_000;
 
 /// What was asked for, by the second.
@@ -21,6 +23,11 @@ pub(super) struct Demand {
 impl Demand {
     /// Counts one request.
     pub(super) fn note(&mut self, now: u64, amount: u64) {
+        self.note_all(now, amount, amount);
+    }
+
+    /// Counts some requests at once.
+    pub(super) fn note_all(&mut self, now: u64, amount: u64, largest: u64) {
         let seconds = now.saturating_sub(self.since) / SECOND_US;
         if let Some(recent) = self.drawn.checked_div(seconds) {
             self.rate = if seconds > 8 { recent } else { self.rate.midpoint(recent) };
@@ -28,7 +35,12 @@ impl Demand {
             (self.since, self.drawn) = (now, 0);
         }
         self.drawn = self.drawn.saturating_add(amount);
-        self.largest = self.largest.max(amount);
+        self.largest = self.largest.max(largest);
+    }
+
+    /// Whether more than a few requests come in a second.
+    pub(super) fn is_brisk(&self) -> bool {
+        self.rate.max(self.drawn) >= self.largest.saturating_mul(BRISK).max(1)
     }
 
     /// When the last second of asking began.

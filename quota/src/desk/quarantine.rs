@@ -35,6 +35,13 @@ impl Quarantine {
         self.len.store(closed.len(), Relaxed);
     }
 
+    /// Whether this account is closed.
+    pub(super) fn closes(&self, limit: &str, key: &[String]) -> bool {
+        let (closed, now) = (self.closed.lock(), Instant::now());
+        let is_closed = |key| closed.get(&(limit.to_owned(), key)).is_some_and(|until| *until > now);
+        is_closed(None) || is_closed(Some(key.to_vec()))
+    }
+
     /// Whether one of these charges is of an account that is closed.
     pub(super) fn refuses(&self, charges: &[Charge]) -> bool {
         if self.len.load(Relaxed) == 0 {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::{Deref, DerefMut},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{Instant, timeout_at},
@@ -17,7 +18,13 @@ use tokio::{
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{Frame, FrameOutcome, HoldOutcome, Settle};
 
-use super::{DeskConfig, DeskStats, Flushed, Signal, Ticket, quarantine::Quarantine, ticket::standing};
+use super::{
+    DeskConfig, DeskStats, Flushed, Signal, Ticket,
+    front::{Front, ROOM},
+    pockets::Pockets,
+    quarantine::Quarantine,
+    ticket::standing,
+};
 use crate::{
     Charge, Durability, Ledger, Reservation, ReserveError, Unavailable,
     agent::{Agent, Answer, MAX_FRAME_RECORDS},
@@ -26,7 +33,7 @@ use crate::{
 };
 
 /// What requests have drawn is told to the log within this time, should nothing else be: for whoever looks at the accounts.
-const DRAWS_WITHIN: Duration = Duration::from_millis(200);
+pub(super) const DRAWS_WITHIN: Duration = Duration::from_millis(200);
 /// Between two attempts of a request that waits for others to give back: about what a recall takes.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -35,7 +42,9 @@ pub(super) type Word = Option<HoldOutcome>;
 
 pub(crate) struct Shared {
     pub(super) config: DeskConfig,
-    pub(super) state: Mutex<State>,
+    state: Mutex<State>,
+    /// What requests touch that take from pockets.
+    pub(super) front: Front,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) wake: Notify,
@@ -50,6 +59,11 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) agent: Agent,
+    pub(super) pockets: Pockets,
+    /// Memory for settlements on their way to the agent.
+    pub(super) spare: Vec<Settle>,
+    /// When pockets have to be looked at.
+    pub(super) sweep_at: Option<Instant>,
     waiting: HashMap<u64, oneshot::Sender<Word>>,
     /// Log time of the last entry that was shown to us, and when that was.
     clock: Option<(u64, Instant)>,
@@ -60,12 +74,12 @@ pub(super) struct State {
     /// When those who wait for others to give back ask anew.
     retry_at: Option<Instant>,
     holds_since: Option<Instant>,
-    settles_since: Option<Instant>,
-    stop_by: Option<Instant>,
+    pub(super) settles_since: Option<Instant>,
+    pub(super) stop_by: Option<Instant>,
     /// Up to where the journal was when it was last restated.
     restated: u64,
     /// When the oldest settlement was made that the log has not confirmed.
-    unsaid_since: Option<Instant>,
+    pub(super) unsaid_since: Option<Instant>,
     /// Since when the log was asked and nobody has answered.
     pub(super) asked_since: Option<Instant>,
     /// Something went on without some of its limits since then.
@@ -131,7 +145,38 @@ pub(super) enum Next {
     End,
 }
 
+/// The state, while nobody else has it. What requests without a lock go by is published when it is given back.
+pub(super) struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    front: &'a Front,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let until = if self.state.stop_by.is_some() { 0 } else { self.state.agent.spends_until() };
+        self.front.publish(until, self.state.agent.load());
+    }
+}
+
 impl Shared {
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked { state: self.state.lock(), front: &self.front }
+    }
+
     pub(super) fn new(mut config: DeskConfig, journal: Arc<dyn Journal>) -> Self {
         let mut agent = Agent::new(config.node.0, config.incarnation);
         agent.isolate_after(micros(config.isolation), 0);
@@ -143,6 +188,9 @@ impl Shared {
             progress,
             state: Mutex::new(State {
                 agent,
+                pockets: Pockets::default(),
+                spare: Vec::with_capacity(ROOM),
+                sweep_at: None,
                 waiting: HashMap::new(),
                 clock: None,
                 leases_at: None,
@@ -156,6 +204,7 @@ impl Shared {
                 asked_since: None,
                 is_unprotected: false,
             }),
+            front: Front::new(),
             wake: Notify::new(),
             fenced: Signal::new(),
             overdue: Signal::new(),
@@ -167,7 +216,7 @@ impl Shared {
 
     /// A place for a request that holds nothing.
     pub(super) fn admit(&self, this: &Arc<Self>, durability: Durability) -> Result<Ticket, ReserveError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         self.refuse_when_closed(&state, durability)?;
         let request = state.agent.admit();
         Ok(Ticket::unheld(Arc::clone(this), request, durability))
@@ -184,13 +233,16 @@ impl Shared {
         if self.quarantine.refuses(charges) {
             return Err(self.undecided(Unavailable::Quarantined));
         }
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         self.refuse_when_closed(&state, durability)?;
         let now = state.log_time();
         self.pass(&mut state);
-        let (request, granted) = state.agent.reserve(charges, durability, micros(hold_for), now);
+        let known = &mut *state;
+        known.pockets.make_room(&mut known.agent, now, charges);
+        let (request, granted) = known.agent.reserve(charges, durability, micros(hold_for), now);
         let ticket = Ticket::held(Arc::clone(this), request, durability);
         if let Some(standings) = granted {
+            self.serve(&mut state, request, charges, durability, now);
             self.write_down(&mut state);
             let before = (state.leases_at, state.draws_at);
             state.say_leases_within(self.config.hold_delay);
@@ -213,13 +265,18 @@ impl Shared {
 
     /// Takes in what an entry has changed.
     pub(super) fn follow(&self, ledger: &Ledger, news: &News) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         self.pass(&mut state);
         let (time, now) = (ledger.counters().last_time_us, Instant::now());
         if time > state.log_time().0 {
             state.clock = Some((time, now));
+            self.front.set_clock(time, micros(now.duration_since(self.config.opened)));
         }
         state.agent.follow(ledger, news);
+        let log_time = state.log_time();
+        let changed = (!news.all && !state.agent.book().is_closed()).then_some(&*news.accounts);
+        let known = &mut *state;
+        known.pockets.follow(&mut known.agent, &self.front.index, log_time, changed);
         let known = state.leases_at;
         state.say_leases_within(self.config.hold_delay);
         let wake = state.leases_at != known;
@@ -231,7 +288,12 @@ impl Shared {
 
     /// Tells the agent what time it is since this incarnation was opened.
     pub(super) fn pass(&self, state: &mut State) {
-        state.agent.pass(micros(self.config.opened.elapsed()));
+        state.agent.pass(self.age());
+    }
+
+    /// This node's own clock.
+    pub(super) fn age(&self) -> u64 {
+        micros(self.config.opened.elapsed())
     }
 
     pub(super) fn refuse_when_closed(&self, state: &State, durability: Durability) -> Result<(), ReserveError> {
@@ -239,7 +301,7 @@ impl Shared {
             Unavailable::Fenced
         } else if state.stop_by.is_some() {
             Unavailable::Stopping
-        } else if state.agent.load() >= self.config.max_open {
+        } else if state.agent.load() + self.front.open() >= self.config.max_open {
             Unavailable::Overloaded
         } else if durability != Durability::Memory && self.is_behind(state) {
             self.counters.journal_full.fetch_add(1, Relaxed);
@@ -257,7 +319,7 @@ impl Shared {
 
     /// Up to where the journal must be written so that the end of this process does not lose it.
     pub(super) fn settle(&self, settle: Settle) -> u64 {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.agent.settle(settle);
         self.write_down(&mut state);
         let now = *state.settles_since.get_or_insert_with(Instant::now);
@@ -271,7 +333,7 @@ impl Shared {
 
     /// Gives up a hold in whatever state it is.
     pub(super) fn cancel(&self, request: u64) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.waiting.remove(&request);
         state.agent.cancel(request);
         self.write_down(&mut state);
@@ -284,7 +346,7 @@ impl Shared {
     }
 
     pub(super) fn release(&self, request: u64) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.agent.release(request);
         self.write_down(&mut state);
         drop(state);
@@ -293,11 +355,13 @@ impl Shared {
 
     /// When the next frame goes out.
     pub(super) fn next(&self) -> Next {
-        let state = self.state.lock();
+        let mut state = self.lock();
+        let sweep_at = self.sweep_at(&mut state);
         let (holds, settles) = state.agent.queued();
         if let Some(by) = state.stop_by {
-            let leases = state.agent.has_lease_news();
-            let said = state.agent.load() == 0 && !leases && !state.agent.is_sending();
+            let leases = state.agent.has_lease_news() || self.front.seen().ended;
+            let load = state.agent.load() + self.front.open();
+            let said = load == 0 && !leases && !state.agent.is_sending();
             let over = said || state.agent.is_fenced() || Instant::now() >= by;
             return match (over, holds + settles > 0 || leases || state.agent.is_sending()) {
                 (true, _) => Next::End,
@@ -317,7 +381,8 @@ impl Shared {
         let at = |us: u64| self.config.opened.checked_add(Duration::from_micros(us));
         let renew_at = state.agent.renew_at().and_then(at);
         let aged_at = state.agent.next_lease_news().and_then(at);
-        let others = [settle_at, state.leases_at, state.draws_at, retry_at, renew_at, aged_at].into_iter().flatten();
+        let leases_at = [state.leases_at, state.draws_at, aged_at, sweep_at];
+        let others = leases_at.into_iter().chain([settle_at, retry_at, renew_at]).flatten();
         hold_at.into_iter().chain(others).min().map_or(Next::Sleep, Next::At)
     }
 
@@ -331,7 +396,7 @@ impl Shared {
 
     /// The frame to send, and up to where the journal must be durable before.
     pub(super) fn next_frame(&self) -> Option<(Frame, u64)> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let log_time = state.log_time();
         self.pass(&mut state);
         let Progress { is_long, durable, .. } = *self.progress.borrow();
@@ -343,6 +408,7 @@ impl Shared {
             let answers = state.agent.retry(log_time);
             self.tell(&mut state, answers);
         }
+        self.sweep_state(&mut state);
         (state.leases_at, state.draws_at) = (None, None);
         let frame = state.agent.next_frame(log_time);
         self.write_down(&mut state);
@@ -359,7 +425,7 @@ impl Shared {
 
     /// Hands the log's words to those who wait for them. Whether the frame is confirmed.
     pub(super) fn applied(&self, outcome: &FrameOutcome) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let log_time = state.log_time();
         self.pass(&mut state);
         let answers = state.agent.applied(outcome, log_time);
@@ -380,6 +446,9 @@ impl Shared {
         }
         state.say_leases_within(self.config.settle_delay);
         self.tell(&mut state, answers);
+        if fenced {
+            self.close_pockets(&mut state);
+        }
         drop(state);
         if fenced {
             self.fenced.cancel();
@@ -423,14 +492,16 @@ impl Shared {
 
     /// The task has ended: nobody is told anything any more.
     pub(super) fn end(&self) {
-        self.state.lock().waiting.clear();
+        self.lock().waiting.clear();
         self.ended.cancel();
     }
 
     /// Gives back what is in hand, and reserves no more.
     fn close(&self, by: Instant) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.stop_by = Some(by);
+        self.pass(&mut state);
+        self.close_pockets(&mut state);
         state.agent.close();
     }
 
@@ -441,19 +512,22 @@ impl Shared {
             self.overdue.cancel();
             self.ended.cancelled().await;
         }
-        Flushed { unsettled: self.state.lock().agent.load() }
+        let unsettled = self.lock().agent.load() + self.front.open();
+        Flushed { unsettled }
     }
 
     pub(super) fn stats(&self) -> DeskStats {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let unsaid_since = state.unsaid_since;
         self.pass(&mut state);
         let unjournaled = state.agent.journaled().saturating_sub(self.progress.borrow().durable);
-        let (open, isolated) = (state.agent.load(), state.agent.is_isolated());
+        let (open, isolated) = (state.agent.load() + self.front.open(), state.agent.is_isolated());
+        let pockets = state.pockets.len();
         drop(state);
         DeskStats {
             open,
+            pockets,
             quarantined: self.quarantine.len(),
             settle_lag: unsaid_since.map_or(Duration::ZERO, |since| since.elapsed()),
             proposals: count(&self.counters.proposals),
@@ -462,7 +536,7 @@ impl Shared {
             journal_full: count(&self.counters.journal_full),
             unjournaled,
             isolated,
-            local: count(&self.counters.local),
+            local: count(&self.counters.local) + self.front.served(),
             granted: count(&self.counters.granted),
             refused: count(&self.counters.refused),
             undecided: count(&self.counters.undecided),

@@ -9,6 +9,7 @@ use tollgate_proto::state::v1::{Frame, FrameOutcome, NodeOpen, QuotaBatch};
 
 mod journal;
 mod leases;
+mod pockets;
 mod unprotected;
 
 use super::*;
@@ -23,6 +24,8 @@ struct Log {
     /// Desks that are shown every entry.
     followers: Mutex<Vec<Desk>>,
     index: AtomicU64,
+    /// What log time is ahead of the index.
+    ahead: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,9 +45,15 @@ enum Fault {
 impl Log {
     fn with_limit(capacity: u64) -> Arc<Self> {
         let log = Arc::new(Self::default());
+        log.set_limit(1, capacity);
+        log.open(1);
+        log
+    }
+
+    fn set_limit(&self, version: u64, capacity: u64) {
         let rule = Rule {
             limit: Name::new("tpm"),
-            version: LogIndex(1),
+            version: LogIndex(version),
             unit: Unit::Tokens,
             per: vec![KeyPart::Consumer],
             capacity,
@@ -53,9 +62,21 @@ impl Log {
             time_zone: TimeZone::UTC,
             shadow: false,
         };
-        log.ledger.lock().set_rule(Timestamp(0), rule, &mut Changes::new());
-        log.open(1);
-        log
+        self.ledger.lock().set_rule(Timestamp(0), rule, &mut Changes::new());
+        self.show();
+    }
+
+    /// The next window begins.
+    fn turn(&self) {
+        self.ahead.store(60_000_000, std::sync::atomic::Ordering::Relaxed);
+        self.apply(Frame::default());
+    }
+
+    /// Shows everyone what was applied.
+    fn show(&self) {
+        let mut ledger = self.ledger.lock();
+        let news = ledger.take_news();
+        self.followers.lock().iter().for_each(|desk| desk.follow(&ledger, &news));
     }
 
     fn open(&self, incarnation: u64) {
@@ -67,12 +88,13 @@ impl Log {
         let index = 3 + self.index.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let batch = QuotaBatch { frames: vec![frame] };
         let mut ledger = self.ledger.lock();
-        let applied = ledger.apply(LogIndex(index), Timestamp(index), &batch, &mut Changes::new());
+        let time = index + self.ahead.load(std::sync::atomic::Ordering::Relaxed);
+        let applied = ledger.apply(LogIndex(index), Timestamp(time), &batch, &mut Changes::new());
         self.used.lock().extend(applied.used.iter().map(|used| used.attribution.request_id.clone()));
         let outcome = applied.outcome.frames.into_iter().next().unwrap();
         ledger.audit().unwrap();
-        let news = ledger.take_news();
-        self.followers.lock().iter().for_each(|desk| desk.follow(&ledger, &news));
+        drop(ledger);
+        self.show();
         outcome
     }
 

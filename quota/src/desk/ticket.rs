@@ -8,16 +8,16 @@ use tollgate_proto::state::v1::{
     self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, ShadowCharge, Usage,
 };
 
-use super::shared::{Shared, Word};
+use super::{
+    path::Taken,
+    shared::{Shared, Word},
+};
 use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable, Written};
 
 /// Ends its request when it is dropped: a hold is given back, or voided once it is granted.
 pub(crate) struct Ticket {
-    shared: Arc<Shared>,
-    request: u64,
-    held: bool,
+    claim: Claim,
     open: bool,
-    durability: Durability,
     /// Up to where the journal must be durable before the request is sent out.
     position: u64,
     shadow: Vec<ShadowCharge>,
@@ -25,35 +25,52 @@ pub(crate) struct Ticket {
     unprotected: Vec<ShadowCharge>,
 }
 
+/// Who knows of the request.
+enum Claim {
+    /// The agent, by number.
+    Agent { shared: Arc<Shared>, request: u64, held: bool, durability: Durability },
+    /// Nobody: it has taken from pockets.
+    Pockets(Taken),
+}
+
 impl Ticket {
     pub(super) fn held(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
-        Self {
-            shared,
-            request,
-            held: true,
-            open: true,
-            durability,
-            position: 0,
-            shadow: Vec::new(),
-            unprotected: Vec::new(),
-        }
+        Self::of(Claim::Agent { shared, request, held: true, durability })
     }
 
     pub(super) fn unheld(shared: Arc<Shared>, request: u64, durability: Durability) -> Self {
-        Self {
-            shared,
-            request,
-            held: false,
-            open: true,
-            durability,
-            position: 0,
-            shadow: Vec::new(),
-            unprotected: Vec::new(),
+        Self::of(Claim::Agent { shared, request, held: false, durability })
+    }
+
+    pub(super) fn taken(taken: Taken) -> Self {
+        Self::of(Claim::Pockets(taken))
+    }
+
+    fn of(claim: Claim) -> Self {
+        Self { claim, open: true, position: 0, shadow: Vec::new(), unprotected: Vec::new() }
+    }
+
+    /// What it has taken from pockets.
+    pub(crate) fn pockets(&self) -> Option<&Taken> {
+        match &self.claim {
+            Claim::Agent { .. } => None,
+            Claim::Pockets(taken) => Some(taken),
         }
     }
 
+    /// What is written down of it before it is sent out.
     pub(super) fn durability(&self) -> Durability {
-        self.durability
+        match &self.claim {
+            Claim::Agent { durability, .. } => *durability,
+            Claim::Pockets(_) => Durability::Memory,
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        match &self.claim {
+            Claim::Agent { shared, .. } => shared,
+            Claim::Pockets(taken) => taken.shared(),
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -62,16 +79,19 @@ impl Ticket {
 
     /// The request is about to be sent out, for whom and to whom the journal is told.
     pub(crate) fn dispatch(&mut self, attribution: &Attribution) {
-        self.position = self.shared.dispatch(self.request, attribution, self.durability);
+        self.position = match &self.claim {
+            Claim::Agent { shared, request, durability, .. } => shared.dispatch(*request, attribution, *durability),
+            Claim::Pockets(taken) => taken.position(),
+        };
     }
 
     /// Waits until what the journal was told is on the disk.
     pub(crate) async fn durable(&self, deadline: Instant) -> Result<(), Unavailable> {
-        self.shared.durable(self.position, deadline).await
+        self.shared().durable(self.position, deadline).await
     }
 
     pub(crate) fn is_durable(&self) -> bool {
-        self.shared.is_durable(self.position)
+        self.position == 0 || self.shared().is_durable(self.position)
     }
 
     pub(crate) fn set_shadow(&mut self, charges: Vec<ShadowCharge>) {
@@ -94,27 +114,35 @@ impl Ticket {
         if !std::mem::take(&mut self.open) {
             return Written::default();
         }
-        let position = self.shared.settle(Settle {
-            request: self.request,
+        let shadow = std::mem::take(&mut self.shadow);
+        let (shared, request, held) = match &self.claim {
+            Claim::Agent { shared, request, held, .. } => (shared, *request, *held),
+            Claim::Pockets(taken) => {
+                taken.settle(usage, outcome, attribution, shadow);
+                return Written::default();
+            }
+        };
+        let position = shared.settle(Settle {
+            request,
             outcome: outcome.into(),
             usage: Some(usage),
             attribution: Some(attribution),
-            unheld: !self.held,
-            shadow: std::mem::take(&mut self.shadow),
+            unheld: !held,
+            shadow,
             unprotected: std::mem::take(&mut self.unprotected),
             ..Settle::default()
         });
-        self.shared.written(position)
+        shared.written(position)
     }
 
     pub(crate) fn void(&mut self) {
         if !std::mem::take(&mut self.open) {
             return;
         }
-        if self.held {
-            self.shared.cancel(self.request);
-        } else {
-            self.shared.release(self.request);
+        match &self.claim {
+            Claim::Agent { shared, request, held: true, .. } => shared.cancel(*request),
+            Claim::Agent { shared, request, .. } => shared.release(*request),
+            Claim::Pockets(taken) => taken.void(),
         }
     }
 
@@ -145,7 +173,12 @@ impl Drop for Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("request", &self.request).field("held", &self.held).finish_non_exhaustive()
+        let mut ticket = f.debug_struct("Ticket");
+        match &self.claim {
+            Claim::Agent { request, held, .. } => ticket.field("request", request).field("held", held),
+            Claim::Pockets(taken) => ticket.field("amounts", &taken.amounts()),
+        };
+        ticket.finish_non_exhaustive()
     }
 }
 

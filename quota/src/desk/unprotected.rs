@@ -24,12 +24,12 @@ use crate::{Charge, Durability, Reservation, ReserveError, Unavailable, agent::A
 impl Shared {
     /// The log is asked.
     pub(super) fn asks(&self) {
-        self.state.lock().asked_since.get_or_insert_with(Instant::now);
+        self.lock().asked_since.get_or_insert_with(Instant::now);
     }
 
     /// Somebody who leads has answered.
     pub(super) fn is_heard(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.asked_since = None;
         if std::mem::take(&mut state.is_unprotected) {
             info!("limits are decided on again");
@@ -38,7 +38,7 @@ impl Shared {
 
     /// When nobody is there, should nobody answer before.
     fn silent_at(&self) -> Instant {
-        self.state.lock().asked_since.unwrap_or_else(Instant::now) + self.config.silence
+        self.lock().asked_since.unwrap_or_else(Instant::now) + self.config.silence
     }
 
     /// Lets a request through without the limits that allow it, if nobody is there to decide on them and leases cover all
@@ -50,7 +50,7 @@ impl Shared {
         allowed: &[bool],
         durability: Durability,
     ) -> Result<Option<Reservation>, ReserveError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let silent = state.asked_since.is_some_and(|since| since.elapsed() >= self.config.silence);
         if !silent {
             return Ok(None);
@@ -61,6 +61,8 @@ impl Shared {
         self.refuse_when_closed(&state, durability)?;
         self.pass(&mut state);
         let now = state.log_time();
+        let known = &mut *state;
+        known.pockets.make_room(&mut known.agent, now, charges);
         let let_through = state.agent.allow(charges, allowed, durability, now);
         self.write_down(&mut state);
         state.say_leases_within(self.config.hold_delay);

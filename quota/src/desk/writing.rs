@@ -32,7 +32,7 @@ impl Shared {
 
     /// A granted request is about to be sent out; up to where the journal must be durable before it is.
     pub(super) fn dispatch(&self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let position = state.agent.dispatch(request, attribution, durability);
         self.write_down(&mut state);
         position
@@ -44,7 +44,7 @@ impl Shared {
 
     /// Waits until the journal is durable up to there.
     pub(super) async fn durable(&self, position: u64, deadline: Instant) -> Result<(), Unavailable> {
-        if self.is_durable(position) {
+        if position == 0 || self.progress.borrow().durable >= position {
             return Ok(());
         }
         let mut progress = self.progress.clone();

@@ -22,7 +22,7 @@ use super::{say, stage::Stage};
 /// What the node says of a journal that it can't trust.
 const SAID: &str = "the journal of this node is damaged";
 /// Where it puts it.
-const ASIDE: &str = "journal.damaged-";
+const ASIDE: &str = "journal.aside-";
 
 /// Row 15: one bit anywhere in the journal of a node that was killed under load. The node finds it, sets the journal aside and
 /// serves; what it knew stays in suspense, and no account is over. T is the longest time from a start to being ready.

@@ -15,7 +15,7 @@ pub(super) fn leasing(log: &Arc<Log>, node: u64) -> (Desk, TaskTracker) {
 }
 
 /// As [`super::reserve`], from leases where there are any.
-async fn reserve(desk: &Desk, amount: u64) -> Result<Reservation, ReserveError> {
+pub(super) async fn reserve(desk: &Desk, amount: u64) -> Result<Reservation, ReserveError> {
     let by = Instant::now() + Duration::from_secs(10);
     desk.reserve(charges(amount), Durability::Journal, by, Duration::from_secs(600)).await
 }

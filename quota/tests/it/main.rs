@@ -1,0 +1,3 @@
+//! What the public face of the crate promises, from outside.
+
+mod allocations;
