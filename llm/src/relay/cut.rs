@@ -15,9 +15,10 @@ impl StreamRelay {
     /// already.
     ///
     /// The caller's library sees an answer that came to its bound, by its dialect's own words: for chat and text
-    /// completions a chunk with `finish_reason: length` for each open choice, the usage if it was asked for, and `error` in
-    /// an event without a `[DONE]` after it; for messages `stop_reason: max_tokens` with the usage; for responses
-    /// `response.incomplete` with usage and `error`. A stream that had not begun ends with `error` alone.
+    /// completions a chunk with `finish_reason: length` for each open choice, the usage if it was asked for, and `[DONE]`
+    /// (an event with an `error` would make a library throw away what has come); for messages `stop_reason: max_tokens`
+    /// with the usage; for responses `response.incomplete` with usage and `error`. A stream that had not begun ends with
+    /// `error` alone.
     #[must_use]
     pub fn cut(&mut self, error: &ApiError) -> Bytes {
         if self.state != State::Open {
@@ -30,9 +31,8 @@ impl StreamRelay {
 
     fn last_words(&mut self, error: &ApiError) -> Vec<u8> {
         let usage = self.usage();
-        let refusal = error.event(self.dialect);
         if !self.has_begun {
-            return refusal.to_vec();
+            return error.event(self.dialect).to_vec();
         }
         let end = match (&mut self.translator, self.format) {
             (Some(translator), _) => translator.cut(&usage),
@@ -41,7 +41,7 @@ impl StreamRelay {
             (None, Format::Responses) => return self.cut_response(&usage, error),
         };
         match self.dialect {
-            Dialect::OpenAi => [&end[..], &refusal].concat(),
+            Dialect::OpenAi => [&end[..], b"data: [DONE]\n\n"].concat(),
             Dialect::Anthropic => end,
         }
     }
