@@ -248,7 +248,7 @@ impl Desk {
     /// a caller that must not lose it reserves with no charges instead.
     pub fn record(&self, usage: Usage, outcome: Outcome, attribution: Attribution) {
         match self.shared.admit(&self.shared, Durability::Memory) {
-            Ok(mut ticket) => drop(ticket.settle(usage, outcome, attribution)),
+            Ok(mut ticket) => drop(ticket.settle(usage, outcome, Some(attribution))),
             Err(_) => self.shared.count_dropped(),
         }
     }

@@ -37,7 +37,7 @@ pub use agent::Agent;
 pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path};
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Used};
-pub use reservation::{Charge, Durability, InFlight, Reservation, Standing, Written};
+pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Standing, Written};
 pub use rule::Rule;
 pub use uplink::{BoxFuture, Uplink, UplinkError};
 

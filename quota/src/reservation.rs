@@ -101,6 +101,18 @@ impl Reservation {
         self
     }
 
+    /// What it has counted in shadow limits, for the reservation that its usage is recorded with.
+    pub fn take_shadow(&mut self) -> Vec<ShadowCharge> {
+        self.ticket.take_shadow()
+    }
+
+    /// Marks the moment after which it may be drawn on, once it is [`HeldPart::durable`], by a request that is on its way
+    /// under another reservation.
+    pub fn dispatch_part(mut self) -> HeldPart {
+        self.ticket.dispatch(&Attribution::default());
+        HeldPart { ticket: self.ticket, usage: Usage::default() }
+    }
+
     /// Marks the moment after which an upstream may bill us, once it is [`InFlight::durable`].
     pub fn dispatch(mut self, attribution: Attribution) -> InFlight {
         self.ticket.dispatch(&attribution);
@@ -162,12 +174,63 @@ impl InFlight {
     /// Whoever has the last bytes of the answer to give waits for what this returns before: then even the end of this
     /// process does not lose it.
     pub fn settle(mut self, usage: Usage, outcome: Outcome, attribution: Attribution) -> Written {
-        self.ticket.settle(usage, outcome, attribution)
+        self.ticket.settle(usage, outcome, Some(attribution))
     }
 
     /// Ends a request that no upstream did any work for: everything is free again, and no usage is recorded.
     pub fn void(mut self) {
         self.ticket.void();
+    }
+}
+
+/// A part of what a request holds whose hold grows: charged as any hold is, and recorded nowhere, as the request's
+/// [`InFlight`] is. After a crash it counts as it was reserved. Dropping it settles at what was counted, as `PARTIAL`.
+#[derive(Debug)]
+#[must_use = "dropping a part settles it at what was counted so far"]
+pub struct HeldPart {
+    ticket: Ticket,
+    usage: Usage,
+}
+
+impl HeldPart {
+    /// Waits until the journal has it: nothing may be drawn on it before (QUOTA.md R9).
+    ///
+    /// # Errors
+    /// As [`InFlight::durable`].
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost when the future is dropped.
+    pub async fn durable(&self, deadline: Instant) -> Result<(), Unavailable> {
+        self.ticket.durable(deadline).await
+    }
+
+    /// Whether [`durable`](Self::durable) would resolve at once.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.ticket.is_durable()
+    }
+
+    /// Its share of what has gone by so far, should nobody come to settle.
+    pub fn count(&mut self, so_far: Usage) {
+        self.usage = so_far;
+    }
+
+    /// Ends it with its share of what the request really used.
+    pub fn settle(mut self, usage: Usage, outcome: Outcome) -> Written {
+        self.ticket.settle(usage, outcome, None)
+    }
+
+    /// Ends a part that nothing was drawn on: everything is free again.
+    pub fn void(mut self) {
+        self.ticket.void();
+    }
+}
+
+impl Drop for HeldPart {
+    fn drop(&mut self) {
+        if self.ticket.is_open() {
+            self.ticket.settle(self.usage, Outcome::Partial, None);
+        }
     }
 }
 
@@ -201,7 +264,8 @@ impl std::fmt::Debug for Written {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if self.ticket.is_open() {
-            self.ticket.settle(self.usage, Outcome::Partial, std::mem::take(&mut self.attribution));
+            let attribution = std::mem::take(&mut self.attribution);
+            self.ticket.settle(self.usage, Outcome::Partial, Some(attribution));
         }
     }
 }

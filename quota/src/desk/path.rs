@@ -198,13 +198,19 @@ impl Taken {
     }
 
     /// This was used. The log is told of it by name if there is a name, or only by the sums.
-    pub(super) fn settle(&self, usage: Usage, outcome: Outcome, attribution: Attribution, shadow: Vec<ShadowCharge>) {
+    pub(super) fn settle(
+        &self,
+        usage: Usage,
+        outcome: Outcome,
+        attribution: Option<Attribution>,
+        shadow: Vec<ShadowCharge>,
+    ) {
         let Shared { front, wake, .. } = &*self.way.shared;
         self.way.end(&self.amounts, |unit| actual(unit, &usage, outcome));
-        if shadow.is_empty() && attribution == Attribution::default() {
+        if shadow.is_empty() && attribution.as_ref().is_none_or(|it| *it == Attribution::default()) {
             front.leave();
         } else {
-            let (usage, attribution) = (Some(usage), Some(attribution));
+            let usage = Some(usage);
             front.say(Settle { outcome: outcome.into(), usage, attribution, shadow, ..Settle::default() }, wake);
         }
         front.ended(wake);

@@ -9,11 +9,12 @@ use tollgate_proto::state::v1::{Frame, FrameOutcome, NodeOpen, QuotaBatch};
 
 mod journal;
 mod leases;
+mod parts;
 mod pockets;
 mod unprotected;
 
 use super::*;
-use crate::{BoxFuture, Changes, Ledger, Rule, UplinkError, journal::Forgetful, ledger::Query};
+use crate::{BoxFuture, Changes, HeldPart, InFlight, Ledger, Rule, UplinkError, journal::Forgetful, ledger::Query};
 
 /// A log of one node: what is proposed is applied at once, unless it is told to fail.
 #[derive(Default)]

@@ -106,7 +106,12 @@ impl Ticket {
         &self.unprotected
     }
 
-    pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Attribution) -> Written {
+    pub(crate) fn take_shadow(&mut self) -> Vec<ShadowCharge> {
+        std::mem::take(&mut self.shadow)
+    }
+
+    /// Without an attribution it makes no usage record.
+    pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Option<Attribution>) -> Written {
         if outcome == Outcome::Voided {
             self.void();
             return Written::default();
@@ -126,7 +131,7 @@ impl Ticket {
             request,
             outcome: outcome.into(),
             usage: Some(usage),
-            attribution: Some(attribution),
+            attribution,
             unheld: !held,
             shadow,
             unprotected: std::mem::take(&mut self.unprotected),
