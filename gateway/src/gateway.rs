@@ -15,7 +15,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_model::ConfigView;
 use tollgate_quota::Desk;
 
-use crate::{Accounts, GatewayConfig, ai::ModelLists, compiled::Compiled, metrics::Metrics, upstream::Pool};
+use crate::{
+    Accounts, GatewayConfig,
+    ai::{ModelLists, Paces},
+    compiled::Compiled,
+    metrics::Metrics,
+    upstream::Pool,
+};
 
 /// The data plane of one node. A clone is the same gateway.
 ///
@@ -44,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) pool: Pool,
     pub(crate) metrics: Metrics,
     pub(crate) model_lists: ModelLists,
+    pub(crate) paces: Paces,
     pub(crate) in_flight: AtomicUsize,
     /// hyper's own tasks: HTTP/2 streams, upstream connections.
     pub(crate) tasks: TaskTracker,
@@ -79,6 +86,7 @@ impl Gateway {
             pool,
             metrics,
             model_lists,
+            paces: Paces::default(),
             in_flight,
             tasks,
             last_words,

@@ -3,15 +3,20 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderMap;
+use tokio::time::Instant;
 use tollgate_llm::{AiRequest, MaxTokens};
 use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, UpstreamRef};
 use tollgate_quota::Reservation;
 
-use super::fit;
+use super::{fit, growing::Growth, holding};
 use crate::{
     error::Rejection,
     exchange::Exchange,
-    filters::admit::{self, Admission, Need, Refused},
+    filters::{
+        admit::{self, Admission, Need, Refused},
+        output::OutputPath,
+    },
+    gateway::Shared,
 };
 
 /// The longest that a stream may last whose route names no time: its hold counts as used after that.
@@ -29,6 +34,29 @@ pub(super) struct Admitted {
     pub(super) max_tokens: MaxTokens,
     /// In the order in which they are tried.
     pub(super) candidates: Vec<Candidate>,
+    /// Where what is reserved is the beginning of what it may use.
+    pub(super) growing: Option<Growing>,
+}
+
+/// A hold that grows with its stream.
+#[derive(Debug)]
+pub(super) struct Growing {
+    /// What the call is recorded with.
+    pub(super) record: Option<Reservation>,
+    path: OutputPath,
+    /// The output that is held at first, and the most that the provider may write.
+    pub(super) held: u64,
+    bound: u64,
+    hold_for: Duration,
+}
+
+impl Growing {
+    /// How it grows while this provider writes. None where that is too fast, or may be.
+    pub(super) fn with(&self, shared: &Arc<Shared>, provider: &str, model: &str) -> Option<Growth> {
+        let margin = shared.paces.margin(provider, model)?;
+        let holding = holding::Holding::new(self.bound, self.held, margin);
+        Some(Growth::new(Arc::clone(shared), holding, self.path.clone(), self.hold_for))
+    }
 }
 
 /// One provider that may serve the request.
@@ -51,17 +79,23 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let view = &exchange.compiled.view;
     let room = admit::output_room(view, subject, input);
     let (max_tokens, bound) = bound_output(exchange, request, room);
+    let may_fit = fit::may_fit(request, &models);
     let asking = Asking { exchange, request, subject, input };
-    let (admission, reserved, max_tokens) = match asking.ask(bound).await {
-        Ok(admission) => (admission, asking.need(bound), max_tokens),
-        Err(refused) if fit::may_fit(request, &models) => {
-            let (admission, bound) = asking.fit(refused, bound).await?;
-            (admission, asking.need(bound), MaxTokens::Set(bound))
-        }
+    // What can never be held whole is refused, however little of it would be used.
+    let may_grow = may_fit && request.output_bound_with(bound) <= room;
+    let growing = if may_grow { asking.growing(bound, &candidates).await? } else { None };
+    let first = growing.as_ref().map_or(bound, |growing| growing.held);
+    let (admission, held) = match asking.ask(first).await {
+        Ok(admission) => (admission, first),
+        Err(refused) if may_fit => asking.fit(refused, first).await?,
         Err(refused) => return Err(refused.tell(&exchange.shared)),
     };
+    let reserved = asking.need(held);
+    // What does not even begin as it should is fitted: its provider ends by itself.
+    let growing = growing.filter(|_| held == first);
+    let max_tokens = if held == first { max_tokens } else { MaxTokens::Set(held) };
     let Admission { reservation, headers } = admission;
-    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates })
+    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates, growing })
 }
 
 /// What stays the same however much output is asked for.
@@ -78,14 +112,36 @@ impl Asking<'_> {
         Need { input: self.input, output: self.request.output_bound_with(bound) }
     }
 
-    async fn ask(&self, bound: u64) -> Result<Admission, Refused> {
-        let Exchange { shared, compiled, plan, record, .. } = self.exchange;
-        let timeouts = plan.route.timeouts;
-        let deadline = record.started() + timeouts.request;
+    /// How long the request can last at most.
+    fn hold_for(&self) -> Duration {
+        let timeouts = self.exchange.plan.route.timeouts;
         let longest = if self.request.stream() { timeouts.stream.unwrap_or(LONGEST_STREAM) } else { timeouts.request };
-        let hold_for = longest + HOLD_SLACK;
-        let need = self.need(bound);
+        longest + HOLD_SLACK
+    }
+
+    fn deadline(&self) -> Instant {
+        self.exchange.record.started() + self.exchange.plan.route.timeouts.request
+    }
+
+    async fn ask(&self, bound: u64) -> Result<Admission, Refused> {
+        let Exchange { shared, compiled, .. } = self.exchange;
+        let (need, hold_for, deadline) = (self.need(bound), self.hold_for(), self.deadline());
         admit::ask(shared, &compiled.view, self.subject, need, Durability::Journal, hold_for, deadline).await
+    }
+
+    /// Whether to begin with less than `bound` and to hold more as the stream goes: where little is left, and the provider
+    /// that is tried first is known to be slow enough to be stopped. Not for several choices, or a prediction.
+    async fn growing(&self, bound: u64, candidates: &[Candidate]) -> Result<Option<Growing>, Rejection> {
+        let Exchange { shared, compiled, .. } = self.exchange;
+        let one = self.request.choices() == 1 && self.request.output_bound_with(0) == 0;
+        let Some(first) = candidates.first().filter(|_| one) else { return Ok(None) };
+        let model = served_model(self.exchange, first, self.request.model());
+        let Some(margin) = shared.paces.margin(first.upstream.name(), &model) else { return Ok(None) };
+        let path = OutputPath::of(&compiled.view, self.subject, Durability::Journal);
+        let held = path.free(shared).and_then(|free| holding::first(bound, free, margin));
+        let Some(held) = held else { return Ok(None) };
+        let record = Some(admit::record_apart(shared, self.deadline()).await?);
+        Ok(Some(Growing { record, path, held, bound, hold_for: self.hold_for() }))
     }
 
     /// Asks for less, where `bound` was `refused`; with the bound that was admitted. The refusal is the first one: it says

@@ -12,6 +12,8 @@ use tollgate_quota::Outcome;
 
 use super::{
     attempt::{Failed, Sent},
+    growing,
+    leave::Source,
     provider,
     settle::{Call, Used},
     stream::AiStream,
@@ -82,7 +84,7 @@ async fn whole(
 /// A stream is one once its first bytes make sense: until then another provider may still be asked.
 async fn stream(
     exchange: &Exchange,
-    sent: Sent<'_>,
+    mut sent: Sent<'_>,
     head: response::Parts,
     mut body: UpstreamBody,
     call: &mut Option<Call>,
@@ -98,8 +100,12 @@ async fn stream(
     call.first_chunk();
     let timeouts = exchange.plan.route.timeouts;
     let whole = timeouts.stream.map(|whole| exchange.record.started() + whole);
-    let stream = AiStream::new(body, relay, emit, call, timeouts.idle, whole);
-    Ok(respond(&sent, head, "text/event-stream", ResponseBody::stream(stream)))
+    let source = Source::new(body, relay, call);
+    let body = match sent.growth.take() {
+        Some(growth) => ResponseBody::pieces(growing::relay(source, emit, growth, timeouts.idle, whole)),
+        None => ResponseBody::stream(AiStream::new(source, emit, timeouts.idle, whole)),
+    };
+    Ok(respond(&sent, head, "text/event-stream", body))
 }
 
 /// The first bytes for the caller. A provider that fails by its own words before them has not begun to answer.

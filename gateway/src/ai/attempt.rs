@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{HeaderValue, Response};
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::{AiRequest, MaxTokens};
 use tollgate_model::{Failure, RouteAction, UpstreamRef};
 use tollgate_quota::{Attribution, Outcome};
 
 use super::{
-    admit::{Admitted, Candidate, served_model},
-    answer, provider,
+    X_TOLLGATE_MAX_TOKENS,
+    admit::{Admitted, Candidate, Growing, served_model},
+    answer,
+    growing::Growth,
+    provider,
     settle::Call,
 };
 use crate::{
@@ -42,6 +45,8 @@ pub(super) struct Sent<'a> {
     pub(super) deadline: Instant,
     /// For the first byte of it.
     pub(super) first_byte: Instant,
+    /// Where what is held for it grows with its stream.
+    pub(super) growth: Option<Growth>,
 }
 
 /// Tries the candidates in their order. Ends the call: settled by the answer's end, here if there is none.
@@ -52,9 +57,17 @@ pub(super) async fn send(
 ) -> Result<Response<ResponseBody>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
-    let Admitted { reservation, reserved, max_tokens, candidates, .. } = admitted;
-    let in_flight = reservation.dispatch(attribution(exchange, request));
-    let mut call = Some(Call::new(exchange, request, in_flight, reserved));
+    let Admitted { mut reservation, reserved, max_tokens, candidates, mut growing, .. } = admitted;
+    let attribution = attribution(exchange, request);
+    let (in_flight, held) = match growing.as_mut().and_then(|growing| growing.record.take()) {
+        None => (reservation.dispatch(attribution), None),
+        Some(record) => {
+            let record = record.with_shadow(reservation.take_shadow());
+            let held = reservation.dispatch_part();
+            (record.dispatch(attribution), Some(held))
+        }
+    };
+    let mut call = Some(Call::new(exchange, request, in_flight, held, reserved));
     let mut last: Option<Failed> = None;
     let mut billable = false;
     for candidate in &candidates {
@@ -63,7 +76,7 @@ pub(super) async fn send(
         if !wanted {
             continue;
         }
-        match attempt(exchange, request, candidate, max_tokens, &mut call).await {
+        match attempt(exchange, request, candidate, (max_tokens, growing.as_ref()), &mut call).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => {
                 billable |= failed.billable;
@@ -97,11 +110,17 @@ async fn attempt(
     exchange: &mut Exchange,
     request: &AiRequest,
     candidate: &Candidate,
-    max_tokens: MaxTokens,
+    (max_tokens, growing): (MaxTokens, Option<&Growing>),
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let provider = upstream(exchange, candidate)?;
     let model = served_model(exchange, candidate, request.model());
+    let growth = growing.and_then(|growing| growing.with(&exchange.shared, &provider.provider.name, &model));
+    let max_tokens = match growing {
+        // What is held will not grow, as this provider could not be stopped in time: it is sent what is held.
+        Some(growing) if growth.is_none() => MaxTokens::Set(growing.held),
+        _ => max_tokens,
+    };
     let outgoing = provider::request(exchange, &provider, request, &model, max_tokens);
     let outgoing = outgoing.map_err(|error| Failed::unasked(error.into()))?;
     let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
@@ -118,10 +137,14 @@ async fn attempt(
         call.begin(&provider, &model, request);
     }
     let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(Instant::now() + within));
-    let sent = Sent { request, provider: &provider, model: &model, max_tokens, deadline, first_byte };
+    let sent = Sent { request, provider: &provider, model: &model, max_tokens, deadline, first_byte, growth };
     let head = timeout_at(first_byte, pool.send(Wire::Negotiated, place, outgoing)).await;
     let head: Response<UpstreamBody> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
-    answer::read(exchange, sent, head, call).await
+    let mut answer = answer::read(exchange, sent, head, call).await?;
+    if let MaxTokens::Set(max) = max_tokens {
+        answer.headers_mut().insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
+    }
+    Ok(answer)
 }
 
 fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUpstream>, Failed> {

@@ -10,10 +10,13 @@ use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
 };
-use tollgate_llm::StreamRelay;
+use tollgate_llm::{Emit, StreamError, StreamRelay};
 use tollgate_quota::{Outcome, Written};
 
-use super::settle::{Call, Used};
+use super::{
+    pace::Pace,
+    settle::{Call, Used},
+};
 use crate::upstream::UpstreamBody;
 
 /// A provider that has written more is heard within this; what comes later, the relay's margin is for.
@@ -28,13 +31,29 @@ const LONGEST: Duration = Duration::from_millis(500);
 pub(super) struct Source {
     pub(super) body: UpstreamBody,
     pub(super) relay: StreamRelay,
+    pace: Pace,
     /// Until it is settled.
     call: Option<Call>,
 }
 
 impl Source {
     pub(super) fn new(body: UpstreamBody, relay: StreamRelay, call: Call) -> Self {
-        Self { body, relay, call: Some(call) }
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.note(now, relay.counted_output());
+        Self { body, relay, pace, call: Some(call) }
+    }
+
+    /// What the caller gets of the provider's next bytes.
+    pub(super) fn push(&mut self, data: &Bytes) -> Result<Emit, StreamError> {
+        let emit = self.relay.push(data);
+        self.pace.note(Instant::now(), self.relay.counted_output());
+        emit
+    }
+
+    /// The call, until it is settled.
+    pub(super) fn call(&mut self) -> Option<&mut Call> {
+        self.call.as_mut()
     }
 
     /// Nobody wants the rest. What of it is there already is read, to know what was used; should the usage block be in it,
@@ -67,6 +86,7 @@ impl Source {
     pub(super) fn settle(&mut self) -> Written {
         let outcome = if self.relay.is_complete() { Outcome::Settled } else { Outcome::Partial };
         let used = Used { usage: self.relay.usage(), at_most: self.relay.at_most() };
+        self.call.iter().for_each(|call| call.learn(&self.pace));
         self.call.take().map(|call| call.settle(used, outcome, 200)).unwrap_or_default()
     }
 }

@@ -5,8 +5,11 @@ mod admit;
 mod answer;
 mod attempt;
 mod fit;
+mod growing;
+mod holding;
 mod leave;
 mod models;
+mod pace;
 mod provider;
 mod settle;
 mod stream;
@@ -21,6 +24,7 @@ use crate::{
     filters,
 };
 pub(crate) use models::ModelLists;
+pub(crate) use pace::Paces;
 pub(crate) use stream::AiStream;
 
 /// The bound on output that the provider was sent in place of the caller's own, or of none.
@@ -83,6 +87,10 @@ async fn call(exchange: &mut Exchange, request: AiRequest) -> Result<Response<Re
     }
     match attempt::send(exchange, &request, admitted).await {
         Ok(mut answer) => {
+            // A fallback may have been sent another bound.
+            if answer.headers().contains_key(&X_TOLLGATE_MAX_TOKENS) {
+                headers.remove(&X_TOLLGATE_MAX_TOKENS);
+            }
             answer.headers_mut().extend(headers);
             Ok(answer)
         }

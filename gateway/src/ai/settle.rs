@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tollgate_llm::{AiRequest, AtMost, Operation, Usage, UsageSource};
-use tollgate_quota::{self as quota, InFlight, Outcome, Written};
+use tollgate_quota::{self as quota, HeldPart, InFlight, Outcome, Written};
 
+use super::{holding::distribute, pace::Pace};
 use crate::{
     compiled::Compiled,
     error::Rejection,
@@ -19,11 +20,14 @@ use crate::{
 
 /// A call on its way: the hold on its limits, and what is known of it for the record.
 pub(super) struct Call {
+    /// What its usage is recorded with. Holds what was reserved, unless there are `parts`: then it holds nothing.
     in_flight: InFlight,
+    /// What is held for it, in the order in which it is used up, and how much output each holds.
+    parts: Vec<(HeldPart, u64)>,
     operation: Operation,
     /// Asked for. Not the whole request: a stream outlives its prompt.
     model: String,
-    /// What was reserved for it.
+    /// What was reserved for it, in all.
     reserved: Need,
     /// Should nothing be known of it but that the provider that was asked last may have worked for it.
     unanswered: Used,
@@ -48,10 +52,19 @@ struct Attempt {
 }
 
 impl Call {
-    pub(super) fn new(exchange: &Exchange, request: &AiRequest, in_flight: InFlight, reserved: Need) -> Self {
+    /// `held` is apart from `in_flight` where it will grow; it was dispatched before that.
+    pub(super) fn new(
+        exchange: &Exchange,
+        request: &AiRequest,
+        in_flight: InFlight,
+        held: Option<HeldPart>,
+        reserved: Need,
+    ) -> Self {
         let (shared, compiled) = (Arc::clone(&exchange.shared), Arc::clone(&exchange.compiled));
         let (operation, model) = (request.operation(), request.model().to_owned());
-        Self { in_flight, operation, model, reserved, unanswered: Used::default(), shared, compiled, attempt: None }
+        let parts = held.into_iter().map(|part| (part, reserved.output)).collect();
+        let unanswered = Used::default();
+        Self { in_flight, parts, operation, model, reserved, unanswered, shared, compiled, attempt: None }
     }
 
     /// Whether it may be sent out.
@@ -62,6 +75,14 @@ impl Call {
     /// Waits until it may.
     pub(super) async fn durable(&self, deadline: Instant) -> Result<(), Rejection> {
         durable(&self.in_flight, deadline).await
+    }
+
+    /// So much more output is held for it.
+    pub(super) fn grow(&mut self, mut part: HeldPart, output: u64) {
+        // Should nobody come to settle, it may all have been used.
+        part.count(quota::Usage { output_tokens: output, counted: true, ..quota::Usage::default() });
+        self.reserved.output = self.reserved.output.saturating_add(output);
+        self.parts.push((part, output));
     }
 
     /// One more attempt: from here on this provider may bill us for the input.
@@ -75,7 +96,22 @@ impl Call {
             at_most: AtMost { input: request.most_input(model), output: self.reserved.output },
         };
         self.attempt = Some(Attempt { provider, model: model.to_owned(), started, first_chunk: None });
-        self.in_flight.count(self.unanswered.to_quota(self.reserved));
+        let so_far = self.unanswered.to_quota(self.reserved);
+        self.in_flight.count(so_far);
+        let shares = self.shares(&so_far);
+        self.parts.iter_mut().zip(shares).for_each(|((part, _), share)| part.count(share));
+    }
+
+    /// What each part used of it: the input is the first one's, the output is used up in their order.
+    fn shares(&self, whole: &quota::Usage) -> Vec<quota::Usage> {
+        let held: Vec<u64> = self.parts.iter().map(|(_, output)| *output).collect();
+        let output = distribute(whole.output_tokens, &held);
+        let at_most = distribute(whole.output_at_most, &held);
+        let share = |(at, (output_tokens, output_at_most)): (usize, (u64, u64))| match at {
+            0 => quota::Usage { output_tokens, output_at_most, ..*whole },
+            _ => quota::Usage { output_tokens, output_at_most, counted: whole.counted, ..quota::Usage::default() },
+        };
+        output.into_iter().zip(at_most).enumerate().map(share).collect()
     }
 
     pub(super) fn first_chunk(&mut self) {
@@ -89,6 +125,13 @@ impl Call {
     /// output as was reserved.
     pub(super) fn unanswered(&self) -> Used {
         self.unanswered
+    }
+
+    /// How fast its provider has written.
+    pub(super) fn learn(&self, pace: &Pace) {
+        if let Some(attempt) = &self.attempt {
+            self.shared.paces.learn(&attempt.provider, &attempt.model, pace);
+        }
     }
 
     /// What is done for it once its caller is gone.
@@ -119,11 +162,22 @@ impl Call {
         }
         let mut attribution = self.in_flight.attribution().clone();
         attribution.status = status.into();
-        self.in_flight.settle(used.to_quota(self.reserved), outcome, attribution)
+        let used = used.to_quota(self.reserved);
+        let shares = self.shares(&used);
+        for (at, ((part, _), share)) in self.parts.into_iter().zip(shares).enumerate() {
+            if at > 0 && share.output_tokens.max(share.output_at_most) == 0 {
+                part.void();
+                continue;
+            }
+            // Who waits for the end of the call, which is written down after them, need not wait for theirs.
+            drop(part.settle(share, outcome));
+        }
+        self.in_flight.settle(used, outcome, attribution)
     }
 
     /// Ends a call that no provider did any work for.
     pub(super) fn void(self) {
+        self.parts.into_iter().for_each(|(part, _)| part.void());
         self.in_flight.void();
     }
 

@@ -11,12 +11,12 @@ use std::{
 use bytes::Bytes;
 use http_body::Body as _;
 use tokio::time::Instant;
-use tollgate_llm::{ApiError, Emit, StreamError, StreamRelay, code};
+use tollgate_llm::{ApiError, Emit, StreamError, code};
 use tollgate_quota::Written;
 use tracing::debug;
 
-use super::{admit::LONGEST_STREAM, leave::Source, settle::Call};
-use crate::{timer::LazyTimer, upstream::UpstreamBody};
+use super::{admit::LONGEST_STREAM, leave::Source};
+use crate::timer::LazyTimer;
 
 type Pieces = <Emit as IntoIterator>::IntoIter;
 
@@ -38,16 +38,9 @@ pub(crate) struct AiStream {
 
 impl AiStream {
     /// `ends_by` is for the whole of it, where the route names a time.
-    pub(super) fn new(
-        body: UpstreamBody,
-        relay: StreamRelay,
-        first: Emit,
-        call: Call,
-        idle: Duration,
-        ends_by: Option<Instant>,
-    ) -> Self {
+    pub(super) fn new(source: Source, first: Emit, idle: Duration, ends_by: Option<Instant>) -> Self {
         Self {
-            source: Some(Source::new(body, relay, call)),
+            source: Some(source),
             ready: first.into_iter(),
             farewell: None,
             written: None,
@@ -104,7 +97,7 @@ impl AiStream {
 
     fn push(&mut self, data: &Bytes) {
         let Some(source) = &mut self.source else { return };
-        match source.relay.push(data) {
+        match source.push(data) {
             Ok(emit) => self.ready = emit.into_iter(),
             Err(error) => self.broke(&error),
         }

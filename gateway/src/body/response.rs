@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use tokio::sync::mpsc;
+
 use crate::{ai::AiStream, record::Record, service::Relay};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -24,6 +26,7 @@ enum Source {
     Full(Option<Bytes>),
     Relay(Box<Relay>),
     Stream(Box<AiStream>),
+    Pieces(mpsc::Receiver<Bytes>),
 }
 
 impl ResponseBody {
@@ -37,6 +40,11 @@ impl ResponseBody {
 
     pub(crate) fn stream(stream: AiStream) -> Self {
         Self::from(Source::Stream(Box::new(stream)))
+    }
+
+    /// What a task sends until it ends. Dropping the body tells it that nobody wants the rest.
+    pub(crate) fn pieces(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self::from(Source::Pieces(pieces))
     }
 
     fn from(source: Source) -> Self {
@@ -65,6 +73,7 @@ impl Body for ResponseBody {
             Source::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Relay(relay) => relay.poll_frame(cx),
             Source::Stream(stream) => stream.poll_data(cx).map(|data| data.map(|data| Ok(Frame::data(data)))),
+            Source::Pieces(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
         };
         if let Some(record) = &mut this.record {
             match &poll {
@@ -81,7 +90,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Full(bytes) => bytes.is_none(),
             Source::Relay(relay) => relay.is_end_stream(),
-            Source::Stream(_) => false,
+            Source::Stream(_) | Source::Pieces(_) => false,
         }
     }
 
@@ -89,7 +98,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Source::Relay(relay) => relay.size_hint(),
-            Source::Stream(_) => SizeHint::default(),
+            Source::Stream(_) | Source::Pieces(_) => SizeHint::default(),
         }
     }
 }

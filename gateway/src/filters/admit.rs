@@ -109,7 +109,7 @@ pub(crate) async fn durable(in_flight: &InFlight, deadline: Instant) -> Result<(
     })
 }
 
-fn quota_durability(durability: Durability) -> tollgate_quota::Durability {
+pub(super) fn quota_durability(durability: Durability) -> tollgate_quota::Durability {
     match durability {
         Durability::Memory => tollgate_quota::Durability::Memory,
         Durability::Journal => tollgate_quota::Durability::Journal,
@@ -169,6 +169,12 @@ pub(crate) async fn ask(
     }
 }
 
+/// A place for what a call has used to be recorded, should its holds be apart from it.
+pub(crate) async fn record_apart(shared: &Shared, deadline: Instant) -> Result<Reservation, Rejection> {
+    let placed = shared.desk.reserve(Vec::new(), tollgate_quota::Durability::Journal, deadline, Duration::ZERO).await;
+    placed.map_err(|error| refusal(shared, error, &Figures::of([])))
+}
+
 /// The same for a request that is admitted as it is or not at all.
 pub(crate) async fn admit(
     shared: &Shared,
@@ -208,8 +214,8 @@ pub(crate) fn peek(shared: &Shared, view: &ConfigView, subject: Subject<'_>, kno
 
 /// How much output a request may still ask for so that it fits into the limits at all, with this much input.
 pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -> u64 {
-    let holds_output = |limit: &&Arc<Limit>| limit.mode == Mode::Enforce && limit.reserve == Reserve::Full;
-    let room = view.limits_for(subject).filter(holds_output).filter_map(|limit| match limit.unit {
+    let in_full = |limit: &&Arc<Limit>| limit.mode == Mode::Enforce && limit.reserve == Reserve::Full;
+    let room = view.limits_for(subject).filter(in_full).filter_map(|limit| match limit.unit {
         Unit::Tokens => Some(limit.limit.saturating_sub(input)),
         Unit::OutputTokens => Some(limit.limit),
         Unit::InputTokens | Unit::Requests | Unit::Concurrency => None,
@@ -271,7 +277,7 @@ fn unavailable(figures: &Figures) -> Rejection {
 }
 
 /// The configuration at `version` or later, as soon as this node serves it.
-async fn newer_view(shared: &Shared, version: LogIndex, deadline: Instant) -> Option<Arc<ConfigView>> {
+pub(super) async fn newer_view(shared: &Shared, version: LogIndex, deadline: Instant) -> Option<Arc<ConfigView>> {
     loop {
         let changed = shared.changed.notified();
         tokio::pin!(changed);

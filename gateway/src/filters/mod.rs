@@ -3,6 +3,7 @@
 
 pub(crate) mod admit;
 mod authenticate;
+pub(crate) mod output;
 mod rate_headers;
 mod shadow;
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 use tollgate_quota::{
     JournalEntry,
     journal::{Journal, Progress},
@@ -73,19 +73,20 @@ async fn the_connection_is_made_while_the_journal_is_written_and_nothing_is_sent
     let (cluster, disk) = with_disk(&provider(&upstream, "openai")).await;
     disk.stop();
     let address = cluster.address;
-    let calling = tokio::spawn(async move { call(address, "/v1/chat/completions", BODY).await });
+    let mut calling = JoinSet::new();
+    calling.spawn(async move { call(address, "/v1/chat/completions", BODY).await });
     until("the upstream is connected to", || open(&upstream) == 1).await;
     assert_eq!(upstream.requests().len(), 0);
     disk.go_on();
-    assert_eq!(calling.await.unwrap().status, 200);
+    assert_eq!(calling.join_next().await.unwrap().unwrap().status, 200);
     assert_eq!((upstream.requests().len(), open(&upstream)), (1, 1), "it was sent on that connection");
 
     // One that is kept is as good.
     disk.stop();
-    let calling = tokio::spawn(async move { call(address, "/v1/chat/completions", BODY).await });
+    calling.spawn(async move { call(address, "/v1/chat/completions", BODY).await });
     until("the next call is in flight", || cluster.gateway.in_flight() == 1).await;
     disk.go_on();
-    assert_eq!(calling.await.unwrap().status, 200);
+    assert_eq!(calling.join_next().await.unwrap().unwrap().status, 200);
     assert_eq!((upstream.requests().len(), open(&upstream)), (2, 1));
 }
 
@@ -114,11 +115,12 @@ async fn a_service_whose_limit_is_journaled_is_connected_to_meanwhile_and_sent_n
     let (cluster, disk) = with_disk(&resources).await;
     disk.stop();
     let address = cluster.address;
-    let calling = tokio::spawn(async move { get(address, "/x", "").await });
+    let mut calling = JoinSet::new();
+    calling.spawn(async move { get(address, "/x", "").await });
     until("the upstream is connected to", || open(&upstream) == 1).await;
     assert_eq!(upstream.requests().len(), 0);
     disk.go_on();
-    assert_eq!(calling.await.unwrap().status, 200);
+    assert_eq!(calling.join_next().await.unwrap().unwrap().status, 200);
 
     disk.stop();
     let refused = get(address, "/x", "").await;

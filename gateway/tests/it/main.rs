@@ -10,6 +10,7 @@ mod cluster;
 mod durable;
 mod early_answers;
 mod fit;
+mod growing;
 mod h2c;
 mod http2;
 mod limit_keys;

@@ -31,6 +31,8 @@ pub(crate) enum Reply {
     Endless(String, String),
     /// The same, fifty times a second.
     Drip(String, String),
+    /// Sends the first, then the others one after the other, each after that time, and keeps the connection.
+    Paced(String, Vec<String>, std::time::Duration),
 }
 
 /// A running upstream.
@@ -105,6 +107,13 @@ async fn converse(
                 stream.write_all(text.as_bytes()).await?;
                 while stream.read_buf(&mut buffer).await? > 0 {}
                 return Ok(());
+            }
+            Reply::Paced(head, pieces, every) => {
+                stream.write_all(head.as_bytes()).await?;
+                for piece in pieces {
+                    tokio::time::sleep(every).await;
+                    stream.write_all(piece.as_bytes()).await?;
+                }
             }
             Reply::Drip(head, more) => {
                 stream.write_all(head.as_bytes()).await?;

@@ -5,6 +5,7 @@
 //! Each case prints one line.
 
 mod cases;
+mod growing;
 mod usable;
 pub(crate) mod windows;
 

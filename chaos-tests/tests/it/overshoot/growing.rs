@@ -1,0 +1,132 @@
+//! Holds that grow with their streams: a generous bound takes no more of a limit than its answer needs, and what can't be
+//! held any more ends cleanly, in time.
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tollgate_chaos_tests::{
+    Outcome,
+    burst::{Manner, alike, burst},
+    calls::{self, Call, Dialect},
+    client::{Event, LIMIT},
+    resources::api_key,
+};
+
+use super::{Scene, limit_of};
+use crate::matrix::say;
+
+/// Of a vocabulary that is known, so that what goes by is counted closely.
+const MODEL: &str = "gpt-4o-growing";
+const PROMPT: u64 = 5;
+/// As much as shows a node how fast the provider is.
+const TELLING: u64 = 300;
+
+/// Eighty tokens a second, as providers write.
+fn paced(call: Call, bound: u64, answer: u64) -> Call {
+    let call = call.stream().max_tokens(bound).header("x-mock-output", &answer.to_string());
+    call.header("x-mock-chunk", "4").header("x-mock-pace", "50ms")
+}
+
+/// A provider, and nodes that have all seen how fast it is.
+async fn known() -> anyhow::Result<Scene> {
+    let scene = Scene::set().await?;
+    scene.consumer("telling", 100_000).await?;
+    let call = paced(Call::chat(&api_key("telling"), MODEL), TELLING, TELLING);
+    let mut streams = JoinSet::new();
+    for origin in scene.cluster.origins() {
+        let (client, request) = (scene.cluster.client.clone(), call.request(&origin));
+        streams.spawn(async move { anyhow::Ok(client.open(request, LIMIT).await?.rest().await) });
+    }
+    while let Some(done) = streams.join_next().await {
+        done??;
+    }
+    let witnessed = scene.provider.tokens(MODEL).await?;
+    assert_eq!(witnessed, 3 * (PROMPT + TELLING));
+    Ok(scene)
+}
+
+/// Twelve callers at once with bounds of which the limit holds three.
+#[tokio::test]
+async fn paced_streams_with_generous_bounds_share_a_limit_that_holds_few_of_their_bounds() -> Outcome {
+    const CALLERS: u64 = 12;
+    const BOUND: u64 = 4_000;
+    const ANSWER: u64 = 700;
+    const CAPACITY: u64 = 14_000;
+    let scene = known().await?;
+    let before = scene.provider.tokens(MODEL).await?;
+    scene.consumer("sharing", CAPACITY).await?;
+    let call = paced(Call::chat(&api_key("sharing"), MODEL), BOUND, ANSWER);
+    let (client, origins) = (&scene.cluster.client, scene.cluster.origins());
+    let told = burst(client, &origins, alike(&call, usize::try_from(CALLERS)?), Manner::Stays, scene.seed).await?;
+    let witnessed = scene.provider.tokens(MODEL).await? - before;
+    let used = scene.used(&limit_of("sharing"), witnessed).await?;
+    say(&format!(
+        "growing holds (all at once) limit={CAPACITY} bounds={} witnessed={witnessed} used={used} admitted={} of {CALLERS} \
+         undecided={} seed={}",
+        CALLERS * BOUND,
+        told.admitted,
+        told.undecided,
+        scene.seed
+    ));
+    assert_eq!((told.admitted, told.refused), (CALLERS, 0), "{told:?}");
+    assert_eq!((witnessed, used), (CALLERS * (PROMPT + ANSWER), CALLERS * (PROMPT + ANSWER)), "every answer is whole");
+    Ok(())
+}
+
+/// Two streams that would go on to their bounds, and a limit into which one bound fits.
+#[tokio::test]
+async fn streams_that_can_not_hold_more_are_cut_cleanly_in_both_dialects() -> Outcome {
+    const BOUND: u64 = 1_500;
+    const CAPACITY: u64 = 1_700;
+    let scene = known().await?;
+    let before = scene.provider.settled().await?.models[MODEL];
+    scene.consumer("cut", CAPACITY).await?;
+    let key = api_key("cut");
+    let mut streams = JoinSet::new();
+    for (number, call) in [Call::chat(&key, MODEL), Call::messages(&key, MODEL)].into_iter().enumerate() {
+        let (client, call) = (scene.cluster.client.clone(), paced(call, BOUND, 5_000));
+        let request = call.request(&scene.cluster.origins()[number]);
+        streams.spawn(async move {
+            let stream = client.open(request, LIMIT).await?;
+            let status = stream.status;
+            anyhow::Ok((call.dialect(), status, stream.rest().await.0))
+        });
+    }
+    while let Some(done) = streams.join_next().await {
+        let (dialect, status, events) = done??;
+        assert_eq!(status, 200, "{dialect:?}: {events:?}");
+        assert!(calls::is_complete(dialect, &events), "{dialect:?}: {:?}", events.last());
+        assert!(calls::error_of(&events).is_none(), "{dialect:?}: {:?}", events.last());
+        let words = calls::streamed_text(dialect, &events).split_whitespace().count();
+        assert!((300..1_500).contains(&words), "{dialect:?}: {words} words");
+        assert!(came_to_its_bound(dialect, &events), "{dialect:?}: {:?}", &events[events.len().saturating_sub(4)..]);
+    }
+    let after = scene.provider.settled().await?.models[MODEL];
+    let tokens = |it: tollgate_mock_llm::Counters| it.input_tokens + it.output_tokens;
+    let witnessed = tokens(after) - tokens(before);
+    let used = scene.used(&limit_of("cut"), witnessed).await?;
+    say(&format!(
+        "growing holds (cut) limit={CAPACITY} witnessed={witnessed} used={used} cut={} seed={}",
+        after.aborted - before.aborted,
+        scene.seed
+    ));
+    assert_eq!(after.aborted - before.aborted, 2, "the provider was let go in the middle");
+    assert!(witnessed <= CAPACITY, "{witnessed} of {CAPACITY}");
+    // What may have been on its way when a stream was cut is charged as well.
+    assert!((witnessed..=CAPACITY).contains(&used), "{used} charged for {witnessed}");
+    assert!(used * 10 >= CAPACITY * 8, "only {used} of {CAPACITY} were used before anybody was cut");
+    Ok(())
+}
+
+/// Whether the end says why, and what was used.
+fn came_to_its_bound(dialect: Dialect, events: &[Event]) -> bool {
+    let some = |said: &dyn Fn(&Value) -> bool| events.iter().any(|event| said(&event.json()));
+    match dialect {
+        Dialect::OpenAi => {
+            some(&|data| data["choices"][0]["finish_reason"] == "length")
+                && some(&|data| data["usage"]["completion_tokens"].as_u64() > Some(300))
+        }
+        Dialect::Anthropic => some(&|data| {
+            data["delta"]["stop_reason"] == "max_tokens" && data["usage"]["output_tokens"].as_u64() > Some(300)
+        }),
+    }
+}

@@ -1,0 +1,284 @@
+//! A stream whose hold grows as it goes (QUOTA.md 3.5, R9).
+//!
+//! It is read by a task of its own, whether its caller takes anything or not: what a provider has written is used, and if
+//! nobody looked it could be more than what is held. What cannot be held in time ends the stream, cleanly, as if the model
+//! had come to its bound; the call is then settled at what the provider had written by the time it was let go.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tollgate_llm::{ApiError, Emit, code};
+use tollgate_quota::HeldPart;
+use tracing::debug;
+
+use super::{
+    admit::LONGEST_STREAM,
+    answer::sentence,
+    holding::{Holding, Step},
+    leave::Source,
+    pace::REACTION,
+};
+use crate::{
+    filters::output::{NoMore, OutputPath},
+    gateway::Shared,
+};
+
+/// Pieces that wait for a caller: some dozen events, as a provider sends them one by one.
+const PIECES: usize = 64;
+/// What may wait for a caller who takes nothing while its provider writes on. Beyond that the provider has to wait, which
+/// does not stop it at once: all that it may write is held first, or the stream ends.
+const MAX_WAITING_BYTES: usize = 256 * 1024;
+/// The log decides in milliseconds; a leader that died is replaced within two seconds.
+const DECIDED_WITHIN: Duration = Duration::from_secs(5);
+/// Others ask at the same time, so what was left may be gone.
+const TRIES: usize = 3;
+
+/// How the hold of one stream grows.
+pub(super) struct Growth {
+    shared: Arc<Shared>,
+    holding: Holding,
+    path: OutputPath,
+    hold_for: Duration,
+}
+
+impl Growth {
+    pub(super) fn new(shared: Arc<Shared>, holding: Holding, path: OutputPath, hold_for: Duration) -> Self {
+        Self { shared, holding, path, hold_for }
+    }
+
+    /// Asks for so much more, or for what is left of it.
+    fn ask(&self, amount: u64) -> Asking {
+        let (shared, path, hold_for) = (Arc::clone(&self.shared), self.path.clone(), self.hold_for);
+        Box::pin(async move {
+            let deadline = Instant::now() + DECIDED_WITHIN;
+            let mut amount = amount;
+            for _ in 0..TRIES {
+                match path.clone().hold(&shared, amount, hold_for, deadline).await {
+                    Ok(part) => return Some((part, amount)),
+                    Err(NoMore { left: Some(left) }) if (1..amount).contains(&left) => amount = left,
+                    Err(NoMore { .. }) => break,
+                }
+            }
+            None
+        })
+    }
+}
+
+type Asking = Pin<Box<dyn Future<Output = Option<(HeldPart, u64)>> + Send>>;
+
+/// What the caller gets of `source`, after its `first` words. `ends_by` is for the whole of it, where the route names a
+/// time.
+pub(super) fn relay(
+    mut source: Source,
+    first: Emit,
+    growth: Growth,
+    idle: Duration,
+    ends_by: Option<Instant>,
+) -> mpsc::Receiver<Bytes> {
+    let (tell, told) = mpsc::channel(PIECES);
+    let ends_by = ends_by.unwrap_or_else(|| Instant::now() + LONGEST_STREAM);
+    let tasks = source.call().map(|call| call.last_words().clone()).unwrap_or_default();
+    let (waiting_bytes, heard_at) = (first.byte_len(), Instant::now());
+    let relay = Relay {
+        source,
+        growth,
+        asking: None,
+        undecided_by: None,
+        queue: first.into_iter().collect(),
+        waiting_bytes,
+        heard_at,
+        tell,
+        idle,
+        ends_by,
+    };
+    tasks.spawn(relay.run());
+    told
+}
+
+/// How a stream ends, beside its caller's leaving.
+enum End {
+    /// As it should.
+    Whole(Emit),
+    /// No more can be held.
+    Cut,
+    Failed(String),
+    TimedOut(&'static str),
+    /// The caller has left.
+    Left,
+}
+
+struct Relay {
+    source: Source,
+    growth: Growth,
+    asking: Option<Asking>,
+    /// While nothing is passed on, as more must be held first: it is waited for this long.
+    undecided_by: Option<Instant>,
+    /// What the caller has not been sent yet, and how much that is.
+    queue: VecDeque<Bytes>,
+    waiting_bytes: usize,
+    /// When the provider was last heard, or was kept waiting.
+    heard_at: Instant,
+    tell: mpsc::Sender<Bytes>,
+    idle: Duration,
+    ends_by: Instant,
+}
+
+impl Relay {
+    async fn run(mut self) {
+        let end = loop {
+            if let Some(end) = self.step().await {
+                break end;
+            }
+        };
+        let Self { mut source, mut queue, tell, .. } = self;
+        match end {
+            End::Whole(emit) => {
+                queue.extend(emit);
+                source.settle().await;
+            }
+            End::Failed(message) => {
+                queue.push_back(source.relay.fail(&ApiError::new(502, code::UPSTREAM_ERROR, &message)));
+                source.settle().await;
+            }
+            End::Cut => {
+                let message = "The limits hold no more for this stream.";
+                queue.push_back(source.relay.cut(&ApiError::new(429, code::RATE_LIMIT_EXCEEDED, message)));
+                let written = source.settle();
+                drop(source); // the provider is let go at once: all that it has written has been read
+                written.await;
+            }
+            End::TimedOut(message) => {
+                queue.push_back(source.relay.fail(&ApiError::new(504, code::UPSTREAM_TIMEOUT, message)));
+                source.leave();
+            }
+            End::Left => return source.leave(),
+        }
+        for piece in queue.into_iter().filter(|piece| !piece.is_empty()) {
+            if tell.send(piece).await.is_err() {
+                return; // the caller has left
+            }
+        }
+    }
+
+    /// The next thing that happens; how the stream ends, if it does.
+    async fn step(&mut self) -> Option<End> {
+        let most = self.most();
+        let is_used_up = match self.growth.holding.step(most) {
+            Step::GoOn => false,
+            Step::Wait => true,
+            Step::Ask(amount) => {
+                self.asking = Some(self.growth.ask(amount));
+                return None;
+            }
+            Step::Cut => return Some(End::Cut),
+        };
+        let is_full = self.waiting_bytes >= MAX_WAITING_BYTES;
+        let has_all = self.growth.holding.has_all();
+        if is_full && !has_all && self.asking.is_none() {
+            let rest = self.growth.holding.ask_for_all();
+            self.asking = rest.map(|rest| self.growth.ask(rest));
+            return self.asking.is_none().then_some(End::Cut);
+        }
+        let is_undecided = is_used_up || is_full && !has_all;
+        let undecided_by = *self.undecided_by.get_or_insert_with(|| Instant::now() + REACTION);
+        if !is_undecided {
+            self.undecided_by = None;
+        }
+        // Only a provider that is held for whole may be kept waiting.
+        let (reads, sends) = (!(is_full && has_all), !is_used_up && !self.queue.is_empty());
+        if !reads {
+            self.heard_at = Instant::now();
+        }
+        let silent_by = self.heard_at + self.idle;
+        let next = self.queue.front().cloned().unwrap_or_default();
+        tokio::select! {
+            biased;
+            () = self.tell.closed() => Some(End::Left),
+            more = answer(&mut self.asking), if self.asking.is_some() => {
+                self.decided(more);
+                None
+            }
+            () = sleep_until(undecided_by), if is_undecided => Some(End::Cut),
+            sent = self.tell.send(next), if sends => {
+                self.waiting_bytes -= self.queue.pop_front().map_or(0, |piece| piece.len());
+                sent.is_err().then_some(End::Left)
+            }
+            frame = self.source.body.frame(), if reads => self.take(frame),
+            () = sleep_until(silent_by.min(self.ends_by)) => Some(self.time_out()),
+        }
+    }
+
+    fn take(&mut self, frame: Option<Result<Frame<Bytes>, hyper::Error>>) -> Option<End> {
+        self.heard_at = Instant::now();
+        match frame {
+            Some(Ok(frame)) => self.push(&frame.into_data().unwrap_or_default()),
+            Some(Err(error)) if !self.source.relay.is_complete() => {
+                debug!(%error, "a provider's stream was cut");
+                Some(End::Failed("The provider's stream was cut in the middle.".to_owned()))
+            }
+            Some(Err(_)) | None => Some(self.finish()),
+        }
+    }
+
+    /// The most output that has come: closely only where it matters.
+    fn most(&self) -> u64 {
+        let most = self.source.relay.most_output();
+        if self.growth.holding.is_far(most) { most } else { self.source.relay.most_output_exactly() }
+    }
+
+    fn push(&mut self, data: &Bytes) -> Option<End> {
+        match self.source.push(data) {
+            Ok(emit) => {
+                self.waiting_bytes += emit.byte_len();
+                self.queue.extend(emit);
+                None
+            }
+            Err(error) => Some(End::Failed(sentence(&error))),
+        }
+    }
+
+    fn finish(&mut self) -> End {
+        match self.source.relay.finish() {
+            Ok(emit) => End::Whole(emit),
+            Err(error) => End::Failed(sentence(&error)),
+        }
+    }
+
+    /// A stream whose last event has come has not failed, whatever its connection does.
+    fn time_out(&mut self) -> End {
+        if self.source.relay.is_complete() {
+            return self.finish();
+        }
+        let late = Instant::now() >= self.ends_by;
+        End::TimedOut(if late {
+            "The provider's stream took longer than it may take here."
+        } else {
+            "The provider's stream stopped in the middle."
+        })
+    }
+
+    fn decided(&mut self, more: Option<(HeldPart, u64)>) {
+        self.asking = None;
+        match (more, self.source.call()) {
+            (Some((part, amount)), Some(call)) => {
+                call.grow(part, amount);
+                self.growth.holding.granted(amount);
+            }
+            _ => self.growth.holding.refused(),
+        }
+    }
+}
+
+/// What the log says to what was asked; never, where nothing was.
+async fn answer(asking: &mut Option<Asking>) -> Option<(HeldPart, u64)> {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}

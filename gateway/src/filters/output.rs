@@ -1,0 +1,120 @@
+//! More output for a request that is on its way, held in every limit that holds output, all or none.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tollgate_model::{ConfigView, Durability, Limit, Mode, Reserve, Subject, Unit};
+use tollgate_quota::{Charge, HeldPart, ReserveError, Standing};
+
+use super::admit::{newer_view, quota_durability, standing_of};
+use crate::gateway::Shared;
+
+/// Limits that change while they are asked: each time they are asked again as they are then.
+const EDITS: usize = 3;
+
+/// The accounts that output of one request is charged to, and what has to be written down of it.
+#[derive(Debug, Clone)]
+pub(crate) struct OutputPath {
+    accounts: Vec<Account>,
+    durability: Durability,
+}
+
+#[derive(Debug, Clone)]
+struct Account {
+    limit: Arc<Limit>,
+    key: Vec<String>,
+}
+
+/// More that could not be held; with what is left, if the log said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoMore {
+    pub(crate) left: Option<u64>,
+}
+
+fn holds_output(limit: &Limit) -> bool {
+    let counts = matches!(limit.unit, Unit::Tokens | Unit::OutputTokens);
+    counts && limit.mode == Mode::Enforce && limit.reserve == Reserve::Full
+}
+
+impl OutputPath {
+    pub(crate) fn of(view: &ConfigView, subject: Subject<'_>, at_least: Durability) -> Self {
+        let enforced = || view.limits_for(subject).filter(|limit| limit.mode == Mode::Enforce);
+        let account = |limit: &Arc<Limit>| Account { limit: Arc::clone(limit), key: limit.key(&subject) };
+        let accounts = enforced().filter(|limit| holds_output(limit)).map(account).collect();
+        Self { accounts, durability: enforced().map(|limit| limit.durability).fold(at_least, Durability::max) }
+    }
+
+    /// What is free in the account that has least, by what this node knows. None where nothing holds output.
+    pub(crate) fn free(&self, shared: &Shared) -> Option<u64> {
+        if self.accounts.is_empty() {
+            return None;
+        }
+        let names: Vec<_> = self.accounts.iter().map(|it| (it.limit.name.clone(), it.key.clone())).collect();
+        self.least(&shared.accounts.standings(&names))
+    }
+
+    fn least(&self, standings: &[Standing]) -> Option<u64> {
+        // An account that this node does not know is one that nobody has used.
+        let left = |it: &Account| standing_of(standings, &it.limit.name).map_or(it.limit.limit, |it| it.remaining);
+        self.accounts.iter().map(left).min()
+    }
+
+    /// Holds so much more output. It may be drawn on: it is durable.
+    pub(crate) async fn hold(
+        mut self,
+        shared: &Shared,
+        output: u64,
+        hold_for: Duration,
+        deadline: Instant,
+    ) -> Result<HeldPart, NoMore> {
+        const UNDECIDED: NoMore = NoMore { left: None };
+        for _ in 0..EDITS {
+            self.renew(&shared.current().view).ok_or(UNDECIDED)?;
+            let durability = quota_durability(self.durability);
+            match shared.desk.reserve(self.charges(output), durability, deadline, hold_for).await {
+                Ok(reservation) => {
+                    let part = reservation.dispatch_part();
+                    if part.durable(deadline).await.is_ok() {
+                        return Ok(part);
+                    }
+                    part.void();
+                    return Err(UNDECIDED);
+                }
+                Err(ReserveError::Exhausted { standings, .. }) => return Err(NoMore { left: self.least(&standings) }),
+                Err(ReserveError::Stale { version, .. }) => {
+                    newer_view(shared, version, deadline).await.ok_or(UNDECIDED)?;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "more output can't be held");
+                    return Err(UNDECIDED);
+                }
+            }
+        }
+        Err(UNDECIDED)
+    }
+
+    fn charges(&self, amount: u64) -> Vec<Charge> {
+        let charge = |Account { limit, key }: &Account| Charge {
+            limit: limit.name.clone(),
+            version: limit.version,
+            key: key.clone(),
+            amount,
+        };
+        self.accounts.iter().map(charge).collect()
+    }
+
+    /// The same accounts under their limits as they are now. A limit that is gone, or holds no output any more, asks for
+    /// none; one that has other accounts now can't be asked.
+    fn renew(&mut self, view: &ConfigView) -> Option<()> {
+        let mut renewed = Vec::with_capacity(self.accounts.len());
+        for Account { limit, key } in std::mem::take(&mut self.accounts) {
+            let Some(now) = view.limits.get(&limit.name).filter(|now| holds_output(now)) else { continue };
+            if now.per != limit.per {
+                return None;
+            }
+            renewed.push(Account { limit: Arc::clone(now), key });
+        }
+        self.accounts = renewed;
+        Some(())
+    }
+}

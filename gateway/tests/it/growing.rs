@@ -1,0 +1,238 @@
+//! Streams whose holds grow as they go.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tollgate_quota::Outcome;
+
+use crate::{
+    ai::provider,
+    clients::{call, post_text, raw, read_until},
+    cluster::{Cluster, until},
+    upstream::{Reply, Upstream, events},
+};
+
+/// A provider's pace: ten tokens ten times a second, by an estimate of four bytes a token. Of the vocabulary nothing is
+/// known, so that holds are used up four times as fast.
+const EVERY: Duration = Duration::from_millis(100);
+const TEXT: &str = "forty bytes of text, which are ten words";
+const BOUND: u64 = 4_000;
+/// Events of a stream that shows how fast its provider is.
+const TELLING: usize = 27;
+
+fn chunk(delta: &Value, finish: Option<&str>) -> String {
+    let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+    let chunk = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]});
+    format!("data: {chunk}\n\n")
+}
+
+/// As it is on the wire after the head.
+fn piece(event: &str) -> String {
+    format!("{:x}\r\n{event}\r\n", event.len())
+}
+
+/// So many texts, then the end: what the provider says to have been used is one token in four of the bytes.
+fn answer(texts: usize, every: Duration) -> Reply {
+    let text = piece(&chunk(&json!({"content": TEXT}), None));
+    let usage = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 10 * texts, "total_tokens": 7 + 10 * texts}});
+    let mut pieces = vec![text; texts];
+    pieces.push(piece(&chunk(&json!({}), Some("stop"))));
+    pieces.push(piece(&format!("data: {usage}\n\n")));
+    pieces.push(piece("data: [DONE]\n\n") + "0\r\n\r\n");
+    match every {
+        Duration::ZERO => Reply::Keep(events(&[]) + &pieces.concat()),
+        _ => Reply::Paced(events(&[&chunk(&json!({"role": "assistant"}), None)]), pieces, every),
+    }
+}
+
+/// Answers as many texts as the prompt says, with much that is no text between them if it says so.
+async fn upstream(every: Duration) -> Upstream {
+    Upstream::start(move |request| {
+        let texts = request.split("texts:").nth(1).and_then(|it| it.split(['"', ' ']).next()?.parse().ok()).unwrap();
+        match answer(texts, every) {
+            Reply::Paced(head, pieces, every) if request.contains("padded") => {
+                let padding = piece(&format!(": {}\n\n", "x".repeat(200_000)));
+                Reply::Paced(head, pieces.into_iter().map(|it| padding.clone() + &it).collect(), every)
+            }
+            reply => reply,
+        }
+    })
+    .await
+}
+
+fn body(texts: usize, bound: u64) -> String {
+    let messages = json!([{"role": "user", "content": format!("texts:{texts}")}]);
+    json!({"model": "m", "stream": true, "max_tokens": bound, "messages": messages}).to_string()
+}
+
+fn limited(upstream: &Upstream, limit: u64) -> String {
+    let limit = format!(
+        "---\nkind: Limit\nmetadata: {{name: tpm}}\nspec: {{per: [consumer], unit: tokens, limit: {limit}, window: 1h}}\n"
+    );
+    provider(upstream, "openai").replace("request: 10s, firstByte: 500ms, idle: 700ms", "idle: 5s") + &limit
+}
+
+/// A cluster that knows how fast the provider is, by one stream of this caller.
+async fn knowing(upstream: &Upstream, limit: u64) -> Cluster {
+    let cluster = Cluster::start(&limited(upstream, limit)).await;
+    let first = call(cluster.address, "/v1/chat/completions", &body(TELLING, BOUND)).await;
+    assert_eq!(first.status, 200, "{}", first.raw);
+    cluster.settled(1).await;
+    cluster.nothing_held().await;
+    cluster
+}
+
+const USED: u64 = 7 + 10 * TELLING as u64;
+
+fn held(cluster: &Cluster) -> u64 {
+    cluster.accounts("tpm").first().map_or(0, |account| account.held)
+}
+
+async fn open(cluster: &Cluster, texts: usize) -> TcpStream {
+    let mut caller = TcpStream::connect(cluster.address).await.unwrap();
+    let request = post_text("/v1/chat/completions", "authorization: Bearer sk-alice\r\n", &body(texts, BOUND));
+    caller.write_all(request.as_bytes()).await.unwrap();
+    caller
+}
+
+#[tokio::test]
+async fn a_stream_holds_more_as_it_goes_and_is_charged_and_recorded_once() {
+    let upstream = upstream(EVERY).await;
+    let cluster = knowing(&upstream, 20_000).await;
+    let mut caller = open(&cluster, 40).await;
+    let head = read_until(&mut caller, "forty bytes").await;
+    assert!(!head.contains("x-tollgate-max-tokens"), "{head}");
+    assert!(upstream.requests()[1].contains(&format!("\"max_tokens\":{BOUND}")), "{}", upstream.requests()[1]);
+    until("what is held is told", || held(&cluster) > 512).await;
+    let first = held(&cluster);
+    assert!(first < 1_000, "{first} held");
+    until("more is held", || held(&cluster) >= first + 512).await;
+    let rest = read_until(&mut caller, "[DONE]").await;
+    assert!(rest.contains("\"finish_reason\":\"stop\""), "{rest}");
+    let settled = cluster.settled(2).await;
+    assert_eq!((settled[1].usage.input_tokens, settled[1].usage.output_tokens), (7, 400));
+    assert_eq!(settled[1].outcome, Outcome::Settled);
+    cluster.nothing_held().await;
+    until("all is told", || held(&cluster) == 0).await;
+    let account = &cluster.accounts("tpm")[0];
+    assert_eq!((account.used, account.overrun, settled.len()), (USED + 407, 0, 2), "{account:?}");
+}
+
+/// To keep a provider waiting does not stop it at once: what it has written by then is used.
+#[tokio::test]
+async fn a_caller_that_takes_nothing_makes_its_stream_hold_all_or_end() {
+    for (limit, holds_all) in [(20_000, true), (BOUND + 500, false)] {
+        let upstream = upstream(EVERY).await;
+        let cluster = knowing(&upstream, limit).await;
+        let filler = if holds_all { None } else { Some(open_filler(&cluster).await) };
+        let before = held(&cluster);
+        let mut caller = TcpStream::connect(cluster.address).await.unwrap();
+        let padded = body(400, BOUND).replace("texts:400", "texts:400 padded");
+        let request = post_text("/v1/chat/completions", "authorization: Bearer sk-alice\r\n", &padded);
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let connections = 1 + usize::from(filler.is_some());
+        until("the stream has begun", || upstream.requests().len() == 1 + connections).await;
+        if holds_all {
+            until("all that the provider may write is held", || held(&cluster) > before + BOUND).await;
+            assert_eq!(upstream.open.load(Ordering::SeqCst), connections);
+        } else {
+            until("the provider is let go", || upstream.open.load(Ordering::SeqCst) < connections).await;
+            within(&cluster);
+        }
+        drop((caller, filler));
+        cluster.nothing_held().await;
+    }
+}
+
+#[tokio::test]
+async fn what_can_never_be_held_whole_is_refused_though_its_beginning_could_be() {
+    let upstream = upstream(EVERY).await;
+    let cluster = knowing(&upstream, BOUND + 500).await;
+    let never = call(cluster.address, "/v1/chat/completions", &body(10, BOUND + 501)).await;
+    assert_eq!((never.status, never.code().as_str()), (400, "request_exceeds_limit"), "{}", never.raw);
+}
+
+/// Enough for the beginning, not for the whole.
+async fn cut_in_the_middle(path: &str, headers: &str) -> (Cluster, String) {
+    let upstream = upstream(EVERY).await;
+    let cluster = knowing(&upstream, BOUND + 500).await;
+    // What is left is used up but for some hundred tokens, by a call that holds it and does not end.
+    let filler = open_filler(&cluster).await;
+    let answer = raw(cluster.address, post_text(path, headers, &body(200, BOUND))).await;
+    assert_eq!(answer.status, 200, "{}", answer.raw);
+    drop(filler);
+    until("the provider is let go", || upstream.open.load(Ordering::SeqCst) == 0).await;
+    cluster.settled(3).await;
+    cluster.nothing_held().await;
+    (cluster, answer.body)
+}
+
+/// A stream that is held whole, as its bound is small, and lasts.
+async fn open_filler(cluster: &Cluster) -> TcpStream {
+    let left = cluster.accounts("tpm")[0].capacity - USED;
+    let mut filler = TcpStream::connect(cluster.address).await.unwrap();
+    let whole = body(400, left - 1_200).replace("\"m\"", "\"another\"");
+    let request = post_text("/v1/chat/completions", "authorization: Bearer sk-alice\r\n", &whole);
+    filler.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut filler, "forty bytes").await;
+    filler
+}
+
+#[tokio::test]
+async fn a_stream_that_can_not_hold_more_ends_as_one_that_came_to_its_bound() {
+    let (cluster, body) = cut_in_the_middle("/v1/chat/completions", "authorization: Bearer sk-alice\r\n").await;
+    assert!(body.ends_with("data: [DONE]\n\n"), "{body}");
+    assert_eq!(body.matches("\"finish_reason\":\"length\"").count(), 1, "{body}");
+    assert!(!body.contains("\"error\"") && body.matches(TEXT).count() > 10, "{body}");
+    within(&cluster);
+}
+
+#[tokio::test]
+async fn an_anthropic_caller_is_told_so_in_its_own_words() {
+    let (cluster, body) = cut_in_the_middle("/v1/messages", "x-api-key: sk-alice\r\n").await;
+    assert!(body.contains("\"stop_reason\":\"max_tokens\""), "{body}");
+    assert!(body.trim_end().ends_with("{\"type\":\"message_stop\"}") && !body.contains("\"error\""), "{body}");
+    within(&cluster);
+}
+
+fn within(cluster: &Cluster) {
+    let account = &cluster.accounts("tpm")[0];
+    assert!(account.used <= account.capacity && account.overrun == 0, "{account:?}");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_leaves_nothing_held() {
+    let upstream = upstream(EVERY).await;
+    let cluster = knowing(&upstream, 20_000).await;
+    let mut caller = open(&cluster, 400).await;
+    read_until(&mut caller, "forty bytes").await;
+    until("more is held", || held(&cluster) > 1_024).await;
+    drop(caller);
+    until("the provider is let go", || upstream.open.load(Ordering::SeqCst) == 0).await;
+    let settled = cluster.settled(2).await;
+    assert_eq!((settled[1].outcome, settled[1].usage.counted), (Outcome::Partial, true));
+    assert!(settled[1].usage.output_tokens >= 90, "{:?}", settled[1]);
+    cluster.nothing_held().await;
+    until("all is told", || held(&cluster) == 0).await;
+    let account = &cluster.accounts("tpm")[0];
+    assert!(account.used >= USED + settled[1].usage.output_tokens && account.overrun == 0, "{account:?}");
+}
+
+#[tokio::test]
+async fn a_provider_that_was_fast_once_is_held_for_whole() {
+    let upstream = upstream(Duration::ZERO).await;
+    let cluster = knowing(&upstream, 20_000).await;
+    let slow = self::upstream(EVERY).await;
+    cluster.apply(
+        &format!(
+            "kind: Provider\nmetadata: {{name: first}}\nspec: {{type: openai, endpoints: [{{url: 'http://{}/v1'}}], keys: [{{value: sk-secret}}], models: {{plain: m}}}}\n",
+            slow.address
+        ),
+    );
+    let mut caller = open(&cluster, 10).await;
+    read_until(&mut caller, "forty bytes").await;
+    until("what is held is told", || held(&cluster) > 0).await;
+    assert!(held(&cluster) > BOUND, "{}", held(&cluster));
+}
