@@ -40,7 +40,7 @@ use tollgate_proto::state::v1::{
 use crate::book::Bug;
 use crate::{
     Charge, Durability,
-    book::{Ask, Book, Parts, Poured, Spending},
+    book::{Ask, Book, Figures, Parts, Poured, Spending},
     invariants::Violation,
     ledger::{Ledger, News, requests_of},
 };
@@ -210,6 +210,19 @@ impl Agent {
         hold_for_us: u64,
         now: Timestamp,
     ) -> (u64, Option<Vec<Standing>>) {
+        let (request, granted) = self.reserve_now(charges, durability, hold_for_us, now);
+        let parts = self.requests.get(&request).into_iter().flat_map(|known| &known.parts);
+        (request, granted.then(|| parts.map(|part| self.book.standing(part, now.0)).collect()))
+    }
+
+    /// The same, and only whether it is granted at once: how the accounts stand, [`Agent::figures`] says.
+    pub(crate) fn reserve_now(
+        &mut self,
+        charges: &[Charge],
+        durability: Durability,
+        hold_for_us: u64,
+        now: Timestamp,
+    ) -> (u64, bool) {
         let request = self.number();
         let mut known = Request::queued(durability);
         let asks = charges.iter().map(|charge| Ask {
@@ -224,15 +237,20 @@ impl Agent {
         known.parts = parts;
         if known.parts.len() == charges.len() {
             self.book.go_out(&mut known.parts);
-            let standings = known.parts.iter().map(|part| self.book.standing(part, now.0)).collect();
             known.phase = Phase::Open;
             self.requests.insert(request, known);
-            return (request, Some(standings));
+            return (request, true);
         }
         let charges = charges.iter().map(to_wire).collect();
         let path = Path { hold: Hold { request, charges, hold_for_us }, drawn };
         self.ask(request, known, path);
-        (request, None)
+        (request, false)
+    }
+
+    /// How the accounts stand that an open request has drawn on, in the order of its path.
+    pub(crate) fn figures(&self, request: u64, now: Timestamp) -> impl Iterator<Item = Figures> {
+        let parts = self.requests.get(&request).into_iter().flat_map(|known| &known.parts);
+        parts.map(move |part| self.book.figures(part, now.0))
     }
 
     fn spending(&self, durability: Durability) -> Spending {

@@ -79,6 +79,15 @@ pub(crate) enum Spending {
 /// What one request holds of the leases on its path.
 pub(crate) type Parts = SmallVec<[Part; 4]>;
 
+/// How an account stands, in its unit and in log time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    pub(crate) capacity: u64,
+    pub(crate) remaining: u64,
+    pub(crate) window_end_us: u64,
+    pub(crate) resets_in_us: u64,
+}
+
 /// What is asked of one account.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ask<'a> {
@@ -283,9 +292,9 @@ impl Book {
     }
 
     /// How the account of a part stands, as far as this node knows.
-    pub(crate) fn standing(&self, part: &Part, now: u64) -> Standing {
+    pub(crate) fn figures(&self, part: &Part, now: u64) -> Figures {
         let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
-        let Some((cell, lease)) = cell.and_then(|cell| Some((cell, cell.lease?))) else { return Standing::default() };
+        let Some((cell, lease)) = cell.and_then(|cell| Some((cell, cell.lease?))) else { return Figures::default() };
         let Counts { held, spent } = cell.counts(self.age);
         let overrun = if cell.span().is_some() { 0 } else { cell.overrun };
         let own = held.saturating_sub(cell.idle).saturating_add(spent).saturating_add(overrun);
@@ -294,13 +303,20 @@ impl Book {
             None if lease.turns() => lease.window_end.0.saturating_sub(now),
             None => 0,
         };
-        Standing {
-            limit: cell.limit.to_string(),
+        Figures {
             capacity: lease.capacity,
             remaining: lease.capacity.saturating_sub(lease.elsewhere).saturating_sub(own),
             window_end_us: if lease.turns() { lease.window_end.0 } else { now.saturating_add(resets_in_us) },
             resets_in_us,
         }
+    }
+
+    /// The same, with the limit's name.
+    pub(crate) fn standing(&self, part: &Part, now: u64) -> Standing {
+        let Figures { capacity, remaining, window_end_us, resets_in_us } = self.figures(part, now);
+        let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
+        let limit = cell.filter(|cell| cell.lease.is_some()).map(|cell| cell.limit.to_string()).unwrap_or_default();
+        Standing { limit, capacity, remaining, window_end_us, resets_in_us }
     }
 
     /// Whether there is something to say that should not wait.

@@ -13,6 +13,7 @@ use tollgate_proto::state::v1::{Attribution, Outcome, ShadowCharge, Usage};
 
 use crate::{
     BoxFuture, Unavailable,
+    book::Figures,
     desk::{Taken, Ticket},
 };
 
@@ -53,6 +54,18 @@ pub struct Standing {
     pub window_end: Timestamp,
     /// How long that was away.
     pub resets_in: Duration,
+}
+
+impl Standing {
+    pub(crate) fn of(limit: Name, figures: Figures) -> Self {
+        Self {
+            limit,
+            capacity: figures.capacity,
+            remaining: figures.remaining,
+            window_end: Timestamp(figures.window_end_us),
+            resets_in: Duration::from_micros(figures.resets_in_us),
+        }
+    }
 }
 
 /// Units held for a request that has not been sent anywhere yet. Dropping it gives them back.

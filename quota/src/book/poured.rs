@@ -207,6 +207,13 @@ impl Book {
         Some(i128::from(lease.capacity) - i128::from(lease.elsewhere) - own)
     }
 
+    /// What counts of a lease: held, pockets included, and used.
+    #[cfg(test)]
+    pub(crate) fn counted(&self, at: u32) -> (u64, u64) {
+        let counts = self.known(at).map(|cell| cell.counts(self.age));
+        counts.map_or((0, 0), |counts| (counts.held, counts.spent))
+    }
+
     fn known(&self, at: u32) -> Option<&Cell> {
         self.cells.get(at as usize).and_then(Option::as_ref)
     }

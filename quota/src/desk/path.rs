@@ -11,11 +11,13 @@ use std::{
 use arc_swap::ArcSwapOption;
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use tollgate_model::{LogIndex, Name, Timestamp, Unit};
+use tollgate_model::{LogIndex, Name, Unit};
 use tollgate_proto::state::v1::{Attribution, Outcome, Settle, ShadowCharge, Usage};
 
 use super::{Desk, Ticket, pockets::Purse, shared::Shared};
-use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable, ledger::actual, pocket::Ended};
+use crate::{
+    Charge, Durability, Reservation, ReserveError, Standing, Unavailable, book::Figures, ledger::actual, pocket::Ended,
+};
 
 /// An account of a limit, for requests of which more will come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,13 +236,13 @@ impl Purse {
             None => 0,
         };
         let window_end = if self.terms.turns() { self.terms.window_end } else { now.saturating_add(resets_in) };
-        Standing {
-            limit: self.limit.clone(),
+        let figures = Figures {
             capacity: self.terms.capacity,
             remaining: u64::try_from(left.max(0)).unwrap_or(u64::MAX).min(self.terms.capacity),
-            window_end: Timestamp(window_end),
-            resets_in: Duration::from_micros(resets_in),
-        }
+            window_end_us: window_end,
+            resets_in_us: resets_in,
+        };
+        Standing::of(self.limit.clone(), figures)
     }
 }
 

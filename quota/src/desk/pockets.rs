@@ -138,6 +138,7 @@ impl Kept {
         self.seen.taken += back;
         agent.take_in(self.number, Made { back, ..Made::default() });
         agent.set_idle(self.number, self.seen.left());
+        self.tell(agent);
     }
 
     /// Says what is left besides it. What is left in it is not in there.

@@ -23,10 +23,9 @@ use super::{
     front::{Front, ROOM},
     pockets::Pockets,
     quarantine::Quarantine,
-    ticket::standing,
 };
 use crate::{
-    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable,
+    Charge, Durability, Ledger, Reservation, ReserveError, Standing, Unavailable,
     agent::{Agent, Answer, MAX_FRAME_RECORDS},
     journal::{Journal, Progress},
     ledger::News,
@@ -239,9 +238,12 @@ impl Shared {
         self.pass(&mut state);
         let known = &mut *state;
         known.pockets.make_room(&mut known.agent, now, charges);
-        let (request, granted) = known.agent.reserve(charges, durability, micros(hold_for), now);
+        let (request, granted) = known.agent.reserve_now(charges, durability, micros(hold_for), now);
         let ticket = Ticket::held(Arc::clone(this), request, durability);
-        if let Some(standings) = granted {
+        if granted {
+            let names = charges.iter().map(|charge| charge.limit.clone());
+            let standings = names.zip(known.agent.figures(request, now)).map(|(limit, it)| Standing::of(limit, it));
+            let standings = standings.collect();
             self.serve(&mut state, request, charges, durability, now);
             self.write_down(&mut state);
             let before = (state.leases_at, state.draws_at);
@@ -253,7 +255,7 @@ impl Shared {
             if ask {
                 self.wake.notify_one();
             }
-            return Ok(Reserved::Now(Reservation::drawn(ticket, standings.iter().map(standing).collect())));
+            return Ok(Reserved::Now(Reservation::drawn(ticket, standings)));
         }
         let (tell, told) = oneshot::channel();
         state.waiting.insert(request, tell);

@@ -11,6 +11,7 @@ mod journal;
 mod leases;
 mod parts;
 mod pockets;
+mod random;
 mod unprotected;
 
 use super::*;
@@ -43,6 +44,20 @@ enum Fault {
     Stuck,
 }
 
+fn rule(version: u64, capacity: u64) -> Rule {
+    Rule {
+        limit: Name::new("tpm"),
+        version: LogIndex(version),
+        unit: Unit::Tokens,
+        per: vec![KeyPart::Consumer],
+        capacity,
+        window: Window::Minute,
+        algorithm: tollgate_model::Algorithm::Fixed,
+        time_zone: TimeZone::UTC,
+        shadow: false,
+    }
+}
+
 impl Log {
     fn with_limit(capacity: u64) -> Arc<Self> {
         let log = Arc::new(Self::default());
@@ -51,18 +66,18 @@ impl Log {
         log
     }
 
+    fn with_rule(rule: Rule) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        log.set_rule(rule);
+        log.open(1);
+        log
+    }
+
     fn set_limit(&self, version: u64, capacity: u64) {
-        let rule = Rule {
-            limit: Name::new("tpm"),
-            version: LogIndex(version),
-            unit: Unit::Tokens,
-            per: vec![KeyPart::Consumer],
-            capacity,
-            window: Window::Minute,
-            algorithm: tollgate_model::Algorithm::Fixed,
-            time_zone: TimeZone::UTC,
-            shadow: false,
-        };
+        self.set_rule(rule(version, capacity));
+    }
+
+    fn set_rule(&self, rule: Rule) {
         self.ledger.lock().set_rule(Timestamp(0), rule, &mut Changes::new());
         self.show();
     }

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tollgate_model::{LogIndex, Name, Timestamp};
+use tollgate_model::{LogIndex, Name};
 use tollgate_proto::state::v1::{
     self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, ShadowCharge, Usage,
 };
@@ -12,7 +12,7 @@ use super::{
     path::Taken,
     shared::{Shared, Word},
 };
-use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable, Written};
+use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable, Written, book::Figures};
 
 /// Ends its request when it is dropped: a hold is given back, or voided once it is granted.
 pub(crate) struct Ticket {
@@ -187,14 +187,9 @@ impl fmt::Debug for Ticket {
     }
 }
 
-pub(super) fn standing(said: &wire::Standing) -> Standing {
-    Standing {
-        limit: Name::new(&said.limit),
-        capacity: said.capacity,
-        remaining: said.remaining,
-        window_end: Timestamp(said.window_end_us),
-        resets_in: Duration::from_micros(said.resets_in_us),
-    }
+fn standing(said: &wire::Standing) -> Standing {
+    let &wire::Standing { capacity, remaining, window_end_us, resets_in_us, .. } = said;
+    Standing::of(Name::new(&said.limit), Figures { capacity, remaining, window_end_us, resets_in_us })
 }
 
 fn refusal(said: &HoldOutcome, mut charges: Vec<Charge>) -> ReserveError {
