@@ -187,7 +187,7 @@ impl fmt::Debug for Ticket {
     }
 }
 
-fn standing(said: &wire::Standing) -> Standing {
+pub(super) fn standing(said: &wire::Standing) -> Standing {
     let &wire::Standing { capacity, remaining, window_end_us, resets_in_us, .. } = said;
     Standing::of(Name::new(&said.limit), Figures { capacity, remaining, window_end_us, resets_in_us })
 }
