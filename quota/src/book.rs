@@ -23,7 +23,7 @@ mod poured;
 
 use std::collections::{BTreeSet, HashMap};
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tollgate_proto::state::v1::{Consumed, JournalSum, Outcome, Report, Standing, Usage, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -438,7 +438,7 @@ impl Book {
     /// # Errors
     /// The first violation.
     pub(crate) fn audit<'a>(&self, parts: impl Iterator<Item = &'a Part>) -> Result<(), Violation> {
-        let mut held = vec![0; self.cells.len()];
+        let mut held: SmallVec<[u64; 16]> = smallvec![0; self.cells.len()];
         for part in parts {
             let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
             if cell.is_some_and(|cell| cell.is_of(part.epoch)) {

@@ -46,6 +46,8 @@ pub(crate) mod bugs;
 mod central;
 #[cfg(any(test, feature = "seeded-bugs"))]
 mod digest;
+mod encode;
+mod free;
 mod holds;
 mod image;
 mod keys;
@@ -59,6 +61,7 @@ mod rules;
 mod shadow;
 mod show;
 mod slab;
+mod spread;
 mod unprotected;
 
 #[cfg(test)]
@@ -116,6 +119,9 @@ pub struct Ledger {
     /// Makes it wrong in one way, to prove that the checks would see it.
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) bug: Option<bugs::Bug>,
+    /// Hands out no rows: for a replica whose rows nobody keeps.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) silent: bool,
 }
 
 /// The bounds above, smaller in tests.
@@ -210,6 +216,8 @@ impl Ledger {
             news: News { all: true, accounts: Vec::new() },
             #[cfg(any(test, feature = "seeded-bugs"))]
             bug: None,
+            #[cfg(any(test, feature = "seeded-bugs"))]
+            silent: false,
         }
     }
 

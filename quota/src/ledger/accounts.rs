@@ -1,17 +1,16 @@
 //! Account records, found by limit and key values.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::{borrow::Cow, collections::HashMap, hash::BuildHasherDefault};
 
 use super::{
     Ledger,
     keys::{Key, Keys},
     rules::RuleState,
     slab::Slab,
+    spread::Spread,
 };
 use crate::slide::{Slide, Slot};
+use tollgate_model::MAX_KEY_PARTS;
 
 /// Looked at for each entry, and for each account it creates: so there are never many more idle records than live ones.
 const SWEEP_PER_ENTRY: u32 = 32;
@@ -112,7 +111,10 @@ impl Account {
 
     /// What is neither used nor held nor out: signed, as the limit may have been lowered.
     pub(super) fn free(&self, rule: &RuleState, age: u64) -> i128 {
-        let Slot { used, held, .. } = self.counts(rule, age);
+        self.free_beside(rule, self.counts(rule, age))
+    }
+
+    fn free_beside(&self, rule: &RuleState, Slot { used, held, .. }: Slot) -> i128 {
         let out = i128::from(self.leased) + i128::from(self.rare().suspense);
         i128::from(rule.rule.capacity) - i128::from(used) - i128::from(held) - out
     }
@@ -128,7 +130,8 @@ impl Account {
 
     /// What may still be held or granted: less what was overrun.
     pub(super) fn available(&self, rule: &RuleState, age: u64) -> i128 {
-        self.free(rule, age) - i128::from(self.counts(rule, age).overrun)
+        let counts = self.counts(rule, age);
+        self.free_beside(rule, counts) - i128::from(counts.overrun)
     }
 
     /// Nothing of it matters any more, where no window turns.
@@ -156,25 +159,6 @@ pub(super) struct Accounts {
     /// By number of the rule, then by that of the key. Never iterated.
     index: Vec<HashMap<u32, u32, BuildHasherDefault<Spread>>>,
     created: u32,
-}
-
-/// Numbers that we gave ourselves are spread well enough by one multiplication.
-#[derive(Debug, Clone, Copy, Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        let mixed = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
 }
 
 impl Accounts {
@@ -228,8 +212,10 @@ impl Accounts {
 }
 
 /// The key that all keys share once a limit has too many: one NUL more than any real key of `parts` values.
-pub(super) fn overflow_key(parts: usize) -> String {
-    "\0".repeat(parts)
+pub(super) fn overflow_key(parts: usize) -> Cow<'static, str> {
+    const MOST: &str = "\0\0\0\0\0\0\0\0";
+    const { assert!(MOST.len() == MAX_KEY_PARTS) };
+    MOST.get(..parts).map_or_else(|| "\0".repeat(parts).into(), Cow::Borrowed)
 }
 
 impl Ledger {
@@ -279,7 +265,7 @@ impl Ledger {
         self.accounts.find(rule, &self.overflow_key_of(rule))
     }
 
-    fn overflow_key_of(&self, rule: u32) -> String {
+    fn overflow_key_of(&self, rule: u32) -> Cow<'static, str> {
         overflow_key(self.rules.get(rule).rule.per.len())
     }
 

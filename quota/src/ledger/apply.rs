@@ -1,5 +1,7 @@
 //! Frames: records once each, and an answer for every hold in them.
 
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 use tollgate_model::LogIndex;
 use tollgate_proto::state::v1::{Charge, Frame, FrameOutcome, Hold, HoldOutcome, Refusal, Standing, record::Kind};
@@ -20,15 +22,15 @@ const PERMIT_RETRY_US: u64 = 1_000_000;
 const MAX_HOLD_US: u64 = 24 * 3_600 * 1_000_000;
 
 /// One charge of a hold, looked up: good until the ledger changes.
-struct Step {
+struct Step<'a> {
     rule: u32,
-    key: String,
+    key: Cow<'a, str>,
     amount: u64,
     /// Without a record the account is untouched in its window.
     account: Option<u32>,
 }
 
-type Path = SmallVec<[Step; 4]>;
+type Path<'a> = SmallVec<[Step<'a>; 4]>;
 
 /// Why a hold was not granted, and by which of its charges.
 pub(super) struct Refused {
@@ -100,18 +102,20 @@ impl Ledger {
 
     /// Holds every charge or none.
     pub(super) fn hold(&mut self, at: LogIndex, now: u64, node: u64, hold: &Hold) -> HoldOutcome {
-        let path = match self.admissible(at, now, node, hold) {
+        let path = match self.path_of(at, now, node, hold) {
             Ok(path) => path,
-            Err(refused) => {
-                if refused.why == Refusal::Recalling {
-                    self.recall_for(now, hold);
-                }
-                return self.refuse(now, hold, &refused);
-            }
+            Err(refused) => return self.refuse(now, hold, &[], &refused),
         };
+        if let Err(refused) = self.admissible(now, node, &path) {
+            if refused.why == Refusal::Recalling {
+                self.recall_for(now, hold);
+            }
+            return self.refuse(now, hold, &path, &refused);
+        }
         #[cfg(any(test, feature = "seeded-bugs"))]
         let path = if self.bug == Some(Bug::HoldsWhatFits) { self.what_fits(path) } else { path };
-        let charges: SmallVec<[Held; 4]> = path.iter().map(|step| self.take(step)).collect();
+        let mut path = path;
+        let charges: SmallVec<[Held; 4]> = path.iter_mut().map(|step| self.take(step)).collect();
         charges.iter().for_each(|held| self.reconsider(held.account));
         let deadline_us = now.saturating_add(hold.hold_for_us.min(MAX_HOLD_US));
         let at = self.age();
@@ -122,11 +126,12 @@ impl Ledger {
             node.holds += 1;
         }
         self.meta.granted += 1;
-        self.grant(now, hold)
+        self.grant(now, hold, &path)
     }
 
-    fn take(&mut self, step: &Step) -> Held {
+    fn take(&mut self, step: &mut Step<'_>) -> Held {
         let id = self.obtain_account(step.rule, &step.key);
+        step.account = Some(id);
         self.note_ask(id, step.amount);
         let age = self.age();
         let account = self.accounts.slab.get_mut(id).expect("it was just obtained");
@@ -152,26 +157,40 @@ impl Ledger {
             }
         }
         match self.holds.find(node, hold.request).and_then(|id| self.holds.slab.get(id)) {
-            Some(state) if !state.expired => return self.grant(now, hold),
-            Some(_) => return self.denied(now, hold, &Refused::new(0, Refusal::Expired)),
+            Some(state) if !state.expired => {
+                let standings = hold.charges.iter().take(MAX_CHARGES);
+                let standings = standings.map(|charge| self.standing_again(now, charge)).collect();
+                return HoldOutcome { request: hold.request, granted: true, standings, ..HoldOutcome::default() };
+            }
+            Some(_) => return self.denied(now, hold, &[], &Refused::new(0, Refusal::Expired)),
             None => {}
         }
-        let refused = self.admissible(at, now, node, hold).err().unwrap_or(Refused::new(0, Refusal::Again));
-        self.denied(now, hold, &refused)
+        let again = Refused::new(0, Refusal::Again);
+        match self.path_of(at, now, node, hold) {
+            Ok(path) => {
+                let refused = self.admissible(now, node, &path).err().unwrap_or(again);
+                self.denied(now, hold, &path, &refused)
+            }
+            Err(refused) => self.denied(now, hold, &[], &refused),
+        }
     }
 
-    /// Looks the charges up and finds the gravest reason against them, if there is one.
-    fn admissible(&mut self, at: LogIndex, now: u64, node: u64, hold: &Hold) -> Result<Path, Refused> {
+    /// Looks the charges up.
+    fn path_of<'a>(&mut self, at: LogIndex, now: u64, node: u64, hold: &'a Hold) -> Result<Path<'a>, Refused> {
         if hold.charges.len() > MAX_CHARGES || self.holds.find(node, hold.request).is_some() {
             return Err(Refused::new(0, Refusal::Invalid));
         }
-        let path = self.look_up(at, now, hold)?;
+        self.look_up(at, now, hold)
+    }
+
+    /// The gravest reason against what was looked up, if there is one.
+    fn admissible(&self, now: u64, node: u64, path: &[Step<'_>]) -> Result<(), Refused> {
         if let Some(by) = path.iter().position(|step| step.amount > self.rules.get(step.rule).rule.capacity) {
             return Err(Refused::new(by, Refusal::ExceedsLimit));
         }
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::HoldsWhatFits) {
-            return Ok(path);
+            return Ok(());
         }
         let blocked: SmallVec<[usize; 4]> = (0..path.len()).filter(|by| self.is_short(&path[*by])).collect();
         let spent = blocked.iter().copied().filter(|by| !self.may_come_back(now, &path[*by]));
@@ -184,13 +203,13 @@ impl Ledger {
         if self.nodes.get(node).is_none_or(|state| state.holds >= self.bounds.holds) {
             return Err(Refused::new(0, Refusal::Overloaded));
         }
-        Ok(path)
+        Ok(())
     }
 
-    fn look_up(&mut self, at: LogIndex, now: u64, hold: &Hold) -> Result<Path, Refused> {
+    fn look_up<'a>(&mut self, at: LogIndex, now: u64, hold: &'a Hold) -> Result<Path<'a>, Refused> {
         let mut path = Path::new();
         for (by, charge) in hold.charges.iter().enumerate() {
-            let rule = self.rule_of(at, by, charge)?;
+            let rule = self.rule_of(at, by, &charge.limit, charge.limit_version)?;
             self.roll(now, rule);
             let Rule { per, shadow, .. } = &self.rules.get(rule).rule;
             let Some(key) = join(&charge.key).filter(|_| charge.key.len() == per.len() && !shadow) else {
@@ -206,15 +225,15 @@ impl Ledger {
     }
 
     /// The form of the limit that the charge was computed for, if that is what is in force.
-    pub(super) fn rule_of(&self, at: LogIndex, by: usize, charge: &Charge) -> Result<u32, Refused> {
+    pub(super) fn rule_of(&self, at: LogIndex, by: usize, limit: &str, version: u64) -> Result<u32, Refused> {
         let stale = |until: u64| Refused { by, why: Refusal::Stale, stale_until: until };
-        let Some(id) = self.rules.live(&charge.limit) else {
+        let Some(id) = self.rules.live(limit) else {
             // Forgotten long ago: then whatever the next version is, it is greater than the one that was read.
-            let gone = self.rules.deleted_at(&charge.limit).unwrap_or(charge.limit_version.saturating_add(1));
+            let gone = self.rules.deleted_at(limit).unwrap_or(version.saturating_add(1));
             return Err(stale(gone.min(at.0.max(1))));
         };
         let state = self.rules.get(id);
-        if (state.oldest()..=state.rule.version.0).contains(&charge.limit_version) {
+        if (state.oldest()..=state.rule.version.0).contains(&version) {
             Ok(id)
         } else {
             Err(stale(state.rule.version.0))
@@ -222,11 +241,11 @@ impl Ledger {
     }
 
     #[cfg(any(test, feature = "seeded-bugs"))]
-    fn what_fits(&self, path: Path) -> Path {
+    fn what_fits<'a>(&self, path: Path<'a>) -> Path<'a> {
         path.into_iter().filter(|step| !self.is_short(step)).collect()
     }
 
-    fn is_short(&self, step: &Step) -> bool {
+    fn is_short(&self, step: &Step<'_>) -> bool {
         let rule = self.rules.get(step.rule);
         let account = step.account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
         #[cfg(any(test, feature = "seeded-bugs"))]
@@ -241,7 +260,7 @@ impl Ledger {
     }
 
     /// When a step that is short would not be, should nobody else come.
-    fn wait_for(&self, now: u64, step: &Step) -> u64 {
+    fn wait_for(&self, now: u64, step: &Step<'_>) -> u64 {
         let account = step.account.and_then(|id| self.accounts.get(id));
         self.resets_in(now, self.rules.get(step.rule), account, Some(step.amount))
     }
@@ -259,31 +278,31 @@ impl Ledger {
     }
 
     /// Whether what a step is short of is in the hands of nodes that may give it back.
-    fn may_come_back(&self, now: u64, step: &Step) -> bool {
+    fn may_come_back(&self, now: u64, step: &Step<'_>) -> bool {
         step.account.is_some_and(|id| self.may_be_recalled(now, id, step.amount))
     }
 
-    fn grant(&self, now: u64, hold: &Hold) -> HoldOutcome {
+    fn grant(&self, now: u64, hold: &Hold, path: &[Step<'_>]) -> HoldOutcome {
         HoldOutcome {
             request: hold.request,
             granted: true,
-            standings: self.standings(now, hold, true),
+            standings: self.standings(now, hold, path, true),
             ..HoldOutcome::default()
         }
     }
 
-    fn refuse(&mut self, now: u64, hold: &Hold, refused: &Refused) -> HoldOutcome {
+    fn refuse(&mut self, now: u64, hold: &Hold, path: &[Step<'_>], refused: &Refused) -> HoldOutcome {
         // Who is told to wait for others has not been refused yet.
         self.meta.refused += u64::from(refused.why != Refusal::Recalling);
-        self.denied(now, hold, refused)
+        self.denied(now, hold, path, refused)
     }
 
-    fn denied(&self, now: u64, hold: &Hold, refused: &Refused) -> HoldOutcome {
+    fn denied(&self, now: u64, hold: &Hold, path: &[Step<'_>], refused: &Refused) -> HoldOutcome {
         let told = matches!(refused.why, Refusal::Exhausted | Refusal::ExceedsLimit);
         HoldOutcome {
             request: hold.request,
             granted: false,
-            standings: if told { self.standings(now, hold, false) } else { Vec::new() },
+            standings: if told { self.standings(now, hold, path, false) } else { Vec::new() },
             refused_by: u32::try_from(refused.by).unwrap_or(u32::MAX),
             refusal: refused.why.into(),
             stale_until: refused.stale_until,
@@ -291,24 +310,31 @@ impl Ledger {
     }
 
     /// One for each charge, in their order, so that they can be told apart by position.
-    fn standings(&self, now: u64, hold: &Hold, granted: bool) -> Vec<Standing> {
-        hold.charges.iter().take(MAX_CHARGES).map(|charge| self.standing(now, charge, granted)).collect()
+    fn standings(&self, now: u64, hold: &Hold, path: &[Step<'_>], granted: bool) -> Vec<Standing> {
+        let steps = hold.charges.iter().zip(path);
+        steps.map(|(charge, step)| self.standing(now, charge, step.rule, step.account, granted)).collect()
+    }
+
+    /// Of a charge that was granted before.
+    fn standing_again(&self, now: u64, charge: &Charge) -> Standing {
+        let Some(id) = self.rules.live(&charge.limit) else {
+            return Standing { limit: charge.limit.clone(), ..Standing::default() };
+        };
+        let key = join(&charge.key);
+        let account = key.and_then(|key| self.find_account(id, &key).or_else(|| self.would_overflow(id)));
+        self.standing(now, charge, id, account, true)
     }
 
     /// A charge that is short is told when to come again; else when all is as if nobody had come.
-    fn standing(&self, now: u64, charge: &Charge, granted: bool) -> Standing {
-        let limit = charge.limit.clone();
-        let Some(id) = self.rules.live(&charge.limit) else { return Standing { limit, ..Standing::default() } };
+    fn standing(&self, now: u64, charge: &Charge, id: u32, account: Option<u32>, granted: bool) -> Standing {
         let rule = self.rules.get(id);
         let capacity = rule.rule.capacity;
-        let key = join(&charge.key);
-        let account = key.and_then(|key| self.find_account(id, &key).or_else(|| self.would_overflow(id)));
         let remaining = self.remaining(id, account, self.age());
         let account = account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
         let is_short = account.is_some_and(|it| !granted && it.available(rule, self.age()) < i128::from(charge.amount));
         let resets_in_us = self.resets_in(now, rule, account, is_short.then_some(charge.amount));
         Standing {
-            limit,
+            limit: charge.limit.clone(),
             capacity,
             remaining: u64::try_from(remaining.max(0)).unwrap_or(u64::MAX),
             window_end_us: if rule.rule.turns() { rule.window_end } else { now.saturating_add(resets_in_us) },
@@ -318,10 +344,14 @@ impl Ledger {
 }
 
 /// Key values as one string, or none when they are not fit to be one.
-pub(super) fn join(values: &[String]) -> Option<String> {
+pub(super) fn join(values: &[String]) -> Option<Cow<'_, str>> {
     let bytes = values.iter().fold(values.len(), |sum, value| sum.saturating_add(value.len()));
     let fit = bytes <= MAX_KEY_BYTES && values.iter().all(|value| !value.contains('\0'));
-    fit.then(|| values.join("\0"))
+    fit.then(|| match values {
+        [] => Cow::Borrowed(""),
+        [value] => Cow::Borrowed(value.as_str()),
+        _ => Cow::Owned(values.join("\0")),
+    })
 }
 
 pub(super) fn used_by<'a>(node: u64, settle: &'a tollgate_proto::state::v1::Settle) -> Option<Used<'a>> {

@@ -1,13 +1,16 @@
 //! Holds: what requests in flight have reserved, until they end, their deadline passes, or their node starts anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::BuildHasherDefault,
+};
 
 use smallvec::SmallVec;
 use tollgate_proto::state::v1::{Outcome, Settle, Usage};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, leases::Gone, slab::Slab};
+use super::{Ledger, leases::Gone, slab::Slab, spread::Spread};
 use tollgate_model::Unit;
 
 /// How long an expired hold can still be corrected by a late settlement (QUOTA.md R12), in log time.
@@ -60,7 +63,7 @@ impl HoldState {
 pub(super) struct Holds {
     pub(super) slab: Slab<HoldState>,
     /// By node and request. Never iterated.
-    index: HashMap<(u64, u64), u32>,
+    index: HashMap<(u64, u64), u32, BuildHasherDefault<Spread>>,
     due: BTreeSet<(u64, u32)>,
 }
 

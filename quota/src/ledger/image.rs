@@ -4,6 +4,7 @@ use tollgate_proto::state::v1::LedgerMetaRow;
 
 use super::{
     accounts::{Account, Accounts},
+    encode,
     holds::{HoldState, Holds},
     keys::Texts,
     leases::{Lease, Leases},
@@ -50,7 +51,10 @@ impl Image {
     /// Every row, in order of the keys.
     pub fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
         let Self { meta, rules, accounts, keys, nodes, holds, leases } = self;
-        let account = move |(id, it): (_, Account)| (rows::account_key(id), rows::account_row(&it, keys.get(it.key)));
+        let mut scratch = Vec::new();
+        let account = move |(id, it): (_, Account)| {
+            (rows::account_key(id), encode::account_row(&it, keys.get(it.key), &mut scratch))
+        };
         let accounts = accounts.into_records().map(account);
         let holds = holds.into_records().map(|(id, it)| (rows::hold_key(id), rows::hold_row(&it)));
         let leases = leases.into_records().map(|(id, it)| (rows::lease_key(id), rows::lease_row(&it)));

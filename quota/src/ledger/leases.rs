@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_model::{LogIndex, Timestamp, Unit};
-use tollgate_proto::state::v1::{Charge, Report, Want};
+use tollgate_proto::state::v1::{Report, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
@@ -256,9 +256,8 @@ impl Ledger {
     }
 
     fn wanted_account(&mut self, at: LogIndex, now: u64, want: &Want) -> Option<u32> {
-        let charge =
-            Charge { limit: want.limit.clone(), key: Vec::new(), amount: 0, limit_version: want.limit_version };
-        let rule = self.rule_of(at, 0, &charge).ok().filter(|id| !self.rules.get(*id).rule.shadow)?;
+        let rule =
+            self.rule_of(at, 0, &want.limit, want.limit_version).ok().filter(|id| !self.rules.get(*id).rule.shadow)?;
         self.roll(now, rule);
         let key = join(&want.key).filter(|_| want.key.len() == self.rules.get(rule).rule.per.len())?;
         let id = self.obtain_account(rule, &key);

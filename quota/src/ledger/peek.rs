@@ -1,6 +1,6 @@
 //! A look at one account without touching it: for whoever tells how a limit stands and reserves nothing.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use tollgate_model::{Name, Timestamp};
 
@@ -41,7 +41,7 @@ impl Ledger {
             (rule.window_start, rule.window_end) = window_around(now, &rule.rule);
         }
         let joined = match key {
-            None => String::new(),
+            None => Cow::Borrowed(""),
             Some(key) => join(key).filter(|_| key.len() == rule.rule.per.len())?,
         };
         let named =

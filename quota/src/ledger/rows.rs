@@ -15,6 +15,7 @@ use tollgate_proto::state::v1::{
 use super::{
     Bounds, Changes, Ledger, Unprotected,
     accounts::{Account, Rare},
+    encode::account_row,
     holds::{Held, HoldState},
     keys::Key,
     leases::Lease,
@@ -74,6 +75,21 @@ pub(super) struct Dirty {
     pub(super) nodes: Vec<u64>,
 }
 
+/// What a vector keeps for the next entry, at most: one large entry is not kept in memory for ever.
+const KEPT: usize = 16_384;
+
+impl Dirty {
+    fn clear(&mut self) {
+        let Self { rules, accounts, holds, leases, nodes } = self;
+        for ids in [rules, accounts, holds, leases] {
+            ids.clear();
+            ids.shrink_to(KEPT);
+        }
+        nodes.clear();
+        nodes.shrink_to(KEPT);
+    }
+}
+
 pub(super) fn account_key(id: u32) -> Vec<u8> {
     numbered(ACCOUNT, &id.to_be_bytes())
 }
@@ -108,27 +124,37 @@ fn numbered(letter: u8, number: &[u8]) -> Vec<u8> {
 impl Ledger {
     /// Rows of what was touched since the last call, each once, in order of their keys.
     pub(super) fn drain_changes(&mut self, changes: &mut Changes) {
-        let accounts = once(&mut self.dirty.accounts);
-        for &id in &accounts {
-            changes.push((
-                account_key(id),
-                self.accounts.get(id).map(|it| account_row(it, self.accounts.keys.text(it.key))),
-            ));
+        let mut dirty = std::mem::take(&mut self.dirty);
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.silent {
+            self.news.add(once(&mut dirty.accounts), !dirty.rules.is_empty());
+            dirty.clear();
+            self.dirty = dirty;
+            return;
         }
-        for id in once(&mut self.dirty.holds) {
+        let mut scratch = Vec::new();
+        let accounts = once(&mut dirty.accounts);
+        changes.reserve(accounts.len() + dirty.holds.len() + dirty.leases.len() + 2);
+        for &id in accounts {
+            let row = |it: &Account| account_row(it, self.accounts.keys.text(it.key), &mut scratch);
+            changes.push((account_key(id), self.accounts.get(id).map(row)));
+        }
+        for &id in once(&mut dirty.holds) {
             changes.push((hold_key(id), self.holds.slab.get(id).map(hold_row)));
         }
-        for id in once(&mut self.dirty.leases) {
+        for &id in once(&mut dirty.leases) {
             changes.push((lease_key(id), self.leases.slab.get(id).map(lease_row)));
         }
         changes.push((meta_key(), Some(self.meta.encode_to_vec())));
-        for node in once(&mut self.dirty.nodes) {
+        for &node in once(&mut dirty.nodes) {
             changes.push((node_key(node), self.nodes.get(node).map(node_row)));
         }
-        self.news.add(&accounts, !self.dirty.rules.is_empty());
-        for id in once(&mut self.dirty.rules) {
+        self.news.add(&dirty.accounts, !dirty.rules.is_empty());
+        for &id in once(&mut dirty.rules) {
             changes.push((rule_key(id), self.rules.slab.get(id).map(rule_row)));
         }
+        dirty.clear();
+        self.dirty = dirty;
     }
 
     pub(super) fn restore_with<E>(
@@ -203,8 +229,8 @@ impl Ledger {
     }
 }
 
-fn once<T: Ord>(touched: &mut Vec<T>) -> Vec<T> {
-    let mut touched = std::mem::take(touched);
+/// Each once, in order.
+fn once<T: Ord>(touched: &mut Vec<T>) -> &[T] {
     touched.sort_unstable();
     touched.dedup();
     touched
@@ -216,29 +242,6 @@ fn decode<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, RestoreEr
 
 pub(super) fn meta_row(meta: &LedgerMetaRow) -> Vec<u8> {
     meta.encode_to_vec()
-}
-
-pub(super) fn account_row(account: &Account, key: &str) -> Vec<u8> {
-    let rare = account.rare();
-    AccountRow {
-        rule: account.rule,
-        key: key.to_owned(),
-        epoch: account.epoch,
-        used: account.used,
-        held: account.held,
-        overrun: rare.overrun,
-        central: rare.central,
-        generation: rare.generation,
-        ask: account.ask,
-        recall_until_us: rare.recall_until,
-        slots: rare.slide.slots.iter().map(slot_row).collect(),
-        ask_at_us: rare.ask_at,
-    }
-    .encode_to_vec()
-}
-
-fn slot_row(&Slot { at, used, held, overrun }: &Slot) -> SlotRow {
-    SlotRow { at_us: at, used, held, overrun }
 }
 
 fn slide(key: &[u8], rows: Vec<SlotRow>) -> Result<Slide, RestoreError> {

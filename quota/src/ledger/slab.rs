@@ -3,7 +3,9 @@
 //! A new record takes the lowest free number, and the last number is always in use, so both depend on nothing but the
 //! records there are: a ledger restored from rows goes on exactly as the one that wrote them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
+
+use super::free::Free;
 
 /// 256 records of some 64 bytes: 16 KiB to copy for the first write to a chunk after an image was taken.
 const CHUNK: usize = 256;
@@ -12,13 +14,13 @@ const CHUNK: usize = 256;
 pub(super) struct Slab<T> {
     chunks: Vec<Arc<Vec<Option<T>>>>,
     end: usize,
-    free: BTreeSet<u32>,
+    free: Free,
     len: usize,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), end: 0, free: BTreeSet::new(), len: 0 }
+        Self { chunks: Vec::new(), end: 0, free: Free::default(), len: 0 }
     }
 }
 
@@ -51,7 +53,7 @@ impl<T: Clone> Slab<T> {
             }
             self.end += 1;
         }
-        self.free.remove(&id);
+        self.free.remove(id);
         let slot = &mut Arc::make_mut(&mut self.chunks[at / CHUNK])[at % CHUNK];
         self.len += usize::from(slot.is_none());
         *slot = Some(record);
@@ -74,7 +76,7 @@ impl<T: Clone> Slab<T> {
                 self.chunks.pop();
             }
             self.end -= 1;
-            self.free.remove(&u32::try_from(self.end).expect("records are bounded far below 2^32"));
+            self.free.remove(u32::try_from(self.end).expect("records are bounded far below 2^32"));
         }
     }
 

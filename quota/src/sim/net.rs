@@ -1,6 +1,9 @@
 //! What happens when: a queue in virtual time, and the dice.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+};
 
 use tollgate_proto::state::v1::{Frame, FrameOutcome};
 
@@ -54,20 +57,47 @@ pub(super) enum Event {
     },
 }
 
+/// One thing and when it happens; what is to happen at one time happens in the order in which it was said.
+#[derive(Debug)]
+struct Due {
+    at: Reverse<(u64, u64)>,
+    event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    events: BTreeMap<(u64, u64), Event>,
+    events: BinaryHeap<Due>,
     number: u64,
 }
 
 impl Queue {
     pub(super) fn at(&mut self, time: u64, event: Event) {
         self.number += 1;
-        self.events.insert((time, self.number), event);
+        self.events.push(Due { at: Reverse((time, self.number)), event });
     }
 
     pub(super) fn next(&mut self) -> Option<(u64, Event)> {
-        self.events.pop_first().map(|((time, _), event)| (time, event))
+        self.events.pop().map(|Due { at: Reverse((time, _)), event }| (time, event))
     }
 }
 

@@ -53,8 +53,13 @@ pub(super) struct Witness {
 impl Witness {
     /// An account was seen in a window, with this capacity in force and so much of it used, held or with nodes.
     pub(super) fn see(&mut self, now: u64, (account, epoch): (u32, u64), place: &Place, capacity: u64, taken: u64) {
-        self.places.insert((account, epoch), place.clone());
-        let figures = self.figures.entry(place.clone()).or_default();
+        if self.places.get(&(account, epoch)) != Some(place) {
+            self.places.insert((account, epoch), place.clone());
+        }
+        if !self.figures.contains_key(place) {
+            self.figures.insert(place.clone(), Figures::default());
+        }
+        let figures = self.figures.get_mut(place).expect("it was just put there");
         let lowered = capacity < figures.capacity;
         if lowered && place.0 == SLIDING {
             let before = self.before.entry(place.clone()).or_default();

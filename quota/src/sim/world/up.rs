@@ -26,9 +26,10 @@ impl World {
         }
         let process = &mut self.processes[at];
         let (resend, cut) = (process.agent.is_sending(), process.cut);
-        if cut || (resend && self.now < process.sent_at + 60 * MS) {
+        if cut || (resend && (self.now < process.sent_at + 60 * MS || !self.may_send(at))) {
             return Ok(());
         }
+        let process = &mut self.processes[at];
         let Some(frame) = process.agent.next_frame(now) else { return Ok(()) };
         if !self.may_send(at) {
             return Ok(());
