@@ -117,7 +117,7 @@ struct Relay {
     source: Source,
     growth: Growth,
     asking: Option<Asking>,
-    /// While nothing is passed on, as more must be held first: it is waited for this long.
+    /// While more must be held before the stream may go on: it is cut then.
     undecided_by: Option<Instant>,
     /// What the caller has not been sent yet, and how much that is.
     queue: VecDeque<Bytes>,
@@ -127,6 +127,14 @@ struct Relay {
     tell: mpsc::Sender<Bytes>,
     idle: Duration,
     ends_by: Instant,
+}
+
+/// What a stream may do until something happens.
+struct Turn {
+    reads: bool,
+    sends: bool,
+    /// While more must be held.
+    cut_at: Option<Instant>,
 }
 
 impl Relay {
@@ -168,35 +176,14 @@ impl Relay {
 
     /// The next thing that happens; how the stream ends, if it does.
     async fn step(&mut self) -> Option<End> {
-        let most = self.most();
-        let is_used_up = match self.growth.holding.step(most) {
-            Step::GoOn => false,
-            Step::Wait => true,
-            Step::Ask(amount) => {
-                self.asking = Some(self.growth.ask(amount));
-                return None;
-            }
-            Step::Cut => return Some(End::Cut),
+        let turn = match self.turn() {
+            Ok(Some(turn)) => turn,
+            Ok(None) => return None,
+            Err(end) => return Some(end),
         };
-        let is_full = self.waiting_bytes >= MAX_WAITING_BYTES;
-        let has_all = self.growth.holding.has_all();
-        if is_full && !has_all && self.asking.is_none() {
-            let rest = self.growth.holding.ask_for_all();
-            self.asking = rest.map(|rest| self.growth.ask(rest));
-            return self.asking.is_none().then_some(End::Cut);
-        }
-        let is_undecided = is_used_up || is_full && !has_all;
-        let undecided_by = *self.undecided_by.get_or_insert_with(|| Instant::now() + REACTION);
-        if !is_undecided {
-            self.undecided_by = None;
-        }
-        // Only a provider that is held for whole may be kept waiting.
-        let (reads, sends) = (!(is_full && has_all), !is_used_up && !self.queue.is_empty());
-        if !reads {
-            self.heard_at = Instant::now();
-        }
-        let silent_by = self.heard_at + self.idle;
         let next = self.queue.front().cloned().unwrap_or_default();
+        let sends = turn.sends && !self.queue.is_empty();
+        let silent_by = (self.heard_at + self.idle).min(self.ends_by);
         tokio::select! {
             biased;
             () = self.tell.closed() => Some(End::Left),
@@ -204,14 +191,44 @@ impl Relay {
                 self.decided(more);
                 None
             }
-            () = sleep_until(undecided_by), if is_undecided => Some(End::Cut),
+            () = sleep_until(turn.cut_at.unwrap_or(self.ends_by)), if turn.cut_at.is_some() => Some(End::Cut),
             sent = self.tell.send(next), if sends => {
                 self.waiting_bytes -= self.queue.pop_front().map_or(0, |piece| piece.len());
                 sent.is_err().then_some(End::Left)
             }
-            frame = self.source.body.frame(), if reads => self.take(frame),
-            () = sleep_until(silent_by.min(self.ends_by)) => Some(self.time_out()),
+            frame = self.source.body.frame(), if turn.reads => self.take(frame),
+            () = sleep_until(silent_by) => Some(self.time_out()),
         }
+    }
+
+    /// What may be done now. None when more has just been asked for: then look again.
+    fn turn(&mut self) -> Result<Option<Turn>, End> {
+        let most = self.most();
+        let is_used_up = match self.growth.holding.step(most) {
+            Step::GoOn => false,
+            Step::Wait => true,
+            Step::Ask(amount) => {
+                self.asking = Some(self.growth.ask(amount));
+                return Ok(None);
+            }
+            Step::Cut => return Err(End::Cut),
+        };
+        let is_full = self.waiting_bytes >= MAX_WAITING_BYTES;
+        let has_all = self.growth.holding.has_all();
+        if is_full && !has_all && self.asking.is_none() {
+            let rest = self.growth.holding.ask_for_all().ok_or(End::Cut)?;
+            self.asking = Some(self.growth.ask(rest));
+            return Ok(None);
+        }
+        // Only a provider that is held for whole may be kept waiting.
+        let reads = !(is_full && has_all);
+        if !reads {
+            self.heard_at = Instant::now();
+        }
+        let is_undecided = is_used_up || is_full && !has_all;
+        let cut_at = is_undecided.then(|| self.undecided_by.unwrap_or_else(|| Instant::now() + REACTION));
+        self.undecided_by = cut_at;
+        Ok(Some(Turn { reads, sends: !is_used_up, cut_at }))
     }
 
     fn take(&mut self, frame: Option<Result<Frame<Bytes>, hyper::Error>>) -> Option<End> {

@@ -5,6 +5,9 @@
 
 /// Output tokens that are held at first, and asked for at a time.
 const STEP: u64 = 512;
+/// More is asked for this many margins ahead of the end: a margin is what comes in about a second at the most, and a leader
+/// that died is replaced in two.
+const AHEAD: u64 = 3;
 /// Once less than so many times the whole bound is free, holds grow with their streams.
 const PLENTY: u64 = 8;
 
@@ -59,7 +62,7 @@ impl Holding {
             (true, true) => Step::Wait,
             (true, false) if self.exhausted => Step::Cut,
             (true, false) => self.ask(),
-            (false, false) if !self.refused && left < self.margin.saturating_mul(2) => self.ask(),
+            (false, false) if !self.refused && left < self.margin.saturating_mul(AHEAD) => self.ask(),
             (false, _) => Step::GoOn,
         }
     }
@@ -92,7 +95,7 @@ impl Holding {
 
     /// Whether the hold is so far from being used up that a rough count will do.
     pub(super) fn is_far(&self, most: u64) -> bool {
-        self.has_all() || self.held.saturating_sub(most) > self.margin.saturating_mul(2)
+        self.has_all() || self.held.saturating_sub(most) > self.margin.saturating_mul(AHEAD)
     }
 
     pub(super) fn has_all(&self) -> bool {
@@ -120,8 +123,8 @@ mod tests {
     #[test]
     fn it_asks_at_low_water_waits_and_goes_on() {
         let mut hold = Holding::new(4_000, 512, 64);
-        assert_eq!((hold.step(0), hold.step(384)), (Step::GoOn, Step::GoOn));
-        assert_eq!(hold.step(385), Step::Ask(512));
+        assert_eq!((hold.step(0), hold.step(320)), (Step::GoOn, Step::GoOn));
+        assert_eq!(hold.step(321), Step::Ask(512));
         assert_eq!((hold.step(400), hold.step(448)), (Step::GoOn, Step::GoOn));
         assert_eq!(hold.step(449), Step::Wait);
         hold.granted(512);

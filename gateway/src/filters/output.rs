@@ -74,13 +74,17 @@ impl OutputPath {
             match shared.desk.reserve(self.charges(output), durability, deadline, hold_for).await {
                 Ok(reservation) => {
                     let part = reservation.dispatch_part();
-                    if part.durable(deadline).await.is_ok() {
-                        return Ok(part);
+                    if part.durable(deadline).await.is_err() {
+                        part.void();
+                        return Err(UNDECIDED);
                     }
-                    part.void();
-                    return Err(UNDECIDED);
+                    self.accounts.iter().for_each(|it| shared.metrics.decision(&it.limit.name, "extended"));
+                    return Ok(part);
                 }
-                Err(ReserveError::Exhausted { standings, .. }) => return Err(NoMore { left: self.least(&standings) }),
+                Err(ReserveError::Exhausted { limit, standings, .. }) => {
+                    shared.metrics.decision(&limit, "not_extended");
+                    return Err(NoMore { left: self.least(&standings) });
+                }
                 Err(ReserveError::Stale { version, .. }) => {
                     newer_view(shared, version, deadline).await.ok_or(UNDECIDED)?;
                 }

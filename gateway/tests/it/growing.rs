@@ -213,7 +213,7 @@ async fn a_caller_that_leaves_leaves_nothing_held() {
     until("the provider is let go", || upstream.open.load(Ordering::SeqCst) == 0).await;
     let settled = cluster.settled(2).await;
     assert_eq!((settled[1].outcome, settled[1].usage.counted), (Outcome::Partial, true));
-    assert!(settled[1].usage.output_tokens >= 90, "{:?}", settled[1]);
+    assert!(settled[1].usage.output_tokens >= 70, "{:?}", settled[1]);
     cluster.nothing_held().await;
     until("all is told", || held(&cluster) == 0).await;
     let account = &cluster.accounts("tpm")[0];

@@ -11,7 +11,7 @@ use tollgate_chaos_tests::{
     resources::api_key,
 };
 
-use super::{Scene, limit_of};
+use super::{Between, Scene, limit_of};
 use crate::matrix::say;
 
 /// Of a vocabulary that is known, so that what goes by is counted closely.
@@ -114,6 +114,47 @@ async fn streams_that_can_not_hold_more_are_cut_cleanly_in_both_dialects() -> Ou
     // What may have been on its way when a stream was cut is charged as well.
     assert!((witnessed..=CAPACITY).contains(&used), "{used} charged for {witnessed}");
     assert!(used * 10 >= CAPACITY * 8, "only {used} of {CAPACITY} were used before anybody was cut");
+    Ok(())
+}
+
+/// What of a stream is held after its beginning is as durable as that.
+#[tokio::test]
+async fn what_all_nodes_held_for_growing_streams_when_they_were_killed_is_not_forgotten() -> Outcome {
+    const CAPACITY: u64 = 6_000;
+    const STREAMS: usize = 4;
+    /// More than is held at first, so that more is held by then.
+    const WORDS: usize = 520;
+    let mut scene = known().await?;
+    let before = scene.provider.tokens(MODEL).await?;
+    scene.consumer("killed", CAPACITY).await?;
+    let call = paced(Call::chat(&api_key("killed"), MODEL), 4_000, 4_000);
+    let mut streams = JoinSet::new();
+    for number in 0..STREAMS {
+        let (client, request) = (scene.cluster.client.clone(), call.request(&scene.cluster.origins()[number % 3]));
+        streams.spawn(async move {
+            let mut stream = client.open(request, LIMIT).await?;
+            let mut words = 0;
+            while words < WORDS {
+                let event = stream.next().await.map_err(|end| anyhow::anyhow!("{end:?} after {words} words"))?;
+                words += calls::streamed_text(Dialect::OpenAi, &[event]).split_whitespace().count();
+            }
+            anyhow::Ok(stream)
+        });
+    }
+    let mut open = Vec::new();
+    while let Some(done) = streams.join_next().await {
+        open.push(done??);
+    }
+    scene.strike(Between::AllKilled).await?;
+    drop(open);
+    let witnessed = scene.provider.tokens(MODEL).await? - before;
+    let used = scene.used(&limit_of("killed"), witnessed).await?;
+    say(&format!(
+        "growing holds (all nodes killed) limit={CAPACITY} witnessed={witnessed} used={used} seed={}",
+        scene.seed
+    ));
+    assert!(witnessed >= (STREAMS * WORDS) as u64, "{witnessed}");
+    assert!((witnessed..=CAPACITY).contains(&used), "{used} charged for {witnessed}");
     Ok(())
 }
 
