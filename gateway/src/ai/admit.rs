@@ -137,7 +137,7 @@ impl Asking<'_> {
         let Some(first) = candidates.first().filter(|_| one) else { return Ok(None) };
         let model = served_model(self.exchange, first, self.request.model());
         let Some(margin) = shared.paces.margin(first.upstream.name(), &model) else { return Ok(None) };
-        let path = OutputPath::of(&compiled.view, self.subject, Durability::Journal);
+        let Some(path) = OutputPath::of(&compiled.view, self.subject, Durability::Journal) else { return Ok(None) };
         let held = path.free(shared).and_then(|free| holding::first(bound, free, margin));
         let Some(held) = held else { return Ok(None) };
         let record = Some(admit::record_apart(shared, self.deadline()).await?);

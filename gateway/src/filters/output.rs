@@ -31,17 +31,24 @@ pub(crate) struct NoMore {
     pub(crate) left: Option<u64>,
 }
 
+fn counts_output(limit: &Limit) -> bool {
+    limit.mode == Mode::Enforce && matches!(limit.unit, Unit::Tokens | Unit::OutputTokens)
+}
+
 fn holds_output(limit: &Limit) -> bool {
-    let counts = matches!(limit.unit, Unit::Tokens | Unit::OutputTokens);
-    counts && limit.mode == Mode::Enforce && limit.reserve == Reserve::Full
+    counts_output(limit) && limit.reserve == Reserve::Full
 }
 
 impl OutputPath {
-    pub(crate) fn of(view: &ConfigView, subject: Subject<'_>, at_least: Durability) -> Self {
+    /// None where a limit counts output and holds none of it: it would count what the first hold was for, and no more.
+    pub(crate) fn of(view: &ConfigView, subject: Subject<'_>, at_least: Durability) -> Option<Self> {
         let enforced = || view.limits_for(subject).filter(|limit| limit.mode == Mode::Enforce);
+        if enforced().any(|limit| counts_output(limit) && !holds_output(limit)) {
+            return None;
+        }
         let account = |limit: &Arc<Limit>| Account { limit: Arc::clone(limit), key: limit.key(&subject) };
         let accounts = enforced().filter(|limit| holds_output(limit)).map(account).collect();
-        Self { accounts, durability: enforced().map(|limit| limit.durability).fold(at_least, Durability::max) }
+        Some(Self { accounts, durability: enforced().map(|limit| limit.durability).fold(at_least, Durability::max) })
     }
 
     /// What is free in the account that has least, by what this node knows. None where nothing holds output.
