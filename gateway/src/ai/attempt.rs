@@ -49,6 +49,23 @@ pub(super) struct Sent<'a> {
     pub(super) growth: Option<Growth>,
 }
 
+/// The output that a provider is allowed.
+#[derive(Clone, Copy)]
+struct Bound<'a> {
+    max_tokens: MaxTokens,
+    growing: Option<&'a Growing>,
+}
+
+impl Bound<'_> {
+    /// Of one provider: what is held alone where that will not grow, as it could not be stopped in time.
+    fn with(&self, growth: Option<&Growth>) -> MaxTokens {
+        match self.growing {
+            Some(growing) if growth.is_none() => MaxTokens::Set(growing.held),
+            _ => self.max_tokens,
+        }
+    }
+}
+
 /// Tries the candidates in their order. Ends the call: settled by the answer's end, here if there is none.
 pub(super) async fn send(
     exchange: &mut Exchange,
@@ -68,6 +85,7 @@ pub(super) async fn send(
         }
     };
     let mut call = Some(Call::new(exchange, request, in_flight, held, reserved));
+    let bound = Bound { max_tokens, growing: growing.as_ref() };
     let mut last: Option<Failed> = None;
     let mut billable = false;
     for candidate in &candidates {
@@ -76,7 +94,7 @@ pub(super) async fn send(
         if !wanted {
             continue;
         }
-        match attempt(exchange, request, candidate, (max_tokens, growing.as_ref()), &mut call).await {
+        match attempt(exchange, request, candidate, bound, &mut call).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => {
                 billable |= failed.billable;
@@ -110,17 +128,13 @@ async fn attempt(
     exchange: &mut Exchange,
     request: &AiRequest,
     candidate: &Candidate,
-    (max_tokens, growing): (MaxTokens, Option<&Growing>),
+    bound: Bound<'_>,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let provider = upstream(exchange, candidate)?;
     let model = served_model(exchange, candidate, request.model());
-    let growth = growing.and_then(|growing| growing.with(&exchange.shared, &provider.provider.name, &model));
-    let max_tokens = match growing {
-        // What is held will not grow, as this provider could not be stopped in time: it is sent what is held.
-        Some(growing) if growth.is_none() => MaxTokens::Set(growing.held),
-        _ => max_tokens,
-    };
+    let growth = bound.growing.and_then(|growing| growing.with(&exchange.shared, &provider.provider.name, &model));
+    let max_tokens = bound.with(growth.as_ref());
     let outgoing = provider::request(exchange, &provider, request, &model, max_tokens);
     let outgoing = outgoing.map_err(|error| Failed::unasked(error.into()))?;
     let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
