@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    JournalEntry,
+    Account, JournalEntry,
     journal::{Journal, Progress},
 };
 
@@ -96,4 +96,32 @@ async fn a_disk_that_has_stopped_bounds_what_waits_for_it() {
     assert!(matches!(refused, ReserveError::Unavailable(Unavailable::Journal)), "{refused:?}");
     journal.come(|progress, all| progress.durable = all);
     drop(ask(&desk, Durability::Journal).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_from_a_pocket_goes_out_once_the_ceiling_above_it_is_durable() {
+    let (log, journal) = (Log::with_limit(100_000), Arc::new(Held::default()));
+    let desk = desk_with(&log, &journal);
+    log.followers.lock().push(desk.clone());
+    let account = Account { limit: Name::new("tpm"), version: LogIndex(1), key: vec!["alice".into()] };
+    let path = desk.path(vec![account]);
+    let mut asked = 0;
+    let reservation = loop {
+        journal.come(|progress, all| (progress.written, progress.durable) = (all, all));
+        if let Some(reservation) = path.try_reserve(&[1]) {
+            break reservation;
+        }
+        let by = Instant::now() + Duration::from_secs(1);
+        let asked_for = path.reserve(&[10], Durability::Memory, by, Duration::from_secs(60)).await.unwrap();
+        drop(asked_for.dispatch(named("r")).settle(input(10), Outcome::Settled, named("r")));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        asked += 1;
+        assert!(asked < 1_000, "no pocket was opened");
+    };
+    journal.come(|progress, _| progress.durable = 0);
+    let call = reservation.dispatch(Attribution::default());
+    assert!(matches!(call.durable(soon()).await, Err(Unavailable::Journal)));
+    journal.come(|progress, all| progress.durable = all);
+    call.durable(soon()).await.unwrap();
+    call.void();
 }
