@@ -161,7 +161,8 @@ impl Way {
             self.shared.front.ended_late(&self.shared.wake);
         }
         if over {
-            self.shared.sweep(); // what is owed blocks from now on
+            // What is owed blocks from now on.
+            self.shared.look_at(self.purses.iter().map(|purse| purse.terms.account));
         }
     }
 }

@@ -101,12 +101,29 @@ impl Kept {
     }
 
     fn is_valid(&self, agent: &Agent, now: Timestamp) -> bool {
+        let same = agent.book().terms(self.lease) == Some(self.purse.terms);
+        same && self.is_in_time(agent, now) && self.seen.taken < WORN / 2
+    }
+
+    fn is_in_time(&self, agent: &Agent, now: Timestamp) -> bool {
         let age = agent.age();
-        agent.book().terms(self.lease) == Some(self.purse.terms)
-            && age < self.purse.until
-            && now.0 < self.purse.terms.window_end
-            && age < self.used_at.saturating_add(UNUSED_US)
-            && self.seen.taken < WORN / 2
+        age < self.purse.until && now.0 < self.purse.terms.window_end && age < self.used_at.saturating_add(UNUSED_US)
+    }
+
+    /// Nobody has used it since it was last looked at, and its time is not over: whatever else changes its terms, the keeper
+    /// is told.
+    fn is_quiet(&self, agent: &Agent, now: Timestamp) -> bool {
+        self.is_in_time(agent, now) && self.purse.pocket.sums() == self.seen
+    }
+
+    /// Looks at it, and pours in what it lacks. Whether it stays open.
+    fn tend(&mut self, agent: &mut Agent, now: Timestamp) -> bool {
+        self.look(agent, now, true);
+        let stays = self.is_valid(agent, now) && self.fill(agent);
+        if stays {
+            self.tell(agent);
+        }
+        stays
     }
 
     /// Pours in what it lacks. Whether it is worth having.
@@ -161,14 +178,19 @@ impl Pockets {
         });
         let mut over = Vec::new();
         for kept in self.open.values_mut() {
-            kept.look(agent, now, true);
-            if kept.is_valid(agent, now) && kept.fill(agent) {
-                kept.tell(agent);
-            } else {
+            if !kept.is_quiet(agent, now) && !kept.tend(agent, now) {
                 over.push(kept.lease);
             }
         }
         over.into_iter().for_each(|lease| self.close(agent, index, now, lease));
+    }
+
+    /// Looks at the pocket of one account.
+    pub(super) fn tend_one(&mut self, agent: &mut Agent, index: &Index, now: Timestamp, account: u32) {
+        let Some(lease) = self.by_account.get(&account).copied() else { return };
+        if self.open.get_mut(&lease).is_some_and(|kept| !kept.tend(agent, now)) {
+            self.close(agent, index, now, lease);
+        }
     }
 
     /// The age at which one of them has to be looked at, though nobody takes from it.
@@ -248,12 +270,7 @@ impl Pockets {
             return;
         }
         for lease in leases {
-            let kept = self.open.get_mut(lease);
-            let keep = kept.is_some_and(|kept| {
-                kept.look(agent, now, true);
-                kept.is_valid(agent, now) && kept.fill(agent)
-            });
-            if !keep {
+            if !self.open.get_mut(lease).is_some_and(|kept| kept.tend(agent, now)) {
                 self.close(agent, index, now, *lease);
                 self.open(agent, index, now, *lease);
             }

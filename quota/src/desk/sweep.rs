@@ -38,16 +38,20 @@ impl Shared {
         }
     }
 
-    /// Looks at the pockets, now.
-    pub(super) fn sweep(&self) {
+    /// Looks at the pockets of these accounts, now.
+    pub(super) fn look_at(&self, accounts: impl Iterator<Item = u32>) {
         let mut state = self.lock();
         self.pass(&mut state);
-        self.sweep_state(&mut state);
+        let now = state.log_time();
+        let State { agent, pockets, .. } = &mut *state;
+        accounts.for_each(|account| pockets.tend_one(agent, &self.front.index, now, account));
+        self.write_down(&mut state);
         state.say_leases_within(self.config.settle_delay);
         drop(state);
         self.wake.notify_one();
     }
 
+    /// Looks at all pockets, and takes in what is to be told to the log.
     pub(super) fn sweep_state(&self, state: &mut State) {
         self.front.unmark();
         let now = state.log_time();

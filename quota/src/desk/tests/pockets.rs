@@ -28,9 +28,16 @@ async fn warm(desk: &Desk, path: &Path) -> u64 {
     panic!("no pocket was opened: {:?}", desk.stats());
 }
 
+/// The keeper looks, now.
+pub(super) fn sweep(desk: &Desk) {
+    let mut state = desk.shared.lock();
+    desk.shared.pass(&mut state);
+    desk.shared.sweep_state(&mut state);
+}
+
 /// What is left in the lease and in its pocket.
 fn in_hand(desk: &Desk) -> u64 {
-    desk.shared.sweep();
+    sweep(desk);
     let (key, state) = (["alice".to_owned()], desk.shared.lock());
     let lease = state.agent.book().find("tpm", &key).unwrap();
     let purse = desk.shared.front.index.read()["tpm"][&key[..]].pocket.sums().left();

@@ -5,6 +5,7 @@ use tollgate_model::Algorithm;
 
 use super::{
     leases::{leasing, until},
+    pockets::sweep,
     *,
 };
 use crate::{Account, InFlight, Path};
@@ -129,7 +130,7 @@ impl Story {
                 self.log.set_rule(Rule { unit: self.unit, window, algorithm, ..current });
                 self.path = Self::path(&self.desk, self.version);
             }
-            Step::Sweep => self.desk.shared.sweep(),
+            Step::Sweep => sweep(&self.desk),
         }
         self.check();
     }
@@ -167,7 +168,7 @@ impl Story {
         let state = self.desk.shared.lock();
         state.agent.audit().unwrap();
         drop(state);
-        self.desk.shared.sweep();
+        sweep(&self.desk);
         let state = self.desk.shared.lock();
         state.agent.audit().unwrap();
         let Some(lease) = state.agent.book().find("tpm", &["alice".to_owned()]) else { return };
