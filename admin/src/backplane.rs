@@ -70,6 +70,9 @@ pub trait Backplane: Send + Sync + 'static {
         deadline: Instant,
     ) -> Answer<'_, Membership>;
 
+    /// The newest process of a node that the ledger knows, as this node has applied it.
+    fn incarnation(&self, node: NodeId) -> Option<u64>;
+
     /// Whether this node should get traffic.
     fn readiness(&self) -> watch::Receiver<Readiness>;
 }

@@ -1,5 +1,6 @@
 //! `ClusterService`: members, leadership, admin tokens.
 
+mod lost;
 mod token;
 
 use std::sync::Arc;
@@ -43,7 +44,7 @@ impl Cluster {
         let done = self.backplane.change_membership(id, change.clone(), call.deadline).await?;
         info!(index = done.index.0, token = %call.caller.token, change = ?change, "membership changed");
         let leader = done.leader.map_or(0, |leader| leader.0);
-        Ok(Response::new(MembershipResponse { index: done.index.0, leader }))
+        Ok(Response::new(MembershipResponse { index: done.index.0, leader, ..MembershipResponse::default() }))
     }
 }
 
@@ -86,8 +87,16 @@ impl ClusterService for Cluster {
 
     async fn remove(&self, request: Request<RemoveNodeRequest>) -> Result<Response<MembershipResponse>, Status> {
         let call = Call::of(&request)?;
-        let RemoveNodeRequest { id, lost, request_id } = request.into_inner();
-        self.change(&call, &request_id, MembershipChange::Remove { node: node_id(id)?, lost }).await
+        let RemoveNodeRequest { id, lost, request_id, write_off } = request.into_inner();
+        let node = node_id(id)?;
+        let change = MembershipChange::Remove { node, lost };
+        if lost {
+            return self.give_up(&call, &request_id, node, lost::write_off(&write_off)?, change).await;
+        }
+        if !write_off.is_empty() {
+            return Err(refuse(Reason::Invalid, "write_off: is for a node that is lost".to_owned()));
+        }
+        self.change(&call, &request_id, change).await
     }
 
     async fn transfer_leader(

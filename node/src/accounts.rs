@@ -109,6 +109,7 @@ pub(crate) fn shown(account: AccountView) -> LimitAccount {
         overrun: account.overrun,
         unit: account.unit.to_string(),
         suspense: account.suspense,
+        lost: account.lost,
         mode: mode.as_str().to_owned(),
         leased_by_node: account.leased_by_node.into_iter().collect(),
         key: account.key,

@@ -197,6 +197,10 @@ impl Backplane for NodeBackplane {
         })
     }
 
+    fn incarnation(&self, node: NodeId) -> Option<u64> {
+        self.state.ledger(|ledger| ledger.node(node.0)).map(|(incarnation, _)| incarnation)
+    }
+
     fn readiness(&self) -> watch::Receiver<Readiness> {
         self.readiness.subscribe()
     }

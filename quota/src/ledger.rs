@@ -52,6 +52,7 @@ mod holds;
 mod image;
 mod keys;
 mod leases;
+mod lost;
 mod nodes;
 mod peek;
 mod recover;
@@ -341,6 +342,7 @@ impl Ledger {
         }
         self.expire_holds(now);
         self.free_suspense();
+        self.write_off_lost();
         now
     }
 

@@ -214,6 +214,10 @@ impl Backplane for FakeNode {
         Box::pin(async { Ok(Membership { index: LogIndex(self.log_index()), leader: Some(NodeId(1)) }) })
     }
 
+    fn incarnation(&self, _: NodeId) -> Option<u64> {
+        None
+    }
+
     fn readiness(&self) -> watch::Receiver<Readiness> {
         self.readiness.subscribe()
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tollgate_chaos_tests::{Cluster, Outcome, calls::Call, client::LIMIT, eventually, resources::api_key};
+use tollgate_chaos_tests::{
+    Cluster, Outcome, Plan, calls::Call, client::LIMIT, day_with_room, eventually, resources::api_key,
+};
 
 /// From the removal to the end of the process: it asks, then drains.
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
@@ -139,5 +141,84 @@ async fn a_node_is_added_promoted_removed_and_leaves_by_itself() -> Outcome {
     // What was asked for once is not done again to the node that has come since.
     cluster.cli().run(&REMOVE).await?.ok()?;
     assert_eq!(row(&cluster, 4).await?.map(|row| row["role"].clone()), Some("learner".into()));
+    Ok(())
+}
+
+/// What the one limit's account says: it must always add up.
+async fn account(cluster: &Cluster) -> anyhow::Result<Value> {
+    let rows = cluster.cli().rows(&["limits", "show"]).await?;
+    let row = rows.first().ok_or_else(|| anyhow::anyhow!("nobody has used it"))?.clone();
+    let figures = ["used", "held", "leased", "free", "suspense", "lost"];
+    let sum: u64 = figures.iter().filter_map(|figure| row[figure].as_u64()).sum();
+    anyhow::ensure!(row["capacity"] == sum, "it does not add up: {row}");
+    Ok(row)
+}
+
+#[tokio::test]
+async fn what_a_lost_node_had_in_hand_is_written_off_as_the_operator_says() -> Outcome {
+    day_with_room(Duration::from_secs(180)).await;
+    let more_toml = "[limits]\nisolation = \"2s\"\n".to_owned();
+    let mut cluster = Cluster::with(Plan { more_toml, ..Plan::default() }).await?;
+    let provider = cluster.with_standard(&[("alice", Some(1_000_000))]).await?;
+    let gone = cluster.follower().await?;
+    let origin = cluster.node(gone).http_url();
+    let call = Call::chat(&api_key("alice"), "mock-1");
+    eventually("it has some in hand, and all that was used is known", || async {
+        let answer = cluster.client.send(call.request(&origin), LIMIT).await?;
+        anyhow::ensure!(answer.status == 200, "{}", answer.text());
+        let used = provider.settled().await?;
+        let row = account(&cluster).await?;
+        let by_node = row["leasedByNode"].as_str().unwrap_or_default();
+        anyhow::ensure!(by_node.contains(&format!("{gone}:")) && row["held"] == 0, "{row}, {used:?}");
+        Ok(())
+    })
+    .await?;
+    let id = gone.to_string();
+    let alive = cluster.cli().run(&["cluster", "remove", &id, "--lost"]).await?;
+    let refused = alive.code == 1 && alive.stderr.contains(&format!("node {gone} answers"));
+    assert!(refused && alive.stderr.contains("remove it without --lost"), "{alive:?}");
+
+    let tokens = provider.tokens("mock-1").await?;
+    eventually("what was used is known", || async {
+        let row = account(&cluster).await?;
+        anyhow::ensure!(row["used"] == tokens && row["lost"] == 0, "not {tokens}: {row}");
+        Ok(())
+    })
+    .await?;
+    cluster.node(gone).kill()?;
+    let lost =
+        eventually("it is given up", || async { cluster.cli().run(&["cluster", "remove", &id, "--lost"]).await?.ok() })
+            .await?;
+    assert!(lost.stderr.contains("what it had in hand of 1 accounts: consume"), "{}", lost.stderr);
+    assert!(cluster.status().await?.iter().all(|row| row["id"] != gone));
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|other| *other != gone).collect();
+    // Time passes in the log with what is said there.
+    let say = async |what: &str, as_told: &dyn Fn(&Value) -> bool| {
+        eventually(what, || async {
+            let origin = cluster.nodes.iter().find(|node| node.id == others[0]).map(|node| node.http_url());
+            let answer = cluster.client.send(call.request(&origin.unwrap_or_default()), LIMIT).await?;
+            anyhow::ensure!(answer.status == 200, "{}", answer.text());
+            let row = account(&cluster).await?;
+            anyhow::ensure!(as_told(&row), "{row}");
+            Ok(row)
+        })
+        .await
+    };
+    let row = say("it is lost", &|row| row["lost"] != 0 && row["suspense"] == 0).await?;
+    let had = row["lost"].as_u64().unwrap_or(0);
+    assert!(had > 0, "{row}");
+    let again = cluster.cli().run(&["cluster", "remove", &id, "--lost", "--write-off", "release"]).await?.ok()?;
+    assert!(again.stderr.contains("release; 0 requests in flight"), "{}", again.stderr);
+    say("others have it", &|row| row["lost"] == 0 && row["suspense"] == 0).await?;
+    provider.settled().await?;
+    let tokens = provider.tokens("mock-1").await?;
+    eventually("nothing was forgotten", || async {
+        let row = account(&cluster).await?;
+        anyhow::ensure!(row["used"] == tokens && row["held"] == 0, "not {tokens}: {row}");
+        Ok(())
+    })
+    .await?;
+    let never = cluster.cli().run(&["cluster", "remove", &id]).await?;
+    assert!(never.code == 1 && never.stderr.contains("is not a member"), "{never:?}");
     Ok(())
 }

@@ -28,7 +28,9 @@ use tollgate_admin::{TokenTable, backplane::ConfigState};
 use tollgate_billing::UsageTable;
 use tollgate_consensus::{Applied, Changes, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
-use tollgate_proto::state::v1::{Command, CommandAsked, ConfigChange, LimitReset, QuotaBatch, TokenChange, command};
+use tollgate_proto::state::v1::{
+    Command, CommandAsked, ConfigChange, LimitReset, NodeLost, QuotaBatch, TokenChange, command,
+};
 use tollgate_quota::{Desk, Ledger, NodeOpen};
 use tracing::info;
 
@@ -171,6 +173,21 @@ impl ReplicatedState {
         outcome.encode_to_vec()
     }
 
+    fn lose_node(&mut self, now: Timestamp, lost: &NodeLost, changes: &mut Changes) -> Vec<u8> {
+        let mut rows = Vec::new();
+        let outcome = self.shared.change_ledger(|ledger| {
+            ledger.stamp(self.stamp);
+            ledger.lose(now, lost, &mut rows)
+        });
+        Part::Quota.collect(rows, changes);
+        if outcome.problem.is_empty() {
+            let (node, incarnation, write_off) = (lost.node, lost.incarnation, lost.write_off().as_str_name());
+            let (leases, orphaned, in_ms) = (outcome.leases, outcome.orphaned, outcome.in_us / 1_000);
+            info!(token = %lost.actor, node, incarnation, write_off, leases, orphaned, in_ms, "node given up");
+        }
+        outcome.encode_to_vec()
+    }
+
     fn change_tokens(&mut self, now: Timestamp, change: &TokenChange, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
         let mut tokens = TokenTable::clone(&self.shared.tokens.load());
@@ -201,6 +218,7 @@ impl StateMachine for ReplicatedState {
             command::Kind::Quota(batch) => self.apply_quota(index, now, batch, changes),
             command::Kind::Token(change) => self.change_tokens(now, change, changes),
             command::Kind::LimitReset(reset) => self.reset_limit(now, reset, changes),
+            command::Kind::NodeLost(lost) => self.lose_node(now, lost, changes),
             command::Kind::NodeOpen(open) => self.open_node(index, now, open, changes),
         };
         self.shared.log_time.send_replace(now);

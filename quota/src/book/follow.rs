@@ -8,7 +8,8 @@ use crate::{Ledger, ledger::News};
 impl Book {
     /// Reads anew what has changed in the replica.
     pub(crate) fn follow(&mut self, ledger: &Ledger, news: &News) {
-        if ledger.node(self.node).is_some_and(|(incarnation, _)| incarnation > self.incarnation) {
+        let newest = ledger.node(self.node).map(|(incarnation, _)| incarnation);
+        if newest.is_some_and(|newest| newest > self.incarnation || ledger.is_lost(self.node)) {
             self.closed = true;
         }
         #[cfg(any(test, feature = "seeded-bugs"))]

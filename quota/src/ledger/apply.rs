@@ -58,7 +58,7 @@ impl Ledger {
             outcome.unopened = true;
             return outcome;
         };
-        outcome.fenced = state.incarnation > frame.incarnation;
+        outcome.fenced = !state.is_open(frame.incarnation);
         outcome.last_seq = state.last_seq;
         #[cfg(any(test, feature = "seeded-bugs"))]
         self.hold_for_the_fenced(at, now, frame, outcome.fenced);

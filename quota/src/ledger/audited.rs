@@ -158,7 +158,7 @@ impl Image {
             }
         }
         let is_open = |node: u64, incarnation: u64| {
-            self.nodes.iter().any(|(id, state)| *id == node && state.incarnation == incarnation)
+            self.nodes.iter().any(|(id, state)| *id == node && state.is_open(incarnation))
         };
         for (_, lease) in self.leases.iter().filter(|(_, lease)| within(lease.account)) {
             let of = said.entry((lease.account, lease.epoch)).or_default();

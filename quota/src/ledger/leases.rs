@@ -54,6 +54,10 @@ pub(super) struct Lease {
     pub(super) free_at: u64,
     /// `spent` is not moved to the account: it ages here.
     pub(super) slides: bool,
+    /// Its node is lost, and what it had in hand counts as used.
+    pub(super) lost: bool,
+    /// Of `returned`, what a lost node never gave back.
+    pub(super) released: u64,
 }
 
 impl Lease {
@@ -235,7 +239,7 @@ impl Ledger {
     }
 
     pub(super) fn is_open(&self, lease: &Lease) -> bool {
-        self.nodes.get(lease.node).is_some_and(|node| node.incarnation == lease.incarnation)
+        self.nodes.get(lease.node).is_some_and(|node| node.is_open(lease.incarnation))
     }
 
     /// Grants what can be spared: not more than the node's share of what is free, and never what central holds will need.
@@ -335,8 +339,8 @@ impl Ledger {
             let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
             self.dirty.leases.push(id);
             match account {
-                Some(account) if lease.outstanding() > 0 => {
-                    if self.nodes.get(node).is_some_and(|state| state.incarnation == lease.incarnation) {
+                Some(account) if lease.outstanding() > 0 || lease.released > 0 => {
+                    if self.nodes.get(node).is_some_and(|state| state.is_open(lease.incarnation)) {
                         account.leased -= lease.outstanding();
                         account.rare_mut().suspense += lease.outstanding();
                         self.dirty.accounts.push(lease.account);

@@ -1,10 +1,10 @@
 //! Nodes and their incarnations: who may speak, and what was heard already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_proto::state::v1::{NodeOpen, NodeOpenOutcome};
 
-use super::{ISOLATION_US, Ledger, MAX_NODES, leases::Gone};
+use super::{ISOLATION_US, Ledger, MAX_NODES, leases::Gone, lost::Lost};
 use crate::slide::by_any_clock;
 use tollgate_model::LogIndex;
 
@@ -22,6 +22,17 @@ pub(super) struct NodeState {
     pub(super) earlier: Vec<Earlier>,
     /// Holds it has, expired ones included; counted anew on restore.
     pub(super) holds: u32,
+    /// How long the newest incarnation spends what it has in hand when nobody answers it; 0 means the default.
+    pub(super) isolation_us: u64,
+    /// The newest incarnation was given up (`lost.rs`): nothing that it says counts.
+    pub(super) lost: Option<Lost>,
+}
+
+impl NodeState {
+    /// Whether this incarnation may speak and spend.
+    pub(super) fn is_open(&self, incarnation: u64) -> bool {
+        self.incarnation == incarnation && self.lost.is_none()
+    }
 }
 
 /// An incarnation that has ended, and has not told everything yet.
@@ -37,6 +48,8 @@ pub struct Earlier {
 #[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Nodes {
     by_id: BTreeMap<u64, NodeState>,
+    /// Lost ones whose leases are not written off yet, by when they are.
+    due: BTreeSet<(u64, u64)>,
 }
 
 impl Nodes {
@@ -49,7 +62,18 @@ impl Nodes {
     }
 
     pub(super) fn put(&mut self, node: u64, state: NodeState) {
-        self.by_id.insert(node, state);
+        let due = |state: &NodeState| state.lost.filter(|lost| !lost.done).map(|lost| (lost.at, node));
+        self.due.extend(due(&state));
+        if let Some(was) =
+            self.by_id.insert(node, state.clone()).as_ref().and_then(due).filter(|it| Some(*it) != due(&state))
+        {
+            self.due.remove(&was);
+        }
+    }
+
+    /// A lost node that spends nothing any more at this age, and is not written off.
+    pub(super) fn first_due(&self, age: u64) -> Option<u64> {
+        self.due.first().filter(|(at, _)| *at <= age).map(|(_, node)| *node)
     }
 
     /// Nodes that ever opened an incarnation.
@@ -93,11 +117,13 @@ impl Ledger {
         if known.is_none() && self.nodes.by_id.len() >= MAX_NODES {
             return NodeOpenOutcome { refused: true, ..NodeOpenOutcome::default() };
         }
-        let gone = self.gone(known.map_or(0, |state| state.incarnation), open);
+        let older = known.map_or(0, |state| state.incarnation);
+        let gone = self.gone(older, open.predecessor_is_dead, open.isolation_us);
         let mut state = known.map(NodeState::follow).unwrap_or_default();
         let orphaned = self.orphan_holds(open.node, open.predecessor_is_dead, gone);
         self.suspend_leases(open.node, gone);
         state.incarnation = open.incarnation;
+        state.isolation_us = open.isolation_us;
         state.holds = self.nodes.get(open.node).map_or(0, |state| state.holds);
         self.nodes.put(open.node, state);
         self.dirty.nodes.push(open.node);
@@ -105,9 +131,9 @@ impl Ledger {
     }
 
     /// When the incarnation before this one spends nothing any more, by the age of the ledger.
-    fn gone(&self, incarnation: u64, open: &NodeOpen) -> Gone {
-        let isolation = if open.isolation_us == 0 { ISOLATION_US } else { open.isolation_us };
-        let wait = if open.predecessor_is_dead { 0 } else { by_any_clock(isolation) };
+    pub(super) fn gone(&self, incarnation: u64, is_dead: bool, isolation_us: u64) -> Gone {
+        let isolation = if isolation_us == 0 { ISOLATION_US } else { isolation_us };
+        let wait = if is_dead { 0 } else { by_any_clock(isolation) };
         Gone { incarnation, at: self.age().saturating_add(wait) }
     }
 

@@ -58,8 +58,11 @@ impl Ledger {
         if !self.rules.get(account.rule).rule.turns() {
             return;
         }
-        let spent = consumed.spent.clamp(lease.spent, lease.granted - lease.returned);
-        let overrun = consumed.overrun.max(lease.overrun);
+        let within = lease.granted - lease.returned;
+        let all = consumed.spent.clamp(lease.spent, within + lease.released);
+        // What was given to others meanwhile (`lost.rs`) was used twice.
+        let (spent, beyond) = (all.min(within), all.saturating_sub(within));
+        let overrun = consumed.overrun.saturating_add(beyond).max(lease.overrun);
         account.rare_mut().suspense -= spent - lease.spent;
         account.used += spent - lease.spent;
         account.add_overrun(overrun - lease.overrun);

@@ -9,7 +9,7 @@ use std::io;
 use prost::Message;
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Unit, Window};
 use tollgate_proto::state::v1::{
-    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, NodeRow, RuleRow, SlotRow,
+    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, LostNode, NodeRow, RuleRow, SlotRow,
 };
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     holds::{Held, HoldState},
     keys::Key,
     leases::Lease,
+    lost::Lost,
     nodes::{Earlier, NodeState},
     rules::RuleState,
 };
@@ -281,6 +282,8 @@ pub(super) fn lease_row(lease: &Lease) -> Vec<u8> {
         held: lease.held,
         generation: lease.generation,
         free_at_us: lease.free_at,
+        lost: lease.lost,
+        released: lease.released,
     }
     .encode_to_vec()
 }
@@ -303,6 +306,8 @@ fn lease(key: &[u8], row: LeaseRow) -> Result<Lease, RestoreError> {
         generation: row.generation,
         free_at: row.free_at_us,
         slides: false, // as its account does: see `count_leases`
+        lost: row.lost,
+        released: row.released,
     })
 }
 
@@ -338,6 +343,8 @@ pub(super) fn node_row(node: &NodeState) -> Vec<u8> {
         last_seq: node.last_seq,
         last_terminal: node.last_terminal,
         earlier: node.earlier.iter().map(row).collect(),
+        isolation_us: node.isolation_us,
+        lost: node.lost.map(|it| LostNode { write_off: it.write_off.into(), at_us: it.at, done: it.done }),
     }
     .encode_to_vec()
 }
@@ -350,6 +357,8 @@ fn state_of_node(row: NodeRow) -> NodeState {
         last_terminal: row.last_terminal,
         earlier: row.earlier.into_iter().map(earlier).collect(),
         holds: 0,
+        isolation_us: row.isolation_us,
+        lost: row.lost.map(|it| Lost { write_off: it.write_off(), at: it.at_us, done: it.done }),
     }
 }
 

@@ -101,7 +101,9 @@ pub struct AccountView {
     pub leased_by_node: Vec<(u64, u64)>,
     /// Was with nodes that have started anew: nobody gets it until the window turns.
     pub suspense: u64,
-    /// `capacity - used - held - leased - suspense`: below zero after the limit was lowered.
+    /// Was with nodes that somebody has given up: it counts as used.
+    pub lost: u64,
+    /// `capacity - used - held - leased - suspense - lost`: below zero after the limit was lowered.
     pub free: i128,
     /// Used beyond what was reserved: blocks as much of `free`.
     pub overrun: u64,
@@ -161,6 +163,8 @@ pub(super) struct Out {
     pub(super) held: u64,
     /// What was used lately of what slides.
     pub(super) used: u64,
+    /// What lost nodes had in hand.
+    lost: u64,
     by_node: BTreeMap<u64, u64>,
 }
 
@@ -178,10 +182,14 @@ impl Out {
 fn leases_of(image: &Image, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u32, u64), Out> {
     let Image { nodes, leases, .. } = image;
     let mut found: HashMap<_, _> = of.map(|account| (account, Out::default())).collect();
-    let open = |lease: &Lease| nodes.iter().any(|it| it.0 == lease.node && it.1.incarnation == lease.incarnation);
+    let open = |lease: &Lease| nodes.iter().any(|it| it.0 == lease.node && it.1.is_open(lease.incarnation));
     for (_, lease) in leases.iter() {
-        let Some(out) = found.get_mut(&(lease.account, lease.epoch)).filter(|_| open(lease)) else { continue };
-        out.add(lease);
+        let Some(out) = found.get_mut(&(lease.account, lease.epoch)) else { continue };
+        if open(lease) {
+            out.add(lease);
+        } else {
+            out.lost += if lease.lost { lease.outstanding() } else { 0 };
+        }
     }
     found
 }
@@ -232,7 +240,8 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
         held: counts.held + out.held,
         leased: account.leased - out.held - out.used,
         leased_by_node: out.by_node.iter().map(|(node, units)| (*node, *units)).collect(),
-        suspense: account.rare().suspense,
+        suspense: account.rare().suspense - out.lost,
+        lost: out.lost,
         free: account.free(rule, age),
         overrun: counts.overrun,
         window_start: Timestamp(window_start),

@@ -4,6 +4,7 @@ mod edits;
 mod frames;
 mod leases;
 mod listing;
+mod lost;
 mod oracle;
 mod peek;
 mod random;

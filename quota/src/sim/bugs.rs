@@ -10,10 +10,9 @@
 //! `believes-the-replica` and `forgets-empty-leases`. Of the journal and recovery: 9 and 10 `recovers-twice`, 11
 //! `sends-before-the-journal`, 12 `says-before-the-journal`, 26 `ignores-isolation`; and `recovers-nothing`,
 //! `ignores-ceilings`. Of windows that slide and permits: 23 `ages-at-the-edge`, `suspense-at-once` and `moves-used-share`; and
-//! `permit-expires`.
+//! `permit-expires`. Of lost nodes: 27 `lost-at-once`.
 //!
-//! Not here, as what they break is not built: standing leases (1, 3, 5, 6), incremental holds (15), token buckets (25), lost
-//! nodes (27).
+//! Not here, as what they break is not built: standing leases (1, 3, 5, 6), incremental holds (15), token buckets (25).
 
 use crate::{book::Bug as BookBug, ledger::bugs::Bug as LedgerBug};
 
@@ -56,7 +55,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 40] = [
+const ALL: [(&str, Wrong, &str); 41] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -97,6 +96,7 @@ const ALL: [(&str, Wrong, &str); 40] = [
     ("suspense-at-once", Wrong::Ledger(LedgerBug::SuspenseAtOnce), "I3"),
     ("moves-used-share", Wrong::Book(BookBug::ReturnsWhatIsUsed), "I3"),
     ("permit-expires", Wrong::Ledger(LedgerBug::PermitExpires), "I3"),
+    ("lost-at-once", Wrong::Ledger(LedgerBug::LostAtOnce), "I3"),
 ];
 
 impl Bug {

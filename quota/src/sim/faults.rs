@@ -27,11 +27,13 @@ pub enum Fault {
     DuplicateMessage,
     /// A frame, an answer or an entry takes up to seconds.
     LateMessage,
+    /// A node that is dead, or only cut off, is given up by an operator; its disk may come back.
+    GivenUp,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Crash,
         Self::LostDisk,
         Self::SlowDisk,
@@ -44,6 +46,7 @@ impl Fault {
         Self::LostMessage,
         Self::DuplicateMessage,
         Self::LateMessage,
+        Self::GivenUp,
     ];
 
     /// As it is called in reports.
@@ -62,6 +65,7 @@ impl Fault {
             Self::LostMessage => "lostMessage",
             Self::DuplicateMessage => "duplicateMessage",
             Self::LateMessage => "lateMessage",
+            Self::GivenUp => "givenUp",
         }
     }
 }

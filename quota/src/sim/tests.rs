@@ -178,6 +178,7 @@ variants! {
     suspense_that_is_free_before_it_has_aged_is_found: "suspense-at-once";
     used_share_that_is_moved_is_found: "moves-used-share";
     a_permit_that_is_free_at_its_deadline_is_found: "permit-expires";
+    a_lost_node_that_is_not_proven_dead_is_found: "lost-at-once";
 }
 
 /// A frame of a process that died was on its way until the window had turned: its hold counts in the next one, whole.

@@ -16,6 +16,8 @@ pub(super) struct Figures {
     pub(super) held: u64,
     pub(super) settled: u64,
     pub(super) overrun: u64,
+    /// What an operator had given to others, although a lost node may have spent it.
+    pub(super) lost: u64,
     /// What may be dispatched: the greatest capacity that was in force; after a lower, no more than what was out by then.
     pub(super) most: u64,
     capacity: u64,
@@ -70,6 +72,12 @@ impl Witness {
         figures.capacity = capacity;
     }
 
+    /// So much of an account was given to others by an operator's order.
+    pub(super) fn may_lose(&mut self, window: (u32, u64), released: u64) {
+        let figures = self.places.get(&window).and_then(|place| self.figures.get_mut(place));
+        figures.into_iter().for_each(|figures| figures.lost += released);
+    }
+
     pub(super) fn place(&self, account: u32, epoch: u64) -> Option<&Place> {
         self.places.get(&(account, epoch))
     }
@@ -98,7 +106,7 @@ impl Witness {
                 }
                 _ => {
                     figures.held += amount;
-                    let holds = safe(figures.most, figures.held, figures.settled);
+                    let holds = safe(figures.most + figures.lost, figures.held, figures.settled);
                     require(holds, "I3", || format!("{place:?}: {figures:?}"))?;
                 }
             }

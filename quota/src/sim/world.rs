@@ -4,6 +4,7 @@ mod books;
 mod disk;
 mod drain;
 mod log;
+mod lost;
 mod requests;
 mod room;
 mod story;
@@ -15,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use prost::Message;
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
 use tollgate_proto::state::v1::{
-    self as wire, Attribution, Frame, FrameOutcome, Hold, NodeOpen, Outcome, QuotaBatch, Refusal, Settle, Usage,
-    record::Kind,
+    self as wire, Attribution, Frame, FrameOutcome, Hold, NodeLost, NodeOpen, Outcome, QuotaBatch, Refusal, Settle,
+    Usage, record::Kind,
 };
 
 use disk::Disk;
@@ -52,6 +53,7 @@ const ISOLATION: u64 = 2 * SECOND;
 enum Command {
     Batch(QuotaBatch),
     Open(NodeOpen),
+    Lose(NodeLost),
     Set(Rule),
     Remove(Name),
 }
@@ -116,6 +118,8 @@ type Checked = Result<(), Violation>;
 pub(super) struct World {
     plan: Plan,
     dice: Dice,
+    /// Of what operators do.
+    orders: Dice,
     queue: Queue,
     now: u64,
     log: Vec<Entry>,
@@ -144,6 +148,11 @@ pub(super) struct World {
     /// The last stamp, and when that was.
     stamped: (u64, u64),
     deleted: Option<Rule>,
+    /// Since when others have what a lost incarnation had in hand.
+    released: BTreeMap<(u64, u64), u64>,
+    /// The leases of these: node, incarnation, account, window.
+    written_off: BTreeSet<(u64, u64, u32, u64)>,
+    released_units: u64,
     draining: bool,
     report: Report,
     /// The last lines of what happened, when they are wanted.
@@ -155,6 +164,7 @@ impl World {
         let mut world = Self {
             plan,
             dice: Dice(plan.seed),
+            orders: Dice(!plan.seed),
             queue: Queue::default(),
             now: START,
             log: Vec::new(),
@@ -174,6 +184,9 @@ impl World {
             leader_rate: 1_000,
             stamped: (0, START),
             deleted: None,
+            released: BTreeMap::new(),
+            written_off: BTreeSet::new(),
+            released_units: 0,
             draining: false,
             report: Report::default(),
             story,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tollgate_proto::admin::v1::{
     AddNodeRequest, ClusterStatusRequest, MembershipResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest,
@@ -58,9 +58,12 @@ enum ClusterCommand {
     Remove {
         /// The node's id.
         id: u64,
-        /// The node will never come back: what it held is written off.
+        /// The node will never come back: what it had in hand is written off. Refused while it answers.
         #[arg(long)]
         lost: bool,
+        /// What becomes of that.
+        #[arg(long, value_enum, requires = "lost", default_value = "consume")]
+        write_off: WriteOff,
         #[command(flatten)]
         write: WriteArgs,
     },
@@ -83,13 +86,36 @@ enum ClusterCommand {
     },
 }
 
+/// What becomes of what a lost node had in hand, of limits whose window turns.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum WriteOff {
+    /// It counts as used until the window turns.
+    Consume,
+    /// Nobody gets it until the window turns, and it is not called lost.
+    Hold,
+    /// Others get it: the limit is over by what the node had spent and told nobody.
+    Release,
+}
+
+impl WriteOff {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Consume => "consume",
+            Self::Hold => "hold",
+            Self::Release => "release",
+        }
+    }
+}
+
 pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<()> {
     let connection = Connection::open(args.connection)?;
     match args.command {
         ClusterCommand::Status { output } => status(&connection, output).await,
         ClusterCommand::Add { id, peer, write } => add(&connection, id, peer, &write).await,
         ClusterCommand::Promote { id, write } => promote(&connection, id, &write).await,
-        ClusterCommand::Remove { id, lost, write } => remove(&connection, id, lost, &write).await,
+        ClusterCommand::Remove { id, lost, write_off, write } => {
+            remove(&connection, id, lost.then_some(write_off), &write).await
+        }
         ClusterCommand::TransferLeader { id, write } => transfer_leader(&connection, id, &write).await,
         ClusterCommand::Backup { .. } => bail!("cluster backup is not available yet"),
         ClusterCommand::Restore { .. } => bail!("cluster restore is not available yet"),
@@ -151,12 +177,20 @@ async fn promote(connection: &Connection, id: u64, write: &WriteArgs) -> anyhow:
     tell(done, &format!("node {id} is a voter"))
 }
 
-async fn remove(connection: &Connection, id: u64, lost: bool, write: &WriteArgs) -> anyhow::Result<()> {
-    let request = RemoveNodeRequest { id, lost, request_id: write.id() };
+async fn remove(connection: &Connection, id: u64, lost: Option<WriteOff>, write: &WriteArgs) -> anyhow::Result<()> {
+    let write_off = lost.map_or("", WriteOff::as_str).to_owned();
+    let request = RemoveNodeRequest { id, lost: lost.is_some(), request_id: write.id(), write_off };
     let done = connection
         .write(&request.request_id, async |at| at.cluster().remove(at.request(request.clone())).await)
         .await?;
-    tell(done, &format!("node {id} is no member any more"))
+    let MembershipResponse { leases, orphaned, write_off_in_ms, .. } = *done.get_ref();
+    let written_off = lost.map(|write_off| {
+        let what = format!("what it had in hand of {leases} accounts: {}", write_off.as_str());
+        let when =
+            if write_off_in_ms == 0 { String::new() } else { format!(", in {} s", write_off_in_ms.div_ceil(1_000)) };
+        format!("; {what}{when}; {orphaned} requests in flight count as used")
+    });
+    tell(done, &format!("node {id} is no member any more{}", written_off.unwrap_or_default()))
 }
 
 async fn transfer_leader(connection: &Connection, id: Option<u64>, write: &WriteArgs) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use super::{
     output::{ListFormat, write_list},
 };
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "limit",
     "account",
     "mode",
@@ -24,6 +24,7 @@ const COLUMNS: [&str; 13] = [
     "free",
     "overrun",
     "suspense",
+    "lost",
     "windowStart",
     "windowEnd",
 ];
@@ -241,6 +242,7 @@ fn row(account: LimitAccount) -> Value {
         "free": account.free,
         "overrun": account.overrun,
         "suspense": account.suspense,
+        "lost": account.lost,
         "windowStart": account.window_start,
         "windowEnd": account.window_end,
     })

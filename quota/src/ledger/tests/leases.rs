@@ -7,7 +7,7 @@ use super::*;
 use crate::ledger::{LeaseView, MAX_NEWS};
 
 impl Bench {
-    fn want(&mut self, limit: &str, version: u64, key: &str, target: u64, need: u64) -> Option<LeaseView> {
+    pub(super) fn want(&mut self, limit: &str, version: u64, key: &str, target: u64, need: u64) -> Option<LeaseView> {
         let want = Want { limit: limit.into(), key: vec![key.into()], limit_version: version, target, need };
         let frame = self.frame(Kind::Want(want));
         self.apply(&frame);
@@ -19,7 +19,7 @@ impl Bench {
     }
 
     /// Spent and returned, held, as of what the node has applied.
-    fn report(&mut self, lease: LeaseView, spent: u64, returned: u64, held: u64) {
+    pub(super) fn report(&mut self, lease: LeaseView, spent: u64, returned: u64, held: u64) {
         let LeaseView { account, epoch, generation, .. } = lease;
         let report = Report { account, epoch, generation, spent, returned, overrun: 0, held };
         let frame = self.frame(Kind::Report(report));

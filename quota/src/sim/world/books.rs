@@ -75,13 +75,15 @@ impl World {
         self.books.told.insert(name);
     }
 
-    /// The next incarnation of a node is about to be opened: nothing of the one before counts from here on.
-    pub(super) fn book_open(&mut self, open: &NodeOpen) {
-        let Some((old, _)) = self.truth.node(open.node).filter(|(old, _)| *old < open.incarnation) else { return };
-        for (account, epoch, taken, overrun) in self.truth.leases_of(open.node, old) {
+    /// The next incarnation of a node is about to be opened, or the node given up: nothing of those up to `last` counts from
+    /// here on.
+    pub(super) fn book_gone(&mut self, node: u64, last: u64) {
+        let newest = self.truth.node(node).filter(|(newest, _)| *newest <= last && !self.truth.is_lost(node));
+        let Some((old, _)) = newest else { return };
+        for (account, epoch, taken, overrun) in self.truth.leases_of(node, old) {
             self.books.left.entry((account, epoch)).or_default().add(taken, overrun);
         }
-        for (name, labels) in self.central.range((open.node, old, 0)..=(open.node, old, u64::MAX)) {
+        for (name, labels) in self.central.range((node, old, 0)..=(node, old, u64::MAX)) {
             let ended = self.books.ends.get(name).filter(|_| self.books.told.contains(name));
             let open = !self.books.told.contains(name);
             for &(account, epoch, amount) in labels {
@@ -101,8 +103,8 @@ impl World {
     fn booked(&self, window: Window) -> Taken {
         let mut sum = self.books.left.get(&window).copied().unwrap_or_default();
         for (at, process) in self.processes.iter().enumerate() {
-            let open = self.truth.node(process.node).is_some_and(|(newest, _)| newest == process.incarnation);
-            if open {
+            let is_known = self.truth.node(process.node).is_some_and(|(newest, _)| newest == process.incarnation);
+            if is_known && process.is_newest(&self.truth) {
                 let done = self.books.done.get(&(at, window)).copied().unwrap_or_default();
                 sum.add(done.within + self.expired(process, window), done.beyond);
             }
@@ -130,8 +132,9 @@ impl World {
         let seen = self.witness.figures[place];
         let told = used + held + suspense;
         let holds = if self.books.left.contains_key(&(account, epoch)) {
-            let within = seen.held + seen.settled..=within;
-            within.contains(&told) && (beyond..=seen.overrun).contains(&overrun)
+            // Of what was given to others although it may have been spent, a journal may tell that it was.
+            let within = (seen.held + seen.settled).saturating_sub(seen.lost)..=within;
+            within.contains(&told) && (beyond..=seen.overrun + seen.lost).contains(&overrun)
         } else {
             truthful(within.into(), told, 0) && truthful(beyond.into(), 0, overrun)
         };

@@ -31,8 +31,10 @@ impl World {
         let entry = Entry { at: Timestamp(self.now + self.leader_skew), stamp: self.stamped.0, command };
         let mut changes = Changes::new();
         let mut ended = Vec::new();
-        if let Command::Open(open) = &entry.command {
-            self.book_open(open);
+        match &entry.command {
+            Command::Open(open) => self.book_gone(open.node, open.incarnation - 1),
+            Command::Lose(lost) => self.book_gone(lost.node, lost.incarnation),
+            _ => {}
         }
         let outcome = apply(&mut self.truth, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
         self.keep(changes);
@@ -49,12 +51,14 @@ impl World {
             self.everyone_is_within_escrow()?;
         }
         self.note_accounts(&news);
+        self.note_released();
         if let Command::Batch(batch) = &entry.command {
             self.note_holds(&batch.frames[0]);
             self.note_ends(&batch.frames[0], outcome.as_ref());
         }
-        if let Command::Open(open) = &entry.command {
-            self.promised.retain(|(node, ..), _| *node != open.node);
+        if let Command::Open(NodeOpen { node: gone, .. }) | Command::Lose(NodeLost { node: gone, .. }) = &entry.command
+        {
+            self.promised.retain(|(node, ..), _| node != gone);
         }
         self.log.push(entry);
         for process in 0..self.processes.len() {
@@ -77,6 +81,7 @@ impl World {
         let bytes = match &entry.command {
             Command::Batch(batch) => batch.encode_to_vec(),
             Command::Open(open) => open.encode_to_vec(),
+            Command::Lose(lost) => lost.encode_to_vec(),
             Command::Set(rule) => rule.capacity.to_be_bytes().to_vec(),
             Command::Remove(name) => name.as_bytes().to_vec(),
         };
@@ -155,8 +160,7 @@ impl World {
         }
         self.write_down(at);
         let process = &mut self.processes[at];
-        let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
-        process.alive = newest <= process.incarnation;
+        process.alive = process.is_newest(&process.replica);
         self.tell(|it| format!("{} applies the log up to entry {upto}", it.named(at)));
         true
     }
@@ -178,6 +182,7 @@ fn apply(
             return applied.outcome.frames.into_iter().next();
         }
         Command::Open(open) => drop(ledger.open(LogIndex(index), entry.at, open, changes)),
+        Command::Lose(lost) => drop(ledger.lose(entry.at, lost, changes)),
         Command::Set(rule) => ledger.set_rule(entry.at, rule.clone(), changes),
         Command::Remove(limit) => ledger.remove_rule(LogIndex(index), entry.at, limit, changes),
     }

@@ -84,6 +84,13 @@ impl World {
             let view = process.replica.lease(process.node, process.incarnation, account);
             let called = view.filter(|view| view.epoch == epoch).is_none_or(|view| view.central || !view.in_force);
             require(!called, "I8", || format!("request {request} of {} draws from {account}", process.node))?;
+            let released = self.released.get(&(process.node, process.incarnation));
+            require(released.is_none(), "I3", || {
+                format!(
+                    "request {request} of {} draws from {account} what others have since {released:?}",
+                    process.node
+                )
+            })?;
             let alone = self.now - process.heard;
             require(alone <= ISOLATION + ISOLATION / 50, "I8", || {
                 format!("request {request} of {} draws from {account} {alone} us after the last answer", process.node)
@@ -173,8 +180,7 @@ impl World {
         let process = &mut self.processes[at];
         let id = disk::id_of(process, request);
         if !voided {
-            let newest = self.truth.node(process.node).map_or(0, |(incarnation, _)| incarnation);
-            if newest > process.incarnation {
+            if !process.is_newest(&self.truth) {
                 self.forgotten.insert(id.clone()); // nobody listens to it any more, and it does not know yet
             }
             self.settled.push((at, id.clone()));

@@ -59,6 +59,7 @@ pub(super) fn entry(command: &Command, outcome: Option<&FrameOutcome>) -> String
     match command {
         Command::Batch(batch) => frame(&batch.frames[0], outcome),
         Command::Open(open) => format!("node {}/{} is opened", open.node, open.incarnation),
+        Command::Lose(lost) => format!("node {}/{} is given up: {:?}", lost.node, lost.incarnation, lost.write_off()),
         Command::Set(rule) => format!("limit {} is {}", rule.limit, rule.capacity),
         Command::Remove(limit) => format!("limit {limit} is deleted"),
     }

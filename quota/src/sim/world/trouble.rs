@@ -125,6 +125,7 @@ impl World {
             Fault::Partition => {
                 self.report.faults.note(fault);
                 self.cut(process);
+                self.give_up_on(process)?;
             }
             Fault::LeaderOutage => {
                 self.report.faults.note(fault);
@@ -182,7 +183,7 @@ impl World {
         self.processes[at].alive = false;
         let back = self.now + self.dice.range(50 * MS, 3 * SECOND);
         self.queue.at(back, Event::Restart { process: at });
-        Ok(())
+        self.give_up_on(at)
     }
 
     pub(super) fn restart(&mut self, dead: usize) -> Checked {
@@ -238,8 +239,7 @@ impl World {
         process.rules = process.replica.rules();
         let news = process.replica.take_news();
         process.agent.follow(&process.replica, &news);
-        let newest = process.replica.node(process.node).map_or(0, |(incarnation, _)| incarnation);
-        process.alive = newest <= process.incarnation;
+        process.alive = process.is_newest(&process.replica);
         self.write_down(at);
     }
 }
