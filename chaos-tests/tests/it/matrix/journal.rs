@@ -20,7 +20,7 @@ use tollgate_chaos_tests::{
 use super::{say, stage::Stage};
 
 /// What the node says of a journal that it can't trust.
-const SAID: &str = "the journal of this node is damaged";
+const SAID: &str = "the journal of this node is ";
 /// Where it puts it.
 const ASIDE: &str = "journal.aside-";
 
