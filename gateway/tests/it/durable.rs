@@ -22,18 +22,18 @@ const BODY: &str = r#"{"model":"m","max_tokens":100,"messages":[{"role":"user","
 
 /// A disk that syncs as it is told: at once, or not before.
 #[derive(Debug, Default)]
-struct Disk {
+pub(crate) struct Disk {
     appended: AtomicU64,
     stopped: std::sync::atomic::AtomicBool,
     progress: watch::Sender<Progress>,
 }
 
 impl Disk {
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
-    fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.stopped.store(false, Ordering::SeqCst);
         self.sync();
     }
@@ -57,7 +57,8 @@ impl Journal for Disk {
     }
 }
 
-async fn with_disk(resources: &str) -> (Cluster, Arc<Disk>) {
+/// A cluster whose journal is on such a disk.
+pub(crate) async fn with_disk(resources: &str) -> (Cluster, Arc<Disk>) {
     let disk = Arc::new(Disk::default());
     let journal = Arc::clone(&disk) as Arc<dyn Journal>;
     (Cluster::start_on(resources, journal, |_| {}).await, disk)

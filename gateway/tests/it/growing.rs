@@ -10,6 +10,7 @@ use crate::{
     ai::provider,
     clients::{call, post_text, raw, read_until},
     cluster::{Cluster, until},
+    durable::with_disk,
     upstream::{self, Reply, Upstream, events},
 };
 
@@ -84,11 +85,15 @@ async fn knowing(upstream: &Upstream, limit: u64) -> Cluster {
 
 async fn knowing_with(upstream: &Upstream, limit: u64, more: &str) -> Cluster {
     let cluster = Cluster::start(&(limited(upstream, limit) + more)).await;
+    show(&cluster).await;
+    cluster
+}
+
+async fn show(cluster: &Cluster) {
     let first = call(cluster.address, "/v1/chat/completions", &body(TELLING, BOUND)).await;
     assert_eq!(first.status, 200, "{}", first.raw);
     cluster.settled(1).await;
     cluster.nothing_held().await;
-    cluster
 }
 
 const USED: u64 = 7 + 5 * TELLING as u64;
@@ -201,6 +206,25 @@ async fn a_caller_that_takes_nothing_makes_its_stream_hold_all_or_end() {
         drop((caller, filler));
         cluster.nothing_held().await;
     }
+}
+
+/// R9: after a crash nobody would know of what was used of it.
+#[tokio::test]
+async fn what_is_not_durable_is_not_drawn_on() {
+    let upstream = upstream(EVERY).await;
+    let (cluster, disk) = with_disk(&limited(&upstream, 20_000)).await;
+    show(&cluster).await;
+    let mut caller = open(&cluster, 400).await;
+    read_until(&mut caller, "twenty bytes").await;
+    disk.stop();
+    let rest = read_until(&mut caller, "[DONE]").await;
+    assert!(rest.contains("\"finish_reason\":\"length\""), "{rest}");
+    let bytes = rest.matches(TEXT).count() * TEXT.len();
+    assert!((150..1_100).contains(&bytes), "{bytes} bytes were passed on of a first hold");
+    disk.go_on();
+    cluster.settled(2).await;
+    cluster.nothing_held().await;
+    within(&cluster);
 }
 
 #[tokio::test]
