@@ -29,8 +29,8 @@ use crate::{
     gateway::Shared,
 };
 
-/// Pieces that wait for a caller: some dozen events, as a provider sends them one by one.
-const PIECES: usize = 64;
+/// Pieces on their way to a caller who takes them; what waits longer is counted in bytes.
+const PIECES: usize = 8;
 /// What may wait for a caller who takes nothing while its provider writes on. Beyond that the provider has to wait, which
 /// does not stop it at once: all that it may write is held first, or the stream ends.
 const MAX_WAITING_BYTES: usize = 256 * 1024;
@@ -52,8 +52,8 @@ impl Growth {
         Self { shared, holding, path, hold_for }
     }
 
-    /// Asks for so much more, or for what is left of it.
-    fn ask(&self, amount: u64) -> Asking {
+    /// Asks for so much more; for what is left of it, if that is at least `least`.
+    fn ask(&self, amount: u64, least: u64) -> Asking {
         let (shared, path, hold_for) = (Arc::clone(&self.shared), self.path.clone(), self.hold_for);
         Box::pin(async move {
             let deadline = Instant::now() + DECIDED_WITHIN;
@@ -61,7 +61,7 @@ impl Growth {
             for _ in 0..TRIES {
                 match path.clone().hold(&shared, amount, hold_for, deadline).await {
                     Ok(part) => return Some((part, amount)),
-                    Err(NoMore { left: Some(left) }) if (1..amount).contains(&left) => amount = left,
+                    Err(NoMore { left: Some(left) }) if (least..amount).contains(&left) => amount = left,
                     Err(NoMore { .. }) => break,
                 }
             }
@@ -208,7 +208,7 @@ impl Relay {
             Step::GoOn => false,
             Step::Wait => true,
             Step::Ask(amount) => {
-                self.asking = Some(self.growth.ask(amount));
+                self.asking = Some(self.growth.ask(amount, 1));
                 return Ok(None);
             }
             Step::Cut => return Err(End::Cut),
@@ -217,7 +217,7 @@ impl Relay {
         let has_all = self.growth.holding.has_all();
         if is_full && !has_all && self.asking.is_none() {
             let rest = self.growth.holding.ask_for_all().ok_or(End::Cut)?;
-            self.asking = Some(self.growth.ask(rest));
+            self.asking = Some(self.growth.ask(rest, rest));
             return Ok(None);
         }
         // Only a provider that is held for whole may be kept waiting.
