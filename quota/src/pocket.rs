@@ -38,6 +38,7 @@ pub(crate) trait Word {
     fn swap_if(&self, is: u64, then: u64) -> Result<u64, u64>;
     fn add(&self, amount: u64) -> u64;
     fn set(&self, bits: u64) -> u64;
+    fn take(&self) -> u64;
 }
 
 impl Word for AtomicU64 {
@@ -59,6 +60,10 @@ impl Word for AtomicU64 {
 
     fn set(&self, bits: u64) -> u64 {
         self.fetch_or(bits, AcqRel)
+    }
+
+    fn take(&self) -> u64 {
+        self.swap(0, AcqRel)
     }
 }
 
@@ -166,6 +171,37 @@ impl<W: Word> Pocket<W> {
         let credit = self.credit.load(Acquire) & !CLOSED;
         let taken = self.taken.load(Acquire) & !CLOSED;
         Sums { taken, credit, spent: self.spent.load(Relaxed), overrun: self.overrun.load(Relaxed) }
+    }
+}
+
+/// Something that the keeper of pockets should know. Set at most once between two looks, so that nobody writes to what all
+/// read.
+#[derive(Debug)]
+pub(crate) struct Mark<W = AtomicU64>(W);
+
+impl<W: Word> Mark<W> {
+    pub(crate) fn new() -> Self {
+        Self(W::new(0))
+    }
+
+    /// Sets it. Whether it was not set, and the keeper has to be woken. While the keeper is about to look this may be missed,
+    /// until it looks next: which it does as long as a pocket is open.
+    pub(crate) fn set(&self) -> bool {
+        self.0.load(Relaxed) == 0 && self.0.set(1) == 0
+    }
+
+    /// Sets it so that it is not missed, whatever the order: the keeper sees what was done before, or will look again.
+    pub(crate) fn set_for_sure(&self) {
+        self.0.set(1);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Acquire) != 0
+    }
+
+    /// The keeper is about to look.
+    pub(crate) fn clear(&self) {
+        self.0.take();
     }
 }
 

@@ -1,10 +1,9 @@
 //! What requests touch that need no lock: the time until which they may, how many are open, and what they leave behind.
 //!
-//! Everything here is written under the desk's lock or by one atomic operation. Marks are set at most once between two
-//! looks of the keeper, so that nobody writes to what all read.
+//! Everything here is written under the desk's lock or by one atomic operation.
 
 use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
+    AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -13,7 +12,7 @@ use tokio::sync::Notify;
 use tollgate_proto::state::v1::Settle;
 
 use super::pockets::Index;
-use crate::agent::MAX_FRAME_RECORDS;
+use crate::{agent::MAX_FRAME_RECORDS, pocket::Mark};
 
 /// Settlements that there is always memory for.
 pub(super) const ROOM: usize = 1_024;
@@ -23,7 +22,7 @@ pub(super) const ROOM: usize = 1_024;
 #[repr(align(128))]
 struct Line<T>(T);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Front {
     /// The age from which on nothing is taken: nobody has answered for too long, or the desk is closed.
     until: AtomicU64,
@@ -41,11 +40,11 @@ pub(super) struct Front {
 }
 
 /// What the keeper should know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Marks {
-    drawn: AtomicBool,
-    ended: AtomicBool,
-    urgent: AtomicBool,
+    drawn: Mark,
+    ended: Mark,
+    urgent: Mark,
 }
 
 /// What has happened since the keeper has looked.
@@ -58,8 +57,16 @@ pub(super) struct Seen {
 
 impl Front {
     pub(super) fn new() -> Self {
-        let said = Line(Mutex::new(Vec::with_capacity(ROOM)));
-        Self { said, ..Self::default() }
+        Self {
+            until: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
+            others: AtomicUsize::new(0),
+            index: Index::default(),
+            marks: Marks { drawn: Mark::new(), ended: Mark::new(), urgent: Mark::new() },
+            begun: Line::default(),
+            gone: Line::default(),
+            said: Line(Mutex::new(Vec::with_capacity(ROOM))),
+        }
     }
 
     /// What the keeper knows and requests go by.
@@ -149,9 +156,9 @@ impl Front {
         mark(&self.marks.ended, wake);
     }
 
-    /// What the keeper has closed it may never look at again, were it not told: this is not missed, whatever the order.
+    /// What the keeper has closed it may never look at again, were it not told.
     pub(super) fn ended_late(&self, wake: &Notify) {
-        self.marks.ended.swap(true, AcqRel);
+        self.marks.ended.set_for_sure();
         wake.notify_one();
     }
 
@@ -162,20 +169,18 @@ impl Front {
     /// What is marked.
     pub(super) fn seen(&self) -> Seen {
         let Marks { drawn, ended, urgent } = &self.marks;
-        Seen { drawn: drawn.load(Acquire), ended: ended.load(Acquire), urgent: urgent.load(Acquire) }
+        Seen { drawn: drawn.is_set(), ended: ended.is_set(), urgent: urgent.is_set() }
     }
 
     /// The keeper is about to look: whatever comes now is marked anew.
-    pub(super) fn unmark(&self) -> Seen {
+    pub(super) fn unmark(&self) {
         let Marks { drawn, ended, urgent } = &self.marks;
-        Seen { drawn: drawn.swap(false, AcqRel), ended: ended.swap(false, AcqRel), urgent: urgent.swap(false, AcqRel) }
+        [drawn, ended, urgent].into_iter().for_each(Mark::clear);
     }
 }
 
-/// Sets a mark and wakes the keeper, unless it is set: one that is unset just now may be missed, until the keeper looks next,
-/// which it does as long as a pocket is open.
-fn mark(mark: &AtomicBool, wake: &Notify) {
-    if !mark.load(Relaxed) && !mark.swap(true, AcqRel) {
+fn mark(mark: &Mark, wake: &Notify) {
+    if mark.set() {
         wake.notify_one();
     }
 }

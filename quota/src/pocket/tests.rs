@@ -26,6 +26,10 @@ impl Word for LoomU64 {
     fn set(&self, bits: u64) -> u64 {
         self.fetch_or(bits, AcqRel)
     }
+
+    fn take(&self) -> u64 {
+        self.swap(0, AcqRel)
+    }
 }
 
 /// The keeper's side of one pocket: what it drew from its lease, and what has come of it.
@@ -111,6 +115,33 @@ fn whatever_the_order_no_unit_is_lost_and_nothing_is_taken_from_what_is_closed()
         keeper.look(&pocket);
         assert_eq!((keeper.held, keeper.free + keeper.spent), (0, 4));
         assert_eq!(keeper.spent, u64::from(one.0) + 2 * u64::from(other.0));
+    });
+}
+
+/// A keeper that looks only when it is told to, and has been told before.
+#[test]
+fn whatever_the_order_an_end_after_the_closing_is_seen() {
+    in_every_order(|| {
+        let (pocket, mark) = (Arc::new(Pocket::<LoomU64>::new()), Arc::new(Mark::<LoomU64>::new()));
+        let mut keeper = Keeper { free: 3, ..Keeper::default() };
+        keeper.pour(&pocket, 3);
+        assert!(mark.set() && !mark.set());
+        let requests = [(2, 1), (1, 0)].map(|(amount, used)| {
+            let (pocket, mark) = (Arc::clone(&pocket), Arc::clone(&mark));
+            loom::thread::spawn(move || {
+                if pocket.take(amount).is_some() && pocket.end(amount, used) == Ended::Late {
+                    mark.set_for_sure();
+                }
+            })
+        });
+        keeper.close(&pocket);
+        mark.clear();
+        keeper.look(&pocket);
+        requests.into_iter().for_each(|request| request.join().unwrap());
+        if mark.is_set() {
+            keeper.look(&pocket);
+        }
+        assert_eq!((keeper.held, keeper.free + keeper.spent), (0, 3));
     });
 }
 
