@@ -200,16 +200,10 @@ fn simulate(options: &Options, bug: Option<Bug>) -> Outcome {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
 impl Outcome {
     fn events_per_second(&self) -> u64 {
         let micros = self.took.as_micros().max(1);
         u64::try_from(u128::from(self.sum.events) * 1_000_000 / micros).unwrap_or(u64::MAX)
-    }
-
-    fn usable_share(&self) -> f64 {
-        let (admitted, refused) = (self.sum.admitted_units, self.sum.falsely_refused_units);
-        admitted as f64 / (admitted + refused).max(1) as f64
     }
 
     fn json(&self, seed: u64) -> Value {
@@ -225,7 +219,9 @@ impl Outcome {
             "violations": violations,
             "eventsPerSecond": self.events_per_second(),
             "traceHash": format!("{:016x}", self.sum.trace),
-            "usableShare": self.usable_share(),
+            "usableShare": self.sum.usable_share(),
+            "oracleUnits": self.sum.oracle_units,
+            "refusedBesideRoom": self.sum.refused_beside_room,
             "falseRefusals": self.sum.false_refusals,
         })
     }
@@ -244,7 +240,11 @@ impl Outcome {
             "{} admitted, {} refused, {} of those falsely",
             sum.admissions, sum.refusals, sum.false_refusals
         )?;
-        writeln!(out, "{:.2} % of what could be used was usable", 100.0 * self.usable_share())?;
+        writeln!(
+            out,
+            "{:.2} % of what a perfect counter would have admitted was admitted",
+            100.0 * self.sum.usable_share()
+        )?;
         let faults = Fault::ALL.map(|fault| format!("{} {}", sum.faults.of(fault), fault.name()));
         writeln!(out, "faults: {}", faults.join(", "))?;
         let Some(failure) = &self.failure else { return writeln!(out, "every invariant held") };

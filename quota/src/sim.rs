@@ -3,7 +3,8 @@
 //! and snapshots. A witness that shares nothing with the ledger counts every unit really dispatched.
 //!
 //! After every event: I1 in the log's own ledger, I2 and I5 on every node, I3 by the witness, I6 by the rows that count. At
-//! the end of every run I7: the network heals, and whatever is left of an account is admitted, all of it, to any node.
+//! the end of every run I7: the network heals, and whatever is left of an account is admitted, all of it, to any node. And
+//! beside safety how usable it was: one perfect counter is fed the same arrivals (`oracle.rs`).
 //!
 //! A run is a function of its [`Plan`]: the same one gives the same [`Report`], to the bit, or the same [`Failure`]. The
 //! program `simulate` (`chaos-tests/examples`) runs many of them. Not in a build without the feature `seeded-bugs`.
@@ -11,6 +12,7 @@
 mod bugs;
 mod faults;
 mod net;
+mod oracle;
 mod search;
 mod shrink;
 mod witness;
@@ -80,12 +82,14 @@ pub struct Report {
     pub refusals: u64,
     /// Requests whose caller left without an answer.
     pub undecided: u64,
-    /// Requests that the log refused for lack of room, although a perfect counter of what was admitted had some.
+    /// Requests that were refused for lack of room, although a perfect counter that was fed the same arrivals admitted them.
     pub false_refusals: u64,
-    /// Units of all admissions, over all their limits.
+    /// Units of all admissions, over all their limits; those of what is asked for at the end not counted.
     pub admitted_units: u64,
-    /// Units of all false refusals, over all their limits.
-    pub falsely_refused_units: u64,
+    /// Units of all that the perfect counter admitted.
+    pub oracle_units: u64,
+    /// Requests that the log refused for lack of room, although beside what was really admitted there was some.
+    pub refused_beside_room: u64,
     /// What went wrong, by kind.
     pub faults: Counts,
     /// Accounts that were called back.
@@ -112,13 +116,21 @@ impl Report {
         self.undecided += next.undecided;
         self.false_refusals += next.false_refusals;
         self.admitted_units += next.admitted_units;
-        self.falsely_refused_units += next.falsely_refused_units;
+        self.oracle_units += next.oracle_units;
+        self.refused_beside_room += next.refused_beside_room;
         self.faults.add(&next.faults);
         self.recalls += next.recalls;
         self.waited += next.waited;
         self.suspense += next.suspense;
         self.drained += next.drained;
         self.hash(&next.trace.to_be_bytes());
+    }
+
+    /// How much of what a perfect counter would have admitted was admitted.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    pub fn usable_share(&self) -> f64 {
+        if self.oracle_units == 0 { 1.0 } else { self.admitted_units as f64 / self.oracle_units as f64 }
     }
 
     /// FNV-1a.

@@ -1,6 +1,8 @@
 //! Processes, one log, and everything that goes wrong between them.
 
 mod books;
+#[cfg(test)]
+mod by_hand;
 mod disk;
 mod drain;
 mod log;
@@ -26,6 +28,7 @@ use super::{
     Failure, Fault, Plan, Report,
     bugs::Wrong,
     net::{Dice, Event, MS, Queue},
+    oracle::{Compared, Oracle},
     witness::{Label, Witness},
 };
 use crate::{
@@ -101,8 +104,6 @@ struct Process {
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     charges: usize,
-    /// Over all its charges.
-    units: u64,
     durability: Durability,
 }
 
@@ -141,6 +142,8 @@ pub(super) struct World {
     /// Ends that were neither in the log nor on a disk when their process died.
     forgotten: BTreeSet<String>,
     books: books::Books,
+    /// What came, for one who would have known all of it at once.
+    oracle: Oracle,
     leaderless: bool,
     leader_skew: u64,
     /// Of the leader's monotonic clock, in thousandths.
@@ -154,6 +157,8 @@ pub(super) struct World {
     written_off: BTreeSet<(u64, u64, u32, u64)>,
     released_units: u64,
     draining: bool,
+    /// What is in flight ends when whoever made the run says so.
+    by_hand: bool,
     report: Report,
     /// The last lines of what happened, when they are wanted.
     story: Option<VecDeque<String>>,
@@ -179,6 +184,7 @@ impl World {
             settled: Vec::new(),
             forgotten: BTreeSet::new(),
             books: books::Books::default(),
+            oracle: Oracle::default(),
             leaderless: false,
             leader_skew: 0,
             leader_rate: 1_000,
@@ -188,6 +194,7 @@ impl World {
             written_off: BTreeSet::new(),
             released_units: 0,
             draining: false,
+            by_hand: false,
             report: Report::default(),
             story,
         };
@@ -206,6 +213,7 @@ impl World {
     pub(super) fn run(mut self) -> Result<Report, Box<Failure>> {
         let done = self.live();
         self.report.recalls = self.truth.counters().recalls;
+        self.compare();
         let Self { plan, report, story, .. } = self;
         match done {
             Ok(()) => Ok(report),

@@ -34,7 +34,9 @@ impl World {
         match &entry.command {
             Command::Open(open) => self.book_gone(open.node, open.incarnation - 1),
             Command::Lose(lost) => self.book_gone(lost.node, lost.incarnation),
-            _ => {}
+            Command::Set(rule) => self.oracle.limit(self.now, entry.at.0, &rule.limit, Some(rule)),
+            Command::Remove(limit) => self.oracle.limit(self.now, entry.at.0, limit, None),
+            Command::Batch(_) => {}
         }
         let outcome = apply(&mut self.truth, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
         self.keep(changes);

@@ -1,7 +1,10 @@
 //! Requests: who asks, what becomes of it, and how it ends.
 
 use super::*;
-use crate::{invariants::all_or_nothing, sim::witness::Place};
+use crate::{
+    invariants::all_or_nothing,
+    sim::{oracle::Fate, witness::Place},
+};
 
 /// Some holds are over before the longest requests are, and corrected then; those of permits are not.
 const SHORT_HOLD: u64 = 3 * SECOND;
@@ -53,8 +56,10 @@ impl World {
         };
         let process = &mut self.processes[at];
         let (request, granted) = process.agent.reserve(&charges, durability, hold_for, now);
-        let units = charges.iter().map(|charge| charge.amount).sum();
-        process.waiting.insert(request, Waiting { charges: charges.len(), units, durability });
+        process.waiting.insert(request, Waiting { charges: charges.len(), durability });
+        if !self.draining {
+            self.oracle.arrives(self.now, self.now + self.leader_skew, (at, request), &charges);
+        }
         self.write_down(at);
         self.tell(|it| format!("{} asks for {} as request {request}", it.named(at), story::asked(&charges)));
         self.heeds(at, request)?;
@@ -111,7 +116,6 @@ impl World {
         self.report.admissions += 1;
         self.report.local += u64::from(drawn == labels.len());
         self.report.mixed += u64::from(drawn > 0 && drawn < labels.len());
-        self.report.admitted_units += labels.iter().map(|(.., amount)| amount).sum::<u64>();
         self.tell(|it| it.sent_out(at, request, &labels, drawn));
         self.promised.remove(&name);
         // What was drawn, and what the log holds, counts from then on; and a request goes out soon after.
@@ -125,11 +129,12 @@ impl World {
         let process = &mut self.processes[at];
         process.waiting.remove(&request);
         process.flights.insert(request, labels);
-        if self.draining {
+        if self.draining || self.by_hand {
             return Ok(()); // `drain.rs` ends it itself
         }
-        let over = self.now + if self.dice.percent(3) { 4 * SECOND } else { self.dice.range(0, 400 * MS) };
-        self.queue.at(over, Event::End { process: at, request });
+        let lasts = lasts(&mut self.dice);
+        self.oracle.sent((at, request), lasts);
+        self.queue.at(self.now + lasts, Event::End { process: at, request });
         Ok(())
     }
 
@@ -156,9 +161,8 @@ impl World {
         }
         let Some(labels) = process.flights.remove(&request) else { return false };
         let most = labels.iter().map(|(_, _, amount)| *amount).max().unwrap_or_default();
-        let outcome = if self.dice.percent(10) { Outcome::Voided } else { Outcome::Settled };
-        let used =
-            if self.dice.percent(3) { most + self.dice.range(0, 9) } else { self.dice.range(most / 2, most + 1) };
+        let (outcome, used) = used(&mut self.dice, most);
+        self.oracle.ended((at, request), (outcome != Outcome::Voided).then_some(used));
         self.finish(at, request, &labels, used, outcome);
         true
     }
@@ -223,6 +227,9 @@ impl World {
                     self.report.refusals += 1;
                     self.tell(|it| format!("{} refuses request {request}: {:?}", it.named(at), said.refusal()));
                     self.processes[at].waiting.remove(&request);
+                    if said.refusal() == Refusal::Exhausted {
+                        self.oracle.refused((at, request));
+                    }
                     self.decide(at, request, Decision::Refused(said.refusal()));
                 }
                 None => drop(self.processes[at].waiting.remove(&request)),
@@ -237,10 +244,35 @@ impl World {
         }
     }
 
+    /// Lets the perfect counter say what it would have made of what came.
+    pub(super) fn compare(&mut self) {
+        let fate = |dice: &mut Dice, most| {
+            let (lasts, (outcome, used)) = (lasts(dice), used(dice, most));
+            Fate { lasts, used: (outcome != Outcome::Voided).then_some(used) }
+        };
+        // Dice of its own: nothing that happens may follow from what would have happened.
+        let mut dice = Dice(!self.plan.seed);
+        let Compared { our_units, oracle_units, false_refusals } = self.oracle.judge(&mut dice, fate);
+        self.report.admitted_units = our_units;
+        (self.report.oracle_units, self.report.false_refusals) = (oracle_units, false_refusals);
+    }
+
     /// Any process that lives.
     pub(super) fn anyone(&mut self) -> Option<usize> {
         let alive = self.processes.iter().filter(|it| it.alive).count();
         let nth = if alive > 0 { self.dice.index(alive) } else { return None };
         (0..self.processes.len()).filter(|at| self.processes[*at].alive).nth(nth)
     }
+}
+
+/// How long a request is in flight.
+fn lasts(dice: &mut Dice) -> u64 {
+    if dice.percent(3) { 4 * SECOND } else { dice.range(0, 400 * MS) }
+}
+
+/// How a request ends whose greatest charge is `most`, and how many tokens it has used by then.
+fn used(dice: &mut Dice, most: u64) -> (Outcome, u64) {
+    let outcome = if dice.percent(10) { Outcome::Voided } else { Outcome::Settled };
+    let used = if dice.percent(3) { most + dice.range(0, 9) } else { dice.range(most / 2, most + 1) };
+    (outcome, used)
 }
