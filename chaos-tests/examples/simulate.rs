@@ -4,7 +4,7 @@
 //!
 //! The seeds N, N+1, N+2… are run until that many events have happened, or so much time has passed. The exit code is 1 when
 //! an invariant breaks: the run is then shrunk, and told. `--bug NAME` makes the core wrong in one way, which must end
-//! with 1; `--bug list` names the ways.
+//! with 1; `--bug list` names the ways. `--checks I1,I3` looks at those invariants alone.
 //!
 //! `--exhaustive [--states N]` takes no dice: it looks at every order in which a few things can happen to two nodes and a
 //! limit of four units, scope by scope, each up to so many states.
@@ -17,7 +17,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
-use tollgate_quota::sim::{Budget, Bug, Failure, Fault, Plan, Report, Scope, Searched, run, search, shrink};
+use tollgate_quota::sim::{Budget, Bug, Checks, Failure, Fault, Plan, Report, Scope, Searched, run, search, shrink};
 
 /// Nodes that a run can have.
 const NODES: std::ops::RangeInclusive<u64> = 1..=9;
@@ -38,7 +38,7 @@ struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(NODES))]
     nodes: u64,
     /// Looks at every order of a few things instead.
-    #[arg(long, conflicts_with_all = ["seed", "events", "time", "nodes"])]
+    #[arg(long, conflicts_with_all = ["seed", "events", "time", "nodes", "checks"])]
     exhaustive: bool,
     /// Looks at so many states of each scope at most.
     #[arg(long, default_value_t = 100_000, requires = "exhaustive", value_parser = clap::value_parser!(u64).range(1..))]
@@ -46,6 +46,9 @@ struct Options {
     /// Makes the core wrong in one way; `list` prints the names.
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,
+    /// Looks at these invariants alone: I1,I3. All of them by default.
+    #[arg(long, value_name = "NAMES", value_parser = checks)]
+    checks: Option<Checks>,
     /// How the result is printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -155,6 +158,14 @@ fn nearest(name: &str) -> &'static str {
     names.min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or("list")
 }
 
+/// Names of invariants, with commas.
+fn checks(text: &str) -> Result<Checks, String> {
+    text.split(',').try_fold(Checks::NONE, |checks, name| {
+        let known = || Checks::names().collect::<Vec<_>>().join(", ");
+        checks.and(name).ok_or_else(|| format!("there is no invariant `{name}`: name some of {}", known()))
+    })
+}
+
 /// A whole number with `s`, `m` or `h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no time: write 60s, 5m or 1h");
@@ -184,7 +195,8 @@ fn simulate(options: &Options, bug: Option<Bug>) -> Outcome {
     let mut sum = Report::default();
     let mut seed = options.seed;
     loop {
-        let plan = Plan { nodes: options.nodes, bug, ..Plan::chaos(seed) };
+        let checks = options.checks.unwrap_or(Checks::ALL);
+        let plan = Plan { nodes: options.nodes, bug, checks, ..Plan::chaos(seed) };
         match run(plan) {
             Ok(report) => sum.add(&report),
             Err(failure) => {

@@ -10,6 +10,7 @@
 //! program `simulate` (`chaos-tests/examples`) runs many of them. Not in a build without the feature `seeded-bugs`.
 
 mod bugs;
+mod checks;
 mod faults;
 mod net;
 mod oracle;
@@ -24,6 +25,7 @@ mod tests;
 use std::collections::VecDeque;
 
 pub use bugs::Bug;
+pub use checks::Checks;
 pub use faults::{Counts, Fault, Faults};
 pub use search::{Budget, Scope, Searched, search};
 pub use shrink::shrink;
@@ -49,13 +51,15 @@ pub struct Plan {
     pub arrivals: u64,
     /// What is deliberately wrong.
     pub bug: Option<Bug>,
+    /// What is looked at.
+    pub checks: Checks,
 }
 
 impl Plan {
     /// Three nodes, and everything goes wrong.
     #[must_use]
     pub fn chaos(seed: u64) -> Self {
-        Self { seed, nodes: 3, faults: Faults::ALL, scarce: true, arrivals: u64::MAX, bug: None }
+        Self { seed, nodes: 3, faults: Faults::ALL, scarce: true, arrivals: u64::MAX, bug: None, checks: Checks::ALL }
     }
 
     /// Three nodes, nothing goes wrong, and there is enough of everything.
@@ -159,5 +163,6 @@ pub struct Failure {
 /// # Errors
 /// The first violation. It is told with its story: the run is repeated for that.
 pub fn run(plan: Plan) -> Result<Report, Box<Failure>> {
-    World::new(plan, None).run().or_else(|_| World::new(plan, Some(VecDeque::with_capacity(STORY))).run())
+    let told = || World::new(plan, Some(VecDeque::with_capacity(STORY))).run();
+    plan.checks.while_running(|| World::new(plan, None).run().or_else(|_| told()))
 }

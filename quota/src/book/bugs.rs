@@ -38,6 +38,8 @@ pub(crate) enum Bug {
     IgnoresIsolation,
     /// Spends above what the journal says may be spent.
     IgnoresCeilings,
+    /// Draws as soon as half of it is there.
+    DrawsOnCredit,
 }
 
 impl Cell {

@@ -54,6 +54,8 @@ pub(crate) enum Bug {
     LostAtOnce,
     /// Ends that an earlier incarnation had said itself count again when its journal tells them.
     RecoversTwice,
+    /// What a voided request held of a sliding limit stays with its slot until that has aged.
+    VoidKeepsItsSlot,
 }
 
 impl Ledger {

@@ -55,7 +55,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 41] = [
+const ALL: [(&str, Wrong, &str); 43] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -97,6 +97,8 @@ const ALL: [(&str, Wrong, &str); 41] = [
     ("moves-used-share", Wrong::Book(BookBug::ReturnsWhatIsUsed), "I3"),
     ("permit-expires", Wrong::Ledger(LedgerBug::PermitExpires), "I3"),
     ("lost-at-once", Wrong::Ledger(LedgerBug::LostAtOnce), "I3"),
+    ("void-keeps-its-slot", Wrong::Ledger(LedgerBug::VoidKeepsItsSlot), "I1"),
+    ("draws-on-credit", Wrong::Book(BookBug::DrawsOnCredit), "I2"),
 ];
 
 impl Bug {

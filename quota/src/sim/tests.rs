@@ -1,5 +1,7 @@
 //! Fixed slices of seeds; with `TOLLGATE_NIGHTLY` a hundred times as many, or as many times as it says.
 
+mod alone;
+
 use std::collections::BTreeSet;
 
 use super::*;
@@ -199,6 +201,8 @@ variants! {
     used_share_that_is_moved_is_found: "moves-used-share";
     a_permit_that_is_free_at_its_deadline_is_found: "permit-expires";
     a_lost_node_that_is_not_proven_dead_is_found: "lost-at-once";
+    a_voided_charge_that_keeps_its_slot_is_found: "void-keeps-its-slot";
+    a_draw_beyond_the_lease_is_found: "draws-on-credit";
 }
 
 /// A frame of a process that died was on its way until the window had turned: its hold counts in the next one, whole.
