@@ -134,6 +134,8 @@ pub struct AccountPage {
     pub accounts: Vec<LimitAccount>,
     /// Goes into the next query's `after`; empty when this page is the last.
     pub next: String,
+    /// All limits that were lowered, and are not effective everywhere yet.
+    pub taking_effect: Vec<String>,
 }
 
 /// Whether a node should get traffic.

@@ -122,7 +122,8 @@ impl LimitService for Limits {
         if let Some(limit) = limit.filter(|_| is_empty) {
             self.refuse_unknown_limit(&limit)?;
         }
-        Ok(Response::new(ShowLimitsResponse { accounts: page.accounts, next_page_token: page.next }))
+        let AccountPage { accounts, next, taking_effect } = page;
+        Ok(Response::new(ShowLimitsResponse { accounts, next_page_token: next, taking_effect }))
     }
 
     async fn explain(&self, request: Request<ExplainLimitsRequest>) -> Result<Response<ExplainLimitsResponse>, Status> {

@@ -53,7 +53,8 @@ pub(crate) fn page(state: &Shared, now: Timestamp, query: &AccountQuery) -> Acco
         },
     );
     let next = page.next.map_or_else(String::new, |next| token(&next));
-    AccountPage { accounts: page.accounts.into_iter().map(shown).collect(), next }
+    let taking_effect = image.taking_effect(now).iter().map(ToString::to_string).collect();
+    AccountPage { accounts: page.accounts.into_iter().map(shown).collect(), next, taking_effect }
 }
 
 fn token(at: &Position) -> String {
@@ -110,6 +111,7 @@ pub(crate) fn shown(account: AccountView) -> LimitAccount {
         unit: account.unit.to_string(),
         suspense: account.suspense,
         lost: account.lost,
+        taking_effect: account.taking_effect,
         mode: mode.as_str().to_owned(),
         leased_by_node: account.leased_by_node.into_iter().collect(),
         key: account.key,

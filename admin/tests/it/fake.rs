@@ -173,19 +173,23 @@ impl Backplane for FakeNode {
         };
         if query.account.as_deref() == Some("a/b") {
             let alike = |key: [&str; 2]| LimitAccount { key: key.map(str::to_owned).to_vec(), ..account(0) };
-            return AccountPage { accounts: vec![alike(["a", "b"]), alike(["a/b", ""])], next: String::new() };
+            return AccountPage { accounts: vec![alike(["a", "b"]), alike(["a/b", ""])], ..AccountPage::default() };
         }
         if let Some([one]) = query.key.as_deref() {
             let found = one.parse().ok().filter(|n| *n < 25).map(account);
-            return AccountPage { accounts: found.into_iter().collect(), next: String::new() };
+            return AccountPage { accounts: found.into_iter().collect(), ..AccountPage::default() };
         }
         if let Some(one) = &query.account {
             let found = one.parse().ok().filter(|n| *n < 25).map(account);
-            return AccountPage { accounts: found.into_iter().collect(), next: String::new() };
+            return AccountPage { accounts: found.into_iter().collect(), ..AccountPage::default() };
         }
         let accounts: Vec<_> = (first..25).take(query.max).map(account).collect();
         let next = first + accounts.len();
-        AccountPage { accounts, next: if next < 25 { next.to_string() } else { String::new() } }
+        AccountPage {
+            accounts,
+            next: if next < 25 { next.to_string() } else { String::new() },
+            ..AccountPage::default()
+        }
     }
 
     fn explain(&self, query: &ExplainQuery) -> Result<Vec<LimitVerdict>, String> {

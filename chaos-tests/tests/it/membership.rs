@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tollgate_chaos_tests::{
-    Cluster, Outcome, Plan, calls::Call, client::LIMIT, day_with_room, eventually, resources::api_key,
+    Cluster, Outcome, Plan,
+    calls::Call,
+    client::LIMIT,
+    day_with_room, eventually,
+    resources::{api_key, tokens_per_day},
 };
 
 /// From the removal to the end of the process: it asks, then drains.
@@ -220,5 +224,57 @@ async fn what_a_lost_node_had_in_hand_is_written_off_as_the_operator_says() -> O
     .await?;
     let never = cluster.cli().run(&["cluster", "remove", &id]).await?;
     assert!(never.code == 1 && never.stderr.contains("is not a member"), "{never:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lowered_limit_is_accepted_at_once_and_effective_when_nobody_spends_by_the_former() -> Outcome {
+    day_with_room(Duration::from_secs(180)).await;
+    let more_toml = "[limits]\nisolation = \"15s\"\n".to_owned();
+    let mut cluster = Cluster::with(Plan { more_toml, ..Plan::default() }).await?;
+    let _provider = cluster.with_standard(&[("alice", Some(1_000_000))]).await?;
+    let apart = cluster.follower().await?;
+    let origin = cluster.node(apart).http_url();
+    let call = Call::chat(&api_key("alice"), "mock-1");
+    eventually("it has some in hand", || async {
+        let answer = cluster.client.send(call.request(&origin), LIMIT).await?;
+        anyhow::ensure!(answer.status == 200, "{}", answer.text());
+        let row = account(&cluster).await?;
+        let by_node = row["leasedByNode"].as_str().unwrap_or_default();
+        anyhow::ensure!(by_node.contains(&format!("{apart}:")) && row["effective"] == true, "{row}");
+        Ok(())
+    })
+    .await?;
+    let lowered = |tokens| tokens_per_day("alice-tokens", "alice", tokens);
+    // More than was used, less than is out: whoever has it gives it back.
+    cluster.cli().apply_and_wait(&lowered(500_000)).await?.ok()?;
+    assert_eq!(cluster.cli().rows(&["limits", "show"]).await?[0]["effective"], true);
+
+    eventually("it has some in hand again", || async {
+        let answer = cluster.client.send(call.request(&origin), LIMIT).await?;
+        let row = account(&cluster).await?;
+        let by_node = row["leasedByNode"].as_str().unwrap_or_default();
+        anyhow::ensure!(answer.status == 200 && by_node.contains(&format!("{apart}:")), "{row}");
+        Ok(())
+    })
+    .await?;
+    cluster.node(apart).freeze()?;
+    let reached = cluster.cli_of(if apart == 1 { 2 } else { 1 });
+    let args = ["apply", "--wait", "--timeout", "4s", "-f", "-"];
+    let waited = reached.run_with(&args, &lowered(1)).await?;
+    let said = waited.stderr.contains("is accepted, but not effective everywhere yet");
+    assert!(waited.code == 1 && said && waited.stderr.contains("alice-tokens"), "{waited:?}");
+    let row = reached.rows(&["limits", "show"]).await?;
+    assert_eq!((&row[0]["effective"], &row[0]["capacity"]), (&false.into(), &1.into()), "{row:?}");
+    eventually("it is effective though nobody hears of that node", || async {
+        let row = reached.rows(&["limits", "show"]).await?;
+        anyhow::ensure!(row[0]["effective"] == true, "{row:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.node(apart).thaw()?;
+    cluster.ready().await?;
+    let answer = cluster.client.send(call.request(&origin), LIMIT).await?;
+    assert!(matches!(answer.status, 400 | 429 | 503), "{}: {}", answer.status, answer.text());
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::{
     show::{self, Page, Query},
     slab::Shared,
 };
-use tollgate_model::Timestamp;
+use tollgate_model::{Name, Timestamp};
 
 /// Everything that a snapshot or a listing needs, apart from the live ledger: read it wherever there is time.
 #[derive(Debug, Clone)]
@@ -70,5 +70,13 @@ impl Image {
         let now = now.0.max(self.meta.last_time_us);
         let age = super::age(&self.meta).saturating_add(now - self.meta.last_time_us);
         show::accounts(self, (now, age), query)
+    }
+
+    /// The limits in force that were lowered and are accepted, and not effective everywhere: some node may spend by what they
+    /// were before.
+    #[must_use]
+    pub fn taking_effect(&self, now: Timestamp) -> Vec<Name> {
+        let passed = now.0.saturating_sub(self.meta.last_time_us);
+        show::taking_effect(self, super::age(&self.meta).saturating_add(passed))
     }
 }

@@ -71,6 +71,12 @@ impl Nodes {
         }
     }
 
+    /// Whoever hears nothing for so long spends nothing any more, by its own clock.
+    pub(super) fn longest_isolation(&self) -> u64 {
+        let each = self.by_id.values().map(|it| if it.isolation_us == 0 { ISOLATION_US } else { it.isolation_us });
+        each.max().unwrap_or(ISOLATION_US)
+    }
+
     /// A lost node that spends nothing any more at this age, and is not written off.
     pub(super) fn first_due(&self, age: u64) -> Option<u64> {
         self.due.first().filter(|(at, _)| *at <= age).map(|(_, node)| *node)

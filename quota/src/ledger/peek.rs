@@ -62,7 +62,7 @@ impl Ledger {
 
     pub(super) fn out_of(&self, account: u32) -> Out {
         let mut out = Out::default();
-        self.leases.of_account(account).filter(|lease| self.is_open(lease)).for_each(|lease| out.add(lease));
+        self.leases.of_account(account).for_each(|lease| out.take_in(lease, self.is_open(lease)));
         out
     }
 

@@ -380,6 +380,7 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         algorithm: rule.algorithm.as_str().into(),
         shadow: rule.shadow,
         mode_since: if state.mode_since == state.since { 0 } else { state.mode_since },
+        lowered_until_us: state.lowered_until,
         unprotected_requests: state.unprotected.requests,
         unprotected_units: state.unprotected.units,
     }
@@ -409,6 +410,7 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
             window_end: row.window_end_us,
             epoch: row.epoch,
             deleted_at: row.deleted_at,
+            lowered_until: row.lowered_until_us,
             unprotected: Unprotected { requests: row.unprotected_requests, units: row.unprotected_units },
         })
     };

@@ -24,6 +24,8 @@ pub(super) struct RuleState {
     pub(super) epoch: u64,
     /// Deleted at this index: no new hold.
     pub(super) deleted_at: Option<u64>,
+    /// It was lowered: the age at which nobody spends by what it was, whether they hear of it or not; 0: it was not.
+    pub(super) lowered_until: u64,
     /// What went past it while nobody could decide.
     pub(super) unprotected: Unprotected,
 }
@@ -142,8 +144,18 @@ impl Ledger {
         let since = rule.version.0;
         let epoch = self.next_epoch();
         let (mode_since, deleted_at) = (since, None);
-        let unprotected = Unprotected::default();
-        let state = RuleState { rule, since, mode_since, window_start, window_end, epoch, deleted_at, unprotected };
+        let (lowered_until, unprotected) = (0, Unprotected::default());
+        let state = RuleState {
+            rule,
+            since,
+            mode_since,
+            window_start,
+            window_end,
+            epoch,
+            deleted_at,
+            lowered_until,
+            unprotected,
+        };
         let id = self.rules.insert(state);
         self.dirty.rules.push(id);
     }
@@ -151,8 +163,12 @@ impl Ledger {
     fn change_rule(&mut self, now: u64, id: u32, rule: Rule) {
         // In its old form first: what is of a window that has passed is not carried over.
         self.roll(now, id);
+        let (age, until_known) = (self.age(), by_any_clock(self.nodes.longest_isolation()));
         let state = self.rules.slab.get_mut(id).expect("the form was just found");
         let lowered = rule.capacity < state.rule.capacity;
+        if lowered || state.lowered_until > age {
+            state.lowered_until = age.saturating_add(until_known); // of several edits the last becomes effective
+        }
         let flipped = rule.shadow != state.rule.shadow;
         if flipped {
             state.mode_since = rule.version.0;

@@ -1,7 +1,7 @@
 //! Listing accounts: what `limits show` shows.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -107,6 +107,8 @@ pub struct AccountView {
     pub free: i128,
     /// Used beyond what was reserved: blocks as much of `free`.
     pub overrun: u64,
+    /// The limit was lowered, and somebody may spend by what it was before.
+    pub taking_effect: bool,
     /// When the window began: a sliding one ends now, and one of concurrency is this moment.
     pub window_start: Timestamp,
     /// When it ends.
@@ -165,11 +167,25 @@ pub(super) struct Out {
     pub(super) used: u64,
     /// What lost nodes had in hand.
     lost: u64,
+    /// The oldest generation that somebody who has some in hand knows of.
+    oldest: Option<u32>,
     by_node: BTreeMap<u64, u64>,
 }
 
 impl Out {
-    pub(super) fn add(&mut self, lease: &Lease) {
+    /// Takes in one lease; `is_open` when its incarnation may speak.
+    pub(super) fn take_in(&mut self, lease: &Lease, is_open: bool) {
+        if is_open {
+            self.add(lease);
+        } else if lease.lost {
+            self.lost += lease.outstanding();
+        }
+        if lease.outstanding() > 0 {
+            self.oldest = Some(self.oldest.map_or(lease.generation, |oldest| oldest.min(lease.generation)));
+        }
+    }
+
+    fn add(&mut self, lease: &Lease) {
         self.held += lease.held;
         self.used += lease.taken() - lease.held;
         let in_hand = lease.outstanding() - lease.taken();
@@ -185,11 +201,7 @@ fn leases_of(image: &Image, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u3
     let open = |lease: &Lease| nodes.iter().any(|it| it.0 == lease.node && it.1.is_open(lease.incarnation));
     for (_, lease) in leases.iter() {
         let Some(out) = found.get_mut(&(lease.account, lease.epoch)) else { continue };
-        if open(lease) {
-            out.add(lease);
-        } else {
-            out.lost += if lease.lost { lease.outstanding() } else { 0 };
-        }
+        out.take_in(lease, open(lease));
     }
     found
 }
@@ -244,7 +256,30 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
         lost: out.lost,
         free: account.free(rule, age),
         overrun: counts.overrun,
+        taking_effect: is_taking_effect(rule, account, out.oldest, age),
         window_start: Timestamp(window_start),
         window_end: Timestamp(window_end),
     }
+}
+
+/// Whether some of an account may still be spent by what its limit was before it was lowered (R2, I8): more is out than there is,
+/// by somebody who knows only of the generation `oldest`. Not once everyone who has heard nothing spends nothing.
+fn is_taking_effect(rule: &RuleState, account: &Account, oldest: Option<u32>, age: u64) -> bool {
+    let untold = oldest.is_some_and(|oldest| oldest < account.rare().generation);
+    age < rule.lowered_until && untold && account.free(rule, age) < 0
+}
+
+/// The limits in force of which that is so, in order of their names.
+pub(super) fn taking_effect(image: &Image, age: u64) -> Vec<Name> {
+    let Image { rules, accounts, leases, .. } = image;
+    let is_lowered = |rule: &RuleState| rule.deleted_at.is_none() && age < rule.lowered_until;
+    if !rules.iter().any(|(_, rule)| is_lowered(rule)) {
+        return Vec::new();
+    }
+    let limit_of = |lease: &Lease| {
+        let account = accounts.get(lease.account).filter(|it| it.epoch == lease.epoch && lease.outstanding() > 0)?;
+        let rule = rules.get(account.rule).filter(|rule| is_lowered(rule) && rule.is_current(account.epoch))?;
+        is_taking_effect(rule, account, Some(lease.generation), age).then(|| rule.rule.limit.clone())
+    };
+    leases.iter().filter_map(|(_, lease)| limit_of(lease)).collect::<BTreeSet<_>>().into_iter().collect()
 }

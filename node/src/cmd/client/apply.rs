@@ -6,7 +6,9 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 use tollgate_model::{Kind, Problem, Problems};
-use tollgate_proto::admin::v1::{ApplyRequest, ApplyResponse, ResourceChange, StatusServedRequest, Warning};
+use tollgate_proto::admin::v1::{
+    ApplyRequest, ApplyResponse, ResourceChange, ShowLimitsRequest, StatusServedRequest, Warning,
+};
 
 use super::{
     connection::{Connection, ConnectionArgs},
@@ -199,7 +201,7 @@ pub(super) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
     let done = send(&connection, &files, request).await?;
     report(&done, args.dry_run, args.output)?;
     warn(&done.warnings, &files);
-    if args.wait { served(&connection, done.index).await } else { Ok(()) }
+    if args.wait { in_effect(&connection, &done).await } else { Ok(()) }
 }
 
 /// Applies resources from a text and waits until every live node serves them.
@@ -214,7 +216,7 @@ pub(crate) async fn apply_text(connection: &Connection, text: &str) -> anyhow::R
         ..ApplyRequest::default()
     };
     let done = send(connection, &files, request).await?;
-    served(connection, done.index).await
+    in_effect(connection, &done).await
 }
 
 async fn send(connection: &Connection, files: &Files, request: ApplyRequest) -> anyhow::Result<ApplyResponse> {
@@ -281,9 +283,38 @@ fn counts(changes: &[ResourceChange]) -> String {
     if said.is_empty() { "nothing to change".to_owned() } else { said.join(", ") }
 }
 
-/// Waits until every live node serves the configuration of this index.
-async fn served(connection: &Connection, index: u64) -> anyhow::Result<()> {
+/// Waits until every live node serves what was applied, and no node, live or not, spends by what its limits were before.
+async fn in_effect(connection: &Connection, done: &ApplyResponse) -> anyhow::Result<()> {
     let deadline = connection.deadline();
+    served(connection, done.index, deadline).await?;
+    let is_limit = |change: &&ResourceChange| change.action == "updated" && change.kind.parse() == Ok(Kind::Limit);
+    let changed: Vec<&str> = done.changes.iter().filter(is_limit).map(|change| change.name.as_str()).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    loop {
+        let request = ShowLimitsRequest { page_size: 1, ..ShowLimitsRequest::default() };
+        let ask = async |at: &super::connection::Attempt| at.limits().show(at.request(request.clone())).await;
+        let mut lowered = connection.read_until(deadline, ask).await?.into_inner().taking_effect;
+        lowered.retain(|limit| changed.contains(&limit.as_str()));
+        if lowered.is_empty() {
+            return Ok(());
+        }
+        if std::time::Instant::now() + SERVED_POLL >= deadline {
+            bail!(
+                "the change has index {} and is accepted, but not effective everywhere yet: a node that can't be reached may \
+                 still spend by the former limit: {}. It stops by itself after its [limits] isolation; see \
+                 `tollgate limits show`",
+                done.index,
+                lowered.join(", ")
+            );
+        }
+        tokio::time::sleep(SERVED_POLL).await;
+    }
+}
+
+/// Waits until every live node serves the configuration of this index.
+async fn served(connection: &Connection, index: u64, deadline: std::time::Instant) -> anyhow::Result<()> {
     loop {
         let ask =
             async |at: &super::connection::Attempt| at.config().status_served(at.request(StatusServedRequest {})).await;

@@ -243,6 +243,7 @@ fn row(account: LimitAccount) -> Value {
         "overrun": account.overrun,
         "suspense": account.suspense,
         "lost": account.lost,
+        "effective": !account.taking_effect,
         "windowStart": account.window_start,
         "windowEnd": account.window_end,
     })

@@ -121,3 +121,51 @@ fn a_limit_of_nothing_admits_nothing_and_the_greatest_one_adds_up_to_the_unit() 
     bench.set(rule("most", 10, 0));
     assert_eq!(bench.account("most", "alice"), (most, 0, u64::MAX - most, -i128::from(most)));
 }
+
+fn taking_effect(bench: &Bench) -> bool {
+    let limits = bench.ledger.image().taking_effect(Timestamp(bench.now));
+    let shown = bench.ledger.accounts(Timestamp(bench.now), &show::Query::default()).accounts[0].taking_effect;
+    assert_eq!(shown, !limits.is_empty(), "{limits:?}");
+    shown
+}
+
+#[test]
+fn a_lowered_limit_is_effective_once_whoever_has_some_in_hand_knows_or_there_is_enough() {
+    let mut bench = Bench::with(&[rule("tpm", 1, 1_000)]);
+    let lease = bench.want("tpm", 1, "alice", 300, 10).unwrap();
+    bench.report(lease, 100, 0, 0);
+    bench.set(rule("tpm", 2, 500));
+    assert!(!taking_effect(&bench), "500 hold what is used, and all that the node can spend");
+    bench.set(rule("tpm", 3, 200));
+    assert!(taking_effect(&bench), "100 are used, and 200 may be");
+    bench.report(lease, 150, 0, 0);
+    assert!(taking_effect(&bench), "it did not know");
+    let lease = bench.ledger.lease_of(1, 1, "tpm", &["alice".to_owned()]).unwrap();
+    bench.report(lease, 180, 90, 30);
+    assert!(!taking_effect(&bench), "it knows, and spends nothing more");
+    assert_eq!(bench.account("tpm", "alice"), (180, 30, 0, -10));
+    bench.set(rule("tpm", 4, 1_000));
+    assert!(!taking_effect(&bench), "a raise is effective at once");
+}
+
+#[test]
+fn a_lowered_limit_is_effective_once_nobody_can_spend_who_has_not_heard_of_it() {
+    let mut bench = Bench::with(&[rule("tpm", 1, 1_000)]);
+    let open = NodeOpen { node: 2, incarnation: 1, isolation_us: 35 * SECOND, ..NodeOpen::default() };
+    bench.open_as(open);
+    bench.want("tpm", 1, "alice", 300, 10).unwrap();
+    bench.set(rule("tpm", 2, 100));
+    bench.now += 34 * SECOND;
+    assert!(taking_effect(&bench));
+    bench.set(rule("tpm", 3, 150));
+    bench.now += 34 * SECOND - MINUTE / 6;
+    assert!(taking_effect(&bench), "of two edits only the last becomes effective");
+    let rows = bench.ledger.image().into_rows().map(Ok::<_, std::convert::Infallible>);
+    bench.ledger = Ledger::restore(rows).unwrap();
+    assert!(taking_effect(&bench), "whoever starts from its rows knows that, too");
+    bench.set(rule("tpm", 4, 100));
+    bench.now += 36 * SECOND;
+    bench.set(rule("other", 5, 1));
+    let limits = bench.ledger.image().taking_effect(Timestamp(bench.now));
+    assert!(limits.is_empty(), "{limits:?}");
+}
