@@ -147,7 +147,14 @@ mod tests {
         ledger.open(LogIndex(2), now, &NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }, &mut rows);
         let hold = |request: u64, key: &str| {
             let charge = WireCharge { limit: "tpm".into(), key: vec![key.into()], amount: 10, limit_version: 1 };
-            Record { kind: Some(record::Kind::Hold(Hold { request, charges: vec![charge], hold_for_us: 1_000_000 })) }
+            Record {
+                kind: Some(record::Kind::Hold(Hold {
+                    request,
+                    charges: vec![charge],
+                    hold_for_us: 1_000_000,
+                    ..Hold::default()
+                })),
+            }
         };
         let records = vec![hold(1, "alice"), hold(2, "bob")];
         let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }];

@@ -184,7 +184,8 @@ fn recovery(state: &Shared, node: u64, remains: Vec<Remains>) -> Vec<Recover> {
     for remains in remains {
         let Some(known) = earlier.iter().find(|it| it.incarnation == remains.incarnation()) else { continue };
         let in_flight = remains.orphans();
-        match remains.recover(known.last_terminal) {
+        let held = state.ledger(|ledger| ledger.orphans_of(node, known.incarnation));
+        match remains.with_held(held).recover(known.last_terminal) {
             Ok(said) => {
                 info!(incarnation = known.incarnation, in_flight, "recovering an earlier process");
                 recovers.extend(said);

@@ -256,6 +256,7 @@ fn applied() {
                     })
                     .collect(),
                 hold_for_us: 60_000_000,
+                ..Hold::default()
             })
         };
         let end = |request: u64| {
@@ -320,6 +321,7 @@ fn many() {
                     })
                     .collect(),
                 hold_for_us: 1,
+                ..Hold::default()
             })),
         };
         let end = |request: u64| Record {

@@ -242,7 +242,8 @@ impl Agent {
             return (request, true);
         }
         let charges = charges.iter().map(to_wire).collect();
-        let path = Path { hold: Hold { request, charges, hold_for_us }, drawn };
+        let path =
+            Path { hold: Hold { request, charges, hold_for_us, journaled: durability != Durability::Memory }, drawn };
         self.ask(request, known, path);
         (request, false)
     }

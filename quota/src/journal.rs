@@ -9,7 +9,7 @@
 //!
 //! Pure but for [`Journal`], which is implemented where files are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use tokio::sync::watch;
@@ -121,6 +121,8 @@ pub struct Remains {
     leases: BTreeMap<(u32, u64), Sums>,
     open: BTreeMap<u64, JournalAdmit>,
     said: Vec<Settle>,
+    /// What the log holds for its requests and nobody has ended.
+    held: Vec<u64>,
 }
 
 /// The journal of an incarnation lacks ends that the log has heard of: it is a copy from before.
@@ -141,7 +143,14 @@ struct Sums {
 
 impl Remains {
     fn new(incarnation: u64) -> Self {
-        Self { incarnation, ends: 0, leases: BTreeMap::new(), open: BTreeMap::new(), said: Vec::new() }
+        Self {
+            incarnation,
+            ends: 0,
+            leases: BTreeMap::new(),
+            open: BTreeMap::new(),
+            said: Vec::new(),
+            held: Vec::new(),
+        }
     }
 
     fn admit(&mut self, admit: JournalAdmit) {
@@ -184,6 +193,20 @@ impl Remains {
         self.open.len()
     }
 
+    /// The log holds something for these requests: what is not in the journal never went out, where it would be.
+    #[must_use]
+    pub fn with_held(mut self, held: Vec<u64>) -> Self {
+        self.held = held;
+        self
+    }
+
+    /// Of these, the ones that it does not have, ended or not.
+    fn undispatched(&self) -> Vec<u64> {
+        let ended: BTreeSet<u64> = self.said.iter().map(|settle| settle.request).collect();
+        let knows = |request: &u64| self.open.contains_key(request) || ended.contains(request);
+        self.held.iter().copied().filter(|request| !knows(request)).collect()
+    }
+
     /// What is to be said of it, in order, given the last end that the log has heard of: the ends first, then all that may
     /// have been made of its leases. Requests without an end count as they were reserved.
     ///
@@ -194,6 +217,7 @@ impl Remains {
         if self.ends < last_terminal {
             return Err(OlderThanTheLog { incarnation, journaled: self.ends, known: last_terminal });
         }
+        let undispatched = self.undispatched();
         for admit in std::mem::take(&mut self.open).into_values() {
             for drawn in admit.drawn {
                 let (account, epoch, spent) = (drawn.account, drawn.epoch, drawn.amount);
@@ -206,10 +230,12 @@ impl Remains {
             incarnation,
             settles: settles.to_vec(),
             consumed: consumed.to_vec(),
-            done: false,
+            ..Recover::default()
         };
+        let voids = |requests: &[u64]| Recover { incarnation, undispatched: requests.to_vec(), ..Recover::default() };
         let ends = unsaid.chunks(PER_RECORD).map(|settles| of(settles, &[]));
         let mut all: Vec<Recover> = ends.chain(consumed.chunks(PER_RECORD).map(|consumed| of(&[], consumed))).collect();
+        all.extend(undispatched.chunks(PER_RECORD).map(voids));
         all.push(Recover { incarnation, done: true, ..Recover::default() });
         Ok(all)
     }

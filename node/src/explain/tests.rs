@@ -53,7 +53,7 @@ fn state() -> Arc<Shared> {
     apply(&mut state, 1, command::Kind::Config(change));
     apply(&mut state, 2, command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
     let charge = Charge { limit: "each".into(), key: vec!["alice".into()], amount: 100, limit_version: 1 };
-    let hold = Hold { request: 1, charges: vec![charge], hold_for_us: 60_000_000 };
+    let hold = Hold { request: 1, charges: vec![charge], hold_for_us: 60_000_000, ..Hold::default() };
     let records = vec![Record { kind: Some(record::Kind::Hold(hold)) }];
     let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }];
     apply(&mut state, 3, command::Kind::Quota(QuotaBatch { frames }));

@@ -86,7 +86,7 @@ fn frame(first_seq: u64, records: Vec<record::Kind>) -> command::Kind {
 
 fn hold(request: u64, amount: u64, limit_version: u64) -> record::Kind {
     let charge = Charge { limit: "tpm".to_owned(), key: vec!["acme".to_owned()], amount, limit_version };
-    record::Kind::Hold(Hold { request, charges: vec![charge], hold_for_us: 60_000_000 })
+    record::Kind::Hold(Hold { request, charges: vec![charge], hold_for_us: 60_000_000, ..Hold::default() })
 }
 
 fn settle(request: u64, output_tokens: u64) -> record::Kind {

@@ -80,7 +80,7 @@ impl Bench {
     /// Node 2 needs so much: what is not free is called back.
     fn recall(&mut self, amount: u64) {
         let charge = Charge { limit: "l".into(), key: Vec::new(), amount, limit_version: 1 };
-        let hold = Hold { request: 1, charges: vec![charge], hold_for_us: SECOND };
+        let hold = Hold { request: 1, charges: vec![charge], hold_for_us: SECOND, ..Hold::default() };
         let record = Record { kind: Some(Kind::Hold(hold)) };
         self.apply(Frame { node: 2, incarnation: 1, first_seq: 1, records: vec![record] });
     }

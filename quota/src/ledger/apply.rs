@@ -119,7 +119,15 @@ impl Ledger {
         charges.iter().for_each(|held| self.reconsider(held.account));
         let deadline_us = now.saturating_add(hold.hold_for_us.min(MAX_HOLD_US));
         let at = self.age();
-        let state = HoldState { node, request: hold.request, deadline_us, at, expired: false, charges };
+        let state = HoldState {
+            node,
+            request: hold.request,
+            deadline_us,
+            at,
+            expired: false,
+            journaled: hold.journaled,
+            charges,
+        };
         let id = self.holds.insert(state);
         self.dirty.holds.push(id);
         if let Some(node) = self.nodes.get_mut(node) {

@@ -50,6 +50,8 @@ pub(crate) enum Bug {
     PermitExpires,
     /// Holds of an incarnation that is gone are still granted.
     FencedMayHold,
+    /// What its journal does not know never went out, whether or not the journal would know it.
+    VoidsWhatIsNotJournaled,
     /// What a lost node had in hand is written off before it is proven dead.
     LostAtOnce,
     /// Ends that an earlier incarnation had said itself count again when its journal tells them.

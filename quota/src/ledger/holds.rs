@@ -48,6 +48,8 @@ pub(super) struct HoldState {
     pub(super) at: u64,
     /// Consumed at its deadline.
     pub(super) expired: bool,
+    /// A journal has its request before that goes out.
+    pub(super) journaled: bool,
     pub(super) charges: SmallVec<[Held; 4]>,
 }
 
@@ -320,6 +322,35 @@ impl Ledger {
         if let Some(hold) = self.holds.slab.get_mut(id) {
             hold.charges = charges;
         }
+    }
+
+    /// Requests of an earlier incarnation that the log holds something for, in order, and that its journal has if they ever went
+    /// out: they count as used, as nobody has said so.
+    #[must_use]
+    pub fn orphans_of(&self, node: u64, incarnation: u64) -> Vec<u64> {
+        let of_it = |hold: &HoldState| hold.node == node && incarnation_of(hold.request) == incarnation;
+        let orphans = self.holds.slab.iter().filter(|(_, hold)| of_it(hold) && self.is_known_if_sent(hold));
+        let mut requests: Vec<u64> = orphans.map(|(_, hold)| hold.request).collect();
+        requests.sort_unstable();
+        requests
+    }
+
+    /// Gives back what was held for a request that its journal does not know, although it would have it on the disk before
+    /// the request went out: whatever was torn off its end, that is there.
+    pub(super) fn void_undispatched(&mut self, now: u64, node: u64, incarnation: u64, request: u64) {
+        let hold = self.holds.find(node, request).and_then(|id| self.holds.slab.get(id));
+        if incarnation_of(request) == incarnation && hold.is_some_and(|hold| self.is_known_if_sent(hold)) {
+            self.settle(now, node, &Settle { request, outcome: Outcome::Voided.into(), ..Settle::default() });
+        }
+    }
+
+    /// It was consumed, and its journal would have its request.
+    fn is_known_if_sent(&self, hold: &HoldState) -> bool {
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(Bug::VoidsWhatIsNotJournaled) {
+            return hold.expired;
+        }
+        hold.expired && hold.journaled
     }
 
     /// What is left of the holds of one incarnation stays used: nothing more will be known of them.

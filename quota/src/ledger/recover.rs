@@ -29,6 +29,9 @@ impl Ledger {
             }
         }
         self.set_last_terminal(node, incarnation, last);
+        for request in &recover.undispatched {
+            self.void_undispatched(now, node, incarnation, *request);
+        }
         for consumed in &recover.consumed {
             self.recover_lease(node, incarnation, consumed);
         }

@@ -320,6 +320,7 @@ pub(super) fn hold_row(hold: &HoldState) -> Vec<u8> {
         charges: hold.charges.iter().map(charge).collect(),
         expired: hold.expired,
         at_us: hold.at,
+        journaled: hold.journaled,
     }
     .encode_to_vec()
 }
@@ -332,6 +333,7 @@ fn hold(row: HoldRow) -> HoldState {
         deadline_us: row.deadline_us,
         at: row.at_us,
         expired: row.expired,
+        journaled: row.journaled,
         charges: row.charges.into_iter().map(charge).collect(),
     }
 }

@@ -11,6 +11,7 @@ mod random;
 mod reset;
 mod shadow;
 mod slide;
+mod undispatched;
 mod world;
 
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
@@ -101,7 +102,7 @@ impl Bench {
 
     pub(super) fn hold(&mut self, charges: Vec<Charge>) -> HoldOutcome {
         self.request += 1;
-        let hold = Hold { request: self.request, charges, hold_for_us: HOUR };
+        let hold = Hold { request: self.request, charges, hold_for_us: HOUR, ..Hold::default() };
         let frame = self.frame(Kind::Hold(hold));
         self.apply(&frame).holds.remove(0)
     }

@@ -55,7 +55,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 43] = [
+const ALL: [(&str, Wrong, &str); 44] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -96,6 +96,7 @@ const ALL: [(&str, Wrong, &str); 43] = [
     ("suspense-at-once", Wrong::Ledger(LedgerBug::SuspenseAtOnce), "I3"),
     ("moves-used-share", Wrong::Book(BookBug::ReturnsWhatIsUsed), "I3"),
     ("permit-expires", Wrong::Ledger(LedgerBug::PermitExpires), "I3"),
+    ("voids-what-is-not-journaled", Wrong::Ledger(LedgerBug::VoidsWhatIsNotJournaled), "I4"),
     ("lost-at-once", Wrong::Ledger(LedgerBug::LostAtOnce), "I3"),
     ("void-keeps-its-slot", Wrong::Ledger(LedgerBug::VoidKeepsItsSlot), "I1"),
     ("draws-on-credit", Wrong::Book(BookBug::DrawsOnCredit), "I2"),

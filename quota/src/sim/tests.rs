@@ -200,6 +200,7 @@ variants! {
     suspense_that_is_free_before_it_has_aged_is_found: "suspense-at-once";
     used_share_that_is_moved_is_found: "moves-used-share";
     a_permit_that_is_free_at_its_deadline_is_found: "permit-expires";
+    a_void_of_what_no_journal_would_know_is_found: "voids-what-is-not-journaled";
     a_lost_node_that_is_not_proven_dead_is_found: "lost-at-once";
     a_voided_charge_that_keeps_its_slot_is_found: "void-keeps-its-slot";
     a_draw_beyond_the_lease_is_found: "draws-on-credit";

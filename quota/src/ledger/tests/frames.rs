@@ -87,8 +87,9 @@ fn malformed_holds_are_refused() {
 #[test]
 fn a_repeated_frame_changes_nothing_and_answers_the_same() {
     let mut bench = tpm();
-    let hold = Hold { request: 1, charges: vec![charge("tpm", 1, "alice", 60)], hold_for_us: HOUR };
-    let refused = Hold { request: 2, charges: vec![charge("tpm", 1, "alice", 60)], hold_for_us: HOUR };
+    let hold = Hold { request: 1, charges: vec![charge("tpm", 1, "alice", 60)], hold_for_us: HOUR, ..Hold::default() };
+    let refused =
+        Hold { request: 2, charges: vec![charge("tpm", 1, "alice", 60)], hold_for_us: HOUR, ..Hold::default() };
     let mut frame = bench.frame(Kind::Hold(hold));
     frame.records.push(Record { kind: Some(Kind::Hold(refused)) });
     let first = bench.apply(&frame);

@@ -103,7 +103,8 @@ fn what_was_used_beyond_the_reservation_blocks_for_a_window() {
 #[test]
 fn a_deadline_consumes_what_is_held_and_a_late_end_corrects_it_while_it_counts() {
     let mut bench = Bench::with(&[Rule { window: Window::Hour, ..sliding(1, 100) }]);
-    let short = Hold { request: 1, charges: vec![charge("tpm", 1, "alice", 60)], hold_for_us: MINUTE };
+    let short =
+        Hold { request: 1, charges: vec![charge("tpm", 1, "alice", 60)], hold_for_us: MINUTE, ..Hold::default() };
     let frame = bench.frame(Kind::Hold(short));
     assert!(bench.apply(&frame).holds[0].granted);
     wait(&mut bench, 2 * MINUTE);
@@ -210,7 +211,7 @@ fn a_permit_is_free_when_its_request_ends_whatever_it_used() {
 fn a_deadline_frees_no_permit_nor_does_the_time_after_which_it_can_not_be_corrected() {
     let mut bench = Bench::with(&[permits(1, 1), rule("tpm", 1, 100)]);
     let charges = vec![charge("open", 1, "alice", 1), charge("tpm", 1, "alice", 10)];
-    let frame = bench.frame(Kind::Hold(Hold { request: 1, charges, hold_for_us: SECOND }));
+    let frame = bench.frame(Kind::Hold(Hold { request: 1, charges, hold_for_us: SECOND, ..Hold::default() }));
     assert!(bench.apply(&frame).holds[0].granted);
     for later in [2 * SECOND, 80 * HOUR, HOUR] {
         wait(&mut bench, later);
@@ -399,7 +400,7 @@ fn recovered(mut bench: Bench, limit: &str, key: &[&str]) -> Bench {
     let (account, epoch) = (account.0, account.1.epoch);
     bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() });
     let consumed = vec![Consumed { account, epoch, spent: 1, overrun: 0 }];
-    let recover = Recover { incarnation: 1, settles: Vec::new(), consumed, done: true };
+    let recover = Recover { incarnation: 1, consumed, done: true, ..Recover::default() };
     let frame = Frame { incarnation: 2, ..bench.frame(Kind::Recover(recover)) };
     bench.apply(&frame);
     bench.ledger.audit().unwrap();
@@ -424,12 +425,13 @@ fn permits_of_a_process_that_is_proven_dead_come_back_once_though_its_journal_en
     assert!(take(&mut bench) && take(&mut bench) && !take(&mut bench));
     bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() });
     let end = |request| Settle { request, terminal: request, outcome: Outcome::Settled.into(), ..Settle::default() };
-    let recover = Recover { incarnation: 1, settles: vec![end(1), end(2)], consumed: Vec::new(), done: true };
+    let recover = Recover { incarnation: 1, settles: vec![end(1), end(2)], done: true, ..Recover::default() };
     let frame = Frame { incarnation: 2, ..bench.frame(Kind::Recover(recover)) };
     bench.apply(&frame);
     bench.ledger.audit().unwrap();
     let hold = |bench: &mut Bench, request| {
-        let hold = Hold { request, charges: vec![charge("open", 1, "alice", 1)], hold_for_us: MINUTE };
+        let hold =
+            Hold { request, charges: vec![charge("open", 1, "alice", 1)], hold_for_us: MINUTE, ..Hold::default() };
         let frame = Frame { incarnation: 2, ..bench.frame(Kind::Hold(hold)) };
         bench.apply(&frame).holds[0].granted
     };

@@ -125,7 +125,7 @@ impl World {
             Op::Hold { node, limits, key, amount, age, long } => {
                 let charges = self.charges(limits, *key, *amount, *age);
                 let hold_for_us = if *long { 2 * HOUR } else { 10 * SECOND };
-                self.agents[*node].hold(Hold { request: 0, charges, hold_for_us });
+                self.agents[*node].hold(Hold { request: 0, charges, hold_for_us, ..Hold::default() });
             }
             Op::Record { node } => {
                 let request = self.agents[*node].admit();

@@ -89,10 +89,20 @@ impl World {
         }
         let twice = self.ledger_bug() == Some(LedgerBug::RecoversTwice);
         let said = |it: &Remains| known(it).map(|known| if twice { 0 } else { known.last_terminal });
-        let recovers = remains.into_iter().filter_map(|it| Some((said(&it)?, it)));
+        let held = |it: &Remains| self.truth.orphans_of(node, it.incarnation());
+        let recovers = remains.into_iter().filter_map(|it| Some((said(&it)?, it.clone().with_held(held(&it)))));
         let async_journal = self.wrong() == Some(Wrong::RecoversNothing);
         let recovers = recovers.flat_map(|(last_terminal, it)| it.recover(last_terminal).unwrap_or_default());
-        Ok(recovers.filter(|it| !async_journal || it.done).collect())
+        let recovers: Vec<Recover> = recovers.filter(|it| !async_journal || it.done).collect();
+        recovers.iter().try_for_each(|it| self.never_went_out(node, it))?;
+        Ok(recovers)
+    }
+
+    /// I4: of what a process is said to have never sent out, none is in flight.
+    fn never_went_out(&self, node: u64, said: &Recover) -> Checked {
+        let dead = self.processes.iter().filter(|it| (it.node, it.incarnation) == (node, said.incarnation));
+        let sent = dead.flat_map(|it| it.flights.keys()).find(|request| said.undispatched.contains(request));
+        require(sent.is_none(), "I4", || format!("request {sent:?} of node {node} went out, and is given back"))
     }
 
     /// Takes what a process journals; after a while it is durable.
