@@ -72,6 +72,8 @@ pub struct Agent {
     /// Not numbered yet. Settlements go first: what they free may be what a hold needs.
     settles: VecDeque<Settle>,
     holds: VecDeque<Hold>,
+    /// One of `settles` ends what the log holds.
+    ended_in_log: bool,
     /// Told to ask anew in a moment; in order.
     parked: Vec<u64>,
     /// Of `holds`, those that are still wanted.
@@ -155,6 +157,7 @@ impl Agent {
             unheld: 0,
             settles: VecDeque::new(),
             holds: VecDeque::new(),
+            ended_in_log: false,
             queued: 0,
             in_flight: None,
             fenced: false,
@@ -356,6 +359,7 @@ impl Agent {
         let (request, usage, outcome) = (settle.request, settle.usage.unwrap_or_default(), settle.outcome());
         let consumed = self.end_parts(&ended.parts, &usage, outcome);
         settle.unheld = !ended.in_log;
+        self.ended_in_log |= ended.in_log;
         // Of a void that it holds nothing for, the log has never heard.
         let mut said = (ended.in_log || outcome != Outcome::Voided).then_some(settle);
         if ended.journaled.is_some() {
@@ -455,6 +459,18 @@ impl Agent {
     #[must_use]
     pub fn has_lease_news(&self) -> bool {
         self.book.is_due()
+    }
+
+    /// Whether somebody waits for what there is to say of leases: what was called back, or runs out.
+    #[must_use]
+    pub fn has_urgent_lease_news(&self) -> bool {
+        self.book.is_urgent()
+    }
+
+    /// Whether requests have ended of which the log holds something, so that others may wait for it.
+    #[must_use]
+    pub fn has_ends_in_log(&self) -> bool {
+        self.ended_in_log
     }
 
     /// Whether what requests have drawn is not all known to the log.

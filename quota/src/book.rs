@@ -120,6 +120,8 @@ pub(crate) struct Book {
     wakes: BTreeSet<(u64, u32)>,
     /// Something in `dirty` should not wait for another reason to send a frame.
     due: bool,
+    /// Somebody else waits for it: what was called back is there to be given.
+    urgent: bool,
     /// A newer incarnation is open, or this one ends: nothing is drawn any more.
     closed: bool,
     #[cfg(any(test, feature = "seeded-bugs"))]
@@ -144,6 +146,7 @@ impl Book {
             age: 0,
             wakes: BTreeSet::new(),
             due: false,
+            urgent: false,
             closed: false,
             #[cfg(any(test, feature = "seeded-bugs"))]
             bug: None,
@@ -255,8 +258,9 @@ impl Book {
             cell.unjournaled -= part.amount - within;
             cell.unjournaled_spent += within;
         }
+        let urgent = cell.is_called_back();
         self.touch(part.cell);
-        self.due = true;
+        (self.due, self.urgent) = (true, self.urgent || urgent);
         Some(Consumed { account: lease.account, epoch: lease.epoch, spent: within, overrun: used - within })
     }
 
@@ -323,7 +327,12 @@ impl Book {
 
     /// Whether there is something to say that should not wait.
     pub(crate) fn is_due(&self) -> bool {
-        self.due || !self.short.is_empty()
+        self.due || self.is_urgent()
+    }
+
+    /// Whether somebody waits for what there is to say, here or elsewhere.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent || !self.short.is_empty()
     }
 
     /// Whether there is something to say that may wait a little.
@@ -336,6 +345,7 @@ impl Book {
         let keep = self.dirty.len().saturating_sub(max);
         let dirty = self.dirty.split_off(keep);
         self.due &= keep > 0;
+        self.urgent &= keep > 0;
         dirty.into_iter().filter_map(|at| self.report(at)).collect()
     }
 
@@ -347,7 +357,7 @@ impl Book {
             if let Some(cell) = self.cells[at as usize].as_mut() {
                 cell.wake_at = None;
                 self.touch(at);
-                self.due = true;
+                (self.due, self.urgent) = (true, true);
             }
         }
     }

@@ -59,7 +59,7 @@ impl Book {
         }
         if called {
             self.touch(at);
-            self.due = true;
+            (self.due, self.urgent) = (true, true);
         }
         self.wake_later(at);
     }
@@ -87,7 +87,7 @@ impl Book {
                 self.wake_later(at);
                 if called {
                     self.touch(at);
-                    self.due = true;
+                    (self.due, self.urgent) = (true, true);
                 }
             }
             Some(first) => {
@@ -132,7 +132,7 @@ impl Book {
         self.closed = true;
         for at in self.bound() {
             self.touch(at);
-            self.due = true;
+            (self.due, self.urgent) = (true, true);
         }
     }
 

@@ -160,9 +160,9 @@ impl Book {
             cell.unjournaled -= back;
             cell.unjournaled_spent += spent;
         }
-        let at = part.cell;
+        let (at, urgent) = (part.cell, cell.is_called_back());
         self.touch(at);
-        self.due = true;
+        (self.due, self.urgent) = (true, self.urgent || urgent);
     }
 
     /// The pocket was closed: what requests still hold of it has gone out in its slot, and ages.

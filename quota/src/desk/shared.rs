@@ -105,7 +105,24 @@ impl State {
         }
     }
 
-    pub(super) fn say_leases_within(&mut self, delay: Duration) {
+    /// How long an end waits for company.
+    pub(super) fn end_delay(&self, config: &DeskConfig) -> Duration {
+        let is_waited_for = self.agent.has_urgent_lease_news() || self.agent.has_ends_in_log();
+        if is_waited_for { config.settle_delay } else { config.end_delay }
+    }
+
+    /// Has news of leases said, within the time that ends have.
+    pub(super) fn say_leases(&mut self, config: &DeskConfig) {
+        self.say_leases_within(self.end_delay(config));
+    }
+
+    /// The same, at once where somebody waits for them.
+    pub(super) fn say_urgent_leases(&mut self, config: &DeskConfig) {
+        let is_urgent = self.agent.has_urgent_lease_news();
+        self.say_leases_within(if is_urgent { config.hold_delay } else { self.end_delay(config) });
+    }
+
+    fn say_leases_within(&mut self, delay: Duration) {
         if self.agent.has_lease_news() {
             let at = Instant::now() + delay;
             self.leases_at = Some(self.leases_at.map_or(at, |known| known.min(at)));
@@ -247,7 +264,7 @@ impl Shared {
             self.serve(&mut state, request, charges, durability, now);
             self.write_down(&mut state);
             let before = (state.leases_at, state.draws_at);
-            state.say_leases_within(self.config.hold_delay);
+            state.say_urgent_leases(&self.config);
             state.say_draws();
             let ask = (state.leases_at, state.draws_at) != before;
             drop(state);
@@ -280,7 +297,7 @@ impl Shared {
         let known = &mut *state;
         known.pockets.follow(&mut known.agent, &self.front.index, log_time, changed);
         let known = state.leases_at;
-        state.say_leases_within(self.config.hold_delay);
+        state.say_urgent_leases(&self.config);
         let wake = state.leases_at != known;
         drop(state);
         if wake {
@@ -326,7 +343,7 @@ impl Shared {
         self.write_down(&mut state);
         let now = *state.settles_since.get_or_insert_with(Instant::now);
         state.unsaid_since.get_or_insert(now);
-        state.say_leases_within(self.config.settle_delay);
+        state.say_leases(&self.config);
         let position = state.agent.journaled();
         drop(state);
         self.wake.notify_one();
@@ -342,7 +359,7 @@ impl Shared {
         if state.agent.queued().1 > 0 {
             state.settles_since.get_or_insert_with(Instant::now);
         }
-        state.say_leases_within(self.config.settle_delay);
+        state.say_leases(&self.config);
         drop(state);
         self.wake.notify_one();
     }
@@ -378,7 +395,8 @@ impl Shared {
             return Next::At(Instant::now());
         }
         let hold_at = state.holds_since.filter(|_| holds > 0).map(|since| since + self.config.hold_delay);
-        let settle_at = state.settles_since.filter(|_| settles > 0).map(|since| since + self.config.settle_delay);
+        let ends_within = state.end_delay(&self.config);
+        let settle_at = state.settles_since.filter(|_| settles > 0).map(|since| since + ends_within);
         let retry_at = state.retry_at.filter(|_| state.agent.is_waiting());
         let at = |us: u64| self.config.opened.checked_add(Duration::from_micros(us));
         let renew_at = state.agent.renew_at().and_then(at);
@@ -415,7 +433,7 @@ impl Shared {
         let frame = state.agent.next_frame(log_time);
         self.write_down(&mut state);
         let after = state.agent.sends_after();
-        state.say_leases_within(self.config.settle_delay);
+        state.say_leases(&self.config);
         // What did not fit has waited already.
         let (holds, settles) = state.agent.queued();
         let now = Instant::now();
@@ -446,7 +464,7 @@ impl Shared {
         if state.agent.is_waiting() {
             state.retry_at.get_or_insert_with(|| Instant::now() + RETRY_AFTER);
         }
-        state.say_leases_within(self.config.settle_delay);
+        state.say_leases(&self.config);
         self.tell(&mut state, answers);
         if fenced {
             self.close_pockets(&mut state);

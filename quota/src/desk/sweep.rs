@@ -46,7 +46,7 @@ impl Shared {
         let State { agent, pockets, .. } = &mut *state;
         accounts.for_each(|account| pockets.tend_one(agent, &self.front.index, now, account));
         self.write_down(&mut state);
-        state.say_leases_within(self.config.settle_delay);
+        state.say_leases(&self.config);
         drop(state);
         self.wake.notify_one();
     }
@@ -65,7 +65,7 @@ impl Shared {
         if said > 0 {
             // They have waited as long as they should.
             let now = Instant::now();
-            state.settles_since.get_or_insert(now.checked_sub(self.config.settle_delay).unwrap_or(now));
+            state.settles_since.get_or_insert(now.checked_sub(self.config.end_delay).unwrap_or(now));
             state.unsaid_since.get_or_insert(now);
         }
     }
@@ -78,11 +78,8 @@ impl Shared {
     /// When the pockets have to be looked at next, by what requests have marked too.
     pub(super) fn sweep_at(&self, state: &mut State) -> Option<Instant> {
         let Seen { drawn, ended, urgent } = self.front.seen();
-        let within = [
-            urgent.then_some(Duration::ZERO),
-            ended.then_some(self.config.settle_delay),
-            drawn.then_some(DRAWS_WITHIN),
-        ];
+        let within =
+            [urgent.then_some(Duration::ZERO), ended.then_some(self.config.end_delay), drawn.then_some(DRAWS_WITHIN)];
         let marked = within.into_iter().flatten().min().map(|within| Instant::now() + within);
         state.sweep_at = state.sweep_at.into_iter().chain(marked).min();
         state.sweep_at
@@ -103,7 +100,7 @@ impl Shared {
         let now = state.log_time();
         let State { agent, pockets, .. } = &mut *state;
         pockets.close_where(agent, &self.front.index, now, |limit, key| self.quarantine.closes(limit, key));
-        state.say_leases_within(self.config.settle_delay);
+        state.say_leases(&self.config);
         drop(state);
         self.wake.notify_one();
     }

@@ -65,7 +65,7 @@ impl Shared {
         known.pockets.make_room(&mut known.agent, now, charges);
         let let_through = state.agent.allow(charges, allowed, durability, now);
         self.write_down(&mut state);
-        state.say_leases_within(self.config.hold_delay);
+        state.say_urgent_leases(&self.config);
         state.say_draws();
         let is_first = let_through.as_ref().is_some_and(|it| !it.unprotected.is_empty())
             && !std::mem::replace(&mut state.is_unprotected, true);

@@ -132,3 +132,26 @@ async fn what_a_long_call_has_drawn_is_told_though_nothing_else_is_to_be_said() 
     let _long = reserve(&desk, 7).await.unwrap();
     until(|| log.alice().1 == 7).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn ends_that_give_nothing_back_wait_for_company_whatever_else_is_said_and_applied() {
+    let log = Log::with_limit(10_000_000);
+    let ((one, _one), (other, _other)) = (leasing(&log, 1), leasing(&log, 2));
+    let second = async |amount| {
+        // Each node serves a call a millisecond, and applies what the other says.
+        for _ in 0..1_000 {
+            settle(reserve(&one, amount).await.unwrap(), amount);
+            settle(reserve(&other, amount).await.unwrap(), amount);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    second(10).await;
+    let before = (one.stats(), other.stats());
+    second(10).await;
+    let after = (one.stats(), other.stats());
+    for (before, after) in [(before.0, after.0), (before.1, after.1)] {
+        assert_eq!(after.granted, before.granted, "all from leases");
+        let frames = after.proposals - before.proposals;
+        assert!((20..=35).contains(&frames), "{frames} frames for {} calls", after.local - before.local);
+    }
+}
