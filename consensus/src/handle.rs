@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    CallError, Change, ChangeError, Changed, Config, Local, LogStats, MemberStatus, ProposeError, ReadError, Removed,
-    ShareStats, StartError, StateMachine, Status,
+    CallError, Change, ChangeError, Changed, CommitTimes, Config, Local, LogStats, MemberStatus, ProposeError,
+    ReadError, Removed, ShareStats, StartError, StateMachine, Status,
     node::{self, Core},
 };
 
@@ -109,6 +109,12 @@ impl Consensus {
     #[must_use]
     pub fn share_stats(&self) -> ShareStats {
         self.core.share_stats()
+    }
+
+    /// How long the entries took that this node has written while it led.
+    #[must_use]
+    pub fn commit_times(&self) -> CommitTimes {
+        self.core.commit_times()
     }
 
     /// How far this node's wall clock is ahead of the median of the voters' clocks, in µs, or behind it: below 0. `None` while

@@ -17,8 +17,10 @@ pub(crate) const OTHER: &str = "_OTHER";
 const SECONDS: [f64; 16] =
     [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 /// Seconds: from a compare-and-swap to the longest that the log is waited for.
-const WAITS: [f64; 14] =
-    [0.000_001, 0.000_01, 0.000_1, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+const WAITS: [f64; 20] = [
+    0.000_001, 0.000_01, 0.000_1, 0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.016, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
 /// The conventions' own buckets for `gen_ai.client.token.usage`.
 const TOKENS: [f64; 14] = [
     1.0,

@@ -3,15 +3,16 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use tollgate_consensus::{Consensus, Role};
+use tollgate_consensus::{CommitTimes, Consensus, Role};
 use tollgate_quota::{Desk, DeskStats, ledger::Sums};
 
 use crate::{audit::Findings, state::Shared};
@@ -21,6 +22,7 @@ const RAFT_LEADER: &str = "tollgate_raft_is_leader";
 const RAFT_LAST_LOG: &str = "tollgate_raft_last_log_index";
 const RAFT_APPLIED: &str = "tollgate_raft_applied_index";
 const RAFT_SNAPSHOT: &str = "tollgate_raft_snapshot_index";
+const RAFT_COMMIT: &str = "tollgate_raft_commit_duration_seconds";
 const LOG_BYTES: &str = "tollgate_log_bytes";
 const LOG_ENTRIES: &str = "tollgate_log_entries";
 const LOG_TORN_BYTES: &str = "tollgate_log_torn_bytes";
@@ -90,6 +92,7 @@ impl Collector for NodeMetrics {
         gauge(&mut encoder, RAFT_LAST_LOG, "Last entry of this node's log", raft.last_log_index)?;
         gauge(&mut encoder, RAFT_APPLIED, "Last entry applied", raft.applied_index)?;
         gauge(&mut encoder, RAFT_SNAPSHOT, "Last entry in the newest snapshot", raft.snapshot_index)?;
+        commits(&mut encoder, &consensus.commit_times())?;
         let log = consensus.log();
         gauge(&mut encoder, LOG_BYTES, "What this node's log takes on the disk", log.disk_bytes)?;
         gauge(&mut encoder, LOG_ENTRIES, "Entries that this node's log keeps", log.entries)?;
@@ -196,6 +199,15 @@ fn audit(encoder: &mut DescriptorEncoder<'_>, findings: &Findings) -> fmt::Resul
         }
     }
     Ok(())
+}
+
+fn commits(encoder: &mut DescriptorEncoder<'_>, times: &CommitTimes) -> fmt::Result {
+    let help = "From an entry's proposal on the leader until it is applied there; on nodes that have led";
+    let mut family = encoder.encode_descriptor(RAFT_COMMIT, help, None, MetricType::Histogram)?;
+    let bound = |time: Duration| if time == Duration::MAX { f64::MAX } else { time.as_secs_f64() };
+    let buckets: Vec<(f64, u64)> = times.buckets.iter().map(|(time, count)| (bound(*time), *count)).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    family.encode_histogram::<NoLabelSet>(times.sum.as_secs_f64(), count, &buckets, None)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Shared,
+    commits::{CommitClock, CommitTimes},
     memory::Memory,
     propose::Queued,
     share::{ShareCounters, ShareStats},
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     pub(super) store: Arc<StateStore>,
     pub(super) gate: Arc<dyn Gate>,
     pub(super) shares: ShareCounters,
+    pub(super) commits: CommitClock,
     pub(super) proposals: mpsc::Sender<Queued>,
     pub(super) status: watch::Sender<Status>,
     pub(super) max_command_bytes: usize,
@@ -112,6 +114,10 @@ impl Core {
 
     pub(crate) fn share_stats(&self) -> ShareStats {
         self.shares.stats()
+    }
+
+    pub(crate) fn commit_times(&self) -> CommitTimes {
+        self.commits.times()
     }
 
     pub(crate) fn clock_offset_us(&self) -> Option<i64> {

@@ -212,6 +212,7 @@ async fn submit(core: &Arc<Core>, submissions: Vec<Submission>, stamp: Stamp, pe
         .map(|Submission { request, command, waiting }| (Proposal { stamp, request, command }, waiting))
         .unzip();
     let answer = |core: &Core, waiting: Waiting, outcome| waiting.answer(outcome, core.gate.as_ref(), &core.shares);
+    let begun = Instant::now();
     let mut outcomes = match core.raft.client_write_many(proposals).await {
         Ok(outcomes) => outcomes,
         Err(fatal) => {
@@ -223,7 +224,12 @@ async fn submit(core: &Arc<Core>, submissions: Vec<Submission>, stamp: Stamp, pe
     core.tracker.clone().spawn(async move {
         for one in waiting {
             let outcome = match outcomes.next().await {
-                Some(Ok(written)) => outcome(written),
+                Some(Ok(written)) => {
+                    if written.is_ok() {
+                        core.commits.note(begun.elapsed());
+                    }
+                    outcome(written)
+                }
                 Some(Err(fatal)) => Attempt::Unknown(fatal.to_string()),
                 None => Attempt::Unknown("consensus stopped".into()),
             };

@@ -122,6 +122,7 @@ pub(crate) async fn start(
         store,
         gate,
         shares: Default::default(),
+        commits: Default::default(),
         proposals,
         status: watch::Sender::new(Status::default()),
         max_command_bytes: config.max_command_bytes,
