@@ -16,6 +16,7 @@
 //! `Unavailable(Overloaded)`, so a settlement always has room.
 
 mod front;
+mod locked;
 mod path;
 mod pockets;
 mod pump;

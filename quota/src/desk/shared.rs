@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    ops::{Deref, DerefMut},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{Instant, timeout_at},
@@ -21,6 +20,7 @@ use tollgate_proto::state::v1::{Frame, FrameOutcome, HoldOutcome, Settle};
 use super::{
     DeskConfig, DeskStats, Flushed, Signal, Ticket,
     front::{Front, ROOM},
+    locked::Locked,
     pockets::Pockets,
     quarantine::Quarantine,
 };
@@ -161,36 +161,9 @@ pub(super) enum Next {
     End,
 }
 
-/// The state, while nobody else has it. What requests without a lock go by is published when it is given back.
-pub(super) struct Locked<'a> {
-    state: MutexGuard<'a, State>,
-    front: &'a Front,
-}
-
-impl Deref for Locked<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.state
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.state
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let until = if self.state.stop_by.is_some() { 0 } else { self.state.agent.spends_until() };
-        self.front.publish(until, self.state.agent.load());
-    }
-}
-
 impl Shared {
     pub(super) fn lock(&self) -> Locked<'_> {
-        Locked { state: self.state.lock(), front: &self.front }
+        Locked::new(self.state.lock(), &self.front)
     }
 
     pub(super) fn new(mut config: DeskConfig, journal: Arc<dyn Journal>) -> Self {

@@ -248,3 +248,47 @@ async fn a_full_desk_sheds_who_comes_by_pockets_as_well() {
     drop(held);
     assert!(path.try_reserve(&[1]).is_some());
 }
+
+/// Real threads and real time: the keeper pours, takes back and closes while others take and end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threads_that_race_with_recalls_lose_no_unit() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let (log, desk, tracker, path, used) = with_pocket(10_000_000).await;
+    let (other, others) = leasing(&log, 2);
+    let by = || Instant::now() + Duration::from_secs(20);
+    let (handle, over) = (tokio::runtime::Handle::current(), Arc::new(AtomicBool::new(false)));
+    let before = desk.shared.front.served();
+    let threads: Vec<_> = (0..3)
+        .map(|_| {
+            let (path, handle, over) = (path.clone(), handle.clone(), Arc::clone(&over));
+            std::thread::spawn(move || {
+                let mut used = 0;
+                for nth in (0..8).cycle().take_while(|_| !over.load(Relaxed)) {
+                    let ask = || handle.block_on(path.reserve(&[7], Durability::Memory, by(), WAIT));
+                    let reserved = path.try_reserve(&[7]).unwrap_or_else(|| ask().unwrap());
+                    let call = reserved.dispatch(Attribution::default());
+                    if nth == 0 {
+                        call.void();
+                    } else {
+                        drop(call.settle(input(nth), Outcome::Settled, Attribution::default()));
+                        used += nth;
+                    }
+                }
+                used
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        while desk.shared.front.served() < before + 100 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "nothing came from pockets: {:?}", desk.stats());
+            tokio::time::sleep(WAIT).await;
+        }
+        let some = other.reserve(charges(5_000_000), Durability::Journal, by(), WAIT).await;
+        drop(some.unwrap());
+    }
+    over.store(true, Relaxed);
+    let made: u64 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert_eq!((stopped(&desk, &tracker).await, stopped(&other, &others).await), (0, 0));
+    assert_eq!((log.alice(), leased(&log)), ((used + made, 0, 0), 0));
+}
