@@ -120,7 +120,7 @@ pub(crate) struct Book {
     wakes: BTreeSet<(u64, u32)>,
     /// Something in `dirty` should not wait for another reason to send a frame.
     due: bool,
-    /// Somebody else waits for it: what was called back is there to be given.
+    /// Somebody waits for it: what was called back is there to be given, or a lease runs out.
     urgent: bool,
     /// A newer incarnation is open, or this one ends: nothing is drawn any more.
     closed: bool,
@@ -198,11 +198,14 @@ impl Book {
     /// Notes that a lease has to be asked for: it was too small for a request, or is about to be.
     fn ask_ahead(&mut self, at: u32, now: u64, missed: bool) {
         let Some(cell) = self.cells[at as usize].as_mut() else { return };
-        let low = missed || cell.spendable(self.age).saturating_add(cell.idle) < cell.demand.target() / 2;
+        let (hand, target) = (cell.spendable(self.age).saturating_add(cell.idle), cell.demand.target());
+        let low = missed || hand < target / 2;
         if low && !cell.is_short && now >= cell.ask_after && !self.closed && !cell.is_called_back() {
             cell.is_short = true;
             self.short.push(at);
         }
+        // What lasts for half a second yet is asked for with whatever else there is to say.
+        self.urgent |= cell.is_short && (missed || hand < target / 8);
     }
 
     fn cell_of(&mut self, ask: &Ask<'_>) -> Option<u32> {
@@ -327,12 +330,12 @@ impl Book {
 
     /// Whether there is something to say that should not wait.
     pub(crate) fn is_due(&self) -> bool {
-        self.due || self.is_urgent()
+        self.due || self.urgent || !self.short.is_empty()
     }
 
     /// Whether somebody waits for what there is to say, here or elsewhere.
     pub(crate) fn is_urgent(&self) -> bool {
-        self.urgent || !self.short.is_empty()
+        self.urgent
     }
 
     /// Whether there is something to say that may wait a little.

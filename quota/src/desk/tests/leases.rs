@@ -155,3 +155,28 @@ async fn ends_that_give_nothing_back_wait_for_company_whatever_else_is_said_and_
         assert!((20..=35).contains(&frames), "{frames} frames for {} calls", after.local - before.local);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn leases_that_last_for_a_while_are_asked_for_with_whatever_else_is_said() {
+    let log = Log::with_limit(10_000_000);
+    let (desk, _tracker) = leasing(&log, 1);
+    let seconds = async |count: u64| {
+        // One call a millisecond, over many accounts.
+        for number in 0..count * 1_000 {
+            let mut charges = charges(10);
+            charges[0].key = vec![format!("consumer-{}", number % 100)];
+            let by = Instant::now() + Duration::from_secs(10);
+            let hold_for = Duration::from_secs(600);
+            settle(desk.reserve(charges, Durability::Journal, by, hold_for).await.unwrap(), 10);
+            // Log time is the index here: what else is said has to make it pass as time does.
+            log.ahead.fetch_add(1_000, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    seconds(4).await;
+    let before = desk.stats();
+    seconds(4).await;
+    let (frames, after) = (desk.stats().proposals - before.proposals, desk.stats());
+    assert_eq!(after.granted, before.granted, "all from leases");
+    assert!(frames <= 4 * 30, "{frames} frames for {} calls", after.local - before.local);
+}
