@@ -66,6 +66,11 @@ impl Lease {
         self.granted - self.returned - if self.slides { 0 } else { self.spent }
     }
 
+    /// What of that it may still spend, or its requests hold: not what it has used and is ageing with it.
+    fn unused(&self) -> u64 {
+        self.granted - self.returned - self.spent
+    }
+
     /// What of that its requests held or had used when it last spoke.
     pub(super) fn taken(&self) -> u64 {
         self.held + if self.slides { self.spent } else { 0 }
@@ -281,7 +286,7 @@ impl Ledger {
         }
         let id = known.unwrap_or_else(|| self.new_lease(account, node, incarnation));
         let lease = self.leases.slab.get_mut(id).expect("it was just found or made");
-        let more = target.saturating_sub(lease.outstanding()).min(spare).min(u64::MAX - lease.granted);
+        let more = target.saturating_sub(lease.unused()).min(spare).min(u64::MAX - lease.granted);
         lease.granted += more;
         self.dirty.leases.push(id);
         let account = self.accounts.slab.get_mut(account).expect("it was just obtained");

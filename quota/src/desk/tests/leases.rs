@@ -180,3 +180,22 @@ async fn leases_that_last_for_a_while_are_asked_for_with_whatever_else_is_said()
     assert_eq!(after.granted, before.granted, "all from leases");
     assert!(frames <= 4 * 30, "{frames} frames for {} calls", after.local - before.local);
 }
+
+/// What was used of a sliding lease is in the node's hands until it has aged: it is nothing to spend.
+#[tokio::test(start_paused = true)]
+async fn a_sliding_lease_that_is_used_steadily_is_granted_more_all_through_its_window() {
+    let log = Log::with_rule(Rule { algorithm: tollgate_model::Algorithm::Sliding, ..rule(1, 100_000_000) });
+    let (desk, _tracker) = leasing(&log, 1);
+    let seconds = async |count: u64| {
+        for _ in 0..count * 100 {
+            settle(reserve(&desk, 100).await.unwrap(), 100);
+            log.ahead.fetch_add(10_000, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    seconds(4).await;
+    let before = desk.stats();
+    seconds(90).await;
+    let after = desk.stats();
+    assert_eq!((after.granted - before.granted, after.local - before.local), (0, 9_000), "all from leases");
+}
