@@ -260,7 +260,7 @@ async fn a_lowered_limit_is_accepted_at_once_and_effective_when_nobody_spends_by
     .await?;
     cluster.node(apart).freeze()?;
     let reached = cluster.cli_of(if apart == 1 { 2 } else { 1 });
-    let args = ["apply", "--wait", "--timeout", "4s", "-f", "-"];
+    let args = ["apply", "--wait", "--timeout", "8s", "-f", "-"];
     let waited = reached.run_with(&args, &lowered(1)).await?;
     let said = waited.stderr.contains("is accepted, but not effective everywhere yet");
     assert!(waited.code == 1 && said && waited.stderr.contains("alice-tokens"), "{waited:?}");
