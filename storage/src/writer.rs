@@ -82,6 +82,12 @@ impl Writer {
         self.active.end + self.staged.len() as u64 + record_len(len) <= limit
     }
 
+    /// Whether records are staged that were not written yet.
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     /// Stages a record. It can be read once it was written. Rolls to a new segment if it does not fit.
     ///
     /// # Errors

@@ -205,3 +205,43 @@ async fn a_state_store_that_is_gone_or_old_is_told_at_the_start() -> Outcome {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_leader_with_a_full_disk_hands_over_to_a_voter_that_has_space() -> Outcome {
+    const TOLD: &str = "the disk of this leader is full, handing over";
+    let mut cluster = Cluster::prepare(&Plan::default())?;
+    let log = cluster.node(1).data_dir().join("log");
+    fs::create_dir_all(&log)?;
+    let Some(disk) = SmallDisk::mount(&log, SMALL_MIB) else {
+        say("SKIPPED: a full log can't be tested without the right to mount a tmpfs (run as root)");
+        return Ok(());
+    };
+    for node in &mut cluster.nodes {
+        node.start()?;
+    }
+    cluster.ready().await?;
+    // Whatever node 1 is then, it leads when its disk is full: that of the others is not.
+    let others = cluster.cli_from(1);
+    let mut number = 0;
+    while !cluster.node(1).log().contains(TOLD) {
+        assert!(number < 4 * SMALL_MIB, "node 1 keeps the lead");
+        if cluster.leader().await? != 1 {
+            // It may refuse the lead while it lags behind.
+            others.run(&["cluster", "transfer-leader", "1", "--timeout", "2s"]).await?;
+        }
+        others.run_with(&["apply", "-f", "-", "--timeout", "5s"], &large(number)).await?;
+        number += 1;
+    }
+    eventually("another node leads, and writes go on", || async {
+        others.run_with(&["apply", "-f", "-", "--timeout", "5s"], &large(1_000)).await?.ok()?;
+        let leader = cluster.leader().await?;
+        anyhow::ensure!(leader != 1, "node 1 leads");
+        anyhow::Ok(())
+    })
+    .await?;
+    assert!(cluster.node(1).is_running());
+    disk.grow(LARGE_MIB)?;
+    cluster.converged().await?;
+    cluster.converged_on_one_leader().await?;
+    Ok(())
+}

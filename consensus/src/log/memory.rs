@@ -118,6 +118,24 @@ impl Memory {
         }
     }
 
+    /// Whether this entry is on the disk, and so are all before it: they are written in their order.
+    pub(super) fn is_durable(&self, log_id: LogId) -> bool {
+        if self.purged.is_some_and(|purged| log_id.index <= purged.index) {
+            return true;
+        }
+        let (first, next) = self.bounds();
+        (first..next).contains(&log_id.index) && {
+            let slot = self.slot(log_id.index - first);
+            slot.log_id == log_id && matches!(slot.place, Place::Stored(_))
+        }
+    }
+
+    /// How many entries wait for the disk, and what they weigh.
+    pub(super) fn waiting(&self) -> (usize, u64) {
+        let waiting = self.slots.iter().rev().take_while(|slot| matches!(slot.place, Place::Queued(_)));
+        waiting.fold((0, 0), |(entries, bytes), slot| (entries + 1, bytes + slot.bytes))
+    }
+
     /// Lets go of the oldest recent entries that can be read from the disk.
     pub(super) fn evict(&mut self) {
         while self.recent_bytes > RECENT_BYTES {

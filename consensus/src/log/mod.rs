@@ -3,7 +3,10 @@
 //! One thread writes. Everything goes through its one bounded queue in the order in which Raft asked for it, so that
 //! what is on the disk is always a prefix of what Raft did. Whatever has queued up while the disk was busy is written
 //! and synced together (`fdatasync`), and only then acknowledged. A failed sync ends the process; a full disk is waited
-//! out, as nothing was promised yet.
+//! out, as nothing was promised yet. A vote alone does not wait for space: each segment has some left for votes, and Raft
+//! does nothing while it saves one, so that a leader whose disk is full could never learn that another one was elected. It
+//! says nothing of the entries queued before it, so a follower acknowledges none that is not on its disk
+//! (`LogReader::is_durable`).
 //!
 //! | file | what |
 //! | --- | --- |

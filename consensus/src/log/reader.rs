@@ -14,10 +14,15 @@ use tollgate_storage::{Located, Reader};
 
 use super::memory::{Found, Memory};
 use super::record::decode_entry;
+use super::writer::WaitingVote;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 /// What one append to a follower, or one step of applying, reads at most, unless a single entry is larger.
 pub(super) const READ_BYTES: u64 = 2 * 1024 * 1024;
+
+/// What may wait for space on a full disk: a fraction of what the queue holds, so that Raft itself never waits for it.
+const WAITING_ENTRIES: usize = 256;
+const WAITING_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What the log's parts share.
 pub(super) struct Shared {
@@ -25,6 +30,8 @@ pub(super) struct Shared {
     pub(super) segments: Reader,
     /// The disk is full, and writes wait for space.
     pub(super) full: AtomicBool,
+    /// The last vote that was to be saved: Raft saves one at a time.
+    pub(super) waiting_vote: Mutex<Option<Arc<WaitingVote>>>,
     pub(super) syncs: AtomicU64,
     pub(super) torn_bytes: u64,
 }
@@ -58,6 +65,21 @@ impl LogReader {
     /// Whether the disk is full, and writes wait for space.
     pub(crate) fn is_full(&self) -> bool {
         self.shared.full.load(Ordering::Relaxed)
+    }
+
+    /// Whether this entry and all before it are on the disk. openraft takes whatever it wrote before a vote for written
+    /// once the vote is, which on a full disk goes first.
+    pub(crate) fn is_durable(&self, log_id: Option<LogId>) -> bool {
+        log_id.is_none_or(|log_id| self.shared.memory.lock().is_durable(log_id))
+    }
+
+    /// Whether entries may be appended now: on a full disk only some.
+    pub(crate) fn takes_entries(&self) -> bool {
+        let (entries, bytes) = match self.is_full() {
+            true => self.shared.memory.lock().waiting(),
+            false => return true,
+        };
+        entries < WAITING_ENTRIES && bytes < WAITING_BYTES
     }
 
     /// The log's figures as of now.

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
+use futures_util::FutureExt;
+use futures_util::future::{self, Either};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
@@ -15,7 +18,7 @@ use tollgate_storage::{Disk, OpenError, Opened, Options, RealDisk};
 use super::memory::Memory;
 use super::reader::{LogReader, LogStats, Shared};
 use super::record::Record;
-use super::writer::{Command, Occupancy, Writer};
+use super::writer::{Command, Occupancy, WaitingVote, Writer};
 use crate::OnFatal;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
@@ -29,6 +32,9 @@ const QUEUE_COMMANDS: usize = 1024;
 
 /// The entries that may wait for the disk: a tenth of a second of a fast one. When full, Raft waits.
 const QUEUE_KIB: u32 = 64 * 1024;
+
+/// What each segment keeps for votes that are cast while the disk is full: some hundreds.
+const VOTES_BYTES: usize = 16 * 1024;
 
 /// The Raft log on disk.
 pub(crate) struct LogStore {
@@ -82,16 +88,24 @@ impl LogStore {
             memory: Mutex::new(memory),
             segments,
             full: AtomicBool::new(false),
+            waiting_vote: Mutex::default(),
             syncs: AtomicU64::new(0),
             torn_bytes: recovery.torn_bytes,
         };
-        Ok(Self::start(Arc::new(shared), writer, occupancy, on_fatal))
+        let reserve = VOTES_BYTES.min(usize::try_from(segment_bytes / 16).unwrap_or(VOTES_BYTES));
+        Ok(Self::start(Arc::new(shared), writer, occupancy, reserve, on_fatal))
     }
 
-    fn start(shared: Arc<Shared>, segments: tollgate_storage::Writer, occupancy: Occupancy, on_fatal: OnFatal) -> Self {
+    fn start(
+        shared: Arc<Shared>,
+        segments: tollgate_storage::Writer,
+        occupancy: Occupancy,
+        reserve: usize,
+        on_fatal: OnFatal,
+    ) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE_COMMANDS);
         let closing = Arc::new(AtomicBool::new(false));
-        let writer = Writer::new(Arc::clone(&shared), segments, occupancy, Arc::clone(&closing), on_fatal);
+        let writer = Writer::new(Arc::clone(&shared), segments, occupancy, reserve, Arc::clone(&closing), on_fatal);
         let thread = std::thread::Builder::new().name("raft-log".to_owned());
         let writer = thread.spawn(move || writer.run(inbox)).expect("a process that starts can have a thread");
         let reader = LogReader { shared };
@@ -144,10 +158,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.reader()
     }
 
+    /// Raft does nothing else until it is saved, so on a full disk it does not wait behind the entries that do.
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, saved) = oneshot::channel();
-        self.queue(Command::Vote { vote: *vote, done }).await?;
-        saved.await.map_err(|_| stopped())?
+        let waiting = Arc::new(WaitingVote::new(*vote, done));
+        *self.reader.shared.waiting_vote.lock() = Some(Arc::clone(&waiting));
+        let saved = saved.map(|saved| saved.map_err(|_| stopped())?);
+        // The queue may be full as well.
+        let queued = self.queue(Command::Vote(waiting));
+        match future::select(saved, pin!(queued)).await {
+            Either::Left((saved, _)) => saved,
+            Either::Right((queued, saved)) => {
+                queued?;
+                saved.await
+            }
+        }
     }
 
     /// Rides with the next sync: an older committed index after a power cut is only an older one.

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use openraft::storage::IOFlushed;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tollgate_storage::{Position, SegmentId, WriteError, failpoint};
 
@@ -30,10 +31,35 @@ const HEAD_BYTES: usize = 1024;
 /// One thing to be written.
 pub(super) enum Command {
     Append { entries: Vec<Entry>, ticket: Ticket, done: IOFlushed<TypeConfig>, _room: OwnedSemaphorePermit },
-    Vote { vote: Vote, done: oneshot::Sender<io::Result<()>> },
+    Vote(Arc<WaitingVote>),
     Committed(Option<LogId>),
     Truncate(Option<LogId>),
     Purge(LogId),
+}
+
+/// A vote on its way to the disk.
+pub(super) struct WaitingVote {
+    vote: Vote,
+    /// Who waits, until it is saved.
+    done: Mutex<Option<oneshot::Sender<io::Result<()>>>>,
+}
+
+impl WaitingVote {
+    pub(super) fn new(vote: Vote, done: oneshot::Sender<io::Result<()>>) -> Self {
+        Self { vote, done: Mutex::new(Some(done)) }
+    }
+
+    /// Whether it has been answered: it may have gone before what was queued before it.
+    fn is_answered(&self) -> bool {
+        self.done.lock().is_none()
+    }
+
+    fn acknowledge(&self, result: io::Result<()>) {
+        let Some(done) = self.done.lock().take() else { return };
+        failpoint!("vote.before-acknowledge");
+        // Who asked may have gone away, as at the end of the process.
+        drop(done.send(result));
+    }
 }
 
 impl Command {
@@ -48,11 +74,7 @@ impl Command {
                 failpoint!("append.before-acknowledge");
                 done.io_completed(result);
             }
-            Self::Vote { done, .. } => {
-                failpoint!("vote.before-acknowledge");
-                // Who asked may have gone away, as at the end of the process.
-                drop(done.send(result));
-            }
+            Self::Vote(waiting) => waiting.acknowledge(result),
             Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) => {}
         }
     }
@@ -109,6 +131,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     segments: tollgate_storage::Writer,
     occupancy: Occupancy,
+    /// What each segment keeps for votes that can't wait for space.
+    reserve: usize,
     /// The store is being dropped: a full disk is not waited for any more.
     closing: Arc<AtomicBool>,
     on_fatal: OnFatal,
@@ -119,10 +143,11 @@ impl Writer {
         shared: Arc<Shared>,
         segments: tollgate_storage::Writer,
         occupancy: Occupancy,
+        reserve: usize,
         closing: Arc<AtomicBool>,
         on_fatal: OnFatal,
     ) -> Self {
-        Self { shared, segments, occupancy, closing, on_fatal }
+        Self { shared, segments, occupancy, reserve, closing, on_fatal }
     }
 
     /// Writes until the queue is closed and empty.
@@ -168,9 +193,9 @@ impl Writer {
                     stored.push(Stored { index: entry.log_id.index, ticket: ticket.plus(n), at });
                 }
             }
-            Command::Vote { vote, .. } => {
+            Command::Vote(waiting) => {
                 failpoint!("vote.before-write");
-                self.put(&record::encode_vote(vote), &Record::Vote(*vote)).map(drop)?;
+                self.put_vote(waiting)?;
             }
             Command::Committed(committed) => {
                 self.put(&record::encode_committed(*committed), &Record::Committed(*committed)).map(drop)?;
@@ -190,13 +215,33 @@ impl Writer {
     /// Stages one record. If it does not fit, it begins a new segment, and every segment begins with a head; the last
     /// one may have none when the process ended just after it was created.
     fn put(&mut self, payload: &[u8], record: &Record) -> Result<Position, WriteError> {
-        let headless = self.occupancy.last_segment() != Some(self.segments.active_segment());
-        let with_head = payload.len() + HEAD_BYTES;
-        let rolls = !self.segments.fits(if headless { with_head } else { payload.len() });
-        if rolls {
-            self.patiently(|segments| segments.roll(with_head))?;
+        let begins = self.make_room(payload.len())?;
+        self.place(payload, record, begins)
+    }
+
+    /// A vote that was written before its turn, perhaps while room was made for it, must not come back after a later one.
+    fn put_vote(&mut self, waiting: &WaitingVote) -> Result<(), WriteError> {
+        let payload = record::encode_vote(&waiting.vote);
+        let begins = self.make_room(payload.len())?;
+        match waiting.is_answered() {
+            true => Ok(()),
+            false => self.place(&payload, &Record::Vote(waiting.vote), begins).map(drop),
         }
-        if headless || rolls {
+    }
+
+    /// Whether the record for which there is room now begins a segment.
+    fn make_room(&mut self, len: usize) -> Result<bool, WriteError> {
+        let headless = self.occupancy.last_segment() != Some(self.segments.active_segment());
+        let (with_head, reserve) = (len + HEAD_BYTES, self.reserve);
+        let rolls = !self.segments.fits(reserve + if headless { with_head } else { len });
+        if rolls {
+            self.patiently(|segments| segments.roll(with_head + reserve))?;
+        }
+        Ok(headless || rolls)
+    }
+
+    fn place(&mut self, payload: &[u8], record: &Record, begins: bool) -> Result<Position, WriteError> {
+        if begins {
             let head = self.occupancy.head.clone();
             let at = self.segments.append(&record::encode_head(&head))?;
             self.occupancy.note(at.segment, &Record::Head(head));
@@ -223,8 +268,32 @@ impl Writer {
             if !full || self.closing.load(Ordering::Relaxed) {
                 return result;
             }
+            self.save_waiting_vote()?;
             thread::park_timeout(FULL_RETRY);
         }
+    }
+
+    /// Writes the vote that waits, before its turn, as far as the segment's reserve goes. Were it to wait, a node could not
+    /// learn who leads, and a leader not that it leads no more. What was queued before it is not acknowledged by it.
+    fn save_waiting_vote(&mut self) -> Result<(), WriteError> {
+        let waiting = self.shared.waiting_vote.lock().clone().filter(|waiting| !waiting.is_answered());
+        let Some(waiting) = waiting else { return Ok(()) };
+        let record = record::encode_vote(&waiting.vote);
+        let has_head = self.occupancy.last_segment() == Some(self.segments.active_segment());
+        if !has_head || self.segments.has_staged() || !self.segments.fits(record.len()) {
+            return Ok(());
+        }
+        failpoint!("vote.before-write");
+        let at = self.segments.append(&record)?;
+        self.occupancy.note(at.segment, &Record::Vote(waiting.vote));
+        match self.segments.commit() {
+            Err(WriteError::NoSpace(_)) => return Ok(()),
+            committed => committed?,
+        }
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.memory.lock().vote = Some(waiting.vote);
+        waiting.acknowledge(Ok(()));
+        Ok(())
     }
 
     fn give_space_back(&mut self) -> Result<(), WriteError> {
@@ -241,8 +310,10 @@ impl Writer {
                 memory.stored(index, ticket, at);
             }
             for command in &group {
-                if let Command::Vote { vote, .. } = command {
-                    memory.vote = Some(*vote);
+                if let Command::Vote(waiting) = command
+                    && !waiting.is_answered()
+                {
+                    memory.vote = Some(waiting.vote);
                 }
             }
             memory.evict();

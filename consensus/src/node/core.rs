@@ -28,7 +28,7 @@ use crate::{
     stamp::Reading,
     state::{Machine, Progress, StateStore},
     transport::{Peers, Target},
-    types::{NodeInfo, StoredMembership, TypeConfig},
+    types::{LogId, NodeInfo, StoredMembership, TypeConfig},
 };
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
@@ -130,6 +130,16 @@ impl Core {
 
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.progress.applied()
+    }
+
+    /// Whether the log takes entries of a leader now.
+    pub(crate) fn takes_entries(&self) -> bool {
+        self.memory.log.takes_entries()
+    }
+
+    /// Whether the log has this entry, and all before it, on the disk.
+    pub(crate) fn is_durable(&self, log_id: Option<LogId>) -> bool {
+        self.memory.log.is_durable(log_id)
     }
 
     pub(crate) fn log_stats(&self) -> LogStats {

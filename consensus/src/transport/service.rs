@@ -109,6 +109,9 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(error.to_string())
 }
 
+/// The leader comes again later.
+const DISK_FULL: &str = "the disk is full";
+
 type Answers = Pin<Box<dyn Stream<Item = Result<RaftMessage, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -160,13 +163,19 @@ impl peer_server::Peer for PeerService {
             let request = message.and_then(|message| decode::<AppendEntriesRequest<TypeConfig>>(&message));
             let request = request.and_then(|request| {
                 check_vote(&request.vote, &envelope, &asked)?;
-                check_append(&request).map(|()| request)
+                check_append(&request)?;
+                match request.entries.is_empty() || asked.takes_entries() {
+                    true => Ok(request),
+                    false => Err(stopped(DISK_FULL)),
+                }
             });
-            // What can't be read, or is said in another's name, ends the stream.
+            // What can't be read, is said in another's name or has no space ends the stream.
             std::future::ready(request.map_err(|status| *refuse.lock() = Some(status)).ok())
         });
         // An idle stream ends with the node: its connection could not be closed otherwise.
-        let answers = core.raft().stream_append(requests).take_until(core.stopped()).map(|answer| match answer {
+        let judge = Arc::clone(&core);
+        let answers = core.raft().stream_append(requests).take_until(core.stopped()).map(move |answer| match answer {
+            Ok(Ok(matching)) if !judge.is_durable(matching) => Err(stopped(DISK_FULL)),
             Ok(answer) => Ok(encode(&answer)),
             Err(fatal) => Err(stopped(fatal)),
         });

@@ -114,6 +114,12 @@ async fn starve(stage: &mut Stage, victims: &[u64]) -> anyhow::Result<Duration> 
         // It may be refused, which is what this is for.
         cli.run_with(&["apply", "-f", "-", "--timeout", "2s"], &large(written)).await?;
     }
+    if let [alone] = victims {
+        // The others have space: they serve and write, one of them leads, and the full one stays.
+        stage.goes_on_after(Instant::now()).await?;
+        let leader = stage.cluster.leader().await?;
+        anyhow::ensure!(leader != *alone, "node {alone} leads with a full disk");
+    }
     for dir in &dirs {
         fs::remove_file(dir.join("filler"))?;
     }

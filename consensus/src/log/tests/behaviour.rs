@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use openraft::storage::{RaftLogReader, RaftLogStorage};
+use tokio::{task::unconstrained, time::timeout};
 use tollgate_storage::sim::Faults;
 
 use super::*;
@@ -104,6 +105,86 @@ async fn a_full_disk_is_waited_out() {
     assert!(!reader.stats().full);
     drop(log);
     assert_eq!(all(&open(&disk).unwrap()).await.unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn a_vote_does_not_wait_for_space_and_says_nothing_of_the_entries_before_it() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk).unwrap();
+    let mut reader = log.reader();
+    disk.set_faults(Faults { capacity: Some(SEGMENT_BYTES + 600), ..Faults::default() });
+    append_and_wait(&mut log, vec![entry(1, 0, 900)]).await;
+    let mut flights = Vec::new();
+    for index in 1..10 {
+        flights.push(append(&mut log, vec![entry(1, index, 900)]).await);
+    }
+    until("a full disk", || reader.stats().full).await;
+    // Not even when the queue has no place left.
+    while unconstrained(log.save_committed(Some(log_id(1, 0)))).now_or_never().is_some() {}
+    for term in [2, 3] {
+        let saved = timeout(Duration::from_secs(10), log.save_vote(&Vote::new(term, 2))).await;
+        saved.expect("a vote waits for space").unwrap();
+        assert_eq!(reader.read_vote().await.unwrap(), Some(Vote::new(term, 2)));
+    }
+    assert!(flights[8].try_recv().is_err(), "an entry was acknowledged");
+    assert!(reader.is_durable(None) && reader.is_durable(Some(log_id(1, 0))));
+    assert!(!reader.is_durable(Some(log_id(2, 0))) && !reader.is_durable(Some(log_id(1, 9))));
+    let crashed = disk.after_power_cut(1);
+    crashed.set_faults(Faults::default());
+    let after = open(&crashed).unwrap();
+    assert_eq!(after.reader().read_vote().await.unwrap(), Some(Vote::new(3, 2)));
+    assert!((1..10).contains(&all(&after).await.unwrap().len()));
+
+    disk.set_faults(Faults::default());
+    for flight in flights {
+        flight.await.unwrap().unwrap();
+    }
+    assert!(reader.is_durable(Some(log_id(1, 9))));
+    drop(log);
+    let log = open(&disk).unwrap();
+    assert_eq!(log.reader().read_vote().await.unwrap(), Some(Vote::new(3, 2)), "an earlier vote came back");
+    assert_eq!(all(&log).await.unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn a_vote_that_meets_the_end_of_the_disk_does_not_come_back_after_later_ones() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk).unwrap();
+    let reader = log.reader();
+    disk.set_faults(Faults { capacity: Some(SEGMENT_BYTES + 600), ..Faults::default() });
+    let mut term = 0;
+    while !reader.is_full() {
+        term += 1;
+        assert!(term < 1_000, "the disk is never full");
+        log.save_vote(&Vote::new(term, 1)).await.unwrap();
+    }
+    log.save_vote(&Vote::new(term + 1, 1)).await.unwrap();
+    disk.set_faults(Faults::default());
+    until("space", || !reader.is_full()).await;
+    drop(log);
+    let log = open(&disk).unwrap();
+    assert_eq!(log.reader().read_vote().await.unwrap(), Some(Vote::new(term + 1, 1)));
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_only_what_raft_need_not_wait_for() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk).unwrap();
+    let reader = log.reader();
+    disk.set_faults(Faults { capacity: Some(SEGMENT_BYTES + 600), ..Faults::default() });
+    for index in 0..10 {
+        let _unanswered = append(&mut log, vec![entry(1, index, 900)]).await;
+    }
+    until("a full disk", || reader.stats().full).await;
+    let mut index = 10;
+    while reader.takes_entries() {
+        let appended = unconstrained(append(&mut log, vec![entry(1, index, 900)])).now_or_never();
+        let _unanswered = appended.expect("Raft waits");
+        index += 1;
+    }
+    assert!(index > 100, "a full disk takes only {index}");
+    disk.set_faults(Faults::default());
+    until("space", || reader.takes_entries()).await;
 }
 
 #[tokio::test]
