@@ -49,6 +49,12 @@ impl WaitingVote {
         Self { vote, done: Mutex::new(Some(done)) }
     }
 
+    /// Its record, when it is about to be written.
+    fn record(&self) -> Vec<u8> {
+        failpoint!("vote.before-write");
+        record::encode_vote(&self.vote)
+    }
+
     /// Whether it has been answered: it may have gone before what was queued before it.
     fn is_answered(&self) -> bool {
         self.done.lock().is_none()
@@ -193,10 +199,7 @@ impl Writer {
                     stored.push(Stored { index: entry.log_id.index, ticket: ticket.plus(n), at });
                 }
             }
-            Command::Vote(waiting) => {
-                failpoint!("vote.before-write");
-                self.put_vote(waiting)?;
-            }
+            Command::Vote(waiting) => self.put_vote(waiting)?,
             Command::Committed(committed) => {
                 self.put(&record::encode_committed(*committed), &Record::Committed(*committed)).map(drop)?;
             }
@@ -221,7 +224,7 @@ impl Writer {
 
     /// A vote that was written before its turn, perhaps while room was made for it, must not come back after a later one.
     fn put_vote(&mut self, waiting: &WaitingVote) -> Result<(), WriteError> {
-        let payload = record::encode_vote(&waiting.vote);
+        let payload = waiting.record();
         let begins = self.make_room(payload.len())?;
         match waiting.is_answered() {
             true => Ok(()),
@@ -278,12 +281,11 @@ impl Writer {
     fn save_waiting_vote(&mut self) -> Result<(), WriteError> {
         let waiting = self.shared.waiting_vote.lock().clone().filter(|waiting| !waiting.is_answered());
         let Some(waiting) = waiting else { return Ok(()) };
-        let record = record::encode_vote(&waiting.vote);
+        let record = waiting.record();
         let has_head = self.occupancy.last_segment() == Some(self.segments.active_segment());
         if !has_head || self.segments.has_staged() || !self.segments.fits(record.len()) {
             return Ok(());
         }
-        failpoint!("vote.before-write");
         let at = self.segments.append(&record)?;
         self.occupancy.note(at.segment, &Record::Vote(waiting.vote));
         match self.segments.commit() {
