@@ -22,13 +22,9 @@ use crate::upstream::UpstreamBody;
 
 /// A provider that has written more is heard within this; what comes later, the relay's margin is for.
 const QUIET: Duration = Duration::from_millis(20);
-/// The provider is let go within a second of the caller, however much it writes.
+/// The provider is let go within a second of the caller, however much it writes. Of one that still writes, and is not known to
+/// write slowly, there is no telling how much is on the way.
 const LONGEST: Duration = Duration::from_millis(500);
-/// Whoever has to wait so long for the next bytes has read all that there was.
-const PAUSE: Duration = Duration::from_millis(3);
-/// A provider that was not waited for in this time writes faster than it is read: there is no telling how much of its answer
-/// is on the way.
-const LATELY: Duration = Duration::from_millis(100);
 
 /// A provider's stream and the call that it answers. Dropping it ends both: the provider is let go, and the call is settled
 /// at what has been read, and at most at what may have been written.
@@ -72,22 +68,17 @@ impl Source {
 
     async fn read_on(mut self) {
         let end = Instant::now() + LONGEST;
-        let (read_before, mut kept_up_at) = (self.relay.counted_output(), None);
+        let read_before = self.relay.counted_output();
         while !self.relay.is_over() {
-            let asked = Instant::now();
-            match timeout_at(end.min(asked + QUIET), self.body.frame()).await {
+            match timeout_at(end.min(Instant::now() + QUIET), self.body.frame()).await {
                 Ok(Some(Ok(frame))) => self.relay.read_on(&frame.into_data().unwrap_or_default()),
                 Ok(Some(Err(_)) | None) => return,
                 Err(_) if Instant::now() < end => return,
                 Err(_) => {}
             }
-            let now = Instant::now();
-            if now - asked >= PAUSE {
-                kept_up_at = Some(now);
-            }
-            if now >= end {
-                let is_behind = kept_up_at.is_none_or(|at| now - at > LATELY);
-                if is_behind && self.relay.counted_output() > read_before {
+            if Instant::now() >= end {
+                let is_slow = self.call.as_ref().is_some_and(Call::is_known_to_be_slow);
+                if !is_slow && self.relay.counted_output() > read_before {
                     self.relay.lose_sight();
                 }
                 return;

@@ -134,6 +134,12 @@ impl Call {
         }
     }
 
+    /// Whether what its provider writes comes slowly enough to be read as it comes.
+    pub(super) fn is_known_to_be_slow(&self) -> bool {
+        let margin = |it: &Attempt| self.shared.paces.margin(&it.provider, &it.model);
+        self.attempt.as_ref().and_then(margin).is_some()
+    }
+
     /// What is done for it once its caller is gone.
     pub(super) fn last_words(&self) -> &TaskTracker {
         &self.shared.last_words

@@ -146,22 +146,6 @@ async fn a_provider_that_never_ends_is_let_go_within_a_second_of_its_caller() {
     }
 }
 
-/// It is never quiet for long, and yet all that it has written is read.
-#[tokio::test]
-async fn a_provider_that_is_waited_for_is_charged_what_came_and_not_its_whole_bound() {
-    let event = EVENT.replace("Hello there", "a");
-    let piece = format!("{:x}\r\n{event}\r\n", event.len());
-    let reply = Reply::Paced(events(&[EVENT]), vec![piece; 1_000], Duration::from_millis(12));
-    let (_upstream, cluster) = limited(reply).await;
-    let mut caller = begin(&cluster, true).await;
-    read_until(&mut caller, "Hello there").await;
-    drop(caller);
-    cluster.settled(1).await;
-    let charged = || cluster.accounts("out").iter().map(|account| account.used).sum::<u64>();
-    until("it to be charged", || charged() > 0).await;
-    assert!((SEEN..MOST).contains(&charged()), "{}", charged());
-}
-
 /// The caller takes nothing after the first event, so that what follows fills the buffers on the way.
 #[tokio::test]
 async fn what_is_there_already_when_a_caller_leaves_is_read_and_the_usage_block_in_it_is_the_truth() {
