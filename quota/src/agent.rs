@@ -228,15 +228,7 @@ impl Agent {
     ) -> (u64, bool) {
         let request = self.number();
         let mut known = Request::queued(durability);
-        let asks = charges.iter().map(|charge| Ask {
-            limit: &charge.limit,
-            version: charge.version.0,
-            key: &charge.key,
-            amount: charge.amount,
-        });
-        let spending = self.spending(durability);
-        let (parts, drawn) = draw(&mut self.book, asks, spending, now.0);
-        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
+        let (parts, drawn) = self.draw_what_is_covered(charges, durability, now);
         known.parts = parts;
         if known.parts.len() == charges.len() {
             self.book.go_out(&mut known.parts);
@@ -255,6 +247,20 @@ impl Agent {
     pub(crate) fn figures(&self, request: u64, now: Timestamp) -> impl Iterator<Item = Figures> {
         let parts = self.requests.get(&request).into_iter().flat_map(|known| &known.parts);
         parts.map(move |part| self.book.figures(part, now.0))
+    }
+
+    /// What leases cover of a path, and which of its charges that is: nothing of one that the log would call malformed.
+    fn draw_what_is_covered(&mut self, charges: &[Charge], durability: Durability, now: Timestamp) -> (Parts, u64) {
+        let asks = charges.iter().map(|charge| Ask {
+            limit: &charge.limit,
+            version: charge.version.0,
+            key: &charge.key,
+            amount: charge.amount,
+        });
+        let spending = self.spending(durability);
+        let drawn = draw(&mut self.book, asks, spending, now.0);
+        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
+        drawn
     }
 
     fn spending(&self, durability: Durability) -> Spending {

@@ -28,15 +28,7 @@ impl Agent {
         if charges.len() > MAX_CHARGES || (0..charges.len()).any(twice) {
             return None;
         }
-        let asks = charges.iter().map(|charge| Ask {
-            limit: &charge.limit,
-            version: charge.version.0,
-            key: &charge.key,
-            amount: charge.amount,
-        });
-        let spending = self.spending(durability);
-        let (mut parts, drawn) = draw(&mut self.book, asks, spending, now.0);
-        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
+        let (mut parts, drawn) = self.draw_what_is_covered(charges, durability, now);
         let unprotected: Vec<usize> = (0..charges.len()).filter(|at| drawn >> at & 1 == 0).collect();
         if !unprotected.iter().all(|at| allowed.get(*at).copied().unwrap_or(false)) {
             self.give_back(&parts);
