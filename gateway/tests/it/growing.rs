@@ -316,3 +316,29 @@ async fn a_provider_that_was_fast_once_is_held_for_whole() {
     until("what is held is told", || held(&cluster) > 0).await;
     assert!(held(&cluster) > BOUND, "{}", held(&cluster));
 }
+
+/// It is never quiet for long: whether all that it has written was read, only its pace can tell.
+#[tokio::test]
+async fn a_stream_that_is_left_is_charged_its_bound_unless_its_provider_is_known_to_be_slow() {
+    let [long, short] = [TEXT, "four"].map(|text| piece(&chunk(&json!({"content": text}), None)));
+    let upstream = Upstream::start(move |_| match answer(300, Duration::from_millis(10)) {
+        Reply::Paced(head, pieces, every) => {
+            Reply::Paced(head, pieces.into_iter().map(|it| it.replace(&long, &short)).collect(), every)
+        }
+        reply => reply,
+    })
+    .await;
+    for is_known in [false, true] {
+        let cluster = Cluster::start(&limited(&upstream, 1_000_000)).await;
+        if is_known {
+            show(&cluster).await;
+        }
+        let used = || cluster.accounts("tpm").first().map_or(0, |account| account.used);
+        let before = used();
+        let mut caller = open(&cluster, 300).await;
+        read_until(&mut caller, "four").await;
+        drop(caller);
+        until("it is charged", || used() > before).await;
+        assert_eq!(used() - before < BOUND, is_known, "{} of {BOUND}", used() - before);
+    }
+}
