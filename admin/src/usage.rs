@@ -62,7 +62,6 @@ fn columns(names: &[String]) -> Result<Vec<Column>, String> {
     Ok(columns)
 }
 
-/// Nothing is priced yet, so there is no cost to tell.
 fn row(by: &[Column], line: UsageLine) -> UsageRow {
     let keys = by.iter().map(|column| column.as_str().to_owned()).zip(line.by).collect();
     UsageRow {
@@ -72,8 +71,9 @@ fn row(by: &[Column], line: UsageLine) -> UsageRow {
         cached_input_tokens: line.totals.cached_input_tokens,
         output_tokens: line.totals.output_tokens,
         reasoning_tokens: line.totals.reasoning_tokens,
-        cost: String::new(),
-        currency: String::new(),
+        cost: if line.currency.is_empty() { String::new() } else { line.totals.cost.to_string() },
+        currency: line.currency,
+        unpriced_requests: line.totals.unpriced,
     }
 }
 

@@ -1,10 +1,12 @@
-//! Usage aggregates; later prices, the ledger and its exports.
+//! Prices and usage aggregates; later the ledger and its exports.
 //!
-//! [`UsageTable`] is part of the replicated state: pure, filled from what the quota ledger says was used, in the order of
-//! the log.
+//! [`PriceBook`] and [`UsageTable`] are parts of the replicated state: pure, filled from the configuration and from what the
+//! quota ledger says was used, in the order of the log.
 
+pub mod price;
 mod query;
 mod table;
 
+pub use price::PriceBook;
 pub use query::{Column, Query, UsageLine};
-pub use table::{Changes, RestoreError, Totals, UsageTable};
+pub use table::{Bill, Changes, RestoreError, Totals, UsageTable};

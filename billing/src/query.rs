@@ -108,26 +108,29 @@ pub struct Query {
 pub struct UsageLine {
     /// Values of [`Query::by`], in its order.
     pub by: Vec<String>,
+    /// What the cost is in; empty where nothing was billed.
+    pub currency: String,
     /// The sums.
     pub totals: Totals,
 }
 
 impl UsageTable {
-    /// Sums up usage. Lines are in order of their values; with nothing to group by there is always one.
+    /// Sums up usage. Lines are in order of their values; with nothing to group by there is always one. Currencies are never
+    /// added up: values with several have a line for each, and one for what is not billed.
     #[must_use]
     pub fn query(&self, query: &Query) -> Vec<UsageLine> {
-        let mut lines: BTreeMap<Vec<String>, Totals> = BTreeMap::new();
+        let mut lines: BTreeMap<Vec<String>, BTreeMap<&str, Totals>> = BTreeMap::new();
         if query.by.is_empty() {
-            lines.insert(Vec::new(), Totals::default());
+            lines.entry(Vec::new()).or_default();
         }
         for (key, totals) in self.within(query).flat_map(|hour| hour.iter()) {
             if query.tenant.as_deref().is_some_and(|tenant| *tenant != *key.tenant) {
                 continue;
             }
             let by = query.by.iter().map(|column| column.value(key)).collect();
-            lines.entry(by).or_default().add(totals);
+            lines.entry(by).or_default().entry(&*key.currency).or_default().add(totals);
         }
-        lines.into_iter().map(|(by, totals)| UsageLine { by, totals }).collect()
+        lines.into_iter().flat_map(|(by, sums)| in_one_currency(by, sums)).collect()
     }
 
     fn within(&self, query: &Query) -> impl Iterator<Item = &Hour> {
@@ -137,18 +140,32 @@ impl UsageTable {
     }
 }
 
+/// One line, if there is no more than one currency.
+fn in_one_currency(by: Vec<String>, mut sums: BTreeMap<&str, Totals>) -> Vec<UsageLine> {
+    if sums.len() < 2 || sums.len() == 2 && sums.contains_key("") {
+        let not_billed = sums.remove("").unwrap_or_default();
+        let (currency, mut totals) = sums.pop_first().unwrap_or_default();
+        totals.add(&not_billed);
+        return vec![UsageLine { by, currency: currency.to_owned(), totals }];
+    }
+    let line = |(currency, totals): (&str, Totals)| UsageLine { by: by.clone(), currency: currency.to_owned(), totals };
+    sums.into_iter().map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use tollgate_model::{Currency, Money};
     use tollgate_proto::state::v1::{Attribution, Usage};
 
     use super::*;
+    use crate::Bill;
 
     fn table() -> UsageTable {
         let mut table = UsageTable::new();
         let mut used = |hour: u64, tenant: &str, model: &str, input: u64| {
             let attribution = Attribution { tenant: tenant.into(), model: model.into(), ..Attribution::default() };
             let usage = Usage { input_tokens: input, output_tokens: 1, ..Usage::default() };
-            table.record(Timestamp(hour * HOUR_US), &attribution, &usage, &mut Vec::new());
+            table.record(Timestamp(hour * HOUR_US), &attribution, &usage, None, &mut Vec::new());
         };
         used(0, "acme", "big", 1);
         used(1, "acme", "small", 10);
@@ -190,6 +207,35 @@ mod tests {
         let tenant = Some("acme".to_owned());
         assert_eq!(inputs(&Query { from, to, tenant, ..Query::default() }), said(&[("", 10)]));
         assert_eq!(inputs(&Query { from: to, to: from, ..Query::default() }), said(&[("", 0)]));
+    }
+
+    #[test]
+    fn currencies_are_never_added_up() {
+        let mut table = UsageTable::new();
+        let mut used = |tenant: &str, bill: Option<(&str, Option<i128>)>| {
+            let attribution = Attribution { tenant: tenant.into(), ..Attribution::default() };
+            let bill =
+                bill.map(|(code, amount)| Bill { currency: Currency::parse(code).unwrap(), amount: amount.map(Money) });
+            table.record(Timestamp(0), &attribution, &Usage::default(), bill, &mut Vec::new());
+        };
+        used("a", Some(("USD", Some(5))));
+        used("a", Some(("USD", None)));
+        used("a", None);
+        used("b", Some(("EUR", Some(7))));
+        let lines = |by: Vec<Column>| -> Vec<(String, String, u64, i128, u64)> {
+            let lines = table.query(&Query { by, ..Query::default() }).into_iter();
+            let line = |it: UsageLine| {
+                (it.by.join(","), it.currency, it.totals.requests, it.totals.cost.0, it.totals.unpriced)
+            };
+            lines.map(line).collect()
+        };
+        let said = |by: &str, currency: &str, figures: (u64, i128, u64)| {
+            (by.to_owned(), currency.to_owned(), figures.0, figures.1, figures.2)
+        };
+        let by_tenant = [said("a", "USD", (3, 5, 1)), said("b", "EUR", (1, 7, 0))];
+        assert_eq!(lines(vec![Column::Tenant]), by_tenant, "what is not billed is beside the only currency");
+        let all = [said("", "", (1, 0, 0)), said("", "EUR", (1, 7, 0)), said("", "USD", (2, 5, 1))];
+        assert_eq!(lines(Vec::new()), all);
     }
 
     #[test]

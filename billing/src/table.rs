@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use prost::Message;
-use tollgate_model::Timestamp;
+use prost::{Message, bytes::Bytes};
+use tollgate_model::{Currency, Money, Timestamp};
 use tollgate_proto::state::v1::{Attribution, Usage, UsageRow};
 
 /// Rows that changed: key, and value or `None` for a deletion.
@@ -11,7 +11,7 @@ pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 const HOUR_US: u64 = 3_600_000_000;
 
-/// Sums of requests and tokens.
+/// Sums of requests, tokens and money.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests that were dispatched.
@@ -24,6 +24,19 @@ pub struct Totals {
     pub output_tokens: u64,
     /// Of these, reasoning.
     pub reasoning_tokens: u64,
+    /// What they cost, in the currency that they are billed in.
+    pub cost: Money,
+    /// Requests to be billed that there was no price for.
+    pub unpriced: u64,
+}
+
+/// What a request is billed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bill {
+    /// What its tenant pays in.
+    pub currency: Currency,
+    /// None where there is no price for it.
+    pub amount: Option<Money>,
 }
 
 impl Totals {
@@ -35,12 +48,16 @@ impl Totals {
         add(&mut self.cached_input_tokens, other.cached_input_tokens);
         add(&mut self.output_tokens, other.output_tokens);
         add(&mut self.reasoning_tokens, other.reasoning_tokens);
+        add(&mut self.unpriced, other.unpriced);
+        self.cost = Money(self.cost.0.saturating_add(other.cost.0));
     }
 }
 
-impl From<&Usage> for Totals {
-    fn from(usage: &Usage) -> Self {
+impl Totals {
+    fn of_one(usage: &Usage, bill: Option<Bill>) -> Self {
         Self {
+            cost: bill.and_then(|bill| bill.amount).unwrap_or_default(),
+            unpriced: u64::from(bill.is_some_and(|bill| bill.amount.is_none())),
             requests: 1,
             input_tokens: usage.input_tokens,
             cached_input_tokens: usage.cached_input_tokens,
@@ -61,6 +78,8 @@ pub(crate) struct Key {
     pub(crate) provider: Arc<str>,
     pub(crate) model: Arc<str>,
     pub(crate) provider_model: Arc<str>,
+    /// Empty where nothing is billed.
+    pub(crate) currency: Arc<str>,
 }
 
 /// The sums, ordered by hour and then by whom. Which model names may appear is decided by the caller: here every
@@ -82,9 +101,6 @@ pub enum RestoreError {
     Value {
         /// The row's key.
         key: Vec<u8>,
-        /// Why.
-        #[source]
-        source: prost::DecodeError,
     },
     /// The rows could not be read.
     #[error("the usage rows cannot be read")]
@@ -98,13 +114,20 @@ impl UsageTable {
         Self::default()
     }
 
-    /// Adds what one request used at `at`, in log time.
-    pub fn record(&mut self, at: Timestamp, attribution: &Attribution, usage: &Usage, changes: &mut Changes) {
-        let key = key(at.0 / HOUR_US, attribution);
+    /// Adds what one request used that was admitted at `at`, and what it is billed at, if it is.
+    pub fn record(
+        &mut self,
+        at: Timestamp,
+        attribution: &Attribution,
+        usage: &Usage,
+        bill: Option<Bill>,
+        changes: &mut Changes,
+    ) {
+        let key = key(at.0 / HOUR_US, attribution, bill);
         let hour = Arc::make_mut(self.hours.entry(key.hour).or_default());
         let row_key = row_key(&key);
         let totals = hour.entry(key.clone()).or_default();
-        totals.add(&usage.into());
+        totals.add(&Totals::of_one(usage, bill));
         changes.push((row_key, Some(row(&key, totals))));
     }
 
@@ -142,15 +165,15 @@ impl UsageTable {
         let mut table = Self::new();
         for read in rows {
             let (row_key, value) = read?;
-            let row = UsageRow::decode(&*value).map_err(|source| RestoreError::Value { key: row_key, source })?;
-            let (key, totals) = from_row(row);
+            let row = UsageRow::decode(&*value).ok().and_then(from_row);
+            let (key, totals) = row.ok_or(RestoreError::Value { key: row_key })?;
             Arc::make_mut(table.hours.entry(key.hour).or_default()).insert(key, totals);
         }
         Ok(table)
     }
 }
 
-fn key(hour: u64, attribution: &Attribution) -> Key {
+fn key(hour: u64, attribution: &Attribution, bill: Option<Bill>) -> Key {
     Key {
         hour,
         tenant: attribution.tenant.as_str().into(),
@@ -159,6 +182,7 @@ fn key(hour: u64, attribution: &Attribution) -> Key {
         provider: attribution.provider.as_str().into(),
         model: attribution.model.as_str().into(),
         provider_model: attribution.provider_model.as_str().into(),
+        currency: bill.as_ref().map_or("", |bill| bill.currency.as_str()).into(),
     }
 }
 
@@ -174,6 +198,7 @@ fn row_key(key: &Key) -> Vec<u8> {
         }
         bytes.extend([0, 0]);
     }
+    bytes.extend(key.currency.bytes());
     bytes
 }
 
@@ -191,11 +216,15 @@ fn row(key: &Key, totals: &Totals) -> Vec<u8> {
         provider: key.provider.to_string(),
         model: key.model.to_string(),
         provider_model: key.provider_model.to_string(),
+        currency: key.currency.to_string(),
+        cost: if totals.cost.0 == 0 { Bytes::new() } else { totals.cost.0.to_be_bytes().to_vec().into() },
+        unpriced: totals.unpriced,
     }
     .encode_to_vec()
 }
 
-fn from_row(row: UsageRow) -> (Key, Totals) {
+fn from_row(row: UsageRow) -> Option<(Key, Totals)> {
+    let cost = if row.cost.is_empty() { 0 } else { i128::from_be_bytes((&*row.cost).try_into().ok()?) };
     let key = Key {
         hour: row.hour,
         tenant: row.tenant.into(),
@@ -204,6 +233,7 @@ fn from_row(row: UsageRow) -> (Key, Totals) {
         provider: row.provider.into(),
         model: row.model.into(),
         provider_model: row.provider_model.into(),
+        currency: row.currency.into(),
     };
     let totals = Totals {
         requests: row.requests,
@@ -211,8 +241,10 @@ fn from_row(row: UsageRow) -> (Key, Totals) {
         cached_input_tokens: row.cached_input_tokens,
         output_tokens: row.output_tokens,
         reasoning_tokens: row.reasoning_tokens,
+        cost: Money(cost),
+        unpriced: row.unpriced,
     };
-    (key, totals)
+    Some((key, totals))
 }
 
 #[cfg(test)]
@@ -241,9 +273,9 @@ mod tests {
     fn usage_of_one_hour_is_summed_up_and_changes_one_row() {
         let mut table = UsageTable::new();
         let mut changes = Changes::new();
-        table.record(Timestamp(HOUR_US), &attribution("acme", "m"), &tokens(1, 2), &mut changes);
-        table.record(Timestamp(2 * HOUR_US - 1), &attribution("acme", "m"), &tokens(10, 20), &mut changes);
-        table.record(Timestamp(2 * HOUR_US), &attribution("acme", "m"), &tokens(100, 200), &mut changes);
+        table.record(Timestamp(HOUR_US), &attribution("acme", "m"), &tokens(1, 2), None, &mut changes);
+        table.record(Timestamp(2 * HOUR_US - 1), &attribution("acme", "m"), &tokens(10, 20), None, &mut changes);
+        table.record(Timestamp(2 * HOUR_US), &attribution("acme", "m"), &tokens(100, 200), None, &mut changes);
         assert_eq!(table.len(), 2);
         assert_eq!(changes[0].0, changes[1].0);
         assert_ne!(changes[1].0, changes[2].0);
@@ -255,7 +287,7 @@ mod tests {
     fn a_sum_that_cannot_grow_stays_where_it_is() {
         let mut table = UsageTable::new();
         for _ in 0..2 {
-            table.record(Timestamp(0), &attribution("a", "m"), &tokens(u64::MAX, 1), &mut Changes::new());
+            table.record(Timestamp(0), &attribution("a", "m"), &tokens(u64::MAX, 1), None, &mut Changes::new());
         }
         assert_eq!(table.hours()[&0].values().next().unwrap().input_tokens, u64::MAX);
     }
@@ -266,16 +298,22 @@ mod tests {
         assert!(matches!(UsageTable::restore(rows), Err(RestoreError::Value { .. })));
     }
 
+    fn bills() -> impl Strategy<Value = Option<Bill>> {
+        let amount = proptest::option::of((0..i128::MAX).prop_map(Money));
+        let currency = proptest::sample::select(vec!["USD", "EUR"]).prop_map(|code| Currency::parse(code).unwrap());
+        proptest::option::of((currency, amount).prop_map(|(currency, amount)| Bill { currency, amount }))
+    }
+
     proptest! {
         #[test]
         fn rows_are_sorted_restore_the_table_and_agree_with_what_was_reported(
-            used in vec((0..5u64, "[a\0]{0,3}", "[ab\0]{0,3}", 0..1_000u64), 0..40)
+            used in vec((0..5u64, "[a\0]{0,3}", "[ab\0]{0,3}", 0..1_000u64, bills()), 0..40)
         ) {
             let mut table = UsageTable::new();
             let mut store = BTreeMap::new();
-            for (hour, tenant, model, input) in used {
+            for (hour, tenant, model, input, bill) in used {
                 let mut changes = Changes::new();
-                table.record(Timestamp(hour * HOUR_US), &attribution(&tenant, &model), &tokens(input, 1), &mut changes);
+                table.record(Timestamp(hour * HOUR_US), &attribution(&tenant, &model), &tokens(input, 1), bill, &mut changes);
                 store.extend(changes.into_iter().map(|(key, value)| (key, value.unwrap())));
             }
             let rows: Vec<_> = table.clone().into_rows().collect();

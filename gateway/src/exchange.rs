@@ -8,7 +8,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tollgate_llm::{AiRequest, Dialect, Operation, code};
-use tollgate_model::{Caller, RouteAction, Sent, Subject};
+use tollgate_model::{BillingMode, Caller, Currency, RouteAction, Sent, Subject};
 
 use crate::{
     ai,
@@ -101,6 +101,12 @@ impl Exchange {
                 query: self.target.query.as_deref(),
             }),
         }
+    }
+
+    /// What its tenant is billed in, if it is billed.
+    pub(crate) fn currency(&self) -> Option<Currency> {
+        let billing = &self.record.caller.as_ref()?.tenant.billing;
+        billing.currency.filter(|_| billing.mode != BillingMode::None)
     }
 
     fn client_address(&self) -> IpAddr {

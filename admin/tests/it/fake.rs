@@ -201,11 +201,16 @@ impl Backplane for FakeNode {
 
     fn usage(&self, query: &Query) -> Vec<UsageLine> {
         if query.tenant.as_deref() == Some(IDLE) {
-            let sum = UsageLine { by: Vec::new(), totals: tollgate_billing::Totals::default() };
+            let sum =
+                UsageLine { by: Vec::new(), currency: String::new(), totals: tollgate_billing::Totals::default() };
             return if query.by.is_empty() { vec![sum] } else { Vec::new() };
         }
         let by = query.by.iter().map(|_| query.tenant.clone().unwrap_or_default()).collect();
-        vec![UsageLine { by, totals: tollgate_billing::Totals { requests: 1, ..Default::default() } }]
+        vec![UsageLine {
+            by,
+            currency: String::new(),
+            totals: tollgate_billing::Totals { requests: 1, ..Default::default() },
+        }]
     }
 
     fn members(&self, _: Instant) -> Answer<'_, Vec<NodeStatus>> {

@@ -13,6 +13,7 @@ mod matrix;
 mod membership;
 mod mix;
 mod overshoot;
+mod prices;
 mod race;
 mod sdk;
 mod secrets;

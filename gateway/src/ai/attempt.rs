@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     body::ResponseBody,
+    clock,
     error::Rejection,
     exchange::Exchange,
     upstream::{ProviderUpstream, SendError, UpstreamBody, Wire},
@@ -178,6 +179,9 @@ fn attribution(exchange: &Exchange, request: &AiRequest) -> Attribution {
         consumer: subject.consumer.unwrap_or_default().to_owned(),
         route: subject.route.to_owned(),
         model: request.model().to_owned(),
+        admitted_us: clock::now().0,
+        config_index: exchange.compiled.view.index.0,
+        currency: exchange.currency().map(|currency| currency.to_string()).unwrap_or_default(),
         ..Attribution::default()
     }
 }

@@ -13,6 +13,7 @@ use tollgate_proto::{
 use super::{
     Catalog, Change, Decision, Stored,
     credentials::{credential_hashes, field, taken},
+    currencies::mixed,
     has_labels,
     references::{missing, references},
     without_version,
@@ -38,6 +39,7 @@ pub(super) fn plan(catalog: &Catalog, at: LogIndex, change: &ConfigChange) -> De
     plan.check_references(&change.puts);
     plan.check_deleted();
     plan.check_credentials();
+    plan.check_currencies();
     plan.decide()
 }
 
@@ -225,6 +227,30 @@ impl Plan<'_> {
         }
         for (kind, name, field, message) in wrong {
             self.problem(Some(kind), &name, &field, &message);
+        }
+    }
+
+    /// No price is in another currency than its tenants pay in, whichever of them is changed.
+    fn check_currencies(&mut self) {
+        let concerned = |kind: Kind| self.after.keys().any(|(other, _)| *other == kind);
+        if !concerned(Kind::Price) && !concerned(Kind::Tenant) {
+            return;
+        }
+        let there = |kind: Kind, name: &str| match self.after.get(&(kind, Name::new(name))) {
+            Some(after) => after.as_ref(),
+            None => self.catalog.get(kind, name),
+        };
+        let put = self.after.iter().filter(|((kind, _), after)| *kind == Kind::Price && after.is_some());
+        let names: BTreeSet<&Name> =
+            self.catalog.kind(Kind::Price).keys().chain(put.map(|((_, name), _)| name)).collect();
+        let mut wrong = Vec::new();
+        for name in names {
+            let Some(price) = there(Kind::Price, name) else { continue };
+            let found = mixed(&price.resource, |tenant| there(Kind::Tenant, tenant));
+            wrong.extend(found.into_iter().map(|(field, message)| (name.clone(), field, message)));
+        }
+        for (name, field, message) in wrong {
+            self.problem(Some(Kind::Price), &name, &field, &message);
         }
     }
 

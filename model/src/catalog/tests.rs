@@ -336,3 +336,26 @@ fn every_reference_names_its_field() {
     assert_eq!(references_of(&route("chat", "openai"))[0].field, "spec.backends[0].provider");
     assert_eq!(references_of(&resource("kind: Consumer\nmetadata: {name: x}\nspec: {}\n")), []);
 }
+
+fn price_for(tenant: &str, currency: &str) -> v1::Resource {
+    let spec = format!("{{currency: {currency}, table: contract, match: {{tenants: [{tenant}]}}, input: 1}}");
+    resource(&format!("kind: Price\nmetadata: {{name: special}}\nspec: {spec}\n"))
+}
+
+fn paying(tenant: &str, currency: &str) -> v1::Resource {
+    let spec = format!("{{billing: {{mode: postpaid, currency: {currency}}}}}");
+    resource(&format!("kind: Tenant\nmetadata: {{name: {tenant}}}\nspec: {spec}\n"))
+}
+
+#[test]
+fn a_contract_is_in_the_currency_of_its_tenants_whichever_is_changed() {
+    let wrong = "Price special spec.match.tenants[0]: tenant `acme` pays in EUR, and this price is in USD";
+    let mut catalog = catalog();
+    assert_eq!(problems(&catalog.plan(LogIndex(2), &put([paying("acme", "EUR"), price_for("acme", "USD")]))), [wrong]);
+    // What a tenant does not pay in yet it may have a price in.
+    assert_eq!(catalog.apply(LogIndex(2), &put([price_for("acme", "USD")])).outcome.problems, []);
+    assert_eq!(problems(&catalog.plan(LogIndex(3), &put([paying("acme", "EUR")]))), [wrong]);
+    let both = put([paying("acme", "EUR"), price_for("acme", "EUR")]);
+    assert_eq!(catalog.apply(LogIndex(3), &both).outcome.problems, []);
+    assert_eq!(problems(&catalog.plan(LogIndex(4), &put([price_for("acme", "USD")]))), [wrong]);
+}

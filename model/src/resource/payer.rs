@@ -12,7 +12,7 @@ pub struct Tenant {
     pub name: Name,
     /// The last change.
     pub version: LogIndex,
-    /// How it pays. Stored and shown; nothing is charged yet.
+    /// How it pays. What it owes is reckoned; that credit runs out is not enforced yet.
     pub billing: Billing,
     /// For day and month windows, and bills.
     pub time_zone: TimeZone,

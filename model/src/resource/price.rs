@@ -1,4 +1,4 @@
-//! What usage costs. Stored and shown; nothing is charged yet.
+//! What usage costs.
 
 use crate::{Currency, Glob, LogIndex, Money, Name, Timestamp};
 

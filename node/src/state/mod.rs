@@ -1,8 +1,9 @@
-//! The replicated state of a node: four pure parts behind one [`StateMachine`], changed by the log and nothing else.
+//! The replicated state of a node: five pure parts behind one [`StateMachine`], changed by the log and nothing else.
 //!
 //! | rows begin with | part |
 //! | --- | --- |
 //! | `c` | resources (`model::Catalog`) |
+//! | `p` | prices, with their pasts (`billing::PriceBook`) |
 //! | `q` | limits' accounts (`quota::Ledger`) |
 //! | `t` | admin tokens (`admin::TokenTable`) |
 //! | `u` | usage aggregates (`billing::UsageTable`) |
@@ -11,6 +12,7 @@
 //! write lock for one command at a time and never waits for anything.
 
 mod gate;
+mod pricing;
 mod rows;
 mod rules;
 
@@ -25,7 +27,7 @@ use parking_lot::RwLock;
 use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{TokenTable, backplane::ConfigState};
-use tollgate_billing::UsageTable;
+use tollgate_billing::{PriceBook, UsageTable};
 use tollgate_consensus::{Applied, Changes, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{
@@ -94,6 +96,7 @@ impl Shared {
 /// The state machine that consensus drives.
 pub(crate) struct ReplicatedState {
     catalog: Catalog,
+    prices: PriceBook,
     shared: Arc<Shared>,
     /// When the entry that is applied was proposed, by a clock that never runs fast: what the ledger ages by.
     stamp: u64,
@@ -111,7 +114,8 @@ impl ReplicatedState {
             log_time: watch::Sender::new(Timestamp(0)),
             desk: OnceLock::new(),
         });
-        (ReplicatedState { catalog: Catalog::default(), shared: Arc::clone(&shared), stamp: 0 }, shared)
+        let (catalog, prices) = (Catalog::default(), PriceBook::default());
+        (ReplicatedState { catalog, prices, shared: Arc::clone(&shared), stamp: 0 }, shared)
     }
 
     fn change_config(&mut self, at: LogIndex, now: Timestamp, change: &ConfigChange, changes: &mut Changes) -> Vec<u8> {
@@ -123,6 +127,9 @@ impl ReplicatedState {
                 (&self.catalog, &decision.changes, rules::When { at, now, stamp: self.stamp });
             self.shared.change_ledger(|ledger| rules::follow(ledger, catalog, changed, when, &mut quota));
             Part::Quota.collect(quota, changes);
+            let mut prices = Vec::new();
+            pricing::follow(&mut self.prices, &decision.changes, at, now, &mut prices);
+            Part::Prices.collect(prices, changes);
             self.publish_config(at);
         }
         decision.outcome.encode_to_vec()
@@ -142,7 +149,8 @@ impl ReplicatedState {
         if !applied.used.is_empty() {
             let mut usage = self.shared.usage.write();
             for used in &applied.used {
-                usage.record(now, used.attribution, used.usage, &mut rows);
+                let bill = pricing::bill(&mut self.prices, used, at, now);
+                usage.record(pricing::admitted_at(used, now), used.attribution, used.usage, bill, &mut rows);
             }
             Part::Usage.collect(rows.drain(..), changes);
         }
@@ -241,6 +249,7 @@ impl StateMachine for ReplicatedState {
         Box::new(
             Part::Catalog
                 .prefixed(self.catalog.rows())
+                .chain(Part::Prices.prefixed(self.prices.rows()))
                 .chain(Part::Quota.prefixed(ledger.into_rows()))
                 .chain(Part::Tokens.prefixed(tokens.into_iter()))
                 .chain(Part::Usage.prefixed(usage.into_rows())),
@@ -250,9 +259,11 @@ impl StateMachine for ReplicatedState {
     fn restore(&mut self, rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Result<()> {
         let parts = rows::split(rows)?;
         self.catalog = Catalog::restore(parts.catalog)?;
+        let prices = PriceBook::restore(parts.prices.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let tokens = TokenTable::restore(parts.tokens).map_err(rows::invalid)?;
         let ledger = Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        self.prices = prices;
         self.shared.change_ledger(|current| *current = ledger);
         *self.shared.usage.write() = usage;
         self.shared.tokens.store(Arc::new(tokens));

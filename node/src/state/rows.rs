@@ -8,6 +8,7 @@ use tollgate_consensus::{Changes, Row};
 #[derive(Clone, Copy)]
 pub(super) enum Part {
     Catalog,
+    Prices,
     Quota,
     Tokens,
     Usage,
@@ -17,6 +18,7 @@ impl Part {
     const fn prefix(self) -> u8 {
         match self {
             Part::Catalog => b'c',
+            Part::Prices => b'p',
             Part::Quota => b'q',
             Part::Tokens => b't',
             Part::Usage => b'u',
@@ -24,7 +26,8 @@ impl Part {
     }
 
     fn of(prefix: u8) -> Option<Part> {
-        [Part::Catalog, Part::Quota, Part::Tokens, Part::Usage].into_iter().find(|part| part.prefix() == prefix)
+        let all = [Part::Catalog, Part::Prices, Part::Quota, Part::Tokens, Part::Usage];
+        all.into_iter().find(|part| part.prefix() == prefix)
     }
 
     fn key(self, key: Vec<u8>) -> Vec<u8> {
@@ -54,6 +57,7 @@ impl Part {
 #[derive(Default)]
 pub(super) struct Parts {
     pub(super) catalog: Vec<Row>,
+    pub(super) prices: Vec<Row>,
     pub(super) quota: Vec<Row>,
     pub(super) tokens: Vec<Row>,
     pub(super) usage: Vec<Row>,
@@ -72,6 +76,7 @@ pub(super) fn split(rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Resu
         key.remove(0);
         let list = match part {
             Part::Catalog => &mut parts.catalog,
+            Part::Prices => &mut parts.prices,
             Part::Quota => &mut parts.quota,
             Part::Tokens => &mut parts.tokens,
             Part::Usage => &mut parts.usage,

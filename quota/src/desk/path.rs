@@ -229,9 +229,10 @@ impl Taken {
 
 /// Whether it names nothing. Not by comparing: on some processors that is slow where there is nothing to compare.
 fn is_nobody(attribution: &Attribution) -> bool {
-    let Attribution { request_id, tenant, consumer, route, provider, model, provider_model, status } = attribution;
-    *status == 0
-        && [request_id, tenant, consumer, route, provider, model, provider_model].iter().all(|name| name.is_empty())
+    let Attribution { request_id, tenant, consumer, route, provider, model, provider_model, currency, .. } =
+        attribution;
+    let names = [request_id, tenant, consumer, route, provider, model, provider_model, currency];
+    attribution.status == 0 && names.iter().all(|name| name.is_empty())
 }
 
 impl Purse {

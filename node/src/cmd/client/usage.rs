@@ -13,8 +13,16 @@ use super::{
 };
 
 /// Figures of every row, after the columns that it is added up by.
-const FIGURES: [&str; 7] =
-    ["requests", "inputTokens", "cachedInputTokens", "outputTokens", "reasoningTokens", "cost", "currency"];
+const FIGURES: [&str; 8] = [
+    "requests",
+    "inputTokens",
+    "cachedInputTokens",
+    "outputTokens",
+    "reasoningTokens",
+    "cost",
+    "currency",
+    "unpricedRequests",
+];
 
 /// Show what was used, added up.
 ///
@@ -66,7 +74,7 @@ pub(super) async fn run(args: UsageArgs) -> anyhow::Result<()> {
     write_list(args.output, &columns, answer.into_inner().rows.into_iter().map(|usage| row(&args.by, usage)).collect())
 }
 
-/// `cost` and `currency` are null where nothing was priced.
+/// `cost` and `currency` are null where nothing is billed.
 fn row(by: &[String], mut usage: UsageRow) -> Value {
     let mut row = Map::new();
     for column in by {
@@ -81,6 +89,7 @@ fn row(by: &[String], mut usage: UsageRow) -> Value {
         "reasoningTokens": usage.reasoning_tokens,
         "cost": priced(usage.cost),
         "currency": priced(usage.currency),
+        "unpricedRequests": usage.unpriced_requests,
     });
     if let Value::Object(figures) = figures {
         row.extend(figures);

@@ -1,0 +1,244 @@
+//! What one request costs by one version of a price.
+
+use smallvec::SmallVec;
+use tollgate_model::{Currency, Glob, LogIndex, Money, Name, Price, PriceTable, Rates, Timestamp};
+use tollgate_proto::state::v1::Usage;
+
+/// What is counted, each token once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Meter {
+    /// Input that no cache had.
+    Input,
+    /// Input that the provider had cached.
+    CachedInput,
+    /// Input that the provider was made to cache.
+    CacheWrite,
+    /// Output that is seen.
+    Output,
+    /// Output that was reasoning.
+    Reasoning,
+    /// The request itself.
+    Request,
+    /// What lacks to the least that a request costs.
+    Minimum,
+}
+
+impl Meter {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::CachedInput => "cachedInput",
+            Self::CacheWrite => "cacheWrite",
+            Self::Output => "output",
+            Self::Reasoning => "reasoning",
+            Self::Request => "request",
+            Self::Minimum => "minimum",
+        }
+    }
+}
+
+/// How much of each meter a request used. Providers and [`Usage`] count some tokens within others; here none is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quantities {
+    input: u64,
+    cached_input: u64,
+    cache_write: u64,
+    output: u64,
+    reasoning: u64,
+}
+
+impl Quantities {
+    /// All input, as context lengths are told by.
+    #[must_use]
+    pub fn all_input(&self) -> u64 {
+        self.input.saturating_add(self.cached_input).saturating_add(self.cache_write)
+    }
+}
+
+impl From<&Usage> for Quantities {
+    /// A part that is told to be more than its whole is as much as that.
+    fn from(usage: &Usage) -> Self {
+        let cached_input = usage.cached_input_tokens.min(usage.input_tokens);
+        let cache_write = usage.cache_write_tokens.min(usage.input_tokens - cached_input);
+        let reasoning = usage.reasoning_tokens.min(usage.output_tokens);
+        Self {
+            input: usage.input_tokens - cached_input - cache_write,
+            cached_input,
+            cache_write,
+            output: usage.output_tokens - reasoning,
+            reasoning,
+        }
+    }
+}
+
+/// One line of what a request costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// What was counted.
+    pub meter: Meter,
+    /// How much of it: tokens, or 1.
+    pub quantity: u64,
+    /// For one of these.
+    pub rate: Money,
+    /// Their product.
+    pub amount: Money,
+}
+
+/// Rates for one token, with nothing left to be looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PerToken {
+    /// The rates below are for requests with more input tokens than this.
+    above_input: Option<u64>,
+    input: Money,
+    cached_input: Money,
+    cache_write: Money,
+    output: Money,
+    reasoning: Money,
+}
+
+/// One version of a price.
+#[derive(Debug, Clone)]
+pub struct Tariff {
+    /// The price that this is a version of.
+    pub name: Name,
+    /// The log index of the change that made it.
+    pub version: LogIndex,
+    /// Of all its figures.
+    pub currency: Currency,
+    /// Whose figures these are.
+    pub table: PriceTable,
+    /// At once when absent.
+    pub effective_from: Option<Timestamp>,
+    providers: Vec<Name>,
+    models: Vec<Glob>,
+    tenants: Vec<Name>,
+    /// At first for every request, then by the length of its input.
+    rates: Vec<PerToken>,
+    request: Money,
+    minimum: Money,
+}
+
+/// Which of the prices that match is a request's: the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Specificity {
+    is_contract: bool,
+    model: ModelMatch,
+    names_provider: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ModelMatch {
+    Any,
+    Pattern(usize),
+    Exact,
+}
+
+impl From<&Price> for Tariff {
+    fn from(price: &Price) -> Self {
+        let base = per_token(price, None, &price.rates, &Rates::default());
+        let tiers =
+            price.tiers.iter().map(|tier| per_token(price, Some(tier.above_input_tokens), &tier.rates, &price.rates));
+        Self {
+            name: price.name.clone(),
+            version: price.version,
+            currency: price.currency,
+            table: price.table,
+            effective_from: price.effective_from,
+            providers: price.providers.clone(),
+            models: price.models.clone(),
+            tenants: price.tenants.clone(),
+            rates: std::iter::once(base).chain(tiers).collect(),
+            request: price.request.unwrap_or_default(),
+            minimum: price.minimum.unwrap_or_default(),
+        }
+    }
+}
+
+/// What a tier leaves out is as before any tier; what is nowhere costs what it is a part of, and input and output nothing.
+fn per_token(price: &Price, above_input: Option<u64>, rates: &Rates, before: &Rates) -> PerToken {
+    // Whole by `model::check`: a price that gives a fraction of a pico-unit for one token is refused.
+    let one = |of: fn(&Rates) -> Option<Money>| {
+        of(rates).or_else(|| of(before)).map(|amount| Money(amount.0 / i128::from(price.per.max(1))))
+    };
+    let input = one(|it| it.input).unwrap_or_default();
+    let output = one(|it| it.output).unwrap_or_default();
+    PerToken {
+        above_input,
+        input,
+        cached_input: one(|it| it.cached_input).unwrap_or(input),
+        cache_write: one(|it| it.cache_write).unwrap_or(input),
+        output,
+        reasoning: one(|it| it.reasoning).unwrap_or(output),
+    }
+}
+
+impl Tariff {
+    /// As bills name it: `gpt-4o@17`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.name, self.version.0)
+    }
+
+    /// What makes up the price of a request, without lines of nothing.
+    pub fn lines(&self, used: Quantities) -> impl Iterator<Item = Line> + use<> {
+        let lines = self.metered(used);
+        let sum = sum(&lines);
+        let lacking = Money(self.minimum.0.saturating_sub(sum.0).max(0));
+        let minimum = Line { meter: Meter::Minimum, quantity: 1, rate: lacking, amount: lacking };
+        let minimum = (lacking.0 > 0).then_some(minimum);
+        lines.into_iter().filter(|line| line.quantity > 0 && line.amount.0 > 0).chain(minimum)
+    }
+
+    /// What a request costs: the sum of its [`Tariff::lines`].
+    #[must_use]
+    pub fn amount(&self, used: Quantities) -> Money {
+        sum(&self.metered(used)).max(self.minimum)
+    }
+
+    fn metered(&self, used: Quantities) -> SmallVec<[Line; 6]> {
+        let is_of = |rates: &&PerToken| rates.above_input.is_none_or(|above| used.all_input() > above);
+        let rates = self.rates.iter().rfind(is_of).unwrap_or(&self.rates[0]);
+        let all = [
+            (Meter::Input, used.input, rates.input),
+            (Meter::CachedInput, used.cached_input, rates.cached_input),
+            (Meter::CacheWrite, used.cache_write, rates.cache_write),
+            (Meter::Output, used.output, rates.output),
+            (Meter::Reasoning, used.reasoning, rates.reasoning),
+            (Meter::Request, 1, self.request),
+        ];
+        all.into_iter()
+            .map(|(meter, quantity, rate)| {
+                // `model::check` bounds rates so that this is exact for every number of tokens that there can be.
+                Line { meter, quantity, rate, amount: Money(rate.0.saturating_mul(i128::from(quantity))) }
+            })
+            .collect()
+    }
+
+    /// How well it fits a request, if it does.
+    pub(super) fn fits(&self, tenant: &str, provider: &str, model: &str) -> Option<Specificity> {
+        let named = |names: &[Name], name: &str| names.is_empty() || names.iter().any(|it| it.as_str() == name);
+        if !named(&self.providers, provider) || self.table == PriceTable::Contract && !named(&self.tenants, tenant) {
+            return None;
+        }
+        let patterns = self.models.iter().filter(|pattern| pattern.matches(model));
+        let closest = patterns.map(|pattern| match pattern.is_plain() {
+            true => ModelMatch::Exact,
+            false => ModelMatch::Pattern(pattern.literal_len()),
+        });
+        let model = if self.models.is_empty() { Some(ModelMatch::Any) } else { closest.max() };
+        Some(Specificity {
+            is_contract: self.table == PriceTable::Contract,
+            model: model?,
+            names_provider: !self.providers.is_empty(),
+        })
+    }
+}
+
+fn sum(lines: &[Line]) -> Money {
+    Money(lines.iter().fold(0_i128, |sum, line| sum.saturating_add(line.amount.0)))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,134 @@
+use num_bigint::BigInt;
+use proptest::prelude::*;
+use tollgate_model::{Checked, check, yaml};
+
+use super::*;
+
+/// A price as it is written.
+pub(in crate::price) fn price(name: &str, spec: &str) -> (Price, tollgate_proto::v1::Price) {
+    let text = format!("apiVersion: tollgate/v1\nkind: Price\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+    let (mut parsed, problems) = yaml::parse("test", &text);
+    assert!(problems.is_empty(), "{problems}\n{text}");
+    let resource = parsed.remove(0).resource;
+    let Ok(Checked::Price(checked)) = check(&resource) else { panic!("{:?}", check(&resource)) };
+    let Some(tollgate_proto::v1::resource::Kind::Price(raw)) = resource.kind else { panic!("{text}") };
+    (Price::clone(&checked), raw)
+}
+
+fn tariff(spec: &str) -> Tariff {
+    Tariff::from(&price("p", spec).0)
+}
+
+fn usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
+    Usage {
+        input_tokens: input,
+        cached_input_tokens: cached,
+        output_tokens: output,
+        reasoning_tokens: reasoning,
+        ..Usage::default()
+    }
+}
+
+fn costs(spec: &str, usage: &Usage) -> String {
+    tariff(spec).amount(usage.into()).to_string()
+}
+
+#[test]
+fn each_token_is_paid_for_once() {
+    let spec = "{currency: USD, input: '2.50', cachedInput: '1.25', output: '10.00', reasoning: '20'}";
+    assert_eq!(costs(spec, &usage(1_000_000, 0, 0, 0)), "2.5");
+    assert_eq!(costs(spec, &usage(1_000_000, 400_000, 0, 0)), "2");
+    assert_eq!(costs(spec, &usage(0, 0, 1_000_000, 500_000)), "15");
+    assert_eq!(costs(spec, &usage(3, 1, 2, 0)), "0.00002625");
+}
+
+#[test]
+fn what_has_no_figure_costs_what_it_is_a_part_of() {
+    let spec = "{currency: USD, input: 1, output: 2}";
+    assert_eq!(costs(spec, &usage(1_000_000, 500_000, 1_000_000, 1_000_000)), "3");
+    let written = Usage { cache_write_tokens: 500_000, ..usage(1_000_000, 0, 0, 0) };
+    assert_eq!(costs(spec, &written), "1");
+    assert_eq!(costs("{currency: USD, input: 1, cacheWrite: 3}", &written), "2");
+}
+
+#[test]
+fn a_tier_is_for_all_of_a_longer_request() {
+    let spec = "{currency: USD, input: 1, output: 10, tiers: [{aboveInputTokens: 10, input: 2}, {aboveInputTokens: 20, output: 30}]}";
+    assert_eq!(costs(spec, &usage(10, 0, 1, 0)), "0.00002");
+    assert_eq!(costs(spec, &usage(11, 0, 1, 0)), "0.000032");
+    // What the second tier leaves out is as it was before any.
+    assert_eq!(costs(spec, &usage(21, 0, 1, 0)), "0.000051");
+}
+
+#[test]
+fn a_request_costs_at_least_the_minimum() {
+    let spec = "{currency: USD, input: 1, request: '0.01', minimum: '0.02'}";
+    assert_eq!(costs(spec, &usage(1_000, 0, 0, 0)), "0.02");
+    assert_eq!(costs(spec, &usage(50_000, 0, 0, 0)), "0.06");
+    let lines: Vec<_> = tariff(spec).lines((&usage(1_000, 0, 0, 0)).into()).map(|it| (it.meter, it.quantity)).collect();
+    assert_eq!(lines, [(Meter::Input, 1_000), (Meter::Request, 1), (Meter::Minimum, 1)]);
+}
+
+#[test]
+fn a_part_that_is_more_than_its_whole_is_as_much() {
+    assert_eq!(costs("{currency: USD, input: 1, cachedInput: 0}", &usage(5, u64::MAX, 0, 0)), "0");
+}
+
+#[test]
+fn the_closer_match_is_more_specific() {
+    let fits = |spec: &str| tariff(&format!("{{currency: USD, input: 1, {spec}}}")).fits("acme", "openai", "gpt-4o");
+    let ranked = [
+        fits("match: {}"),
+        fits("match: {providers: [openai]}"),
+        fits("match: {models: ['gpt-*']}"),
+        fits("match: {models: ['gpt-4*']}"),
+        fits("match: {models: ['gpt-*', 'gpt-4*'], providers: [openai]}"),
+        fits("match: {models: [gpt-4o]}"),
+        fits("match: {tenants: [acme]}, table: contract"),
+        fits("match: {tenants: [acme], models: [gpt-4o]}, table: contract"),
+    ];
+    assert!(ranked.iter().all(Option::is_some) && ranked.is_sorted(), "{ranked:?}");
+    for other in
+        ["match: {providers: [azure]}", "match: {models: [gpt-4]}", "match: {tenants: [globex]}, table: contract"]
+    {
+        assert_eq!(fits(other), None, "{other}");
+    }
+}
+
+proptest! {
+    /// Against integers of any size, with nothing divided: nothing is rounded, nothing overflows.
+    #[test]
+    fn amounts_are_exact(
+        per in prop_oneof![Just(1_u64), Just(1_000), Just(1_000_000)],
+        rates in proptest::array::uniform5(0..=1_000_000_000_000_000_000_u64),
+        request in 0..=1_000_000_000_000_000_000_u64,
+        used in any::<[u64; 5]>(),
+    ) {
+        // Rates for one token, in pico-units, written for `per` of them.
+        let written = rates.map(|rate| Money(i128::from(rate) * i128::from(per)).to_string());
+        let [input, cached, write, output, reasoning] = &written;
+        let spec = format!(
+            "{{currency: USD, per: {per}, input: '{input}', cachedInput: '{cached}', cacheWrite: '{write}', \
+             output: '{output}', reasoning: '{reasoning}', request: '{}'}}", Money(request.into())
+        );
+        let usage = Usage {
+            input_tokens: used[0], cached_input_tokens: used[1], cache_write_tokens: used[2],
+            output_tokens: used[3], reasoning_tokens: used[4], ..Usage::default()
+        };
+        let quantities = Quantities::from(&usage);
+        let Quantities { input, cached_input, cache_write, output, reasoning } = quantities;
+        prop_assert_eq!(u128::from(input) + u128::from(cached_input) + u128::from(cache_write), used[0].into());
+        prop_assert_eq!(u128::from(output) + u128::from(reasoning), used[3].into());
+        // Pico-units, as many digits as they have.
+        let pico = |text: &String| -> BigInt {
+            let (units, fraction) = text.split_once('.').unwrap_or((text, ""));
+            format!("{units}{fraction:0<12}").parse().unwrap()
+        };
+        let quantities = [input, cached_input, cache_write, output, reasoning];
+        let metered: BigInt = written.iter().zip(quantities).map(|(text, quantity)| pico(text) * quantity).sum();
+        let amount = tariff(&spec).amount((&usage).into());
+        prop_assert_eq!(BigInt::from(amount.0) * per, metered + BigInt::from(request) * per);
+        let lines: i128 = tariff(&spec).lines((&usage).into()).map(|line| line.amount.0).sum();
+        prop_assert_eq!(lines, amount.0);
+    }
+}
