@@ -184,7 +184,7 @@ fn shown(request: &ResetLimitRequest, figures: AccountFigures) -> LimitAccount {
         leased,
         suspense,
         overrun,
-        free: u64::try_from(free).unwrap_or(0),
+        free,
         ..LimitAccount::default()
     }
 }

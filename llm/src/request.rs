@@ -205,10 +205,12 @@ impl AiRequest {
     }
 
     /// What the input probably is, for a usage row when the provider does not say. Exact text where
-    /// [`input_bound`](Self::input_bound) has counted it for this model; never counts by itself.
+    /// [`input_bound`](Self::input_bound) has counted it for this model; never counts by itself. Never more than
+    /// [`most_input`](Self::most_input).
     #[must_use]
     pub fn input_estimate(&self, served_model: &str) -> u64 {
-        estimate::input_estimate(&self.0.measure, self.counted_text(served_model))
+        let probably = estimate::input_estimate(&self.0.measure, self.counted_text(served_model));
+        probably.min(self.most_input(served_model))
     }
 
     /// Tokens of the text, where they have been counted for this model.

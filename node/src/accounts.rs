@@ -103,8 +103,7 @@ pub(crate) fn shown(account: AccountView) -> LimitAccount {
         used: account.used,
         held: account.held,
         leased: account.leased,
-        // Below zero after the limit was lowered: then nothing is free.
-        free: u64::try_from(account.free).unwrap_or(0),
+        free: i64::try_from(account.free).unwrap_or(i64::MIN),
         window_start: account.window_start.to_string(),
         window_end: account.window_end.to_string(),
         overrun: account.overrun,

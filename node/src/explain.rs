@@ -144,7 +144,11 @@ fn verdict(
         let values = key.iter().map(|value| value.as_deref().unwrap_or(UNKNOWN));
         account.account = values.collect::<Vec<_>>().join("/");
     }
-    let (verdict, retry_after_ms) = if whole.is_some() { says(&account, limit.mode, now) } else { ("unknown", None) };
+    let wait = || {
+        let wait = state.ledger(|ledger| ledger.retry_in(now, &limit.name, whole.as_deref().unwrap_or_default(), 1));
+        wait.map_or(0, |wait| u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX))
+    };
+    let (verdict, retry_after_ms) = if whole.is_some() { says(&account, limit.mode, wait) } else { ("unknown", None) };
     Some(LimitVerdict {
         account: Some(accounts::shown(account)),
         route: String::new(),
@@ -154,15 +158,15 @@ fn verdict(
     })
 }
 
-/// What it would say to a request that needs one unit. What nodes have in hand is as good as free.
-fn says(account: &AccountView, mode: Mode, now: Timestamp) -> (&'static str, Option<u64>) {
+/// What it would say to a request that needs one unit, and how long it is told to `wait`. What nodes have in hand is as good as
+/// free.
+fn says(account: &AccountView, mode: Mode, wait: impl FnOnce() -> u64) -> (&'static str, Option<u64>) {
     let left = account.free + i128::from(account.leased) - i128::from(account.overrun);
-    let wait = account.window_end.0.saturating_sub(now.0.max(account.window_start.0)).div_ceil(1_000);
     match mode {
         _ if left > 0 => ("admits", None),
         // It never has room: no window helps.
         Mode::Enforce if account.capacity == 0 => ("refuses", None),
-        Mode::Enforce => ("refuses", Some(wait)),
+        Mode::Enforce => ("refuses", Some(wait())),
         Mode::Shadow => ("wouldRefuse", None),
     }
 }

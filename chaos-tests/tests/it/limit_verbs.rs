@@ -56,7 +56,7 @@ async fn a_limit_is_tried_out_put_into_force_explained_and_reset() -> Outcome {
     assert_eq!(calls(&cluster, 5).await?, [200; 5], "a shadow refuses nothing");
     used(&cluster, 5).await?;
     let shown = row(&cluster, &["limits", "show", "--sort", "utilisation", "--min-utilisation", "100"]).await?;
-    assert_eq!((&shown["mode"], &shown["free"]), (&"shadow".into(), &0.into()), "{shown}");
+    assert_eq!((&shown["mode"], &shown["free"]), (&"shadow".into(), &(-3).into()), "{shown}");
 
     let told = row(&cluster, &["limits", "explain", "alice"]).await?;
     assert_eq!((&told["verdict"], &told["account"]), (&"wouldRefuse".into(), &"alice".into()), "{told}");

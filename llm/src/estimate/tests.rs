@@ -27,6 +27,23 @@ fn unknown_models_are_bounded_by_bytes_and_known_ones_by_tokens() {
 }
 
 #[test]
+fn what_it_probably_is_never_is_more_than_it_can_be() {
+    for model in ["gpt-4o", "gpt-3.5-turbo", "claude-3-5-sonnet", "mock-small"] {
+        for messages in [1, 2, 20, 500] {
+            let messages: Vec<Value> = (0..messages).map(|_| json!({"role": "user", "content": "a"})).collect();
+            for operation in [Operation::ChatCompletions, Operation::Messages] {
+                let body = json!({"model": "m", "max_tokens": 5, "messages": messages.clone()});
+                let request = AiRequest::parse(operation, body.to_string().into()).unwrap();
+                let rough = (request.input_estimate(model), request.most_input(model));
+                assert!(rough.0 <= rough.1, "{model}, {operation:?}, {}: {rough:?}", messages.len());
+                let counted = (request.input_bound(model), request.input_estimate(model));
+                assert!(counted.1 <= counted.0, "{model}, {operation:?}, {}: {counted:?}", messages.len());
+            }
+        }
+    }
+}
+
+#[test]
 fn escapes_are_counted_as_what_they_mean() {
     let plain = AiRequest::parse(
         Operation::ChatCompletions,

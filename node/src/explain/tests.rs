@@ -22,6 +22,10 @@ const RESOURCES: &str = r#"
 ---
 {kind: Route, metadata: {name: bobs}, spec: {match: [{path: {exact: /b}}], response: {body: b}, auth: {required: true, allow: {consumers: [bob]}}}}
 ---
+{kind: Consumer, metadata: {name: carol}, spec: {tenant: acme}}
+---
+{kind: Limit, metadata: {name: slides}, spec: {match: {consumers: [carol]}, unit: requests, limit: 1, window: 1m}}
+---
 {kind: Limit, metadata: {name: a-shadow}, spec: {unit: requests, limit: 1, window: 1d, mode: shadow}}
 ---
 {kind: Limit, metadata: {name: each}, spec: {per: [consumer], unit: tokens, limit: 100, window: 1d}}
@@ -52,9 +56,13 @@ fn state() -> Arc<Shared> {
     let (mut state, shared) = ReplicatedState::new();
     apply(&mut state, 1, command::Kind::Config(change));
     apply(&mut state, 2, command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
-    let charge = Charge { limit: "each".into(), key: vec!["alice".into()], amount: 100, limit_version: 1 };
-    let hold = Hold { request: 1, charges: vec![charge], hold_for_us: 60_000_000, ..Hold::default() };
-    let records = vec![Record { kind: Some(record::Kind::Hold(hold)) }];
+    let each = Charge { limit: "each".into(), key: vec!["alice".into()], amount: 100, limit_version: 1 };
+    let slides = Charge { limit: "slides".into(), amount: 1, limit_version: 1, ..Charge::default() };
+    let hold = |(request, charge)| {
+        let hold = Hold { request, charges: vec![charge], hold_for_us: 60_000_000, ..Hold::default() };
+        Record { kind: Some(record::Kind::Hold(hold)) }
+    };
+    let records = (1..).zip([each, slides]).map(hold).collect();
     let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }];
     apply(&mut state, 3, command::Kind::Quota(QuotaBatch { frames }));
     shared
@@ -122,4 +130,13 @@ fn who_is_refused_hears_how_long() {
     let refused = verdicts.iter().find(|it| it.verdict == "refuses").unwrap();
     let left = Timestamp::parse(&refused.account.as_ref().unwrap().window_end).unwrap().0 - NOW;
     assert_eq!(refused.retry_after_ms, Some(left / 1_000));
+}
+
+#[test]
+fn a_sliding_limit_says_when_what_was_used_has_aged() {
+    let query = ExplainQuery { consumer: "carol".into(), ..ExplainQuery::default() };
+    let verdicts = explain(&state(), Timestamp(NOW), &query).unwrap();
+    let refused = verdicts.iter().find(|it| it.verdict == "refuses").unwrap();
+    assert_eq!(refused.account.as_ref().unwrap().limit, "slides");
+    assert!(refused.retry_after_ms.is_some_and(|wait| (60_000..70_000).contains(&wait)), "{refused:?}");
 }

@@ -48,6 +48,11 @@ impl Image {
         }
     }
 
+    /// Whether the incarnation that has a lease may speak.
+    pub(super) fn is_open(&self, lease: &Lease) -> bool {
+        self.nodes.iter().any(|(node, state)| *node == lease.node && state.is_open(lease.incarnation))
+    }
+
     /// Every row, in order of the keys.
     pub fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
         let Self { meta, rules, accounts, keys, nodes, holds, leases } = self;

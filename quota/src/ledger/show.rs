@@ -26,7 +26,7 @@ pub struct Query<'a> {
     pub limit: Option<&'a str>,
     /// Only those that are wanted.
     pub keep: Option<Keep<'a>>,
-    /// Only those of whose capacity at least this is taken.
+    /// Only those of whose capacity at least this is used or held.
     pub min_utilisation_percent: u32,
     /// In which order.
     pub sort: Sort,
@@ -49,7 +49,7 @@ pub enum Sort {
 /// A place in a listing. Keys, not titles: two accounts may look alike, as values may hold a slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Greater the less of the capacity is taken; 0 for all when sorted by name.
+    /// Greater the less of the capacity is used or held; 0 for all when sorted by name.
     pub rank: u64,
     /// The limit.
     pub limit: Name,
@@ -117,16 +117,29 @@ pub struct AccountView {
 
 pub(super) fn accounts(image: &Image, (now, age): (u64, u64), query: &Query<'_>) -> Page {
     let Image { rules, accounts, keys, .. } = image;
+    let by_utilisation = query.sort == Sort::Utilisation || query.min_utilisation_percent > 0;
+    let taken = if by_utilisation { taken_of_leases(image) } else { HashMap::new() };
+    let utilisation = |rule: &RuleState, id: u32, account: &Account| {
+        let of_leases = taken.get(&(id, account.epoch)).copied().unwrap_or(0);
+        utilisation(rule, account, of_leases, age)
+    };
+    let is_utilised = |rule: &RuleState, id: u32, account: &Account| {
+        let least = u64::from(query.min_utilisation_percent) * 10_000;
+        least == 0 || utilisation(rule, id, account) >= least
+    };
     // The first `max + 1` of those wanted: whatever is beyond falls out again, so a page costs no more than its size.
     let mut first: BTreeMap<Position, (u32, &Account)> = BTreeMap::new();
     for (id, account) in accounts.iter() {
         let Some(rule) = rules.get(account.rule).filter(|rule| is_shown(rule, account, (now, age), query)) else {
             continue;
         };
+        if !is_utilised(rule, id, account) {
+            continue;
+        }
         if query.keep.is_some_and(|keep| !keep(&rule.rule, &values(rule, keys.get(account.key)))) {
             continue;
         }
-        let rank = if query.sort == Sort::Name { 0 } else { u64::MAX - utilisation(rule, account, age) };
+        let rank = if query.sort == Sort::Name { 0 } else { u64::MAX - utilisation(rule, id, account) };
         let position = Position { rank, limit: rule.rule.limit.clone(), key: keys.shared(account.key) };
         if query.after.as_ref().is_some_and(|after| position <= *after) {
             continue;
@@ -148,14 +161,24 @@ pub(super) fn accounts(image: &Image, (now, age): (u64, u64), query: &Query<'_>)
     Page { accounts: views.collect(), next }
 }
 
-/// What is taken of the capacity, in millionths. Of nothing all is taken.
-fn utilisation(rule: &RuleState, account: &Account, age: u64) -> u64 {
+/// How much of its capacity is used or held, in millionths: of that, so much within leases. What nodes have in hand is
+/// neither. Of nothing all is used.
+fn utilisation(rule: &RuleState, account: &Account, of_leases: u64, age: u64) -> u64 {
     const WHOLE: u128 = 1_000_000;
     let capacity = rule.rule.capacity;
-    let taken = i128::from(capacity) - account.available(rule, age);
-    let taken = u128::try_from(taken).unwrap_or(0);
+    let counts = account.counts(rule, age);
+    let taken = [counts.used, counts.held, counts.overrun, of_leases].into_iter().map(u128::from).sum::<u128>();
     let share = (taken * WHOLE).checked_div(u128::from(capacity)).unwrap_or(WHOLE);
     u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+/// What requests hold, and have used lately of what slides, of the leases of each account.
+fn taken_of_leases(image: &Image) -> HashMap<(u32, u64), u64> {
+    let mut taken: HashMap<_, u64> = HashMap::new();
+    for (_, lease) in image.leases.iter().filter(|(_, lease)| image.is_open(lease)) {
+        *taken.entry((lease.account, lease.epoch)).or_default() += lease.taken();
+    }
+    taken
 }
 
 /// What is out of one account.
@@ -196,12 +219,10 @@ impl Out {
 }
 
 fn leases_of(image: &Image, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u32, u64), Out> {
-    let Image { nodes, leases, .. } = image;
     let mut found: HashMap<_, _> = of.map(|account| (account, Out::default())).collect();
-    let open = |lease: &Lease| nodes.iter().any(|it| it.0 == lease.node && it.1.is_open(lease.incarnation));
-    for (_, lease) in leases.iter() {
+    for (_, lease) in image.leases.iter() {
         let Some(out) = found.get_mut(&(lease.account, lease.epoch)) else { continue };
-        out.take_in(lease, open(lease));
+        out.take_in(lease, image.is_open(lease));
     }
     found
 }
@@ -212,7 +233,6 @@ fn is_shown(rule: &RuleState, account: &Account, (now, age): (u64, u64), query: 
         && now < rule.window_end
         && (rule.rule.turns() || !account.is_idle(rule, age))
         && query.limit.is_none_or(|limit| *limit == *rule.rule.limit)
-        && utilisation(rule, account, age) >= u64::from(query.min_utilisation_percent) * 10_000
 }
 
 fn values<'a>(rule: &RuleState, key: &'a str) -> Vec<&'a str> {

@@ -101,3 +101,23 @@ fn the_audit_of_an_image_goes_through_all_accounts_and_names_those_that_do_not_a
     assert_eq!((audited.unsound.len(), &*found.limit, &found.key), (1, "tpm", &Some(vec!["a".to_owned()])));
     assert_eq!((found.violation.invariant, found.window_left_us), ("I1", MINUTE));
 }
+
+#[test]
+fn what_nodes_have_in_hand_is_not_utilised() {
+    let mut bench = Bench::with(&[rule("tpm", 1, 1_000)]);
+    bench.hold(vec![charge("tpm", 1, "busy", 100)]);
+    let want = tollgate_proto::state::v1::Want {
+        limit: "tpm".into(),
+        key: vec!["idle".into()],
+        limit_version: 1,
+        target: 400,
+        need: 1,
+    };
+    let frame = bench.frame(Kind::Want(want));
+    bench.apply(&frame);
+    let order = |min| walk(&bench, Sort::Utilisation, min).into_iter().map(|it| it.1).collect::<Vec<_>>();
+    let idle = bench.ledger.account(Timestamp(bench.now), "tpm", Some(&["idle".to_owned()])).unwrap();
+    assert!(idle.leased >= 100, "{idle:?}");
+    assert_eq!(order(0), ["busy", "idle"]);
+    assert_eq!(order(10), ["busy"]);
+}
