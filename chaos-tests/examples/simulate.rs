@@ -234,6 +234,8 @@ impl Outcome {
             "usableShare": self.sum.usable_share(),
             "oracleUnits": self.sum.oracle_units,
             "refusedBesideRoom": self.sum.refused_beside_room,
+            "refusedBesideOldRoom": self.sum.refused_beside_old_room,
+            "grown": self.sum.grown,
             "falseRefusals": self.sum.false_refusals,
         })
     }

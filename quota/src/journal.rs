@@ -181,6 +181,13 @@ impl Remains {
         lease
     }
 
+    /// Knows nothing of some requests: a way to be wrong.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn forgetting(mut self, which: impl Fn(u64) -> bool) -> Self {
+        self.open.retain(|request, _| !which(*request));
+        self
+    }
+
     /// Which incarnation it was.
     #[must_use]
     pub fn incarnation(&self) -> u64 {

@@ -82,6 +82,8 @@ pub struct Report {
     pub local: u64,
     /// Of those, granted partly from leases and partly by the log.
     pub mixed: u64,
+    /// Times that streams drew on more than they held before.
+    pub grown: u64,
     /// Requests that were told no.
     pub refusals: u64,
     /// Requests whose caller left without an answer.
@@ -94,6 +96,8 @@ pub struct Report {
     pub oracle_units: u64,
     /// Requests that the log refused for lack of room, although beside what was really admitted there was some.
     pub refused_beside_room: u64,
+    /// Of those, the ones for which there had been room for as long as an admission may take (I7).
+    pub refused_beside_old_room: u64,
     /// What went wrong, by kind.
     pub faults: Counts,
     /// Accounts that were called back.
@@ -116,12 +120,14 @@ impl Report {
         self.admissions += next.admissions;
         self.local += next.local;
         self.mixed += next.mixed;
+        self.grown += next.grown;
         self.refusals += next.refusals;
         self.undecided += next.undecided;
         self.false_refusals += next.false_refusals;
         self.admitted_units += next.admitted_units;
         self.oracle_units += next.oracle_units;
         self.refused_beside_room += next.refused_beside_room;
+        self.refused_beside_old_room += next.refused_beside_old_room;
         self.faults.add(&next.faults);
         self.recalls += next.recalls;
         self.waited += next.waited;

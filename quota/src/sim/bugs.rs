@@ -12,7 +12,9 @@
 //! `ignores-ceilings`. Of windows that slide and permits: 23 `ages-at-the-edge`, `suspense-at-once` and `moves-used-share`; and
 //! `permit-expires`. Of lost nodes: 27 `lost-at-once`.
 //!
-//! Not here, as what they break is not built: standing leases (1, 3, 5, 6), incremental holds (15), token buckets (25).
+//! Of streams whose hold grows: 15 `grows-before-the-journal` and `orphans-at-the-checkpoint`.
+//!
+//! Not here, as what they break is not built: standing leases (1, 3, 5, 6), token buckets (25).
 
 use crate::{book::Bug as BookBug, ledger::bugs::Bug as LedgerBug};
 
@@ -34,6 +36,10 @@ pub(super) enum Wrong {
     SaysBeforeTheJournal,
     /// What is not known to be spent is free again after a crash.
     RecoversNothing,
+    /// A stream draws on more of its hold before the journal has that on the disk.
+    GrowsBeforeTheJournal,
+    /// A stream that a crash has ended counts as it had grown when its progress was last written: by its first part.
+    OrphansAtTheCheckpoint,
 }
 
 impl Wrong {
@@ -55,7 +61,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 44] = [
+const ALL: [(&str, Wrong, &str); 46] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -100,6 +106,8 @@ const ALL: [(&str, Wrong, &str); 44] = [
     ("lost-at-once", Wrong::Ledger(LedgerBug::LostAtOnce), "I3"),
     ("void-keeps-its-slot", Wrong::Ledger(LedgerBug::VoidKeepsItsSlot), "I1"),
     ("draws-on-credit", Wrong::Book(BookBug::DrawsOnCredit), "I2"),
+    ("grows-before-the-journal", Wrong::GrowsBeforeTheJournal, "I4"),
+    ("orphans-at-the-checkpoint", Wrong::OrphansAtTheCheckpoint, "I4"),
 ];
 
 impl Bug {

@@ -1,7 +1,7 @@
 //! What goes wrong, by kind.
 
 /// One kind of trouble.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// A process dies, and the next one of its node starts.
     Crash,
@@ -29,11 +29,13 @@ pub enum Fault {
     LateMessage,
     /// A node that is dead, or only cut off, is given up by an operator; its disk may come back.
     GivenUp,
+    /// A caller leaves its stream, whatever that is waiting for.
+    LeftStream,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Crash,
         Self::LostDisk,
         Self::SlowDisk,
@@ -47,6 +49,7 @@ impl Fault {
         Self::DuplicateMessage,
         Self::LateMessage,
         Self::GivenUp,
+        Self::LeftStream,
     ];
 
     /// As it is called in reports.
@@ -66,6 +69,7 @@ impl Fault {
             Self::DuplicateMessage => "duplicateMessage",
             Self::LateMessage => "lateMessage",
             Self::GivenUp => "givenUp",
+            Self::LeftStream => "leftStream",
         }
     }
 }
@@ -90,6 +94,12 @@ impl Faults {
     #[must_use]
     pub fn has(self, fault: Fault) -> bool {
         self.0 >> fault as u16 & 1 == 1
+    }
+
+    /// All of them, and this kind.
+    #[must_use]
+    pub fn and(self, fault: Fault) -> Self {
+        Self(self.0 | 1 << fault as u16)
     }
 
     /// All of them but one.

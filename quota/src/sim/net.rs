@@ -36,6 +36,11 @@ pub(super) enum Event {
         process: usize,
         request: u64,
     },
+    /// A stream, named by the first part of its hold, is to hold more.
+    Grow {
+        process: usize,
+        stream: u64,
+    },
     Trouble,
     Restart {
         process: usize,

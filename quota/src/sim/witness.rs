@@ -29,6 +29,7 @@ struct Taken {
     at: u64,
     request: Request,
     amount: u64,
+    ended: bool,
 }
 
 /// Process and number.
@@ -47,6 +48,10 @@ pub(super) struct Witness {
     pub(super) figures: BTreeMap<Place, Figures>,
     /// Of sliding limits, in order of time.
     taken: BTreeMap<Place, VecDeque<Taken>>,
+    /// What was used of them beyond what was reserved, and since when.
+    beyond: BTreeMap<Place, VecDeque<(u64, u64)>>,
+    /// What was free again lately, and since when.
+    freed: BTreeMap<Place, VecDeque<(u64, u64)>>,
     /// Of these, until when how much was to be had before it was lowered: a request may go out after that.
     before: BTreeMap<Place, VecDeque<(u64, u64)>>,
     pub(super) terminals: Terminals,
@@ -96,7 +101,7 @@ impl Witness {
                 PERMITS => {}
                 SLIDING => {
                     let taken = self.taken.entry(place.clone()).or_default();
-                    take(taken, Taken { at, request, amount });
+                    take(taken, Taken { at, request, amount, ended: false });
                     let most = greatest(taken, at);
                     let mut before = self.before.get(place).into_iter().flatten();
                     let limit = before.find(|(until, _)| at < *until).map_or(figures.most, |(_, most)| *most);
@@ -115,14 +120,17 @@ impl Witness {
     }
 
     /// A request is over, having used `used` of each unit that it is charged for.
-    pub(super) fn settle(&mut self, request: Request, labels: &[Label], used: impl Fn(&Place) -> u64) {
+    pub(super) fn settle(&mut self, now: u64, request: Request, labels: &[Label], used: impl Fn(&Place) -> u64) {
         for &(account, epoch, amount) in labels {
             let place = &self.places[&(account, epoch)];
             let used = used(place);
+            note(self.freed.entry(place.clone()).or_default(), now, amount.saturating_sub(used));
             if let Some(taken) = self.taken.get_mut(place) {
-                if let Some(taken) = taken.iter_mut().rfind(|taken| taken.request == request) {
-                    taken.amount = used.min(amount);
+                let open = |taken: &&mut Taken| taken.request == request && !taken.ended;
+                if let Some(taken) = taken.iter_mut().rev().find(open) {
+                    (taken.amount, taken.ended) = (used.min(amount), true);
                 }
+                note(self.beyond.entry(place.clone()).or_default(), now, used.saturating_sub(amount));
                 continue;
             }
             if place.0 == PERMITS {
@@ -136,13 +144,45 @@ impl Witness {
         }
     }
 
+    /// What of an account was free again after `start`.
+    pub(super) fn freed_since(&self, place: &Place, start: u64) -> u64 {
+        since(self.freed.get(place), start)
+    }
+
+    /// These were granted, and nobody took them.
+    pub(super) fn let_go(&mut self, now: u64, labels: &[Label]) {
+        for (account, epoch, amount) in labels {
+            if let Some(place) = self.places.get(&(*account, *epoch)) {
+                note(self.freed.entry(place.clone()).or_default(), now, *amount);
+            }
+        }
+    }
+
     /// What of an account counts now.
     pub(super) fn counts(&self, place: &Place, now: u64) -> u64 {
         match self.taken.get(place) {
-            Some(taken) => taken.iter().rev().take_while(|it| it.at + COUNTED > now).map(|it| it.amount).sum(),
+            Some(taken) => {
+                let taken = taken.iter().rev().take_while(|it| it.at + COUNTED > now).map(|it| it.amount);
+                taken.sum::<u64>() + since(self.beyond.get(place), now.saturating_sub(COUNTED))
+            }
             None => self.figures.get(place).map_or(0, |it| it.held + it.settled + it.overrun),
         }
     }
+}
+
+fn note(noted: &mut VecDeque<(u64, u64)>, now: u64, amount: u64) {
+    if amount > 0 {
+        while noted.front().is_some_and(|(at, _)| at + KEPT < now) {
+            noted.pop_front();
+        }
+        noted.push_back((now, amount));
+    }
+}
+
+/// What was noted after `start`.
+fn since(noted: Option<&VecDeque<(u64, u64)>>, start: u64) -> u64 {
+    let noted = noted.into_iter().flat_map(|noted| noted.iter().rev());
+    noted.take_while(|(at, _)| *at > start).map(|(_, amount)| amount).sum()
 }
 
 fn take(taken: &mut VecDeque<Taken>, next: Taken) {

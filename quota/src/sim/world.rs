@@ -10,6 +10,7 @@ mod lost;
 mod requests;
 mod room;
 mod story;
+mod streams;
 mod trouble;
 mod up;
 
@@ -23,6 +24,7 @@ use tollgate_proto::state::v1::{
 };
 
 use disk::Disk;
+use streams::{Part, Stream};
 
 use super::{
     Failure, Fault, Plan, Report,
@@ -88,6 +90,10 @@ struct Process {
     rules: Vec<Rule>,
     waiting: BTreeMap<u64, Waiting>,
     flights: BTreeMap<u64, Vec<Label>>,
+    /// Streams whose first part is on its way, by its number.
+    streams: BTreeMap<u64, Stream>,
+    /// What the usage of a stream is recorded with, by the number of its first part, until that goes out.
+    records: BTreeMap<u64, u64>,
     disk: Disk,
     /// Granted, and waiting for the disk: up to where it must be durable.
     outgoing: BTreeMap<u64, u64>,
@@ -100,11 +106,22 @@ struct Process {
     heard: u64,
 }
 
+/// What a request asks for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    /// One bit for each of `LIMITS`.
+    limits: u8,
+    key: &'static str,
+    amount: u64,
+    part: Part,
+}
+
 /// A request that waits for a decision.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     charges: usize,
     durability: Durability,
+    wanted: Wanted,
 }
 
 /// What became of one request.
@@ -121,6 +138,8 @@ pub(super) struct World {
     dice: Dice,
     /// Of what operators do.
     orders: Dice,
+    /// Of how streams grow.
+    growth: Dice,
     queue: Queue,
     now: u64,
     log: Vec<Entry>,
@@ -170,6 +189,7 @@ impl World {
             plan,
             dice: Dice(plan.seed),
             orders: Dice(!plan.seed),
+            growth: Dice(plan.seed.rotate_left(32)),
             queue: Queue::default(),
             now: START,
             log: Vec::new(),
@@ -307,6 +327,7 @@ impl World {
                     return self.check(process);
                 }
             }
+            Event::Grow { process, stream } => return self.grow(process, stream),
         }
         Ok(())
     }

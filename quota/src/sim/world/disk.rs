@@ -90,12 +90,24 @@ impl World {
         let twice = self.ledger_bug() == Some(LedgerBug::RecoversTwice);
         let said = |it: &Remains| known(it).map(|known| if twice { 0 } else { known.last_terminal });
         let held = |it: &Remains| self.truth.orphans_of(node, it.incarnation());
-        let recovers = remains.into_iter().filter_map(|it| Some((said(&it)?, it.clone().with_held(held(&it)))));
+        let remains = remains.into_iter().map(|it| self.at_its_checkpoint(node, it));
+        let recovers = remains.filter_map(|it| Some((said(&it)?, it.clone().with_held(held(&it)))));
         let async_journal = self.wrong() == Some(Wrong::RecoversNothing);
         let recovers = recovers.flat_map(|(last_terminal, it)| it.recover(last_terminal).unwrap_or_default());
         let recovers: Vec<Recover> = recovers.filter(|it| !async_journal || it.done).collect();
         recovers.iter().try_for_each(|it| self.never_went_out(node, it))?;
         Ok(recovers)
+    }
+
+    /// See [`Wrong::OrphansAtTheCheckpoint`].
+    fn at_its_checkpoint(&self, node: u64, remains: Remains) -> Remains {
+        if self.wrong() != Some(Wrong::OrphansAtTheCheckpoint) {
+            return remains;
+        }
+        let dead = self.processes.iter().find(|it| (it.node, it.incarnation) == (node, remains.incarnation()));
+        let streams = dead.into_iter().flat_map(|it| it.streams.values());
+        let later: BTreeSet<u64> = streams.flat_map(|stream| stream.later_parts()).collect();
+        remains.forgetting(|request| later.contains(&request))
     }
 
     /// I4: of what a process is said to have never sent out, none is in flight.
@@ -143,10 +155,25 @@ impl World {
     pub(super) fn granted(&mut self, at: usize, request: u64) -> Checked {
         let process = &mut self.processes[at];
         let Some(waiting) = process.waiting.get(&request).copied() else { return Ok(()) };
-        let attribution = Attribution { request_id: id_of(process, request), ..Attribution::default() };
+        let named = |id| Attribution { request_id: id, ..Attribution::default() };
+        let attribution = match waiting.wanted.part {
+            Part::Whole => named(id_of(process, request)),
+            Part::First => {
+                let row = process.agent.admit();
+                let attribution = named(id_of(process, row));
+                process.agent.dispatch(row, &attribution, Durability::Journal);
+                process.records.insert(request, row);
+                Attribution::default()
+            }
+            Part::Of(_) => Attribution::default(),
+        };
         let position = process.agent.dispatch(request, &attribution, waiting.durability);
         self.write_down(at);
-        let early = self.wrong() == Some(Wrong::SendsBeforeTheJournal);
+        let early = match self.wrong() {
+            Some(Wrong::SendsBeforeTheJournal) => true,
+            Some(Wrong::GrowsBeforeTheJournal) => matches!(waiting.wanted.part, Part::Of(_)),
+            _ => false,
+        };
         if early || self.processes[at].disk.is_durable(position) {
             return self.dispatch(at, request);
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Longer than any delay and any request.
-const QUIET: u64 = 7 * SECOND;
+const QUIET: u64 = 8 * SECOND;
 /// How often a little is asked for before a lot is.
 const SMALL: u64 = 6;
 

@@ -126,7 +126,9 @@ impl World {
         for (record, seq) in frame.records.iter().zip(frame.first_seq..) {
             if let Some(Kind::Settle(settle)) = &record.kind {
                 let name = (frame.node, frame.incarnation, settle.request);
-                self.promised.remove(&name);
+                if let Some(labels) = self.promised.remove(&name) {
+                    self.witness.let_go(self.now, &labels);
+                }
                 if seq <= heard {
                     self.book_told(name);
                 }

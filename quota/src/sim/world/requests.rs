@@ -9,6 +9,9 @@ use crate::{
 /// Some holds are over before the longest requests are, and corrected then; those of permits are not.
 const SHORT_HOLD: u64 = 3 * SECOND;
 
+/// Of `LIMITS`, those of which no journal is kept when a request asks for them alone.
+const UNBILLED: u8 = 0b1_0100;
+
 /// How soon after its entry a request goes out that the log holds: what is later counts from then on.
 const SOON: u64 = 50 * MS;
 
@@ -26,8 +29,11 @@ impl World {
             true => self.dice.range(1, 16) | u64::from(self.dice.percent(25)) << 4,
             false => self.dice.range(1, 8),
         };
-        let limits: Vec<usize> = (0..LIMITS.len()).filter(|limit| picked >> limit & 1 == 1).collect();
-        let request = self.reserve(process, &limits, key, amount)?;
+        let limits = u8::try_from(picked).expect("there are five limits");
+        let unbilled = limits & UNBILLED;
+        let limits = if unbilled != 0 && self.growth.percent(10) { unbilled } else { limits };
+        let part = self.begins_stream(limits);
+        let request = self.ask_for(process, Wanted { limits, key, amount, part })?;
         let patience = if self.plan.scarce && self.dice.percent(10) { 3 * MS } else { SECOND };
         if let Some(request) = request {
             self.queue.at(self.now + patience, Event::GiveUp { process, request });
@@ -43,20 +49,26 @@ impl World {
         key: &str,
         amount: u64,
     ) -> Result<Option<u64>, Violation> {
-        let charges = self.charges(at, limits, key, amount);
+        let key = ["x", "y"].into_iter().find(|known| *known == key).unwrap_or_default();
+        let limits = limits.iter().fold(0, |all, limit| all | 1 << limit);
+        self.ask_for(at, Wanted { limits, key, amount, part: Part::Whole })
+    }
+
+    pub(super) fn ask_for(&mut self, at: usize, wanted: Wanted) -> Result<Option<u64>, Violation> {
+        let charges = self.charges(at, wanted);
         let (Some(charges), false) = (charges, self.processes[at].agent.is_fenced()) else { return Ok(None) };
         self.report.arrivals += 1;
         let now = self.clock(at);
-        let hold_for =
-            if self.may_fail() && (amount % 10 == 7 || limits.contains(&4)) { SHORT_HOLD } else { 600 * SECOND };
-        let durability = match limits {
-            [2 | 4] | [2, 4] => Durability::Memory,
+        let is_short = wanted.amount % 10 == 7 || wanted.has(4);
+        let hold_for = if self.may_fail() && is_short { SHORT_HOLD } else { 600 * SECOND };
+        let durability = match wanted.limits {
+            limits if limits & !UNBILLED == 0 => Durability::Memory,
             _ if self.dice.percent(3) => Durability::Quorum,
             _ => Durability::Journal,
         };
         let process = &mut self.processes[at];
         let (request, granted) = process.agent.reserve(&charges, durability, hold_for, now);
-        process.waiting.insert(request, Waiting { charges: charges.len(), durability });
+        process.waiting.insert(request, Waiting { charges: charges.len(), durability, wanted });
         if !self.draining {
             self.oracle.arrives(self.now, self.now + self.leader_skew, (at, request), &charges);
         }
@@ -71,15 +83,15 @@ impl World {
         Ok(Some(request))
     }
 
-    fn charges(&self, at: usize, limits: &[usize], key: &str, amount: u64) -> Option<Vec<Charge>> {
+    fn charges(&self, at: usize, wanted: Wanted) -> Option<Vec<Charge>> {
         let rules = &self.processes[at].rules;
-        let charge = |limit: &usize| {
-            let rule = rules.iter().find(|rule| *rule.limit == *LIMITS[*limit])?;
-            let key = rule.per.iter().map(|_| key.to_owned()).collect();
-            let amount = if matches!(rule.unit, Unit::Requests | Unit::Concurrency) { 1 } else { amount };
+        let charge = |limit: usize| {
+            let rule = rules.iter().find(|rule| *rule.limit == *LIMITS[limit])?;
+            let key = rule.per.iter().map(|_| wanted.key.to_owned()).collect();
+            let amount = if matches!(rule.unit, Unit::Requests | Unit::Concurrency) { 1 } else { wanted.amount };
             Some(Charge { limit: rule.limit.clone(), version: rule.version, key, amount })
         };
-        limits.iter().map(charge).collect()
+        (0..LIMITS.len()).filter(|limit| wanted.has(*limit)).map(charge).collect()
     }
 
     /// I8: what was applied counts at once. Nothing is drawn from an account that this node knows to be called back.
@@ -107,7 +119,7 @@ impl World {
     /// A request was granted and goes out: it must hold its whole path, once.
     pub(super) fn dispatch(&mut self, at: usize, request: u64) -> Checked {
         let process = &self.processes[at];
-        let Some(Waiting { charges, .. }) = process.waiting.get(&request).copied() else { return Ok(()) };
+        let Some(Waiting { charges, wanted, .. }) = process.waiting.get(&request).copied() else { return Ok(()) };
         let mut labels = process.agent.drawn(request);
         let drawn = labels.len();
         let name = (process.node, process.incarnation, request);
@@ -134,7 +146,11 @@ impl World {
         }
         let lasts = lasts(&mut self.dice);
         self.oracle.sent((at, request), lasts);
-        self.queue.at(self.now + lasts, Event::End { process: at, request });
+        match wanted.part {
+            Part::Whole => self.queue.at(self.now + lasts, Event::End { process: at, request }),
+            Part::First => self.begin_stream(at, request, wanted, lasts),
+            Part::Of(stream) => self.goes_on(at, stream, request),
+        }
         Ok(())
     }
 
@@ -159,6 +175,10 @@ impl World {
         if !process.alive {
             return false;
         }
+        if let Some(stream) = process.streams.remove(&request) {
+            self.end_stream(at, stream);
+            return true;
+        }
         let Some(labels) = process.flights.remove(&request) else { return false };
         let most = labels.iter().map(|(_, _, amount)| *amount).max().unwrap_or_default();
         let (outcome, used) = used(&mut self.dice, most);
@@ -168,6 +188,32 @@ impl World {
     }
 
     pub(super) fn finish(&mut self, at: usize, request: u64, labels: &[Label], used: u64, outcome: Outcome) {
+        let row = self.record(at, request, outcome);
+        self.close(at, request, labels, (used, outcome), row);
+    }
+
+    /// What the usage of a request is recorded with, should it have any: it is to be counted once.
+    pub(super) fn record(&mut self, at: usize, request: u64, outcome: Outcome) -> Option<Attribution> {
+        let process = &self.processes[at];
+        let id = disk::id_of(process, request);
+        if outcome != Outcome::Voided {
+            if !process.is_newest(&self.truth) {
+                self.forgotten.insert(id.clone()); // nobody listens to it any more, and it does not know yet
+            }
+            self.settled.push((at, id.clone()));
+        }
+        Some(Attribution { request_id: id, ..Attribution::default() })
+    }
+
+    /// Ends what holds something; without a record for what a stream holds in parts.
+    pub(super) fn close(
+        &mut self,
+        at: usize,
+        request: u64,
+        labels: &[Label],
+        (used, outcome): (u64, Outcome),
+        attribution: Option<Attribution>,
+    ) {
         let voided = outcome == Outcome::Voided;
         self.tell(|it| {
             let used = if voided { 0 } else { used };
@@ -179,21 +225,13 @@ impl World {
             "c" => 1,
             _ => used,
         };
-        self.witness.settle((at, request), labels, used_of);
+        self.witness.settle(self.now, (at, request), labels, used_of);
         self.book_end(at, request, labels, used_of);
-        let process = &mut self.processes[at];
-        let id = disk::id_of(process, request);
-        if !voided {
-            if !process.is_newest(&self.truth) {
-                self.forgotten.insert(id.clone()); // nobody listens to it any more, and it does not know yet
-            }
-            self.settled.push((at, id.clone()));
-        }
-        process.agent.settle(Settle {
+        self.processes[at].agent.settle(Settle {
             request,
             outcome: outcome.into(),
             usage: Some(Usage { input_tokens: used, ..Usage::default() }),
-            attribution: Some(Attribution { request_id: id, ..Attribution::default() }),
+            attribution,
             ..Settle::default()
         });
         self.write_down(at);
@@ -201,17 +239,33 @@ impl World {
 
     /// The caller leaves; false when it has its answer, or its process is dead.
     pub(super) fn give_up(&mut self, at: usize, request: u64) -> bool {
-        let process = &mut self.processes[at];
-        let leaves = process.alive && process.waiting.remove(&request).is_some();
-        if leaves {
-            process.agent.cancel(request);
-            process.outgoing.remove(&request);
-            process.drawn_at.remove(&request);
-            self.write_down(at);
+        let left = self.let_go(at, request);
+        if let Some(wanted) = left {
             self.report.undecided += 1;
             self.tell(|it| format!("{}: the caller of request {request} leaves", it.named(at)));
+            self.ends_undecided(at, wanted.part);
         }
-        leaves
+        left.is_some()
+    }
+
+    /// Nobody waits any more for what a request asked for, if anyone did.
+    pub(super) fn let_go(&mut self, at: usize, request: u64) -> Option<Wanted> {
+        let process = &mut self.processes[at];
+        if !process.alive {
+            return None;
+        }
+        let wanted = process.waiting.remove(&request)?.wanted;
+        let drawn = process.agent.drawn(request);
+        self.witness.let_go(self.now, &drawn);
+        let process = &mut self.processes[at];
+        process.agent.cancel(request);
+        if let Some(row) = process.records.remove(&request) {
+            process.agent.release(row);
+        }
+        process.outgoing.remove(&request);
+        process.drawn_at.remove(&request);
+        self.write_down(at);
+        Some(wanted)
     }
 
     pub(super) fn told(&mut self, at: usize, answers: Vec<Answer>, drawn: bool) -> Checked {
@@ -226,7 +280,10 @@ impl World {
                 Some(said) => {
                     self.report.refusals += 1;
                     self.tell(|it| format!("{} refuses request {request}: {:?}", it.named(at), said.refusal()));
-                    self.processes[at].waiting.remove(&request);
+                    let waited = self.processes[at].waiting.remove(&request);
+                    if let Some(Waiting { wanted, .. }) = waited {
+                        self.ends_undecided(at, wanted.part);
+                    }
                     if said.refusal() == Refusal::Exhausted {
                         self.oracle.refused((at, request));
                     }
@@ -271,7 +328,7 @@ fn lasts(dice: &mut Dice) -> u64 {
 }
 
 /// How a request ends whose greatest charge is `most`, and how many tokens it has used by then.
-fn used(dice: &mut Dice, most: u64) -> (Outcome, u64) {
+pub(super) fn used(dice: &mut Dice, most: u64) -> (Outcome, u64) {
     let outcome = if dice.percent(10) { Outcome::Voided } else { Outcome::Settled };
     let used = if dice.percent(3) { most + dice.range(0, 9) } else { dice.range(most / 2, most + 1) };
     (outcome, used)

@@ -3,6 +3,9 @@
 use super::*;
 use crate::sim::witness::Place;
 
+/// Who comes while there is room for it is admitted by then (I7, `T_adm`).
+const ADMITTED_WITHIN: u64 = 50 * MS;
+
 impl World {
     /// Counts what the log has just refused for lack of room, though one who knew all that was admitted, and nothing else,
     /// would have found some in every account. Records up to `last_seq` were answered before.
@@ -15,15 +18,18 @@ impl World {
                 _ => None,
             })
             .collect();
-        let mut wrongly = 0;
+        let (mut wrongly, mut late) = (0, 0);
         for (at, said) in outcome.holds.iter().enumerate() {
             let (hold, new) = holds[at];
             if new && !said.granted && said.refusal() == Refusal::Exhausted {
                 let later = &holds[at + 1..];
-                wrongly += u64::from(hold.charges.iter().all(|charge| self.has_room(process, later, charge)));
+                let had_room = |since| hold.charges.iter().all(|charge| self.has_room(process, later, charge, since));
+                wrongly += u64::from(had_room(self.now));
+                late += u64::from(had_room(self.now.saturating_sub(ADMITTED_WITHIN)));
             }
         }
         self.report.refused_beside_room += wrongly;
+        self.report.refused_beside_old_room += late;
     }
 
     /// What is drawn by requests that were granted and did not go out yet: they wait for the disk, or for the log's word.
@@ -41,9 +47,9 @@ impl World {
         sum
     }
 
-    /// Whether a charge would fit into its account beside all that was granted: sent out, or about to be; without what
-    /// `later` holds of the same frame were granted.
-    fn has_room(&self, process: usize, later: &[(&Hold, bool)], charge: &wire::Charge) -> bool {
+    /// Whether a charge would have fitted into its account ever since, beside all that was granted: sent out, or about to be;
+    /// without what `later` holds of the same frame were granted.
+    fn has_room(&self, process: usize, later: &[(&Hold, bool)], charge: &wire::Charge, since: u64) -> bool {
         let Process { node, incarnation, .. } = self.processes[process];
         let Some(view) = self.truth.lease_of(0, 0, &charge.limit, &charge.key) else { return true };
         let Some(place) = self.witness.place(view.account, view.epoch) else { return charge.amount <= view.capacity };
@@ -55,6 +61,7 @@ impl World {
         let promised = promised.filter(|(account, epoch, _)| self.witness.place(*account, *epoch) == Some(place));
         let promised: u64 = promised.map(|(.., amount)| amount).sum();
         let promised = promised + self.outgoing(place);
-        counts + promised + charge.amount <= view.capacity
+        let freed = self.witness.freed_since(place, since);
+        counts + promised + freed + charge.amount <= view.capacity
     }
 }

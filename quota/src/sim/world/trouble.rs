@@ -58,6 +58,8 @@ impl World {
             rules,
             waiting: BTreeMap::new(),
             flights: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            records: BTreeMap::new(),
             disk,
             outgoing: BTreeMap::new(),
             drawn_at: BTreeMap::new(),
