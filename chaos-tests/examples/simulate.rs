@@ -236,6 +236,7 @@ impl Outcome {
             "refusedBesideRoom": self.sum.refused_beside_room,
             "refusedBesideOldRoom": self.sum.refused_beside_old_room,
             "grown": self.sum.grown,
+            "unprotected": self.sum.unprotected,
             "falseRefusals": self.sum.false_refusals,
         })
     }

@@ -84,6 +84,8 @@ pub struct Report {
     pub mixed: u64,
     /// Times that streams drew on more than they held before.
     pub grown: u64,
+    /// Requests that went on without limits that allow it, as nobody could decide on them.
+    pub unprotected: u64,
     /// Requests that were told no.
     pub refusals: u64,
     /// Requests whose caller left without an answer.
@@ -121,6 +123,7 @@ impl Report {
         self.local += next.local;
         self.mixed += next.mixed;
         self.grown += next.grown;
+        self.unprotected += next.unprotected;
         self.refusals += next.refusals;
         self.undecided += next.undecided;
         self.false_refusals += next.false_refusals;

@@ -28,7 +28,13 @@ impl Agent {
         if charges.len() > MAX_CHARGES || (0..charges.len()).any(twice) {
             return None;
         }
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        let contact = (self.book.bug == Some(Bug::AllowsFromLeases)).then(|| std::mem::take(&mut self.contact));
         let (mut parts, drawn) = self.draw_what_is_covered(charges, durability, now);
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if let Some(contact) = contact {
+            self.contact = contact;
+        }
         let unprotected: Vec<usize> = (0..charges.len()).filter(|at| drawn >> at & 1 == 0).collect();
         if !unprotected.iter().all(|at| allowed.get(*at).copied().unwrap_or(false)) {
             self.give_back(&parts);

@@ -38,6 +38,8 @@ pub(crate) enum Bug {
     IgnoresIsolation,
     /// Spends above what the journal says may be spent.
     IgnoresCeilings,
+    /// Spends its leases however long nobody has answered, where a limit says to go on.
+    AllowsFromLeases,
     /// Draws as soon as half of it is there.
     DrawsOnCredit,
 }

@@ -1,9 +1,9 @@
 //! Ways for the ledger to be wrong, to prove that the checks would see it. Not in a build without `seeded-bugs`.
 
 use tollgate_model::LogIndex;
-use tollgate_proto::state::v1::{Frame, Hold, Report, record::Kind};
+use tollgate_proto::state::v1::{Frame, Hold, Outcome, Report, ShadowCharge, Usage, record::Kind};
 
-use super::{Ledger, accounts::Account, leases::Lease};
+use super::{Ledger, accounts::Account, apply::join, holds::actual, leases::Lease};
 
 /// Ways to be wrong, one for each invariant: each must be found by the check of that invariant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,10 @@ pub(crate) enum Bug {
     LostAtOnce,
     /// Ends that an earlier incarnation had said itself count again when its journal tells them.
     RecoversTwice,
+    /// What went past a limit is counted nowhere.
+    ForgetsUnprotected,
+    /// What went past a limit is counted as used of its account, too.
+    ChargesUnprotected,
     /// What a voided request held of a sliding limit stays with its slot until that has aged.
     VoidKeepsItsSlot,
 }
@@ -157,5 +161,27 @@ impl Ledger {
             // Out of the way of the living one's numbers.
             self.hold(at, now, frame.node, &Hold { request: hold.request | (1 << 63), ..hold.clone() });
         }
+    }
+}
+
+impl Ledger {
+    /// See [`Bug::ForgetsUnprotected`] and [`Bug::ChargesUnprotected`]. Whether it is not counted apart.
+    pub(super) fn goes_wrong_with_unprotected(
+        &mut self,
+        rule: Option<u32>,
+        charge: &ShadowCharge,
+        usage: &Usage,
+        outcome: Outcome,
+    ) -> bool {
+        if self.bug == Some(Bug::ChargesUnprotected) {
+            let account = rule.zip(join(&charge.key)).and_then(|(rule, key)| self.find_account(rule, &key));
+            let unit = rule.map(|rule| self.rules.get(rule).rule.unit);
+            if let Some((id, unit)) = account.zip(unit) {
+                let account = self.accounts.slab.get_mut(id).expect("it was just found");
+                account.used = account.used.saturating_add(actual(unit, usage, outcome));
+                self.dirty.accounts.push(id);
+            }
+        }
+        self.bug == Some(Bug::ForgetsUnprotected)
     }
 }

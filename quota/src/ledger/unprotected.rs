@@ -25,6 +25,10 @@ impl Ledger {
         for (at, charge) in charges.iter().enumerate() {
             let again = charges[..at].iter().any(|earlier| earlier.limit == charge.limit);
             let rule = self.rules.form_at(&charge.limit, charge.limit_version).filter(|_| !again);
+            #[cfg(any(test, feature = "seeded-bugs"))]
+            if self.goes_wrong_with_unprotected(rule, charge, &usage, outcome) {
+                continue;
+            }
             let Some(state) = rule.and_then(|id| self.rules.slab.get_mut(id)) else { continue };
             let counted = &mut state.unprotected;
             counted.requests = counted.requests.saturating_add(1);
@@ -41,5 +45,21 @@ impl Ledger {
         let mut all: Vec<_> = open.map(|state| (state.rule.limit.clone(), state.unprotected)).collect();
         all.sort_by(|one, other| one.0.cmp(&other.0));
         all
+    }
+}
+
+#[cfg(any(test, feature = "seeded-bugs"))]
+impl Ledger {
+    /// The form of a limit that was in force at `version`, by its number.
+    pub(crate) fn form_of(&self, limit: &str, version: u64) -> Option<u32> {
+        self.rules.form_at(limit, version)
+    }
+
+    pub(crate) fn unprotected_of(&self, form: u32) -> Option<Unprotected> {
+        self.rules.slab.get(form).map(|state| state.unprotected)
+    }
+
+    pub(crate) fn unprotected_by_form(&self) -> impl Iterator<Item = (u32, Unprotected)> {
+        self.rules.slab.iter().map(|(form, state)| (form, state.unprotected))
     }
 }

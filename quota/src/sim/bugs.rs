@@ -61,7 +61,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 46] = [
+const ALL: [(&str, Wrong, &str); 49] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -106,6 +106,9 @@ const ALL: [(&str, Wrong, &str); 46] = [
     ("lost-at-once", Wrong::Ledger(LedgerBug::LostAtOnce), "I3"),
     ("void-keeps-its-slot", Wrong::Ledger(LedgerBug::VoidKeepsItsSlot), "I1"),
     ("draws-on-credit", Wrong::Book(BookBug::DrawsOnCredit), "I2"),
+    ("forgets-unprotected", Wrong::Ledger(LedgerBug::ForgetsUnprotected), "I6"),
+    ("charges-unprotected", Wrong::Ledger(LedgerBug::ChargesUnprotected), "I4"),
+    ("allows-from-leases", Wrong::Book(BookBug::AllowsFromLeases), "I8"),
     ("grows-before-the-journal", Wrong::GrowsBeforeTheJournal, "I4"),
     ("orphans-at-the-checkpoint", Wrong::OrphansAtTheCheckpoint, "I4"),
 ];

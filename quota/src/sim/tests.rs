@@ -57,6 +57,7 @@ fn chaos_reaches_what_it_is_about() {
         sum.suspense,
         sum.drained,
         sum.grown,
+        sum.unprotected,
     ];
     let faults = Fault::ALL.map(|fault| sum.faults.of(fault));
     assert!(reached.into_iter().chain(faults).all(|times| times >= 10), "{sum:?}");
@@ -220,6 +221,9 @@ variants! {
     a_lost_node_that_is_not_proven_dead_is_found: "lost-at-once";
     a_voided_charge_that_keeps_its_slot_is_found: "void-keeps-its-slot";
     a_draw_beyond_the_lease_is_found: "draws-on-credit";
+    what_goes_past_a_limit_and_is_counted_nowhere_is_found: "forgets-unprotected";
+    what_goes_past_a_limit_and_is_charged_is_found: "charges-unprotected";
+    an_isolated_node_that_allows_from_its_leases_is_found: "allows-from-leases";
     a_stream_that_grows_before_the_journal_is_durable_is_found: "grows-before-the-journal";
     an_orphan_that_counts_as_at_its_checkpoint_is_found: "orphans-at-the-checkpoint";
 }

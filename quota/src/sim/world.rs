@@ -12,6 +12,7 @@ mod room;
 mod story;
 mod streams;
 mod trouble;
+mod unprotected;
 mod up;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -85,6 +86,8 @@ struct Process {
     skew: u64,
     clock: u64,
     sent_at: u64,
+    /// Since when it waits for an answer.
+    asked_since: Option<u64>,
     retry_at: u64,
     /// The limits in force, as its replica knows them.
     rules: Vec<Rule>,
@@ -161,6 +164,7 @@ pub(super) struct World {
     /// Ends that were neither in the log nor on a disk when their process died.
     forgotten: BTreeSet<String>,
     books: books::Books,
+    apart: unprotected::Apart,
     /// What came, for one who would have known all of it at once.
     oracle: Oracle,
     leaderless: bool,
@@ -204,6 +208,7 @@ impl World {
             settled: Vec::new(),
             forgotten: BTreeSet::new(),
             books: books::Books::default(),
+            apart: unprotected::Apart::default(),
             oracle: Oracle::default(),
             leaderless: false,
             leader_skew: 0,
@@ -322,11 +327,7 @@ impl World {
                     return self.check(process);
                 }
             }
-            Event::GiveUp { process, request } => {
-                if self.give_up(process, request) {
-                    return self.check(process);
-                }
-            }
+            Event::GiveUp { process, request } => return self.lose_patience(process, request),
             Event::Grow { process, stream } => return self.grow(process, stream),
         }
         Ok(())

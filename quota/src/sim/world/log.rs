@@ -43,6 +43,7 @@ impl World {
         self.trace(&entry);
         self.tell(|_| format!("entry {index}: {}", story::entry(&entry.command, outcome.as_ref())));
         ended.iter().try_for_each(|id| self.witness.terminals.count(id))?;
+        self.is_counted_apart(&ended)?;
         let news = self.truth.take_news();
         if news.all || index.is_multiple_of(FULL_AUDIT_EVERY) {
             self.truth.audit()?;

@@ -83,7 +83,7 @@ impl World {
         Ok(Some(request))
     }
 
-    fn charges(&self, at: usize, wanted: Wanted) -> Option<Vec<Charge>> {
+    pub(super) fn charges(&self, at: usize, wanted: Wanted) -> Option<Vec<Charge>> {
         let rules = &self.processes[at].rules;
         let charge = |limit: usize| {
             let rule = rules.iter().find(|rule| *rule.limit == *LIMITS[limit])?;
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// I8: what was applied counts at once. Nothing is drawn from an account that this node knows to be called back.
-    fn heeds(&self, at: usize, request: u64) -> Checked {
+    pub(super) fn heeds(&self, at: usize, request: u64) -> Checked {
         let process = &self.processes[at];
         for (account, epoch, _) in process.agent.drawn(request) {
             let view = process.replica.lease(process.node, process.incarnation, account);
@@ -227,8 +227,11 @@ impl World {
         };
         self.witness.settle(self.now, (at, request), labels, used_of);
         self.book_end(at, request, labels, used_of);
+        let id = attribution.as_ref().filter(|_| !voided).map(|it| &*it.request_id);
+        let unprotected = self.ends_apart(at, request, id, used_of);
         self.processes[at].agent.settle(Settle {
             request,
+            unprotected,
             outcome: outcome.into(),
             usage: Some(Usage { input_tokens: used, ..Usage::default() }),
             attribution,

@@ -54,6 +54,7 @@ impl World {
             skew: self.dice.range(0, 100 * MS),
             clock: 0,
             sent_at: 0,
+            asked_since: None,
             retry_at: 0,
             rules,
             waiting: BTreeMap::new(),

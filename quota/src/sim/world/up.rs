@@ -26,6 +26,9 @@ impl World {
         }
         let process = &mut self.processes[at];
         let (resend, cut) = (process.agent.is_sending(), process.cut);
+        if cut && (resend || !process.waiting.is_empty()) {
+            process.asked_since.get_or_insert(self.now);
+        }
         if cut || (resend && (self.now < process.sent_at + 60 * MS || !self.may_send(at))) {
             return Ok(());
         }
@@ -34,7 +37,9 @@ impl World {
         if !self.may_send(at) {
             return Ok(());
         }
-        self.processes[at].sent_at = self.now;
+        let process = &mut self.processes[at];
+        process.sent_at = self.now;
+        process.asked_since.get_or_insert(self.now);
         self.send(at, Box::new(frame));
         self.check(at)
     }
@@ -89,6 +94,7 @@ impl World {
         if !process.alive || process.cut {
             return Ok(());
         }
+        process.asked_since = None;
         let answers = process.agent.applied(outcome, now);
         process.alive = !process.agent.is_fenced();
         self.told(at, answers, false)
