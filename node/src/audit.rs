@@ -1,7 +1,8 @@
 //! The audit that always runs: this node's own replica against its invariants, some accounts every few seconds.
 //!
 //! It works on an image, on a thread that may block. An account that does not add up is closed on this node until its window
-//! turns, and an error says so: whoever sees it keeps the logs and the data directory, and asks what wrote that row.
+//! turns or `limits reset` mends it, and an error says so: whoever sees it keeps the logs and the data directory, and asks what
+//! wrote that row.
 
 use std::{
     collections::BTreeMap,
@@ -69,7 +70,7 @@ impl Round {
                 limit = %found.limit,
                 account,
                 error = %found.violation,
-                "an account does not add up: it is closed on this node until its window turns"
+                "an account does not add up: it is closed on this node until its window turns or `limits reset` mends it"
             );
             let until = Instant::now() + Duration::from_micros(found.window_left_us);
             desk.quarantine(&found.limit, found.key.as_deref(), until);
@@ -111,7 +112,7 @@ mod tests {
     use tokio_util::task::TaskTracker;
     use tollgate_model::{Algorithm, KeyPart, LogIndex, NodeId, TimeZone, Timestamp, Unit, Window};
     use tollgate_proto::state::v1::{
-        AccountRow, Charge as WireCharge, Frame, FrameOutcome, Hold, NodeOpen, QuotaBatch, Record, record,
+        AccountRow, Charge as WireCharge, Frame, FrameOutcome, Hold, LimitReset, NodeOpen, QuotaBatch, Record, record,
     };
     use tollgate_quota::{
         BoxFuture, Charge, DeskConfig, Durability, Ledger, ReserveError, Rule, Unavailable, Uplink, UplinkError,
@@ -207,6 +208,20 @@ mod tests {
         assert_eq!(desk.stats().quarantined, 1);
         tokio::time::advance(Duration::from_secs(3_600)).await;
         assert_eq!(refusal(&desk, "alice").await, Unavailable::Deadline, "its window has turned");
+
+        let round = round.look(&wrong.image(), &desk, &findings);
+        assert_eq!(refusal(&desk, "alice").await, Unavailable::Quarantined);
+        let alice = vec!["alice".to_owned()];
+        assert_eq!((desk.end_quarantine("tpm", Some(&alice)), desk.end_quarantine("tpm", Some(&alice))), (true, false));
+        assert_eq!(refusal(&desk, "alice").await, Unavailable::Deadline, "somebody said so");
+        let round = round.look(&wrong.image(), &desk, &findings);
+        assert_eq!(refusal(&desk, "alice").await, Unavailable::Quarantined, "and it still does not add up");
+        let mut mended = damaged(&sound, |row| row.held += 5);
+        let reset = LimitReset { limit: "tpm".into(), key: alice.clone(), ..LimitReset::default() };
+        assert_eq!(mended.reset(Timestamp(0), &reset, &mut Vec::new()).problem, "");
+        desk.end_quarantine("tpm", Some(&alice));
+        let round = round.look(&mended.image(), &desk, &findings);
+        assert_eq!(refusal(&desk, "alice").await, Unavailable::Deadline, "now it does");
         drop(round);
     }
 }

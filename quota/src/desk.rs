@@ -250,6 +250,11 @@ impl Desk {
         self.shared.quarantine(limit, key, until);
     }
 
+    /// Ends a quarantine, on somebody's word; whether there was one. What does not add up yet is closed again by the next audit.
+    pub fn end_quarantine(&self, limit: &str, key: Option<&[String]>) -> bool {
+        self.shared.quarantine.open(limit, key)
+    }
+
     /// Records what a request used that never came to [`Desk::reserve`]. Dropped, and counted, when the desk is full:
     /// a caller that must not lose it reserves with no charges instead.
     pub fn record(&self, usage: Usage, outcome: Outcome, attribution: Attribution) {

@@ -92,6 +92,14 @@ impl Slide {
         self.slot(span.label(age)).held += amount;
     }
 
+    /// What requests hold of it is this and nothing else, each since its age.
+    pub(crate) fn hold_anew(&mut self, span: Span, holds: &[(u64, u64)]) {
+        for slot in &mut self.slots {
+            let of_slot = holds.iter().filter(|(at, _)| span.label(*at) == slot.at);
+            slot.held = of_slot.fold(0, |sum, (_, amount)| sum.saturating_add(*amount));
+        }
+    }
+
     /// Counts `amount` as used from `at` on, which may be some time ahead.
     pub(crate) fn count(&mut self, span: Span, at: u64, amount: u64) {
         if amount > 0 {

@@ -34,7 +34,7 @@ use tollgate_proto::state::v1::{
     Command, CommandAsked, ConfigChange, LimitReset, NodeLost, QuotaBatch, TokenChange, command,
 };
 use tollgate_quota::{Desk, Ledger, NodeOpen};
-use tracing::info;
+use tracing::{info, warn};
 
 use self::rows::Part;
 
@@ -177,8 +177,17 @@ impl ReplicatedState {
         if let (Some(before), "") = (&outcome.before, outcome.problem.as_str()) {
             let account = reset.key.join("/");
             info!(token = %reset.actor, limit = %reset.limit, account, used = before.used, overrun = before.overrun, "limit reset");
+            self.reopen(reset);
         }
         outcome.encode_to_vec()
+    }
+
+    /// An account that did not add up has been mended; what still does not is closed again by the next audit.
+    fn reopen(&self, reset: &LimitReset) {
+        let key = (!reset.overflow).then_some(reset.key.as_slice());
+        if self.shared.desk.get().is_some_and(|desk| desk.end_quarantine(&reset.limit, key)) {
+            warn!(limit = %reset.limit, account = reset.key.join("/"), "an account that did not add up was reset: it is open again");
+        }
     }
 
     fn lose_node(&mut self, now: Timestamp, lost: &NodeLost, changes: &mut Changes) -> Vec<u8> {

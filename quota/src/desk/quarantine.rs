@@ -35,6 +35,14 @@ impl Quarantine {
         self.len.store(closed.len(), Relaxed);
     }
 
+    /// Opens an account again, or without a key all of the limit that is closed whole; whether it was closed.
+    pub(super) fn open(&self, limit: &str, key: Option<&[String]>) -> bool {
+        let mut closed = self.closed.lock();
+        let was = closed.remove(&(limit.to_owned(), key.map(<[String]>::to_vec)));
+        self.len.store(closed.len(), Relaxed);
+        was.is_some_and(|until| until > Instant::now())
+    }
+
     /// Whether this account is closed.
     pub(super) fn closes(&self, limit: &str, key: &[String]) -> bool {
         let (closed, now) = (self.closed.lock(), Instant::now());

@@ -9,7 +9,10 @@ use super::{
     slab::Slab,
     spread::Spread,
 };
-use crate::slide::{Slide, Slot};
+use crate::{
+    invariants::conserved,
+    slide::{Slide, Slot},
+};
 use tollgate_model::MAX_KEY_PARTS;
 
 /// Looked at for each entry, and for each account it creates: so there are never many more idle records than live ones.
@@ -29,6 +32,9 @@ pub(super) struct Account {
     pub(super) held: u64,
     /// In the hands of open incarnations, held by their requests or not.
     pub(super) leased: u64,
+    /// What is not free, by a count of its own: the sum of `used`, `held`, `leased` and suspense, kept whenever units move between
+    /// them and what is free, and never read but by audits.
+    pub(super) taken: u64,
     /// The most that one request of this window asked for.
     pub(super) ask: u64,
     /// None is the same as all zero.
@@ -74,7 +80,7 @@ impl Rare {
 
 impl Account {
     pub(super) fn new(rule: u32, epoch: u64, key: Key) -> Self {
-        Self { rule, key, epoch, used: 0, held: 0, leased: 0, ask: 0, rare: None }
+        Self { rule, key, epoch, used: 0, held: 0, leased: 0, taken: 0, ask: 0, rare: None }
     }
 
     pub(super) fn rare(&self) -> &Rare {
@@ -90,6 +96,28 @@ impl Account {
     pub(super) fn with(mut self, rare: Rare) -> Self {
         self.rare = (!rare.is_none()).then(|| Box::new(rare));
         self
+    }
+
+    /// So much was free, and is used, held or out from here on.
+    pub(super) fn take(&mut self, amount: u64) {
+        self.taken = self.taken.wrapping_add(amount);
+    }
+
+    /// So much was used, held or out, and is free from here on.
+    pub(super) fn give(&mut self, amount: u64) {
+        self.taken = self.taken.wrapping_sub(amount);
+    }
+
+    /// What is not free is what it says it is.
+    pub(super) fn count_anew(&mut self) {
+        let parts = [self.used, self.held, self.leased, self.rare().suspense];
+        self.taken = parts.into_iter().fold(0, u64::wrapping_add);
+    }
+
+    /// I1, by two counts: what is not free, and what it is.
+    pub(super) fn adds_up(&self, capacity: u64) -> bool {
+        let out = u128::from(self.leased) + u128::from(self.rare().suspense);
+        conserved(capacity, i128::from(capacity) - i128::from(self.taken), self.held, self.used, out)
     }
 
     /// Used beyond what was held, where a window turns.
@@ -121,6 +149,7 @@ impl Account {
 
     /// Nothing was used in this window. What is held or out stays.
     pub(super) fn forget_use(&mut self) {
+        self.give(self.used);
         self.used = 0;
         if let Some(rare) = &mut self.rare {
             rare.overrun = 0;

@@ -144,6 +144,7 @@ impl Ledger {
         let age = self.age();
         let account = self.accounts.slab.get_mut(id).expect("it was just obtained");
         account.held += step.amount;
+        account.take(step.amount);
         let rule = self.rules.get(step.rule);
         if let Some(span) = rule.rule.span() {
             account.rare_mut().slide.hold(span, age, step.amount);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tollgate_model::{Name, Unit};
 
 use crate::{
-    invariants::{Violation, conserved, require},
+    invariants::{Violation, require},
     ledger::{
         self, Image,
         accounts::{Account, overflow_key},
@@ -124,7 +124,7 @@ impl Image {
                 );
             }
             let said = said.get(&(id, account.epoch)).cloned().unwrap_or_default();
-            let Err(violation) = adds_up(rule, account, age, &said) else { continue };
+            let Err(violation) = adds_up(rule, account, &said) else { continue };
             if audited.unsound.len() >= Self::MAX_UNSOUND {
                 audited.more = true;
                 continue;
@@ -173,10 +173,8 @@ impl Image {
     }
 }
 
-fn adds_up(rule: &RuleState, account: &Account, age: u64, said: &Said) -> Result<(), Violation> {
-    let out = u128::from(account.leased) + u128::from(account.rare().suspense);
-    let (free, counts) = (account.free(rule, age), account.counts(rule, age));
-    require(conserved(rule.rule.capacity, free, counts.held, counts.used, out), "I1", || format!("{account:?}"))?;
+fn adds_up(rule: &RuleState, account: &Account, said: &Said) -> Result<(), Violation> {
+    require(account.adds_up(rule.rule.capacity), "I1", || format!("{account:?} does not add up"))?;
     require(!said.homeless, "I2", || format!("{account:?} has a lease of which more was spent than granted"))?;
     let (leased, suspense) = (u128::from(account.leased), u128::from(account.rare().suspense));
     require((said.leased, said.suspense) == (leased, suspense), "I1", || {

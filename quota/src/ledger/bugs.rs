@@ -71,6 +71,7 @@ impl Ledger {
         for held in hold.charges {
             if let Some(account) = self.accounts.slab.get_mut(held.account).filter(|it| it.epoch == held.epoch) {
                 account.held -= held.amount;
+                account.give(held.amount);
                 self.dirty.accounts.push(held.account);
             }
         }
@@ -124,6 +125,7 @@ impl Ledger {
             .collect();
         for id in late {
             if let Some(account) = self.accounts.slab.get_mut(id) {
+                account.give(account.leased);
                 account.leased = 0;
             }
             for lease in self.leases.of_account(id).filter(|lease| self.is_open(lease)).copied().collect::<Vec<_>>() {
@@ -138,6 +140,7 @@ impl Ledger {
         if self.bug == Some(Bug::RaiseForgetsLeases) {
             for id in self.leased_accounts(rule) {
                 if let Some(account) = self.accounts.slab.get_mut(id) {
+                    account.give(account.leased);
                     account.leased = 0;
                 }
                 self.drop_leases(id);
@@ -178,7 +181,9 @@ impl Ledger {
             let unit = rule.map(|rule| self.rules.get(rule).rule.unit);
             if let Some((id, unit)) = account.zip(unit) {
                 let account = self.accounts.slab.get_mut(id).expect("it was just found");
-                account.used = account.used.saturating_add(actual(unit, usage, outcome));
+                let actual = actual(unit, usage, outcome);
+                account.used = account.used.saturating_add(actual);
+                account.take(actual);
                 self.dirty.accounts.push(id);
             }
         }

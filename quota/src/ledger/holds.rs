@@ -192,6 +192,7 @@ impl Ledger {
         let expired = hold.expired && rule.unit != Unit::Concurrency;
         if !expired {
             account.held = account.held.saturating_sub(held.amount);
+            account.give(held.amount);
         }
         match rule.span() {
             #[cfg(any(test, feature = "seeded-bugs"))]
@@ -205,8 +206,14 @@ impl Ledger {
                 }
                 slide.overrun(span, age, actual - within);
             }
-            None if expired => account.used = account.used.saturating_sub(held.amount - within),
-            None => account.used += within,
+            None if expired => {
+                account.used = account.used.saturating_sub(held.amount - within);
+                account.give(held.amount - within);
+            }
+            None => {
+                account.used += within;
+                account.take(within);
+            }
         }
         if rule.span().is_none() {
             account.add_overrun(actual - within);
@@ -230,6 +237,7 @@ impl Ledger {
             #[cfg(any(test, feature = "seeded-bugs"))]
             if self.bug == Some(Bug::PermitExpires) && is_permit && !expired {
                 account.held = account.held.saturating_sub(held.amount);
+                account.give(held.amount);
                 self.dirty.accounts.push(held.account);
                 self.drop_permits(id);
                 continue;
@@ -238,10 +246,14 @@ impl Ledger {
                 continue;
             }
             account.held = account.held.saturating_sub(held.amount);
+            account.give(held.amount);
             match rule.span() {
                 _ if is_permit => {}
                 Some(span) => account.rare_mut().slide.settle(span, at, held.amount, held.amount),
-                None => account.used += held.amount,
+                None => {
+                    account.used += held.amount;
+                    account.take(held.amount);
+                }
             }
             self.dirty.accounts.push(held.account);
             if let Some(gone) = orphaned_by.filter(|_| is_permit) {

@@ -291,6 +291,7 @@ impl Ledger {
         self.dirty.leases.push(id);
         let account = self.accounts.slab.get_mut(account).expect("it was just obtained");
         account.leased += more;
+        account.take(more);
         self.meta.leased = self.meta.leased.saturating_add(more);
     }
 
@@ -313,6 +314,7 @@ impl Ledger {
         if lease.epoch != report.epoch || spent.checked_add(returned).is_none_or(|sum| sum > lease.granted) {
             return;
         }
+        account.give(returned - lease.returned);
         if let Some(span) = self.rules.get(account.rule).rule.span() {
             account.leased -= returned - lease.returned;
             if overrun > lease.overrun {
@@ -354,6 +356,7 @@ impl Ledger {
                     #[cfg(any(test, feature = "seeded-bugs"))]
                     if self.bug == Some(Bug::OpenFreesLeases) {
                         account.rare_mut().suspense -= lease.outstanding();
+                        account.give(lease.outstanding());
                         self.leases.remove(id);
                     }
                 }
@@ -371,6 +374,7 @@ impl Ledger {
         lease.granted = lease.granted.saturating_add(held.amount);
         let account = self.accounts.slab.get_mut(held.account).expect("it holds the permit");
         account.leased += held.amount;
+        account.take(held.amount);
         self.dirty.leases.push(id);
     }
 
@@ -397,6 +401,7 @@ impl Ledger {
             self.dirty.leases.push(id);
             if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
                 account.rare_mut().suspense -= lease.outstanding();
+                account.give(lease.outstanding());
                 self.dirty.accounts.push(lease.account);
                 self.reconsider(lease.account);
             }

@@ -124,7 +124,9 @@ impl Ledger {
                 lease.returned += units;
                 lease.released += units;
                 self.meta.released_units = self.meta.released_units.saturating_add(units);
-                self.accounts.slab.get_mut(account).expect("it has leases").rare_mut().suspense -= units;
+                let account = self.accounts.slab.get_mut(account).expect("it has leases");
+                account.rare_mut().suspense -= units;
+                account.give(units);
             }
         }
         self.dirty.leases.push(id);

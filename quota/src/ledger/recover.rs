@@ -79,6 +79,7 @@ impl Ledger {
             let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| lease.free_at == 0) else { continue };
             if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
                 account.rare_mut().suspense -= lease.outstanding();
+                account.give(lease.outstanding());
                 self.dirty.accounts.push(lease.account);
             }
             self.leases.remove(id);

@@ -8,7 +8,7 @@
 use tollgate_model::{Timestamp, Unit};
 use tollgate_proto::state::v1::{AccountFigures, LimitReset, LimitResetOutcome};
 
-use super::{Changes, Ledger, accounts::overflow_key, apply::join};
+use super::{Changes, Ledger, accounts::overflow_key, apply::join, leases::Lease};
 
 impl Ledger {
     /// Sets what an account has used in the window that is open, and what was overrun, to nothing.
@@ -43,6 +43,7 @@ impl Ledger {
 
     fn forgive(&mut self, id: u32) -> LimitResetOutcome {
         let before = self.account_figures(id);
+        self.mend(id);
         let account = self.accounts.slab.get_mut(id).expect("it was just found");
         account.forget_use();
         let (epoch, rule) = (account.epoch, account.rule);
@@ -52,6 +53,29 @@ impl Ledger {
         }
         self.reconsider(id);
         LimitResetOutcome { problem: String::new(), before: Some(before), after: Some(self.account_figures(id)) }
+    }
+
+    /// What is held and out of an account is what holds and leases say, whatever its own record said: so it adds up
+    /// again on a node where it did not, and nothing changes on all others.
+    fn mend(&mut self, id: u32) {
+        let Some(account) = self.accounts.get(id) else { return };
+        let state = self.rules.get(account.rule);
+        let (span, epoch) = (state.rule.span(), account.epoch);
+        let of_account = self.open_charges().filter(|(_, held)| (held.account, held.epoch) == (id, epoch));
+        let holds: Vec<(u64, u64)> = of_account.map(|(at, held)| (at, held.amount)).collect();
+        let (open, gone): (Vec<&Lease>, Vec<_>) = self.leases.of_account(id).partition(|lease| self.is_open(lease));
+        let sum = |leases: &[&Lease]| leases.iter().fold(0_u64, |sum, lease| sum.saturating_add(lease.outstanding()));
+        let (leased, suspense) = (sum(&open), sum(&gone));
+        let account = self.accounts.slab.get_mut(id).expect("it was there a line ago");
+        account.held = holds.iter().fold(0, |sum, (_, amount)| sum.saturating_add(*amount));
+        account.leased = leased;
+        if account.rare().suspense != suspense {
+            account.rare_mut().suspense = suspense;
+        }
+        if let Some(span) = span {
+            account.rare_mut().slide.hold_anew(span, &holds);
+        }
+        account.count_anew();
     }
 
     /// Whatever comes of holds that were consumed at their deadline: of this account it is forgiven.

@@ -225,6 +225,7 @@ impl Ledger {
             let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
             let Some(account) = account else { return Err(RestoreError::Dangling(lease_key(id))) };
             *(if open { &mut account.leased } else { &mut account.rare_mut().suspense }) += lease.outstanding();
+            account.take(lease.outstanding());
         }
         Ok(())
     }
@@ -266,6 +267,7 @@ fn account(key: &[u8], row: AccountRow) -> Result<Account, RestoreError> {
     };
     let mut account = Account::new(row.rule, row.epoch, Key::NONE);
     (account.used, account.held, account.ask) = (row.used, row.held, row.ask);
+    account.take(row.used.wrapping_add(row.held));
     Ok(account.with(rare))
 }
 

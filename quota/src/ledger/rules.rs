@@ -240,6 +240,7 @@ impl Ledger {
                 }
                 None => {
                     it.used = taken.saturating_add(out);
+                    it.take(it.used);
                     it.add_overrun(overrun);
                 }
             }

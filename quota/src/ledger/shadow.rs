@@ -52,6 +52,7 @@ impl Ledger {
             slide.count(span, age, within);
         } else {
             account.used += within;
+            account.take(within);
             account.add_overrun(actual - within);
         }
         self.reconsider(id);

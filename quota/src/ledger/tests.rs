@@ -1,5 +1,6 @@
 //! What single entries do; `random.rs` has what long sequences of them never do.
 
+mod audit;
 mod edits;
 mod frames;
 mod leases;
