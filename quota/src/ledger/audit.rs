@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Ledger, accounts::Account, holds::Held, leases::Lease, rules::RuleState};
-use crate::{
-    invariants::{Violation, explained, require},
-    slide::Slot,
-};
+use crate::invariants::{Violation, explained, require};
+#[cfg(any(test, feature = "seeded-bugs"))]
+use crate::slide::Slot;
 use tollgate_model::Unit;
 
 /// What is held of an account, and of each slot of a sliding one, is what requests hold since then.

@@ -56,6 +56,10 @@ pub(crate) enum Bug {
     LostAtOnce,
     /// Ends that an earlier incarnation had said itself count again when its journal tells them.
     RecoversTwice,
+    /// What a ceiling says may have been spent counts whole, whatever was given back since.
+    CeilingBesideReturns,
+    /// What a journal tells of a sliding lease, or of permits, is moved as if a window turned.
+    RecoversWhatSlides,
     /// What went past a limit is counted nowhere.
     ForgetsUnprotected,
     /// What went past a limit is counted as used of its account, too.

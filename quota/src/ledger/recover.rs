@@ -58,7 +58,10 @@ impl Ledger {
         let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
         let account = self.accounts.slab.get_mut(consumed.account).filter(|it| it.epoch == lease.epoch);
         let Some(account) = account.filter(|_| lease.epoch == consumed.epoch) else { return };
-        if !self.rules.get(account.rule).rule.turns() {
+        let turns = self.rules.get(account.rule).rule.turns();
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        let turns = turns || self.bug == Some(Bug::RecoversWhatSlides);
+        if !turns {
             return;
         }
         let within = lease.granted - lease.returned;
@@ -69,6 +72,10 @@ impl Ledger {
         account.rare_mut().suspense -= spent - lease.spent;
         account.used += spent - lease.spent;
         account.add_overrun(overrun - lease.overrun);
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(Bug::CeilingBesideReturns) {
+            account.used += consumed.spent.saturating_sub(all);
+        }
         (lease.spent, lease.overrun) = (spent, overrun);
         self.dirty.leases.push(id);
         self.dirty.accounts.push(consumed.account);

@@ -1,6 +1,7 @@
 //! Fixed slices of seeds; with `TOLLGATE_NIGHTLY` a hundred times as many, or as many times as it says.
 
 mod alone;
+mod variants;
 
 use std::collections::BTreeSet;
 
@@ -221,6 +222,9 @@ variants! {
     a_lost_node_that_is_not_proven_dead_is_found: "lost-at-once";
     a_voided_charge_that_keeps_its_slot_is_found: "void-keeps-its-slot";
     a_draw_beyond_the_lease_is_found: "draws-on-credit";
+    a_ceiling_that_counts_beside_what_was_given_back_is_found: "ceiling-beside-returns";
+    an_incarnation_that_is_closed_before_it_has_recovered_is_found: "closes-before-it-recovers";
+    a_recovery_of_what_slides_as_if_a_window_turned_is_found: "recovers-what-slides";
     what_goes_past_a_limit_and_is_counted_nowhere_is_found: "forgets-unprotected";
     what_goes_past_a_limit_and_is_charged_is_found: "charges-unprotected";
     an_isolated_node_that_allows_from_its_leases_is_found: "allows-from-leases";

@@ -94,7 +94,10 @@ impl World {
         let recovers = remains.filter_map(|it| Some((said(&it)?, it.clone().with_held(held(&it)))));
         let async_journal = self.wrong() == Some(Wrong::RecoversNothing);
         let recovers = recovers.flat_map(|(last_terminal, it)| it.recover(last_terminal).unwrap_or_default());
-        let recovers: Vec<Recover> = recovers.filter(|it| !async_journal || it.done).collect();
+        let mut recovers: Vec<Recover> = recovers.filter(|it| !async_journal || it.done).collect();
+        if self.wrong() == Some(Wrong::ClosesBeforeItRecovers) {
+            recovers.sort_by_key(|it| !it.done);
+        }
         recovers.iter().try_for_each(|it| self.never_went_out(node, it))?;
         Ok(recovers)
     }
