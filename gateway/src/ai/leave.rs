@@ -16,14 +16,13 @@ use tollgate_quota::{Outcome, Written};
 
 use super::{
     pace::Pace,
+    quiet::{Silence, TICK, Tick},
     settle::{Call, Used},
 };
 use crate::upstream::UpstreamBody;
 
-/// A provider that has written more is heard within this; what comes later, the relay's margin is for.
-const QUIET: Duration = Duration::from_millis(20);
-/// The provider is let go within a second of the caller, however much it writes. Of one that still writes, and is not known to
-/// write slowly, there is no telling how much is on the way.
+/// The provider is let go within a second of the caller, however much it writes. Of one that is not quiet by then, and not
+/// known to write slowly, there is no telling how much is on the way.
 const LONGEST: Duration = Duration::from_millis(500);
 
 /// A provider's stream and the call that it answers. Dropping it ends both: the provider is let go, and the call is settled
@@ -68,21 +67,31 @@ impl Source {
 
     async fn read_on(mut self) {
         let end = Instant::now() + LONGEST;
-        let read_before = self.relay.counted_output();
-        while !self.relay.is_over() {
-            match timeout_at(end.min(Instant::now() + QUIET), self.body.frame()).await {
-                Ok(Some(Ok(frame))) => self.relay.read_on(&frame.into_data().unwrap_or_default()),
-                Ok(Some(Err(_)) | None) => return,
-                Err(_) if Instant::now() < end => return,
-                Err(_) => {}
-            }
-            if Instant::now() >= end {
-                let is_slow = self.call.as_ref().is_some_and(Call::is_known_to_be_slow);
-                if !is_slow && self.relay.counted_output() > read_before {
-                    self.relay.lose_sight();
+        let (read_before, mut silence) = (self.relay.counted_output(), Silence::default());
+        // What comes after that, the relay's margin is for.
+        while !self.relay.is_over() && !silence.is_quiet() {
+            let due = end.min(Instant::now() + TICK);
+            let tick = match timeout_at(due, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    self.relay.read_on(&frame.into_data().unwrap_or_default());
+                    Tick::Heard
                 }
-                return;
+                Ok(Some(Err(_)) | None) => return,
+                Err(_) => Tick::Silent { late: Instant::now() - due },
+            };
+            silence = silence.and(tick);
+            if Instant::now() >= end && !silence.is_quiet() {
+                let has_written = self.relay.counted_output() > read_before;
+                return self.give_up(has_written, silence.is_blind());
             }
+        }
+    }
+
+    /// It is let go in the middle of what it writes, or of what this node did not get to read.
+    fn give_up(mut self, has_written: bool, is_blind: bool) {
+        let is_slow = self.call.as_ref().is_some_and(Call::is_known_to_be_slow);
+        if is_blind || has_written && !is_slow {
+            self.relay.lose_sight();
         }
     }
 }

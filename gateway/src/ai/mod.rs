@@ -11,6 +11,7 @@ mod leave;
 mod models;
 mod pace;
 mod provider;
+mod quiet;
 mod settle;
 mod stream;
 

@@ -141,7 +141,6 @@ async fn callers_who_leave_at_the_first_byte_are_never_over() -> Outcome {
 
 /// Counted by the vocabulary there is no slack that makes up for what is in the buffers still.
 #[tokio::test]
-#[ignore = "by chance: a gateway that gets no CPU for 20 ms takes a provider that writes on for one that is quiet"]
 async fn callers_who_leave_a_provider_that_is_faster_than_the_gateway_are_never_over() -> Outcome {
     let name = "left at the first byte, fast answers, known vocabulary";
     play_all(&[leaving_long(name, "gpt-4o-leaving-2", long_at_once)]).await
