@@ -1,11 +1,15 @@
 //! A provider that refuses, hangs or dies, and the one behind it.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use serde_json::json;
+use tokio::task::JoinSet;
 use tollgate_chaos_tests::{
     Cluster, Outcome, Plan, Provider,
+    accounts::SHOWN_WITHIN,
     calls::{Call, error_of, is_complete, streamed_text},
     client::LIMIT,
-    free_port,
+    day_with_room, eventually_within, free_port,
     resources::{self, api_key},
 };
 use tollgate_mock_llm::Options;
@@ -117,5 +121,61 @@ async fn without_a_fallback_the_failure_is_told_in_the_callers_dialect() -> Outc
     provider.turn(&[("status", "429"), ("retry-after", "7")]).await?;
     let limited = cluster.client.send(Call::chat(&api_key("alice"), "m").request(origin), LIMIT).await?;
     assert_eq!((limited.status, limited.header("retry-after")), (429, "7"));
+    Ok(())
+}
+
+/// Callers who find room for an attempt with each provider, and those who come all at once after them.
+const WAVES: [usize; 2] = [5, 40];
+/// Tokens of one call, by the provider's rule.
+const TOKENS: u64 = 5 + 200;
+
+/// The first provider works every answer out and bills it, though nobody waits for it any more.
+#[tokio::test]
+async fn a_provider_that_bills_after_its_time_out_and_the_fallback_that_answers_stay_within_the_limit() -> Outcome {
+    day_with_room(Duration::from_secs(120)).await;
+    let mut cluster = Cluster::start().await?;
+    cluster.ready().await?;
+    let (first, second) = (Provider::start(Options::default()).await?, Provider::start(Options::default()).await?);
+    first.turn(&[("delay", "30s")]).await?;
+    let limit = 15 * TOKENS;
+    let mut yaml = resources::provider("first", "openai", &first.url());
+    yaml += &resources::provider("second", "openai", &second.url());
+    let more = ", fallbacks: [{provider: second, on: [timeout]}], timeouts: {firstByte: 1s}";
+    yaml += &resources::route("chat", "[{provider: first}]", more);
+    yaml += &(resources::tenant("acme") + &resources::consumer("alice", "acme"));
+    yaml += &resources::tokens_per_day("alice-tokens", "alice", limit);
+    cluster.cli().apply_and_wait(&yaml).await?;
+    let mut told = BTreeMap::<u16, u64>::new();
+    for callers in WAVES {
+        let mut wave = JoinSet::new();
+        for number in 0..callers {
+            let call = Call::chat(&api_key("alice"), "gpt-4o-mini").max_tokens(200).header("x-mock-output", "200");
+            let call = if number % 2 == 0 { call } else { call.stream() };
+            let (client, origins) = (cluster.client.clone(), cluster.origins());
+            let request = call.request(&origins[number % origins.len()]);
+            wave.spawn(async move { client.send(request, LIMIT).await.map(|answer| answer.status) });
+        }
+        while let Some(status) = wave.join_next().await {
+            *told.entry(status??).or_default() += 1;
+        }
+    }
+    let billed = first.settled().await?.total;
+    let served = second.settled().await?.total;
+    let witnessed = billed.input_tokens + billed.planned_tokens + served.input_tokens + served.output_tokens;
+    println!("fallback (billed after its time-out) limit={limit} witnessed={witnessed} told={told:?}");
+    assert!(told.contains_key(&200) && told.contains_key(&429), "{told:?}");
+    assert_eq!(told.get(&200).copied().unwrap_or_default(), served.finished, "{told:?}");
+    assert!(told.keys().all(|status| [200, 429, 504].contains(status)), "{told:?}");
+    assert!(witnessed <= limit, "{witnessed} of {limit}: {told:?}");
+    eventually_within(SHOWN_WITHIN, "what both may bill is charged", || async {
+        let rows = cluster.cli().rows(&["limits", "show"]).await?;
+        let row = rows.iter().find(|row| row["limit"] == "alice-tokens");
+        let row = row.ok_or_else(|| anyhow::anyhow!("no account in {rows:?}"))?;
+        anyhow::ensure!(row["held"] == 0, "{row}");
+        let used = row["used"].as_u64().unwrap_or_default();
+        anyhow::ensure!((witnessed..=limit).contains(&used), "{witnessed} witnessed: {row}");
+        Ok(())
+    })
+    .await?;
     Ok(())
 }

@@ -36,6 +36,8 @@ pub(super) struct Admitted {
     pub(super) candidates: Vec<Candidate>,
     /// Where what is reserved is the beginning of what it may use.
     pub(super) growing: Option<Growing>,
+    /// How long it can last at most.
+    pub(super) hold_for: Duration,
 }
 
 /// A hold that grows with its stream.
@@ -73,9 +75,7 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let candidates = candidates(exchange)?;
     let models = served_models(exchange, request, &candidates);
     let input = input_bound(request, &models).await;
-    // Limits per provider are charged for the one that is tried first, whichever serves in the end.
-    let provider = candidates.first().map(|first| first.upstream.name().as_str());
-    let subject = Subject { provider, ..exchange.subject(Some(request.model())) };
+    let subject = subject(exchange, request, &candidates);
     let view = &exchange.compiled.view;
     let room = admit::output_room(view, subject, input);
     let (max_tokens, bound) = bound_output(exchange, request, room);
@@ -95,7 +95,14 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let growing = growing.filter(|_| held == first);
     let max_tokens = if held == first { max_tokens } else { MaxTokens::Set(held) };
     let Admission { reservation, headers } = admission;
-    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates, growing })
+    let hold_for = asking.hold_for();
+    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates, growing, hold_for })
+}
+
+/// Limits per provider are charged for the one that is tried first, whichever serves in the end.
+pub(super) fn subject<'a>(exchange: &'a Exchange, request: &'a AiRequest, candidates: &'a [Candidate]) -> Subject<'a> {
+    let provider = candidates.first().map(|first| first.upstream.name().as_str());
+    Subject { provider, ..exchange.subject(Some(request.model())) }
 }
 
 /// What stays the same however much output is asked for.

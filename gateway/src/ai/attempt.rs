@@ -1,16 +1,16 @@
 //! One AI request, sent to one provider after another until one answers as it should.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Response};
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::{AiRequest, MaxTokens};
-use tollgate_model::{Failure, RouteAction, UpstreamRef};
+use tollgate_model::{Durability, Failure, RouteAction, UpstreamRef};
 use tollgate_quota::{Attribution, Outcome};
 
 use super::{
     X_TOLLGATE_MAX_TOKENS,
-    admit::{Admitted, Candidate, Growing, served_model},
+    admit::{self, Admitted, Candidate, Growing, served_model},
     answer,
     growing::Growth,
     provider,
@@ -21,6 +21,7 @@ use crate::{
     clock,
     error::Rejection,
     exchange::Exchange,
+    filters::again::{Again, NotHeld},
     upstream::{ProviderUpstream, SendError, UpstreamBody, Wire},
 };
 
@@ -75,7 +76,7 @@ pub(super) async fn send(
 ) -> Result<Response<ResponseBody>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
-    let Admitted { mut reservation, reserved, max_tokens, candidates, mut growing, .. } = admitted;
+    let Admitted { mut reservation, reserved, max_tokens, candidates, mut growing, hold_for, .. } = admitted;
     let attribution = attribution(exchange, request);
     let (in_flight, held) = match growing.as_mut().and_then(|growing| growing.record.take()) {
         None => (reservation.dispatch(attribution), None),
@@ -88,19 +89,20 @@ pub(super) async fn send(
     let mut call = Some(Call::new(exchange, request, in_flight, held, reserved));
     let bound = Bound { max_tokens, growing: growing.as_ref() };
     let mut last: Option<Failed> = None;
-    let mut billable = false;
     for candidate in &candidates {
         let failure = last.as_ref().and_then(|failed| failed.failure);
         let wanted = candidate.fallback.is_none_or(|at| failure.is_some_and(|it| fallbacks[at].on.contains(it)));
         if !wanted {
             continue;
         }
+        if hold_again(exchange, request, &candidates, hold_for, &mut call).await.is_err() {
+            break; // the caller is told of the failure before
+        }
         match attempt(exchange, request, candidate, bound, &mut call).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => {
-                billable |= failed.billable;
                 if let Some(call) = &mut call {
-                    call.attempt_failed(failed.label);
+                    call.attempt_failed(failed.label, failed.billable);
                 }
                 // A fallback that can't be asked at all says nothing about the failure before it.
                 if last.is_none() || failed.failure.is_some() {
@@ -110,14 +112,32 @@ pub(super) async fn send(
         }
     }
     let failed = last.expect("the first candidate is always tried");
-    end(call, billable, failed.rejection.error().status);
+    end(call, failed.rejection.error().status);
     Err(failed.rejection)
 }
 
+/// Before another provider is asked, the tokens that the one before may have used are held beside what this one may use.
+async fn hold_again(
+    exchange: &Exchange,
+    request: &AiRequest,
+    candidates: &[Candidate],
+    hold_for: Duration,
+    call: &mut Option<Call>,
+) -> Result<(), NotHeld> {
+    let Some((call, need)) = call.as_mut().and_then(|call| call.owes().map(|need| (call, need))) else { return Ok(()) };
+    let subject = admit::subject(exchange, request, candidates);
+    let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
+    let again = Again { subject, need, at_least: Durability::Journal, hold_for, deadline };
+    if let Some(part) = again.hold(&exchange.shared, &exchange.compiled.view).await? {
+        call.hold_again(part);
+    }
+    Ok(())
+}
+
 /// Nobody answered: what a provider may have worked for is settled as [`Call::unanswered`]; else nothing was used.
-fn end(call: Option<Call>, billable: bool, status: u16) {
+fn end(call: Option<Call>, status: u16) {
     let Some(call) = call else { return };
-    if billable {
+    if call.is_owed() {
         let used = call.unanswered();
         call.settle(used, Outcome::Partial, status);
     } else {

@@ -31,6 +31,10 @@ pub(super) struct Call {
     reserved: Need,
     /// Should nothing be known of it but that the provider that was asked last may have worked for it.
     unanswered: Used,
+    /// What is held may have been used by a provider that brought no answer.
+    is_owed: bool,
+    /// For that, once another is asked.
+    again: Again,
     shared: Arc<Shared>,
     compiled: Arc<Compiled>,
     attempt: Option<Attempt>,
@@ -41,6 +45,17 @@ pub(super) struct Call {
 pub(super) struct Used {
     pub(super) usage: Usage,
     pub(super) at_most: AtMost,
+}
+
+/// What is held beside the call's own for an attempt that brought no answer: that one's own is the next attempt's then.
+#[derive(Debug, Default)]
+enum Again {
+    #[default]
+    Nothing,
+    /// Nobody has been asked since.
+    Spare(HeldPart),
+    /// Somebody has; this may have been used before.
+    Used(HeldPart, Used),
 }
 
 /// The attempt that is going on.
@@ -63,8 +78,35 @@ impl Call {
         let (shared, compiled) = (Arc::clone(&exchange.shared), Arc::clone(&exchange.compiled));
         let (operation, model) = (request.operation(), request.model().to_owned());
         let parts = held.into_iter().map(|part| (part, reserved.output)).collect();
-        let unanswered = Used::default();
-        Self { in_flight, parts, operation, model, reserved, unanswered, shared, compiled, attempt: None }
+        let (unanswered, is_owed, again) = (Used::default(), false, Again::default());
+        Self {
+            in_flight,
+            parts,
+            operation,
+            model,
+            reserved,
+            unanswered,
+            is_owed,
+            again,
+            shared,
+            compiled,
+            attempt: None,
+        }
+    }
+
+    /// What has to be held once more before another provider may be asked. None where nothing has.
+    pub(super) fn owes(&self) -> Option<Need> {
+        (self.is_owed && matches!(self.again, Again::Nothing)).then_some(self.reserved)
+    }
+
+    /// So much more is held.
+    pub(super) fn hold_again(&mut self, part: HeldPart) {
+        self.again = Again::Spare(part);
+    }
+
+    /// Whether a provider may have worked that brought no answer.
+    pub(super) fn is_owed(&self) -> bool {
+        self.is_owed
     }
 
     /// Whether it may be sent out.
@@ -91,6 +133,10 @@ impl Call {
         attribution.provider = provider.provider.name.to_string();
         attribution.provider_model = model.to_owned();
         let (provider, started) = (provider.provider.name.to_string(), Instant::now());
+        if let Again::Spare(mut part) = std::mem::take(&mut self.again) {
+            part.count(self.unanswered.to_quota(self.reserved));
+            self.again = Again::Used(part, self.unanswered);
+        }
         self.unanswered = Used {
             usage: Usage { input: request.input_estimate(model), source: UsageSource::Counted, ..Usage::default() },
             at_most: AtMost { input: request.most_input(model), output: self.reserved.output },
@@ -145,8 +191,18 @@ impl Call {
         &self.shared.last_words
     }
 
-    /// The attempt ended without an answer; another may follow.
-    pub(super) fn attempt_failed(&mut self, result: &'static str) {
+    /// The attempt ended without an answer; another may follow. What it may have used is owed, if the provider may bill it.
+    pub(super) fn attempt_failed(&mut self, result: &'static str, billable: bool) {
+        match std::mem::take(&mut self.again) {
+            again @ Again::Spare(_) => self.again = again,
+            Again::Used(part, unanswered) if !billable => {
+                part.void();
+                self.unanswered = unanswered;
+            }
+            // A part that is dropped is settled at what was counted.
+            Again::Used(..) | Again::Nothing => {}
+        }
+        self.is_owed |= billable;
         let Some(attempt) = self.attempt.take() else { return };
         self.shared.metrics.attempt(&attempt.provider, result);
         self.observe(&attempt, Usage::default());
@@ -183,6 +239,7 @@ impl Call {
 
     /// Ends a call that no provider did any work for.
     pub(super) fn void(self) {
+        debug_assert!(!self.is_owed, "what is owed is not given back");
         self.parts.into_iter().for_each(|(part, _)| part.void());
         self.in_flight.void();
     }

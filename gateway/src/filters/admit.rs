@@ -15,7 +15,7 @@ use super::{
 use crate::{error::Rejection, gateway::Shared};
 
 /// The log is waited for this long: a leader that died is replaced within two seconds, and the request need not know.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the log could not be asked, it is worth coming again after this.
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 
@@ -223,7 +223,7 @@ pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -
     room.min().unwrap_or(u64::MAX)
 }
 
-fn charges(limits: &[Arc<Limit>], subject: &Subject<'_>, need: Need) -> Result<Vec<Charge>, Rejection> {
+pub(super) fn charges(limits: &[Arc<Limit>], subject: &Subject<'_>, need: Need) -> Result<Vec<Charge>, Rejection> {
     let charge = |limit: &Arc<Limit>| {
         let amount = need.held_by(limit);
         if amount > limit.limit {

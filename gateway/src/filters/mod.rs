@@ -2,6 +2,7 @@
 //! `allow`, then `admit`, last, so that nothing reserved is refused afterwards.
 
 pub(crate) mod admit;
+pub(crate) mod again;
 mod authenticate;
 pub(crate) mod output;
 mod rate_headers;

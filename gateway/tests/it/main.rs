@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "fixtures fail their test by panicking")]
 
+mod again;
 mod ai;
 mod anthropic;
 mod at_most;
