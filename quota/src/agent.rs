@@ -84,6 +84,7 @@ pub struct Agent {
     /// Said first: what earlier incarnations left behind.
     recovers: VecDeque<Recover>,
     contact: Contact,
+    keeps_contact: bool,
     /// What pockets hold, by number.
     poured: BTreeMap<u64, Poured>,
     next_pocket: u64,
@@ -164,6 +165,7 @@ impl Agent {
             outbox: Outbox::default(),
             recovers: VecDeque::new(),
             contact: Contact::default(),
+            keeps_contact: false,
             poured: BTreeMap::new(),
             next_pocket: 0,
         }
@@ -188,10 +190,19 @@ impl Agent {
         self.contact.is_isolated()
     }
 
-    /// When something has to be sent so that contact is not lost; `None` while nothing is in hand.
+    /// When something has to be sent so that contact is not lost; `None` while nothing depends on it.
     #[must_use]
     pub fn renew_at(&self) -> Option<u64> {
-        self.book.is_in_hand().then(|| self.contact.ask_at())
+        self.needs_contact().then(|| self.contact.ask_at())
+    }
+
+    /// Whether contact is to be kept though nothing is in hand.
+    pub(crate) fn keep_contact(&mut self, is_kept: bool) {
+        self.keeps_contact = is_kept;
+    }
+
+    fn needs_contact(&self) -> bool {
+        self.keeps_contact || self.book.is_in_hand()
     }
 
     /// Queues a hold; its number is in the answer to come. `hold.request` is set here.

@@ -24,6 +24,7 @@ mod quarantine;
 mod shared;
 mod sweep;
 mod ticket;
+mod touch;
 mod unprotected;
 mod writing;
 
@@ -42,6 +43,7 @@ pub(crate) use path::Taken;
 pub use path::{Account, Path};
 use shared::{Reserved, Shared};
 pub(crate) use ticket::Ticket;
+pub use touch::Touch;
 
 /// How a desk behaves. The defaults are for production; tests shorten the delays.
 #[derive(Debug, Clone)]
@@ -235,6 +237,11 @@ impl Desk {
     #[must_use]
     pub fn path(&self, accounts: Vec<Account>) -> Path {
         Path::new(self, accounts)
+    }
+
+    /// Says when this node is out of touch. `granted` is a moment after which the log has granted something to whoever asks.
+    pub fn touch(&self, granted: Option<Instant>) -> Touch {
+        Touch::new(Arc::clone(&self.shared), granted)
     }
 
     /// Shows the desk this node's own replica, after each entry and each snapshot that it has applied, with

@@ -34,7 +34,7 @@ mod slide;
 mod uplink;
 
 pub use agent::Agent;
-pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path};
+pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path, Touch};
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Used};
 pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Standing, Written};

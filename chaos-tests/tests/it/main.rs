@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod fallback;
 mod full_disk;
+mod isolated;
 mod leaving;
 mod limit;
 mod limit_verbs;

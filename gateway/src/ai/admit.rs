@@ -6,7 +6,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate_llm::{AiRequest, MaxTokens};
 use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, UpstreamRef};
-use tollgate_quota::Reservation;
+use tollgate_quota::{Reservation, Touch};
 
 use super::{fit, growing::Growth, holding};
 use crate::{
@@ -38,6 +38,8 @@ pub(super) struct Admitted {
     pub(super) growing: Option<Growing>,
     /// How long it can last at most.
     pub(super) hold_for: Duration,
+    /// It ends when that is lost.
+    pub(super) permit: Option<Arc<Touch>>,
 }
 
 /// A hold that grows with its stream.
@@ -94,9 +96,9 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     // What does not even begin as it should is fitted: its provider ends by itself.
     let growing = growing.filter(|_| held == first);
     let max_tokens = if held == first { max_tokens } else { MaxTokens::Set(held) };
-    let Admission { reservation, headers } = admission;
+    let Admission { reservation, headers, permit } = admission;
     let hold_for = asking.hold_for();
-    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates, growing, hold_for })
+    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates, growing, hold_for, permit })
 }
 
 /// Limits per provider are charged for the one that is tried first, whichever serves in the end.

@@ -101,9 +101,12 @@ async fn stream(
     let timeouts = exchange.plan.route.timeouts;
     let whole = timeouts.stream.map(|whole| exchange.record.started() + whole);
     let source = Source::new(body, relay, call);
-    let body = match sent.growth.take() {
-        Some(growth) => ResponseBody::pieces(growing::relay(source, emit, growth, timeouts.idle, whole)),
-        None => ResponseBody::stream(AiStream::new(source, emit, timeouts.idle, whole)),
+    let body = match (sent.growth.take(), sent.permit.take()) {
+        (None, None) => ResponseBody::stream(AiStream::new(source, emit, timeouts.idle, whole)),
+        (growth, permit) => {
+            let terms = growing::Terms { growth, permit };
+            ResponseBody::pieces(growing::relay(source, emit, terms, timeouts.idle, whole))
+        }
     };
     Ok(respond(&sent, head, "text/event-stream", body))
 }

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Response};
 use tokio::time::{Instant, timeout_at};
-use tollgate_llm::{AiRequest, MaxTokens};
+use tollgate_llm::{AiRequest, MaxTokens, code};
 use tollgate_model::{Durability, Failure, RouteAction, UpstreamRef};
-use tollgate_quota::{Attribution, Outcome};
+use tollgate_quota::{Attribution, Outcome, Touch};
 
 use super::{
     X_TOLLGATE_MAX_TOKENS,
@@ -21,7 +21,10 @@ use crate::{
     clock,
     error::Rejection,
     exchange::Exchange,
-    filters::again::{Again, NotHeld},
+    filters::{
+        admit::{PERMIT_LOST, permit_lost},
+        again::{Again, NotHeld},
+    },
     upstream::{ProviderUpstream, SendError, UpstreamBody, Wire},
 };
 
@@ -49,13 +52,16 @@ pub(super) struct Sent<'a> {
     pub(super) first_byte: Instant,
     /// Where what is held for it grows with its stream.
     pub(super) growth: Option<Growth>,
+    /// It ends when that is lost.
+    pub(super) permit: Option<Arc<Touch>>,
 }
 
-/// The output that a provider is allowed.
+/// What a provider is allowed: how much output, and for how long.
 #[derive(Clone, Copy)]
 struct Bound<'a> {
     max_tokens: MaxTokens,
     growing: Option<&'a Growing>,
+    permit: Option<&'a Arc<Touch>>,
 }
 
 impl Bound<'_> {
@@ -76,7 +82,7 @@ pub(super) async fn send(
 ) -> Result<Response<ResponseBody>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
-    let Admitted { mut reservation, reserved, max_tokens, candidates, mut growing, hold_for, .. } = admitted;
+    let Admitted { mut reservation, reserved, max_tokens, candidates, mut growing, hold_for, permit, .. } = admitted;
     let attribution = attribution(exchange, request);
     let (in_flight, held) = match growing.as_mut().and_then(|growing| growing.record.take()) {
         None => (reservation.dispatch(attribution), None),
@@ -87,7 +93,7 @@ pub(super) async fn send(
         }
     };
     let mut call = Some(Call::new(exchange, request, in_flight, held, reserved));
-    let bound = Bound { max_tokens, growing: growing.as_ref() };
+    let bound = Bound { max_tokens, growing: growing.as_ref(), permit: permit.as_ref() };
     let mut last: Option<Failed> = None;
     for candidate in &candidates {
         let failure = last.as_ref().and_then(|failed| failed.failure);
@@ -98,7 +104,12 @@ pub(super) async fn send(
         if hold_again(exchange, request, &candidates, hold_for, &mut call).await.is_err() {
             break; // the caller is told of the failure before
         }
-        match attempt(exchange, request, candidate, bound, &mut call).await {
+        let attempted = tokio::select! {
+            biased;
+            () = permit_lost(permit.as_deref()) => Err(Failed::out_of_touch(call.as_ref())),
+            attempted = attempt(exchange, request, candidate, bound, &mut call) => attempted,
+        };
+        match attempted {
             Ok(answer) => return Ok(answer),
             Err(failed) => {
                 if let Some(call) = &mut call {
@@ -172,7 +183,16 @@ async fn attempt(
         call.begin(&provider, &model, request);
     }
     let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(Instant::now() + within));
-    let sent = Sent { request, provider: &provider, model: &model, max_tokens, deadline, first_byte, growth };
+    let sent = Sent {
+        request,
+        provider: &provider,
+        model: &model,
+        max_tokens,
+        deadline,
+        first_byte,
+        growth,
+        permit: bound.permit.cloned(),
+    };
     let head = timeout_at(first_byte, pool.send(Wire::Negotiated, place, outgoing)).await;
     let head: Response<UpstreamBody> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
     let mut answer = answer::read(exchange, sent, head, call).await?;
@@ -210,6 +230,13 @@ impl Failed {
     /// Nothing was sent.
     fn unasked(rejection: Rejection) -> Self {
         Self { failure: None, rejection, billable: false, label: "unasked" }
+    }
+
+    /// Its permit may soon be given to others, so it is not waited for.
+    fn out_of_touch(call: Option<&Call>) -> Self {
+        let rejection = Rejection::new(503, code::QUOTA_UNAVAILABLE, PERMIT_LOST);
+        let billable = call.is_some_and(Call::is_under_way);
+        Self { failure: None, rejection, billable, label: "out_of_touch" }
     }
 
     /// An answer that is none.

@@ -3,6 +3,9 @@
 //! It is read by a task of its own, whether its caller takes anything or not: what a provider has written is used, and if
 //! nobody looked it could be more than what is held. What cannot be held in time ends the stream, cleanly, as if the model
 //! had come to its bound; the call is then settled at what the provider had written by the time it was let go.
+//!
+//! A stream that has a permit of a concurrency limit is read so, too: it ends before others are given its permit (R12), and
+//! a caller who takes nothing would not let it.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
@@ -14,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tollgate_llm::{ApiError, Emit, code};
-use tollgate_quota::HeldPart;
+use tollgate_quota::{HeldPart, Touch};
 use tracing::debug;
 
 use super::{
@@ -25,7 +28,10 @@ use super::{
     pace::REACTION,
 };
 use crate::{
-    filters::output::{NoMore, OutputPath},
+    filters::{
+        admit::{PERMIT_LOST, permit_lost},
+        output::{NoMore, OutputPath},
+    },
     gateway::Shared,
 };
 
@@ -70,6 +76,12 @@ impl Growth {
     }
 }
 
+/// On what terms a stream goes on.
+pub(super) struct Terms {
+    pub(super) growth: Option<Growth>,
+    pub(super) permit: Option<Arc<Touch>>,
+}
+
 type Asking = Pin<Box<dyn Future<Output = Option<(HeldPart, u64)>> + Send>>;
 
 /// What the caller gets of `source`, after its `first` words. `ends_by` is for the whole of it, where the route names a
@@ -77,7 +89,7 @@ type Asking = Pin<Box<dyn Future<Output = Option<(HeldPart, u64)>> + Send>>;
 pub(super) fn relay(
     mut source: Source,
     first: Emit,
-    growth: Growth,
+    terms: Terms,
     idle: Duration,
     ends_by: Option<Instant>,
 ) -> mpsc::Receiver<Bytes> {
@@ -85,9 +97,11 @@ pub(super) fn relay(
     let ends_by = ends_by.unwrap_or_else(|| Instant::now() + LONGEST_STREAM);
     let tasks = source.call().map(|call| call.last_words().clone()).unwrap_or_default();
     let (waiting_bytes, heard_at) = (first.byte_len(), Instant::now());
+    let Terms { growth, permit } = terms;
     let relay = Relay {
         source,
         growth,
+        permit_lost: Box::pin(async move { permit_lost(permit.as_deref()).await }),
         asking: None,
         undecided_by: None,
         queue: first.into_iter().collect(),
@@ -107,6 +121,8 @@ enum End {
     Whole(Emit),
     /// No more can be held.
     Cut,
+    /// Others may be given its permit.
+    OutOfTouch,
     Failed(String),
     TimedOut(&'static str),
     /// The caller has left.
@@ -115,7 +131,8 @@ enum End {
 
 struct Relay {
     source: Source,
-    growth: Growth,
+    growth: Option<Growth>,
+    permit_lost: Pin<Box<dyn Future<Output = ()> + Send>>,
     asking: Option<Asking>,
     /// While more must be held before the stream may go on: it is cut then.
     undecided_by: Option<Instant>,
@@ -154,11 +171,17 @@ impl Relay {
                 queue.push_back(source.relay.fail(&ApiError::new(502, code::UPSTREAM_ERROR, &message)));
                 source.settle().await;
             }
-            End::Cut => {
-                let message = "The limits hold no more for this stream.";
-                queue.push_back(source.relay.cut(&ApiError::new(429, code::RATE_LIMIT_EXCEEDED, message)));
+            End::Cut | End::OutOfTouch => {
+                let error = if matches!(end, End::Cut) {
+                    let message = "The limits hold no more for this stream.";
+                    ApiError::new(429, code::RATE_LIMIT_EXCEEDED, message)
+                } else {
+                    source.lose_sight();
+                    ApiError::new(503, code::QUOTA_UNAVAILABLE, PERMIT_LOST)
+                };
+                queue.push_back(source.relay.cut(&error));
                 let written = source.settle();
-                drop(source); // the provider is let go at once: all that it has written has been read
+                drop(source); // the provider is let go at once
                 written.await;
             }
             End::TimedOut(message) => {
@@ -187,6 +210,7 @@ impl Relay {
         tokio::select! {
             biased;
             () = self.tell.closed() => Some(End::Left),
+            () = &mut self.permit_lost => Some(End::OutOfTouch),
             more = answer(&mut self.asking), if self.asking.is_some() => {
                 self.decided(more);
                 None
@@ -203,21 +227,27 @@ impl Relay {
 
     /// What may be done now. None when more has just been asked for: then look again.
     fn turn(&mut self) -> Result<Option<Turn>, End> {
+        let is_full = self.waiting_bytes >= MAX_WAITING_BYTES;
         let most = self.most();
-        let is_used_up = match self.growth.holding.step(most) {
+        let Some(growth) = &mut self.growth else {
+            if is_full {
+                self.heard_at = Instant::now();
+            }
+            return Ok(Some(Turn { reads: !is_full, sends: true, cut_at: None }));
+        };
+        let is_used_up = match growth.holding.step(most) {
             Step::GoOn => false,
             Step::Wait => true,
             Step::Ask(amount) => {
-                self.asking = Some(self.growth.ask(amount, 1));
+                self.asking = Some(growth.ask(amount, 1));
                 return Ok(None);
             }
             Step::Cut => return Err(End::Cut),
         };
-        let is_full = self.waiting_bytes >= MAX_WAITING_BYTES;
-        let has_all = self.growth.holding.has_all();
+        let has_all = growth.holding.has_all();
         if is_full && !has_all && self.asking.is_none() {
-            let rest = self.growth.holding.ask_for_all().ok_or(End::Cut)?;
-            self.asking = Some(self.growth.ask(rest, rest));
+            let rest = growth.holding.ask_for_all().ok_or(End::Cut)?;
+            self.asking = Some(growth.ask(rest, rest));
             return Ok(None);
         }
         // Only a provider that is held for whole may be kept waiting.
@@ -246,7 +276,11 @@ impl Relay {
     /// The most output that has come: closely only where it matters.
     fn most(&self) -> u64 {
         let most = self.source.relay.most_output();
-        if self.growth.holding.is_far(most) { most } else { self.source.relay.most_output_exactly() }
+        if self.growth.as_ref().is_none_or(|growth| growth.holding.is_far(most)) {
+            most
+        } else {
+            self.source.relay.most_output_exactly()
+        }
     }
 
     fn push(&mut self, data: &Bytes) -> Option<End> {
@@ -282,12 +316,13 @@ impl Relay {
 
     fn decided(&mut self, more: Option<(HeldPart, u64)>) {
         self.asking = None;
+        let Some(growth) = &mut self.growth else { return };
         match (more, self.source.call()) {
             (Some((part, amount)), Some(call)) => {
                 call.grow(part, amount);
-                self.growth.holding.granted(amount);
+                growth.holding.granted(amount);
             }
-            _ => self.growth.holding.refused(),
+            _ => growth.holding.refused(),
         }
     }
 }

@@ -82,13 +82,19 @@ impl Source {
             silence = silence.and(tick);
             if Instant::now() >= end && !silence.is_quiet() {
                 let has_written = self.relay.counted_output() > read_before;
-                return self.give_up(has_written, silence.is_blind());
+                self.give_up(has_written, silence.is_blind());
+                return;
             }
         }
     }
 
+    /// It is let go as it is, whatever is on the way.
+    pub(super) fn lose_sight(&mut self) {
+        self.give_up(true, false);
+    }
+
     /// It is let go in the middle of what it writes, or of what this node did not get to read.
-    fn give_up(mut self, has_written: bool, is_blind: bool) {
+    fn give_up(&mut self, has_written: bool, is_blind: bool) {
         let is_slow = self.call.as_ref().is_some_and(Call::is_known_to_be_slow);
         if is_blind || has_written && !is_slow {
             self.relay.lose_sight();

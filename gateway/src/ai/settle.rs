@@ -104,6 +104,11 @@ impl Call {
         self.again = Again::Spare(part);
     }
 
+    /// Whether somebody is being asked.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.attempt.is_some()
+    }
+
     /// Whether a provider may have worked that brought no answer.
     pub(super) fn is_owed(&self) -> bool {
         self.is_owed

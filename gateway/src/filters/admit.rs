@@ -6,7 +6,7 @@ use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::code;
 use tollgate_model::{ConfigView, Durability, KeyPart, Limit, LogIndex, Mode, Reserve, Subject, Unit, WhenUnavailable};
-use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing, Unavailable};
+use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing, Touch, Unavailable};
 
 use super::{
     rate_headers::{Figures, rate_headers},
@@ -59,6 +59,25 @@ pub(crate) struct Admission {
     pub(crate) reservation: Reservation,
     /// How the limits stand with it, for the answer, whatever that is.
     pub(crate) headers: HeaderMap,
+    /// Where it has a permit that may be given to others once this node is out of touch: it ends before.
+    pub(crate) permit: Option<Arc<Touch>>,
+}
+
+/// Resolves when the permit may soon be given to others; never, where there is none.
+pub(crate) async fn permit_lost(permit: Option<&Touch>) {
+    match permit {
+        Some(permit) => permit.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a caller is told then.
+pub(crate) const PERMIT_LOST: &str =
+    "This node is out of touch with the cluster, so its permit may be given to others.";
+
+/// Whether others may be given a permit of this limit while this node believes to have it.
+fn is_permit(limit: &Limit) -> bool {
+    limit.unit == Unit::Concurrency && limit.when_unavailable == WhenUnavailable::Deny
 }
 
 /// A request that may not go on.
@@ -154,9 +173,12 @@ pub(crate) async fn ask(
                     shared.metrics.decision(&limit.name, if unprotected { "unprotected" } else { "granted" });
                 }
                 without.iter().for_each(|limit| shared.metrics.unprotected(limit));
+                let granted = asked.filter(|_| !reservation.is_local());
+                let has_permit = limits.iter().any(|limit| is_permit(limit));
+                let permit = has_permit.then(|| Arc::new(shared.desk.touch(granted)));
                 let headers = rate_headers(&figures.with(&reservation.standings()));
                 let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
-                return Ok(Admission { reservation, headers });
+                return Ok(Admission { reservation, headers, permit });
             }
             Err(ReserveError::Stale { version, .. }) => {
                 let Some(newer) = newer_view(shared, version, deadline).await else {

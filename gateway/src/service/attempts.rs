@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, header};
 use tokio::time::{Instant, timeout_at};
+use tollgate_llm::code;
 use tollgate_model::{Failure, Fallback, Protocol, RouteAction, UpstreamRef};
 use tollgate_quota::InFlight;
 
@@ -11,7 +12,7 @@ use crate::{
     body::{Replay, UpstreamRequestBody},
     error::Rejection,
     exchange::Exchange,
-    filters::admit::durable,
+    filters::admit::{PERMIT_LOST, durable},
     headers,
     upstream::{SendError, ServiceUpstream, UpstreamBody},
 };
@@ -51,6 +52,8 @@ pub(super) enum Failed {
     NoUpstream,
     /// It could not be written down in time, so that nothing was sent.
     NotDurable(Rejection),
+    /// Its permit may soon be given to others, so it was not waited for.
+    OutOfTouch,
     Send(SendError),
 }
 
@@ -59,6 +62,7 @@ impl Failed {
         match self {
             Self::NoUpstream => Rejection::no_healthy_upstream(),
             Self::NotDurable(rejection) => rejection,
+            Self::OutOfTouch => Rejection::new(503, code::QUOTA_UNAVAILABLE, PERMIT_LOST),
             Self::Send(error) => error.into(),
         }
     }
@@ -68,7 +72,7 @@ fn failure(result: &Result<Response<UpstreamBody>, Failed>) -> Option<Failure> {
     match result {
         Ok(answer) => Some(Failure::Status(answer.status().as_u16())),
         Err(Failed::NoUpstream) => Some(Failure::Connect),
-        Err(Failed::NotDurable(_)) => None,
+        Err(Failed::NotDurable(_) | Failed::OutOfTouch) => None,
         Err(Failed::Send(error)) => error.failure(),
     }
 }
@@ -90,7 +94,7 @@ async fn attempt(
     let label = match &result {
         Ok(_) => "answered",
         Err(Failed::Send(error)) => error.label(),
-        Err(Failed::NoUpstream | Failed::NotDurable(_)) => "unasked",
+        Err(Failed::NoUpstream | Failed::NotDurable(_) | Failed::OutOfTouch) => "unasked",
     };
     exchange.shared.metrics.attempt(name, label);
     result

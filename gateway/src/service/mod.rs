@@ -3,14 +3,14 @@
 mod attempts;
 mod relay;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header, request};
 use http_body::Body as _;
 use tokio::time::Instant;
 use tollgate_model::Durability;
-use tollgate_quota::{Attribution, InFlight, Outcome, Usage};
+use tollgate_quota::{Attribution, InFlight, Outcome, Touch, Usage};
 
 use crate::{
     body::{BodyFault, ClientBody, Replay, ResponseBody},
@@ -30,8 +30,12 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     let timeouts = exchange.plan.route.timeouts;
     let deadline = exchange.record.started() + timeouts.request;
     let body = outgoing(exchange).await?;
-    let (in_flight, limit_headers) = admit(exchange, deadline).await?;
-    let sent = attempts::send(exchange, Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline }).await;
+    let (in_flight, limit_headers, permit) = admit(exchange, deadline).await?;
+    let sent = tokio::select! {
+        biased;
+        () = admit::permit_lost(permit.as_deref()) => Err(Failed::OutOfTouch),
+        sent = attempts::send(exchange, Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline }) => sent,
+    };
     match (in_flight, &sent) {
         (Some(in_flight), Err(Failed::NotDurable(_))) => in_flight.void(),
         (Some(in_flight), sent) => settle(in_flight, sent.as_ref().map_or(0, |answer| answer.status().as_u16())),
@@ -59,7 +63,7 @@ pub(crate) async fn answer(
     mut response: Response<ResponseBody>,
 ) -> Result<Response<ResponseBody>, Rejection> {
     let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
-    let (in_flight, limit_headers) = admit(exchange, deadline).await?;
+    let (in_flight, limit_headers, _permit) = admit(exchange, deadline).await?;
     if let Some(in_flight) = in_flight {
         if let Err(rejection) = admit::durable(&in_flight, deadline).await {
             in_flight.void();
@@ -106,12 +110,14 @@ async fn outgoing(exchange: &mut Exchange) -> Result<Replay, BodyFault> {
     }
 }
 
+type Admitted = (Option<InFlight>, HeaderMap, Option<Arc<Touch>>);
+
 /// A request meets its limits where it has any; it may be sent once it is durable. Nothing is recorded of one that has none: it uses no tokens.
-async fn admit(exchange: &mut Exchange, deadline: Instant) -> Result<(Option<InFlight>, HeaderMap), Rejection> {
+async fn admit(exchange: &mut Exchange, deadline: Instant) -> Result<Admitted, Rejection> {
     let subject = exchange.subject(None);
     let view = &exchange.compiled.view;
     if view.limits_for(subject).next().is_none() {
-        return Ok((None, HeaderMap::new()));
+        return Ok((None, HeaderMap::new(), None));
     }
     let hold_for = exchange.plan.route.timeouts.request + HOLD_SLACK;
     let admitted =
@@ -124,7 +130,7 @@ async fn admit(exchange: &mut Exchange, deadline: Instant) -> Result<(Option<InF
         ..Attribution::default()
     };
     exchange.record.unprotected = admit::unprotected(&admitted.reservation);
-    Ok((Some(admitted.reservation.dispatch(attribution)), admitted.headers))
+    Ok((Some(admitted.reservation.dispatch(attribution)), admitted.headers, admitted.permit))
 }
 
 /// A request that got no answer was still one request.

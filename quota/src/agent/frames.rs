@@ -54,7 +54,7 @@ impl Agent {
         }
         self.ended_in_log &= !self.settles.is_empty();
         records.extend(wants.into_iter().map(|want| Record { kind: Some(Kind::Want(want)) }));
-        if records.is_empty() && self.book.is_in_hand() && self.contact.is_old() {
+        if records.is_empty() && self.needs_contact() && self.contact.is_old() {
             records.push(Record::default()); // says nothing, and proves that somebody listens
         }
         if records.is_empty() {

@@ -83,6 +83,8 @@ pub(super) struct State {
     pub(super) asked_since: Option<Instant>,
     /// Something went on without some of its limits since then.
     pub(super) is_unprotected: bool,
+    /// Who wants to know when this node is out of touch.
+    pub(super) touches: usize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -192,6 +194,7 @@ impl Shared {
                 unsaid_since: None,
                 asked_since: None,
                 is_unprotected: false,
+                touches: 0,
             }),
             front: Front::new(),
             wake: Notify::new(),

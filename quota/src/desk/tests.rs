@@ -12,6 +12,7 @@ mod leases;
 mod parts;
 mod pockets;
 mod random;
+mod touch;
 mod unprotected;
 
 use super::*;
