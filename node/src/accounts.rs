@@ -115,6 +115,8 @@ pub(crate) fn shown(account: AccountView) -> LimitAccount {
         leased_by_node: account.leased_by_node.into_iter().collect(),
         key: account.key,
         overflow: account.overflow,
+        unprotected_requests: account.unprotected.requests,
+        unprotected: account.unprotected.units,
     }
 }
 

@@ -47,7 +47,9 @@ async fn without_a_quorum_a_limit_denies_or_lets_through_and_counts_apart_and_al
     day_with_room(Duration::from_secs(180)).await;
     let mut cluster = Cluster::with(Plan { more_toml: SOON_ISOLATED.to_owned(), ..Plan::default() }).await?;
     let provider = cluster.with_standard(&[]).await?;
-    cluster.cli().apply_and_wait(&(limit("strict", "deny") + &limit("open", "allow"))).await?;
+    let beside = "{match: {consumers: [strict]}, unit: requests, limit: 1000, window: 1d, whenUnavailable: allow}";
+    let limits = limit("strict", "deny") + &limit("open", "allow") + &document("Limit", "beside", beside);
+    cluster.cli().apply_and_wait(&limits).await?;
     let alone = cluster.follower().await?;
     let (origin, admin) = (cluster.node(alone).http_url(), cluster.node(alone).admin_url());
     for consumer in ["strict", "open"] {
@@ -65,6 +67,8 @@ async fn without_a_quorum_a_limit_denies_or_lets_through_and_counts_apart_and_al
         Ok(())
     })
     .await?;
+    let refused = cluster.client.send(call("strict").request(&origin), LIMIT).await?.text();
+    assert!(refused.contains("`strict`") && !refused.contains("`beside`"), "only what it can't go without: {refused}");
     let begun = Instant::now();
     for _ in 0..10 {
         assert_eq!(status(&cluster, "open", &origin).await?, 200);
@@ -96,6 +100,10 @@ async fn without_a_quorum_a_limit_denies_or_lets_through_and_counts_apart_and_al
         let used = |limit: &str| rows.iter().find(|row| row["limit"] == limit).and_then(|row| row["used"].as_u64());
         let apart = metric(&cluster, &admin, "tollgate_quota_unprotected_units_total{limit=\"open\"}").await?;
         anyhow::ensure!(used("strict") == Some(strict), "of {strict}: {rows:?}");
+        let row = rows.iter().find(|row| row["limit"] == "open");
+        let row = row.ok_or_else(|| anyhow::anyhow!("{rows:?}"))?;
+        let shown = (row["unprotected"].as_u64(), row["unprotectedRequests"].as_u64());
+        anyhow::ensure!(shown == (Some(apart), Some(went_past)), "{apart}, {went_past}: {row}");
         anyhow::ensure!(
             apart > 0 && used("open").map(|used| used + apart) == Some(open),
             "of {open}, {apart}: {rows:?}"

@@ -277,7 +277,7 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures) -> Rejection
             Rejection::new(503, code::QUOTA_UNAVAILABLE, message).retry_after(RETRY_UNAVAILABLE)
         }
         _ => {
-            figures.names().for_each(|limit| shared.metrics.decision(limit, "unavailable"));
+            figures.undecided().for_each(|limit| shared.metrics.decision(limit, "unavailable"));
             tracing::debug!(%error, "quota is unavailable");
             unavailable(figures)
         }
@@ -290,7 +290,7 @@ fn exceeds(limit: &str, unit: &str, capacity: u64, amount: u64) -> Rejection {
 }
 
 fn unavailable(figures: &Figures) -> Rejection {
-    let names: Vec<&str> = figures.names().collect();
+    let names: Vec<&str> = figures.undecided().collect();
     let message = match names.as_slice() {
         [] => "Usage can't be recorded at the moment.".to_owned(),
         names => format!("Limit `{}` can't be asked at the moment.", names.join("`, `")),

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tollgate_model::{Limit, Unit, Window};
+use tollgate_model::{Limit, Unit, WhenUnavailable, Window};
 use tollgate_quota::Standing;
 
 use super::admit::standing_of;
@@ -35,6 +35,13 @@ impl Figures {
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|figure| figure.limit.name.as_str())
+    }
+
+    /// Those that a request could not go on without, as nobody decided on them: not those that say `whenUnavailable: allow`.
+    pub(super) fn undecided(&self) -> impl Iterator<Item = &str> {
+        let denying = |figure: &&Figure| figure.limit.when_unavailable == WhenUnavailable::Deny;
+        let any = self.0.iter().any(|figure| denying(&figure));
+        self.0.iter().filter(move |figure| !any || denying(figure)).map(|figure| figure.limit.name.as_str())
     }
 
     pub(super) fn unit(&self, limit: &str) -> &'static str {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    Unprotected,
     accounts::{Account, overflow_key},
     image::Image,
     leases::Lease,
@@ -109,6 +110,8 @@ pub struct AccountView {
     pub overrun: u64,
     /// The limit was lowered, and somebody may spend by what it was before.
     pub taking_effect: bool,
+    /// What the whole limit let through, as nobody could decide on it: in no account.
+    pub unprotected: Unprotected,
     /// When the window began: a sliding one ends now, and one of concurrency is this moment.
     pub window_start: Timestamp,
     /// When it ends.
@@ -277,6 +280,7 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
         free: account.free(rule, age),
         overrun: counts.overrun,
         taking_effect: is_taking_effect(rule, account, out.oldest, age),
+        unprotected: rule.unprotected,
         window_start: Timestamp(window_start),
         window_end: Timestamp(window_end),
     }

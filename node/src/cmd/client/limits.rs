@@ -12,7 +12,7 @@ use super::{
     output::{ListFormat, write_list},
 };
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "limit",
     "account",
     "mode",
@@ -25,6 +25,7 @@ const COLUMNS: [&str; 14] = [
     "overrun",
     "suspense",
     "lost",
+    "unprotected",
     "windowStart",
     "windowEnd",
 ];
@@ -244,6 +245,8 @@ fn row(account: LimitAccount) -> Value {
         "suspense": account.suspense,
         "lost": account.lost,
         "effective": !account.taking_effect,
+        "unprotectedRequests": account.unprotected_requests,
+        "unprotected": account.unprotected,
         "windowStart": account.window_start,
         "windowEnd": account.window_end,
     })
