@@ -316,6 +316,12 @@ impl Ledger {
         Self::restore_with(Bounds::default(), rows)
     }
 
+    /// Gives a limit so many accounts at most, for tests of what comes then: the same on all nodes, from the first entry on.
+    #[cfg(feature = "failpoints")]
+    pub fn bound_accounts(&mut self, accounts: u32) {
+        self.bounds.accounts = accounts;
+    }
+
     /// Takes the stamp of the next entry by a clock that may begin anywhere, and never runs faster than real time: from the first
     /// on, the ledger ages by their differences. Without any, it is as old as log time says.
     pub fn stamp(&mut self, stamp_us: u64) {

@@ -107,7 +107,7 @@ impl ReplicatedState {
     pub(crate) fn new() -> (ReplicatedState, Arc<Shared>) {
         let config = ConfigState { index: LogIndex(0), catalog: Arc::new(Catalog::default()) };
         let shared = Arc::new(Shared {
-            ledger: RwLock::new(Ledger::new()),
+            ledger: RwLock::new(bounded(Ledger::new())),
             usage: RwLock::new(UsageTable::default()),
             tokens: ArcSwap::from_pointee(TokenTable::default()),
             config: watch::Sender::new(config),
@@ -270,7 +270,7 @@ impl StateMachine for ReplicatedState {
         self.catalog = Catalog::restore(parts.catalog)?;
         let prices = PriceBook::restore(parts.prices.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let tokens = TokenTable::restore(parts.tokens).map_err(rows::invalid)?;
-        let ledger = Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        let ledger = bounded(Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?);
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         self.prices = prices;
         self.shared.change_ledger(|current| *current = ledger);
@@ -279,6 +279,21 @@ impl StateMachine for ReplicatedState {
         self.publish_config(self.catalog.version());
         Ok(())
     }
+}
+
+/// As it is.
+#[cfg(not(feature = "failpoints"))]
+fn bounded(ledger: Ledger) -> Ledger {
+    ledger
+}
+
+/// With as few accounts for each limit as the test says, which says the same to all nodes.
+#[cfg(feature = "failpoints")]
+fn bounded(mut ledger: Ledger) -> Ledger {
+    if let Some(most) = std::env::var("TOLLGATE_MAX_ACCOUNTS").ok().and_then(|most| most.parse().ok()) {
+        ledger.bound_accounts(most);
+    }
+    ledger
 }
 
 #[cfg(test)]

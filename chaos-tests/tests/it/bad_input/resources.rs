@@ -2,6 +2,10 @@
 
 use tollgate_chaos_tests::{Cluster, Outcome, Plan, resources};
 
+fn limit(name: &str, limit: &str) -> String {
+    resources::document("Limit", name, &format!("{{unit: tokens, limit: {limit}, window: 1h}}"))
+}
+
 #[tokio::test]
 async fn each_wrong_file_is_refused_with_its_place_and_changes_nothing() -> Outcome {
     let cluster = Cluster::with(Plan { nodes: 1, ..Plan::default() }).await?;
@@ -30,6 +34,8 @@ async fn each_wrong_file_is_refused_with_its_place_and_changes_nothing() -> Outc
             ),
             &["not supported yet", "circuitBreaker"],
         ),
+        ("two limits of one name", limit("tpm", "100") + &limit("tpm", "200"), &["tpm", "is declared twice"]),
+        ("a limit of 2 to the 63", limit("tpm", "9223372036854775808"), &["limit", "9223372036854775807"]),
         ("not text", "\u{0}\u{1}\u{2}".into(), &[]),
     ];
     std::fs::create_dir(cluster.dir().join("files"))?;
