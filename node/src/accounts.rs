@@ -7,7 +7,7 @@ use tollgate_gateway::Accounts;
 use tollgate_model::{Catalog, KeyPart, Kind, Mode, Name, Timestamp};
 use tollgate_proto::{admin::v1::LimitAccount, v1::resource};
 use tollgate_quota::{
-    Rule, Standing,
+    Ledger, Replica, Rule, Standing,
     ledger::{AccountView, Position, Query, Sort, title},
 };
 
@@ -15,6 +15,12 @@ use crate::{clock, state::Shared};
 
 /// Between limit and account in a page token; no name of a limit holds it.
 const TOKEN_SEPARATOR: char = '\n';
+
+impl Replica for Shared {
+    fn show(&self, look: &mut dyn FnMut(&Ledger)) {
+        self.ledger(look);
+    }
+}
 
 impl Accounts for Shared {
     fn standings(&self, accounts: &[(Name, Vec<String>)]) -> Vec<Standing> {

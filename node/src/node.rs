@@ -16,7 +16,7 @@ use tollgate_consensus::{
 use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
 use tollgate_quota::journal::Remains;
-use tollgate_quota::{Desk, DeskConfig, Recover};
+use tollgate_quota::{Desk, DeskConfig, Recover, Replica};
 use tracing::{error, info};
 
 use crate::{
@@ -113,6 +113,7 @@ impl Node {
             opened: opened.at,
             isolation: config.isolation,
             recovers: recovery(&state, config.id, std::mem::take(&mut journal.remains)),
+            replica: Some(Arc::clone(&state) as Arc<dyn Replica>),
             ..DeskConfig::new(NodeId(config.id), opened.incarnation)
         };
         let uplink = Arc::new(LogUplink::new(consensus.clone()));

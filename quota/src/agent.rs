@@ -31,6 +31,7 @@ mod unprotected;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use prost::Message as _;
+use smallvec::SmallVec;
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{
     Consumed, Frame, Hold, HoldOutcome, JournalAdmit, Outcome, Record, Recover, Settle, Standing, Usage, record::Kind,
@@ -260,6 +261,13 @@ impl Agent {
         parts.map(move |part| self.book.figures(part, now.0))
     }
 
+    /// Which parts of an open request, in the order of its path, are of accounts without a number, and of which windows: what others
+    /// have used of those is not in the book.
+    pub(crate) fn unnumbered(&self, request: u64) -> SmallVec<[(usize, u64); 4]> {
+        let parts = self.requests.get(&request).into_iter().flat_map(|known| &known.parts).enumerate();
+        parts.filter(|(_, part)| !self.book.has_number(part)).map(|(at, part)| (at, part.epoch)).collect()
+    }
+
     /// What leases cover of a path, and which of its charges that is: nothing of one that the log would call malformed.
     fn draw_what_is_covered(&mut self, charges: &[Charge], durability: Durability, now: Timestamp) -> (Parts, u64) {
         let asks = charges.iter().map(|charge| Ask {
@@ -270,8 +278,14 @@ impl Agent {
         });
         let spending = self.spending(durability);
         let drawn = draw(&mut self.book, asks, spending, now.0);
-        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
+        self.write_drawn();
         drawn
+    }
+
+    /// What the journal has to know before anything of what was just drawn goes out.
+    fn write_drawn(&mut self) {
+        self.outbox.touch(self.book.take_touched());
+        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
     }
 
     fn spending(&self, durability: Durability) -> Spending {
@@ -309,7 +323,7 @@ impl Agent {
         let mut path = known.path.take()?;
         let spending = self.spending(known.durability);
         (known.parts, path.drawn) = draw(&mut self.book, path.hold.charges.iter().map(asked), spending, now);
-        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
+        self.write_drawn();
         if known.parts.len() < path.hold.charges.len() {
             self.ask(request, known, *path);
             return None;

@@ -20,11 +20,12 @@ mod demand;
 mod digest;
 mod follow;
 mod poured;
+mod share;
 
 use std::collections::{BTreeSet, HashMap};
 
 use smallvec::{SmallVec, smallvec};
-use tollgate_proto::state::v1::{Consumed, JournalSum, Outcome, Report, Standing, Usage, Want};
+use tollgate_proto::state::v1::{Consumed, JournalSum, JournalTouch, Outcome, Report, Standing, Usage, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) use self::bugs::Bug;
@@ -32,7 +33,7 @@ use self::cell::{Cell, Counts, STEP};
 pub(crate) use self::poured::{Hand, Made, Poured, Terms};
 use crate::{
     invariants::{Violation, require, within_lease},
-    ledger::actual,
+    ledger::{ShareView, actual},
 };
 
 /// Leases in the book at most; what is beyond asks the log for every request.
@@ -108,6 +109,19 @@ pub(crate) struct Book {
     names: HashMap<Box<str>, HashMap<Vec<String>, u32>>,
     by_account: HashMap<u32, u32>,
     unbound: Vec<u32>,
+    /// What this node has of accounts by rule, by limit (`share.rs`).
+    shares: HashMap<Box<str>, SmallVec<[ShareView; 2]>>,
+    /// Cells that know no account number yet, by window and key; and how many those are.
+    nameless: HashMap<u64, HashMap<Vec<String>, u32>>,
+    unrecorded: usize,
+    /// The last number that was given to one of them, and what the journal has to be told of these.
+    next_own: u32,
+    touched: Vec<JournalTouch>,
+    /// Of those, to be reported, each once.
+    unsaid: Vec<u32>,
+    nudged_at: u64,
+    /// Windows in which something was called back that no cell knows of.
+    blind: BTreeSet<u64>,
     /// To be reported, each once.
     dirty: Vec<u32>,
     /// To be asked for, each once.
@@ -128,6 +142,9 @@ pub(crate) struct Book {
     pub(crate) bug: Option<Bug>,
     #[cfg(any(test, feature = "seeded-bugs"))]
     is_snapshot: bool,
+    /// What numbers of its own ever meant.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) names_of_own: HashMap<u32, (Box<str>, Vec<String>)>,
 }
 
 impl Book {
@@ -140,6 +157,14 @@ impl Book {
             names: HashMap::new(),
             by_account: HashMap::new(),
             unbound: Vec::new(),
+            shares: HashMap::new(),
+            nameless: HashMap::new(),
+            unrecorded: 0,
+            next_own: 0,
+            touched: Vec::new(),
+            unsaid: Vec::new(),
+            nudged_at: 0,
+            blind: BTreeSet::new(),
             dirty: Vec::new(),
             short: Vec::new(),
             raised: Vec::new(),
@@ -152,12 +177,14 @@ impl Book {
             bug: None,
             #[cfg(any(test, feature = "seeded-bugs"))]
             is_snapshot: false,
+            #[cfg(any(test, feature = "seeded-bugs"))]
+            names_of_own: HashMap::new(),
         }
     }
 
     /// Takes `amount` from the lease of an account, or nothing; notes what is asked for either way.
     pub(crate) fn draw(&mut self, ask: Ask<'_>, spending: Spending, now: u64) -> Option<Part> {
-        let at = self.cell_of(&ask)?;
+        let at = self.cell_of(&ask, now)?;
         let (closed, age) = (self.closed || spending == Spending::Nothing, self.age);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let heedless = self.bug == Some(Bug::DrawsWhenCentral);
@@ -183,7 +210,7 @@ impl Book {
                 self.raised.push(at);
             }
             cell.waiting += if lease.span.is_some() { ask.amount } else { 0 };
-            let (account, epoch) = (lease.account, lease.epoch);
+            let (account, epoch) = (cell.number(), lease.epoch);
             Part { cell: at, account, epoch, amount: ask.amount, below_ceiling, at: None }
         });
         if !closed {
@@ -191,6 +218,7 @@ impl Book {
         }
         if part.is_some() {
             self.touch(at);
+            self.tell_journal(at);
         }
         part
     }
@@ -198,7 +226,7 @@ impl Book {
     /// Notes that a lease has to be asked for: it was too small for a request, or is about to be.
     fn ask_ahead(&mut self, at: u32, now: u64, missed: bool) {
         let Some(cell) = self.cells[at as usize].as_mut() else { return };
-        let (hand, target) = (cell.spendable(self.age).saturating_add(cell.idle), cell.demand.target());
+        let (hand, target) = (cell.spendable(self.age).saturating_add(cell.idle), cell.wanted());
         let low = missed || hand < target / 2;
         if low && !cell.is_short && now >= cell.ask_after && !self.closed && !cell.is_called_back() {
             cell.is_short = true;
@@ -208,9 +236,15 @@ impl Book {
         self.urgent |= cell.is_short && (missed || hand < target / 8);
     }
 
-    fn cell_of(&mut self, ask: &Ask<'_>) -> Option<u32> {
-        if let Some(at) = self.names.get(ask.limit).and_then(|keys| keys.get(ask.key)) {
-            return Some(*at);
+    fn cell_of(&mut self, ask: &Ask<'_>, now: u64) -> Option<u32> {
+        let known = self.names.get(ask.limit).and_then(|keys| keys.get(ask.key)).copied();
+        let lease = known.and_then(|at| self.cells[at as usize].as_ref()).and_then(|cell| cell.lease);
+        let is_over = lease.is_none_or(|lease| now >= lease.window_end.0);
+        if let Some(at) = is_over.then(|| self.stand(ask, known, now)).flatten() {
+            return Some(at);
+        }
+        if known.is_some() {
+            return known;
         }
         let full = self.cells.len() - self.vacant.len() >= MAX_CELLS || self.unbound.len() >= MAX_UNBOUND;
         if self.closed || full {
@@ -226,7 +260,7 @@ impl Book {
         for part in parts.iter_mut().filter(|part| part.at.is_none()) {
             part.at = Some(age);
             let cell = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut);
-            let Some(cell) = cell.filter(|cell| cell.is_of(part.epoch)) else { continue };
+            let Some(cell) = cell.filter(|cell| cell.is_of(part)) else { continue };
             let Some(span) = cell.span() else { continue };
             cell.waiting = cell.waiting.saturating_sub(part.amount);
             cell.slide.hold(span, age, part.amount);
@@ -240,7 +274,7 @@ impl Book {
         #[cfg(any(test, feature = "seeded-bugs"))]
         let bug = self.bug;
         let cell = self.cells.get_mut(part.cell as usize)?.as_mut()?;
-        let same = cell.is_of(part.epoch);
+        let same = cell.is_of(&part);
         #[cfg(any(test, feature = "seeded-bugs"))]
         let same = match bug {
             Some(Bug::SettlesIntoTheNextWindow) => true,
@@ -261,10 +295,10 @@ impl Book {
             cell.unjournaled -= part.amount - within;
             cell.unjournaled_spent += within;
         }
-        let urgent = cell.is_called_back();
+        let (urgent, account) = (cell.is_called_back(), cell.number());
         self.touch(part.cell);
         (self.due, self.urgent) = (true, self.urgent || urgent);
-        Some(Consumed { account: lease.account, epoch: lease.epoch, spent: within, overrun: used - within })
+        Some(Consumed { account, epoch: lease.epoch, spent: within, overrun: used - within })
     }
 
     /// Hands out the ceilings that were raised; `write` says where the journal has them.
@@ -272,7 +306,7 @@ impl Book {
         for at in std::mem::take(&mut self.raised) {
             let Some(cell) = self.cells[at as usize].as_mut() else { continue };
             let Some(lease) = cell.lease else { continue };
-            let consumed = Consumed { account: lease.account, epoch: lease.epoch, ..Consumed::default() };
+            let consumed = Consumed { account: cell.number(), epoch: lease.epoch, ..Consumed::default() };
             cell.ceiling_at = write(JournalSum { consumed: Some(consumed), ceiling: cell.ceiling });
         }
     }
@@ -280,7 +314,7 @@ impl Book {
     /// Up to where the journal must be durable before this may be spent.
     pub(crate) fn ceiling_of(&self, part: &Part) -> u64 {
         let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
-        cell.filter(|cell| part.below_ceiling && cell.is_of(part.epoch)).map_or(0, |cell| cell.ceiling_at)
+        cell.filter(|cell| part.below_ceiling && cell.is_of(part)).map_or(0, |cell| cell.ceiling_at)
     }
 
     /// What became of each lease by requests that have ended, for the journal.
@@ -290,13 +324,13 @@ impl Book {
 
     /// Whether there is anything to spend, should somebody ask for it.
     pub(crate) fn is_in_hand(&self) -> bool {
-        !self.by_account.is_empty()
+        !self.by_account.is_empty() || self.unrecorded > 0
     }
 
     fn touch(&mut self, at: u32) {
         if let Some(cell) = self.cells[at as usize].as_mut().filter(|cell| !cell.is_dirty) {
             cell.is_dirty = true;
-            self.dirty.push(at);
+            if cell.has_number() { self.dirty.push(at) } else { self.unsaid.push(at) }
         }
     }
 
@@ -340,7 +374,7 @@ impl Book {
 
     /// Whether there is something to say that may wait a little.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.unsaid.is_empty()
     }
 
     /// What has happened to leases since they were last reported, at most `max` of them; gives back what is to be given.
@@ -393,8 +427,8 @@ impl Book {
         let cell = self.cells[at as usize].as_mut()?;
         cell.is_dirty = false;
         let lease = cell.lease?;
-        let surplus =
-            cell.balance(age).saturating_add(cell.idle).saturating_sub(cell.demand.target().saturating_mul(2));
+        let kept = cell.demand.target().saturating_mul(2).max(lease.by_rule);
+        let surplus = cell.balance(age).saturating_add(cell.idle).saturating_sub(kept);
         let surplus = surplus.min(cell.balance(age));
         let all = closed || cell.is_called_back() || cell.is_idle(age);
         let back = if all { cell.balance(age) } else { surplus };
@@ -456,7 +490,7 @@ impl Book {
         let mut held: SmallVec<[u64; 16]> = smallvec![0; self.cells.len()];
         for part in parts {
             let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
-            if cell.is_some_and(|cell| cell.is_of(part.epoch)) {
+            if cell.is_some_and(|cell| cell.is_of(part)) {
                 held[part.cell as usize] += part.amount;
             }
         }

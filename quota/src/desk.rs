@@ -17,6 +17,7 @@
 
 mod front;
 mod locked;
+mod others;
 mod path;
 mod pockets;
 mod pump;
@@ -36,7 +37,7 @@ use tollgate_model::NodeId;
 use tollgate_proto::state::v1::{Attribution, Outcome, Recover, Usage};
 
 use crate::{
-    Charge, Durability, Ledger, Reservation, ReserveError, Unavailable, Uplink, journal::Journal, ledger::News,
+    Charge, Durability, Ledger, Replica, Reservation, ReserveError, Unavailable, Uplink, journal::Journal, ledger::News,
 };
 
 pub(crate) use path::Taken;
@@ -69,6 +70,9 @@ pub struct DeskConfig {
     pub isolation: Duration,
     /// What earlier incarnations of this node left behind, to be said first.
     pub recovers: Vec<Recover>,
+    /// Where the answer to a request finds what others have used of an account that this node has drawn on by rule, and knows no
+    /// record of. Without it such an answer says what this node has used.
+    pub replica: Option<Arc<dyn Replica>>,
     /// After this long without any answer nobody is there to decide: see [`Desk::reserve_or_allow`].
     pub silence: Duration,
 }
@@ -91,6 +95,7 @@ impl DeskConfig {
             opened: Instant::now(),
             isolation: Duration::from_secs(30),
             recovers: Vec::new(),
+            replica: None,
             // A leader that died is replaced within two seconds; and less than whoever asks waits.
             silence: Duration::from_secs(4),
         }

@@ -14,9 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use tokio::sync::watch;
 use tollgate_proto::state::v1::{
-    Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, Recover, Settle, journal_entry::Kind,
+    Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, NamedConsumed, Recover, Settle,
+    journal_entry::Kind,
 };
 
+/// What entries call accounts that had no number in the ledger: from here on, as they say before.
+pub(crate) const OWN_NUMBERS: u32 = 1 << 31;
 /// Ends, or leases, in one record of a recovery.
 const PER_RECORD: usize = 256;
 
@@ -96,6 +99,7 @@ impl Replay {
             Kind::Admit(admit) => self.remains()?.admit(admit),
             Kind::End(end) => self.remains()?.end(end),
             Kind::Sum(sum) => self.remains()?.sum(&sum),
+            Kind::Touch(touch) => self.remains()?.touch(touch),
         }
         Ok(())
     }
@@ -119,6 +123,8 @@ pub struct Remains {
     incarnation: u64,
     ends: u64,
     leases: BTreeMap<(u32, u64), Sums>,
+    /// What accounts are called that had no number.
+    names: BTreeMap<(u32, u64), (String, Vec<String>)>,
     open: BTreeMap<u64, JournalAdmit>,
     said: Vec<Settle>,
     /// What the log holds for its requests and nobody has ended.
@@ -143,14 +149,12 @@ struct Sums {
 
 impl Remains {
     fn new(incarnation: u64) -> Self {
-        Self {
-            incarnation,
-            ends: 0,
-            leases: BTreeMap::new(),
-            open: BTreeMap::new(),
-            said: Vec::new(),
-            held: Vec::new(),
-        }
+        let (leases, names) = (BTreeMap::new(), BTreeMap::new());
+        Self { incarnation, ends: 0, leases, names, open: BTreeMap::new(), said: Vec::new(), held: Vec::new() }
+    }
+
+    fn touch(&mut self, touch: JournalTouch) {
+        self.names.insert((touch.account, touch.epoch), (touch.limit, touch.key));
     }
 
     fn admit(&mut self, admit: JournalAdmit) {
@@ -231,7 +235,14 @@ impl Remains {
                 self.add(&Consumed { account, epoch, spent, overrun: 0 });
             }
         }
-        let consumed: Vec<Consumed> = self.leases.into_iter().map(Sums::consumed).collect();
+        let mut names = self.names;
+        let (numbered, own): (Vec<Consumed>, Vec<Consumed>) =
+            self.leases.into_iter().map(Sums::consumed).partition(|consumed| consumed.account < OWN_NUMBERS);
+        let mut named = |consumed: Consumed| {
+            let (limit, key) = names.remove(&(consumed.account, consumed.epoch))?;
+            Some(NamedConsumed { limit, key, consumed: Some(Consumed { account: 0, ..consumed }) })
+        };
+        let named: Vec<NamedConsumed> = own.into_iter().filter_map(&mut named).collect();
         let unsaid: Vec<Settle> = self.said.into_iter().filter(|settle| settle.terminal > last_terminal).collect();
         let of = |settles: &[Settle], consumed: &[Consumed]| Recover {
             incarnation,
@@ -240,8 +251,10 @@ impl Remains {
             ..Recover::default()
         };
         let voids = |requests: &[u64]| Recover { incarnation, undispatched: requests.to_vec(), ..Recover::default() };
+        let of_names = |named: &[NamedConsumed]| Recover { incarnation, named: named.to_vec(), ..Recover::default() };
         let ends = unsaid.chunks(PER_RECORD).map(|settles| of(settles, &[]));
-        let mut all: Vec<Recover> = ends.chain(consumed.chunks(PER_RECORD).map(|consumed| of(&[], consumed))).collect();
+        let numbered = numbered.chunks(PER_RECORD).map(|consumed| of(&[], consumed));
+        let mut all: Vec<Recover> = ends.chain(numbered).chain(named.chunks(PER_RECORD).map(of_names)).collect();
         all.extend(undispatched.chunks(PER_RECORD).map(voids));
         all.push(Recover { incarnation, done: true, ..Recover::default() });
         Ok(all)

@@ -63,6 +63,7 @@ mod shadow;
 mod show;
 mod slab;
 mod spread;
+mod standing;
 mod unprotected;
 
 #[cfg(test)]
@@ -82,6 +83,7 @@ pub use leases::LeaseView;
 pub use nodes::Earlier;
 pub use rows::RestoreError;
 pub use show::{AccountView, Keep, Page, Position, Query, Sort, title};
+pub(crate) use standing::{MAX_UNRECORDED, ShareView, Shares};
 pub use unprotected::Unprotected;
 
 /// Rows that changed: key, and value or `None` for a deletion.
@@ -95,6 +97,8 @@ pub const MAX_HOLDS: u32 = 131_072;
 pub const MAX_LEASES: usize = 1_000_000;
 /// Below this an account is too small to be divided: two of its greatest requests for each node (QUOTA.md 3.3, θ).
 const KEPT: (u64, u64) = (2, 0);
+/// What nodes have by rule (QUOTA.md 3.3). A share that is too small for some usual requests would only have to be called back.
+const STANDING: Option<Shares> = Some(Shares { short: (4, 5), long: (1, 2), least: (16, 16_384) });
 /// Nodes that ever opened an incarnation.
 pub const MAX_NODES: usize = 1_024;
 /// How long a process that is cut off may go on spending what it has, unless its successor says how long.
@@ -133,11 +137,13 @@ pub(crate) struct Bounds {
     pub(crate) leases: usize,
     /// What is not granted away: so many of the greatest requests for each node, and so many units besides.
     pub(crate) kept: (u64, u64),
+    /// What nodes have of each account by rule; none where that is switched off.
+    pub(crate) standing: Option<Shares>,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS, leases: MAX_LEASES, kept: KEPT }
+        Self { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS, leases: MAX_LEASES, kept: KEPT, standing: STANDING }
     }
 }
 
@@ -174,6 +180,8 @@ pub struct News {
     pub all: bool,
     /// Accounts that have changed, or are gone.
     pub accounts: Vec<u32>,
+    /// What nodes have by rule has changed: all of it is to be read anew.
+    pub shares: bool,
 }
 
 /// Changed accounts that are named one by one; beyond them everything counts as changed. Also what bounds news that
@@ -181,7 +189,8 @@ pub struct News {
 const MAX_NEWS: usize = 4_096;
 
 impl News {
-    fn add(&mut self, accounts: &[u32], all: bool) {
+    fn add(&mut self, accounts: &[u32], shares: bool, all: bool) {
+        self.shares |= shares;
         self.all |= all || self.accounts.len() + accounts.len() > MAX_NEWS;
         if self.all {
             self.accounts.clear();
@@ -214,7 +223,7 @@ impl Ledger {
             leases: leases::Leases::default(),
             bounds,
             dirty: rows::Dirty::default(),
-            news: News { all: true, accounts: Vec::new() },
+            news: News { all: true, ..News::default() },
             #[cfg(any(test, feature = "seeded-bugs"))]
             bug: None,
             #[cfg(any(test, feature = "seeded-bugs"))]

@@ -16,7 +16,7 @@
 //! - [`journal`]: what the next process of this node must know; read back by [`journal::Replay`].
 //! - [`invariants`]: what must hold, as predicates for assertions, property tests and simulators.
 //!
-//! Not here: sockets and consensus (behind [`Uplink`]), files (behind [`journal::Journal`]), prices and bills (`billing`), which limits a request meets (`model`).
+//! Not here: sockets and consensus (behind [`Uplink`] and [`Replica`]), files (behind [`journal::Journal`]), prices and bills (`billing`), which limits a request meets (`model`).
 
 pub mod agent;
 mod book;
@@ -26,6 +26,7 @@ pub mod invariants;
 pub mod journal;
 pub mod ledger;
 mod pocket;
+mod replica;
 mod reservation;
 mod rule;
 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -37,6 +38,7 @@ pub use agent::Agent;
 pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path, Touch};
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Used};
+pub use replica::Replica;
 pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Standing, Written};
 pub use rule::Rule;
 pub use uplink::{BoxFuture, Uplink, UplinkError};

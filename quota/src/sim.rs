@@ -47,6 +47,8 @@ pub struct Plan {
     pub faults: Faults,
     /// Limits are small enough to run out.
     pub scarce: bool,
+    /// Nodes have standing shares.
+    pub standing: bool,
     /// Requests that come at most, those at the end not counted.
     pub arrivals: u64,
     /// What is deliberately wrong.
@@ -56,10 +58,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Three nodes, and everything goes wrong.
+    /// Three nodes, and everything goes wrong. With every other seed they have standing shares.
     #[must_use]
     pub fn chaos(seed: u64) -> Self {
-        Self { seed, nodes: 3, faults: Faults::ALL, scarce: true, arrivals: u64::MAX, bug: None, checks: Checks::ALL }
+        let standing = !seed.is_multiple_of(2);
+        let (faults, checks) = (Faults::ALL, Checks::ALL);
+        Self { seed, nodes: 3, faults, scarce: true, standing, arrivals: u64::MAX, bug: None, checks }
     }
 
     /// Three nodes, nothing goes wrong, and there is enough of everything.
@@ -86,6 +90,10 @@ pub struct Report {
     pub grown: u64,
     /// Requests that went on without limits that allow it, as nobody could decide on them.
     pub unprotected: u64,
+    /// Requests that drew on a standing share of an account that they knew no number of.
+    pub by_rule: u64,
+    /// Times that a node was given up that had standing shares and had drawn on some that no record told of.
+    pub shares_lost: u64,
     /// Requests that were told no.
     pub refusals: u64,
     /// Requests whose caller left without an answer.
@@ -124,6 +132,8 @@ impl Report {
         self.mixed += next.mixed;
         self.grown += next.grown;
         self.unprotected += next.unprotected;
+        self.by_rule += next.by_rule;
+        self.shares_lost += next.shares_lost;
         self.refusals += next.refusals;
         self.undecided += next.undecided;
         self.false_refusals += next.false_refusals;

@@ -25,11 +25,13 @@ pub(super) async fn measure(scene: &Scene) -> anyhow::Result<Vec<Figure>> {
     let per_key = |more: &str| format!("per: [\"header:x-key\"], {more}");
     let ample = "unit: tokens, limit: 1000000000, window: 1m";
     scene.consumer("ample", &[("tokens", &per_key(ample))]).await?;
-    scene.consumer("cold", &[("tokens", &per_key(ample))]).await?;
+    scene.consumer("cold", &[("tokens", &per_key(&format!("{ample}, algorithm: fixed")))]).await?;
+    scene.consumer("cold-sliding", &[("tokens", &per_key(ample))]).await?;
     scene.consumer("quorum", &[("tokens", &per_key(&format!("{ample}, durability: quorum")))]).await?;
     scene.consumer("tiny", &[("requests", &per_key("unit: requests, limit: 10, window: 1s"))]).await?;
     let mut figures = warm(scene).await?;
     figures.extend(cold(scene).await?);
+    figures.push(cold_sliding(scene).await?);
     figures.extend(slow(scene).await?);
     Ok(figures)
 }
@@ -105,7 +107,7 @@ async fn warm(scene: &Scene) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// Of three calls two have the same key.
+/// Of three calls two have the same key, of a fixed window.
 async fn cold(scene: &Scene) -> anyhow::Result<Vec<Figure>> {
     let once_or_twice = |number: u64| keyed("cold", number * 2 / 3);
     let seen = Seen::of(scene, target(scene).closed(CALLERS, scene.time, once_or_twice)).await?;
@@ -116,6 +118,14 @@ async fn cold(scene: &Scene) -> anyhow::Result<Vec<Figure>> {
         Figure::new("keys seen once or twice: entries in the busiest second", ratio(seen.most_entries, 1), "")
             .at_most(200.0),
     ])
+}
+
+/// Nobody has a share of a window that slides before he has asked.
+async fn cold_sliding(scene: &Scene) -> anyhow::Result<Figure> {
+    let once_or_twice = |number: u64| keyed("cold-sliding", number * 2 / 3);
+    let seen = Seen::of(scene, target(scene).closed(CALLERS, scene.time, once_or_twice)).await?;
+    Ok(Figure::new("the same of a sliding window: admitted from memory", seen.local_share(), "%")
+        .detail(seen.told(scene.time)))
 }
 
 /// Calls that only the log may admit, beside the commits that they wait for.

@@ -19,4 +19,5 @@ mod prices;
 mod race;
 mod sdk;
 mod secrets;
+mod shares;
 mod unavailable;

@@ -21,6 +21,16 @@ impl Agent {
         parts.map(|part| (part.account, part.epoch, part.amount)).collect()
     }
 
+    /// Accounts that it has drawn on, or may, and knows no record of.
+    pub(crate) fn unrecorded(&self) -> usize {
+        self.book.unrecorded()
+    }
+
+    /// What a number of its own means.
+    pub(crate) fn name_of_own(&self, number: u32) -> Option<(&str, &[String])> {
+        self.book.names_of_own.get(&number).map(|(limit, key)| (&**limit, &**key))
+    }
+
     /// Everything that it will ever act upon, in one order.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! What goes into the journal, in the order in which it happened. The shell takes it and writes it; nothing is read back here.
 
 use tollgate_proto::state::v1::{
-    Attribution, Consumed, HeldCharge, JournalAdmit, JournalEnd, JournalEntry, JournalSum, Record, Recover, Settle,
-    journal_entry::Kind, record,
+    Attribution, Consumed, HeldCharge, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, Record,
+    Recover, Settle, journal_entry::Kind, record,
 };
 
 use super::{Agent, Phase, Request};
@@ -57,15 +57,24 @@ impl Outbox {
         self.push(Kind::Sum(sum))
     }
 
+    /// Numbers that entries after these may use for accounts that have none in the ledger.
+    pub(super) fn touch(&mut self, touched: impl IntoIterator<Item = JournalTouch>) {
+        for touch in touched {
+            self.push(Kind::Touch(touch));
+        }
+    }
+
     /// All that is still needed, so that everything before it may be dropped.
     pub(super) fn image<'a>(
         &mut self,
         incarnation: u64,
+        own: impl Iterator<Item = JournalTouch>,
         sums: impl Iterator<Item = JournalSum>,
         open: impl Iterator<Item = &'a JournalAdmit>,
         unsaid: impl Iterator<Item = &'a Settle>,
     ) {
         self.push(Kind::Image(incarnation));
+        self.touch(own);
         for sum in sums {
             self.push(Kind::Sum(sum));
         }
@@ -111,7 +120,8 @@ impl Agent {
         });
         let mut open: Vec<&JournalAdmit> = self.requests.values().filter_map(|it| it.journaled.as_deref()).collect();
         open.sort_unstable_by_key(|admit| admit.request);
-        self.outbox.image(self.incarnation, self.book.sums(), open.into_iter(), sent.chain(&self.settles));
+        let own = self.book.own_numbers();
+        self.outbox.image(self.incarnation, own, self.book.sums(), open.into_iter(), sent.chain(&self.settles));
     }
 
     /// Says this of earlier incarnations, before anything else.

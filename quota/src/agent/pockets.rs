@@ -45,8 +45,9 @@ impl Agent {
     pub(crate) fn pour(&mut self, pocket: u64, amount: u64) -> u64 {
         let Some(poured) = self.poured.get_mut(&pocket) else { return 0 };
         self.book.pour(poured, amount);
-        self.book.write_ceilings(|ceiling| self.outbox.ceiling(ceiling));
-        self.book.ceiling_of(poured.part())
+        let part = *poured.part();
+        self.write_drawn();
+        self.book.ceiling_of(&part)
     }
 
     /// Takes in what was made of it.

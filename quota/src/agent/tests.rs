@@ -1,3 +1,5 @@
+mod standing;
+
 use tollgate_proto::state::v1::{FrameOutcome, Refusal, Usage};
 
 use super::*;

@@ -7,10 +7,15 @@ use crate::Ledger;
 impl Book {
     /// Makes a cell for what this incarnation has in hand of an account, unless there is one.
     pub(super) fn adopt(&mut self, ledger: &Ledger, account: u32) {
-        if self.by_account.contains_key(&account) || self.cells.len() - self.vacant.len() >= MAX_CELLS {
+        if self.by_account.contains_key(&account) {
             return;
         }
         let Some((limit, key)) = ledger.in_hand(self.node, self.incarnation, account) else { return };
+        if self.cells.len() - self.vacant.len() >= MAX_CELLS {
+            // Nobody would know any more that it was called back: nothing of its window is drawn by name from here on.
+            self.blind.extend(ledger.name_of(account).map(|(epoch, _)| epoch));
+            return;
+        }
         if self.names.get(&*limit).is_some_and(|keys| keys.contains_key(&key)) {
             return; // it looks for its account itself
         }
@@ -20,6 +25,13 @@ impl Book {
 
     /// Takes in a new cell, which is yet to find its account.
     pub(super) fn add(&mut self, cell: Cell) -> u32 {
+        let at = self.put(cell);
+        self.unbound.push(at);
+        at
+    }
+
+    /// Takes in a new cell under its name.
+    pub(super) fn put(&mut self, cell: Cell) -> u32 {
         let (limit, key) = (cell.limit.clone(), cell.key.clone());
         let at = self.vacant.pop().unwrap_or_else(|| {
             self.cells.push(None);
@@ -27,7 +39,6 @@ impl Book {
         });
         self.cells[at as usize] = Some(cell);
         self.names.entry(limit).or_default().insert(key, at);
-        self.unbound.push(at);
         at
     }
 }

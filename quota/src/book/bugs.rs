@@ -42,6 +42,8 @@ pub(crate) enum Bug {
     AllowsFromLeases,
     /// Draws as soon as half of it is there.
     DrawsOnCredit,
+    /// Spends a standing share before the journal knows of which account it is.
+    TouchesLater,
 }
 
 impl Cell {

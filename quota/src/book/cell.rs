@@ -2,8 +2,9 @@
 
 use tollgate_proto::state::v1::{Consumed, JournalSum};
 
-use super::demand::Demand;
+use super::{Part, demand::Demand};
 use crate::{
+    journal::OWN_NUMBERS,
     ledger::LeaseView,
     slide::{Slide, Span},
 };
@@ -28,6 +29,11 @@ pub(super) struct Cell {
     pub(super) key: Vec<String>,
     pub(super) named: bool,
     pub(super) lease: Option<LeaseView>,
+    /// Began with a standing share: what the journal calls it in that window. 0 where it has a number from the beginning.
+    pub(super) own: u32,
+    pub(super) own_epoch: u64,
+    /// The journal knows that number.
+    pub(super) is_told: bool,
     /// Had a lease in a window that is over.
     pub(super) was_bound: bool,
     pub(super) held: u64,
@@ -105,8 +111,10 @@ impl Cell {
         self.balance(age).saturating_sub(overrun)
     }
 
-    pub(super) fn is_of(&self, epoch: u64) -> bool {
-        self.lease.is_some_and(|lease| lease.epoch == epoch)
+    /// Whether this is the lease that a part was drawn from. Its window alone does not tell: where the log says nothing of a
+    /// limit whose window is over, one lease of it may be let go, and another take its place.
+    pub(super) fn is_of(&self, part: &Part) -> bool {
+        self.lease.is_some_and(|lease| lease.epoch == part.epoch) && self.number() == part.account
     }
 
     /// Whether the lease may be drawn on for a charge of this version at this time.
@@ -134,8 +142,25 @@ impl Cell {
     pub(super) fn sum(&self) -> Option<JournalSum> {
         let lease = self.lease.filter(LeaseView::turns)?;
         let spent = self.spent - self.unjournaled_spent;
-        let consumed = Consumed { account: lease.account, epoch: lease.epoch, spent, overrun: self.overrun };
+        let consumed = Consumed { account: self.number(), epoch: lease.epoch, spent, overrun: self.overrun };
         Some(JournalSum { consumed: Some(consumed), ceiling: self.ceiling })
+    }
+
+    /// What the journal calls its account.
+    pub(super) fn number(&self) -> u32 {
+        let own = self.lease.filter(|lease| self.own != 0 && lease.epoch == self.own_epoch).map(|_| self.own);
+        own.or(self.lease.map(|lease| lease.account)).unwrap_or_default()
+    }
+
+    /// Whether its account has a number in the ledger, as far as is known.
+    pub(super) fn has_number(&self) -> bool {
+        self.lease.is_none_or(|lease| lease.account < OWN_NUMBERS)
+    }
+
+    /// What to have in hand: who has a share by rule asks for more once that is not enough for the next request.
+    pub(super) fn wanted(&self) -> u64 {
+        let by_rule = self.lease.is_some_and(|lease| lease.by_rule > 0);
+        if by_rule { self.demand.largest.saturating_mul(2) } else { self.demand.target() }
     }
 
     pub(super) fn is_called_back(&self) -> bool {
@@ -148,6 +173,7 @@ impl Cell {
         (self.slide, self.waiting, self.idle) = (Slide::default(), 0, 0);
         #[cfg(any(test, feature = "seeded-bugs"))]
         ((self.missed, self.reported) = (0, (0, 0, 0)));
+        (self.own, self.own_epoch, self.is_told) = (0, 0, false);
         self.lease = None;
         self.was_bound = true;
     }

@@ -16,12 +16,21 @@ impl Book {
         (self.is_snapshot = news.all);
         if news.all {
             self.bound().into_iter().for_each(|at| self.look(ledger, at));
+        }
+        if news.all || news.shares {
+            self.read_shares(ledger);
+        }
+        // Names are let go of before anything is adopted: what is called back is not adopted where a cell has its name, as that
+        // looks for the account itself. One whose window is over does not; and without any, a share of it would be drawn on by
+        // name, as nobody here knew that it is called back.
+        if news.all {
             ledger.accounts_in_hand(self.node, self.incarnation).for_each(|account| self.adopt(ledger, account));
         } else {
             for account in &news.accounts {
                 if let Some(at) = self.by_account.get(account).copied() {
                     self.look(ledger, at);
                 }
+                self.meet(ledger, *account);
                 self.adopt(ledger, *account);
             }
         }
@@ -102,7 +111,7 @@ impl Book {
     }
 
     /// The limit is gone: its name may come to mean another account.
-    fn unname(&mut self, at: u32) {
+    pub(super) fn unname(&mut self, at: u32) {
         let Some(cell) = self.cells[at as usize].as_mut().filter(|cell| cell.named) else { return };
         cell.named = false;
         if let Some(keys) = self.names.get_mut(&cell.limit) {
@@ -113,7 +122,7 @@ impl Book {
         }
     }
 
-    fn remove(&mut self, at: u32) {
+    pub(super) fn remove(&mut self, at: u32) {
         let Some(cell) = self.cells[at as usize].take() else { return };
         self.vacant.push(at);
         if let Some(due) = cell.wake_at {
@@ -121,6 +130,7 @@ impl Book {
         }
         if cell.is_dirty {
             self.dirty.retain(|it| *it != at);
+            self.unsaid.retain(|it| *it != at);
         }
         if cell.is_short {
             self.short.retain(|it| *it != at);
@@ -130,6 +140,7 @@ impl Book {
     /// Nothing is drawn from here on, and all that no request holds goes back.
     pub(crate) fn close(&mut self) {
         self.closed = true;
+        self.give_back_shares();
         for at in self.bound() {
             self.touch(at);
             (self.due, self.urgent) = (true, true);

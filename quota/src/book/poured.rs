@@ -85,10 +85,11 @@ impl Book {
 
     /// What a pocket of it would be opened for; nothing where none may be open.
     pub(crate) fn terms(&self, at: u32) -> Option<Terms> {
-        let cell = self.known(at).filter(|cell| !self.closed && !cell.is_called_back())?;
+        // Of an account without a number it is not known what others use of it.
+        let cell = self.known(at).filter(|cell| !self.closed && !cell.is_called_back() && cell.has_number())?;
         let lease = cell.lease?;
         Some(Terms {
-            account: lease.account,
+            account: cell.number(),
             epoch: lease.epoch,
             versions: (lease.versions.0.0, lease.versions.1.0),
             unit: lease.unit,
@@ -111,8 +112,9 @@ impl Book {
 
     /// A pocket with nothing in it yet.
     pub(crate) fn empty(&self, at: u32) -> Option<Poured> {
-        let lease = self.known(at)?.lease?;
-        let (account, epoch, below_ceiling) = (lease.account, lease.epoch, lease.turns());
+        let cell = self.known(at)?;
+        let lease = cell.lease?;
+        let (account, epoch, below_ceiling) = (cell.number(), lease.epoch, lease.turns());
         Some(Poured { part: Part { cell: at, account, epoch, amount: 0, below_ceiling, at: None }, slot: self.age })
     }
 
@@ -120,7 +122,7 @@ impl Book {
     pub(crate) fn pour(&mut self, poured: &mut Poured, amount: u64) {
         let at = poured.part.cell;
         let Some(cell) = self.cells.get_mut(at as usize).and_then(Option::as_mut) else { return };
-        if !cell.is_of(poured.part.epoch) {
+        if !cell.is_of(&poured.part) {
             return;
         }
         cell.held += amount;
@@ -130,6 +132,7 @@ impl Book {
             self.raised.push(at);
         }
         self.touch(at);
+        self.tell_journal(at);
     }
 
     /// Takes in what requests have made of a pocket. After the window nothing moves.
@@ -140,7 +143,7 @@ impl Book {
         let (Made { spent, overrun, back }, part) = (made, &mut poured.part);
         part.amount = part.amount.saturating_sub(spent + back);
         let Some(cell) = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut) else { return };
-        if !cell.is_of(part.epoch) {
+        if !cell.is_of(part) {
             return;
         }
         cell.held = cell.held.saturating_sub(spent + back);
@@ -170,7 +173,7 @@ impl Book {
         let part = &mut poured.part;
         part.at = Some(poured.slot);
         let cell = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut);
-        let Some(cell) = cell.filter(|cell| cell.is_of(part.epoch)) else { return };
+        let Some(cell) = cell.filter(|cell| cell.is_of(part)) else { return };
         cell.idle = 0;
         if let Some(span) = cell.span().filter(|_| part.amount > 0) {
             cell.waiting = cell.waiting.saturating_sub(part.amount);
@@ -181,7 +184,7 @@ impl Book {
     /// Of what an open pocket holds, no request held this much when somebody last looked.
     pub(crate) fn set_idle(&mut self, poured: &Poured, idle: u64) {
         let cell = self.cells.get_mut(poured.part.cell as usize).and_then(Option::as_mut);
-        if let Some(cell) = cell.filter(|cell| cell.is_of(poured.part.epoch)) {
+        if let Some(cell) = cell.filter(|cell| cell.is_of(&poured.part)) {
             cell.idle = idle;
         }
     }
@@ -190,7 +193,7 @@ impl Book {
     pub(crate) fn attend(&mut self, poured: &Poured, now: u64, drawn: u64, largest: u64) {
         let (at, age) = (poured.part.cell, self.age);
         let cell = self.cells.get_mut(at as usize).and_then(Option::as_mut);
-        let Some(cell) = cell.filter(|cell| cell.is_of(poured.part.epoch)) else { return };
+        let Some(cell) = cell.filter(|cell| cell.is_of(&poured.part)) else { return };
         cell.demand.note_all(now, drawn, largest);
         cell.asked_at = age;
         self.ask_ahead(at, now, false);

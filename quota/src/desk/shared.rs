@@ -236,7 +236,8 @@ impl Shared {
         if granted {
             let names = charges.iter().map(|charge| charge.limit.clone());
             let standings = names.zip(known.agent.figures(request, now)).map(|(limit, it)| Standing::of(limit, it));
-            let standings = standings.collect();
+            let mut standings: Vec<Standing> = standings.collect();
+            let unnumbered = known.agent.unnumbered(request);
             self.serve(&mut state, request, charges, durability, now);
             self.write_down(&mut state);
             let before = (state.leases_at, state.draws_at);
@@ -248,6 +249,7 @@ impl Shared {
             if ask {
                 self.wake.notify_one();
             }
+            self.count_others(charges, &unnumbered, &mut standings);
             return Ok(Reserved::Now(Reservation::drawn(ticket, standings)));
         }
         let (tell, told) = oneshot::channel();

@@ -67,6 +67,7 @@ impl Shared {
         self.write_down(&mut state);
         state.say_urgent_leases(&self.config);
         state.say_draws();
+        let unnumbered = let_through.as_ref().map(|it| state.agent.unnumbered(it.request)).unwrap_or_default();
         let is_first = let_through.as_ref().is_some_and(|it| !it.unprotected.is_empty())
             && !std::mem::replace(&mut state.is_unprotected, true);
         drop(state);
@@ -82,7 +83,10 @@ impl Shared {
             }
         }
         ticket.set_unprotected(unprotected.iter().map(|at| named(&charges[*at])).collect());
-        Ok(Some(Reservation::drawn(ticket, standings.iter().map(standing).collect())))
+        let drawn = (0..charges.len()).filter(|at| !unprotected.contains(at)).map(|at| charges[at].clone());
+        let mut standings: Vec<_> = standings.iter().map(standing).collect();
+        self.count_others(&drawn.collect::<Vec<_>>(), &unnumbered, &mut standings);
+        Ok(Some(Reservation::drawn(ticket, standings)))
     }
 
     /// Waits for the log's word, or until nobody is there to say it.

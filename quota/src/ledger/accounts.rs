@@ -1,6 +1,10 @@
 //! Account records, found by limit and key values.
 
-use std::{borrow::Cow, collections::HashMap, hash::BuildHasherDefault};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    hash::BuildHasherDefault,
+};
 
 use super::{
     Ledger,
@@ -18,6 +22,18 @@ use tollgate_model::MAX_KEY_PARTS;
 /// Looked at for each entry, and for each account it creates: so there are never many more idle records than live ones.
 const SWEEP_PER_ENTRY: u32 = 32;
 const SWEEP_PER_NEW_ACCOUNT: u32 = 2;
+
+/// Whose account it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Kind {
+    /// Of its own key.
+    #[default]
+    Own,
+    /// Of its own key, and only counts what nodes had drawn: its key shares the overflow account.
+    Late,
+    /// The overflow account, in a window with standing shares.
+    Shared,
+}
 
 /// One combination of key values under one limit. All zero is the same as no record at all.
 ///
@@ -59,6 +75,9 @@ pub(super) struct Rare {
     pub(super) recall_until: u64,
     /// Of a sliding limit: what counts, by its age. `used` and `overrun` are in there, and what of `held` has not aged.
     pub(super) slide: Slide,
+    /// Members of the roster that have a lease of it, or had: a bit for each (`standing.rs`).
+    pub(super) made: u32,
+    pub(super) kind: Kind,
 }
 
 impl Rare {
@@ -70,11 +89,14 @@ impl Rare {
         ask_at: 0,
         recall_until: 0,
         slide: Slide { slots: Vec::new() },
+        made: 0,
+        kind: Kind::Own,
     };
 
     fn is_none(&self) -> bool {
         let figures = [self.overrun, self.suspense, self.ask_at, self.recall_until, self.generation.into()];
-        !self.central && figures == [0; 5] && self.slide.slots.is_empty()
+        let is_plain = !self.central && self.made == 0 && self.kind == Kind::Own;
+        is_plain && figures == [0; 5] && self.slide.slots.is_empty()
     }
 }
 
@@ -137,13 +159,28 @@ impl Account {
         }
     }
 
+    /// What is with nodes, or in suspense.
+    pub(super) fn out(&self, rule: &RuleState) -> u64 {
+        self.leased_in_all(rule).saturating_add(self.suspense_in_all(rule))
+    }
+
+    /// With open incarnations, by leases or by rule.
+    pub(super) fn leased_in_all(&self, rule: &RuleState) -> u64 {
+        self.leased.saturating_add(rule.by_rule(self).leased)
+    }
+
+    pub(super) fn suspense_in_all(&self, rule: &RuleState) -> u64 {
+        self.rare().suspense.saturating_add(rule.by_rule(self).suspense)
+    }
+
     /// What is neither used nor held nor out: signed, as the limit may have been lowered.
     pub(super) fn free(&self, rule: &RuleState, age: u64) -> i128 {
         self.free_beside(rule, self.counts(rule, age))
     }
 
     fn free_beside(&self, rule: &RuleState, Slot { used, held, .. }: Slot) -> i128 {
-        let out = i128::from(self.leased) + i128::from(self.rare().suspense);
+        let suspense = i128::from(self.rare().suspense);
+        let out = i128::from(self.leased) + suspense + i128::from(rule.by_rule(self).sum());
         i128::from(rule.rule.capacity) - i128::from(used) - i128::from(held) - out
     }
 
@@ -188,6 +225,8 @@ pub(super) struct Accounts {
     /// By number of the rule, then by that of the key. Never iterated.
     index: Vec<HashMap<u32, u32, BuildHasherDefault<Spread>>>,
     created: u32,
+    /// Those that are called back, and perhaps some that no longer are.
+    pub(super) called: BTreeSet<u32>,
 }
 
 impl Accounts {
@@ -205,9 +244,10 @@ impl Accounts {
         self.index.get(rule as usize).map_or(0, HashMap::len)
     }
 
-    pub(super) fn create(&mut self, rule: u32, epoch: u64, key: &str) -> u32 {
-        let key = self.keys.enter(key);
-        let id = self.slab.insert(Account::new(rule, epoch, key));
+    pub(super) fn create(&mut self, mut account: Account, key: &str) -> u32 {
+        let (rule, key) = (account.rule, self.keys.enter(key));
+        account.key = key;
+        let id = self.slab.insert(account);
         self.enter(rule, key, id);
         self.created += 1;
         id
@@ -225,11 +265,13 @@ impl Accounts {
     pub(super) fn restore(&mut self, id: u32, mut account: Account, key: &str) {
         account.key = self.keys.enter(key);
         self.enter(account.rule, account.key, id);
+        self.called.extend(account.rare().central.then_some(id));
         self.slab.put(id, account);
     }
 
     fn remove(&mut self, id: u32) {
         let Some(account) = self.slab.remove(id) else { return };
+        self.called.remove(&id);
         if let Some(keys) = self.index.get_mut(account.rule as usize) {
             keys.remove(&account.key.id());
             if keys.is_empty() {
@@ -250,7 +292,8 @@ pub(super) fn overflow_key(parts: usize) -> Cow<'static, str> {
 impl Ledger {
     /// The account of `key`, should it have a record: its own, or the shared one if this window has overflowed.
     pub(super) fn find_account(&self, rule: u32, key: &str) -> Option<u32> {
-        self.accounts.find(rule, key).or_else(|| self.overflow(rule).filter(|id| self.is_current(*id)))
+        let own = self.accounts.find(rule, key).filter(|id| !self.is_late(*id));
+        own.or_else(|| self.overflow(rule).filter(|id| self.is_current(*id)))
     }
 
     /// Finds or makes the account of `key`, in the window that is open.
@@ -261,32 +304,72 @@ impl Ledger {
         let epoch = self.rules.get(rule).epoch;
         let id = match self.find_account(rule, key) {
             Some(id) => id,
-            None if self.accounts.count(rule) < self.bounds.accounts as usize => self.create_account(rule, key),
+            None if self.accounts.count(rule) < self.room(rule) => self.create_account(rule, key),
             None => match self.overflow(rule) {
                 Some(id) => id,
                 None => self.create_account(rule, &self.overflow_key_of(rule)),
             },
         };
-        let account = self.accounts.slab.get_mut(id).expect("it was just found or made");
-        if account.epoch < epoch {
-            *account = Account::new(rule, epoch, account.key);
-            self.drop_leases(id);
+        if self.accounts.get(id).is_some_and(|account| account.epoch < epoch) {
+            self.begin_anew(id);
         }
         self.dirty.accounts.push(id);
         id
     }
 
+    /// The record is one of a window that has passed: everything in it is of the one that is open from here on.
+    pub(super) fn begin_anew(&mut self, id: u32) {
+        let Some(account) = self.accounts.get(id) else { return };
+        let (rule, key) = (account.rule, account.key);
+        let epoch = self.rules.get(rule).epoch;
+        let mut fresh = self.fresh_account(rule, epoch, self.accounts.keys.text(key));
+        fresh.key = key;
+        if let Some(account) = self.accounts.slab.get_mut(id) {
+            *account = fresh;
+            self.accounts.called.remove(&id);
+        }
+        self.drop_leases(id);
+        self.recall_if_over(id);
+    }
+
+    /// A record in which nothing has happened yet; of no key.
+    fn fresh_account(&self, rule: u32, epoch: u64, key: &str) -> Account {
+        let state = self.rules.get(rule);
+        let parts = state.rule.per.len();
+        let mut account = Account::new(rule, epoch, Key::NONE);
+        if state.roster.share > 0 && parts > 0 && *key == *overflow_key(parts) {
+            account.rare_mut().kind = Kind::Shared;
+        }
+        if let Some(before) = state.before.filter(|it| self.age() < it.until) {
+            match state.rule.span() {
+                Some(span) => account.rare_mut().slide.count(span, before.at, before.units),
+                None => {
+                    account.used = before.units;
+                    account.take(before.units);
+                }
+            }
+        }
+        account
+    }
+
+    fn is_late(&self, id: u32) -> bool {
+        self.accounts.get(id).is_some_and(|account| account.rare().kind == Kind::Late) && self.is_current(id)
+    }
+
     /// Where no window turns, accounts come and go alone: each has an epoch of its own, so that a label of one that is gone
     /// never fits another that took over its number.
-    fn create_account(&mut self, rule: u32, key: &str) -> u32 {
+    pub(super) fn create_account(&mut self, rule: u32, key: &str) -> u32 {
         let RuleState { rule: it, epoch, .. } = self.rules.get(rule);
         let epoch = if it.turns() { *epoch } else { self.next_epoch() };
-        self.accounts.create(rule, epoch, key)
+        let account = self.fresh_account(rule, epoch, key);
+        let id = self.accounts.create(account, key);
+        self.recall_if_over(id);
+        id
     }
 
     /// The shared account, when a key without a record would go there.
     pub(super) fn would_overflow(&self, rule: u32) -> Option<u32> {
-        let full = self.accounts.count(rule) >= self.bounds.accounts as usize;
+        let full = self.accounts.count(rule) >= self.room_now(rule);
         self.overflow(rule).filter(|_| full)
     }
 

@@ -88,13 +88,17 @@ impl Ledger {
                     self.report(frame.node, frame.incarnation, report);
                 }
                 Some(Kind::Report(report)) if !known => self.report(frame.node, frame.incarnation, report),
+                Some(Kind::Touch(touch)) if !known => self.touch(now, frame.node, frame.incarnation, touch),
                 Some(Kind::Want(want)) if !known => self.want(at, now, frame.node, frame.incarnation, want),
                 Some(Kind::Recover(recover)) if !known => self.recover(now, frame.node, recover, used),
-                Some(Kind::Settle(_) | Kind::Report(_) | Kind::Want(_) | Kind::Recover(_)) | None => {}
+                Some(Kind::Settle(_) | Kind::Report(_) | Kind::Touch(_) | Kind::Want(_) | Kind::Recover(_)) | None => {}
             }
         }
         if let Some(state) = self.nodes.get_mut(frame.node) {
             state.last_seq = outcome.last_seq;
+            if self.bounds.standing.is_some() {
+                state.heard = now;
+            }
             self.dirty.nodes.push(frame.node);
         }
         outcome
@@ -265,7 +269,9 @@ impl Ledger {
         if self.bug == Some(Bug::AgesAtTheEdge) && rule.rule.span().is_some() {
             return account.is_some_and(|account| !self.fits_since_the_edge(account, step.amount));
         }
-        account.is_some_and(|account| account.available(rule, self.age()) < i128::from(step.amount))
+        let free =
+            account.map_or_else(|| rule.free_untouched(self.age()), |account| account.available(rule, self.age()));
+        free < i128::from(step.amount)
     }
 
     /// When a step that is short would not be, should nobody else come.
@@ -288,7 +294,15 @@ impl Ledger {
 
     /// Whether what a step is short of is in the hands of nodes that may give it back.
     fn may_come_back(&self, now: u64, step: &Step<'_>) -> bool {
-        step.account.is_some_and(|id| self.may_be_recalled(now, id, step.amount))
+        let rule = self.rules.get(step.rule);
+        let known = step.account.filter(|id| self.accounts.get(*id).is_some_and(|it| rule.is_current(it.epoch)));
+        match known {
+            Some(id) => self.may_be_recalled(now, id, step.amount),
+            None => {
+                let leased = rule.by_rule_untouched().leased;
+                leased > 0 && rule.free_untouched(self.age()) + i128::from(leased) >= i128::from(step.amount)
+            }
+        }
     }
 
     fn grant(&self, now: u64, hold: &Hold, path: &[Step<'_>]) -> HoldOutcome {

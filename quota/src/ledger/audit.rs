@@ -39,7 +39,8 @@ impl Ledger {
             .slab
             .iter()
             .find(|(_, lease)| self.accounts.get(lease.account).is_none_or(|account| account.epoch != lease.epoch));
-        require(homeless.is_none(), "I1", || format!("{homeless:?} is of no open window"))
+        require(homeless.is_none(), "I1", || format!("{homeless:?} is of no open window"))?;
+        self.audit_rosters()
     }
 
     /// What requests hold, and since what age: a permit also of those whose deadline has passed.
@@ -109,13 +110,19 @@ impl Ledger {
         own.map(|it| (it.account, it.epoch, it.granted - it.returned, it.overrun)).collect()
     }
 
+    /// Standing shares of an incarnation: windows, and what it has of each account.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn rosters_of(&self, node: u64, incarnation: u64) -> Vec<(u64, u64)> {
+        self.shares_of(node, incarnation).into_iter().map(|it| (it.epoch, it.share)).collect()
+    }
+
     /// Used, held, leased and in suspense; overrun; what is available.
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn figures(&self, id: u32) -> ([u64; 5], i128) {
         let it = self.accounts.get(id).expect("the account is known");
         let (rule, age) = (self.rules.get(it.rule), self.age());
         let Slot { used, held, overrun, .. } = it.counts(rule, age);
-        ([used, held, it.leased, it.rare().suspense, overrun], it.available(rule, age))
+        ([used, held, it.leased_in_all(rule), it.suspense_in_all(rule), overrun], it.available(rule, age))
     }
 
     /// Of what is leased of a sliding limit, what nodes have said to have used lately.

@@ -64,13 +64,13 @@ pub struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, account: &Account, counts: Slot, shared: bool) {
+    fn add(&mut self, account: &Account, rule: &RuleState, counts: Slot, shared: bool) {
         self.accounts += 1;
         self.overflow += u64::from(shared);
         self.used += u128::from(counts.used);
         self.held += u128::from(counts.held);
-        self.leased += u128::from(account.leased);
-        self.suspense += u128::from(account.rare().suspense);
+        self.leased += u128::from(account.leased_in_all(rule));
+        self.suspense += u128::from(account.suspense_in_all(rule));
         self.overrun += u128::from(counts.overrun);
     }
 
@@ -117,11 +117,8 @@ impl Image {
             let (parts, text) = (rule.rule.per.len(), self.keys.get(account.key));
             let shared = parts > 0 && *text == *overflow_key(parts);
             if open {
-                audited.sums.entry(rule.rule.limit.clone()).or_default().add(
-                    account,
-                    account.counts(rule, age),
-                    shared,
-                );
+                let sums = audited.sums.entry(rule.rule.limit.clone()).or_default();
+                sums.add(account, rule, account.counts(rule, age), shared);
             }
             let said = said.get(&(id, account.epoch)).cloned().unwrap_or_default();
             let Err(violation) = adds_up(rule, account, &said) else { continue };

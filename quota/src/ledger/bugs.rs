@@ -54,6 +54,14 @@ pub(crate) enum Bug {
     VoidsWhatIsNotJournaled,
     /// What a lost node had in hand is written off before it is proven dead.
     LostAtOnce,
+    /// What nodes have by rule is computed from what the limit holds now.
+    SharesFollowTheLimit,
+    /// What nodes have by rule of an account is nothing once its requests are found to be great.
+    SharesByDemand,
+    /// What a dead incarnation had by rule is free at once.
+    SuspendedShareIsFree,
+    /// A dead incarnation keeps its place on the roster of the next window.
+    NextRosterStays,
     /// Ends that an earlier incarnation had said itself count again when its journal tells them.
     RecoversTwice,
     /// What a ceiling says may have been spent counts whole, whatever was given back since.
@@ -155,6 +163,25 @@ impl Ledger {
             if let Some(state) = self.rules.slab.get_mut(rule) {
                 state.epoch = epoch;
             }
+        }
+    }
+
+    /// See [`Bug::SharesFollowTheLimit`].
+    pub(super) fn share_anew(&mut self, rule: u32) {
+        let state = self.rules.get(rule);
+        let share = self.freeze(self.meta.last_time_us, &state.rule, 0).share;
+        let follows = self.bug == Some(Bug::SharesFollowTheLimit) && state.roster.share > 0;
+        if let Some(state) = self.rules.slab.get_mut(rule).filter(|_| follows) {
+            state.roster.share = share;
+        }
+    }
+
+    /// See [`Bug::SharesByDemand`].
+    pub(super) fn doubt_shares(&mut self, id: u32) {
+        let Some(account) = self.accounts.slab.get_mut(id) else { return };
+        let share = self.rules.get(account.rule).roster.share;
+        if self.bug == Some(Bug::SharesByDemand) && share > 0 && share < account.ask.saturating_mul(4) {
+            account.rare_mut().made = u32::MAX;
         }
     }
 

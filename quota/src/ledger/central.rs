@@ -4,7 +4,7 @@ use tollgate_proto::state::v1::Hold;
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, accounts::Account, apply::join, leases::Lease};
+use super::{Ledger, accounts::Kind, apply::join, leases::Lease};
 
 /// How long a recall waits for nodes that say nothing, in log time: whoever is silent for longer can't be reached, and
 /// what it has in hand can't be used.
@@ -24,6 +24,8 @@ impl Ledger {
             }
             self.dirty.accounts.push(id);
         }
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        self.doubt_shares(id);
     }
 
     pub(super) fn free_of(&self, id: u32) -> i128 {
@@ -59,6 +61,7 @@ impl Ledger {
         account.central = true;
         account.generation = account.generation.saturating_add(1);
         account.recall_until = now.saturating_add(RECALL_US);
+        self.accounts.called.insert(id);
         self.dirty.accounts.push(id);
         self.meta.recalls += 1;
     }
@@ -67,12 +70,14 @@ impl Ledger {
     pub(super) fn reconsider(&mut self, id: u32) {
         let Some(account) = self.accounts.get(id).filter(|account| account.rare().central) else { return };
         let state = self.rules.get(account.rule);
-        if state.deleted_at.is_some() || state.rule.shadow || self.free_of(id) < 2 * self.floor(id) {
+        let is_late = account.rare().kind == Kind::Late;
+        if is_late || state.deleted_at.is_some() || state.rule.shadow || self.free_of(id) < 2 * self.floor(id) {
             return;
         }
         let account = self.accounts.slab.get_mut(id).expect("it was there a line ago").rare_mut();
         account.central = false;
         account.generation = account.generation.saturating_add(1);
+        self.accounts.called.remove(&id);
         self.dirty.accounts.push(id);
     }
 
@@ -82,15 +87,17 @@ impl Ledger {
         if self.bug == Some(Bug::RefusesWhileRecalling) {
             return true;
         }
-        let rare = self.accounts.get(id).map(Account::rare);
-        let Some(account) = rare.filter(|account| account.central) else { return false };
-        let told = |lease: &Lease| lease.generation == account.generation || lease.outstanding() == 0;
-        now >= account.recall_until || self.leases.of_account(id).filter(|lease| self.is_open(lease)).all(told)
+        let Some(account) = self.accounts.get(id).filter(|account| account.rare().central) else { return false };
+        let told = |lease: &Lease| lease.generation == account.rare().generation || lease.outstanding() == 0;
+        let by_rule = self.rules.get(account.rule).by_rule(account).leased;
+        let open = || self.leases.of_account(id).filter(|lease| self.is_open(lease));
+        now >= account.rare().recall_until || (by_rule == 0 && open().all(told))
     }
 
     /// Whether `amount` may still come together once everyone has given back.
     pub(super) fn may_be_recalled(&self, now: u64, id: u32, amount: u64) -> bool {
-        let leased = self.accounts.get(id).map_or(0, |account| account.leased);
+        let account = self.accounts.get(id);
+        let leased = account.map_or(0, |account| account.leased_in_all(self.rules.get(account.rule)));
         leased > 0 && self.free_of(id) + i128::from(leased) >= i128::from(amount) && !self.is_recalled(now, id)
     }
 
@@ -98,7 +105,14 @@ impl Ledger {
     pub(super) fn recall_for(&mut self, now: u64, hold: &Hold) {
         for charge in &hold.charges {
             let Some(rule) = self.rules.live(&charge.limit) else { continue };
-            let Some(id) = join(&charge.key).and_then(|key| self.accounts.find(rule, &key)) else { continue };
+            let Some(key) = join(&charge.key) else { continue };
+            let state = self.rules.get(rule);
+            // Without a record there is something to call back all the same: what nodes have by rule.
+            let known = self.accounts.find(rule, &key);
+            let is_new = known.and_then(|id| self.accounts.get(id)).is_none_or(|it| it.epoch < state.epoch);
+            let by_rule = is_new && i128::from(charge.amount) > state.free_untouched(self.age());
+            let id = if by_rule { Some(self.obtain_account(rule, &key)) } else { known };
+            let Some(id) = id else { continue };
             self.note_ask(id, charge.amount);
             if self.free_of(id) < i128::from(charge.amount) {
                 self.recall(now, id);
@@ -115,7 +129,11 @@ impl Ledger {
 
     /// A limit was lowered or deleted: its accounts are called back, whatever was said before.
     pub(super) fn recall_rule(&mut self, now: u64, rule: u32) {
-        for id in self.leased_accounts(rule) {
+        let mut ids = self.over_by_rule(rule);
+        ids.extend(self.leased_accounts(rule));
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
             self.recall_anew(now, id);
         }
     }

@@ -27,6 +27,8 @@ pub(super) fn account_row(account: &Account, key: &str, scratch: &mut Vec<u8>) -
         slot_row(scratch, slot);
     }
     number(scratch, 12, rare.ask_at);
+    far_number(scratch, 30, rare.made.into());
+    far_number(scratch, 31, rare.kind as u64);
     scratch.to_vec()
 }
 
@@ -55,6 +57,14 @@ fn number(row: &mut Vec<u8>, field: u8, value: u64) {
     }
 }
 
+/// Of a field from 16 on, whose number takes two bytes.
+fn far_number(row: &mut Vec<u8>, field: u64, value: u64) {
+    if value != 0 {
+        varint(row, field << 3);
+        varint(row, value);
+    }
+}
+
 fn varint(row: &mut Vec<u8>, mut value: u64) {
     let (mut digits, mut length) = ([0; 10], 0);
     while value >= 0x80 {
@@ -73,7 +83,10 @@ mod tests {
     use tollgate_proto::state::v1::{AccountRow, SlotRow};
 
     use super::{
-        super::{accounts::Rare, keys::Key},
+        super::{
+            accounts::{Kind, Rare},
+            keys::Key,
+        },
         *,
     };
     use crate::slide::Slide;
@@ -86,7 +99,8 @@ mod tests {
         #[test]
         fn a_row_is_what_protobuf_makes_of_it(
             rule in any::<u32>(), key in "\\PC{0,200}", of in vec(figure(), 8), generation in any::<u32>(),
-            central in any::<bool>(), slots in vec((figure(), figure(), figure(), figure()), 0..4)
+            central in any::<bool>(), slots in vec((figure(), figure(), figure(), figure()), 0..4),
+            made in any::<u32>(), kind in prop_oneof![Just(Kind::Own), Just(Kind::Late), Just(Kind::Shared)]
         ) {
             let mut account = Account::new(rule, of[0], Key::NONE);
             (account.used, account.held, account.ask) = (of[1], of[2], of[3]);
@@ -104,12 +118,15 @@ mod tests {
                 recall_until_us: of[5],
                 slots: slots.iter().map(row).collect(),
                 ask_at_us: of[6],
+                made,
+                kind: kind as u32,
             };
             let slot = |&(at, used, held, overrun): &_| Slot { at, used, held, overrun };
             let slide = Slide { slots: slots.iter().map(slot).collect() };
             let (overrun, recall_until, ask_at) = (of[4], of[5], of[6]);
-            let account =
-                account.with(Rare { overrun, suspense: of[7], central, generation, ask_at, recall_until, slide });
+            let suspense = of[7];
+            let rare = Rare { overrun, suspense, central, generation, ask_at, recall_until, slide, made, kind };
+            let account = account.with(rare);
             prop_assert_eq!(account_row(&account, &key, &mut vec![1, 2, 3]), expected.encode_to_vec());
         }
     }

@@ -92,7 +92,7 @@ impl Leases {
         self.index.get(&(account, node, incarnation)).copied()
     }
 
-    fn insert(&mut self, lease: Lease) -> u32 {
+    pub(super) fn insert(&mut self, lease: Lease) -> u32 {
         let id = self.slab.insert(lease);
         self.index.insert((lease.account, lease.node, lease.incarnation), id);
         id
@@ -176,6 +176,8 @@ pub struct LeaseView {
     pub granted: u64,
     /// What others have used or hold, or nobody can account for.
     pub elsewhere: u64,
+    /// Of what was granted, what this incarnation has by rule: it need not be given back unless it is called back.
+    pub by_rule: u64,
 }
 
 impl LeaseView {
@@ -198,7 +200,8 @@ impl Ledger {
         let own = own.copied().unwrap_or_default();
         let taken: u64 = self.leases.of_account(account).filter(|it| self.is_open(it)).map(Lease::taken).sum();
         let Slot { used, held, overrun, .. } = it.counts(rule, self.age());
-        let busy = u128::from(used) + u128::from(held) + u128::from(overrun) + u128::from(it.rare().suspense);
+        let busy = u128::from(used) + u128::from(held) + u128::from(overrun) + u128::from(it.suspense_in_all(rule));
+        let share = self.share_by_rule(it, node, incarnation);
         // In a sliding window the log ages what was overrun.
         let overrun = if own.slides { 0 } else { own.overrun };
         let said = u128::from(own.spent) + u128::from(own.held) + u128::from(overrun);
@@ -214,7 +217,8 @@ impl Ledger {
             in_force: rule.deleted_at.is_none(),
             central: it.rare().central,
             generation: it.rare().generation,
-            granted: own.granted,
+            granted: own.granted + share,
+            by_rule: rule.roster.position(node, incarnation).map_or(0, |_| rule.roster.share),
             elsewhere: u64::try_from(elsewhere).unwrap_or(u64::MAX),
         })
     }
@@ -230,13 +234,19 @@ impl Ledger {
     pub(crate) fn accounts_in_hand(&self, node: u64, incarnation: u64) -> impl Iterator<Item = u32> {
         let own = move |lease: &&Lease| (lease.node, lease.incarnation) == (node, incarnation);
         let leases = self.leases.slab.iter().map(|(_, lease)| lease).filter(own);
-        leases.filter(|lease| lease.outstanding() > 0).map(|lease| lease.account)
+        let leased = leases.filter(|lease| lease.outstanding() > 0).map(|lease| lease.account);
+        leased.chain(self.called_by_rule(node, incarnation))
     }
 
     /// Limit and key of an account, should an incarnation have something of it in hand in the window that is open.
     pub(crate) fn in_hand(&self, node: u64, incarnation: u64, account: u32) -> Option<(String, Vec<String>)> {
-        let lease = self.leases.slab.get(self.leases.find(account, node, incarnation)?)?;
-        let it = self.accounts.get(account).filter(|it| it.epoch == lease.epoch && lease.outstanding() > 0)?;
+        let it = self.accounts.get(account)?;
+        let lease = self.leases.find(account, node, incarnation).and_then(|id| self.leases.slab.get(id));
+        let leased = lease.is_some_and(|lease| it.epoch == lease.epoch && lease.outstanding() > 0);
+        let called = it.rare().central && self.share_by_rule(it, node, incarnation) > 0;
+        if !leased && !called {
+            return None;
+        }
         let rule = &self.rules.get(it.rule).rule;
         let text = self.accounts.keys.text(it.key);
         let key = if rule.per.is_empty() { Vec::new() } else { text.split('\0').map(str::to_owned).collect() };
@@ -280,7 +290,7 @@ impl Ledger {
     }
 
     fn grant_lease(&mut self, account: u32, node: u64, incarnation: u64, target: u64, spare: u64) {
-        let known = self.leases.find(account, node, incarnation);
+        let known = self.lease_on(account, node, incarnation);
         if spare == 0 || (known.is_none() && self.leases.slab.len() >= self.bounds.leases) {
             return;
         }
@@ -298,7 +308,10 @@ impl Ledger {
     /// Takes in what a node says of its lease. What says less than was known, or more than can be, changes nothing.
     pub(super) fn report(&mut self, node: u64, incarnation: u64, report: &Report) {
         let age = self.age();
-        let Some(id) = self.leases.find(report.account, node, incarnation) else { return };
+        let is_of = |account: &super::accounts::Account| account.epoch == report.epoch;
+        let Some(rule) = self.accounts.get(report.account).filter(|it| is_of(it)).map(|it| it.rule) else { return };
+        self.freeze_ahead(self.meta.last_time_us, rule);
+        let Some(id) = self.lease_on(report.account, node, incarnation) else { return };
         let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
         let Some(account) = self.accounts.slab.get_mut(report.account).filter(|it| it.epoch == lease.epoch) else {
             return;
@@ -336,6 +349,7 @@ impl Ledger {
 
     /// Leases of older incarnations of a node: what they had in hand is in suspense from here on.
     pub(super) fn suspend_leases(&mut self, node: u64, gone: Gone) {
+        self.suspend_shares(node);
         let of_node: Vec<u32> =
             self.leases.slab.iter().filter(|(_, lease)| lease.node == node).map(|(id, _)| id).collect();
         let mut suspended = Vec::new();

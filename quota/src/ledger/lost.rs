@@ -8,6 +8,9 @@
 //! - *consumed*: called lost. Nobody gets it before the window turns;
 //! - *released*: free. What the node had spent of it and told nobody is not in the books: that is what the operator risks.
 //!
+//! What it had by rule and has not touched (`standing.rs`) stays in suspense, whatever was said: nobody knows how much of which
+//! accounts that was.
+//!
 //! Where no window turns it is free in its own time, whatever was said: then all of it can be told to be unused.
 //!
 //! Should the disk come back, its journal still speaks (`recover.rs`): what it tells moves from lost to used; of what was

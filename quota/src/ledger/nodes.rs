@@ -20,6 +20,8 @@ pub(super) struct NodeState {
     pub(super) last_terminal: u64,
     /// Those before it whose journals may still speak, the oldest first.
     pub(super) earlier: Vec<Earlier>,
+    /// Log time of the last frame that counted: for who is on a roster.
+    pub(super) heard: u64,
     /// Holds it has, expired ones included; counted anew on restore.
     pub(super) holds: u32,
     /// How long the newest incarnation spends what it has in hand when nobody answers it; 0 means the default.
@@ -111,7 +113,7 @@ impl Ledger {
         self.nodes.get(node).map(|state| state.earlier.clone()).unwrap_or_default()
     }
 
-    pub(super) fn open_node(&mut self, _at: LogIndex, _now: u64, open: &NodeOpen) -> NodeOpenOutcome {
+    pub(super) fn open_node(&mut self, _at: LogIndex, now: u64, open: &NodeOpen) -> NodeOpenOutcome {
         let known = self.nodes.get(open.node);
         if let Some(state) = known.filter(|state| state.incarnation >= open.incarnation) {
             return NodeOpenOutcome {
@@ -130,6 +132,7 @@ impl Ledger {
         self.suspend_leases(open.node, gone);
         state.incarnation = open.incarnation;
         state.isolation_us = open.isolation_us;
+        state.heard = if self.bounds.standing.is_some() { now } else { 0 };
         state.holds = self.nodes.get(open.node).map_or(0, |state| state.holds);
         self.nodes.put(open.node, state);
         self.dirty.nodes.push(open.node);

@@ -20,12 +20,12 @@ impl Ledger {
     /// free.
     pub(super) fn remaining(&self, rule: u32, account: Option<u32>, age: u64) -> i128 {
         let rule = self.rules.get(rule);
-        let capacity = rule.rule.capacity;
         let account = account.and_then(|id| Some((id, self.accounts.get(id)?)));
-        account.filter(|(_, account)| rule.is_current(account.epoch)).map_or(i128::from(capacity), |(id, account)| {
+        let untouched = rule.free_untouched(age) + i128::from(rule.by_rule_untouched().leased);
+        account.filter(|(_, account)| rule.is_current(account.epoch)).map_or(untouched, |(id, account)| {
             let open = self.leases.of_account(id).filter(|lease| self.is_open(lease));
             let taken: u64 = open.map(Lease::taken).sum();
-            account.available(rule, age) + i128::from(account.leased) - i128::from(taken)
+            account.available(rule, age) + i128::from(account.leased_in_all(rule)) - i128::from(taken)
         })
     }
 
@@ -39,6 +39,7 @@ impl Ledger {
         let current = now < rule.window_end;
         if !current {
             (rule.window_start, rule.window_end) = window_around(now, &rule.rule);
+            rule.roster = rule.next.take().filter(|next| now < next.end).map(|next| next.roster).unwrap_or_default();
         }
         let joined = match key {
             None => Cow::Borrowed(""),
@@ -96,7 +97,9 @@ impl Ledger {
             (remaining, self.resets_in(now, rule, account, None))
         } else {
             // The window turns with the next entry; whoever comes now meets a new one.
-            (i128::from(capacity), window_around(now, &rule.rule).1 - now)
+            let next = rule.next.as_ref().filter(|next| now < next.end);
+            let kept = next.map_or(0, |next| next.roster.kept_back());
+            (i128::from(capacity) - i128::from(kept), window_around(now, &rule.rule).1 - now)
         };
         Some(Standing {
             limit: Name::new(limit),

@@ -32,6 +32,9 @@ impl Ledger {
         for request in &recover.undispatched {
             self.void_undispatched(now, node, incarnation, *request);
         }
+        for named in &recover.named {
+            self.recover_share(now, node, incarnation, named);
+        }
         for consumed in &recover.consumed {
             self.recover_lease(node, incarnation, consumed);
         }
@@ -53,8 +56,11 @@ impl Ledger {
 
     /// Moves what an incarnation made of a lease out of suspense: never more than it can have had. Where no window turns,
     /// only time frees what is in suspense, so nothing has to be known of it.
-    fn recover_lease(&mut self, node: u64, incarnation: u64, consumed: &Consumed) {
-        let Some(id) = self.leases.find(consumed.account, node, incarnation) else { return };
+    pub(super) fn recover_lease(&mut self, node: u64, incarnation: u64, consumed: &Consumed) {
+        if self.accounts.get(consumed.account).is_none_or(|account| account.epoch != consumed.epoch) {
+            return;
+        }
+        let Some(id) = self.lease_on(consumed.account, node, incarnation) else { return };
         let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
         let account = self.accounts.slab.get_mut(consumed.account).filter(|it| it.epoch == lease.epoch);
         let Some(account) = account.filter(|_| lease.epoch == consumed.epoch) else { return };
@@ -93,6 +99,7 @@ impl Ledger {
             self.dirty.leases.push(id);
             self.reconsider(lease.account);
         }
+        self.return_shares(node, incarnation);
         self.close_holds(node, incarnation);
         if let Some(state) = self.nodes.get_mut(node) {
             state.earlier.retain(|it| it.incarnation != incarnation);

@@ -100,8 +100,8 @@ impl Ledger {
             capacity: rule.rule.capacity,
             used: counts.used + out.used,
             held: counts.held + out.held,
-            leased: account.leased - out.held - out.used,
-            suspense: account.rare().suspense,
+            leased: account.leased_in_all(rule) - out.held - out.used,
+            suspense: account.suspense_in_all(rule),
             overrun: counts.overrun,
             free: i64::try_from(free).unwrap_or(if free < 0 { i64::MIN } else { i64::MAX }),
         }

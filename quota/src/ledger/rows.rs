@@ -9,19 +9,21 @@ use std::io;
 use prost::Message;
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Unit, Window};
 use tollgate_proto::state::v1::{
-    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, LostNode, NodeRow, RuleRow, SlotRow,
+    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, LostNode, MemberRow, NextWindowRow,
+    NodeRow, RosterRow, RuleRow, SlotRow,
 };
 
 use super::{
     Bounds, Changes, Ledger, Unprotected,
-    accounts::{Account, Rare},
+    accounts::{Account, Kind, Rare},
     encode::account_row,
     holds::{Held, HoldState},
     keys::Key,
     leases::Lease,
     lost::Lost,
     nodes::{Earlier, NodeState},
-    rules::RuleState,
+    rules::{Before, RuleState},
+    standing::{MAX_MEMBERS, Member, NextWindow, Roster, Stand},
 };
 use crate::{
     Rule,
@@ -70,6 +72,8 @@ impl From<std::convert::Infallible> for RestoreError {
 #[cfg_attr(any(test, feature = "seeded-bugs"), derive(Clone))]
 pub(super) struct Dirty {
     pub(super) rules: Vec<u32>,
+    /// Rules of which only the rosters have changed.
+    pub(super) rosters: Vec<u32>,
     pub(super) accounts: Vec<u32>,
     pub(super) holds: Vec<u32>,
     pub(super) leases: Vec<u32>,
@@ -81,8 +85,8 @@ const KEPT: usize = 16_384;
 
 impl Dirty {
     fn clear(&mut self) {
-        let Self { rules, accounts, holds, leases, nodes } = self;
-        for ids in [rules, accounts, holds, leases] {
+        let Self { rules, rosters, accounts, holds, leases, nodes } = self;
+        for ids in [rules, rosters, accounts, holds, leases] {
             ids.clear();
             ids.shrink_to(KEPT);
         }
@@ -128,7 +132,7 @@ impl Ledger {
         let mut dirty = std::mem::take(&mut self.dirty);
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.silent {
-            self.news.add(once(&mut dirty.accounts), !dirty.rules.is_empty());
+            self.news.add(once(&mut dirty.accounts), !dirty.rosters.is_empty(), !dirty.rules.is_empty());
             dirty.clear();
             self.dirty = dirty;
             return;
@@ -150,7 +154,8 @@ impl Ledger {
         for &node in once(&mut dirty.nodes) {
             changes.push((node_key(node), self.nodes.get(node).map(node_row)));
         }
-        self.news.add(&dirty.accounts, !dirty.rules.is_empty());
+        self.news.add(&dirty.accounts, !dirty.rosters.is_empty(), !dirty.rules.is_empty());
+        dirty.rules.append(&mut dirty.rosters);
         for &id in once(&mut dirty.rules) {
             changes.push((rule_key(id), self.rules.slab.get(id).map(rule_row)));
         }
@@ -158,7 +163,7 @@ impl Ledger {
         self.dirty = dirty;
     }
 
-    pub(super) fn restore_with<E>(
+    pub(crate) fn restore_with<E>(
         bounds: Bounds,
         rows: impl IntoIterator<Item = Result<(Vec<u8>, Vec<u8>), E>>,
     ) -> Result<Self, RestoreError>
@@ -264,6 +269,12 @@ fn account(key: &[u8], row: AccountRow) -> Result<Account, RestoreError> {
         ask_at: row.ask_at_us,
         recall_until: row.recall_until_us,
         slide: slide(key, row.slots)?,
+        made: row.made,
+        kind: match row.kind {
+            1 => Kind::Late,
+            2 => Kind::Shared,
+            _ => Kind::Own,
+        },
     };
     let mut account = Account::new(row.rule, row.epoch, Key::NONE);
     (account.used, account.held, account.ask) = (row.used, row.held, row.ask);
@@ -349,6 +360,7 @@ pub(super) fn node_row(node: &NodeState) -> Vec<u8> {
         earlier: node.earlier.iter().map(row).collect(),
         isolation_us: node.isolation_us,
         lost: node.lost.map(|it| LostNode { write_off: it.write_off.into(), at_us: it.at, done: it.done }),
+        heard_us: node.heard,
     }
     .encode_to_vec()
 }
@@ -360,6 +372,7 @@ fn state_of_node(row: NodeRow) -> NodeState {
         last_seq: row.last_seq,
         last_terminal: row.last_terminal,
         earlier: row.earlier.into_iter().map(earlier).collect(),
+        heard: row.heard_us,
         holds: 0,
         isolation_us: row.isolation_us,
         lost: row.lost.map(|it| Lost { write_off: it.write_off(), at: it.at_us, done: it.done }),
@@ -387,8 +400,43 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         lowered_until_us: state.lowered_until,
         unprotected_requests: state.unprotected.requests,
         unprotected_units: state.unprotected.units,
+        roster: roster_row(&state.roster),
+        next: state.next.as_deref().map(|next| NextWindowRow {
+            epoch: next.epoch,
+            start_us: next.start,
+            end_us: next.end,
+            roster: roster_row(&next.roster),
+        }),
+        before_units: state.before.map_or(0, |before| before.units),
+        before_at_us: state.before.map_or(0, |before| before.at),
+        before_until_us: state.before.map_or(0, |before| before.until),
     }
     .encode_to_vec()
+}
+
+fn roster_row(roster: &Roster) -> Option<RosterRow> {
+    let row = |it: &Member| MemberRow { node: it.node, incarnation: it.incarnation, stand: it.stand as u32 };
+    let members: Vec<MemberRow> = roster.members.iter().map(row).collect();
+    (!members.is_empty()).then_some(RosterRow { share: roster.share, members, shut: roster.shut })
+}
+
+fn roster(row: Option<RosterRow>) -> Result<Roster, String> {
+    let Some(row) = row else { return Ok(Roster::default()) };
+    if row.members.len() > MAX_MEMBERS {
+        return Err("a roster has too many members".to_owned());
+    }
+    let member = |it: MemberRow| {
+        let stand = [Stand::Active, Stand::Suspense, Stand::Kept, Stand::Returned].into_iter().nth(it.stand as usize);
+        let stand = stand.ok_or("a member of a roster stands nowhere")?;
+        Ok(Member { node: it.node, incarnation: it.incarnation, stand })
+    };
+    let members = row.members.into_iter().map(member).collect::<Result<_, String>>()?;
+    Ok(Roster { share: row.share, members, shut: row.shut })
+}
+
+fn next_window(row: NextWindowRow) -> Result<Box<NextWindow>, String> {
+    let roster = roster(row.roster)?;
+    Ok(Box::new(NextWindow { epoch: row.epoch, start: row.start_us, end: row.end_us, roster }))
 }
 
 fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
@@ -416,6 +464,13 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
             deleted_at: row.deleted_at,
             lowered_until: row.lowered_until_us,
             unprotected: Unprotected { requests: row.unprotected_requests, units: row.unprotected_units },
+            roster: roster(row.roster)?,
+            next: row.next.map(next_window).transpose()?,
+            before: (row.before_units > 0).then_some(Before {
+                units: row.before_units,
+                at: row.before_at_us,
+                until: row.before_until_us,
+            }),
         })
     };
     state().map_err(|why| RestoreError::Value { key: key.to_vec(), source: why.into() })

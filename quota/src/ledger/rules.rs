@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{ISOLATION_US, Ledger, Unprotected, accounts::Account, slab::Slab};
+use super::{
+    ISOLATION_US, Ledger, Unprotected,
+    accounts::Account,
+    slab::Slab,
+    standing::{NextWindow, Roster},
+};
 use crate::{
     Rule,
     slide::{Slot, by_any_clock},
@@ -28,6 +33,21 @@ pub(super) struct RuleState {
     pub(super) lowered_until: u64,
     /// What went past it while nobody could decide.
     pub(super) unprotected: Unprotected,
+    /// Who has a standing share of each account in the window that is open.
+    pub(super) roster: Roster,
+    /// The window after it, once it is settled who has a share of that.
+    pub(super) next: Option<Box<NextWindow>>,
+    /// What nodes may have taken of accounts that had no record when the limit began to slide.
+    pub(super) before: Option<Before>,
+}
+
+/// Use that is counted in accounts that are made later, as nobody knows where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Before {
+    pub(super) units: u64,
+    /// The age as of which it counts, and at which it no longer does.
+    pub(super) at: u64,
+    pub(super) until: u64,
 }
 
 impl RuleState {
@@ -75,6 +95,12 @@ impl Rules {
         self.forms(limit).find(|(_, state)| was(state)).map(|(id, _)| id)
     }
 
+    /// The form that this window is of: the one that is open, or the one after it.
+    pub(super) fn of_epoch(&self, limit: &str, epoch: u64) -> Option<u32> {
+        let is_of = |state: &RuleState| state.epoch == epoch || state.next.iter().any(|next| next.epoch == epoch);
+        self.forms(limit).find(|(_, state)| is_of(state)).map(|(id, _)| id)
+    }
+
     /// When the last form of the limit was deleted, if that is still known.
     pub(super) fn deleted_at(&self, limit: &str) -> Option<u64> {
         self.forms(limit).filter_map(|(_, state)| state.deleted_at).max()
@@ -100,8 +126,8 @@ impl Rules {
 
     /// Takes in a row; `now` is the time of the last entry.
     pub(super) fn restore(&mut self, id: u32, state: RuleState, now: u64) {
-        if state.deleted_at.is_some() && state.window_end > now && state.rule.turns() {
-            self.buried.insert((state.window_end, id));
+        if state.deleted_at.is_some() && state.over_at() > now && state.rule.turns() {
+            self.buried.insert((state.over_at(), id));
         }
         self.by_limit.entry(state.rule.limit.to_string()).or_default().push(id);
         self.slab.put(id, state);
@@ -143,8 +169,7 @@ impl Ledger {
         let (window_start, window_end) = window_around(now, &rule);
         let since = rule.version.0;
         let epoch = self.next_epoch();
-        let (mode_since, deleted_at) = (since, None);
-        let (lowered_until, unprotected) = (0, Unprotected::default());
+        let (mode_since, roster) = (since, self.freeze(now, &rule, 0));
         let state = RuleState {
             rule,
             since,
@@ -152,9 +177,12 @@ impl Ledger {
             window_start,
             window_end,
             epoch,
-            deleted_at,
-            lowered_until,
-            unprotected,
+            deleted_at: None,
+            lowered_until: 0,
+            unprotected: Unprotected::default(),
+            roster,
+            next: None,
+            before: None,
         };
         let id = self.rules.insert(state);
         self.dirty.rules.push(id);
@@ -176,7 +204,7 @@ impl Ledger {
         #[cfg(any(test, feature = "seeded-bugs"))]
         let remade = state.deleted_at.is_some();
         if state.deleted_at.take().is_some() {
-            self.rules.buried.remove(&(state.window_end, id));
+            self.rules.buried.remove(&(state.over_at(), id));
             state.since = rule.version.0;
         }
         let was = std::mem::replace(&mut state.rule, rule);
@@ -184,15 +212,23 @@ impl Ledger {
             self.reshape(now, id, &was);
         } else if (was.window, &was.time_zone) != (state.rule.window, &state.rule.time_zone) {
             (state.window_start, state.window_end) = window_around(now, &state.rule);
+            // Who does not know yet goes by the old one: what is drawn of the next window then counts in the one that follows.
+            if let Some(next) = &mut state.next {
+                (next.start, next.end) = window_around(state.window_end, &state.rule);
+            }
+            state.shut_rosters();
         }
         self.dirty.rules.push(id);
         if lowered || flipped {
+            self.rules.slab.get_mut(id).expect("it was there a line ago").shut_rosters();
             self.recall_rule(now, id);
         } else {
             self.reconsider_rule(id);
         }
         #[cfg(any(test, feature = "seeded-bugs"))]
         self.go_wrong_after_an_edit(id, remade);
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        self.share_anew(id);
     }
 
     pub(super) fn bury_rules(&mut self, at: LogIndex, now: u64, limit: &Name) {
@@ -205,8 +241,9 @@ impl Ledger {
     fn bury(&mut self, now: u64, id: u32, at: LogIndex) {
         let state = self.rules.slab.get_mut(id).expect("only what is in force is buried");
         state.deleted_at = Some(at.0);
+        state.shut_rosters();
         // Where no window turns, it goes with its last account.
-        let end = if state.rule.turns() { state.window_end } else { now };
+        let end = if state.rule.turns() { state.over_at() } else { now };
         self.rules.buried.insert((end, id));
         self.dirty.rules.push(id);
         self.recall_rule(now, id);
@@ -224,12 +261,19 @@ impl Ledger {
         state.window_start = window_around(now, &state.rule).0;
         state.window_end = window_around(now.saturating_add(until_known), &state.rule).1;
         let span = state.rule.span();
+        let (unknown, unknown_next) = old.unknown();
+        (state.roster, state.next) = (Roster::default(), None);
+        if unknown > 0 {
+            let at = age.saturating_add(until_known);
+            let until = at.saturating_add(span.map_or(0, |span| span.longest()));
+            state.before = Some(Before { units: unknown, at, until });
+        }
         let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id && old.is_current(it.epoch));
         for account in of_rule.map(|(account, _)| account).collect::<Vec<_>>() {
             let epoch = if span.is_some() { self.next_epoch() } else { epoch };
             let it = self.accounts.slab.get_mut(account).expect("it was there a line ago");
             let Slot { used, held, overrun, .. } = it.counts(&old, age);
-            let (taken, out) = (used.saturating_add(held), it.leased.saturating_add(it.rare().suspense));
+            let (taken, out) = (used.saturating_add(held), it.out(&old).saturating_add(unknown_next));
             *it = Account::new(id, epoch, it.key);
             match span {
                 Some(span) => {
@@ -252,16 +296,33 @@ impl Ledger {
     /// Turns the window of a limit when its end has come.
     pub(super) fn roll(&mut self, now: u64, id: u32) {
         if now < self.rules.get(id).window_end {
-            return;
+            return self.freeze_ahead(now, id);
         }
-        let epoch = self.next_epoch();
+        let records = self.accounts.count(id);
         let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
-        if state.deleted_at.is_some() {
-            self.rules.buried.remove(&(state.window_end, id));
+        let is_deleted = state.deleted_at.is_some();
+        if is_deleted {
+            self.rules.buried.remove(&(state.over_at(), id));
         }
-        (state.window_start, state.window_end) = window_around(now, &state.rule);
-        state.epoch = epoch;
+        let next = state.next.take().filter(|next| now < next.end);
+        let next = next.map_or_else(|| self.window_from(now, id, records), |next| *next);
+        let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
+        (state.window_start, state.window_end) = (next.start, next.end);
+        (state.epoch, state.roster) = (next.epoch, next.roster);
+        if is_deleted {
+            self.rules.buried.insert((state.over_at(), id));
+        }
         self.dirty.rules.push(id);
+    }
+
+    fn window_from(&mut self, now: u64, id: u32, records: usize) -> NextWindow {
+        let state = self.rules.get(id);
+        let (start, end) = window_around(now, &state.rule);
+        let roster = match state.deleted_at {
+            None => self.freeze(now, &state.rule, records),
+            Some(_) => Roster::default(),
+        };
+        NextWindow { epoch: self.next_epoch(), start, end, roster }
     }
 
     pub(super) fn next_epoch(&mut self) -> u64 {
@@ -280,7 +341,7 @@ impl Ledger {
 
     pub(super) fn forget_if_empty(&mut self, now: u64, id: u32) {
         let state = self.rules.get(id);
-        let is_over = state.window_end <= now || !state.rule.turns();
+        let is_over = state.over_at() <= now || !state.rule.turns();
         if state.deleted_at.is_some() && is_over && self.accounts.count(id) == 0 {
             self.rules.remove(id);
             self.dirty.rules.push(id);

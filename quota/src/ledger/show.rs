@@ -257,6 +257,10 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
     let values = values(rule, key);
     let title = title(&rule.rule, &values);
     let counts = account.counts(rule, age);
+    let mut by_node = out.by_node.clone();
+    for (node, share) in rule.members_by_rule(account) {
+        *by_node.entry(node).or_default() += share;
+    }
     let (window_start, window_end) = if rule.rule.turns() {
         (rule.window_start, rule.window_end)
     } else {
@@ -273,9 +277,9 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
         capacity: rule.rule.capacity,
         used: counts.used + out.used,
         held: counts.held + out.held,
-        leased: account.leased - out.held - out.used,
-        leased_by_node: out.by_node.iter().map(|(node, units)| (*node, *units)).collect(),
-        suspense: account.rare().suspense - out.lost,
+        leased: account.leased_in_all(rule) - out.held - out.used,
+        leased_by_node: by_node.into_iter().collect(),
+        suspense: account.suspense_in_all(rule) - out.lost,
         lost: out.lost,
         free: account.free(rule, age),
         overrun: counts.overrun,
@@ -289,7 +293,7 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
 /// Whether some of an account may still be spent by what its limit was before it was lowered (R2, I8): more is out than there is,
 /// by somebody who knows only of the generation `oldest`. Not once everyone who has heard nothing spends nothing.
 fn is_taking_effect(rule: &RuleState, account: &Account, oldest: Option<u32>, age: u64) -> bool {
-    let untold = oldest.is_some_and(|oldest| oldest < account.rare().generation);
+    let untold = oldest.is_some_and(|oldest| oldest < account.rare().generation) || rule.by_rule(account).leased > 0;
     age < rule.lowered_until && untold && account.free(rule, age) < 0
 }
 
@@ -305,5 +309,17 @@ pub(super) fn taking_effect(image: &Image, age: u64) -> Vec<Name> {
         let rule = rules.get(account.rule).filter(|rule| is_lowered(rule) && rule.is_current(account.epoch))?;
         is_taking_effect(rule, account, Some(lease.generation), age).then(|| rule.rule.limit.clone())
     };
-    leases.iter().filter_map(|(_, lease)| limit_of(lease)).collect::<BTreeSet<_>>().into_iter().collect()
+    let by_rule = rules.iter().filter(|(id, rule)| is_lowered(rule) && is_spent_by_rule(image, (*id, rule), age));
+    let by_rule = by_rule.map(|(_, rule)| rule.rule.limit.clone());
+    let limits: BTreeSet<Name> = leases.iter().filter_map(|(_, lease)| limit_of(lease)).chain(by_rule).collect();
+    limits.into_iter().collect()
+}
+
+/// Whether more is out of some account of a limit than there is, and some of that with nodes by rule alone: those need not know.
+fn is_spent_by_rule(image: &Image, (id, rule): (u32, &RuleState), age: u64) -> bool {
+    if rule.by_rule_untouched().leased == 0 {
+        return false;
+    }
+    let mut of_rule = image.accounts.iter().map(|(_, account)| account).filter(|account| account.rule == id);
+    rule.free_untouched(age) < 0 || of_rule.any(|account| is_taking_effect(rule, account, None, age))
 }

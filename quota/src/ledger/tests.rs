@@ -12,6 +12,7 @@ mod random;
 mod reset;
 mod shadow;
 mod slide;
+mod standing;
 mod undispatched;
 mod world;
 

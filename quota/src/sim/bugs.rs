@@ -29,6 +29,8 @@ pub(super) enum Wrong {
     GrowsBeforeTheJournal,
     /// A stream that a crash has ended counts as it had grown when its progress was last written: by its first part.
     OrphansAtTheCheckpoint,
+    /// The first part of a long recovery says already that this is all.
+    DoneFirst,
 }
 
 impl Wrong {
@@ -50,7 +52,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 52] = [
+const ALL: [(&str, Wrong, &str); 58] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -103,6 +105,12 @@ const ALL: [(&str, Wrong, &str); 52] = [
     ("allows-from-leases", Wrong::Book(BookBug::AllowsFromLeases), "I8"),
     ("grows-before-the-journal", Wrong::GrowsBeforeTheJournal, "I4"),
     ("orphans-at-the-checkpoint", Wrong::OrphansAtTheCheckpoint, "I4"),
+    ("shares-follow-the-limit", Wrong::Ledger(LedgerBug::SharesFollowTheLimit), "I2"),
+    ("shares-by-demand", Wrong::Ledger(LedgerBug::SharesByDemand), "I2"),
+    ("touches-later", Wrong::Book(BookBug::TouchesLater), "I4"),
+    ("suspended-share-is-free", Wrong::Ledger(LedgerBug::SuspendedShareIsFree), "I3"),
+    ("next-roster-stays", Wrong::Ledger(LedgerBug::NextRosterStays), "I1"),
+    ("done-first", Wrong::DoneFirst, "I3"),
 ];
 
 impl Bug {

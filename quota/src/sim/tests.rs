@@ -59,6 +59,8 @@ fn chaos_reaches_what_it_is_about() {
         sum.drained,
         sum.grown,
         sum.unprotected,
+        sum.by_rule,
+        sum.shares_lost,
     ];
     let faults = Fault::ALL.map(|fault| sum.faults.of(fault));
     assert!(reached.into_iter().chain(faults).all(|times| times >= 10), "{sum:?}");
@@ -230,6 +232,21 @@ variants! {
     an_isolated_node_that_allows_from_its_leases_is_found: "allows-from-leases";
     a_stream_that_grows_before_the_journal_is_durable_is_found: "grows-before-the-journal";
     an_orphan_that_counts_as_at_its_checkpoint_is_found: "orphans-at-the-checkpoint";
+    shares_of_what_the_limit_is_now_are_found: "shares-follow-the-limit";
+    shares_that_depend_on_what_was_measured_are_found: "shares-by-demand";
+    spending_a_share_before_the_journal_knows_of_what_is_found: "touches-later";
+    a_share_in_suspense_that_is_free_is_found: "suspended-share-is-free";
+    a_roster_of_the_next_window_with_the_dead_on_it_is_found: "next-roster-stays";
+    a_recovery_that_ends_with_its_first_part_is_found: "done-first";
+}
+
+/// In a window that is over and that the log says nothing of, a lease was let go that a request had drawn on, and another took
+/// its place in the book.
+#[test]
+fn a_part_of_a_lease_that_was_let_go_is_of_no_other() {
+    if let Err(failure) = run(Plan::chaos(163)) {
+        panic!("{failure:#?}");
+    }
 }
 
 /// A frame of a process that died was on its way until the window had turned: its hold counts in the next one, whole.

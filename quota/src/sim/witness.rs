@@ -58,13 +58,23 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// An account was seen in a window, with this capacity in force and so much of it used, held or with nodes.
-    pub(super) fn see(&mut self, now: u64, (account, epoch): (u32, u64), place: &Place, capacity: u64, taken: u64) {
+    /// An account was seen in a window, with this capacity in force and so much of it used, held or with nodes; and so much
+    /// of each account of its limit with nodes by rule.
+    pub(super) fn see(
+        &mut self,
+        now: u64,
+        (account, epoch): (u32, u64),
+        place: &Place,
+        capacity: u64,
+        taken: u64,
+        by_rule: u64,
+    ) {
         if self.places.get(&(account, epoch)) != Some(place) {
             self.places.insert((account, epoch), place.clone());
         }
         if !self.figures.contains_key(place) {
-            self.figures.insert(place.clone(), Figures::default());
+            // A limit that was lowered meanwhile: what is out by rule is what was out then.
+            self.figures.insert(place.clone(), Figures { most: by_rule, ..Figures::default() });
         }
         let figures = self.figures.get_mut(place).expect("it was just put there");
         let lowered = capacity < figures.capacity;

@@ -7,6 +7,7 @@ mod disk;
 mod drain;
 mod log;
 mod lost;
+mod names;
 mod requests;
 mod room;
 mod story;
@@ -38,7 +39,7 @@ use crate::{
     Changes, Charge, Durability, Ledger, Rule,
     agent::{Agent, Answer},
     invariants::{Violation, require},
-    ledger::bugs::Bug as LedgerBug,
+    ledger::{Bounds, Shares, bugs::Bug as LedgerBug},
 };
 
 const SECOND: u64 = 1_000 * MS;
@@ -136,6 +137,13 @@ enum Decision {
 
 type Checked = Result<(), Violation>;
 
+/// Of limits that are not all too small to be shared.
+const SHARES: Shares = Shares { short: (4, 5), long: (1, 2), least: (5, 60) };
+
+fn bounds(plan: Plan) -> Bounds {
+    Bounds { standing: plan.standing.then_some(SHARES), ..Bounds::default() }
+}
+
 pub(super) struct World {
     plan: Plan,
     dice: Dice,
@@ -167,6 +175,7 @@ pub(super) struct World {
     apart: unprotected::Apart,
     /// What came, for one who would have known all of it at once.
     oracle: Oracle,
+    numbers: names::Numbers,
     leaderless: bool,
     leader_skew: u64,
     /// Of the leader's monotonic clock, in thousandths.
@@ -197,7 +206,7 @@ impl World {
             queue: Queue::default(),
             now: START,
             log: Vec::new(),
-            truth: Ledger::new(),
+            truth: Ledger::with_bounds(bounds(plan)),
             store: BTreeMap::new(),
             processes: Vec::new(),
             witness: Witness::default(),
@@ -210,6 +219,7 @@ impl World {
             books: books::Books::default(),
             apart: unprotected::Apart::default(),
             oracle: Oracle::default(),
+            numbers: names::Numbers::default(),
             leaderless: false,
             leader_skew: 0,
             leader_rate: 1_000,

@@ -1,6 +1,7 @@
 //! Desks that admit from leases.
 
 use super::*;
+use crate::ledger::News;
 
 /// The desk of a node that asks for leases and follows the log.
 pub(super) fn leasing(log: &Arc<Log>, node: u64) -> (Desk, TaskTracker) {
@@ -198,4 +199,38 @@ async fn a_sliding_lease_that_is_used_steadily_is_granted_more_all_through_its_w
     seconds(90).await;
     let after = desk.stats();
     assert_eq!((after.granted - before.granted, after.local - before.local), (0, 9_000), "all from leases");
+}
+
+impl crate::Replica for Log {
+    fn show(&self, look: &mut dyn FnMut(&Ledger)) {
+        look(&self.ledger.lock());
+    }
+}
+
+/// A share of each account is there by rule, and another node has used some of this one before.
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_of_a_node_about_an_account_knows_what_others_have_used() {
+    let log = Arc::new(Log::default());
+    let tracker = TaskTracker::new();
+    let open = NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() };
+    log.ledger.lock().open(LogIndex(2), Timestamp(0), &open, &mut Changes::new());
+    let (other, others) = leasing(&log, 2);
+    log.set_limit(1, 1_000_000);
+    settle(super::reserve(&other, 300).await.unwrap(), 250);
+    assert_eq!(stopped(&other, &others).await, 0);
+    let replica: Option<Arc<dyn crate::Replica>> = Some(Arc::clone(&log) as _);
+    let config = DeskConfig { replica, ..DeskConfig::new(NodeId(1), 1) };
+    let desk = Desk::spawn(config, Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()), &tracker);
+    tracker.close();
+    desk.follow(&log.ledger.lock(), &News { all: true, ..News::default() });
+    log.followers.lock().push(desk.clone());
+    let reservation = reserve(&desk, 1_000).await.unwrap();
+    assert!(reservation.is_local());
+    assert_eq!(reservation.standings()[0].remaining, 1_000_000 - 250 - 1_000);
+    settle(reservation, 700);
+    let again = reserve(&desk, 1_000).await.unwrap();
+    assert_eq!((again.is_local(), again.standings()[0].remaining), (true, 1_000_000 - 250 - 700 - 1_000));
+    drop(again);
+    assert_eq!(stopped(&desk, &tracker).await, 0);
+    assert_eq!(log.alice(), (950, 0, 0));
 }

@@ -13,10 +13,14 @@ use crate::{
     Changes, Ledger, Rule,
     agent::Agent,
     invariants::{Terminals, Violation, all_or_nothing, require, safe, truthful, within_escrow},
-    ledger::show,
+    ledger::{Bounds, MAX_ACCOUNTS, MAX_HOLDS, MAX_LEASES, show},
 };
 
 pub(super) const LIMITS: [&str; 3] = ["a", "b", "c"];
+
+/// Nodes have no leases here, so nothing by rule either: what is held is all that there is.
+const UNSHARED: Bounds =
+    Bounds { accounts: MAX_ACCOUNTS, holds: MAX_HOLDS, leases: MAX_LEASES, kept: (0, 0), standing: None };
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -95,8 +99,8 @@ type Checked = Result<(), Violation>;
 impl World {
     pub(super) fn new(bug: Option<Bug>) -> Self {
         let mut world = Self {
-            ledger: Ledger::new(),
-            original: Ledger::new(),
+            ledger: Ledger::with_bounds(UNSHARED),
+            original: Ledger::with_bounds(UNSHARED),
             store: BTreeMap::new(),
             oracle: Oracle::default(),
             agents: vec![Agent::new(0, 0), Agent::new(1, 0)],
@@ -270,7 +274,8 @@ impl World {
         let rows: Vec<_> = self.ledger.image().into_rows().collect();
         assert!(rows.is_sorted_by(|one, other| one.0 < other.0));
         assert_eq!(rows, self.store.clone().into_iter().collect::<Vec<_>>(), "what changed is what there is");
-        self.ledger = Ledger::restore(rows.into_iter().map(Ok::<_, std::convert::Infallible>)).unwrap();
+        let rows = rows.into_iter().map(Ok::<_, std::convert::Infallible>);
+        self.ledger = Ledger::restore_with(UNSHARED, rows).unwrap();
         self.ledger.bug = self.bug;
     }
 

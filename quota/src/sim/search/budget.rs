@@ -10,6 +10,8 @@ pub struct Budget {
     pub edited: u64,
     /// The story begins when node 1 holds a unit in the log and has a lease.
     pub warm: bool,
+    /// Nodes have standing shares: the story begins with a roster.
+    pub standing: bool,
     /// Requests, of one unit or of two.
     pub requests: u8,
     /// Frames that are lost, or whose answer is.
@@ -38,6 +40,7 @@ impl Budget {
         capacity: 4,
         edited: 3,
         warm: false,
+        standing: false,
         requests: 0,
         losses: 0,
         repeats: 0,
@@ -51,7 +54,7 @@ impl Budget {
     };
 
     /// What is searched by name: in each some things may happen together, and in the last everything.
-    pub const SCOPES: [(&'static str, Self); 8] = [
+    pub const SCOPES: [(&'static str, Self); 11] = [
         ("crash", Self { requests: 2, crashes: 1, ..Self::NOTHING }),
         ("crash with a window that ends", Self { requests: 2, crashes: 1, turns: 1, ..Self::NOTHING }),
         ("repeats", Self { capacity: 5, warm: true, requests: 2, repeats: 1, losses: 1, ..Self::NOTHING }),
@@ -59,6 +62,9 @@ impl Budget {
         ("silence", Self { capacity: 3, warm: true, requests: 2, silences: 1, retries: 1, ..Self::NOTHING }),
         ("snapshots", Self { requests: 2, snapshots: 1, turns: 1, ..Self::NOTHING }),
         ("cancels", Self { requests: 3, cancels: 1, losses: 1, ..Self::NOTHING }),
+        ("shares", Self { standing: true, requests: 3, losses: 1, ..Self::NOTHING }),
+        ("shares and a crash", Self { standing: true, requests: 2, crashes: 1, turns: 2, ..Self::NOTHING }),
+        ("shares and edits", Self { standing: true, requests: 2, edits: 1, turns: 2, retries: 1, ..Self::NOTHING }),
         (
             "everything",
             Self {

@@ -2,6 +2,7 @@
 
 use super::state::{Checked, GREATEST, State};
 use crate::invariants::{Violation, require, truthful};
+use tollgate_model::Timestamp;
 
 /// Longer than anything takes that is not stuck.
 const ROUNDS: usize = 64;
@@ -79,7 +80,10 @@ impl State {
     fn left(&self) -> u64 {
         let capacity = self.truth().rules().first().map_or(0, |rule| rule.capacity);
         let open = self.truth().lease_of(0, 0, "a", &["x".to_owned()]).filter(|it| it.window_end.0 > self.now);
-        let Some(view) = open else { return capacity };
+        let Some(view) = open else {
+            let stands = self.truth().peek(Timestamp(self.now), "a", &["x".to_owned()]);
+            return stands.map_or(capacity, |standing| standing.remaining);
+        };
         let ([_, _, leased, _, _], available) = self.truth().figures(view.account);
         u64::try_from(available + i128::from(leased)).unwrap_or_default()
     }

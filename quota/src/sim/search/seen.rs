@@ -8,6 +8,9 @@ use crate::{
     sim::witness::{Label, used_within},
 };
 
+/// The one account, to a node that knows no number of it.
+pub(super) const UNNUMBERED: u32 = u32::MAX;
+
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sums {
     /// In flight, or was when its process died.
@@ -29,6 +32,11 @@ pub(super) struct Seen {
 impl Seen {
     /// Looks at the accounts that there are after an entry.
     pub(super) fn look(&mut self, ledger: &Ledger) {
+        for (epoch, start, capacity, by_rule) in ledger.windows() {
+            self.windows.insert((UNNUMBERED, epoch), start);
+            let fresh = Sums { most: capacity.max(by_rule), capacity, ..Sums::default() };
+            self.sums.entry(start).or_insert(fresh);
+        }
         for account in 0..2 {
             let Some((epoch, (_, _, start), capacity)) = ledger.place(account) else { continue };
             let [used, held, leased, suspense, _] = ledger.figures(account).0;

@@ -7,12 +7,18 @@ use tollgate_proto::state::v1::{
     Attribution, Frame, FrameOutcome, NodeOpen, Outcome, QuotaBatch, Settle, Usage, record::Kind,
 };
 
-use super::{Budget, digest::Digest, moves::Move, seen::Seen};
+use super::{
+    Budget,
+    digest::Digest,
+    moves::Move,
+    seen::{Seen, UNNUMBERED},
+};
 use crate::{
     Changes, Charge, Durability, Ledger, Rule,
     agent::{Agent, Answer},
     invariants::{Terminals, Violation, require, within_escrow},
-    ledger::{Bounds, News},
+    journal::OWN_NUMBERS,
+    ledger::{Bounds, News, Shares},
     sim::{
         bugs::{Bug, Wrong},
         witness::Label,
@@ -23,12 +29,16 @@ const SECOND: u64 = 1_000_000;
 const MINUTE: u64 = 60 * SECOND;
 /// A minute begins.
 const START: u64 = 500_000 * 60 * MINUTE;
+const LEAD: u64 = 2 * SECOND;
 const LIMIT: &str = "a";
 /// The greatest request.
 pub(super) const GREATEST: u64 = 2;
 /// An account this small is divided all the same, and one unit is kept back. Twice that may not be less than any request:
 /// else a recall for it ends as soon as somebody has given back something, and begins anew for ever.
 const KEPT: (u64, u64) = (0, GREATEST / 2);
+
+/// One unit of four for each of two nodes.
+const SHARES: Shares = Shares { short: (4, 5), long: (1, 2), least: (1, 1) };
 
 pub(super) type Checked = Result<(), Violation>;
 
@@ -80,7 +90,8 @@ impl Process {
 impl State {
     pub(super) fn new(left: Budget, bug: Option<Bug>) -> Result<Self, Violation> {
         let wrong = bug.map(|bug| bug.0);
-        let mut ledger = Ledger::with_bounds(Bounds { kept: KEPT, ..Bounds::default() });
+        let standing = left.standing.then_some(SHARES);
+        let mut ledger = Ledger::with_bounds(Bounds { kept: KEPT, standing, ..Bounds::default() });
         ledger.bug = wrong.and_then(Wrong::ledger);
         let mut state = Self {
             left,
@@ -94,9 +105,17 @@ impl State {
             seen: Seen::default(),
             terminals: Terminals::default(),
         };
-        state.set(left.capacity)?;
+        if !left.standing {
+            state.set(left.capacity)?;
+        }
         state.start(1, 1)?;
         state.start(2, 1)?;
+        if left.standing {
+            // Who is there already is on the roster.
+            state.set(left.capacity)?;
+            state.catch_up(0, false);
+            state.catch_up(1, false);
+        }
         if left.warm {
             state.warm_up()?;
         }
@@ -162,7 +181,9 @@ impl State {
             }
             Move::Turn => {
                 self.left.turns -= 1;
-                self.now += MINUTE - self.now % MINUTE;
+                // The roster of the next window is settled some time before.
+                let lead = if self.left.standing && self.now % MINUTE < MINUTE - LEAD { LEAD } else { 0 };
+                self.now += MINUTE - lead - self.now % MINUTE;
             }
         }
         self.forget();
@@ -217,6 +238,7 @@ impl State {
         let it = &mut self.processes[process];
         let Some(amount) = it.waiting.remove(&request) else { return Ok(()) };
         let mut labels = it.agent.drawn(request);
+        labels.iter_mut().filter(|it| it.0 >= OWN_NUMBERS).for_each(|it| it.0 = UNNUMBERED);
         labels.extend(self.central.get(&(it.node, it.incarnation, request)).into_iter().flatten());
         let whole = matches!(labels[..], [(_, _, held)] if held == amount);
         require(whole, "I5", || format!("request {request} asked for {amount} and holds {labels:?}"))?;
@@ -314,7 +336,7 @@ impl State {
         let agent = Rc::make_mut(&mut it.agent);
         if snapshot {
             it.at = self.log.len() - 1;
-            agent.follow(&self.log[it.at].ledger, &News { all: true, accounts: Vec::new() });
+            agent.follow(&self.log[it.at].ledger, &News { all: true, ..News::default() });
         }
         while it.at + 1 < self.log.len() {
             it.at += 1;
@@ -339,7 +361,7 @@ impl State {
         })?;
         let mut agent = Agent::new(node, incarnation);
         agent.set_bug(self.wrong.and_then(Wrong::book));
-        agent.follow(self.truth(), &News { all: true, accounts: Vec::new() });
+        agent.follow(self.truth(), &News { all: true, ..News::default() });
         self.processes.push(Process {
             node,
             incarnation,

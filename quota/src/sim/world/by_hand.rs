@@ -1,12 +1,12 @@
 //! Runs made by hand, so small that anyone can say what a perfect counter would have done.
 
 use super::*;
-use crate::sim::{Bug, Checks, Faults};
+use crate::sim::{Bug, Faults};
 
 /// Some nodes and no trouble; nobody comes by himself. 100 units a minute for each key of the first limit.
 fn world(nodes: u64, bug: Option<&str>) -> World {
     let bug = bug.map(|name| Bug::named(name).expect("it is listed"));
-    let plan = Plan { seed: 1, nodes, faults: Faults::NONE, scarce: true, arrivals: 0, bug, checks: Checks::ALL };
+    let plan = Plan { nodes, faults: Faults::NONE, arrivals: 0, bug, ..Plan::chaos(1) };
     let mut world = World::new(plan, None);
     world.by_hand = true;
     (0..LIMITS.len()).for_each(|limit| world.set(limit, 100).unwrap());

@@ -98,6 +98,9 @@ impl World {
         if self.wrong() == Some(Wrong::ClosesBeforeItRecovers) {
             recovers.sort_by_key(|it| !it.done);
         }
+        if self.wrong() == Some(Wrong::DoneFirst) {
+            done_first(&mut recovers);
+        }
         recovers.iter().try_for_each(|it| self.never_went_out(node, it))?;
         Ok(recovers)
     }
@@ -190,6 +193,12 @@ impl World {
         self.wrong() == Some(Wrong::SaysBeforeTheJournal) || process.disk.is_durable(process.agent.sends_after())
     }
 
+    /// Who has drawn on most accounts that the log has not heard of: only its journal can tell of them.
+    pub(super) fn with_unrecorded_draws(&self) -> Option<usize> {
+        let unsaid = self.processes.iter().enumerate().filter(|(_, it)| it.alive && it.agent.unrecorded() > 0);
+        unsaid.max_by_key(|(at, it)| (it.agent.unrecorded(), *at)).map(|(at, _)| at)
+    }
+
     /// Whose disk has most to do: a crash hurts most there.
     pub(super) fn with_the_slowest_disk(&self) -> Option<usize> {
         let busy = self.processes.iter().enumerate().filter(|(_, it)| it.alive && it.disk.busy_until > self.now);
@@ -225,6 +234,12 @@ impl World {
         let unsaid = of_node.filter(|(_, id)| self.witness.terminals.of(id) == 0 && !known.contains(id));
         self.forgotten.extend(unsaid.map(|(_, id)| id.clone()));
     }
+}
+
+/// See [`Wrong::DoneFirst`].
+fn done_first(recovers: &mut [Recover]) {
+    let mut said = BTreeSet::new();
+    recovers.iter_mut().for_each(|it| it.done = said.insert(it.incarnation));
 }
 
 pub(super) fn id_of(process: &Process, request: u64) -> String {

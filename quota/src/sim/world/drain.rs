@@ -25,7 +25,7 @@ impl World {
         self.draining = true;
         self.nothing_is_stuck()?;
         self.everyone_was_counted()?;
-        for (limit, key) in [(0, "x"), (0, "y"), (2, ""), (3, "x"), (4, "")] {
+        for (limit, key) in [(0, "x"), (0, "y"), (0, &requests::RARE[..1]), (2, ""), (3, "x"), (4, "")] {
             if limit < 3 {
                 self.nothing_is_forgotten(limit, key)?;
             }
@@ -73,7 +73,7 @@ impl World {
     fn nothing_is_forgotten(&self, limit: usize, key: &str) -> Checked {
         let Some(account) = self.account(limit, key) else { return Ok(()) };
         let (epoch, place, _) = self.truth.place(account).expect("it was just found");
-        let known = self.witness.place(account, epoch);
+        let known = self.witness.place(self.common(account, epoch), epoch);
         require(known == Some(&place), "I4", || format!("{place:?} was seen as {known:?}"))?;
         self.books_are_true(account, &place)
     }
@@ -121,7 +121,11 @@ impl World {
     fn left(&self, limit: usize, key: &str) -> u64 {
         let rules = self.truth.rules();
         let capacity = rules.iter().find(|rule| *rule.limit == *LIMITS[limit]).map_or(0, |rule| rule.capacity);
-        let Some(account) = self.account(limit, key) else { return capacity };
+        let Some(account) = self.account(limit, key) else {
+            let key: Vec<String> = if key.is_empty() { Vec::new() } else { vec![key.to_owned()] };
+            let stands = self.truth.peek(Timestamp(self.now), LIMITS[limit], &key);
+            return stands.map_or(capacity, |standing| standing.remaining);
+        };
         let ([_, _, leased, _, _], available) = self.truth.figures(account);
         // What is used of a sliding limit is still with its node.
         let ages = if LIMITS[limit] == SLIDING { self.truth.used_by_nodes(account) } else { 0 };

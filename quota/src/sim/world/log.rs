@@ -55,6 +55,7 @@ impl World {
         }
         self.note_accounts(&news);
         self.note_released();
+        self.nothing_sent_out_is_free(&news)?;
         if let Command::Batch(batch) = &entry.command {
             self.note_holds(&batch.frames[0]);
             self.note_ends(&batch.frames[0], outcome.as_ref());
@@ -93,14 +94,34 @@ impl World {
     }
 
     fn note_accounts(&mut self, news: &News) {
-        let all = if news.all { 0..64 } else { 0..0 };
-        for account in all.chain(news.accounts.iter().copied()) {
+        for account in changed(news) {
             if let Some((epoch, place, capacity)) = self.truth.place(account) {
                 let [used, held, leased, suspense, _] = self.truth.figures(account).0;
-                self.witness.see(self.now, (account, epoch), &place, capacity, used + held + leased + suspense);
+                let taken = used + held + leased + suspense;
+                let by_rule = self.truth.window_of(&place.0, epoch).map_or(0, |(.., by_rule)| by_rule);
+                self.witness.see(self.now, (account, epoch), &place, capacity, taken, by_rule);
                 self.report.suspense += u64::from(suspense > 0);
             }
         }
+    }
+
+    /// I3 from the log's side, of all nodes together: what was sent out is within what is not free there, but for what an operator
+    /// has released. What an open node drew beyond its lease is for I2 to see, and not counted here.
+    fn nothing_sent_out_is_free(&self, news: &News) -> Checked {
+        for account in changed(news) {
+            let Some((epoch, place, _)) = self.truth.place(account) else { continue };
+            if place.0 == SLIDING || place.0 == PERMITS {
+                continue;
+            }
+            let [used, held, leased, suspense, _] = self.truth.figures(account).0;
+            let Some(seen) = self.witness.figures.get(&place) else { continue };
+            let taken = used + held + leased + suspense + seen.lost;
+            let sent = seen.held + seen.settled;
+            let covered = sent <= taken || sent - self.drawn_beyond_leases(account, epoch) <= taken;
+            require(covered, "I3", || format!("{place:?}: {seen:?} was sent out, and {taken} is not free"))?;
+            self.nothing_of_the_gone_is_lost(account, epoch, used + held + suspense + seen.lost)?;
+        }
+        Ok(())
     }
 
     pub(super) fn note_holds(&mut self, frame: &Frame) {
@@ -109,7 +130,8 @@ impl World {
             if self.truth.node(frame.node).map(|(incarnation, _)| incarnation) != Some(frame.incarnation) {
                 continue;
             }
-            let labels = self.truth.held_by(frame.node, hold.request);
+            let mut labels = self.truth.held_by(frame.node, hold.request);
+            labels.iter_mut().for_each(|label| label.0 = self.common(label.0, label.1));
             if !labels.is_empty() {
                 let name = (frame.node, frame.incarnation, hold.request);
                 if let btree_map::Entry::Vacant(place) = self.central.entry(name) {
@@ -192,4 +214,10 @@ fn apply(
         Command::Remove(limit) => ledger.remove_rule(LogIndex(index), entry.at, limit, changes),
     }
     None
+}
+
+/// Accounts that may have changed.
+fn changed(news: &News) -> impl Iterator<Item = u32> {
+    let all = if news.all { 0..256 } else { 0..0 };
+    all.chain(news.accounts.iter().copied())
 }

@@ -4,8 +4,9 @@ use tollgate_proto::state::v1::WriteOff;
 
 use super::*;
 
-/// How often a node that is dead or cut off is given up.
+/// How often a node that is dead or cut off is given up; and where nodes have standing shares, of which only a journal can tell.
 const PERCENT: u64 = 25;
+const PERCENT_OF_SHARERS: u64 = 50;
 
 impl Process {
     /// Whether this is the newest incarnation of its node by what a ledger says, and was not given up.
@@ -20,11 +21,13 @@ impl World {
     pub(super) fn give_up_on(&mut self, at: usize) -> Checked {
         let Process { node, incarnation, .. } = self.processes[at];
         let is_newest = self.truth.node(node).is_some_and(|(newest, _)| newest == incarnation);
-        let strikes = self.plan.faults.has(Fault::GivenUp) && self.orders.percent(PERCENT);
+        let percent = if self.plan.standing { PERCENT_OF_SHARERS } else { PERCENT };
+        let strikes = self.plan.faults.has(Fault::GivenUp) && self.orders.percent(percent);
         if !strikes || !is_newest || self.wrong() == Some(Wrong::SameIncarnation) {
             return Ok(());
         }
         self.report.faults.note(Fault::GivenUp);
+        self.report.shares_lost += u64::from(self.processes[at].agent.unrecorded() > 0);
         if self.processes[at].alive {
             // Nobody listens to it any more, and not all that it has to say is on its disk.
             self.forget_unsaid(at, &BTreeSet::new());

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     invariants::all_or_nothing,
+    journal::OWN_NUMBERS,
     sim::{oracle::Fate, witness::Place},
 };
 
@@ -15,6 +16,9 @@ const UNBILLED: u8 = 0b1_0100;
 /// How soon after its entry a request goes out that the log holds: what is later counts from then on.
 const SOON: u64 = 50 * MS;
 
+/// Keys that are asked for now and then.
+pub(super) const RARE: &str = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVW";
+
 impl World {
     pub(super) fn arrive(&mut self) -> Checked {
         if self.now < TROUBLES && self.report.arrivals < self.plan.arrivals {
@@ -24,6 +28,10 @@ impl World {
         let Some(process) = self.anyone() else { return Ok(()) };
         let amount = if self.dice.percent(5) { self.dice.range(50, 400) } else { self.dice.range(1, 20) };
         let key = if self.dice.percent(70) { "x" } else { "y" };
+        // Some are rare, where nodes have shares of what nobody has asked for.
+        let rare = self.plan.standing && self.dice.percent(20);
+        let nth = if rare { self.dice.index(RARE.len()) } else { 0 };
+        let key = if rare { &RARE[nth..=nth] } else { key };
         let without_turns = self.dice.percent(60);
         let picked = match without_turns {
             true => self.dice.range(1, 16) | u64::from(self.dice.percent(25)) << 4,
@@ -49,7 +57,8 @@ impl World {
         key: &str,
         amount: u64,
     ) -> Result<Option<u64>, Violation> {
-        let key = ["x", "y"].into_iter().find(|known| *known == key).unwrap_or_default();
+        let rare = RARE.find(key).filter(|_| !key.is_empty()).map(|at| &RARE[at..=at]);
+        let key = ["x", "y"].into_iter().find(|known| *known == key).or(rare).unwrap_or_default();
         let limits = limits.iter().fold(0, |all, limit| all | 1 << limit);
         self.ask_for(at, Wanted { limits, key, amount, part: Part::Whole })
     }
@@ -63,6 +72,7 @@ impl World {
         let hold_for = if self.may_fail() && is_short { SHORT_HOLD } else { 600 * SECOND };
         let durability = match wanted.limits {
             limits if limits & !UNBILLED == 0 => Durability::Memory,
+            1 if !wanted.key.is_empty() && RARE.contains(wanted.key) => Durability::Memory,
             _ if self.dice.percent(3) => Durability::Quorum,
             _ => Durability::Journal,
         };
@@ -75,6 +85,7 @@ impl World {
         self.write_down(at);
         self.tell(|it| format!("{} asks for {} as request {request}", it.named(at), story::asked(&charges)));
         self.heeds(at, request)?;
+        self.labels(at, request);
         if let Some(standings) = granted {
             require(standings.len() == charges.len(), "I5", || format!("{standings:?} for {charges:?}"))?;
             self.granted(at, request)?;
@@ -98,9 +109,9 @@ impl World {
     pub(super) fn heeds(&self, at: usize, request: u64) -> Checked {
         let process = &self.processes[at];
         for (account, epoch, _) in process.agent.drawn(request) {
-            let view = process.replica.lease(process.node, process.incarnation, account);
-            let called = view.filter(|view| view.epoch == epoch).is_none_or(|view| view.central || !view.in_force);
-            require(!called, "I8", || format!("request {request} of {} draws from {account}", process.node))?;
+            require(self.may_draw(at, account, epoch), "I8", || {
+                format!("request {request} of {} draws from {}", process.node, self.about(at, account, epoch))
+            })?;
             let released = self.released.get(&(process.node, process.incarnation));
             require(released.is_none(), "I3", || {
                 format!(
@@ -120,13 +131,16 @@ impl World {
     pub(super) fn dispatch(&mut self, at: usize, request: u64) -> Checked {
         let process = &self.processes[at];
         let Some(Waiting { charges, wanted, .. }) = process.waiting.get(&request).copied() else { return Ok(()) };
-        let mut labels = process.agent.drawn(request);
+        let mut labels = self.labels(at, request);
+        let process = &self.processes[at];
         let drawn = labels.len();
         let name = (process.node, process.incarnation, request);
         labels.extend(self.central.get(&name).into_iter().flatten());
         require(all_or_nothing(true, charges, labels.len()), "I5", || format!("{labels:?} for {charges} charges"))?;
         self.report.admissions += 1;
         self.report.local += u64::from(drawn == labels.len());
+        let own = self.processes[at].agent.drawn(request).into_iter().any(|(account, ..)| account >= OWN_NUMBERS);
+        self.report.by_rule += u64::from(own);
         self.report.mixed += u64::from(drawn > 0 && drawn < labels.len());
         self.tell(|it| it.sent_out(at, request, &labels, drawn));
         self.promised.remove(&name);

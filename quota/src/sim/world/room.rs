@@ -38,9 +38,9 @@ impl World {
             it.outgoing.contains_key(&request) || self.promised.contains_key(&(it.node, it.incarnation, request))
         };
         let mut sum = 0;
-        for it in self.processes.iter().filter(|it| it.alive) {
+        for (at, it) in self.processes.iter().enumerate().filter(|(_, it)| it.alive) {
             let requests = it.waiting.keys().filter(|request| granted(it, **request));
-            let labels = requests.flat_map(|request| it.agent.drawn(*request));
+            let labels = requests.flat_map(|request| self.drawn(at, *request));
             let here = labels.filter(|(account, epoch, _)| self.witness.place(*account, *epoch) == Some(place));
             sum += here.map(|(.., amount)| amount).sum::<u64>();
         }
@@ -52,7 +52,8 @@ impl World {
     fn has_room(&self, process: usize, later: &[(&Hold, bool)], charge: &wire::Charge, since: u64) -> bool {
         let Process { node, incarnation, .. } = self.processes[process];
         let Some(view) = self.truth.lease_of(0, 0, &charge.limit, &charge.key) else { return true };
-        let Some(place) = self.witness.place(view.account, view.epoch) else { return charge.amount <= view.capacity };
+        let account = self.common(view.account, view.epoch);
+        let Some(place) = self.witness.place(account, view.epoch) else { return charge.amount <= view.capacity };
         let counts = if place.0 == PERMITS { self.in_use(place) } else { self.witness.counts(place, self.now) };
         let is_later = |name: &(u64, u64, u64)| {
             (name.0, name.1) == (node, incarnation) && later.iter().any(|(hold, _)| hold.request == name.2)

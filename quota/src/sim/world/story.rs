@@ -88,12 +88,16 @@ fn said(kind: Option<&Kind>, outcome: Option<&FrameOutcome>) -> String {
             format!("hold({} {word})", hold.request)
         }
         Some(Kind::Recover(it)) => {
-            let (ends, leases) = (it.settles.len(), it.consumed.len());
+            let (ends, leases) = (it.settles.len(), it.consumed.len() + it.named.len());
             format!("recover({} {ends} ends {leases} leases{})", it.incarnation, if it.done { " done" } else { "" })
         }
         Some(Kind::Settle(settle)) => format!("settle({})", settle.request),
         Some(Kind::Report(it)) => {
             format!("report(account {} held {} spent {} returned {})", it.account, it.held, it.spent, it.returned)
+        }
+        Some(Kind::Touch(it)) => {
+            let (name, said) = (path(&it.limit, &it.key.concat()), it.report.unwrap_or_default());
+            format!("touch({name} held {} spent {} returned {})", said.held, said.spent, said.returned)
         }
         Some(Kind::Want(want)) => format!("want({} of {})", want.target, path(&want.limit, &want.key.concat())),
         None => String::new(),

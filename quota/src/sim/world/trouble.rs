@@ -91,7 +91,7 @@ impl World {
 
     pub(super) fn snapshot(&self) -> Ledger {
         let rows = self.truth.image().into_rows().map(Ok::<_, std::convert::Infallible>);
-        let mut ledger = Ledger::restore(rows).expect("it was just written");
+        let mut ledger = Ledger::restore_with(bounds(self.plan), rows).expect("it was just written");
         ledger.bug = self.ledger_bug();
         // What the log's own ledger writes is kept and looked at; replicas are compared with it in the end.
         ledger.silent = true;
@@ -179,7 +179,7 @@ impl World {
     }
 
     fn crash(&mut self, at: usize, fault: Fault) -> Checked {
-        let at = self.with_the_slowest_disk().unwrap_or(at);
+        let at = self.with_unrecorded_draws().or(self.with_the_slowest_disk()).unwrap_or(at);
         self.report.faults.note(fault);
         self.tell(|it| format!("{} dies", it.named(at)));
         self.lose_power(at, fault == Fault::LostDisk)?;

@@ -22,6 +22,8 @@ impl World {
             process.retry_at = self.now + 20 * MS;
             self.report.waited += 1;
             let answers = process.agent.retry(now);
+            let drawn: Vec<u64> = process.waiting.keys().copied().collect();
+            drawn.into_iter().for_each(|request| drop(self.labels(at, request)));
             self.told(at, answers, true)?;
         }
         let process = &mut self.processes[at];
