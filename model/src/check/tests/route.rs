@@ -1,0 +1,155 @@
+use std::time::Duration;
+
+use super::*;
+use crate::{Backend, Failure, HostPattern, PathMatch, RouteAction, UpstreamRef};
+
+#[test]
+fn a_route_means_what_the_contract_says() {
+    let chat = route(
+        "{hosts: [API.Example.com, '*.Example.org'], match: [{path: {prefix: /v1/}, methods: [POST], models: ['gpt-4*']}],
+          backends: [{provider: a, weight: 80}, {provider: b, model: gpt/4}],
+          fallbacks: [{provider: c, on: [connectFailure, 5xx, 429]}], bodyLimit: 64KiB,
+          timeouts: {firstByte: 10s}, tokens: {max: 100}}",
+    );
+    assert_eq!(chat.hosts, [HostPattern::Exact("api.example.com".into()), HostPattern::Suffix(".example.org".into())]);
+    assert!(chat.matches[0].path.matches("/v1") && chat.matches[0].path.matches("/v1/x"));
+    assert!(!chat.matches[0].path.matches("/v10") && !chat.matches[0].path.matches("/"));
+    let RouteAction::Forward { backends, fallbacks } = &chat.action else { panic!("{chat:?}") };
+    let upstream = UpstreamRef::Provider("b".into());
+    assert_eq!(backends[1], Backend { upstream, weight: 1, model: Some("gpt/4".into()) });
+    let on = &fallbacks[0].on;
+    assert!(on.contains(Failure::Connect) && on.contains(Failure::Status(503)) && on.contains(Failure::Status(429)));
+    assert!(!on.contains(Failure::Timeout) && !on.contains(Failure::Reset) && !on.contains(Failure::Status(404)));
+    assert_eq!((chat.timeouts.request, chat.timeouts.idle), (Duration::from_secs(120), Duration::from_secs(60)));
+    assert_eq!(chat.timeouts.first_byte, Some(Duration::from_secs(10)));
+    assert_eq!(chat.timeouts.stream, None, "a stream is bounded only where the route says so");
+    let bounded = route("{backends: [{provider: a}], timeouts: {request: 5m}}").timeouts;
+    assert_eq!((bounded.request, bounded.stream), (Duration::from_secs(300), Some(Duration::from_secs(300))));
+    assert_eq!((chat.tokens.default, chat.tokens.max, chat.body_limit_bytes), (100, Some(100), 65_536));
+    assert!(chat.auth.required && chat.auth.allows("any", "one") && chat.is_ai());
+}
+
+#[test]
+fn what_a_route_leaves_out_has_the_contracts_default() {
+    let plain = route("{backends: [{service: a}]}");
+    assert_eq!(plain.hosts, [HostPattern::Any]);
+    assert!(plain.matches.len() == 1 && matches!(plain.matches[0].path, PathMatch::Any));
+    assert!(!plain.auth.required && !plain.is_ai());
+    assert_eq!((plain.tokens.default, plain.body_limit_bytes), (4096, 10 << 20));
+    assert!(
+        matches!(route("{match: [{path: {prefix: /}}], backends: [{service: a}]}").matches[0].path, PathMatch::Prefix(ref p) if p.is_empty())
+    );
+    let RouteAction::Redirect { status, .. } = route("{redirect: {location: /x}}").action else { panic!() };
+    assert_eq!(status, 302);
+    let open = route("{backends: [{provider: a}], auth: {required: false}}");
+    assert!(!open.auth.required);
+    let some = route("{backends: [{provider: a}], auth: {allow: {tenants: [acme], consumers: [bob]}}}");
+    assert!(some.auth.allows("acme", "x") && some.auth.allows("x", "bob") && !some.auth.allows("x", "x"));
+}
+
+#[test]
+fn every_wrong_value_of_a_route_is_told() {
+    let with = |rest: &str| format!("{{backends: [{{provider: a}}], {rest}}}");
+    let cases = [
+        ("onAbort: drain", "spec.onAbort: `drain` is not supported yet"),
+        ("onAbort: Cut", "spec.onAbort: `Cut` is unknown (did you mean `cut`?): cut | drain"),
+        ("hosts: ['*']", "spec.hosts[0]: `*`: leave `hosts` empty"),
+        ("hosts: ['a.*.com']", "spec.hosts[0]: `a.*.com`: `*` can only stand for the first"),
+        ("hosts: ['a.com:80']", "has a port"),
+        ("hosts: ['http://a.com']", "is no host name"),
+        ("hosts: [a.com, A.com]", "spec.hosts[1]: `A.com` is there twice"),
+        ("match: [{path: {}}]", "spec.match[0].path: must have exactly one of"),
+        ("match: [{path: {exact: /a, prefix: /b}}]", "spec.match[0].path: must have exactly one of"),
+        ("match: [{path: {exact: a}}]", "spec.match[0].path.exact: must begin with `/`"),
+        ("match: [{path: {prefix: /a//b}}]", "spec.match[0].path.prefix: has an empty segment"),
+        ("match: [{path: {regex: '('}}]", "spec.match[0].path.regex: is no regular expression"),
+        ("match: [{path: {regex: '(a{1000}){1000}'}}]", "is too large once compiled"),
+        (
+            "match: [{methods: [post]}]",
+            "spec.match[0].methods[0]: `post`: methods are in capitals (did you mean `POST`?)",
+        ),
+        ("match: [{methods: ['PO ST']}]", "is no method"),
+        ("match: [{methods: [CONNECT]}]", "`CONNECT` is not supported yet"),
+        ("match: [{methods: [GET, GET]}]", "spec.match[0].methods[1]: `GET` is there twice"),
+        ("match: [{headers: {'a b': {exact: x}}}]", "spec.match[0].headers[\"a b\"]: is no header name"),
+        ("match: [{headers: {A: {exact: x}, a: {exact: y}}}]", "is there twice, in other letters"),
+        ("match: [{headers: {a: {}}}]", "spec.match[0].headers[\"a\"]: must have exactly one of `exact`"),
+        ("match: [{query: {a: {exact: x, present: true}}}]", "spec.match[0].query[\"a\"]: must have exactly one of"),
+        ("match: [{query: {'': {exact: x}}}]", "spec.match[0].query[\"\"]: is no such name"),
+        ("match: [{cookies: {'a;b': {regex: x}}}]", "spec.match[0].cookies[\"a;b\"]: is no such name"),
+        ("match: [{cookies: {a: {regex: '['}}}]", "spec.match[0].cookies[\"a\"].regex: is no regular expression"),
+        ("match: [{models: ['a b']}]", "spec.match[0].models[0]: holds a space"),
+        ("fallbacks: [{provider: b}]", "spec.fallbacks[0].on: is missing"),
+        (
+            "fallbacks: [{provider: b, on: [conectFailure]}]",
+            "spec.fallbacks[0].on[0]: `conectFailure` is unknown (did you mean `connectFailure`?)",
+        ),
+        ("fallbacks: [{provider: b, on: ['200']}]", "`200` is no failure: a status is 400 to 599"),
+        ("fallbacks: [{provider: b, on: ['0500']}]", "`0500` is no failure"),
+        ("fallbacks: [{on: [reset]}]", "spec.fallbacks[0]: must have `provider` or `service`"),
+        ("fallbacks: [{service: b, on: [reset]}]", "providers and services in one route are not supported yet"),
+        ("timeouts: {request: 5}", "spec.timeouts.request: `5` is not a duration"),
+        ("timeouts: {idle: 0s}", "spec.timeouts.idle: must be longer than zero"),
+        (
+            "timeouts: {request: 1s, firstByte: 2s}",
+            "spec.timeouts.firstByte: is longer than `request`, so it could never fire",
+        ),
+        ("timeouts: {firstByte: 3m}", "spec.timeouts.firstByte: is longer than `request`"),
+        ("retries: {attempts: 2}", "spec.retries: not supported yet"),
+        ("retries: {}", "spec.retries: not supported yet"),
+        ("auth: {required: false, allow: {tenants: [a]}}", "spec.auth.allow: means nothing"),
+        ("auth: {allow: {tenants: [A]}}", "spec.auth.allow.tenants[0]: must be 1 to 253"),
+        ("auth: {allow: {consumers: [a, a]}}", "spec.auth.allow.consumers[1]: `a` is there twice"),
+        ("tokens: {default: 0}", "spec.tokens.default: must be greater than 0"),
+        ("tokens: {max: 0}", "spec.tokens.max: must be greater than 0"),
+        ("tokens: {default: 2, max: 1}", "spec.tokens.default: is more than `max`"),
+        ("bodyLimit: 10", "spec.bodyLimit: `10` is not a size"),
+        ("redirect: {location: /x}", "spec: must have only one of `backends`, `redirect` and `response`"),
+    ];
+    for (rest, expected) in cases {
+        each_is_wrong("Route", &[(&with(rest), expected)]);
+    }
+}
+
+#[test]
+fn every_wrong_action_of_a_route_is_told() {
+    each_is_wrong(
+        "Route",
+        &[
+            ("{}", "spec: must have one of `backends`, `redirect` and `response`"),
+            ("{backends: [{}]}", "spec.backends[0]: must have `provider` or `service`"),
+            ("{backends: [{provider: a, service: b}]}", "spec.backends[0]: must have only one of"),
+            ("{backends: [{provider: A}]}", "spec.backends[0].provider: must be 1 to 253"),
+            ("{backends: [{service: A}]}", "spec.backends[0].service: must be 1 to 253"),
+            ("{backends: [{service: a, weight: 0}]}", "spec.backends: every weight is 0"),
+            ("{backends: [{service: a, weight: 1000001}]}", "spec.backends[0].weight: must be at most 1000000"),
+            ("{backends: [{service: a}, {service: a}]}", "spec.backends[1]: is there twice"),
+            ("{backends: [{service: a, model: m}]}", "spec.backends[0].model: is only for providers"),
+            ("{backends: [{provider: a, model: 'm n'}]}", "spec.backends[0].model: holds a space"),
+            (
+                "{backends: [{service: a}, {provider: a}]}",
+                "spec.backends: providers and services in one route are not supported yet",
+            ),
+            (
+                "{backends: [{service: a}], match: [{models: [m]}]}",
+                "spec.match[0].models: is only for routes with a provider",
+            ),
+            ("{backends: [{service: a}], tokens: {max: 1}}", "spec.tokens: is only for routes with a provider"),
+            ("{backends: [{service: a}], auth: {allow: {tenants: [a]}}}", "spec.auth.allow: means nothing"),
+            ("{redirect: {}}", "spec.redirect.location: is missing"),
+            ("{redirect: {location: x}}", "spec.redirect.location: must be a URL"),
+            ("{redirect: {location: 'javascript:x'}}", "spec.redirect.location: must be a URL"),
+            ("{redirect: {location: \"/a\\r\\nx: y\"}}", "spec.redirect.location: must be a URL"),
+            ("{redirect: {location: /x, status: 200}}", "spec.redirect.status: 200 is no redirect"),
+            ("{response: {status: 100}}", "spec.response.status: 100 is no final status"),
+            ("{response: {status: 66000}}", "spec.response.status: 66000 is no final status"),
+            ("{response: {status: 204, body: x}}", "spec.response.body: an answer with status 204 has no body"),
+            ("{response: {headers: {'a b': x}}}", "spec.response.headers[\"a b\"]: is no header name"),
+            ("{response: {headers: {a: \"x\\ny\"}}}", "spec.response.headers[\"a\"]: is no header value"),
+            ("{response: {headers: {Content-Length: '1'}}}", "is set by the server itself"),
+            ("{response: {headers: {A: x, a: y}}}", "is there twice, in other letters"),
+        ],
+    );
+    let found = wrong("Route", "{fallbacks: [{provider: a, on: [reset]}]}");
+    assert!(found[0].starts_with("spec.fallbacks: need `backends`"), "{found:?}");
+}

@@ -1,0 +1,106 @@
+use super::*;
+use crate::ProviderKey;
+
+#[test]
+fn every_wrong_value_of_a_service_is_told() {
+    each_is_wrong(
+        "Service",
+        &[
+            ("{}", "spec.endpoints: is missing"),
+            ("{endpoints: [{}]}", "spec.endpoints[0].address: is missing"),
+            ("{endpoints: [{address: a}]}", "spec.endpoints[0].address: `a` has no port"),
+            ("{endpoints: [{address: 'a:0'}]}", "`0` is no port"),
+            ("{endpoints: [{address: 'http://a:80'}]}", "`http://a:80` is a URL"),
+            ("{endpoints: [{address: 'u:p@a:80'}]}", "has a user name"),
+            ("{endpoints: [{address: 'a:1', zone: A}]}", "spec.endpoints[0].zone: must be 1 to 253"),
+            ("{endpoints: [{address: 'a:1'}, {address: 'A:1'}]}", "spec.endpoints[1]: `http://a:1/` is there twice"),
+            ("{endpoints: [{address: 'a:1', weight: 0}]}", "spec.endpoints: every weight is 0"),
+            ("{endpoints: [{address: 'a:1', weight: 4000000}]}", "spec.endpoints[0].weight: must be at most"),
+            (
+                "{protocol: htp, endpoints: [{address: 'a:1'}]}",
+                "spec.protocol: `htp` is unknown (did you mean `http`?)",
+            ),
+            ("{protocol: grpc, endpoints: [{address: 'a:1'}]}", "spec.protocol: `grpc` is not supported yet"),
+            ("{protocol: h2, endpoints: [{address: 'a:1'}]}", "spec.protocol: `h2` is not supported yet"),
+            ("{endpoints: [{address: 'a:1'}], healthCheck: {}}", "spec.healthCheck: not supported yet"),
+            ("{endpoints: [{address: 'a:1'}], outlierDetection: {}}", "spec.outlierDetection: not supported yet"),
+            ("{endpoints: [{address: 'a:1'}], circuitBreaker: {}}", "spec.circuitBreaker: not supported yet"),
+            (
+                "{endpoints: [{address: 'a:1'}], loadBalancing: {policy: maglev}}",
+                "spec.loadBalancing.policy: `maglev` is not supported yet",
+            ),
+            ("{endpoints: [{address: 'a:1'}], loadBalancing: {policy: roundrobin}}", "(did you mean `roundRobin`?)"),
+            (
+                "{endpoints: [{address: 'a:1'}], loadBalancing: {zones: any}}",
+                "spec.loadBalancing.zones: `any` is unknown",
+            ),
+        ],
+    );
+    let Ok(Checked::Service(service)) =
+        checked("Service", "{protocol: https, endpoints: [{address: 'A.b:1', zone: az-a}]}")
+    else {
+        panic!()
+    };
+    assert_eq!(service.endpoints[0].url, "https://a.b:1/");
+    assert_eq!((service.endpoints[0].zone.as_deref(), service.endpoints[0].weight), (Some("az-a"), 1));
+}
+
+#[test]
+fn every_wrong_value_of_a_provider_is_told() {
+    let with = |rest: &str| format!("{{type: openai, endpoints: [{{url: 'http://a/v1'}}], {rest}}}");
+    for (rest, expected) in [
+        ("keys: [{}]", "spec.keys[0]: must have exactly one of"),
+        ("keys: [{value: a, env: B}]", "spec.keys[0]: must have exactly one of"),
+        ("keys: [{value: 'a b'}]", "spec.keys[0].value: holds a space"),
+        ("keys: [{env: 1A}]", "spec.keys[0].env: is no name of an environment variable such as"),
+        ("keys: [{env: A-B}]", "spec.keys[0].env: is no name"),
+        ("keys: [{file: key.txt}]", "spec.keys[0].file: must be an absolute path"),
+        ("keys: [{sealed: x}]", "spec.keys[0].sealed: is damaged"),
+        ("models: {'a b': c}", "spec.models[\"a b\"]: the model asked for holds a space"),
+        ("models: {a: 'b*'}", "spec.models[\"a\"]: `*` stands for something only in what is asked for"),
+        ("models: {a: ''}", "spec.models[\"a\"]: the provider's own name must not be empty"),
+        ("keyFailover: {}", "spec.keyFailover: not supported yet"),
+        ("healthCheck: {}", "spec.healthCheck: not supported yet"),
+        ("outlierDetection: {}", "spec.outlierDetection: not supported yet"),
+        ("circuitBreaker: {}", "spec.circuitBreaker: not supported yet"),
+        ("loadBalancing: {policy: leastRequest}", "spec.loadBalancing.policy: `leastRequest` is not supported yet"),
+    ] {
+        each_is_wrong("Provider", &[(&with(rest), expected)]);
+    }
+    each_is_wrong(
+        "Provider",
+        &[
+            ("{endpoints: [{url: 'http://a'}]}", "spec.type: is missing"),
+            ("{type: gemini, endpoints: [{url: 'http://a'}]}", "spec.type: `gemini` is not supported yet"),
+            (
+                "{type: opanai, endpoints: [{url: 'http://a'}]}",
+                "spec.type: `opanai` is unknown (did you mean `openai`?)",
+            ),
+            ("{type: openai}", "spec.endpoints: is missing"),
+            ("{type: openai, endpoints: [{}]}", "spec.endpoints[0].url: is missing"),
+            ("{type: openai, endpoints: [{url: a}]}", "spec.endpoints[0].url: `a` is no URL"),
+            ("{type: openai, endpoints: [{url: 'ftp://a'}]}", "spec.endpoints[0].url: `ftp` is no scheme"),
+            ("{type: openai, endpoints: [{url: 'http://u:p@a'}]}", "spec.endpoints[0].url: has a user name"),
+            ("{type: openai, endpoints: [{url: 'http://a/v1/chat/completions'}]}", "ends in `/chat/completions`"),
+            (
+                "{type: openai, endpoints: [{url: 'http://a'}, {url: 'http://a/'}]}",
+                "spec.endpoints[1]: `http://a/` is there twice",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_provider_keeps_its_keys_in_order_and_never_a_plain_one() {
+    let (key, _) = crate::secret::ClusterKey::generate();
+    let sealed = key.seal("x");
+    let keys = format!("keys: [{{env: A}}, {{sealed: '{sealed}'}}, {{file: /k}}]");
+    let provider = provider(&format!("{{type: anthropic, endpoints: [{{url: 'http://a/v1/'}}], {keys}}}"));
+    assert_eq!(
+        provider.keys,
+        [ProviderKey::Env("A".into()), ProviderKey::Sealed(sealed), ProviderKey::File("/k".into())]
+    );
+    assert_eq!(provider.endpoints[0].url, "http://a/v1");
+    let plain = super::provider("{type: openai, endpoints: [{url: 'http://a'}], keys: [{value: sk-secret}]}");
+    assert!(!format!("{plain:?}").contains("sk-secret"));
+}
