@@ -15,6 +15,9 @@
 //! Bounds: at most [`DeskConfig::max_open`] requests are open or unsettled on a node; beyond that `reserve` sheds with
 //! `Unavailable(Overloaded)`, so a settlement always has room.
 
+mod counters;
+mod due;
+mod frames;
 mod front;
 mod locked;
 mod others;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tollgate_proto::state::v1::Frame;
 use tracing::{debug, warn};
 
-use super::shared::{Next, Shared};
+use super::{due::Next, shared::Shared};
 use crate::{Uplink, UplinkError};
 
 /// Between attempts when the log cannot be reached: a leader is elected within some hundred milliseconds.

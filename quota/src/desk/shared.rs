@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -15,10 +12,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tollgate_model::Timestamp;
-use tollgate_proto::state::v1::{Frame, FrameOutcome, HoldOutcome, Settle};
+use tollgate_proto::state::v1::{HoldOutcome, Settle};
 
 use super::{
-    DeskConfig, DeskStats, Flushed, Signal, Ticket,
+    DeskConfig, Flushed, Signal, Ticket,
+    counters::Counters,
     front::{Front, ROOM},
     locked::Locked,
     pockets::Pockets,
@@ -26,15 +24,10 @@ use super::{
 };
 use crate::{
     Charge, Durability, Ledger, Reservation, ReserveError, Standing, Unavailable,
-    agent::{Agent, Answer, MAX_FRAME_RECORDS},
+    agent::Agent,
     journal::{Journal, Progress},
     ledger::News,
 };
-
-/// What requests have drawn is told to the log within this time, should nothing else be: for whoever looks at the accounts.
-pub(super) const DRAWS_WITHIN: Duration = Duration::from_millis(200);
-/// Between two attempts of a request that waits for others to give back: about what a recall takes.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// What the waiting side of a hold gets: `None` once the incarnation is fenced.
 pub(super) type Word = Option<HoldOutcome>;
@@ -63,20 +56,20 @@ pub(super) struct State {
     pub(super) spare: Vec<Settle>,
     /// When pockets have to be looked at.
     pub(super) sweep_at: Option<Instant>,
-    waiting: HashMap<u64, oneshot::Sender<Word>>,
+    pub(super) waiting: HashMap<u64, oneshot::Sender<Word>>,
     /// Log time of the last entry that was shown to us, and when that was.
     clock: Option<(u64, Instant)>,
     /// When something about leases has to be said.
-    leases_at: Option<Instant>,
+    pub(super) leases_at: Option<Instant>,
     /// When what was drawn has to be said.
-    draws_at: Option<Instant>,
+    pub(super) draws_at: Option<Instant>,
     /// When those who wait for others to give back ask anew.
-    retry_at: Option<Instant>,
-    holds_since: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) holds_since: Option<Instant>,
     pub(super) settles_since: Option<Instant>,
     pub(super) stop_by: Option<Instant>,
     /// Up to where the journal was when it was last restated.
-    restated: u64,
+    pub(super) restated: u64,
     /// When the oldest settlement was made that the log has not confirmed.
     pub(super) unsaid_since: Option<Instant>,
     /// Since when the log was asked and nobody has answered.
@@ -100,67 +93,12 @@ impl State {
         let passed = |at: Instant| u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
         Timestamp(self.clock.map_or(0, |(time, at)| time.saturating_add(passed(at))))
     }
-
-    pub(super) fn say_draws(&mut self) {
-        if self.draws_at.is_none() && self.agent.has_unsaid_draws() {
-            self.draws_at = Some(Instant::now() + DRAWS_WITHIN);
-        }
-    }
-
-    /// How long an end waits for company.
-    pub(super) fn end_delay(&self, config: &DeskConfig) -> Duration {
-        let is_waited_for = self.agent.has_urgent_lease_news() || self.agent.has_ends_in_log();
-        if is_waited_for { config.settle_delay } else { config.end_delay }
-    }
-
-    /// Has news of leases said, within the time that ends have.
-    pub(super) fn say_leases(&mut self, config: &DeskConfig) {
-        self.say_leases_within(self.end_delay(config));
-    }
-
-    /// The same, at once where somebody waits for them.
-    pub(super) fn say_urgent_leases(&mut self, config: &DeskConfig) {
-        let is_urgent = self.agent.has_urgent_lease_news();
-        self.say_leases_within(if is_urgent { config.hold_delay } else { self.end_delay(config) });
-    }
-
-    fn say_leases_within(&mut self, delay: Duration) {
-        if self.agent.has_lease_news() {
-            let at = Instant::now() + delay;
-            self.leases_at = Some(self.leases_at.map_or(at, |known| known.min(at)));
-        }
-    }
 }
 
 /// A reservation, made or under way.
 pub(super) enum Reserved {
     Now(Reservation),
     Later(Ticket, oneshot::Receiver<Word>),
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) local: AtomicU64,
-    journal_full: AtomicU64,
-    proposals: AtomicU64,
-    failed_proposals: AtomicU64,
-    records: AtomicU64,
-    granted: AtomicU64,
-    refused: AtomicU64,
-    undecided: AtomicU64,
-    dropped: AtomicU64,
-    pub(super) unprotected: AtomicU64,
-}
-
-/// What the task does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Nothing is queued.
-    Sleep,
-    /// Something is queued; it goes out at this time.
-    At(Instant),
-    /// All is said, or the time for it is over.
-    End,
 }
 
 impl Shared {
@@ -309,11 +247,6 @@ impl Shared {
         Err(self.undecided(closed))
     }
 
-    pub(super) fn undecided(&self, why: Unavailable) -> ReserveError {
-        self.counters.undecided.fetch_add(1, Relaxed);
-        ReserveError::Unavailable(why)
-    }
-
     /// Up to where the journal must be written so that the end of this process does not lose it.
     pub(super) fn settle(&self, settle: Settle) -> u64 {
         let mut state = self.lock();
@@ -350,138 +283,12 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// When the next frame goes out.
-    pub(super) fn next(&self) -> Next {
-        let mut state = self.lock();
-        let sweep_at = self.sweep_at(&mut state);
-        let (holds, settles) = state.agent.queued();
-        if let Some(by) = state.stop_by {
-            let leases = state.agent.has_lease_news() || self.front.seen().ended;
-            let load = state.agent.load() + self.front.open();
-            let said = load == 0 && !leases && !state.agent.is_sending();
-            let over = said || state.agent.is_fenced() || Instant::now() >= by;
-            return match (over, holds + settles > 0 || leases || state.agent.is_sending()) {
-                (true, _) => Next::End,
-                (false, true) => Next::At(Instant::now()),
-                (false, false) => {
-                    Next::At(state.retry_at.filter(|_| state.agent.is_waiting()).map_or(by, |at| at.min(by)))
-                }
-            };
-        }
-        let is_full = holds + settles >= MAX_FRAME_RECORDS;
-        if state.agent.is_sending() || state.agent.has_to_recover() || is_full {
-            return Next::At(Instant::now());
-        }
-        let hold_at = state.holds_since.filter(|_| holds > 0).map(|since| since + self.config.hold_delay);
-        let ends_within = state.end_delay(&self.config);
-        let settle_at = state.settles_since.filter(|_| settles > 0).map(|since| since + ends_within);
-        let retry_at = state.retry_at.filter(|_| state.agent.is_waiting());
-        let at = |us: u64| self.config.opened.checked_add(Duration::from_micros(us));
-        let renew_at = state.agent.renew_at().and_then(at);
-        let aged_at = state.agent.next_lease_news().and_then(at);
-        let leases_at = [state.leases_at, state.draws_at, aged_at, sweep_at];
-        let others = leases_at.into_iter().chain([settle_at, retry_at, renew_at]).flatten();
-        hold_at.into_iter().chain(others).min().map_or(Next::Sleep, Next::At)
-    }
-
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
     }
 
     pub(super) fn overdue(&self) -> &Signal {
         &self.overdue
-    }
-
-    /// The frame to send, and up to where the journal must be durable before.
-    pub(super) fn next_frame(&self) -> Option<(Frame, u64)> {
-        let mut state = self.lock();
-        let log_time = state.log_time();
-        self.pass(&mut state);
-        let Progress { is_long, durable, .. } = *self.progress.borrow();
-        if is_long && durable >= state.restated {
-            state.agent.restate();
-            state.restated = state.agent.journaled();
-        }
-        if state.retry_at.take_if(|at| *at <= Instant::now()).is_some() {
-            let answers = state.agent.retry(log_time);
-            self.tell(&mut state, answers);
-        }
-        self.sweep_state(&mut state);
-        (state.leases_at, state.draws_at) = (None, None);
-        let frame = state.agent.next_frame(log_time);
-        self.write_down(&mut state);
-        let after = state.agent.sends_after();
-        state.say_leases(&self.config);
-        // What did not fit has waited already.
-        let (holds, settles) = state.agent.queued();
-        let now = Instant::now();
-        state.holds_since = (holds > 0).then_some(now);
-        state.settles_since = (settles > 0).then_some(now);
-        self.counters.proposals.fetch_add(u64::from(frame.is_some()), Relaxed);
-        frame.map(|frame| (frame, after))
-    }
-
-    /// Hands the log's words to those who wait for them. Whether the frame is confirmed.
-    pub(super) fn applied(&self, outcome: &FrameOutcome) -> bool {
-        let mut state = self.lock();
-        let log_time = state.log_time();
-        self.pass(&mut state);
-        let answers = state.agent.applied(outcome, log_time);
-        let confirmed = !state.agent.is_sending();
-        let fenced = state.agent.is_fenced();
-        if confirmed {
-            // What was queued while the frame was on its way waits since then.
-            state.unsaid_since = state.settles_since.filter(|_| state.agent.queued().1 > 0);
-        }
-        if state.agent.queued().0 > 0 {
-            state.holds_since.get_or_insert_with(Instant::now);
-        }
-        if state.agent.queued().1 > 0 {
-            state.settles_since.get_or_insert_with(Instant::now);
-        }
-        if state.agent.is_waiting() {
-            state.retry_at.get_or_insert_with(|| Instant::now() + RETRY_AFTER);
-        }
-        state.say_leases(&self.config);
-        self.tell(&mut state, answers);
-        if fenced {
-            self.close_pockets(&mut state);
-        }
-        drop(state);
-        if fenced {
-            self.fenced.cancel();
-        }
-        confirmed
-    }
-
-    fn tell(&self, state: &mut State, answers: Vec<Answer>) {
-        for Answer { request, outcome } in answers {
-            let Some(waiting) = state.waiting.remove(&request) else { continue };
-            self.count_word(outcome.as_ref());
-            // Should the caller have gone just now, its ticket cancels the request when it is dropped.
-            let _ = waiting.send(outcome);
-        }
-    }
-
-    fn count_word(&self, word: Option<&HoldOutcome>) {
-        let counter = match word {
-            Some(said) if said.granted => &self.counters.granted,
-            Some(_) => &self.counters.refused,
-            None => &self.counters.undecided,
-        };
-        counter.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn count_confirmed(&self, records: usize) {
-        self.counters.records.fetch_add(records as u64, Relaxed);
-    }
-
-    pub(super) fn count_failed(&self) {
-        self.counters.failed_proposals.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn count_dropped(&self) {
-        self.counters.dropped.fetch_add(1, Relaxed);
     }
 
     pub(super) fn fenced(&self) -> &Signal {
@@ -512,35 +319,6 @@ impl Shared {
         }
         let unsettled = self.lock().agent.load() + self.front.open();
         Flushed { unsettled }
-    }
-
-    pub(super) fn stats(&self) -> DeskStats {
-        let count = |counter: &AtomicU64| counter.load(Relaxed);
-        let mut state = self.lock();
-        let unsaid_since = state.unsaid_since;
-        self.pass(&mut state);
-        let unjournaled = state.agent.journaled().saturating_sub(self.progress.borrow().durable);
-        let (open, isolated) = (state.agent.load() + self.front.open(), state.agent.is_isolated());
-        let pockets = state.pockets.len();
-        drop(state);
-        DeskStats {
-            open,
-            pockets,
-            quarantined: self.quarantine.len(),
-            settle_lag: unsaid_since.map_or(Duration::ZERO, |since| since.elapsed()),
-            proposals: count(&self.counters.proposals),
-            failed_proposals: count(&self.counters.failed_proposals),
-            records: count(&self.counters.records),
-            journal_full: count(&self.counters.journal_full),
-            unjournaled,
-            isolated,
-            local: count(&self.counters.local) + self.front.served(),
-            granted: count(&self.counters.granted),
-            refused: count(&self.counters.refused),
-            undecided: count(&self.counters.undecided),
-            dropped: count(&self.counters.dropped),
-            unprotected: count(&self.counters.unprotected),
-        }
     }
 }
 

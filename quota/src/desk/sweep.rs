@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use tollgate_model::Timestamp;
 
 use super::{
+    due::DRAWS_WITHIN,
     front::Seen,
-    shared::{DRAWS_WITHIN, Shared, State},
+    shared::{Shared, State},
 };
 use crate::{Charge, Durability};
 
