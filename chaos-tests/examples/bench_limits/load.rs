@@ -31,8 +31,18 @@ pub(super) struct Tally {
     pub(super) failed: u64,
     /// How many had to ask another node, as theirs was gone.
     pub(super) moved: u64,
-    /// From each first try to the last answer.
-    pub(super) waits: Vec<Duration>,
+    pub(super) waits: Vec<Wait>,
+}
+
+/// What one caller waited for its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    /// When it first tried.
+    pub(super) begun: Instant,
+    /// From then to the last answer.
+    pub(super) time: Duration,
+    /// The place of the node that answered, or should have.
+    pub(super) node: usize,
 }
 
 impl Tally {
@@ -49,24 +59,24 @@ impl Tally {
         self.waits.extend(other.waits);
     }
 
-    pub(super) fn note(&mut self, status: Result<u16, CallError>, waited: Duration) {
+    pub(super) fn note(&mut self, status: Result<u16, CallError>, node: usize, begun: Instant) {
         match status {
             Ok(200) => self.served += 1,
             Ok(429) => self.refused += 1,
             Ok(503) => self.undecided += 1,
             Ok(_) | Err(_) => self.failed += 1,
         }
-        self.waits.push(waited);
+        self.waits.push(Wait { begun, time: begun.elapsed(), node });
     }
 
-    /// How many waited for longer.
-    pub(super) fn longer_than(&self, limit: Duration) -> u64 {
-        self.waits.iter().filter(|wait| **wait > limit).count() as u64
+    /// Who waited for longer.
+    pub(super) fn longer_than(&self, limit: Duration) -> impl Iterator<Item = &Wait> {
+        self.waits.iter().filter(move |wait| wait.time > limit)
     }
 
     /// Milliseconds.
     pub(super) fn quantile_ms(&self, per_mille: usize) -> f64 {
-        let mut sorted = self.waits.clone();
+        let mut sorted: Vec<Duration> = self.waits.iter().map(|wait| wait.time).collect();
         sorted.sort_unstable();
         let at = sorted.len() * per_mille / 1_000;
         sorted.get(at).or(sorted.last()).map_or(0.0, |wait| wait.as_secs_f64() * 1_000.0)
@@ -93,14 +103,15 @@ impl Target {
         let mut tasks = JoinSet::new();
         for caller in 0..callers {
             let (make, numbers, client) = (Arc::clone(&make), Arc::clone(&numbers), self.client.clone());
-            let origin = self.origins[caller % self.origins.len()].clone();
+            let node = caller % self.origins.len();
+            let origin = self.origins[node].clone();
             tasks.spawn(async move {
                 let mut tally = Tally::default();
                 while Instant::now() < end {
                     let call = make(numbers.fetch_add(1, Ordering::Relaxed));
                     let begun = Instant::now();
                     let answer = client.send(call.request(&origin), LIMIT).await;
-                    tally.note(answer.map(|answer| answer.status), begun.elapsed());
+                    tally.note(answer.map(|answer| answer.status), node, begun);
                 }
                 tally
             });
@@ -114,14 +125,15 @@ impl Target {
         let mut tasks = JoinSet::new();
         for caller in 0..callers {
             let (left, call, client) = (Arc::clone(&left), call.clone(), self.client.clone());
-            let origin = self.origins[caller % self.origins.len()].clone();
+            let node = caller % self.origins.len();
+            let origin = self.origins[node].clone();
             let one_less = |left: u64| left.checked_sub(1);
             tasks.spawn(async move {
                 let mut tally = Tally::default();
                 while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
                     let begun = Instant::now();
                     let answer = client.send(call.request(&origin), LIMIT).await;
-                    tally.note(answer.map(|answer| answer.status), begun.elapsed());
+                    tally.note(answer.map(|answer| answer.status), node, begun);
                 }
                 tally
             });
@@ -145,13 +157,14 @@ impl Target {
     async fn one(&self, first: usize, call: &Call) -> Tally {
         let (mut tally, begun) = (Tally::default(), Instant::now());
         for number in first..first + self.origins.len() {
-            let origin = &self.origins[number % self.origins.len()];
+            let node = number % self.origins.len();
+            let origin = &self.origins[node];
             let answer = self.client.send(call.request(origin), LIMIT).await.map(|answer| answer.status);
             if matches!(answer, Err(CallError::Broken(_))) && number + 1 < first + self.origins.len() {
                 tally.moved = 1;
                 continue;
             }
-            tally.note(answer, begun.elapsed());
+            tally.note(answer, node, begun);
             break;
         }
         tally
