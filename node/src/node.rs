@@ -25,7 +25,7 @@ use crate::{
     config::{Members, NodeConfig},
     journal,
     metrics::NodeMetrics,
-    run::bind,
+    run::{Port, bind},
     state::{ReplicatedState, Shared},
     uplink::LogUplink,
     views,
@@ -50,9 +50,10 @@ pub(crate) struct Node {
     backplane: Arc<NodeBackplane>,
 }
 
-/// The sockets, bound before anything else so that a busy port ends the start at once.
+/// The sockets, bound before anything else so that a busy port ends the start at once. Callers are not let in before they are
+/// served: they would wait for as long as this node takes to find its cluster, instead of asking another.
 struct Sockets {
-    http: TcpListener,
+    http: Port,
     admin: TcpListener,
     peer: std::net::TcpListener,
 }
@@ -60,7 +61,7 @@ struct Sockets {
 impl Sockets {
     fn bind(config: &NodeConfig) -> anyhow::Result<Sockets> {
         Ok(Sockets {
-            http: listener("http.listen", config.http_listen)?,
+            http: Port::take("http.listen", config.http_listen)?,
             admin: listener("admin.listen", config.admin_listen)?,
             peer: bind("peer.listen", config.peer_listen)?,
         })
@@ -139,7 +140,7 @@ impl Node {
         background.spawn(stoppable(admin_shutdown.drain.clone(), certificate));
         let shutdown = Shutdown::default();
         let data_plane = TaskTracker::new();
-        data_plane.spawn(gateway.serve(sockets.http, shutdown.clone()));
+        data_plane.spawn(gateway.serve(sockets.http.listen()?, shutdown.clone()));
         backplane.set_started();
         for guard in stop_on_drop {
             guard.disarm();

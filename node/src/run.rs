@@ -1,9 +1,10 @@
 //! `tollgate run`: one node, in the foreground.
 
-use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::Args;
+use tokio::net::{TcpListener, TcpSocket};
 use tollgate_model::secret::ClusterKey;
 use tracing::{error, info, warn};
 
@@ -16,6 +17,9 @@ use crate::{
 
 /// Part of the message of a node that found one of its ports taken.
 pub(crate) const ADDRESS_IN_USE: &str = "address already in use";
+
+/// Connections that wait to be taken, as many as the kernel allows by default.
+const BACKLOG: u32 = 4_096;
 
 /// What `/readyz` says of a node that leaves.
 const DRAINING: &str = "draining";
@@ -120,16 +124,68 @@ impl Left {
 }
 
 /// Binds a listening socket; a busy port is named with the key that says where it is set.
-pub(crate) fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<std::net::TcpListener> {
-    std::net::TcpListener::bind(address).map_err(|error| match error.kind() {
+pub(crate) fn bind(key: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    std::net::TcpListener::bind(address).map_err(|error| busy(key, address, &error))
+}
+
+/// A port that is taken and does not listen yet: whoever connects is refused at once, and asks another node.
+#[derive(Debug)]
+pub(crate) struct Port {
+    key: &'static str,
+    address: SocketAddr,
+    socket: TcpSocket,
+}
+
+impl Port {
+    /// Takes a port; one that another process listens on is named as [`bind`] does.
+    pub(crate) fn take(key: &'static str, address: SocketAddr) -> anyhow::Result<Port> {
+        let take = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // Connections of an earlier process may still be ending.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        let socket = take().map_err(|error| busy(key, address, &error))?;
+        Ok(Port { key, address, socket })
+    }
+
+    /// From now on connections are taken.
+    pub(crate) fn listen(self) -> anyhow::Result<TcpListener> {
+        let Port { key, address, socket } = self;
+        socket.listen(BACKLOG).map_err(|error| busy(key, address, &error))
+    }
+}
+
+fn busy(key: &str, address: SocketAddr, error: &io::Error) -> anyhow::Error {
+    match error.kind() {
         io::ErrorKind::AddrInUse => anyhow::anyhow!("{key}: {address}: {ADDRESS_IN_USE}"),
         _ => anyhow::anyhow!("{key}: can't listen on {address}: {error}"),
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_refuses_connections_until_it_listens_and_a_busy_one_is_named() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut port = Port::take("http.listen", any).unwrap();
+        port.address = port.socket.local_addr().unwrap();
+        let address = port.address;
+        let refused = tokio::net::TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let late = Port::take("http.listen", address).unwrap();
+        let listener = port.listen().unwrap();
+        tokio::net::TcpStream::connect(address).await.unwrap();
+        let expected = format!("http.listen: {address}: {ADDRESS_IN_USE}");
+        assert_eq!(late.listen().unwrap_err().to_string(), expected, "two processes that start at once");
+        assert_eq!(Port::take("http.listen", address).unwrap_err().to_string(), expected);
+        drop(listener);
+    }
 
     #[test]
     fn only_requests_that_were_cut_make_a_stop_a_failure() {

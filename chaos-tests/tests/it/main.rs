@@ -20,4 +20,5 @@ mod race;
 mod sdk;
 mod secrets;
 mod shares;
+mod starting;
 mod unavailable;
