@@ -80,9 +80,9 @@ async fn read(exchange: &mut Exchange) -> Result<AiRequest, Rejection> {
 }
 
 async fn call(exchange: &mut Exchange, request: AiRequest) -> Result<Response<ResponseBody>, Rejection> {
-    let admitted = admit::admit(exchange, &request).await?;
+    let mut admitted = admit::admit(exchange, &request).await?;
     exchange.record.unprotected = filters::admit::unprotected(&admitted.reservation);
-    let mut headers = admitted.headers.clone();
+    let mut headers = std::mem::take(&mut admitted.headers);
     if let MaxTokens::Set(max) = admitted.max_tokens {
         headers.insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
     }
@@ -92,7 +92,9 @@ async fn call(exchange: &mut Exchange, request: AiRequest) -> Result<Response<Re
             if answer.headers().contains_key(&X_TOLLGATE_MAX_TOKENS) {
                 headers.remove(&X_TOLLGATE_MAX_TOKENS);
             }
-            answer.headers_mut().extend(headers);
+            let told = answer.headers_mut();
+            told.reserve(headers.len());
+            told.extend(headers);
             Ok(answer)
         }
         Err(rejection) => Err(rejection.with_headers(&headers)),

@@ -157,7 +157,6 @@ pub(crate) async fn ask(
             Ok(charges) => charges,
             Err(rejection) => return Err(Refused { why: Why::Told(rejection), limits }),
         };
-        let figures = Figures::of(limits.iter());
         let durability = limits.iter().map(|limit| limit.durability).fold(at_least, Durability::max);
         let asked = (!charges.is_empty()).then(Instant::now);
         let allowed: Vec<bool> = limits.iter().map(|it| it.when_unavailable == WhenUnavailable::Allow).collect();
@@ -176,13 +175,13 @@ pub(crate) async fn ask(
                 let granted = asked.filter(|_| !reservation.is_local());
                 let has_permit = limits.iter().any(|limit| is_permit(limit));
                 let permit = has_permit.then(|| Arc::new(shared.desk.touch(granted)));
-                let headers = rate_headers(&figures.with(&reservation.standings()));
+                let headers = rate_headers(&Figures::of(&limits).with(&reservation.standings()));
                 let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
                 return Ok(Admission { reservation, headers, permit });
             }
             Err(ReserveError::Stale { version, .. }) => {
                 let Some(newer) = newer_view(shared, version, deadline).await else {
-                    return Err(Refused { why: Why::Told(unavailable(&figures)), limits });
+                    return Err(Refused { why: Why::Told(unavailable(&Figures::of(&limits))), limits });
                 };
                 view = newer;
             }
@@ -256,14 +255,14 @@ pub(super) fn charges(limits: &[Arc<Limit>], subject: &Subject<'_>, need: Need) 
     limits.iter().map(charge).collect()
 }
 
-fn refusal(shared: &Shared, error: ReserveError, figures: &Figures) -> Rejection {
+fn refusal(shared: &Shared, error: ReserveError, figures: &Figures<'_>) -> Rejection {
     match error {
         ReserveError::Exhausted { limit, capacity, remaining, retry_after, standings } => {
             shared.metrics.decision(&limit, "refused");
             let unit = figures.unit(&limit);
             let message = format!("Limit `{limit}` is exhausted: {remaining} of {capacity} {unit} are left.");
             Rejection::new(429, code::RATE_LIMIT_EXCEEDED, message)
-                .with_headers(&rate_headers(&figures.with(&standings)))
+                .with_headers(&rate_headers(&figures.clone().with(&standings)))
                 .retry_after(retry_after)
         }
         ReserveError::ExceedsLimit { limit, capacity, amount } => {
@@ -289,7 +288,7 @@ fn exceeds(limit: &str, unit: &str, capacity: u64, amount: u64) -> Rejection {
     Rejection::new(400, code::REQUEST_EXCEEDS_LIMIT, message)
 }
 
-fn unavailable(figures: &Figures) -> Rejection {
+fn unavailable(figures: &Figures<'_>) -> Rejection {
     let names: Vec<&str> = figures.undecided().collect();
     let message = match names.as_slice() {
         [] => "Usage can't be recorded at the moment.".to_owned(),

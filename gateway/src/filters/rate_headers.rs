@@ -1,7 +1,11 @@
 //! How the limits of a request stand, as headers: `x-ratelimit-*` as OpenAI writes them, and the IETF's `RateLimit`
 //! fields (draft-ietf-httpapi-ratelimit-headers-10).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tollgate_model::{Limit, Unit, WhenUnavailable, Window};
@@ -11,31 +15,52 @@ use super::admit::standing_of;
 
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+static REQUESTS: Names = Names {
+    limit: HeaderName::from_static("x-ratelimit-limit-requests"),
+    remaining: HeaderName::from_static("x-ratelimit-remaining-requests"),
+    reset: HeaderName::from_static("x-ratelimit-reset-requests"),
+};
+static TOKENS: Names = Names {
+    limit: HeaderName::from_static("x-ratelimit-limit-tokens"),
+    remaining: HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    reset: HeaderName::from_static("x-ratelimit-reset-tokens"),
+};
+
+/// As many as all of the above.
+const HEADERS: usize = 8;
+/// What one limit takes in a list, give or take its name.
+const ITEM_BYTES: usize = 64;
+
+/// What OpenAI says of one kind of limit.
+struct Names {
+    limit: HeaderName,
+    remaining: HeaderName,
+    reset: HeaderName,
+}
 
 /// The limits that a request meets.
 #[derive(Debug, Clone)]
-pub(super) struct Figures(Vec<Figure>);
+pub(super) struct Figures<'a>(Vec<Figure<'a>>);
 
-#[derive(Debug, Clone)]
-struct Figure {
-    limit: Arc<Limit>,
+#[derive(Debug, Clone, Copy)]
+struct Figure<'a> {
+    limit: &'a Limit,
     /// What is left, and until when; unknown where neither the log nor this node could say.
     left: Option<(u64, Duration)>,
 }
 
-impl Figures {
-    pub(super) fn of<'a>(limits: impl IntoIterator<Item = &'a Arc<Limit>>) -> Self {
-        Self(limits.into_iter().map(|limit| Figure { limit: Arc::clone(limit), left: None }).collect())
+impl<'a> Figures<'a> {
+    pub(super) fn of(limits: impl IntoIterator<Item = &'a Arc<Limit>>) -> Self {
+        Self(limits.into_iter().map(|limit| Figure { limit, left: None }).collect())
     }
 
-    pub(super) fn with(&self, standings: &[Standing]) -> Self {
-        let left = |limit: &Limit| standing_of(standings, &limit.name).map(|it| (it.remaining, it.resets_in));
-        Self(self.0.iter().map(|it| Figure { limit: Arc::clone(&it.limit), left: left(&it.limit) }).collect())
+    pub(super) fn with(mut self, standings: &[Standing]) -> Self {
+        for Figure { limit, left } in &mut self.0 {
+            *left = standing_of(standings, &limit.name).map(|it| (it.remaining, it.resets_in));
+        }
+        self
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|figure| figure.limit.name.as_str())
-    }
 
     /// Those that a request could not go on without, as nobody decided on them: not those that say `whenUnavailable: allow`.
     pub(super) fn undecided(&self) -> impl Iterator<Item = &str> {
@@ -50,12 +75,12 @@ impl Figures {
     }
 
     /// Of the limits of one kind the one that is nearest to its end, as a share of what it holds.
-    fn tightest(&self, of: impl Fn(Unit) -> bool) -> Option<&Figure> {
+    fn tightest(&self, of: impl Fn(Unit) -> bool) -> Option<&Figure<'a>> {
         self.0.iter().filter(|figure| of(figure.limit.unit)).min_by(|a, b| a.share().total_cmp(&b.share()))
     }
 }
 
-impl Figure {
+impl Figure<'_> {
     #[expect(clippy::cast_precision_loss, reason = "only compared")]
     fn share(&self) -> f64 {
         if self.limit.limit == 0 {
@@ -72,36 +97,62 @@ pub(crate) fn are_told(headers: &HeaderMap) -> bool {
     headers.contains_key(&RATELIMIT)
 }
 
-pub(super) fn rate_headers(figures: &Figures) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+pub(super) fn rate_headers(figures: &Figures<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(HEADERS);
     let requests = figures.tightest(|unit| unit == Unit::Requests);
     let tokens = figures.tightest(|unit| !matches!(unit, Unit::Requests | Unit::Concurrency));
-    for (what, figure) in [("requests", requests), ("tokens", tokens)] {
+    for (names, figure) in [(&REQUESTS, requests), (&TOKENS, tokens)] {
         let Some(figure) = figure else { continue };
-        let mut put = |part: &str, value: String| {
-            let name = HeaderName::try_from(format!("x-ratelimit-{part}-{what}")).expect("plain letters");
-            headers.insert(name, HeaderValue::try_from(value).expect("digits and letters"));
-        };
-        put("limit", figure.limit.limit.to_string());
+        headers.insert(&names.limit, HeaderValue::from(figure.limit.limit));
         if let Some((left, resets_in)) = figure.left {
-            put("remaining", left.to_string());
-            put("reset", go_duration(resets_in));
+            headers.insert(&names.remaining, HeaderValue::from(left));
+            headers.insert(&names.reset, value(GoDuration(resets_in).to_string()));
         }
     }
-    let list = |item: &dyn Fn(&Figure) -> Option<String>| {
-        let items: Vec<String> = figures.0.iter().filter_map(item).collect();
-        (!items.is_empty()).then(|| HeaderValue::try_from(items.join(", ")).expect("names, digits and punctuation"))
-    };
-    let policy = |it: &Figure| {
-        let window = window_seconds(&it.limit).map(|seconds| format!(";w={seconds}")).unwrap_or_default();
-        Some(format!("\"{}\";q={}{window};qu=\"{}\"", it.limit.name, structured(it.limit.limit), it.limit.unit))
-    };
-    let left = |it: &Figure| {
-        it.left.map(|(left, reset)| format!("\"{}\";r={};t={}", it.limit.name, structured(left), ceil_seconds(reset)))
-    };
-    headers.extend(list(&policy).map(|value| (RATELIMIT_POLICY.clone(), value)));
-    headers.extend(list(&left).map(|value| (RATELIMIT.clone(), value)));
+    let (mut policies, mut lefts) = (List::of(figures), List::of(figures));
+    for Figure { limit, left } in &figures.0 {
+        let (name, most) = (&limit.name, structured(limit.limit));
+        policies.add(format_args!("\"{name}\";q={most}"));
+        if let Some(seconds) = window_seconds(limit) {
+            policies.go_on(format_args!(";w={seconds}"));
+        }
+        policies.go_on(format_args!(";qu=\"{}\"", limit.unit));
+        if let Some((left, resets_in)) = left {
+            lefts.add(format_args!("\"{name}\";r={};t={}", structured(*left), ceil_seconds(*resets_in)));
+        }
+    }
+    headers.extend(policies.value().map(|policies| (RATELIMIT_POLICY.clone(), policies)));
+    headers.extend(lefts.value().map(|lefts| (RATELIMIT.clone(), lefts)));
     headers
+}
+
+/// A list of a structured field (RFC 9651 §3.1).
+struct List(String);
+
+impl List {
+    fn of(figures: &Figures<'_>) -> Self {
+        Self(String::with_capacity(figures.0.len() * ITEM_BYTES))
+    }
+
+    fn add(&mut self, item: fmt::Arguments<'_>) {
+        if !self.0.is_empty() {
+            self.0.push_str(", ");
+        }
+        self.go_on(item);
+    }
+
+    fn go_on(&mut self, rest: fmt::Arguments<'_>) {
+        self.0.write_fmt(rest).expect("a string takes everything");
+    }
+
+    /// None of nothing.
+    fn value(self) -> Option<HeaderValue> {
+        (!self.0.is_empty()).then(|| value(self.0))
+    }
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("names, digits and punctuation")
 }
 
 /// An integer of a structured field has at most 15 digits (RFC 9651 §3.3.1).
@@ -126,26 +177,85 @@ fn ceil_seconds(duration: Duration) -> u64 {
 }
 
 /// `850ms`, `12s`, `6m0s`, `23h59m1s`: how OpenAI writes durations, whole seconds rounded up.
-fn go_duration(duration: Duration) -> String {
-    if duration < Duration::from_secs(1) {
-        return format!("{}ms", duration.as_millis());
-    }
-    let seconds = ceil_seconds(duration);
-    match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
+struct GoDuration(Duration);
+
+impl fmt::Display for GoDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < Duration::from_secs(1) {
+            return write!(f, "{}ms", self.0.as_millis());
+        }
+        let seconds = ceil_seconds(self.0);
+        match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
+            (0, 0, s) => write!(f, "{s}s"),
+            (0, m, s) => write!(f, "{m}m{s}s"),
+            (h, m, s) => write!(f, "{h}h{m}m{s}s"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use tollgate_model::{Checked, Timestamp, check};
+    use tollgate_proto::v1::{self, resource::Kind};
+
     use super::*;
 
     #[test]
     fn durations_are_written_as_openai_writes_them() {
         for (millis, text) in [(0, "0ms"), (850, "850ms"), (1_001, "2s"), (360_000, "6m0s"), (86_341_000, "23h59m1s")] {
-            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+            assert_eq!(GoDuration(Duration::from_millis(millis)).to_string(), text);
         }
+    }
+
+    /// More than a structured field can say.
+    const MOST: u64 = i64::MAX.unsigned_abs();
+
+    fn limit(name: &str, unit: &str, window: &str, limit: u64) -> Arc<Limit> {
+        let (unit, window) = (unit.to_owned(), window.to_owned());
+        let limit = v1::Limit {
+            api_version: "tollgate/v1".into(),
+            kind: "Limit".into(),
+            metadata: Some(v1::Metadata { name: name.into(), ..Default::default() }),
+            spec: Some(v1::LimitSpec { unit, window, limit: Some(limit), ..Default::default() }),
+        };
+        match check(&v1::Resource { kind: Some(Kind::Limit(limit)) }) {
+            Ok(Checked::Limit(limit)) => limit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_kind_tells_of_its_tightest_limit_and_the_lists_of_all() {
+        let day = limit("a-day", "tokens", "1d", 1_000);
+        let minute = limit("a-minute", "tokens", "1m", 100);
+        let calls = limit("calls", "requests", "month", MOST);
+        let standing = |limit: &Limit, remaining, millis| Standing {
+            limit: limit.name.clone(),
+            capacity: limit.limit,
+            remaining,
+            window_end: Timestamp(0),
+            resets_in: Duration::from_millis(millis),
+        };
+        let standings = [standing(&day, 500, 3_600_000), standing(&minute, 40, 1_500)];
+        let headers = rate_headers(&Figures::of([&day, &minute, &calls]).with(&standings));
+        let told: BTreeMap<&str, &str> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let most = MOST.to_string();
+        let expected = [
+            ("x-ratelimit-limit-requests", most.as_str()),
+            ("x-ratelimit-limit-tokens", "100"),
+            ("x-ratelimit-remaining-tokens", "40"),
+            ("x-ratelimit-reset-tokens", "2s"),
+            (
+                "ratelimit-policy",
+                "\"a-day\";q=1000;w=86400;qu=\"tokens\", \"a-minute\";q=100;w=60;qu=\"tokens\", \
+                 \"calls\";q=999999999999999;qu=\"requests\"",
+            ),
+            ("ratelimit", "\"a-day\";r=500;t=3600, \"a-minute\";r=40;t=2"),
+        ];
+        assert_eq!(told, BTreeMap::from(expected));
+        assert!(rate_headers(&Figures::of([])).is_empty());
     }
 }
