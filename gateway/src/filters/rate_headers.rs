@@ -61,7 +61,6 @@ impl<'a> Figures<'a> {
         self
     }
 
-
     /// Those that a request could not go on without, as nobody decided on them: not those that say `whenUnavailable: allow`.
     pub(super) fn undecided(&self) -> impl Iterator<Item = &str> {
         let denying = |figure: &&Figure| figure.limit.when_unavailable == WhenUnavailable::Deny;

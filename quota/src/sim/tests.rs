@@ -44,7 +44,7 @@ fn without_faults_everything_is_usable_and_most_requests_meet_no_log() {
 #[test]
 fn chaos_reaches_what_it_is_about() {
     let mut sum = Report::default();
-    for seed in 0..10 {
+    for seed in 0..14 {
         sum.add(&run(Plan::chaos(seed)).expect("it holds"));
     }
     let reached = [

@@ -272,7 +272,7 @@ impl World {
             return None;
         }
         let wanted = process.waiting.remove(&request)?.wanted;
-        let drawn = process.agent.drawn(request);
+        let drawn = self.drawn(at, request);
         self.witness.let_go(self.now, &drawn);
         let process = &mut self.processes[at];
         process.agent.cancel(request);

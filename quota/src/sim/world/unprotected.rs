@@ -58,6 +58,7 @@ impl World {
         self.apart.open.insert((at, next), charges);
         self.write_down(at);
         self.heeds(at, next)?;
+        self.labels(at, next);
         self.granted(at, next)?;
         Ok(true)
     }
