@@ -14,11 +14,8 @@ use super::{
 };
 use crate::{
     Algorithm, Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Problems, Reserve, Unit,
-    WhenUnavailable, Window,
+    WhenUnavailable, Window, resource::MAX_LIMIT,
 };
-
-/// Half of what 64 bits hold, so that no sum of two amounts overflows.
-const MAX_LIMIT: u64 = u64::MAX / 2;
 
 pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
     let mut context = Context::new(Kind::Limit, &raw.api_version, &raw.kind, raw.metadata.as_ref());
@@ -162,7 +159,7 @@ fn modes(context: &mut Context, spec: &Field<'_>, given: &v1::LimitSpec) -> Mode
 fn reserve(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec, unit: Unit) -> Reserve {
     let words = [("full", Is(Reserve::Full)), ("prompt", Is(Reserve::Prompt))];
     let reserve = context.word(at, &given.reserve, &words).unwrap_or_default();
-    if reserve == Reserve::Prompt && unit == Unit::Requests {
+    if reserve == Reserve::Prompt && matches!(unit, Unit::Requests | Unit::Concurrency) {
         context.add(at, "`prompt` is for units that tokens are counted in: leave it out");
     }
     reserve

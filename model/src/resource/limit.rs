@@ -5,6 +5,9 @@ use ipnet::IpNet;
 use super::{KeyPart, Subject};
 use crate::{Glob, LogIndex, Name, Window};
 
+/// Half of what 64 bits hold, so that no sum of two amounts overflows.
+pub(crate) const MAX_LIMIT: u64 = u64::MAX / 2;
+
 /// A rule about usage in a window, or at a moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -14,6 +14,7 @@ mod upstream;
 use std::sync::Arc;
 
 pub use account_key::{KEY_BYTES, KeyPart, MAX_KEY_PARTS};
+pub(crate) use limit::MAX_LIMIT;
 pub use limit::{Algorithm, Durability, Limit, Mode, Reserve, Unit, WhenUnavailable};
 pub use payer::{Billing, BillingMode, Consumer, Credential, Tenant};
 pub use price::{Price, PriceTable, PriceTier, Rates};

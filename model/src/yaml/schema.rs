@@ -8,6 +8,8 @@ use prost_types::{
     field_descriptor_proto::{Label, Type},
 };
 
+use crate::resource::MAX_LIMIT;
+
 /// A message: its fields in the order of the file.
 #[derive(Debug)]
 pub(super) struct Message {
@@ -18,6 +20,9 @@ pub(super) struct Message {
 
 /// Messages of one secret and what belongs to it.
 const SECRETS: [&str; 2] = [".tollgate.v1.ProviderKey", ".tollgate.v1.Credential"];
+
+/// Numbers that stay below what their type holds: so one that no type holds gets the same answer.
+const NARROWER: [(&str, &str, u64); 1] = [("LimitSpec", "limit", MAX_LIMIT)];
 
 /// One field.
 #[derive(Debug)]
@@ -93,9 +98,14 @@ fn field(message: &DescriptorProto, field: &FieldDescriptorProto) -> Field {
     let shape = match (field.label(), map_value(message, field)) {
         (_, Some(value)) => Shape::Map(type_of(value)),
         (Label::Repeated, None) => Shape::List(type_of(field)),
-        _ => Shape::One(type_of(field)),
+        _ => Shape::One(narrower(message, field).unwrap_or_else(|| type_of(field))),
     };
     Field { name: field.json_name().to_owned(), shape }
+}
+
+fn narrower(message: &DescriptorProto, field: &FieldDescriptorProto) -> Option<ValueType> {
+    let known = NARROWER.iter().find(|(of, name, _)| (*of, *name) == (message.name(), field.name()));
+    known.map(|(.., most)| ValueType::Number(*most))
 }
 
 /// A map is written as a list of generated entries.
@@ -132,6 +142,10 @@ mod tests {
         assert!(matches!(route.field("methods").unwrap().shape, Shape::List(ValueType::Text)));
         let timeouts = Message::find(".tollgate.v1.Timeouts");
         assert!(timeouts.field("firstByte").is_some() && timeouts.field("first_byte").is_none());
+        for (message, name, most) in NARROWER {
+            let shape = &Message::find(&format!(".tollgate.v1.{message}")).field(name).unwrap().shape;
+            assert!(matches!(shape, Shape::One(ValueType::Number(max)) if *max == most), "{message}.{name}: {shape:?}");
+        }
         assert!(SECRETS.iter().all(|name| Message::find(name).holds_a_secret), "a secret's message was renamed");
     }
 }

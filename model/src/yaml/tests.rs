@@ -104,6 +104,17 @@ fn a_wrong_type_says_what_would_be_right() {
     }
 }
 
+/// Whether 64 bits hold it or not.
+#[test]
+fn a_limit_that_is_too_great_gets_one_answer() {
+    for amount in ["9223372036854775808", "18446744073709551615", "18446744073709551616", "99999999999999999999999"] {
+        let found = examined("Limit", &format!("spec: {{unit: tokens, limit: {amount}, window: 1m}}\n"));
+        assert_eq!(found, ["4 spec.limit: must be at most 9223372036854775807"], "{amount}");
+    }
+    let found = examined("Limit", "spec: {unit: tokens, limit: 9223372036854775807, window: 1m}\n");
+    assert!(found.is_empty(), "{found:?}");
+}
+
 #[test]
 fn text_is_text_however_it_is_written() {
     let (parsed, problems) = parse("f", &format!("{HEAD}spec: {{hosts: [no, 1.50, 2026-01-01, 'x', on]}}\n"));

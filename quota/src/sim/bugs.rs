@@ -105,7 +105,7 @@ const ALL: [(&str, Wrong, &str); 58] = [
     ("allows-from-leases", Wrong::Book(BookBug::AllowsFromLeases), "I8"),
     ("grows-before-the-journal", Wrong::GrowsBeforeTheJournal, "I4"),
     ("orphans-at-the-checkpoint", Wrong::OrphansAtTheCheckpoint, "I4"),
-    ("shares-follow-the-limit", Wrong::Ledger(LedgerBug::SharesFollowTheLimit), "I2"),
+    ("shares-follow-the-limit", Wrong::Ledger(LedgerBug::SharesFollowTheLimit), "I4"),
     ("shares-by-demand", Wrong::Ledger(LedgerBug::SharesByDemand), "I2"),
     ("touches-later", Wrong::Book(BookBug::TouchesLater), "I4"),
     ("suspended-share-is-free", Wrong::Ledger(LedgerBug::SuspendedShareIsFree), "I3"),
