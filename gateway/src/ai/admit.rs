@@ -145,9 +145,9 @@ impl Asking<'_> {
         let one = self.request.choices() == 1 && self.request.output_bound_with(0) == 0;
         let Some(first) = candidates.first().filter(|_| one) else { return Ok(None) };
         let model = served_model(self.exchange, first, self.request.model());
-        let Some(margin) = shared.paces.margin(first.upstream.name(), &model) else { return Ok(None) };
+        let Some(slow) = shared.paces.slow(first.upstream.name(), &model) else { return Ok(None) };
         let Some(path) = OutputPath::of(&compiled.view, self.subject, Durability::Journal) else { return Ok(None) };
-        let held = path.free(shared).and_then(|free| holding::first(bound, free, margin));
+        let held = path.free(shared).and_then(|free| holding::first(bound, free, slow));
         let Some(held) = held else { return Ok(None) };
         let record = Some(admit::record_apart(shared, self.deadline()).await?);
         Ok(Some(Growing { record, path, held, bound, hold_for: self.hold_for() }))

@@ -254,6 +254,7 @@ impl Relay {
         let reads = !(is_full && has_all);
         if !reads {
             self.heard_at = Instant::now();
+            self.source.fall_behind();
         }
         let is_undecided = is_used_up || is_full && !has_all;
         let cut_at = is_undecided.then(|| self.undecided_by.unwrap_or_else(|| Instant::now() + REACTION));
@@ -262,9 +263,10 @@ impl Relay {
     }
 
     fn take(&mut self, frame: Option<Result<Frame<Bytes>, hyper::Error>>) -> Option<End> {
-        self.heard_at = Instant::now();
+        let now = Instant::now();
+        let waited = now.duration_since(std::mem::replace(&mut self.heard_at, now));
         match frame {
-            Some(Ok(frame)) => self.push(&frame.into_data().unwrap_or_default()),
+            Some(Ok(frame)) => self.push(&frame.into_data().unwrap_or_default(), waited),
             Some(Err(error)) if !self.source.relay.is_complete() => {
                 debug!(%error, "a provider's stream was cut");
                 Some(End::Failed("The provider's stream was cut in the middle.".to_owned()))
@@ -283,8 +285,8 @@ impl Relay {
         }
     }
 
-    fn push(&mut self, data: &Bytes) -> Option<End> {
-        match self.source.push(data) {
+    fn push(&mut self, data: &Bytes, waited: Duration) -> Option<End> {
+        match self.source.push(data, waited) {
             Ok(emit) => {
                 self.waiting_bytes += emit.byte_len();
                 self.queue.extend(emit);

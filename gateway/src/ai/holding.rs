@@ -3,7 +3,9 @@
 //! What always holds: the stream goes on only while what has gone by is at least a margin below what is held, or all is
 //! held that the provider may write. The margin is what the provider may write before it is stopped.
 
-/// Output tokens that are held at first, and asked for at a time.
+use super::pace::Slow;
+
+/// Output tokens that are held at first where nothing better is known, and asked for at a time.
 const STEP: u64 = 512;
 /// More is asked for this many margins ahead of the end: a margin is what comes in about a second at the most, and a leader
 /// that died is replaced in two.
@@ -37,10 +39,13 @@ pub(super) struct Holding {
     exhausted: bool,
 }
 
-/// What to hold at first of `bound`, where that is less: `free` output is left, and the provider needs `margin`.
-pub(super) fn first(bound: u64, free: u64, margin: u64) -> Option<u64> {
-    let first = size(margin);
-    (first < bound && free < bound.saturating_mul(PLENTY)).then_some(first)
+/// What to hold at first of `bound`, where that is less: `free` output is left. Where two steps cover the provider's answers
+/// of late, as much as covers them, so that as many as fit go on side by side to their ends.
+pub(super) fn first(bound: u64, free: u64, slow: Slow) -> Option<u64> {
+    let Slow { margin, most } = slow;
+    let whole = most.saturating_add(margin.saturating_mul(2));
+    let first = if whole <= 2 * STEP { whole.max(margin.saturating_mul(AHEAD + 1)) } else { size(margin) };
+    (first.max(STEP) < bound && free < bound.saturating_mul(PLENTY)).then_some(first)
 }
 
 fn size(margin: u64) -> u64 {
@@ -173,10 +178,25 @@ mod tests {
 
     #[test]
     fn holds_grow_only_where_little_is_left() {
-        assert_eq!(first(4_000, 31_999, 64), Some(512));
-        assert_eq!(first(4_000, 32_000, 64), None);
-        assert_eq!(first(512, 100, 64), None, "nothing to save");
-        assert_eq!(first(4_000, 100, 256), Some(1_024));
+        let long = |margin| Slow { margin, most: 3_000 };
+        assert_eq!(first(4_000, 31_999, long(64)), Some(512));
+        assert_eq!(first(4_000, 32_000, long(64)), None);
+        assert_eq!(first(512, 100, long(64)), None, "nothing to save");
+        assert_eq!(first(4_000, 100, long(256)), Some(1_024));
+    }
+
+    #[test]
+    fn answers_of_a_step_or_two_are_held_whole() {
+        for (margin, most, held) in
+            [(64, 101, 256), (64, 490, 618), (64, 896, 1_024), (64, 897, 512), (256, 100, 1_024)]
+        {
+            let first = first(2_500, 3_000, Slow { margin, most });
+            assert_eq!(first, Some(held), "{margin} {most}");
+            let mut hold = Holding::new(2_500, held, margin);
+            assert_eq!(hold.step(0), Step::GoOn, "{margin} {most}");
+        }
+        assert_eq!(first(600, 3_000, Slow { margin: 64, most: 800 }), None, "nothing to save");
+        assert_eq!(first(512, 100, Slow { margin: 64, most: 101 }), None, "nor here");
     }
 
     proptest! {

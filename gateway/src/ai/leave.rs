@@ -38,17 +38,21 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(body: UpstreamBody, relay: StreamRelay, call: Call) -> Self {
-        let now = Instant::now();
-        let mut pace = Pace::new(now);
-        pace.note(now, relay.counted_output());
+        let mut pace = Pace::default();
+        pace.note(Duration::ZERO, relay.counted_output());
         Self { body, relay, pace, call: Some(call) }
     }
 
-    /// What the caller gets of the provider's next bytes.
-    pub(super) fn push(&mut self, data: &Bytes) -> Result<Emit, StreamError> {
+    /// What the caller gets of the provider's next bytes, which were `waited` for.
+    pub(super) fn push(&mut self, data: &Bytes, waited: Duration) -> Result<Emit, StreamError> {
         let emit = self.relay.push(data);
-        self.pace.note(Instant::now(), self.relay.counted_output());
+        self.pace.note(waited, self.relay.counted_output());
         emit
+    }
+
+    /// Nobody has read for a while.
+    pub(super) fn fall_behind(&mut self) {
+        self.pace.fall_behind();
     }
 
     /// The call, until it is settled.
@@ -107,7 +111,7 @@ impl Source {
     pub(super) fn settle(&mut self) -> Written {
         let outcome = if self.relay.is_complete() { Outcome::Settled } else { Outcome::Partial };
         let used = Used { usage: self.relay.usage(), at_most: self.relay.at_most() };
-        self.call.iter().for_each(|call| call.learn(&self.pace));
+        self.call.iter().for_each(|call| call.learn(&self.pace, self.relay.most_output_exactly()));
         self.call.take().map(|call| call.settle(used, outcome, 200)).unwrap_or_default()
     }
 }

@@ -178,10 +178,10 @@ impl Call {
         self.unanswered
     }
 
-    /// How fast its provider has written.
-    pub(super) fn learn(&self, pace: &Pace) {
+    /// How fast its provider has written, and how much at `most`.
+    pub(super) fn learn(&self, pace: &Pace, most: u64) {
         if let Some(attempt) = &self.attempt {
-            self.shared.paces.learn(&attempt.provider, &attempt.model, pace);
+            self.shared.paces.learn(&attempt.provider, &attempt.model, pace, most);
         }
     }
 

@@ -15,7 +15,7 @@ use tollgate_llm::{ApiError, Emit, StreamError, code};
 use tollgate_quota::Written;
 use tracing::debug;
 
-use super::{admit::LONGEST_STREAM, leave::Source};
+use super::{admit::LONGEST_STREAM, leave::Source, pace::BEHIND};
 use crate::timer::LazyTimer;
 
 type Pieces = <Emit as IntoIterator>::IntoIter;
@@ -32,6 +32,8 @@ pub(crate) struct AiStream {
     written: Option<Written>,
     idle: Duration,
     waiting_since: Option<Instant>,
+    /// When the caller was given the latest bytes.
+    gave_at: Option<Instant>,
     ends_by: Instant,
     timer: LazyTimer,
 }
@@ -46,6 +48,7 @@ impl AiStream {
             written: None,
             idle,
             waiting_since: None,
+            gave_at: None,
             ends_by: ends_by.unwrap_or_else(|| Instant::now() + LONGEST_STREAM),
             timer: LazyTimer::default(),
         }
@@ -59,9 +62,13 @@ impl AiStream {
                 self.written = None;
             }
             if let Some(piece) = self.ready.next().or_else(|| self.farewell.take()) {
+                self.gave_at = Some(Instant::now());
                 return Poll::Ready(Some(piece));
             }
             let Some(source) = &mut self.source else { return Poll::Ready(None) };
+            if self.gave_at.take().is_some_and(|at| at.elapsed() > BEHIND) {
+                source.fall_behind();
+            }
             if Instant::now() >= self.ends_by {
                 self.time_out("The provider's stream took longer than it may take here.");
                 continue;
@@ -73,10 +80,10 @@ impl AiStream {
                 }
                 continue;
             };
-            self.waiting_since = None;
+            let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             match frame {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.push(&data),
+                    Ok(data) => self.push(&data, waited),
                     Err(_trailers) => {}
                 },
                 Some(Err(_)) if source.relay.is_complete() => self.finish(),
@@ -95,9 +102,9 @@ impl AiStream {
         self.timer.poll(cx, (since + self.idle).min(self.ends_by))
     }
 
-    fn push(&mut self, data: &Bytes) {
+    fn push(&mut self, data: &Bytes, waited: Duration) {
         let Some(source) = &mut self.source else { return };
-        match source.push(data) {
+        match source.push(data, waited) {
             Ok(emit) => self.ready = emit.into_iter(),
             Err(error) => self.broke(&error),
         }

@@ -30,7 +30,14 @@ fn paced(call: Call, bound: u64, answer: u64) -> Call {
 async fn known() -> anyhow::Result<Scene> {
     let scene = Scene::set().await?;
     scene.consumer("telling", 100_000).await?;
-    let call = paced(Call::chat(&api_key("telling"), MODEL), TELLING, TELLING);
+    shown(&scene, &paced(Call::chat(&api_key("telling"), MODEL), TELLING, TELLING)).await?;
+    let witnessed = scene.provider.tokens(MODEL).await?;
+    assert_eq!(witnessed, 3 * (PROMPT + TELLING));
+    Ok(scene)
+}
+
+/// Each node has seen this call to its end.
+async fn shown(scene: &Scene, call: &Call) -> anyhow::Result<()> {
     let mut streams = JoinSet::new();
     for origin in scene.cluster.origins() {
         let (client, request) = (scene.cluster.client.clone(), call.request(&origin));
@@ -39,9 +46,45 @@ async fn known() -> anyhow::Result<Scene> {
     while let Some(done) = streams.join_next().await {
         done??;
     }
-    let witnessed = scene.provider.tokens(MODEL).await?;
-    assert_eq!(witnessed, 3 * (PROMPT + TELLING));
-    Ok(scene)
+    Ok(())
+}
+
+/// Twelve callers at once whose answers are far shorter than their bounds, and too short to tell a pace by their length.
+#[tokio::test]
+async fn short_answers_with_generous_bounds_share_a_limit_that_holds_one_of_their_bounds() -> Outcome {
+    const CALLERS: usize = 12;
+    const BOUND: u64 = 2_500;
+    const CAPACITY: u64 = 4_000;
+    let scene = Scene::set().await?;
+    // Of the first vocabulary all is known; text of the second counts by its bytes, so that six of its answers fit at once.
+    for (consumer, model, least) in
+        [("short", "gpt-4o-short+output=100+pace=20ms", CALLERS), ("bytes", "mock-1+output=100+pace=20ms", 5)]
+    {
+        scene.consumer(consumer, CAPACITY).await?;
+        let call = Call::chat(&api_key(consumer), model).stream().max_tokens(BOUND);
+        for _ in 0..2 {
+            shown(&scene, &call).await?;
+        }
+        let before = scene.provider.settled().await?.models[model];
+        let origins = scene.cluster.origins();
+        let told = burst(&scene.cluster.client, &origins, alike(&call, CALLERS), Manner::Stays, scene.seed).await?;
+        let after = scene.provider.settled().await?.models[model];
+        let witnessed = after.input_tokens + after.output_tokens;
+        let used = scene.used(&limit_of(consumer), witnessed).await?;
+        say(&format!(
+            "growing holds (short answers) model={model} limit={CAPACITY} witnessed={witnessed} used={used} admitted={} of \
+             {CALLERS} refused={} undecided={} cut={} seed={}",
+            told.admitted,
+            told.refused,
+            told.undecided,
+            after.aborted - before.aborted,
+            scene.seed
+        ));
+        assert!(told.admitted >= least as u64, "{model}: {told:?}");
+        assert_eq!((after.aborted - before.aborted, told.undecided), (0, 0), "{model}: every answer is whole");
+        assert!((witnessed..=CAPACITY).contains(&used), "{model}: {used} charged for {witnessed}");
+    }
+    Ok(())
 }
 
 /// Twelve callers at once with bounds of which the limit holds three.
