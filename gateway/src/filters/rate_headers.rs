@@ -61,9 +61,13 @@ impl<'a> Figures<'a> {
         self
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|figure| figure.limit.name.as_str())
+    }
+
     /// Those that a request could not go on without, as nobody decided on them: not those that say `whenUnavailable: allow`.
     pub(super) fn undecided(&self) -> impl Iterator<Item = &str> {
-        let denying = |figure: &&Figure| figure.limit.when_unavailable == WhenUnavailable::Deny;
+        let denying = |figure: &&Figure<'_>| figure.limit.when_unavailable == WhenUnavailable::Deny;
         let any = self.0.iter().any(|figure| denying(&figure));
         self.0.iter().filter(move |figure| !any || denying(figure)).map(|figure| figure.limit.name.as_str())
     }
