@@ -89,7 +89,7 @@ impl DeskConfig {
             incarnation,
             // With a commit of a few milliseconds this keeps a busy node under 200 frames a second.
             hold_delay: Duration::from_millis(3),
-            settle_delay: Duration::from_millis(20),
+            settle_delay: Duration::from_millis(3),
             // An entry costs every node as much CPU as some calls do: a node that serves all the time writes 25 a second.
             end_delay: Duration::from_millis(40),
             propose_timeout: Duration::from_secs(2),
