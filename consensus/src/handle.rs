@@ -1,6 +1,13 @@
 //! The handle that everybody else holds.
 
-use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -109,6 +116,13 @@ impl Consensus {
     #[must_use]
     pub fn share_stats(&self) -> ShareStats {
         self.core.share_stats()
+    }
+
+    /// How long the latest snapshot took that this process has written, from the image of the state to the disk; zero before
+    /// there was one.
+    #[must_use]
+    pub fn snapshot_time(&self) -> Duration {
+        self.core.snapshots().took()
     }
 
     /// How long the entries took that this node has written while it led.

@@ -8,4 +8,7 @@ pub trait Accounts: Send + Sync + 'static {
     /// How these accounts (a limit and the values of its `per`) stand, by the last that was applied here. Those that
     /// this node does not know are left out. Never waits for the log: a look, cheap enough for every refused request.
     fn standings(&self, accounts: &[(Name, Vec<String>)]) -> Vec<Standing>;
+
+    /// What of an account is not used, whoever holds it or has it in hand. None where this node does not know it.
+    fn unused(&self, limit: &Name, key: &[String]) -> Option<u64>;
 }

@@ -13,6 +13,12 @@ use prometheus_client::{
 /// What a label says when its value is not one of the configuration's.
 pub(crate) const OTHER: &str = "_OTHER";
 
+/// What ends a stream early: no more can be held for it, its caller has left, its time is over, others may be given its permit.
+pub(crate) const CUT_BY_LIMIT: &str = "limit";
+pub(crate) const CUT_BY_CALLER: &str = "caller";
+pub(crate) const CUT_BY_TIME: &str = "timeout";
+pub(crate) const CUT_BY_ISOLATION: &str = "iso";
+
 /// Seconds: from a local answer to the longest default timeout.
 const SECONDS: [f64; 16] =
     [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -57,6 +63,9 @@ pub(crate) struct Metrics {
     pub(crate) attempts: Family<AttemptLabels, Counter>,
     pub(crate) clamped: Family<ProviderLabels, Counter>,
     pub(crate) estimates: Family<ModelLabels, Histogram>,
+    pub(crate) streams_cut: Family<ByLabels, Counter>,
+    pub(crate) usage_missing: Family<ProviderLabels, Counter>,
+    pub(crate) false_refusals: Family<LimitLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -106,6 +115,12 @@ pub(crate) struct AttemptLabels {
     pub(crate) result: &'static str,
 }
 
+/// What ended a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByLabels {
+    pub(crate) by: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProviderLabels {
     pub(crate) provider: String,
@@ -132,6 +147,9 @@ impl Metrics {
             attempts: Family::default(),
             clamped: Family::default(),
             estimates: Family::new_with_constructor((|| Histogram::new(RATIOS)) as fn() -> Histogram),
+            streams_cut: Family::default(),
+            usage_missing: Family::default(),
+            false_refusals: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -163,6 +181,32 @@ impl Metrics {
         registry.register("upstream_usage_clamped", help, self.clamped.clone());
         let help = "Tokens that a call used, for each token that was reserved for it";
         registry.register("ai_estimate_ratio", help, self.estimates.clone());
+        let help = "Streams that ended early: no more could be held (limit), their caller left, their time was over, \
+                    or this node was cut off (iso) and others may have their permit";
+        registry.register("quota_streams_cut", help, self.streams_cut.clone());
+        let help = "Whole answers whose provider did not say what they used: it was counted";
+        registry.register("quota_usage_missing", help, self.usage_missing.clone());
+        let help =
+            "Refusals that fitted into what was not used, by this node's replica: others held it, or had it in hand";
+        registry.register("quota_false_refusals_estimate", help, self.false_refusals.clone());
+        for by in [CUT_BY_LIMIT, CUT_BY_CALLER, CUT_BY_TIME, CUT_BY_ISOLATION] {
+            drop(self.streams_cut.get_or_create(&ByLabels { by })); // from the start, so that its first is seen as a rise
+        }
+    }
+
+    /// A stream ended early.
+    pub(crate) fn stream_cut(&self, by: &'static str) {
+        self.streams_cut.get_or_create(&ByLabels { by }).inc();
+    }
+
+    /// A provider did not say what a whole answer used.
+    pub(crate) fn usage_missing(&self, provider: &str) {
+        self.usage_missing.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc();
+    }
+
+    /// A refusal that a counter of what is really used would probably not have made.
+    pub(crate) fn false_refusal(&self, limit: &str) {
+        self.false_refusals.get_or_create(&LimitLabels { limit: limit.to_owned() }).inc();
     }
 
     pub(crate) fn attempt(&self, upstream: &str, result: &'static str) {

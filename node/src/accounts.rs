@@ -27,6 +27,11 @@ impl Accounts for Shared {
         let now = clock::now().max(self.log_time());
         self.ledger(|ledger| accounts.iter().filter_map(|(limit, key)| ledger.peek(now, limit, key)).collect())
     }
+
+    fn unused(&self, limit: &Name, key: &[String]) -> Option<u64> {
+        let account = self.ledger(|ledger| ledger.account(clock::now().max(self.log_time()), limit, Some(key)))?;
+        Some(account.capacity.saturating_sub(account.used))
+    }
 }
 
 /// The accounts that `query` asks for. Works on an image, so that applying goes on meanwhile.

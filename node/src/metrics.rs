@@ -15,7 +15,7 @@ use prometheus_client::{
 use tollgate_consensus::{CommitTimes, Consensus, Role};
 use tollgate_quota::{Desk, DeskStats, ledger::Sums};
 
-use crate::{audit::Findings, state::Shared};
+use crate::{audit::Findings, clock, state::Shared};
 
 const RAFT_TERM: &str = "tollgate_raft_term";
 const RAFT_LEADER: &str = "tollgate_raft_is_leader";
@@ -28,6 +28,12 @@ const LOG_ENTRIES: &str = "tollgate_log_entries";
 const LOG_TORN_BYTES: &str = "tollgate_log_torn_bytes";
 const LOG_FULL: &str = "tollgate_log_full";
 const CLOCK_OFFSET: &str = "tollgate_clock_offset_ms";
+const SNAPSHOT_SECONDS: &str = "tollgate_raft_snapshot_duration_seconds";
+const HOLD_AGE: &str = "tollgate_quota_hold_age_max_seconds";
+const JOURNAL_UNACKED: &str = "tollgate_quota_journal_unacked_entries";
+const RECOVERY: &str = "tollgate_quota_recover_seconds";
+const REFUSALS: &str = "tollgate_quota_refusals";
+const LEASE_UNITS: &str = "tollgate_quota_lease_units";
 const HOLDS_OPEN: &str = "tollgate_quota_holds_open";
 const RESERVATIONS: &str = "tollgate_quota_reservations";
 const ADMISSIONS: &str = "tollgate_quota_admissions";
@@ -92,6 +98,8 @@ impl Collector for NodeMetrics {
         gauge(&mut encoder, RAFT_LAST_LOG, "Last entry of this node's log", raft.last_log_index)?;
         gauge(&mut encoder, RAFT_APPLIED, "Last entry applied", raft.applied_index)?;
         gauge(&mut encoder, RAFT_SNAPSHOT, "Last entry in the newest snapshot", raft.snapshot_index)?;
+        let help = "How long the newest snapshot took that this process has written; 0 before there is one";
+        float(&mut encoder, SNAPSHOT_SECONDS, help, consensus.snapshot_time().as_secs_f64())?;
         commits(&mut encoder, &consensus.commit_times())?;
         let log = consensus.log();
         gauge(&mut encoder, LOG_BYTES, "What this node's log takes on the disk", log.disk_bytes)?;
@@ -113,6 +121,10 @@ impl Collector for NodeMetrics {
         let holds = u64::try_from(state.ledger(|ledger| ledger.open_holds())).unwrap_or(u64::MAX);
         gauge(&mut encoder, HOLDS_OPEN, "Reservations of requests in flight, on all nodes", holds)?;
         let desk = desk.stats();
+        let help =
+            "How long the oldest hold is open by now: of the log's on all nodes, and of requests on this node's leases";
+        let oldest = state.ledger(tollgate_quota::Ledger::image).oldest_hold(clock::now().max(state.log_time()));
+        float(&mut encoder, HOLD_AGE, help, oldest.unwrap_or_default().max(desk.oldest).as_secs_f64())?;
         let unsettled = u64::try_from(desk.open).unwrap_or(u64::MAX);
         gauge(&mut encoder, UNSETTLED, "Requests of this node open or not settled in the log yet", unsettled)?;
         let shared = consensus.share_stats();
@@ -134,11 +146,22 @@ impl Collector for NodeMetrics {
 
 /// What became of what this node's requests asked for.
 fn quota(encoder: &mut DescriptorEncoder<'_>, desk: &DeskStats) -> fmt::Result {
-    let admitted = [("local", desk.local), ("central", desk.granted)];
-    counters(encoder, ADMISSIONS, "Reservations granted: from this node's leases, or by the log", "path", &admitted)?;
+    let admitted =
+        [("local", desk.local), ("central", desk.granted.saturating_sub(desk.parked)), ("parked", desk.parked)];
+    let help = "Reservations granted: from this node's leases, by the log, or after other nodes had given back";
+    counters(encoder, ADMISSIONS, help, "path", &admitted)?;
     let outcomes = [("granted", desk.local + desk.granted), ("refused", desk.refused), ("undecided", desk.undecided)];
     let help = "Reservations asked for on this node: granted, refused by the log, or not decided in time";
     counters(encoder, RESERVATIONS, help, "outcome", &outcomes)?;
+    let refusals =
+        [("log", desk.refused), ("undecided", desk.undecided.saturating_sub(desk.cut_off)), ("iso", desk.cut_off)];
+    let help = "Reservations not granted: by the log, not decided in time, or not while this node was cut off";
+    counters(encoder, REFUSALS, help, "by", &refusals)?;
+    let help = "Entries that the journal was given and does not have on the disk yet";
+    gauge(encoder, JOURNAL_UNACKED, help, desk.unjournaled)?;
+    let help =
+        "From this process's opening until the log had what earlier ones left to say, or until now; 0 if nothing";
+    float(encoder, RECOVERY, help, desk.recovery.as_secs_f64())?;
     counter(encoder, RECORDS, "Holds, settlements and reports that the log has taken from this node", desk.records)?;
     let help = "How long the oldest settlement waits for the log by now";
     float(encoder, SETTLE_LAG, help, desk.settle_lag.as_secs_f64())?;
@@ -192,10 +215,19 @@ fn audit(encoder: &mut DescriptorEncoder<'_>, findings: &Findings) -> fmt::Resul
             ("held", sums.held),
             ("leased", sums.leased),
             ("suspense", sums.suspense),
+            ("lost", sums.lost),
             ("overrun", sums.overrun),
         ] {
             let labels = [("limit", limit.as_str()), ("state", state)];
             ConstGauge::new(u64::try_from(units).unwrap_or(u64::MAX)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let help = "What each node has in hand of a limit's accounts together, at the last audit";
+    let mut family = encoder.encode_descriptor(LEASE_UNITS, help, None, MetricType::Gauge)?;
+    for (limit, sums) in &sums {
+        for (node, units) in &sums.by_node {
+            let labels = [("limit", limit.to_string()), ("node", node.to_string())];
+            ConstGauge::new(u64::try_from(*units).unwrap_or(u64::MAX)).encode(family.encode_family(&labels)?)?;
         }
     }
     Ok(())

@@ -88,6 +88,8 @@ pub struct Agent {
     recovers: VecDeque<Recover>,
     contact: Contact,
     keeps_contact: bool,
+    /// Requests that were told to wait, and granted then.
+    granted_parked: u64,
     /// What pockets hold, by number.
     poured: BTreeMap<u64, Poured>,
     next_pocket: u64,
@@ -123,6 +125,7 @@ impl Agent {
             requests: HashMap::new(),
             book: Book::new(node, incarnation),
             parked: Vec::new(),
+            granted_parked: 0,
             unheld: 0,
             settles: VecDeque::new(),
             holds: VecDeque::new(),
@@ -171,6 +174,20 @@ impl Agent {
 
     fn needs_contact(&self) -> bool {
         self.keeps_contact || self.book.is_in_hand()
+    }
+
+    /// Requests that were granted after they had waited for others to give back, ever.
+    #[must_use]
+    pub fn granted_parked(&self) -> u64 {
+        self.granted_parked
+    }
+
+    /// How long the oldest request holds something, of those that this agent knows one by one.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u64> {
+        let open = self.requests.values().filter(|known| known.phase == Phase::Open && !known.parts.is_empty());
+        let since = open.map(|known| known.since).min()?;
+        Some(self.contact.now().saturating_sub(since))
     }
 
     /// Whether somebody waits for others to give back.

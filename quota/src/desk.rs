@@ -140,10 +140,14 @@ pub struct DeskStats {
     pub local: u64,
     /// Holds granted.
     pub granted: u64,
+    /// Of those, the ones that had to wait until other nodes had given back.
+    pub parked: u64,
     /// Holds refused by the log.
     pub refused: u64,
     /// Reservations given up: deadline, overload, stop, fence.
     pub undecided: u64,
+    /// Of those, the ones that found no answer while no lease was spent, as nobody had answered for too long.
+    pub cut_off: u64,
     /// Reservations that went on without some of their limits.
     pub unprotected: u64,
     /// Usage records dropped because too much was unsettled.
@@ -154,6 +158,11 @@ pub struct DeskStats {
     pub quarantined: usize,
     /// How long the oldest settlement waits for the log by now.
     pub settle_lag: Duration,
+    /// How long the oldest request holds something of this node's leases; those not known one by one are not counted.
+    pub oldest: Duration,
+    /// From the opening of this incarnation until the log had all that earlier ones had left to say, or until now; zero if that
+    /// was nothing.
+    pub recovery: Duration,
 }
 
 impl Desk {
@@ -202,7 +211,7 @@ impl Desk {
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => ticket.answered(answer, charges),
             Ok(Err(_)) => Err(self.shared.undecided(Unavailable::Stopping)),
-            Err(_) => Err(self.shared.undecided(Unavailable::Deadline)),
+            Err(_) => Err(self.shared.too_late()),
         }
     }
 

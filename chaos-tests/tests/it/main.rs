@@ -13,6 +13,7 @@ mod limit;
 mod limit_verbs;
 mod matrix;
 mod membership;
+mod metrics;
 mod mix;
 mod overshoot;
 mod prices;

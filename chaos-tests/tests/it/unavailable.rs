@@ -69,6 +69,13 @@ async fn without_a_quorum_a_limit_denies_or_lets_through_and_counts_apart_and_al
     .await?;
     let refused = cluster.client.send(call("strict").request(&origin), LIMIT).await?.text();
     assert!(refused.contains("`strict`") && !refused.contains("`beside`"), "only what it can't go without: {refused}");
+    eventually("what nobody decided on while it was cut off is told apart", || async {
+        assert_eq!(status(&cluster, "strict", &origin).await?, 503);
+        let cut_off = metric(&cluster, &admin, "tollgate_quota_refusals_total{by=\"iso\"}").await?;
+        anyhow::ensure!(cut_off > 0, "{cut_off}");
+        Ok(())
+    })
+    .await?;
     let begun = Instant::now();
     for _ in 0..10 {
         assert_eq!(status(&cluster, "open", &origin).await?, 200);

@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use openraft::storage::{RaftSnapshotBuilder, Snapshot};
@@ -120,14 +121,26 @@ pub(crate) struct SnapshotDir {
     damage: Option<String>,
     /// Tells temporary files apart.
     counter: AtomicU64,
+    /// How long the latest took that this process has written; 0 before that.
+    took_us: AtomicU64,
 }
 
 impl SnapshotDir {
+    /// How long the latest took that this process has written, from the image to the disk; zero before that.
+    pub(crate) fn took(&self) -> Duration {
+        Duration::from_micros(self.took_us.load(Ordering::Relaxed))
+    }
+
     /// Opens the directory: deletes what was never finished, sets aside what is damaged, keeps the newest that is good.
     pub(crate) fn open(path: &Path) -> io::Result<Arc<Self>> {
         fs::create_dir_all(path)?;
-        let mut dir =
-            Self { path: path.to_owned(), current: Mutex::new(None), damage: None, counter: AtomicU64::new(0) };
+        let mut dir = Self {
+            path: path.to_owned(),
+            current: Mutex::new(None),
+            damage: None,
+            counter: AtomicU64::new(0),
+            took_us: AtomicU64::new(0),
+        };
         // In the order of their names, which is that of their age.
         let mut paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         paths.sort();
@@ -292,7 +305,11 @@ impl SnapshotBuilder {
     async fn write(&mut self) -> io::Result<Arc<SnapshotFile>> {
         let image = self.image.get_mut().take().ok_or_else(|| io::Error::other("a builder builds one snapshot"))?;
         let (dir, meta) = (Arc::clone(&self.dir), self.meta.clone());
-        tokio::task::spawn_blocking(move || dir.write(&meta, image)).await.map_err(io::Error::other)?
+        let begun = Instant::now();
+        let file = tokio::task::spawn_blocking(move || dir.write(&meta, image)).await.map_err(io::Error::other)??;
+        let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.dir.took_us.store(took_us, Ordering::Relaxed);
+        Ok(file)
     }
 }
 

@@ -93,10 +93,12 @@ async fn a_snapshot_that_can_not_be_written_is_put_off_and_leaves_nothing() {
     };
     fs::remove_dir(temp.path().join("snapshots")).unwrap();
     let unwritten = builder(rows(3)).build_snapshot().await.unwrap();
+    assert_eq!(dir.took(), Duration::ZERO);
     assert!(unwritten.snapshot.is_none() && unwritten.meta.last_log_id.is_none(), "{:?}", unwritten.meta);
     assert!(put_off.swap(false, Ordering::Relaxed) && dir.current().is_none());
     fs::create_dir(temp.path().join("snapshots")).unwrap();
     let written = builder(rows(3)).build_snapshot().await.unwrap();
     assert_eq!(written.meta, meta(5));
     assert!(!put_off.load(Ordering::Relaxed) && dir.current().is_some());
+    assert!(dir.took() > Duration::ZERO);
 }

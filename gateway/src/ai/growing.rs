@@ -33,6 +33,7 @@ use crate::{
         output::{NoMore, OutputPath},
     },
     gateway::Shared,
+    metrics::{CUT_BY_CALLER, CUT_BY_ISOLATION, CUT_BY_LIMIT, CUT_BY_TIME},
 };
 
 /// Pieces on their way to a caller who takes them; what waits longer is counted in bytes.
@@ -172,7 +173,10 @@ impl Relay {
                 source.settle().await;
             }
             End::Cut | End::OutOfTouch => {
-                let error = if matches!(end, End::Cut) {
+                let is_limit = matches!(end, End::Cut);
+                let by = if is_limit { CUT_BY_LIMIT } else { CUT_BY_ISOLATION };
+                source.call().into_iter().for_each(|call| call.cut(by));
+                let error = if is_limit {
                     let message = "The limits hold no more for this stream.";
                     ApiError::new(429, code::RATE_LIMIT_EXCEEDED, message)
                 } else {
@@ -186,9 +190,9 @@ impl Relay {
             }
             End::TimedOut(message) => {
                 queue.push_back(source.relay.fail(&ApiError::new(504, code::UPSTREAM_TIMEOUT, message)));
-                source.leave();
+                source.leave(CUT_BY_TIME);
             }
-            End::Left => return source.leave(),
+            End::Left => return source.leave(CUT_BY_CALLER),
         }
         for piece in queue.into_iter().filter(|piece| !piece.is_empty()) {
             if tell.send(piece).await.is_err() {

@@ -60,9 +60,10 @@ impl Source {
         self.call.as_mut()
     }
 
-    /// Nobody wants the rest. What of it is there already is read, to know what was used; should the usage block be in it,
-    /// that is the truth.
-    pub(super) fn leave(self) {
+    /// Nobody wants the rest, as it ends early `by` this. What of it is there already is read, to know what was used; should
+    /// the usage block be in it, that is the truth.
+    pub(super) fn leave(self, by: &'static str) {
+        self.call.iter().filter(|_| !self.relay.is_complete()).for_each(|call| call.cut(by));
         if let (false, Some(call), Ok(runtime)) = (self.relay.is_over(), &self.call, Handle::try_current()) {
             let tasks = call.last_words().clone();
             tasks.spawn_on(self.read_on(), &runtime);

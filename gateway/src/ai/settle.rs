@@ -191,6 +191,11 @@ impl Call {
         self.attempt.as_ref().and_then(margin).is_some()
     }
 
+    /// Its stream ends early.
+    pub(super) fn cut(&self, by: &'static str) {
+        self.shared.metrics.stream_cut(by);
+    }
+
     /// What is done for it once its caller is gone.
     pub(super) fn last_words(&self) -> &TaskTracker {
         &self.shared.last_words
@@ -221,6 +226,9 @@ impl Call {
             self.shared.metrics.attempt(&attempt.provider, result);
             if usage.clamped {
                 self.shared.metrics.usage_clamped(&attempt.provider);
+            }
+            if outcome == Outcome::Settled && usage.source == UsageSource::Counted {
+                self.shared.metrics.usage_missing(&attempt.provider);
             }
             self.observe(&attempt, usage);
             let total = usage.input.saturating_add(usage.output);

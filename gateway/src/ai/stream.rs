@@ -16,7 +16,10 @@ use tollgate_quota::Written;
 use tracing::debug;
 
 use super::{admit::LONGEST_STREAM, leave::Source, pace::BEHIND};
-use crate::timer::LazyTimer;
+use crate::{
+    metrics::{CUT_BY_CALLER, CUT_BY_TIME},
+    timer::LazyTimer,
+};
 
 type Pieces = <Emit as IntoIterator>::IntoIter;
 
@@ -129,7 +132,7 @@ impl AiStream {
         }
         self.tell(code::UPSTREAM_TIMEOUT, 504, message);
         if let Some(source) = self.source.take() {
-            source.leave();
+            source.leave(CUT_BY_TIME);
         }
     }
 
@@ -158,7 +161,7 @@ impl AiStream {
 impl Drop for AiStream {
     fn drop(&mut self) {
         if let Some(source) = self.source.take() {
-            source.leave(); // the caller left
+            source.leave(CUT_BY_CALLER);
         }
     }
 }

@@ -86,6 +86,8 @@ pub(crate) struct Refused {
     why: Why,
     /// That it meets.
     limits: Vec<Arc<Limit>>,
+    /// It asks for no more than is not used.
+    is_false: bool,
 }
 
 #[derive(Debug)]
@@ -112,7 +114,12 @@ impl Refused {
     /// What the caller is told.
     pub(crate) fn tell(self, shared: &Shared) -> Rejection {
         match self.why {
-            Why::Quota(error) => refusal(shared, error, &Figures::of(&self.limits)),
+            Why::Quota(error) => {
+                if let (true, ReserveError::Exhausted { limit, .. }) = (self.is_false, &error) {
+                    shared.metrics.false_refusal(limit);
+                }
+                refusal(shared, error, &Figures::of(&self.limits))
+            }
             Why::Told(rejection) => rejection,
         }
     }
@@ -155,7 +162,7 @@ pub(crate) async fn ask(
         let (limits, shadows): (Vec<Arc<Limit>>, Vec<_>) = met.partition(|limit| limit.mode == Mode::Enforce);
         let charges = match charges(&limits, &subject, need) {
             Ok(charges) => charges,
-            Err(rejection) => return Err(Refused { why: Why::Told(rejection), limits }),
+            Err(rejection) => return Err(Refused { why: Why::Told(rejection), limits, is_false: false }),
         };
         let durability = limits.iter().map(|limit| limit.durability).fold(at_least, Durability::max);
         let asked = (!charges.is_empty()).then(Instant::now);
@@ -181,13 +188,31 @@ pub(crate) async fn ask(
             }
             Err(ReserveError::Stale { version, .. }) => {
                 let Some(newer) = newer_view(shared, version, deadline).await else {
-                    return Err(Refused { why: Why::Told(unavailable(&Figures::of(&limits))), limits });
+                    let why = Why::Told(unavailable(&Figures::of(&limits)));
+                    return Err(Refused { why, limits, is_false: false });
                 };
                 view = newer;
             }
-            Err(error) => return Err(Refused { why: Why::Quota(error), limits }),
+            Err(error) => {
+                let is_false = could_be_false(shared, &error, &limits, &subject, need);
+                return Err(Refused { why: Why::Quota(error), limits, is_false });
+            }
         }
     }
+}
+
+/// Whether a counter of what is really used could have said yes: what was asked for fits into what is not used.
+fn could_be_false(
+    shared: &Shared,
+    error: &ReserveError,
+    limits: &[Arc<Limit>],
+    subject: &Subject<'_>,
+    need: Need,
+) -> bool {
+    let ReserveError::Exhausted { limit, .. } = error else { return false };
+    let Some(limit) = limits.iter().find(|it| it.name == *limit) else { return false };
+    let unused = shared.accounts.unused(&limit.name, &limit.key(subject));
+    unused.is_some_and(|unused| need.held_by(limit) <= unused)
 }
 
 /// A place for what a call has used to be recorded, should its holds be apart from it.

@@ -106,6 +106,12 @@ impl Accounts for Log {
         let state = self.state.lock();
         accounts.iter().filter_map(|(limit, key)| state.ledger.peek(state.now, limit, key)).collect()
     }
+
+    fn unused(&self, limit: &Name, key: &[String]) -> Option<u64> {
+        let state = self.state.lock();
+        let account = state.ledger.account(state.now, limit, Some(key))?;
+        Some(account.capacity.saturating_sub(account.used))
+    }
 }
 
 /// A running gateway.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::Agent;
+use super::{Agent, requests::Request};
 use crate::book::Bug;
 
 impl Agent {
@@ -40,8 +40,13 @@ impl Agent {
         let Self { parked, queued, in_flight, fenced, .. } = self;
         write!(out, "{node} {incarnation} {next_request} {next_seq} {unheld} {settles:?} {holds:?} ")?;
         write!(out, "{parked:?} {queued} {in_flight:?} {fenced} ")?;
-        let mut known: Vec<_> = requests.iter().collect();
-        known.sort_unstable_by_key(|(request, _)| **request);
+        // Of the rest of a request only figures are made.
+        let acted_upon = requests.iter().map(|(number, request)| {
+            let Request { phase, parts, path, in_log, durability, journaled, was_parked: _, since: _ } = request;
+            (number, phase, parts, path, in_log, durability, journaled)
+        });
+        let mut known: Vec<_> = acted_upon.collect();
+        known.sort_unstable_by_key(|(request, ..)| **request);
         write!(out, "{known:?} ")?;
         book.digest(out)
     }

@@ -103,6 +103,7 @@ impl Agent {
                 return None;
             }
             self.book.go_out(&mut known.parts);
+            self.granted_parked += u64::from(known.was_parked);
             let outcome = self.whole(request, path.as_deref(), said, now.0);
             return Some(Answer { request, outcome: Some(outcome) });
         }
@@ -114,7 +115,7 @@ impl Agent {
                 return None;
             }
             Refusal::Recalling if known.phase == Phase::Sent => {
-                (known.phase, known.in_log) = (Phase::Parked, false);
+                (known.phase, known.in_log, known.was_parked) = (Phase::Parked, false, true);
                 known.path.get_or_insert_with(|| Box::new(Path { hold, drawn: 0 }));
                 let parts = std::mem::take(&mut known.parts);
                 self.give_back(&parts);

@@ -137,7 +137,8 @@ impl Agent {
         }
         if !self.requests.contains_key(&request) {
             self.unheld = self.unheld.saturating_sub(1);
-            self.requests.insert(request, Request { phase: Phase::Open, ..Request::queued(durability) });
+            self.requests
+                .insert(request, Request { phase: Phase::Open, ..Request::queued(durability, self.contact.now()) });
         }
         let Some(known) = self.requests.get_mut(&request).filter(|it| it.phase == Phase::Open) else { return 0 };
         if known.durability == Durability::Memory {

@@ -29,11 +29,16 @@ pub(super) struct Request {
     pub(super) durability: Durability,
     /// It was sent out, and this is what the journal says of it.
     pub(super) journaled: Option<Box<JournalAdmit>>,
+    /// It was told to wait until others have given back.
+    pub(super) was_parked: bool,
+    /// When it came, by this node's own clock.
+    pub(super) since: u64,
 }
 
 impl Request {
-    pub(super) fn queued(durability: Durability) -> Self {
-        Self { phase: Phase::Queued, parts: Parts::new(), path: None, in_log: false, durability, journaled: None }
+    pub(super) fn queued(durability: Durability, since: u64) -> Self {
+        let (parts, path, in_log, journaled, was_parked) = (Parts::new(), None, false, None, false);
+        Self { phase: Phase::Queued, parts, path, in_log, durability, journaled, was_parked, since }
     }
 }
 
@@ -42,7 +47,7 @@ impl Agent {
     pub fn hold(&mut self, mut hold: Hold) -> u64 {
         hold.request = self.number();
         let request = hold.request;
-        self.requests.insert(request, Request::queued(Durability::Quorum));
+        self.requests.insert(request, Request::queued(Durability::Quorum, self.contact.now()));
         self.queued += 1;
         self.holds.push_back(hold);
         request
@@ -71,7 +76,7 @@ impl Agent {
         now: Timestamp,
     ) -> (u64, bool) {
         let request = self.number();
-        let mut known = Request::queued(durability);
+        let mut known = Request::queued(durability, self.contact.now());
         let (parts, drawn) = self.draw_what_is_covered(charges, durability, now);
         known.parts = parts;
         if known.parts.len() == charges.len() {
@@ -169,6 +174,7 @@ impl Agent {
         let standings = known.parts.iter().map(|part| self.book.standing(part, now)).collect();
         (known.phase, known.in_log) = (Phase::Open, false);
         self.requests.insert(request, known);
+        self.granted_parked += 1;
         let outcome = HoldOutcome { request, granted: true, standings, ..HoldOutcome::default() };
         Some(Answer { request, outcome: Some(outcome) })
     }

@@ -43,7 +43,8 @@ impl Agent {
         self.book.go_out(&mut parts);
         let standings = parts.iter().map(|part| self.book.standing(part, now.0)).collect();
         let request = self.number();
-        self.requests.insert(request, Request { phase: Phase::Open, parts, ..Request::queued(durability) });
+        self.requests
+            .insert(request, Request { phase: Phase::Open, parts, ..Request::queued(durability, self.contact.now()) });
         Some(Allowed { request, standings, unprotected })
     }
 }

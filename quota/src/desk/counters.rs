@@ -20,6 +20,7 @@ pub(super) struct Counters {
     pub(super) granted: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) undecided: AtomicU64,
+    pub(super) cut_off: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) unprotected: AtomicU64,
 }
@@ -28,6 +29,16 @@ impl Shared {
     pub(super) fn undecided(&self, why: Unavailable) -> ReserveError {
         self.counters.undecided.fetch_add(1, Relaxed);
         ReserveError::Unavailable(why)
+    }
+
+    /// Nothing was decided in time.
+    pub(super) fn too_late(&self) -> ReserveError {
+        let mut state = self.lock();
+        self.pass(&mut state);
+        let is_cut_off = state.agent.is_isolated();
+        drop(state);
+        self.counters.cut_off.fetch_add(u64::from(is_cut_off), Relaxed);
+        self.undecided(Unavailable::Deadline)
     }
 
     pub(super) fn count_word(&self, word: Option<&HoldOutcome>) {
@@ -58,7 +69,9 @@ impl Shared {
         self.pass(&mut state);
         let unjournaled = state.agent.journaled().saturating_sub(self.progress.borrow().durable);
         let (open, isolated) = (state.agent.load() + self.front.open(), state.agent.is_isolated());
-        let pockets = state.pockets.len();
+        let (pockets, parked) = (state.pockets.len(), state.agent.granted_parked());
+        let oldest = Duration::from_micros(state.agent.oldest().unwrap_or(0));
+        let recovery = state.recovered_in.unwrap_or_else(|| self.config.opened.elapsed());
         drop(state);
         DeskStats {
             open,
@@ -73,8 +86,12 @@ impl Shared {
             isolated,
             local: count(&self.counters.local) + self.front.served(),
             granted: count(&self.counters.granted),
+            parked,
             refused: count(&self.counters.refused),
             undecided: count(&self.counters.undecided),
+            cut_off: count(&self.counters.cut_off),
+            oldest,
+            recovery,
             dropped: count(&self.counters.dropped),
             unprotected: count(&self.counters.unprotected),
         }

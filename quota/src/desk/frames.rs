@@ -52,6 +52,9 @@ impl Shared {
         if confirmed {
             // What was queued while the frame was on its way waits since then.
             state.unsaid_since = state.settles_since.filter(|_| state.agent.queued().1 > 0);
+            if !state.agent.has_to_recover() {
+                state.recovered_in.get_or_insert_with(|| self.config.opened.elapsed());
+            }
         }
         if state.agent.queued().0 > 0 {
             state.holds_since.get_or_insert_with(Instant::now);

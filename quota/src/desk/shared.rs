@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) is_unprotected: bool,
     /// Who wants to know when this node is out of touch.
     pub(super) touches: usize,
+    /// How long it took until all was said that earlier incarnations had left; none while it is not.
+    pub(super) recovered_in: Option<Duration>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -109,6 +111,7 @@ impl Shared {
     pub(super) fn new(mut config: DeskConfig, journal: Arc<dyn Journal>) -> Self {
         let mut agent = Agent::new(config.node.0, config.incarnation);
         agent.isolate_after(micros(config.isolation), 0);
+        let recovered_in = config.recovers.is_empty().then_some(Duration::ZERO);
         agent.recover(std::mem::take(&mut config.recovers));
         let progress = journal.progress();
         Self {
@@ -133,6 +136,7 @@ impl Shared {
                 asked_since: None,
                 is_unprotected: false,
                 touches: 0,
+                recovered_in,
             }),
             front: Front::new(),
             wake: Notify::new(),

@@ -111,7 +111,7 @@ impl Shared {
                 return Ok(reservation); // the ticket, dropped, lets go of what was asked for
             }
             if Instant::now() >= deadline {
-                return Err(self.undecided(Unavailable::Deadline));
+                return Err(self.too_late());
             }
             // Somebody has answered meanwhile, or something is short that must not be gone without.
             may_allow &= self.silent_at() > Instant::now();

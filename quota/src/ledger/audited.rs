@@ -45,7 +45,7 @@ pub struct Unsound {
 }
 
 /// What the accounts of one limit come to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sums {
     /// How many.
     pub accounts: u64,
@@ -57,20 +57,30 @@ pub struct Sums {
     pub held: u128,
     /// With nodes.
     pub leased: u128,
+    /// The same by node.
+    pub by_node: BTreeMap<u64, u128>,
     /// Was with nodes that have started anew.
     pub suspense: u128,
+    /// Was with nodes that were given up.
+    pub lost: u128,
     /// Used beyond what was reserved.
     pub overrun: u128,
 }
 
 impl Sums {
-    fn add(&mut self, account: &Account, rule: &RuleState, counts: Slot, shared: bool) {
+    fn add(&mut self, account: &Account, rule: &RuleState, counts: Slot, shared: bool, said: Option<&Said>) {
         self.accounts += 1;
         self.overflow += u64::from(shared);
         self.used += u128::from(counts.used);
         self.held += u128::from(counts.held);
         self.leased += u128::from(account.leased_in_all(rule));
-        self.suspense += u128::from(account.suspense_in_all(rule));
+        let lost = said.map_or(0, |said| said.lost);
+        self.suspense += u128::from(account.suspense_in_all(rule)).saturating_sub(lost);
+        self.lost += lost;
+        let by_lease = said.into_iter().flat_map(|said| said.by_node.iter().copied());
+        for (node, units) in by_lease.chain(rule.members_by_rule(account)) {
+            *self.by_node.entry(node).or_default() += u128::from(units);
+        }
         self.overrun += u128::from(counts.overrun);
     }
 
@@ -82,6 +92,10 @@ impl Sums {
         self.held += other.held;
         self.leased += other.leased;
         self.suspense += other.suspense;
+        self.lost += other.lost;
+        for (node, units) in &other.by_node {
+            *self.by_node.entry(*node).or_default() += units;
+        }
         self.overrun += other.overrun;
     }
 }
@@ -92,7 +106,10 @@ struct Said {
     /// Since what age, and how much.
     held: Vec<(u64, u64)>,
     leased: u128,
+    by_node: Vec<(u64, u64)>,
     suspense: u128,
+    /// Of that, with nodes that were given up.
+    lost: u128,
     homeless: bool,
 }
 
@@ -118,7 +135,7 @@ impl Image {
             let shared = parts > 0 && *text == *overflow_key(parts);
             if open {
                 let sums = audited.sums.entry(rule.rule.limit.clone()).or_default();
-                sums.add(account, rule, account.counts(rule, age), shared);
+                sums.add(account, rule, account.counts(rule, age), shared, said.get(&(id, account.epoch)));
             }
             let said = said.get(&(id, account.epoch)).cloned().unwrap_or_default();
             let Err(violation) = adds_up(rule, account, &said) else { continue };
@@ -161,8 +178,14 @@ impl Image {
             let of = said.entry((lease.account, lease.epoch)).or_default();
             let sound = lease.granted.checked_sub(lease.returned).and_then(|rest| rest.checked_sub(lease.spent));
             match sound.map(|_| lease.outstanding()) {
-                Some(out) if is_open(lease.node, lease.incarnation) => of.leased += u128::from(out),
-                Some(out) => of.suspense += u128::from(out),
+                Some(out) if is_open(lease.node, lease.incarnation) => {
+                    of.leased += u128::from(out);
+                    of.by_node.push((lease.node, out));
+                }
+                Some(out) => {
+                    of.suspense += u128::from(out);
+                    of.lost += if lease.lost { u128::from(out) } else { 0 };
+                }
                 None => of.homeless = true,
             }
         }

@@ -1,5 +1,7 @@
 //! A ledger as it was at one entry.
 
+use std::time::Duration;
+
 use tollgate_proto::state::v1::LedgerMetaRow;
 
 use super::{
@@ -75,6 +77,14 @@ impl Image {
         let now = now.0.max(self.meta.last_time_us);
         let age = super::age(&self.meta).saturating_add(now - self.meta.last_time_us);
         show::accounts(self, (now, age), query)
+    }
+
+    /// How long the oldest hold of the log is open by now whose deadline has not passed; none when nothing is held.
+    #[must_use]
+    pub fn oldest_hold(&self, now: Timestamp) -> Option<Duration> {
+        let passed = now.0.saturating_sub(self.meta.last_time_us);
+        let since = self.holds.iter().filter(|(_, hold)| !hold.expired).map(|(_, hold)| hold.at).min()?;
+        Some(Duration::from_micros(super::age(&self.meta).saturating_add(passed).saturating_sub(since)))
     }
 
     /// The limits in force that were lowered and are accepted, and not effective everywhere: some node may spend by what they
