@@ -69,6 +69,7 @@ async fn what_another_node_has_in_hand_is_called_back_before_anyone_is_refused()
     let held = reserve(&one, 10).await.unwrap();
     let all = reserve(&other, 1_000 - used - 10).await.unwrap();
     assert_eq!(log.alice(), (used, 1_000 - used, 0));
+    assert_eq!((one.stats().parked, other.stats().parked), (0, 1), "who waited for that is counted apart");
     let refused = reserve(&one, 1).await.unwrap_err();
     assert!(matches!(refused, ReserveError::Exhausted { remaining: 0, .. }), "{refused:?}");
     settle(held, 3);
@@ -110,9 +111,46 @@ async fn what_an_earlier_process_left_is_said_at_once_whether_anybody_calls_or_n
     let tracker = TaskTracker::new();
     let recovers = vec![Recover { incarnation: 1, done: true, ..Recover::default() }];
     let config = DeskConfig { recovers, ..DeskConfig::new(NodeId(1), 2) };
-    let _desk = Desk::spawn(config, Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()), &tracker);
+    let desk = Desk::spawn(config, Arc::clone(&log) as Arc<dyn Uplink>, Arc::new(Forgetful::default()), &tracker);
     assert_eq!(log.ledger.lock().earlier(1).len(), 1);
+    log.fail(&[Fault::Unreachable]);
     until(|| log.ledger.lock().earlier(1).is_empty()).await;
+    let took = desk.stats().recovery;
+    assert!(took > Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(desk.stats().recovery, took, "it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_decided_while_the_node_is_cut_off_is_counted_apart() {
+    let log = Log::with_limit(1_000);
+    let (desk, _tracker) = leasing(&log, 1);
+    warm(&desk).await;
+    log.fail(&[Fault::Unreachable; 1_000]);
+    let ask =
+        || desk.reserve(charges(900), Durability::Journal, Instant::now() + Duration::from_secs(1), Duration::ZERO);
+    assert!(ask().await.is_err());
+    assert_eq!((desk.stats().undecided, desk.stats().cut_off), (1, 0), "it may spend what it has");
+    tokio::time::sleep(DeskConfig::new(NodeId(1), 1).isolation).await;
+    assert!(ask().await.is_err());
+    assert_eq!((desk.stats().undecided, desk.stats().cut_off), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_call_tells_its_age() {
+    let log = Log::with_limit(1_000);
+    let (desk, _tracker) = leasing(&log, 1);
+    warm(&desk).await;
+    until(|| leased(&log) > 0 && log.alice().1 == 0).await;
+    assert_eq!(desk.stats().oldest, Duration::ZERO);
+    let old = reserve(&desk, 7).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let young = reserve(&desk, 7).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(desk.stats().oldest.as_secs(), 4);
+    drop(old);
+    assert_eq!(desk.stats().oldest.as_secs(), 1);
+    drop(young);
 }
 
 /// Waits for a condition, in paused time.

@@ -27,6 +27,13 @@ impl Bench {
         copy.audit().unwrap();
     }
 
+    /// What the audit says that each node has in hand, what is in suspense, and what is lost.
+    fn sums(&self) -> (Vec<(u64, u128)>, u128, u128) {
+        let audited = self.ledger.image().audit(0, u32::MAX);
+        let sums = audited.sums.values().next().cloned().unwrap_or_default();
+        (sums.by_node.into_iter().collect(), sums.suspense, sums.lost)
+    }
+
     /// An entry of node 2, some time later.
     fn pass(&mut self, time: u64) {
         self.now += time;
@@ -73,6 +80,7 @@ fn leased() -> (Bench, LeaseView) {
 #[test]
 fn what_a_lost_node_had_in_hand_counts_as_used_until_the_window_turns() {
     let (mut bench, _) = leased();
+    assert_eq!(bench.sums(), (vec![(1, 200)], 0, 0), "with nodes, in suspense, lost");
     let outcome = bench.lose(1, WriteOff::Unspecified);
     assert_eq!((outcome.problem.as_str(), outcome.leases), ("", 1));
     assert!((30 * SECOND..SILENT).contains(&outcome.in_us), "{outcome:?}");
@@ -81,6 +89,7 @@ fn what_a_lost_node_had_in_hand_counts_as_used_until_the_window_turns() {
     assert_eq!(bench.figures(), (100, 200, 0, 700));
     bench.pass(1);
     assert_eq!((bench.figures(), bench.ledger.counters().lost_units), ((100, 0, 200, 700), 200));
+    assert_eq!(bench.sums(), (vec![], 0, 200));
     let again = bench.lose(1, WriteOff::Consume);
     assert_eq!((again.in_us, bench.figures(), bench.ledger.counters().lost_units), (0, (100, 0, 200, 700), 200));
     bench.pass(MINUTE);

@@ -72,6 +72,9 @@ fn what_a_node_says_by_name_makes_the_record_and_counts_once() {
         let view = bench.view("alice");
         assert_eq!((view.used, view.leased, view.free), (150, 650, 200));
         assert_eq!(view.leased_by_node, [(1, 250), (2, 400)]);
+        let audited = bench.ledger.image().audit(0, u32::MAX);
+        let sums = audited.sums.values().next().unwrap();
+        assert_eq!((sums.leased, sums.by_node.clone()), (650, [(1, 250), (2, 400)].into()), "the audit says it, too");
     }
     bench.touch("alice", bench.epoch() + 7, 300, 0);
     assert_eq!(bench.view("alice").used, 150, "that is of no window");
