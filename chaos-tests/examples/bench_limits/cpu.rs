@@ -7,7 +7,7 @@ use tollgate_chaos_tests::{Cluster, calls::Call, resources::api_key};
 use super::{
     Figure, Scene,
     load::Target,
-    metrics::{CENTRAL, LOCAL, Snapshot},
+    metrics::{LOCAL, Snapshot},
     percent, ratio,
 };
 
@@ -103,7 +103,7 @@ async fn turn(scene: &Scene, consumer: &'static str, turns: &mut Turns) -> anyho
     turns.calls += tally.served;
     turns.entries += after.applied - seen.applied;
     turns.local += after.grown(&seen, LOCAL);
-    turns.central += after.grown(&seen, CENTRAL);
+    turns.central += after.by_log(&seen);
     Ok(())
 }
 

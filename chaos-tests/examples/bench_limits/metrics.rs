@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use tollgate_chaos_tests::Cluster;
 
-/// Reservations from memory, and by the log.
+/// Reservations from memory, and by the log: at once, or after other nodes had given back.
 pub(super) const LOCAL: &str = "tollgate_quota_admissions_total{path=\"local\"}";
-pub(super) const CENTRAL: &str = "tollgate_quota_admissions_total{path=\"central\"}";
+const CENTRAL: &str = "tollgate_quota_admissions_total{path=\"central\"}";
+const PARKED: &str = "tollgate_quota_admissions_total{path=\"parked\"}";
 
 /// The metrics of all nodes at one moment, added up.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +38,11 @@ impl Snapshot {
     pub(super) fn grown(&self, before: &Snapshot, name: &str) -> u64 {
         let of = |snapshot: &Snapshot| snapshot.values.get(name).copied().unwrap_or_default();
         whole(of(self) - of(before))
+    }
+
+    /// Reservations by the log since `before`.
+    pub(super) fn by_log(&self, before: &Snapshot) -> u64 {
+        self.grown(before, CENTRAL) + self.grown(before, PARKED)
     }
 
     /// The `quantile` of what a histogram has counted since `before`, in its own unit, taken to be spread evenly within a bucket.

@@ -9,7 +9,7 @@ use tollgate_chaos_tests::{calls::Call, resources::api_key};
 use super::{
     Figure, Scene,
     load::{Tally, Target},
-    metrics::{CENTRAL, LOCAL, Snapshot},
+    metrics::{LOCAL, Snapshot},
     percent, ratio,
 };
 
@@ -79,7 +79,7 @@ impl Seen {
 
     fn local_share(&self) -> f64 {
         let local = self.grown(LOCAL);
-        percent(local, local + self.grown(CENTRAL))
+        percent(local, local + self.after.by_log(&self.before))
     }
 
     fn told(&self, time: Duration) -> String {
