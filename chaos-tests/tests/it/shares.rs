@@ -20,6 +20,7 @@ const SHARE: u64 = CAPACITY / 2 / 3;
 const COLD: usize = 60;
 const LOCAL: &str = "tollgate_quota_admissions_total{path=\"local\"}";
 const CENTRAL: &str = "tollgate_quota_admissions_total{path=\"central\"}";
+const PARKED: &str = "tollgate_quota_admissions_total{path=\"parked\"}";
 
 /// Three nodes, and a limit of which each has a share.
 struct Stage {
@@ -63,7 +64,7 @@ impl Stage {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             line.map_or(Ok(0), |value| value.trim().parse::<u64>().with_context(|| format!("{name} {value}")))
         };
-        Ok((of(LOCAL)?, of(CENTRAL)?))
+        Ok((of(LOCAL)?, of(CENTRAL)? + of(PARKED)?))
     }
 
     /// Cold keys, until this node has been heard of and admits one from memory: at most a few.
