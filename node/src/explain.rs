@@ -145,7 +145,8 @@ fn verdict(
         account.account = values.collect::<Vec<_>>().join("/");
     }
     let wait = || {
-        let wait = state.ledger(|ledger| ledger.retry_in(now, &limit.name, whole.as_deref().unwrap_or_default(), 1));
+        let wait =
+            state.ledger(|ledger| ledger.told_to_wait(now, &limit.name, whole.as_deref().unwrap_or_default(), 1));
         wait.map_or(0, |wait| u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX))
     };
     let (verdict, retry_after_ms) = if whole.is_some() { says(&account, limit.mode, wait) } else { ("unknown", None) };

@@ -72,8 +72,8 @@ pub(crate) enum Spending {
     Nothing,
     /// Each request is journaled before it is sent out.
     Journaled,
-    /// Only how much may be spent in all is written ahead, in steps. Not where no window turns: there time alone frees what
-    /// a process leaves behind, whatever became of it.
+    /// Only how much may be spent at once is written ahead, in steps. Not of permits: time alone frees those that a process
+    /// leaves behind.
     BelowCeiling,
 }
 
@@ -200,8 +200,8 @@ impl Book {
         let enough = enough || (self.bug == Some(Bug::DrawsOnCredit) && cell.spendable(age) > ask.amount / 2);
         let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
             cell.held += ask.amount;
-            let below_ceiling = spending == Spending::BelowCeiling && lease.turns();
-            if below_ceiling && cell.draw_unjournaled(ask.amount, ask.amount.saturating_mul(STEP)) {
+            let below_ceiling = spending == Spending::BelowCeiling && lease.is_used_up();
+            if below_ceiling && cell.draw_unjournaled(age, ask.amount, ask.amount.saturating_mul(STEP)) {
                 #[cfg(any(test, feature = "seeded-bugs"))]
                 if self.bug != Some(Bug::IgnoresCeilings) {
                     self.raised.push(at);
@@ -262,8 +262,7 @@ impl Book {
             let cell = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut);
             let Some(cell) = cell.filter(|cell| cell.is_of(part)) else { continue };
             let Some(span) = cell.span() else { continue };
-            cell.waiting = cell.waiting.saturating_sub(part.amount);
-            cell.slide.hold(span, age, part.amount);
+            cell.send_out(span, age, part.amount, part.below_ceiling);
         }
     }
 
@@ -285,20 +284,37 @@ impl Book {
         let used = actual(lease.unit, usage, outcome);
         let within = used.min(part.amount);
         cell.held = cell.held.saturating_sub(part.amount);
-        match (cell.span(), part.at) {
-            (None, _) => cell.spent += within,
-            (Some(_), None) => cell.waiting = cell.waiting.saturating_sub(part.amount),
-            (Some(span), Some(at)) => cell.slide.settle(span, at, part.amount, within),
+        match cell.span() {
+            Some(span) => cell.end_aged(span, part.at, part.amount, within, part.below_ceiling),
+            None => {
+                cell.spent += within;
+                if part.below_ceiling {
+                    cell.unjournaled -= part.amount - within;
+                    cell.unjournaled_spent += within;
+                }
+            }
         }
         cell.overrun = cell.overrun.saturating_add(used - within);
-        if part.below_ceiling {
-            cell.unjournaled -= part.amount - within;
-            cell.unjournaled_spent += within;
-        }
+        let fresh_at_us = cell.span().zip(part.at).map_or(0, |(span, at)| span.fresh_at(at));
         let (urgent, account) = (cell.is_called_back(), cell.number());
         self.touch(part.cell);
         (self.due, self.urgent) = (true, self.urgent || urgent);
-        Some(Consumed { account, epoch: lease.epoch, spent: within, overrun: used - within })
+        let (epoch, overrun) = (lease.epoch, used - within);
+        Some(Consumed { account, epoch, spent: within, overrun, fresh_at_us })
+    }
+
+    /// What a request that has gone out may make of a part, for the journal.
+    pub(crate) fn at_most(&self, part: &Part) -> Consumed {
+        let cell = self.cells.get(part.cell as usize).and_then(Option::as_ref);
+        let span = cell.filter(|cell| cell.is_of(part)).and_then(Cell::span);
+        let fresh_at_us = span.zip(part.at).map_or(0, |(span, at)| span.fresh_at(at));
+        let &Part { account, epoch, amount: spent, .. } = part;
+        Consumed { account, epoch, spent, overrun: 0, fresh_at_us }
+    }
+
+    /// How long this process has run.
+    pub(crate) fn age(&self) -> u64 {
+        self.age
     }
 
     /// Hands out the ceilings that were raised; `write` says where the journal has them.
@@ -319,7 +335,7 @@ impl Book {
 
     /// What became of each lease by requests that have ended, for the journal.
     pub(crate) fn sums(&self) -> impl Iterator<Item = JournalSum> {
-        self.cells.iter().flatten().filter_map(Cell::sum)
+        self.cells.iter().flatten().flat_map(|cell| cell.sums(self.age))
     }
 
     /// Whether there is anything to spend, should somebody ask for it.

@@ -5,6 +5,10 @@
 //! an end before the log hears of it. So what was really used is never more than the journal says, and what the journal says
 //! of an end was said to the log at most once: its number tells.
 //!
+//! What is used of a sliding lease ages by the clock of its process, so an entry says at which age of that it counts no more, and
+//! an admission how old the process was: what had aged by the last one had, and the rest counts, whatever became of it. Ages of
+//! two processes are never compared: the log counts what it is told of as used now.
+//!
 //! From time to time an *image* restates all that is still needed, and what was written before it is dropped.
 //!
 //! Pure but for [`Journal`], which is implemented where files are known.
@@ -121,6 +125,8 @@ impl Replay {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Remains {
     incarnation: u64,
+    /// How old its process was at least, by that one's own clock.
+    age: u64,
     ends: u64,
     leases: BTreeMap<(u32, u64), Sums>,
     /// What accounts are called that had no number.
@@ -140,17 +146,27 @@ pub struct OlderThanTheLog {
     known: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Sums {
     spent: u64,
     overrun: u64,
     ceiling: u64,
+    /// What was spent beside that, by the age of the process at which it is fresh again.
+    ageing: BTreeMap<u64, u64>,
 }
 
 impl Remains {
     fn new(incarnation: u64) -> Self {
-        let (leases, names) = (BTreeMap::new(), BTreeMap::new());
-        Self { incarnation, ends: 0, leases, names, open: BTreeMap::new(), said: Vec::new(), held: Vec::new() }
+        Self {
+            incarnation,
+            age: 0,
+            ends: 0,
+            leases: BTreeMap::new(),
+            names: BTreeMap::new(),
+            open: BTreeMap::new(),
+            said: Vec::new(),
+            held: Vec::new(),
+        }
     }
 
     fn touch(&mut self, touch: JournalTouch) {
@@ -158,6 +174,7 @@ impl Remains {
     }
 
     fn admit(&mut self, admit: JournalAdmit) {
+        self.age = self.age.max(admit.age_us);
         self.open.insert(admit.request, admit);
     }
 
@@ -180,8 +197,16 @@ impl Remains {
 
     fn add(&mut self, consumed: &Consumed) -> &mut Sums {
         let lease = self.leases.entry((consumed.account, consumed.epoch)).or_default();
-        lease.spent = lease.spent.saturating_add(consumed.spent);
         lease.overrun = lease.overrun.saturating_add(consumed.overrun);
+        let spent = match consumed.fresh_at_us {
+            0 => &mut lease.spent,
+            fresh_at => {
+                // What had aged by then was there to be drawn again.
+                lease.ageing = lease.ageing.split_off(&self.age.saturating_add(1));
+                lease.ageing.entry(fresh_at).or_default()
+            }
+        };
+        *spent = spent.saturating_add(consumed.spent);
         lease
     }
 
@@ -230,14 +255,17 @@ impl Remains {
         }
         let undispatched = self.undispatched();
         for admit in std::mem::take(&mut self.open).into_values() {
-            for drawn in admit.drawn {
-                let (account, epoch, spent) = (drawn.account, drawn.epoch, drawn.amount);
-                self.add(&Consumed { account, epoch, spent, overrun: 0 });
+            for drawn in &admit.drawn {
+                self.add(drawn);
             }
         }
         let mut names = self.names;
+        let consumed = self.leases.into_iter().map(|((account, epoch), sums)| {
+            let (spent, overrun) = (sums.at_most(self.age), sums.overrun);
+            Consumed { account, epoch, spent, overrun, fresh_at_us: 0 }
+        });
         let (numbered, own): (Vec<Consumed>, Vec<Consumed>) =
-            self.leases.into_iter().map(Sums::consumed).partition(|consumed| consumed.account < OWN_NUMBERS);
+            consumed.partition(|consumed| consumed.account < OWN_NUMBERS);
         let mut named = |consumed: Consumed| {
             let (limit, key) = names.remove(&(consumed.account, consumed.epoch))?;
             Some(NamedConsumed { limit, key, consumed: Some(Consumed { account: 0, ..consumed }) })
@@ -262,7 +290,9 @@ impl Remains {
 }
 
 impl Sums {
-    fn consumed(((account, epoch), sums): ((u32, u64), Self)) -> Consumed {
-        Consumed { account, epoch, spent: sums.spent.saturating_add(sums.ceiling), overrun: sums.overrun }
+    /// What may have been spent and count still, of a process of this age.
+    fn at_most(&self, age: u64) -> u64 {
+        let ageing = self.ageing.range(age.saturating_add(1)..).map(|(_, spent)| *spent);
+        ageing.fold(self.spent.saturating_add(self.ceiling), u64::saturating_add)
     }
 }

@@ -21,6 +21,8 @@ pub struct Span {
 const SLOTS: u64 = 60;
 /// A request goes out some moments after the log admitted it: it counts for that much longer, or for 1/240 of the window.
 const ON_ITS_WAY_US: u64 = 50_000;
+/// The log hears within this of what is fresh again in the hands of a node: a frame is at most so late, and then committed.
+const SAID_WITHIN_US: u64 = 300_000;
 
 impl Span {
     /// What a window of the log lasts.
@@ -46,6 +48,17 @@ impl Span {
         self.lasts + self.slot
     }
 
+    /// When what was taken at `at` is fresh again.
+    pub(crate) fn fresh_at(self, at: u64) -> u64 {
+        self.label(at).saturating_add(self.lasts)
+    }
+
+    /// How long until what a node has taken of a lease by now is surely in the log again: it ages by a clock that may be slow by
+    /// one in a hundred, as long as by one that may be fast, and then it is to be said.
+    pub(crate) const fn back_from_a_node(self) -> u64 {
+        by_any_clock(self.by_any_clock().longest()).saturating_add(SAID_WITHIN_US)
+    }
+
     /// The moment that `at` counts as.
     pub(crate) fn label(self, at: u64) -> u64 {
         (at / self.slot + 1).saturating_mul(self.slot)
@@ -55,6 +68,12 @@ impl Span {
 /// How long to wait, by a clock that may be fast by one in a hundred, so that `us` has passed.
 pub(crate) const fn by_any_clock(us: u64) -> u64 {
     us.saturating_add(us / 99 + 1)
+}
+
+/// How long to wait, by a clock that is right, so that the log has surely aged by `us`: its age runs slower by one in a hundred
+/// than the clock of its leader, so as never to be fast, and that clock may be as slow itself.
+pub(crate) const fn by_the_log(us: u64) -> u64 {
+    by_any_clock(by_any_clock(us))
 }
 
 /// What was taken at one moment.
@@ -148,6 +167,18 @@ impl Slide {
             held: sum.held.saturating_add(slot.held),
             overrun: sum.overrun.saturating_add(slot.overrun),
         })
+    }
+
+    /// What of each slot was used and counts at `age`, less what `other` has of it.
+    pub(crate) fn used_since<'a>(
+        &'a self,
+        span: Span,
+        age: u64,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (u64, u64)> + 'a {
+        let of_other = |at: u64| other.slots.iter().find(|slot| slot.at == at).map_or(0, |slot| slot.used);
+        let live = self.slots.iter().filter(move |slot| slot.is_live(span, age));
+        live.map(move |slot| (slot.at, slot.used.saturating_sub(of_other(slot.at)))).filter(|(_, used)| *used > 0)
     }
 
     /// How long it takes until `amount` of what counts is fresh, should nothing end before; none if there is not as much.

@@ -21,5 +21,6 @@ mod race;
 mod sdk;
 mod secrets;
 mod shares;
+mod sliding;
 mod starting;
 mod unavailable;

@@ -1,12 +1,12 @@
 //! What goes into the journal, in the order in which it happened. The shell takes it and writes it; nothing is read back here.
 
 use tollgate_proto::state::v1::{
-    Attribution, Consumed, HeldCharge, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, Record,
-    Recover, Settle, journal_entry::Kind, record,
+    Attribution, Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, Record, Recover, Settle,
+    journal_entry::Kind, record,
 };
 
 use super::{Agent, Phase, Request};
-use crate::{Durability, book::Parts};
+use crate::Durability;
 
 /// Entries that wait to be written, and how many there were.
 #[derive(Debug, Clone, Default)]
@@ -34,10 +34,14 @@ impl Outbox {
     }
 
     /// A request is about to be sent out.
-    pub(super) fn admit(&mut self, request: u64, parts: &Parts, attribution: &Attribution) -> (JournalAdmit, u64) {
-        let drawn = parts.iter().filter(|part| !part.below_ceiling);
-        let drawn = drawn.map(|part| HeldCharge { account: part.account, epoch: part.epoch, amount: part.amount });
-        let admit = JournalAdmit { request, drawn: drawn.collect(), attribution: Some(attribution.clone()) };
+    pub(super) fn admit(
+        &mut self,
+        request: u64,
+        drawn: Vec<Consumed>,
+        attribution: &Attribution,
+        age_us: u64,
+    ) -> (JournalAdmit, u64) {
+        let admit = JournalAdmit { request, drawn, attribution: Some(attribution.clone()), age_us };
         let position = self.push(Kind::Admit(admit.clone()));
         (admit, position)
     }
@@ -144,7 +148,9 @@ impl Agent {
         if known.durability == Durability::Memory {
             return known.parts.iter().map(|part| self.book.ceiling_of(part)).max().unwrap_or_default();
         }
-        let (admit, position) = self.outbox.admit(request, &known.parts, attribution);
+        let drawn = known.parts.iter().filter(|part| !part.below_ceiling);
+        let drawn = drawn.map(|part| self.book.at_most(part)).collect();
+        let (admit, position) = self.outbox.admit(request, drawn, attribution, self.book.age());
         known.journaled = Some(Box::new(admit));
         position
     }

@@ -13,6 +13,8 @@ use crate::{
 const IDLE_US: u64 = 10_000_000;
 /// A ceiling is raised by so many requests of the size that met it, at least.
 pub(super) const STEP: u64 = 16;
+/// Of the slots of a sliding lease, an image of the journal tells so many sums at most: each ages with its newest slot.
+const SUMS: usize = 8;
 
 /// See [`Cell::counts`].
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,8 @@ pub(super) struct Cell {
     pub(super) spent: u64,
     pub(super) returned: u64,
     pub(super) overrun: u64,
-    /// Of `held` and `spent`, what is in no journal request by request, but below a ceiling that is.
+    /// Of `held` and `spent`, what is in no journal request by request, but below a ceiling that is. Of a sliding lease only
+    /// what has not gone out: see `unjournaled_slide`.
     pub(super) unjournaled: u64,
     /// Of that, what is spent.
     pub(super) unjournaled_spent: u64,
@@ -51,6 +54,8 @@ pub(super) struct Cell {
     pub(super) ceiling_at: u64,
     /// Of a sliding lease: what of `held` has gone out, and what was used, by its age; `spent` is in there.
     pub(super) slide: Slide,
+    /// Of that, what is in no journal request by request.
+    pub(super) unjournaled_slide: Slide,
     /// Of a sliding lease: what of `held` has not gone out, and does not age.
     pub(super) waiting: u64,
     /// The age at which it was last asked for.
@@ -126,24 +131,59 @@ impl Cell {
     }
 
     /// Counts what was just drawn without being journaled; true when the ceiling had to be raised for it, by `step` at least.
-    pub(super) fn draw_unjournaled(&mut self, amount: u64, step: u64) -> bool {
+    pub(super) fn draw_unjournaled(&mut self, age: u64, amount: u64, step: u64) -> bool {
         self.unjournaled += amount;
-        if self.unjournaled <= self.ceiling {
+        let aged = self.span().map(|span| self.unjournaled_slide.live(span, age));
+        let all = self.unjournaled.saturating_add(aged.map_or(0, |live| live.held.saturating_add(live.used)));
+        if all <= self.ceiling {
             return false;
         }
         let step = self.demand.target().max(step);
         let granted = self.lease.map_or(0, |lease| lease.granted);
-        self.ceiling = self.unjournaled.saturating_add(step).min(granted);
+        self.ceiling = all.saturating_add(step).min(granted);
         true
     }
 
-    /// What the journal has to know of this lease once it has forgotten the requests that have ended; nothing where no
-    /// window turns.
-    pub(super) fn sum(&self) -> Option<JournalSum> {
-        let lease = self.lease.filter(LeaseView::turns)?;
-        let spent = self.spent - self.unjournaled_spent;
-        let consumed = Consumed { account: self.number(), epoch: lease.epoch, spent, overrun: self.overrun };
-        Some(JournalSum { consumed: Some(consumed), ceiling: self.ceiling })
+    /// What was drawn of a sliding lease goes out, and ages from `at` on.
+    pub(super) fn send_out(&mut self, span: Span, at: u64, amount: u64, below_ceiling: bool) {
+        self.waiting = self.waiting.saturating_sub(amount);
+        self.slide.hold(span, at, amount);
+        if below_ceiling {
+            self.unjournaled = self.unjournaled.saturating_sub(amount);
+            self.unjournaled_slide.hold(span, at, amount);
+        }
+    }
+
+    /// Of what was drawn of a sliding lease, and went out at `at` if it did, so much was used, and the rest is fresh.
+    pub(super) fn end_aged(&mut self, span: Span, at: Option<u64>, drawn: u64, used: u64, below_ceiling: bool) {
+        let Some(at) = at else {
+            self.waiting = self.waiting.saturating_sub(drawn);
+            self.unjournaled = self.unjournaled.saturating_sub(if below_ceiling { drawn } else { 0 });
+            return;
+        };
+        self.slide.settle(span, at, drawn, used);
+        if below_ceiling {
+            self.unjournaled_slide.settle(span, at, drawn, used);
+        }
+    }
+
+    /// What the journal has to know of this lease once it has forgotten the requests that have ended; nothing of permits,
+    /// and nothing that has aged.
+    pub(super) fn sums(&self, age: u64) -> Vec<JournalSum> {
+        let Some(lease) = self.lease.filter(LeaseView::is_used_up) else { return Vec::new() };
+        let all = Consumed { account: self.number(), epoch: lease.epoch, ..Consumed::default() };
+        let Some(span) = self.span() else {
+            let consumed = Consumed { spent: self.spent - self.unjournaled_spent, overrun: self.overrun, ..all };
+            return vec![JournalSum { consumed: Some(consumed), ceiling: self.ceiling }];
+        };
+        let first = JournalSum { consumed: Some(Consumed { overrun: self.overrun, ..all }), ceiling: self.ceiling };
+        let live: Vec<(u64, u64)> = self.slide.used_since(span, age, &self.unjournaled_slide).collect();
+        let some = live.chunks(live.len().div_ceil(SUMS).max(1)).map(|slots| {
+            let fresh_at_us = slots.last().map_or(0, |(at, _)| at.saturating_add(span.lasts()));
+            let spent = slots.iter().map(|(_, used)| used).sum();
+            JournalSum { consumed: Some(Consumed { spent, fresh_at_us, ..all }), ceiling: 0 }
+        });
+        std::iter::once(first).chain(some).collect()
     }
 
     /// What the journal calls its account.
@@ -170,7 +210,8 @@ impl Cell {
     pub(super) fn forget_sums(&mut self) {
         (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
         (self.unjournaled, self.unjournaled_spent, self.ceiling, self.ceiling_at) = (0, 0, 0, 0);
-        (self.slide, self.waiting, self.idle) = (Slide::default(), 0, 0);
+        (self.slide, self.unjournaled_slide) = (Slide::default(), Slide::default());
+        (self.waiting, self.idle) = (0, 0);
         #[cfg(any(test, feature = "seeded-bugs"))]
         ((self.missed, self.reported) = (0, (0, 0, 0)));
         (self.own, self.own_epoch, self.is_told) = (0, 0, false);

@@ -114,13 +114,13 @@ impl Book {
     pub(crate) fn empty(&self, at: u32) -> Option<Poured> {
         let cell = self.known(at)?;
         let lease = cell.lease?;
-        let (account, epoch, below_ceiling) = (cell.number(), lease.epoch, lease.turns());
+        let (account, epoch, below_ceiling) = (cell.number(), lease.epoch, lease.is_used_up());
         Some(Poured { part: Part { cell: at, account, epoch, amount: 0, below_ceiling, at: None }, slot: self.age })
     }
 
     /// Draws `amount`, which has to be there, into a pocket that is open.
     pub(crate) fn pour(&mut self, poured: &mut Poured, amount: u64) {
-        let at = poured.part.cell;
+        let (at, age) = (poured.part.cell, self.age);
         let Some(cell) = self.cells.get_mut(at as usize).and_then(Option::as_mut) else { return };
         if !cell.is_of(&poured.part) {
             return;
@@ -128,7 +128,7 @@ impl Book {
         cell.held += amount;
         cell.waiting += if cell.span().is_some() { amount } else { 0 };
         poured.part.amount += amount;
-        if poured.part.below_ceiling && cell.draw_unjournaled(amount, 0) {
+        if poured.part.below_ceiling && cell.draw_unjournaled(age, amount, 0) {
             self.raised.push(at);
         }
         self.touch(at);
@@ -147,22 +147,24 @@ impl Book {
             return;
         }
         cell.held = cell.held.saturating_sub(spent + back);
-        match (cell.span(), part.at) {
-            (None, _) => cell.spent += spent,
-            (Some(span), None) => {
-                cell.waiting = cell.waiting.saturating_sub(spent + back);
-                if spent > 0 {
-                    cell.slide.hold(span, poured.slot, spent);
-                    cell.slide.settle(span, poured.slot, spent, spent);
+        match cell.span() {
+            None => {
+                cell.spent += spent;
+                if part.below_ceiling {
+                    cell.unjournaled -= back;
+                    cell.unjournaled_spent += spent;
                 }
             }
-            (Some(span), Some(slot)) => cell.slide.settle(span, slot, spent + back, spent),
+            Some(span) if part.at.is_none() => {
+                cell.end_aged(span, None, back, 0, part.below_ceiling);
+                if spent > 0 {
+                    cell.send_out(span, poured.slot, spent, part.below_ceiling);
+                    cell.end_aged(span, Some(poured.slot), spent, spent, part.below_ceiling);
+                }
+            }
+            Some(span) => cell.end_aged(span, part.at, spent + back, spent, part.below_ceiling),
         }
         cell.overrun = cell.overrun.saturating_add(overrun);
-        if part.below_ceiling {
-            cell.unjournaled -= back;
-            cell.unjournaled_spent += spent;
-        }
         let (at, urgent) = (part.cell, cell.is_called_back());
         self.touch(at);
         (self.due, self.urgent) = (true, self.urgent || urgent);
@@ -176,8 +178,7 @@ impl Book {
         let Some(cell) = cell.filter(|cell| cell.is_of(part)) else { return };
         cell.idle = 0;
         if let Some(span) = cell.span().filter(|_| part.amount > 0) {
-            cell.waiting = cell.waiting.saturating_sub(part.amount);
-            cell.slide.hold(span, poured.slot, part.amount);
+            cell.send_out(span, poured.slot, part.amount, part.below_ceiling);
         }
     }
 

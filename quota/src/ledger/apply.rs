@@ -14,7 +14,10 @@ use super::{
     holds::{Held, HoldState},
     rules::RuleState,
 };
-use crate::{Rule, slide::Span};
+use crate::{
+    Rule,
+    slide::{Span, by_the_log},
+};
 
 /// When permits come back nobody knows: it is worth asking again after this.
 const PERMIT_RETRY_US: u64 = 1_000_000;
@@ -276,11 +279,11 @@ impl Ledger {
 
     /// When a step that is short would not be, should nobody else come.
     fn wait_for(&self, now: u64, step: &Step<'_>) -> u64 {
-        let account = step.account.and_then(|id| self.accounts.get(id));
-        self.resets_in(now, self.rules.get(step.rule), account, Some(step.amount))
+        let account = step.account.and_then(|id| Some((id, self.accounts.get(id)?)));
+        account.map_or(0, |account| self.retry_in(now, self.rules.get(step.rule), account, step.amount))
     }
 
-    /// How long until an account has `amount`, or has all that it holds: until its window turns, or enough has aged. Nobody
+    /// How long until an account has `amount`, or has all that it holds, by the age of the log: until its window turns, or enough has aged. Nobody
     /// knows when nodes give back, nor when requests end: then a window's length, or a moment for a permit.
     pub(super) fn resets_in(&self, now: u64, rule: &RuleState, account: Option<&Account>, amount: Option<u64>) -> u64 {
         if rule.rule.turns() {
@@ -290,6 +293,17 @@ impl Ledger {
         let age = self.age().saturating_add(now.saturating_sub(self.meta.last_time_us));
         let unknown = rule.rule.span().map_or(PERMIT_RETRY_US, Span::longest);
         account.wait_for(rule, age, amount.unwrap_or(rule.rule.capacity)).unwrap_or(unknown)
+    }
+
+    /// How long whoever was refused `amount` has to wait so that he is surely admitted, should nobody else come: whatever
+    /// clocks it ages by. What nodes have used of their leases they may have used just now.
+    pub(super) fn retry_in(&self, now: u64, rule: &RuleState, (id, account): (u32, &Account), amount: u64) -> u64 {
+        let Some(span) = rule.rule.span() else { return self.resets_in(now, rule, Some(account), Some(amount)) };
+        if let Some(wait) = account.wait_for(rule, self.age(), amount) {
+            return by_the_log(wait);
+        }
+        let last = self.leases.of_account(id).map(|lease| lease.free_at).max().unwrap_or(0);
+        span.back_from_a_node().max(by_the_log(last.saturating_sub(self.age())))
     }
 
     /// Whether what a step is short of is in the hands of nodes that may give it back.
@@ -353,9 +367,12 @@ impl Ledger {
         let rule = self.rules.get(id);
         let capacity = rule.rule.capacity;
         let remaining = self.remaining(id, account, self.age());
-        let account = account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
-        let is_short = account.is_some_and(|it| !granted && it.available(rule, self.age()) < i128::from(charge.amount));
-        let resets_in_us = self.resets_in(now, rule, account, is_short.then_some(charge.amount));
+        let account = account.and_then(|id| Some((id, self.accounts.get(id).filter(|it| rule.is_current(it.epoch))?)));
+        let is_short = |it: &Account| !granted && it.available(rule, self.age()) < i128::from(charge.amount);
+        let resets_in_us = match account.filter(|(_, it)| is_short(it)) {
+            Some(account) => self.retry_in(now, rule, account, charge.amount),
+            None => self.resets_in(now, rule, account.map(|(_, it)| it), None),
+        };
         Standing {
             limit: charge.limit.clone(),
             capacity,

@@ -46,6 +46,10 @@ pub(crate) enum Bug {
     AgesAtTheEdge,
     /// What a dead incarnation had of a sliding limit, or of permits, is free before it can have aged.
     SuspenseAtOnce,
+    /// What a journal tells was used of a sliding lease is fresh at once.
+    RecoveredIsFresh,
+    /// What a journal tells was used of a sliding lease has nearly aged when it is told.
+    RecoveredIsOld,
     /// A permit is free at its deadline.
     PermitExpires,
     /// Holds of an incarnation that is gone are still granted.

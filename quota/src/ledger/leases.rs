@@ -3,8 +3,8 @@
 //! A lease is three sums that only grow: `granted` is written here and nowhere else, `returned` and `spent` are what the
 //! node says of itself. What it has in hand is their difference; it is in `leased` of its account while its incarnation is
 //! open, and in `suspense` once a newer one is. Suspense is given to nobody until the window turns: only the
-//! process that is gone knew what became of it. Where no window turns, it is free once that process can't spend any more, and
-//! the last that it may have spent has aged.
+//! process that is gone knew what became of it, and its journal may tell (`recover.rs`). Where no window turns, it is free at the
+//! latest once that process can't spend any more, and the last that it may have spent has aged.
 //!
 //! What is spent of a *sliding* lease ages in the hands of its node, and is never moved to the log: the whole share stays in
 //! `leased`, `spent` only tells how much of it counts now, and the node gives back nothing that is not fresh.
@@ -52,7 +52,8 @@ pub(super) struct Lease {
     pub(super) generation: u32,
     /// Of an incarnation that is gone, where no window turns: the age at which what it had in hand is free.
     pub(super) free_at: u64,
-    /// `spent` is not moved to the account: it ages here.
+    /// `spent` is not moved to the account: it ages with its node, as long as that incarnation is open. After that `spent` is
+    /// what its journal has told, and the account's.
     pub(super) slides: bool,
     /// Its node is lost, and what it had in hand counts as used.
     pub(super) lost: bool,
@@ -184,6 +185,11 @@ impl LeaseView {
     /// A window ends, and everything begins anew.
     pub(crate) fn turns(&self) -> bool {
         self.window_end.0 < u64::MAX
+    }
+
+    /// What is used of it is not there again with the end of its request, as a permit is.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.turns() || self.span.is_some()
     }
 }
 
@@ -362,6 +368,9 @@ impl Ledger {
             match account {
                 Some(account) if lease.outstanding() > 0 || lease.released > 0 => {
                     if self.nodes.get(node).is_some_and(|state| state.is_open(lease.incarnation)) {
+                        if kept.slides {
+                            (kept.spent, kept.slides) = (0, false);
+                        }
                         account.leased -= lease.outstanding();
                         account.rare_mut().suspense += lease.outstanding();
                         self.dirty.accounts.push(lease.account);

@@ -64,14 +64,15 @@ impl Ledger {
     /// How long a request for `amount` units of this account would be told to wait, if it were short of them now. None where
     /// the limit is not in force, or has no such account.
     #[must_use]
-    pub fn retry_in(&self, now: Timestamp, limit: &str, key: &[String], amount: u64) -> Option<Duration> {
+    pub fn told_to_wait(&self, now: Timestamp, limit: &str, key: &[String], amount: u64) -> Option<Duration> {
         let id = self.rules.live(limit)?;
         let rule = self.rules.get(id);
         let key = join(key).filter(|_| key.len() == rule.rule.per.len())?;
         let now = now.0.max(self.meta.last_time_us);
         let account = self.find_account(id, &key).or_else(|| self.would_overflow(id));
-        let account = account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
-        Some(Duration::from_micros(self.resets_in(now, rule, account, Some(amount))))
+        let known = account.and_then(|id| Some((id, self.accounts.get(id)?)));
+        let account = known.filter(|(_, account)| rule.is_current(account.epoch));
+        Some(Duration::from_micros(account.map_or(0, |account| self.retry_in(now, rule, account, amount))))
     }
 
     pub(super) fn out_of(&self, account: u32) -> Out {

@@ -3,14 +3,16 @@
 //! The fence holds: the earlier one is never heard itself. Its ends are numbered, so that those it had said are not said
 //! twice, whoever repeats them: a process may die while it recovers, and the next begins anew. What it made of its leases
 //! is said in all, never as a difference, and can only be more than the log has heard. With the last record the
-//! incarnation is closed: what is left of its leases is free again, as everything was journaled before it was sent out; where
-//! no window turns, in its own time.
+//! incarnation is closed: what is left of its leases is free again, as everything was journaled before it was sent out.
+//! Of a sliding lease what was used counts as used now, however long ago it was: when the earlier one did it, no clock that others
+//! have can tell. Permits are free in their own time.
 
 use tollgate_proto::state::v1::{Consumed, Recover};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, Used, apply::used_by};
+use super::{Ledger, Used, apply::used_by, leases::Lease};
+use tollgate_model::Unit;
 
 impl Ledger {
     pub(super) fn recover<'a>(&mut self, now: u64, node: u64, recover: &'a Recover, used: &mut Vec<Used<'a>>) {
@@ -54,20 +56,19 @@ impl Ledger {
         self.dirty.nodes.push(node);
     }
 
-    /// Moves what an incarnation made of a lease out of suspense: never more than it can have had. Where no window turns,
-    /// only time frees what is in suspense, so nothing has to be known of it.
+    /// Moves what an incarnation made of a lease out of suspense: never more than it can have had. Of permits nothing has to be
+    /// known, as only time frees them.
     pub(super) fn recover_lease(&mut self, node: u64, incarnation: u64, consumed: &Consumed) {
         if self.accounts.get(consumed.account).is_none_or(|account| account.epoch != consumed.epoch) {
             return;
         }
+        let age = self.age();
         let Some(id) = self.lease_on(consumed.account, node, incarnation) else { return };
         let lease = self.leases.slab.get_mut(id).expect("the index knows only what there is");
         let account = self.accounts.slab.get_mut(consumed.account).filter(|it| it.epoch == lease.epoch);
         let Some(account) = account.filter(|_| lease.epoch == consumed.epoch) else { return };
-        let turns = self.rules.get(account.rule).rule.turns();
-        #[cfg(any(test, feature = "seeded-bugs"))]
-        let turns = turns || self.bug == Some(Bug::RecoversWhatSlides);
-        if !turns {
+        let rule = &self.rules.get(account.rule).rule;
+        if rule.unit == Unit::Concurrency {
             return;
         }
         let within = lease.granted - lease.returned;
@@ -75,9 +76,29 @@ impl Ledger {
         // What was given to others meanwhile (`lost.rs`) was used twice.
         let (spent, beyond) = (all.min(within), all.saturating_sub(within));
         let overrun = consumed.overrun.saturating_add(beyond).max(lease.overrun);
-        account.rare_mut().suspense -= spent - lease.spent;
-        account.used += spent - lease.spent;
-        account.add_overrun(overrun - lease.overrun);
+        let (more, more_overrun) = (spent - lease.spent, overrun - lease.overrun);
+        account.rare_mut().suspense -= more;
+        let span = rule.span();
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        let span = span.filter(|_| self.bug != Some(Bug::RecoversWhatSlides));
+        match span {
+            Some(span) => {
+                account.give(more);
+                #[cfg(any(test, feature = "seeded-bugs"))]
+                let (age, more) = match self.bug {
+                    Some(Bug::RecoveredIsFresh) => (age, 0),
+                    Some(Bug::RecoveredIsOld) => (age.saturating_sub(span.lasts() / 10 * 9), more),
+                    _ => (age, more),
+                };
+                let slide = &mut account.rare_mut().slide;
+                slide.count(span, age, more);
+                slide.overrun(span, age, more_overrun);
+            }
+            None => {
+                account.used += more;
+                account.add_overrun(more_overrun);
+            }
+        }
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::CeilingBesideReturns) {
             account.used += consumed.spent.saturating_sub(all);
@@ -87,9 +108,16 @@ impl Ledger {
         self.dirty.accounts.push(consumed.account);
     }
 
+    fn is_of_permits(&self, lease: &Lease) -> bool {
+        let account = self.accounts.get(lease.account).filter(|it| it.epoch == lease.epoch);
+        account.is_some_and(|it| self.rules.get(it.rule).rule.unit == Unit::Concurrency)
+    }
+
     fn close_incarnation(&mut self, node: u64, incarnation: u64) {
         for id in self.leases.of_incarnation(node, incarnation) {
-            let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| lease.free_at == 0) else { continue };
+            let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| !self.is_of_permits(lease)) else {
+                continue;
+            };
             if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
                 account.rare_mut().suspense -= lease.outstanding();
                 account.give(lease.outstanding());

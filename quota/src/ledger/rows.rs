@@ -224,9 +224,9 @@ impl Ledger {
         for id in 0..self.leases.slab.end() {
             let Some(lease) = self.leases.slab.get_mut(id) else { continue };
             let rule = self.accounts.get(lease.account).map(|account| &self.rules.get(account.rule).rule);
-            lease.slides = rule.is_some_and(|rule| rule.span().is_some());
+            let open = self.nodes.get(lease.node).is_some_and(|node| node.is_open(lease.incarnation));
+            lease.slides = open && rule.is_some_and(|rule| rule.span().is_some());
             let lease = *lease;
-            let open = self.is_open(&lease);
             let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
             let Some(account) = account else { return Err(RestoreError::Dangling(lease_key(id))) };
             *(if open { &mut account.leased } else { &mut account.rare_mut().suspense }) += lease.outstanding();

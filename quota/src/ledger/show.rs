@@ -100,7 +100,7 @@ pub struct AccountView {
     pub leased: u64,
     /// How much of that each node has.
     pub leased_by_node: Vec<(u64, u64)>,
-    /// Was with nodes that have started anew: nobody gets it until the window turns.
+    /// Was with nodes that have started anew: nobody gets it until their journals tell, or the window turns.
     pub suspense: u64,
     /// Was with nodes that somebody has given up: it counts as used.
     pub lost: u64,

@@ -52,7 +52,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 58] = [
+const ALL: [(&str, Wrong, &str); 60] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -91,6 +91,8 @@ const ALL: [(&str, Wrong, &str); 58] = [
     ("ignores-ceilings", Wrong::Book(BookBug::IgnoresCeilings), "I4"),
     ("ages-at-the-edge", Wrong::Ledger(LedgerBug::AgesAtTheEdge), "I3"),
     ("suspense-at-once", Wrong::Ledger(LedgerBug::SuspenseAtOnce), "I3"),
+    ("recovered-is-fresh", Wrong::Ledger(LedgerBug::RecoveredIsFresh), "I3"),
+    ("recovered-is-old", Wrong::Ledger(LedgerBug::RecoveredIsOld), "I3"),
     ("moves-used-share", Wrong::Book(BookBug::ReturnsWhatIsUsed), "I3"),
     ("permit-expires", Wrong::Ledger(LedgerBug::PermitExpires), "I3"),
     ("voids-what-is-not-journaled", Wrong::Ledger(LedgerBug::VoidsWhatIsNotJournaled), "I4"),
@@ -99,7 +101,7 @@ const ALL: [(&str, Wrong, &str); 58] = [
     ("draws-on-credit", Wrong::Book(BookBug::DrawsOnCredit), "I2"),
     ("ceiling-beside-returns", Wrong::Ledger(LedgerBug::CeilingBesideReturns), "I1"),
     ("closes-before-it-recovers", Wrong::ClosesBeforeItRecovers, "I6"),
-    ("recovers-what-slides", Wrong::Ledger(LedgerBug::RecoversWhatSlides), "I1"),
+    ("recovers-what-slides", Wrong::Ledger(LedgerBug::RecoversWhatSlides), "I3"),
     ("forgets-unprotected", Wrong::Ledger(LedgerBug::ForgetsUnprotected), "I6"),
     ("charges-unprotected", Wrong::Ledger(LedgerBug::ChargesUnprotected), "I4"),
     ("allows-from-leases", Wrong::Book(BookBug::AllowsFromLeases), "I8"),

@@ -44,7 +44,7 @@ fn without_faults_everything_is_usable_and_most_requests_meet_no_log() {
 #[test]
 fn chaos_reaches_what_it_is_about() {
     let mut sum = Report::default();
-    for seed in 0..14 {
+    for seed in 0..24 {
         sum.add(&run(Plan::chaos(seed)).expect("it holds"));
     }
     let reached = [
@@ -218,6 +218,8 @@ variants! {
     spending_above_the_ceiling_is_found: "ignores-ceilings";
     use_that_is_forgotten_at_an_edge_is_found: "ages-at-the-edge";
     suspense_that_is_free_before_it_has_aged_is_found: "suspense-at-once";
+    use_that_is_fresh_once_it_is_recovered_is_found: "recovered-is-fresh";
+    use_that_has_aged_when_it_is_recovered_is_found: "recovered-is-old";
     used_share_that_is_moved_is_found: "moves-used-share";
     a_permit_that_is_free_at_its_deadline_is_found: "permit-expires";
     a_void_of_what_no_journal_would_know_is_found: "voids-what-is-not-journaled";

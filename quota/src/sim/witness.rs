@@ -1,6 +1,6 @@
 //! Counts what was really sent out, in the plainest words.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::world::{PERMITS, SLIDING};
 use crate::invariants::{Terminals, Violation, require, safe};
@@ -166,6 +166,13 @@ impl Witness {
                 note(self.freed.entry(place.clone()).or_default(), now, *amount);
             }
         }
+    }
+
+    /// What was taken of a sliding limit within a window that ends now, by each request once.
+    pub(super) fn within(&self, place: &Place, now: u64) -> u64 {
+        let taken = self.taken.get(place).into_iter().flatten().rev().take_while(|it| it.at + WINDOW > now);
+        let mut seen = BTreeSet::new();
+        taken.filter(|it| seen.insert(it.request)).map(|it| it.amount).sum()
     }
 
     /// What of an account counts now.

@@ -188,6 +188,8 @@ pub(super) struct World {
     /// The leases of these: node, incarnation, account, window.
     written_off: BTreeSet<(u64, u64, u32, u64)>,
     released_units: u64,
+    /// When a journal was last heard.
+    recovered_at: Option<u64>,
     draining: bool,
     /// What is in flight ends when whoever made the run says so.
     by_hand: bool,
@@ -228,6 +230,7 @@ impl World {
             released: BTreeMap::new(),
             written_off: BTreeSet::new(),
             released_units: 0,
+            recovered_at: None,
             draining: false,
             by_hand: false,
             report: Report::default(),

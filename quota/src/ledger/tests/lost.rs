@@ -58,7 +58,7 @@ impl Bench {
 
     fn recover(&mut self, spent: u64, lease: LeaseView) {
         let LeaseView { account, epoch, .. } = lease;
-        let consumed = vec![Consumed { account, epoch, spent, overrun: 0 }];
+        let consumed = vec![Consumed { account, epoch, spent, ..Consumed::default() }];
         let recover = Recover { incarnation: 1, consumed, done: true, ..Recover::default() };
         self.seq += 1;
         let records = vec![Record { kind: Some(Kind::Recover(recover)) }];

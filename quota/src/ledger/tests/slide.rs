@@ -53,9 +53,11 @@ fn whoever_comes_again_when_told_is_admitted_and_not_before() {
         bench.settle(1, 30, Outcome::Settled);
         let told = refused(&mut bench, amount).resets_in_us;
         assert!((MINUTE - 14 * SECOND..MINUTE).contains(&told), "{told}");
-        bench.now += told - 1;
-        assert!(refused(&mut bench, amount).resets_in_us <= 1, "{amount}");
-        bench.now += 1;
+        // The clock of the leader may be as slow as this, and is slowed down beside that.
+        let aged = told * 99 / 100 * 99 / 100;
+        bench.now += aged - 5;
+        assert!(refused(&mut bench, amount).resets_in_us <= 12, "{amount}");
+        bench.now += 10;
         assert!(hold(&mut bench, amount), "{amount}");
     }
 }
@@ -388,33 +390,69 @@ proptest! {
     }
 }
 
-/// What a node in hand has is leased, and what its requests hold in the log is held; then its next process comes, and tells
-/// of a journal that says little was used.
-fn recovered(mut bench: Bench, limit: &str, key: &[&str]) -> Bench {
+/// A later process of node 1 tells what its first one made of a lease.
+fn recover(bench: &mut Bench, incarnation: u64, (account, epoch): (u32, u64), spent: u64, overrun: u64, done: bool) {
     use tollgate_proto::state::v1::{Consumed, Recover};
-    let key: Vec<String> = key.iter().map(|it| (*it).to_owned()).collect();
-    let want = Want { limit: limit.into(), key, limit_version: 1, target: 30, need: 1 };
-    let frame = bench.frame(Kind::Want(want));
-    bench.apply(&frame);
-    let account = bench.ledger.accounts.slab.iter().next().unwrap();
-    let (account, epoch) = (account.0, account.1.epoch);
-    bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() });
-    let consumed = vec![Consumed { account, epoch, spent: 1, overrun: 0 }];
-    let recover = Recover { incarnation: 1, consumed, done: true, ..Recover::default() };
-    let frame = Frame { incarnation: 2, ..bench.frame(Kind::Recover(recover)) };
-    bench.apply(&frame);
-    bench.ledger.audit().unwrap();
-    bench
+    let consumed = vec![Consumed { account, epoch, spent, overrun, ..Consumed::default() }];
+    let recover = Recover { incarnation: 1, consumed, done, ..Recover::default() };
+    let frame = Frame { incarnation, ..bench.frame(Kind::Recover(recover)) };
+    assert!(!bench.apply(&frame).fenced);
+    let rows = bench.ledger.image().into_rows().map(Ok::<_, std::convert::Infallible>);
+    let restored = Ledger::restore(rows).unwrap();
+    restored.audit().unwrap();
+    assert!(restored.image().into_rows().eq(bench.ledger.image().into_rows()), "rows tell all of it");
+}
+
+fn suspense(bench: &Bench) -> u64 {
+    let view = bench.ledger.account(Timestamp(bench.now), "tpm", Some(&["alice".to_owned()])).unwrap();
+    let out = view.used + view.held + view.leased + view.suspense;
+    assert_eq!(i128::from(view.capacity), i128::from(out) + view.free, "{view:?}");
+    view.suspense
 }
 
 #[test]
-fn a_journal_frees_nothing_of_a_sliding_share_before_it_has_aged() {
-    let mut bench = recovered(Bench::with(&[sliding(1, 100)]), "tpm", &["alice"]);
-    assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, 70), "the whole share is in suspense");
-    wait(&mut bench, 50 * SECOND);
-    assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, 70));
-    wait(&mut bench, 20 * SECOND);
-    assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, -1), "aged, and gone");
+fn a_journal_frees_what_was_not_used_of_a_sliding_share_and_the_rest_counts_from_then_on() {
+    for proven in [true, false] {
+        let mut bench = Bench::with(&[sliding(1, 1_000)]);
+        let lease = grant(&mut bench, "tpm", 500);
+        report(&mut bench, lease, 200, 100, 50);
+        wait(&mut bench, 40 * SECOND);
+        bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: proven, ..NodeOpen::default() });
+        assert_eq!((bench.account("tpm", "alice"), suspense(&bench)), ((0, 0, 0, 600), 400));
+        wait(&mut bench, 5 * SECOND);
+        recover(&mut bench, 2, lease, 130, 0, true);
+        assert_eq!((bench.account("tpm", "alice"), suspense(&bench)), ((130, 0, 0, 870), 0));
+        wait(&mut bench, MINUTE);
+        assert_eq!(bench.account("tpm", "alice"), (130, 0, 0, 870), "it may have been used just before");
+        wait(&mut bench, 3 * SECOND);
+        assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, -1), "aged, and gone");
+    }
+}
+
+#[test]
+fn a_sliding_share_is_recovered_once_whoever_dies_meanwhile() {
+    let mut bench = Bench::with(&[sliding(1, 1_000)]);
+    let lease = grant(&mut bench, "tpm", 500);
+    bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() });
+    recover(&mut bench, 2, lease, 130, 7, false);
+    assert_eq!((bench.account("tpm", "alice"), suspense(&bench)), ((130, 0, 7, 500), 370));
+    bench.open_as(NodeOpen { node: 1, incarnation: 3, predecessor_is_dead: true, ..NodeOpen::default() });
+    assert_eq!((bench.account("tpm", "alice"), suspense(&bench)), ((130, 0, 7, 500), 370));
+    recover(&mut bench, 3, lease, 130, 7, false);
+    recover(&mut bench, 3, lease, 130, 7, true);
+    assert_eq!((bench.account("tpm", "alice"), suspense(&bench)), ((130, 0, 7, 870), 0));
+    recover(&mut bench, 3, lease, 500, 7, true);
+    assert_eq!((bench.account("tpm", "alice"), suspense(&bench)), ((130, 0, 7, 870), 0), "it has told everything");
+}
+
+#[test]
+fn no_journal_makes_more_of_a_sliding_share_than_there_was() {
+    let mut bench = Bench::with(&[sliding(1, 1_000)]);
+    let lease = grant(&mut bench, "tpm", 500);
+    report(&mut bench, lease, 10, 450, 0);
+    bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() });
+    recover(&mut bench, 2, lease, 3_000, 0, true);
+    assert_eq!((bench.account("tpm", "alice"), suspense(&bench)), ((50, 0, 0, 950), 0));
 }
 
 #[test]

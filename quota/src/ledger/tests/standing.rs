@@ -135,7 +135,7 @@ fn a_crash_keeps_every_share_until_the_journal_has_spoken() {
     let named = |key: &str, epoch: u64, spent: u64| NamedConsumed {
         limit: "tpm".into(),
         key: vec![key.into()],
-        consumed: Some(Consumed { account: 0, epoch, spent, overrun: 0 }),
+        consumed: Some(Consumed { account: 0, epoch, spent, ..Consumed::default() }),
     };
     let say = |bench: &mut Bench, recover: Recover| {
         let frame = bench.frame(Kind::Recover(Recover { incarnation: 1, ..recover }));
@@ -226,7 +226,7 @@ fn what_a_lost_node_has_by_rule_waits_for_its_journal_whatever_was_ordered() {
     let named = [("alice", 250), ("bob", 60)].map(|(key, spent)| NamedConsumed {
         limit: "tpm".into(),
         key: vec![key.into()],
-        consumed: Some(Consumed { account: 0, epoch, spent, overrun: 0 }),
+        consumed: Some(Consumed { account: 0, epoch, spent, ..Consumed::default() }),
     });
     let recover = Recover { incarnation: 1, named: named.to_vec(), done: true, ..Recover::default() };
     let frame = bench.frame(Kind::Recover(recover));

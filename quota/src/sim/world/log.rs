@@ -53,12 +53,16 @@ impl World {
         if index.is_multiple_of(ESCROW_EVERY) {
             self.everyone_is_within_escrow()?;
         }
-        self.note_accounts(&news);
+        if let (Command::Batch(batch), Some(outcome)) = (&entry.command, &outcome) {
+            self.note_recovery(&batch.frames[0], outcome);
+        }
+        self.note_accounts(&news)?;
         self.note_released();
         self.nothing_sent_out_is_free(&news)?;
         if let Command::Batch(batch) = &entry.command {
             self.note_holds(&batch.frames[0]);
             self.note_ends(&batch.frames[0], outcome.as_ref());
+            self.nothing_is_left(&batch.frames[0], outcome.as_ref())?;
         }
         if let Command::Open(NodeOpen { node: gone, .. }) | Command::Lose(NodeLost { node: gone, .. }) = &entry.command
         {
@@ -93,7 +97,9 @@ impl World {
         self.report.hash(&bytes);
     }
 
-    fn note_accounts(&mut self, news: &News) {
+    /// Shows them to the witness. I3: what was used within the last window of a sliding limit is in the books after a journal
+    /// has spoken, whoever died.
+    fn note_accounts(&mut self, news: &News) -> Checked {
         for account in changed(news) {
             if let Some((epoch, place, capacity)) = self.truth.place(account) {
                 let [used, held, leased, suspense, _] = self.truth.figures(account).0;
@@ -101,8 +107,14 @@ impl World {
                 let by_rule = self.truth.window_of(&place.0, epoch).map_or(0, |(.., by_rule)| by_rule);
                 self.witness.see(self.now, (account, epoch), &place, capacity, taken, by_rule);
                 self.report.suspense += u64::from(suspense > 0);
+                let is_told = self.recovered_at.is_some_and(|at| self.now < at + SECOND);
+                let taken = if is_told && place.0 == SLIDING { self.witness.within(&place, self.now) } else { 0 };
+                require(taken <= used + held + leased + suspense, "I3", || {
+                    format!("{place:?}: {taken} were used, of {used} + {held} + {leased} + {suspense} in the books")
+                })?;
             }
         }
+        Ok(())
     }
 
     /// I3 from the log's side, of all nodes together: what was sent out is within what is not free there, but for what an operator
@@ -141,6 +153,27 @@ impl World {
                 }
             }
         }
+    }
+
+    fn note_recovery(&mut self, frame: &Frame, outcome: &FrameOutcome) {
+        let tells = |record: &wire::Record| matches!(record.kind, Some(Kind::Recover(_)));
+        if !outcome.fenced && !outcome.unopened && frame.records.iter().any(tells) {
+            self.recovered_at = Some(self.now);
+        }
+    }
+
+    /// I7: once a journal has told everything, nothing of a sliding limit is withheld for its process.
+    fn nothing_is_left(&self, frame: &Frame, outcome: Option<&FrameOutcome>) -> Checked {
+        let heard = outcome.filter(|it| !it.fenced && !it.unopened).map_or(0, |it| it.last_seq);
+        for (record, _) in frame.records.iter().zip(frame.first_seq..=heard) {
+            let Some(Kind::Recover(told)) = record.kind.as_ref() else { continue };
+            let leases = self.truth.leases_of(frame.node, told.incarnation).into_iter();
+            let place = |account| self.truth.place(account).map(|(_, (limit, ..), _)| limit);
+            let left = leases.filter(|(account, ..)| told.done && place(*account).is_some_and(|it| it == SLIDING));
+            let left: u64 = left.map(|(.., units, _)| units).sum();
+            require(left == 0, "I7", || format!("{left} of {}/{} are withheld", frame.node, told.incarnation))?;
+        }
+        Ok(())
     }
 
     /// What has ended is not to be sent out any more.

@@ -74,6 +74,7 @@ impl World {
             limits if limits & !UNBILLED == 0 => Durability::Memory,
             1 if !wanted.key.is_empty() && RARE.contains(wanted.key) => Durability::Memory,
             _ if self.dice.percent(3) => Durability::Quorum,
+            8 if wanted.amount.is_multiple_of(4) => Durability::Memory,
             _ => Durability::Journal,
         };
         let process = &mut self.processes[at];
