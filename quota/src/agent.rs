@@ -23,6 +23,7 @@ mod contact;
 #[cfg(any(test, feature = "seeded-bugs"))]
 mod digest;
 mod frames;
+mod lingering;
 mod outbox;
 mod path;
 mod pockets;
@@ -79,6 +80,10 @@ pub struct Agent {
     ended_in_log: bool,
     /// Told to ask anew in a moment; in order.
     parked: Vec<u64>,
+    /// Refused for what others hold, and about to ask once more; in order.
+    lingering: Vec<u64>,
+    /// For how long requests linger, by this node's own clock.
+    patience: u64,
     /// Of `holds`, those that are still wanted.
     queued: usize,
     in_flight: Option<InFlightFrame>,
@@ -125,6 +130,8 @@ impl Agent {
             requests: HashMap::new(),
             book: Book::new(node, incarnation),
             parked: Vec::new(),
+            lingering: Vec::new(),
+            patience: 0,
             granted_parked: 0,
             unheld: 0,
             settles: VecDeque::new(),
@@ -190,10 +197,10 @@ impl Agent {
         Some(self.contact.now().saturating_sub(since))
     }
 
-    /// Whether somebody waits for others to give back.
+    /// Whether somebody waits for others to give back, or for their requests to end.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        !self.parked.is_empty()
+        !self.parked.is_empty() || !self.lingering.is_empty()
     }
 
     /// By this node's own clock, when there will be something to say of leases though nothing has happened.
@@ -222,6 +229,7 @@ impl Agent {
         self.settles.clear();
         self.holds.clear();
         self.parked.clear();
+        self.lingering.clear();
         self.recovers.clear();
         self.book.close();
         self.queued = 0;

@@ -63,6 +63,8 @@ pub struct DeskConfig {
     pub settle_delay: Duration,
     /// The same where it gives nothing back: it ends what was admitted from leases of this node alone.
     pub end_delay: Duration,
+    /// For so long at most a request asks again that the log refuses only for what requests in flight hold.
+    pub ends_within: Duration,
     /// After this long a proposal is taken for lost and made again.
     pub propose_timeout: Duration,
     /// Requests that may be open or unsettled at once.
@@ -89,9 +91,11 @@ impl DeskConfig {
             incarnation,
             // With a commit of a few milliseconds this keeps a busy node under 200 frames a second.
             hold_delay: Duration::from_millis(3),
-            settle_delay: Duration::from_millis(3),
+            settle_delay: Duration::from_millis(1),
             // An entry costs every node as much CPU as some calls do: a node that serves all the time writes 25 a second.
             end_delay: Duration::from_millis(40),
+            // From the last byte of an answer until the log knows of its end: a delay, a commit or two, and some more on a busy node.
+            ends_within: Duration::from_millis(80),
             propose_timeout: Duration::from_secs(2),
             // At half a kilobyte each some 32 MiB when the log is gone for long.
             max_open: 65_536,
@@ -140,7 +144,7 @@ pub struct DeskStats {
     pub local: u64,
     /// Holds granted.
     pub granted: u64,
-    /// Of those, the ones that had to wait until other nodes had given back.
+    /// Of those, the ones that had to wait until other nodes had given back, or requests had ended.
     pub parked: u64,
     /// Holds refused by the log.
     pub refused: u64,
@@ -185,7 +189,8 @@ impl Desk {
     /// be written down of it before it is sent out.
     ///
     /// # Errors
-    /// See [`ReserveError`]; `Unavailable(Deadline)` when the log has not answered by `deadline`.
+    /// See [`ReserveError`]; `Unavailable(Deadline)` when the log has not answered by `deadline`. What is short only as requests
+    /// in flight hold it is asked for again for [`DeskConfig::ends_within`], before it is `Exhausted`.
     ///
     /// # Cancel safety
     /// Safe: when the future is dropped a hold that was not sent is forgotten, one that was sent is voided when granted.
@@ -211,7 +216,7 @@ impl Desk {
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => ticket.answered(answer, charges),
             Ok(Err(_)) => Err(self.shared.undecided(Unavailable::Stopping)),
-            Err(_) => Err(self.shared.too_late()),
+            Err(_) => Err(ticket.too_late(charges)),
         }
     }
 

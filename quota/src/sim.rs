@@ -49,6 +49,9 @@ pub struct Plan {
     pub scarce: bool,
     /// Nodes have standing shares.
     pub standing: bool,
+    /// Requests that are refused for what others hold ask once more, as those of a desk do. Not by default: what is looked at is the
+    /// first word of the log.
+    pub lingers: bool,
     /// Requests that come at most, those at the end not counted.
     pub arrivals: u64,
     /// What is deliberately wrong.
@@ -63,7 +66,8 @@ impl Plan {
     pub fn chaos(seed: u64) -> Self {
         let standing = !seed.is_multiple_of(2);
         let (faults, checks) = (Faults::ALL, Checks::ALL);
-        Self { seed, nodes: 3, faults, scarce: true, standing, arrivals: u64::MAX, bug: None, checks }
+        let (arrivals, bug) = (u64::MAX, None);
+        Self { seed, nodes: 3, faults, scarce: true, standing, lingers: false, arrivals, bug, checks }
     }
 
     /// Three nodes, nothing goes wrong, and there is enough of everything.

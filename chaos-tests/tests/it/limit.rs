@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tollgate_chaos_tests::{
     Cluster, Outcome, Provider, calls::Call, client::LIMIT, day_with_room, eventually, resources::api_key,
 };
+
+use crate::matrix::say;
 
 const CALLERS: usize = 100;
 const CAPACITY: u64 = 60_000;
@@ -53,6 +55,36 @@ async fn a_limit_shared_by_three_nodes_is_never_over_and_nearly_all_used() -> Ou
     assert!(tokens <= CAPACITY, "{tokens} of {CAPACITY}");
     assert!(tokens > CAPACITY - LARGEST_RESERVATION, "only {tokens} of {CAPACITY}");
     agrees(&cluster, &provider, "alice-tokens", tokens).await?;
+    Ok(())
+}
+
+/// Each call reserves most of the limit and uses next to nothing of it: the next one meets what the one before has held, should it
+/// come before the log knows of its end.
+#[tokio::test]
+async fn calls_one_after_the_other_through_all_nodes_are_admitted_at_once_where_what_is_used_leaves_room() -> Outcome {
+    const CALLS: usize = 60;
+    day_with_room(Duration::from_secs(180)).await;
+    let cluster = Cluster::start().await?;
+    let _provider = cluster.with_standard(&[("alice", Some(CAPACITY))]).await?;
+    let call = Call::chat(&api_key("alice"), "mock-1").max_tokens(CAPACITY * 6 / 10);
+    let origins = cluster.origins();
+    let (mut refused, mut took) = (0, Vec::new());
+    for number in 0..CALLS {
+        let begun = Instant::now();
+        let answer = cluster.client.send(call.request(&origins[number % origins.len()]), LIMIT).await?;
+        took.push(begun.elapsed());
+        match answer.status {
+            200 => (),
+            429 => refused += 1,
+            other => anyhow::bail!("{other}: {}", answer.text()),
+        }
+    }
+    took.sort_unstable();
+    let (median, slowest) = (took[CALLS / 2], took[CALLS - 1]);
+    say(&format!(
+        "{CALLS} calls in turn for 60 % of a limit: {refused} refused, median {median:.1?}, slowest {slowest:.1?}"
+    ));
+    assert_eq!(refused, 0, "of {CALLS}");
     Ok(())
 }
 

@@ -37,13 +37,14 @@ impl Agent {
     /// Those of `out`.
     pub(crate) fn digest(&self, out: &mut impl Write) -> fmt::Result {
         let Self { node, incarnation, next_request, next_seq, requests, book, unheld, settles, holds, .. } = self;
-        let Self { parked, queued, in_flight, fenced, .. } = self;
+        let Self { parked, lingering, patience, queued, in_flight, fenced, .. } = self;
         write!(out, "{node} {incarnation} {next_request} {next_seq} {unheld} {settles:?} {holds:?} ")?;
-        write!(out, "{parked:?} {queued} {in_flight:?} {fenced} ")?;
+        write!(out, "{parked:?} {lingering:?} {patience} {queued} {in_flight:?} {fenced} ")?;
         // Of the rest of a request only figures are made.
         let acted_upon = requests.iter().map(|(number, request)| {
-            let Request { phase, parts, path, in_log, durability, journaled, was_parked: _, since: _ } = request;
-            (number, phase, parts, path, in_log, durability, journaled)
+            let Request { phase, parts, path, in_log, durability, journaled, refused, was_parked: _, since: _ } =
+                request;
+            (number, phase, parts, path, in_log, durability, journaled, refused)
         });
         let mut known: Vec<_> = acted_upon.collect();
         known.sort_unstable_by_key(|(request, ..)| **request);

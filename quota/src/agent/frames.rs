@@ -92,7 +92,7 @@ impl Agent {
         let known = self.requests.get_mut(&request)?;
         if said.granted {
             let abandoned = known.phase == Phase::Abandoned;
-            known.phase = Phase::Open;
+            (known.phase, known.refused) = (Phase::Open, None);
             let path = known.path.take();
             #[cfg(any(test, feature = "seeded-bugs"))]
             if abandoned && self.book.bug == Some(Bug::ForgetsTheAbandoned) {
@@ -124,9 +124,13 @@ impl Agent {
             }
             _ => {}
         }
+        if self.linger(said, &hold, now.0) {
+            return None;
+        }
         if said.refusal() == Refusal::Expired {
             self.settles.push_back(Settle { request, outcome: Outcome::Voided.into(), ..Settle::default() });
         }
+        let known = self.requests.get_mut(&request)?;
         let path = known.path.take();
         let sent = known.phase == Phase::Sent;
         let outcome = self.whole(request, path.as_deref(), said, now.0);
@@ -136,7 +140,7 @@ impl Agent {
     }
 
     /// The log's word on some of the charges as a word on all of them.
-    fn whole(&self, request: u64, path: Option<&Path>, said: &HoldOutcome, now: u64) -> HoldOutcome {
+    pub(super) fn whole(&self, request: u64, path: Option<&Path>, said: &HoldOutcome, now: u64) -> HoldOutcome {
         let mut outcome = said.clone();
         let Some(path) = path.filter(|path| path.drawn != 0) else { return outcome };
         outcome.refused_by = path.position(said.refused_by);

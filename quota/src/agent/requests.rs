@@ -1,10 +1,10 @@
 //! The lives of requests: what they draw, what they ask the log for, and how they end.
 
-use super::*;
+use super::{lingering::Refused, *};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Waiting until others have given back.
+    /// Waiting until others have given back, or their requests have ended.
     Parked,
     /// Waiting to be put into a frame.
     Queued,
@@ -33,12 +33,23 @@ pub(super) struct Request {
     pub(super) was_parked: bool,
     /// When it came, by this node's own clock.
     pub(super) since: u64,
+    /// The log has said no, but it asks once more.
+    pub(super) refused: Option<Box<Refused>>,
 }
 
 impl Request {
     pub(super) fn queued(durability: Durability, since: u64) -> Self {
-        let (parts, path, in_log, journaled, was_parked) = (Parts::new(), None, false, None, false);
-        Self { phase: Phase::Queued, parts, path, in_log, durability, journaled, was_parked, since }
+        Self {
+            phase: Phase::Queued,
+            parts: Parts::new(),
+            path: None,
+            in_log: false,
+            durability,
+            journaled: None,
+            was_parked: false,
+            since,
+            refused: None,
+        }
     }
 }
 
@@ -153,10 +164,14 @@ impl Agent {
         self.requests.insert(request, known);
     }
 
-    /// Begins anew with the requests that were told to wait; those that can be granted from leases by now are.
+    /// Begins anew with the requests that wait; those that can be granted from leases by now are. Who has waited is asked for
+    /// before who has come meanwhile.
     pub fn retry(&mut self, now: Timestamp) -> Vec<Answer> {
-        let parked = std::mem::take(&mut self.parked);
-        parked.into_iter().filter_map(|request| self.try_again(request, now.0)).collect()
+        let waiting = std::mem::take(&mut self.parked).into_iter().chain(std::mem::take(&mut self.lingering));
+        let newcomers = self.holds.len();
+        let answers = waiting.filter_map(|request| self.try_again(request, now.0)).collect();
+        self.holds.rotate_left(newcomers);
+        answers
     }
 
     fn try_again(&mut self, request: u64, now: u64) -> Option<Answer> {
@@ -172,7 +187,7 @@ impl Agent {
         }
         self.book.go_out(&mut known.parts);
         let standings = known.parts.iter().map(|part| self.book.standing(part, now)).collect();
-        (known.phase, known.in_log) = (Phase::Open, false);
+        (known.phase, known.in_log, known.refused) = (Phase::Open, false, None);
         self.requests.insert(request, known);
         self.granted_parked += 1;
         let outcome = HoldOutcome { request, granted: true, standings, ..HoldOutcome::default() };
@@ -245,7 +260,10 @@ impl Agent {
                 return self.give_back(&parts);
             }
             Phase::Queued => self.queued -= 1,
-            Phase::Parked => self.parked.retain(|parked| *parked != request),
+            Phase::Parked => {
+                self.parked.retain(|parked| *parked != request);
+                self.lingering.retain(|lingering| *lingering != request);
+            }
         }
         if let Some(gone) = self.requests.remove(&request) {
             self.give_back(&gone.parts);

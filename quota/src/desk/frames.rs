@@ -3,12 +3,12 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::Instant;
-use tollgate_proto::state::v1::{Frame, FrameOutcome};
+use tollgate_proto::state::v1::{Frame, FrameOutcome, HoldOutcome};
 
 use super::shared::{Shared, State};
 use crate::{agent::Answer, journal::Progress};
 
-/// Between two attempts of a request that waits for others to give back: about what a recall takes.
+/// Between two attempts of a request that waits for others to give back, or to end: about what a recall takes.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl Shared {
@@ -75,6 +75,13 @@ impl Shared {
             self.fenced().cancel();
         }
         confirmed
+    }
+
+    /// What the log has said of a request that asks once more.
+    pub(super) fn refused_before(&self, request: u64) -> Option<HoldOutcome> {
+        let said = self.lock().agent.refused_before(request).cloned();
+        self.counters.refused.fetch_add(u64::from(said.is_some()), Relaxed);
+        said
     }
 
     fn tell(&self, state: &mut State, answers: Vec<Answer>) {

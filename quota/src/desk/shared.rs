@@ -111,6 +111,7 @@ impl Shared {
     pub(super) fn new(mut config: DeskConfig, journal: Arc<dyn Journal>) -> Self {
         let mut agent = Agent::new(config.node.0, config.incarnation);
         agent.isolate_after(micros(config.isolation), 0);
+        agent.linger_for(micros(config.ends_within));
         let recovered_in = config.recovers.is_empty().then_some(Duration::ZERO);
         agent.recover(std::mem::take(&mut config.recovers));
         let progress = journal.progress();

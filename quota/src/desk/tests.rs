@@ -9,6 +9,7 @@ use tollgate_proto::state::v1::{Frame, FrameOutcome, NodeOpen, QuotaBatch};
 
 mod journal;
 mod leases;
+mod lingering;
 mod parts;
 mod pockets;
 mod random;
@@ -149,9 +150,13 @@ impl Uplink for Log {
 }
 
 fn desk(log: &Arc<Log>) -> (Desk, TaskTracker) {
+    desk_with(log, DeskConfig::new(NodeId(1), 1))
+}
+
+fn desk_with(log: &Arc<Log>, config: DeskConfig) -> (Desk, TaskTracker) {
     let tracker = TaskTracker::new();
     let uplink: Arc<dyn Uplink> = Arc::clone(log) as _;
-    let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, Arc::new(Forgetful::default()), &tracker);
+    let desk = Desk::spawn(config, uplink, Arc::new(Forgetful::default()), &tracker);
     tracker.close();
     (desk, tracker)
 }
@@ -236,7 +241,8 @@ async fn a_refusal_names_the_limit_and_the_end_of_its_window() {
 #[tokio::test(start_paused = true)]
 async fn requests_of_one_moment_share_a_frame() {
     let log = Log::with_limit(1_000);
-    let (desk, _tracker) = desk(&log);
+    // Nobody asks twice, so that what is counted is who came.
+    let (desk, _tracker) = desk_with(&log, DeskConfig { ends_within: Duration::ZERO, ..DeskConfig::new(NodeId(1), 1) });
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..100 {
         let desk = desk.clone();

@@ -151,6 +151,16 @@ impl Ticket {
         }
     }
 
+    /// The caller's answer when nothing more was said in time: what the log has said before, or that nothing is decided. Dropped
+    /// here, the ticket lets go of what was asked for.
+    pub(super) fn too_late(self, charges: Vec<Charge>) -> ReserveError {
+        let said = match &self.claim {
+            Claim::Agent { shared, request, .. } => shared.refused_before(*request),
+            Claim::Pockets(_) => None,
+        };
+        said.map_or_else(|| self.shared().too_late(), |said| refusal(&said, charges))
+    }
+
     /// Turns the log's word on this request into the caller's answer. What was not granted needs no end.
     pub(super) fn answered(mut self, word: Word, charges: Vec<Charge>) -> Result<Reservation, ReserveError> {
         match word {

@@ -111,7 +111,7 @@ impl Shared {
                 return Ok(reservation); // the ticket, dropped, lets go of what was asked for
             }
             if Instant::now() >= deadline {
-                return Err(self.too_late());
+                return Err(ticket.too_late(charges));
             }
             // Somebody has answered meanwhile, or something is short that must not be gone without.
             may_allow &= self.silent_at() > Instant::now();

@@ -319,6 +319,12 @@ impl Ledger {
         }
     }
 
+    /// Whether what is short is so only for as long as requests are in flight.
+    fn would_fit_once_ended(&self, path: &[Step<'_>]) -> bool {
+        let there = |step: &Step<'_>| self.remaining_once_ended(step.rule, step.account, self.age());
+        path.iter().all(|step| there(step) >= i128::from(step.amount))
+    }
+
     fn grant(&self, now: u64, hold: &Hold, path: &[Step<'_>]) -> HoldOutcome {
         HoldOutcome {
             request: hold.request,
@@ -343,6 +349,7 @@ impl Ledger {
             refused_by: u32::try_from(refused.by).unwrap_or(u32::MAX),
             refusal: refused.why.into(),
             stale_until: refused.stale_until,
+            only_held: refused.why == Refusal::Exhausted && self.would_fit_once_ended(path),
         }
     }
 

@@ -29,6 +29,17 @@ impl Ledger {
         })
     }
 
+    /// The same, if every request in flight ended now and had used nothing.
+    pub(super) fn remaining_once_ended(&self, rule: u32, account: Option<u32>, age: u64) -> i128 {
+        let state = self.rules.get(rule);
+        let known = account.and_then(|id| Some((id, self.accounts.get(id)?)));
+        let held = known.filter(|(_, account)| state.is_current(account.epoch)).map_or(0, |(id, account)| {
+            let open = self.leases.of_account(id).filter(|lease| self.is_open(lease));
+            u128::from(account.counts(state, age).held) + open.map(|lease| u128::from(lease.held)).sum::<u128>()
+        });
+        self.remaining(rule, account, age).saturating_add_unsigned(held)
+    }
+
     /// One account in the window that is open at `now`, as listings show it, whether anybody has used it or not. Without a key
     /// one that nobody has. None where the limit is not in force, or has no such account.
     #[must_use]

@@ -1,6 +1,7 @@
 //! Fixed slices of seeds; with `TOLLGATE_NIGHTLY` a hundred times as many, or as many times as it says.
 
 mod alone;
+mod lingering;
 mod variants;
 
 use std::collections::BTreeSet;

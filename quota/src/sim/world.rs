@@ -54,6 +54,8 @@ pub(super) const PERMITS: &str = "e";
 const PATIENCE: u64 = 3 * SECOND;
 /// How long a process may spend its leases without an answer, and what it has in flight may last after that.
 const ISOLATION: u64 = 2 * SECOND;
+/// How long requests ask once more that are short of what others hold.
+const LINGERS_FOR: u64 = 80 * MS;
 
 /// A command of the log.
 #[derive(Debug)]

@@ -86,6 +86,23 @@ fn a_hold_that_is_short_is_refused_only_once_everyone_has_given_back() {
 }
 
 #[test]
+fn a_refusal_says_whether_only_requests_in_flight_stand_in_the_way() {
+    let mut bench = tpm();
+    let lease = bench.want("tpm", 1, "alice", 300, 10).unwrap();
+    assert!(bench.hold(vec![charge("tpm", 1, "alice", 400)]).granted);
+    assert_eq!(bench.hold(vec![charge("tpm", 1, "alice", 400)]).refusal(), Refusal::Recalling);
+    let lease = LeaseView { generation: bench.lease("tpm", "alice").unwrap().generation, ..lease };
+    bench.report(lease, 50, 0, 250);
+    let refused = bench.hold(vec![charge("tpm", 1, "alice", 950)]);
+    assert_eq!((refused.refusal(), refused.only_held), (Refusal::Exhausted, true), "50 are used, and 650 are held");
+    let refused = bench.hold(vec![charge("tpm", 1, "alice", 951)]);
+    assert_eq!((refused.refusal(), refused.only_held), (Refusal::Exhausted, false));
+    bench.settle(1, 400, Outcome::Settled);
+    let refused = bench.hold(vec![charge("tpm", 1, "alice", 551)]);
+    assert_eq!((refused.refusal(), refused.only_held), (Refusal::Exhausted, false), "450 are used");
+}
+
+#[test]
 fn an_account_that_is_over_calls_back_what_nodes_have_in_hand() {
     let mut bench = tpm();
     assert!(bench.hold(vec![charge("tpm", 1, "alice", 100)]).granted);

@@ -34,6 +34,7 @@ impl World {
         }
         let mut agent = Agent::new(node, incarnation);
         agent.isolate_after(ISOLATION, 0);
+        agent.linger_for(if self.plan.lingers { LINGERS_FOR } else { 0 });
         agent.recover(self.recovery(node, remains)?);
         agent.set_bug(self.wrong().and_then(Wrong::book));
         let mut replica = self.snapshot();
