@@ -7,6 +7,7 @@ use tollgate_proto::v1;
 use super::API_VERSION;
 use crate::{
     Field, Kind, LogIndex, Money, Name, Problem, Problems, Timestamp, nearest::hint, parse_duration, parse_size,
+    resource::MAX_WEIGHT,
 };
 
 /// One resource under check.
@@ -185,8 +186,6 @@ impl Context {
 
     /// A weight: 1 when absent.
     pub(super) fn weight(&mut self, at: &Field<'_>, weight: Option<u32>) -> u32 {
-        /// So that the sum of thousands still fits.
-        const MAX_WEIGHT: u32 = 1_000_000;
         let weight = weight.unwrap_or(1);
         if weight > MAX_WEIGHT {
             self.add(at, format!("must be at most {MAX_WEIGHT}"));

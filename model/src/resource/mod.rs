@@ -21,6 +21,7 @@ pub use price::{Price, PriceTable, PriceTier, Rates};
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch};
 pub use subject::{Sent, Subject, percent_decode};
+pub(crate) use upstream::MAX_WEIGHT;
 pub use upstream::{Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service};
 
 use crate::{Kind, Name};

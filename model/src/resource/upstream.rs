@@ -29,6 +29,9 @@ pub enum Protocol {
     H2c,
 }
 
+/// Of an endpoint or a backend: so that the sum of thousands still fits.
+pub(crate) const MAX_WEIGHT: u32 = 1_000_000;
+
 /// One address of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {

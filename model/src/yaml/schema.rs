@@ -8,7 +8,7 @@ use prost_types::{
     field_descriptor_proto::{Label, Type},
 };
 
-use crate::resource::MAX_LIMIT;
+use crate::resource::{MAX_LIMIT, MAX_WEIGHT};
 
 /// A message: its fields in the order of the file.
 #[derive(Debug)]
@@ -22,7 +22,12 @@ pub(super) struct Message {
 const SECRETS: [&str; 2] = [".tollgate.v1.ProviderKey", ".tollgate.v1.Credential"];
 
 /// Numbers that stay below what their type holds: so one that no type holds gets the same answer.
-const NARROWER: [(&str, &str, u64); 1] = [("LimitSpec", "limit", MAX_LIMIT)];
+const NARROWER: [(&str, &str, u64); 4] = [
+    ("LimitSpec", "limit", MAX_LIMIT),
+    ("Backend", "weight", MAX_WEIGHT as u64),
+    ("ProviderEndpoint", "weight", MAX_WEIGHT as u64),
+    ("ServiceEndpoint", "weight", MAX_WEIGHT as u64),
+];
 
 /// One field.
 #[derive(Debug)]

@@ -90,7 +90,7 @@ fn a_wrong_type_says_what_would_be_right() {
             "spec: {backends: [{weight: 1.5}]}\n",
             "4:28 spec.backends[0].weight: must be a whole number, 0 or more, in digits, not `1.5`",
         ),
-        ("spec: {backends: [{weight: 4294967296}]}\n", "4:28 spec.backends[0].weight: must be at most 4294967295"),
+        ("spec: {backends: [{weight: 4294967296}]}\n", "4:28 spec.backends[0].weight: must be at most 1000000"),
         ("spec: {tokens: {max: 18446744073709551616}}\n", "4:22 spec.tokens.max: must be at most 18446744073709551615"),
         (
             "spec: {tokens: {max: \"lots of them\"}}\n",
@@ -102,6 +102,24 @@ fn a_wrong_type_says_what_would_be_right() {
     ] {
         assert_eq!(problems(rest), [expected]);
     }
+}
+
+/// Whether 64 bits hold it or not.
+#[test]
+fn a_weight_that_is_too_great_gets_one_answer() {
+    for weight in ["1000001", "4294967295", "4294967296", "18446744073709551616"] {
+        let found = examined("Route", &format!("spec: {{backends: [{{service: a, weight: {weight}}}]}}\n"));
+        assert_eq!(found, ["4 spec.backends[0].weight: must be at most 1000000"], "{weight}");
+        for (kind, endpoint, rest) in [
+            ("Service", "address: 'a:1'", ""),
+            ("Provider", "url: 'http://a/v1'", "type: openai, keys: [{env: KEY}], "),
+        ] {
+            let found = examined(kind, &format!("spec: {{{rest}endpoints: [{{{endpoint}, weight: {weight}}}]}}\n"));
+            assert_eq!(found, ["4 spec.endpoints[0].weight: must be at most 1000000"], "{kind} {weight}");
+        }
+    }
+    let found = examined("Route", "spec: {backends: [{service: a, weight: 1000000}]}\n");
+    assert!(found.is_empty(), "{found:?}");
 }
 
 /// Whether 64 bits hold it or not.
@@ -422,11 +440,8 @@ fn resource() -> impl Strategy<Value = v1::Resource> {
     });
     let matches = (prop::collection::btree_map(word(), value, 0..3), prop::collection::vec(word(), 0..3))
         .prop_map(|(headers, methods)| v1::RouteMatch { headers, methods, ..Default::default() });
-    let backend = (word(), any::<Option<u32>>()).prop_map(|(provider, weight)| v1::Backend {
-        provider,
-        weight,
-        ..Default::default()
-    });
+    let backend = (word(), prop::option::of(0..=crate::resource::MAX_WEIGHT))
+        .prop_map(|(provider, weight)| v1::Backend { provider, weight, ..Default::default() });
     let tokens =
         (any::<Option<u64>>(), any::<Option<u64>>()).prop_map(|(default, max)| v1::TokenPolicy { default, max });
     let auth = any::<Option<bool>>().prop_map(|required| v1::Auth { required, allow: None });

@@ -15,7 +15,6 @@ fn every_wrong_value_of_a_service_is_told() {
             ("{endpoints: [{address: 'a:1', zone: A}]}", "spec.endpoints[0].zone: must be 1 to 253"),
             ("{endpoints: [{address: 'a:1'}, {address: 'A:1'}]}", "spec.endpoints[1]: `http://a:1/` is there twice"),
             ("{endpoints: [{address: 'a:1', weight: 0}]}", "spec.endpoints: every weight is 0"),
-            ("{endpoints: [{address: 'a:1', weight: 4000000}]}", "spec.endpoints[0].weight: must be at most"),
             (
                 "{protocol: htp, endpoints: [{address: 'a:1'}]}",
                 "spec.protocol: `htp` is unknown (did you mean `http`?)",
@@ -103,4 +102,23 @@ fn a_provider_keeps_its_keys_in_order_and_never_a_plain_one() {
     assert_eq!(provider.endpoints[0].url, "http://a/v1");
     let plain = super::provider("{type: openai, endpoints: [{url: 'http://a'}], keys: [{value: sk-secret}]}");
     assert!(!format!("{plain:?}").contains("sk-secret"));
+}
+
+/// As a call of the admin API may say it, that no text was read for.
+#[test]
+fn a_weight_that_is_too_great_is_told_wherever_it_is() {
+    let told = |resource: &v1::Resource| {
+        let problems = check(resource).unwrap_err();
+        problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect::<Vec<_>>()
+    };
+    for weight in [1_000_001, u32::MAX] {
+        let mut route = resource("kind: Route\nmetadata: {name: x}\nspec: {backends: [{service: a}]}");
+        let Some(Raw::Route(v1::Route { spec: Some(spec), .. })) = &mut route.kind else { panic!("{route:?}") };
+        spec.backends[0].weight = Some(weight);
+        assert_eq!(told(&route), ["spec.backends[0].weight: must be at most 1000000"]);
+        let mut service = resource("kind: Service\nmetadata: {name: x}\nspec: {endpoints: [{address: 'a:1'}]}");
+        let Some(Raw::Service(v1::Service { spec: Some(spec), .. })) = &mut service.kind else { panic!("{service:?}") };
+        spec.endpoints[0].weight = Some(weight);
+        assert_eq!(told(&service), ["spec.endpoints[0].weight: must be at most 1000000"]);
+    }
 }
