@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use http::HeaderMap;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tollgate_llm::code;
-use tollgate_model::{ConfigView, Durability, KeyPart, Limit, LogIndex, Mode, Reserve, Subject, Unit, WhenUnavailable};
+use tollgate_model::{ConfigView, Durability, KeyPart, Limit, Mode, Reserve, Subject, Unit, WhenUnavailable};
 use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing, Touch, Unavailable};
 
 use super::{
     rate_headers::{Figures, rate_headers},
+    reserve::{Asking, Met, NotReserved},
     shadow,
 };
 use crate::{error::Rejection, gateway::Shared};
@@ -135,14 +136,6 @@ pub(crate) async fn durable(in_flight: &InFlight, deadline: Instant) -> Result<(
     })
 }
 
-pub(super) fn quota_durability(durability: Durability) -> tollgate_quota::Durability {
-    match durability {
-        Durability::Memory => tollgate_quota::Durability::Memory,
-        Durability::Journal => tollgate_quota::Durability::Journal,
-        Durability::Quorum => tollgate_quota::Durability::Quorum,
-    }
-}
-
 /// Reserves `need` in all limits that concern the subject; what is written down of it is what the strongest of them asks for, and
 /// `at_least`. Should a limit have changed meanwhile, the newest
 /// configuration's limits count.
@@ -156,49 +149,37 @@ pub(crate) async fn ask(
     deadline: Instant,
 ) -> Result<Admission, Refused> {
     let deadline = deadline.min(Instant::now() + PATIENCE);
-    let mut view = Arc::clone(view);
-    loop {
-        let met = view.limits_for(subject).cloned();
-        let (limits, shadows): (Vec<Arc<Limit>>, Vec<_>) = met.partition(|limit| limit.mode == Mode::Enforce);
-        let charges = match charges(&limits, &subject, need) {
-            Ok(charges) => charges,
-            Err(rejection) => return Err(Refused { why: Why::Told(rejection), limits, is_false: false }),
-        };
-        let durability = limits.iter().map(|limit| limit.durability).fold(at_least, Durability::max);
-        let asked = (!charges.is_empty()).then(Instant::now);
-        let allowed: Vec<bool> = limits.iter().map(|it| it.when_unavailable == WhenUnavailable::Allow).collect();
-        let durability = quota_durability(durability);
-        match shared.desk.reserve_or_allow(charges, &allowed, durability, deadline, hold_for).await {
-            Ok(reservation) => {
-                if let Some(asked) = asked {
-                    shared.metrics.waited(reservation.is_local(), asked.elapsed());
-                }
-                let without: Vec<&str> = reservation.unprotected().collect();
-                for limit in &limits {
-                    let unprotected = without.contains(&limit.name.as_str());
-                    shared.metrics.decision(&limit.name, if unprotected { "unprotected" } else { "granted" });
-                }
-                without.iter().for_each(|limit| shared.metrics.unprotected(limit));
-                let granted = asked.filter(|_| !reservation.is_local());
-                let has_permit = limits.iter().any(|limit| is_permit(limit));
-                let permit = has_permit.then(|| Arc::new(shared.desk.touch(granted)));
-                let headers = rate_headers(&Figures::of(&limits).with(&reservation.standings()));
-                let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
-                return Ok(Admission { reservation, headers, permit });
-            }
-            Err(ReserveError::Stale { version, .. }) => {
-                let Some(newer) = newer_view(shared, version, deadline).await else {
-                    let why = Why::Told(unavailable(&Figures::of(&limits)));
-                    return Err(Refused { why, limits, is_false: false });
-                };
-                view = newer;
-            }
-            Err(error) => {
-                let is_false = could_be_false(shared, &error, &limits, &subject, need);
-                return Err(Refused { why: Why::Quota(error), limits, is_false });
-            }
-        }
+    let asking = Asking { subject, at_least, hold_for, deadline };
+    let wanted = |met: &Met| charges(&met.limits, &subject, need).map_err(NotReserved::Never);
+    let (met, reserved) = asking.reserve(shared, view, |_| true, wanted).await;
+    let why = match reserved {
+        Ok(reservation) => return Ok(admission(shared, met, subject, need, reservation)),
+        Err(NotReserved::Quota(error)) => Why::Quota(error),
+        Err(NotReserved::Never(rejection)) => Why::Told(rejection),
+        Err(NotReserved::Outdated | NotReserved::Nothing) => Why::Told(unavailable(&Figures::of(&met.limits))),
+    };
+    let is_false = matches!(&why, Why::Quota(error) if could_be_false(shared, error, &met.limits, &subject, need));
+    Err(Refused { why, limits: met.limits, is_false })
+}
+
+fn admission(shared: &Shared, met: Met, subject: Subject<'_>, need: Need, reservation: Reservation) -> Admission {
+    let Met { limits, shadows, asked } = met;
+    let asked = (!limits.is_empty()).then_some(asked);
+    if let Some(asked) = asked {
+        shared.metrics.waited(reservation.is_local(), asked.elapsed());
     }
+    let without: Vec<&str> = reservation.unprotected().collect();
+    for limit in &limits {
+        let unprotected = without.contains(&limit.name.as_str());
+        shared.metrics.decision(&limit.name, if unprotected { "unprotected" } else { "granted" });
+    }
+    without.iter().for_each(|limit| shared.metrics.unprotected(limit));
+    let granted = asked.filter(|_| !reservation.is_local());
+    let has_permit = limits.iter().any(|limit| is_permit(limit));
+    let permit = has_permit.then(|| Arc::new(shared.desk.touch(granted)));
+    let headers = rate_headers(&Figures::of(&limits).with(&reservation.standings()));
+    let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
+    Admission { reservation, headers, permit }
 }
 
 /// Whether a counter of what is really used could have said yes: what was asked for fits into what is not used.
@@ -320,20 +301,6 @@ fn unavailable(figures: &Figures<'_>) -> Rejection {
         names => format!("Limit `{}` can't be asked at the moment.", names.join("`, `")),
     };
     Rejection::new(503, code::QUOTA_UNAVAILABLE, message).retry_after(RETRY_UNAVAILABLE)
-}
-
-/// The configuration at `version` or later, as soon as this node serves it.
-pub(super) async fn newer_view(shared: &Shared, version: LogIndex, deadline: Instant) -> Option<Arc<ConfigView>> {
-    loop {
-        let changed = shared.changed.notified();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
-        let view = Arc::clone(&shared.current().view);
-        if view.index >= version {
-            return Some(view);
-        }
-        timeout_at(deadline, changed).await.ok()?;
-    }
 }
 
 /// For the answer's headers and messages: [`Figures::with`] matches standings to limits by name.

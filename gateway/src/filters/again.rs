@@ -6,11 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tollgate_model::{ConfigView, Durability, Limit, Mode, Subject, Unit, WhenUnavailable};
+use tollgate_model::{ConfigView, Durability, Limit, Subject, Unit};
 use tollgate_quota::{HeldPart, ReserveError};
 
 use super::{
-    admit::{Need, PATIENCE, charges, newer_view, quota_durability},
+    admit::{Need, PATIENCE, charges},
+    reserve::{Asking, Met, NotReserved},
     shadow,
 };
 use crate::gateway::Shared;
@@ -37,49 +38,32 @@ impl Again<'_> {
     /// Holds them in all limits that count tokens, or in none. What is given may be drawn on: it is durable. None where no
     /// limit counts tokens.
     pub(crate) async fn hold(self, shared: &Shared, view: &Arc<ConfigView>) -> Result<Option<HeldPart>, NotHeld> {
-        let mut view = Arc::clone(view);
-        loop {
-            let met = view.limits_for(self.subject).filter(|limit| counts_tokens(limit)).cloned();
-            let (limits, shadows): (Vec<Arc<Limit>>, Vec<_>) = met.partition(|limit| limit.mode == Mode::Enforce);
-            if limits.is_empty() && shadows.is_empty() {
-                return Ok(None);
+        let Self { subject, need, at_least, hold_for, .. } = self;
+        let deadline = self.deadline.min(Instant::now() + PATIENCE);
+        let asking = Asking { subject, at_least, hold_for, deadline };
+        let wanted = |met: &Met| match met.limits.is_empty() && met.shadows.is_empty() {
+            true => Err(NotReserved::Nothing),
+            false => charges(&met.limits, &subject, need).map_err(NotReserved::Never),
+        };
+        let (met, reserved) = asking.reserve(shared, view, counts_tokens, wanted).await;
+        let reservation = match reserved {
+            Ok(reservation) => shadow::follow(shared, &met.shadows, &subject, need, reservation),
+            Err(NotReserved::Nothing) => return Ok(None),
+            Err(error) => {
+                if let NotReserved::Quota(ReserveError::Exhausted { limit, .. }) = &error {
+                    shared.metrics.decision(limit, "not_extended");
+                }
+                tracing::debug!(?error, "no fallback: its tokens can't be held");
+                return Err(NotHeld);
             }
-            match self.reserve(shared, &limits, &shadows).await {
-                Ok(part) => {
-                    limits.iter().for_each(|limit| shared.metrics.decision(&limit.name, "extended"));
-                    return Ok(Some(part));
-                }
-                Err(Some(ReserveError::Stale { version, .. })) => {
-                    view = newer_view(shared, version, self.deadline).await.ok_or(NotHeld)?;
-                }
-                Err(error) => {
-                    if let Some(ReserveError::Exhausted { limit, .. }) = &error {
-                        shared.metrics.decision(limit, "not_extended");
-                    }
-                    tracing::debug!(?error, "no fallback: its tokens can't be held");
-                    return Err(NotHeld);
-                }
-            }
-        }
-    }
-
-    async fn reserve(
-        &self,
-        shared: &Shared,
-        limits: &[Arc<Limit>],
-        shadows: &[Arc<Limit>],
-    ) -> Result<HeldPart, Option<ReserveError>> {
-        let charges = charges(limits, &self.subject, self.need).map_err(|_exceeds| None)?;
-        let allowed: Vec<bool> = limits.iter().map(|it| it.when_unavailable == WhenUnavailable::Allow).collect();
-        let durability = limits.iter().map(|limit| limit.durability).fold(self.at_least, Durability::max);
-        let (durability, deadline) = (quota_durability(durability), self.deadline.min(Instant::now() + PATIENCE));
-        let asked = shared.desk.reserve_or_allow(charges, &allowed, durability, deadline, self.hold_for).await;
-        let reservation = shadow::follow(shared, shadows, &self.subject, self.need, asked.map_err(Some)?);
+        };
         let part = reservation.dispatch_part();
         if let Err(error) = part.durable(deadline).await {
             part.void();
-            return Err(Some(ReserveError::Unavailable(error)));
+            tracing::debug!(%error, "no fallback: its tokens can't be held");
+            return Err(NotHeld);
         }
-        Ok(part)
+        met.limits.iter().for_each(|limit| shared.metrics.decision(&limit.name, "extended"));
+        Ok(Some(part))
     }
 }

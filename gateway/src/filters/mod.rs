@@ -6,6 +6,7 @@ pub(crate) mod again;
 mod authenticate;
 pub(crate) mod output;
 mod rate_headers;
+mod reserve;
 mod shadow;
 
 pub(crate) use authenticate::{authenticate, credentials, remove_credentials};

@@ -6,7 +6,10 @@ use tokio::time::Instant;
 use tollgate_model::{ConfigView, Durability, Limit, Mode, Reserve, Subject, Unit};
 use tollgate_quota::{Charge, HeldPart, ReserveError, Standing};
 
-use super::admit::{newer_view, quota_durability, standing_of};
+use super::{
+    admit::standing_of,
+    reserve::{newer_view, quota_durability},
+};
 use crate::gateway::Shared;
 
 /// Limits that change while they are asked: each time they are asked again as they are then.
