@@ -93,6 +93,11 @@ impl Slot {
         self.used.saturating_add(self.held).saturating_add(self.overrun)
     }
 
+    /// Of `all`, what no request holds.
+    fn ended(self) -> u64 {
+        self.used.wrapping_add(self.overrun)
+    }
+
     fn is_live(self, span: Span, age: u64) -> bool {
         self.at.saturating_add(span.lasts) > age
     }
@@ -102,9 +107,23 @@ impl Slot {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Slide {
     pub(crate) slots: Vec<Slot>,
+    /// What was used and overrun of all slots, by a count of its own: kept whenever that changes, and never read but by audits.
+    counted: u64,
 }
 
 impl Slide {
+    pub(crate) const NONE: Self = Self { slots: Vec::new(), counted: 0 };
+
+    pub(crate) fn of(slots: Vec<Slot>) -> Self {
+        let counted = sum_of_ended(&slots);
+        Self { slots, counted }
+    }
+
+    /// I1, by two counts: what was used, and what of each slot.
+    pub(crate) fn adds_up(&self) -> bool {
+        sum_of_ended(&self.slots) == self.counted
+    }
+
     /// Takes `amount` for a request, at `age`.
     pub(crate) fn hold(&mut self, span: Span, age: u64, amount: u64) {
         self.prune(span, age);
@@ -124,6 +143,7 @@ impl Slide {
         if amount > 0 {
             self.prune(span, at);
             self.slot(span.label(at)).used += amount;
+            self.counted = self.counted.wrapping_add(amount);
         }
     }
 
@@ -132,13 +152,16 @@ impl Slide {
         if let Some(slot) = self.known(span.label(at)) {
             slot.held = slot.held.saturating_sub(held);
             slot.used += used;
+            self.counted = self.counted.wrapping_add(used);
         }
     }
 
     /// What was counted at `at` was too much by this.
     pub(crate) fn correct(&mut self, span: Span, at: u64, unused: u64) {
         if let Some(slot) = self.known(span.label(at)) {
-            slot.used = slot.used.saturating_sub(unused);
+            let unused = unused.min(slot.used);
+            slot.used -= unused;
+            self.counted = self.counted.wrapping_sub(unused);
         }
     }
 
@@ -147,7 +170,9 @@ impl Slide {
         if amount > 0 {
             self.prune(span, age);
             let slot = self.slot(span.label(age));
-            slot.overrun = slot.overrun.saturating_add(amount);
+            let amount = amount.min(u64::MAX - slot.overrun);
+            slot.overrun += amount;
+            self.counted = self.counted.wrapping_add(amount);
         }
     }
 
@@ -156,6 +181,7 @@ impl Slide {
         for slot in &mut self.slots {
             (slot.used, slot.overrun) = (0, 0);
         }
+        self.counted = 0;
         self.slots.retain(|slot| slot.held > 0);
     }
 
@@ -207,6 +233,7 @@ impl Slide {
 
     fn prune(&mut self, span: Span, age: u64) {
         let aged = self.slots.iter().take_while(|slot| !slot.is_live(span, age)).count();
+        self.counted = self.counted.wrapping_sub(sum_of_ended(&self.slots[..aged]));
         self.slots.drain(..aged);
     }
 
@@ -225,6 +252,10 @@ impl Slide {
         };
         &mut self.slots[at]
     }
+}
+
+fn sum_of_ended(slots: &[Slot]) -> u64 {
+    slots.iter().fold(0, |sum, slot| sum.wrapping_add(slot.ended()))
 }
 
 #[cfg(test)]
@@ -310,7 +341,7 @@ mod tests {
                     let within = taken.iter().filter(|(at, ..)| (*begin..begin + length).contains(at));
                     prop_assert!(within.map(|(_, amount, _)| amount).sum::<u64>() <= limit);
                 }
-                prop_assert!(slide.slots.len() <= 60);
+                prop_assert!(slide.slots.len() <= 60 && slide.adds_up());
                 // Whatever is as old as a window, a slot and the way is usable again.
                 let counts = taken.iter().filter(|(at, ..)| at + span.longest() > age);
                 prop_assert!(slide.live(span, age).all() <= counts.map(|(_, amount, _)| amount).sum::<u64>());

@@ -88,7 +88,7 @@ impl Rare {
         generation: 0,
         ask_at: 0,
         recall_until: 0,
-        slide: Slide { slots: Vec::new() },
+        slide: Slide::NONE,
         made: 0,
         kind: Kind::Own,
     };

@@ -8,11 +8,13 @@ use crate::invariants::{Violation, explained, require};
 use crate::slide::Slot;
 use tollgate_model::Unit;
 
-/// What is held of an account, and of each slot of a sliding one, is what requests hold since then.
+/// What is held of an account, and of each slot of a sliding one, is what requests hold since then; what was used of slots is what
+/// was counted.
 pub(super) fn explains(rule: &RuleState, account: &Account, holds: &[(u64, u64)]) -> Result<(), Violation> {
     let amounts = holds.iter().map(|(_, amount)| *amount);
     require(explained(account.held, amounts), "I1", || format!("{account:?} holds what no request does"))?;
     let Some(span) = rule.rule.span() else { return Ok(()) };
+    require(account.rare().slide.adds_up(), "I1", || format!("{account:?}: its slots are not what was counted"))?;
     for slot in &account.rare().slide.slots {
         let of_slot = holds.iter().filter(|(at, _)| span.label(*at) == slot.at).map(|(_, amount)| *amount);
         require(explained(slot.held, of_slot), "I1", || format!("{account:?}: {slot:?} holds what no request does"))?;

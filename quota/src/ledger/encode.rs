@@ -122,7 +122,7 @@ mod tests {
                 kind: kind as u32,
             };
             let slot = |&(at, used, held, overrun): &_| Slot { at, used, held, overrun };
-            let slide = Slide { slots: slots.iter().map(slot).collect() };
+            let slide = Slide::of(slots.iter().map(slot).collect());
             let (overrun, recall_until, ask_at) = (of[4], of[5], of[6]);
             let suspense = of[7];
             let rare = Rare { overrun, suspense, central, generation, ask_at, recall_until, slide, made, kind };

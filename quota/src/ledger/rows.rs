@@ -257,7 +257,7 @@ fn slide(key: &[u8], rows: Vec<SlotRow>) -> Result<Slide, RestoreError> {
         return Err(RestoreError::Value { key: key.to_vec(), source });
     }
     let slot = |SlotRow { at_us, used, held, overrun }| Slot { at: at_us, used, held, overrun };
-    Ok(Slide { slots: rows.into_iter().map(slot).collect() })
+    Ok(Slide::of(rows.into_iter().map(slot).collect()))
 }
 
 fn account(key: &[u8], row: AccountRow) -> Result<Account, RestoreError> {

@@ -14,7 +14,7 @@ fn ms(time: u64) -> Duration {
 /// Asks now, and tells what came of it and how long that took.
 fn ask(desk: &Desk, amount: u64) -> tokio::task::JoinHandle<(Result<Reservation, ReserveError>, Duration)> {
     let (desk, begun) = (desk.clone(), Instant::now());
-    tokio::spawn(async move { (reserve(&desk, amount).await, begun.elapsed()) })
+    TaskTracker::new().spawn(async move { (reserve(&desk, amount).await, begun.elapsed()) })
 }
 
 fn settle(reservation: Reservation, used: u64) {

@@ -3,7 +3,10 @@
 use tollgate_proto::state::v1::LimitReset;
 
 use super::*;
-use crate::ledger::{accounts::Account, holds::HoldState, leases::Lease};
+use crate::{
+    ledger::{accounts::Account, holds::HoldState, leases::Lease},
+    slide::Slot,
+};
 
 /// Alice holds 30 by requests, has used 20, and node 1 has a lease of 100 of which it has spent 10; bob has used 5. All of it in
 /// a window of the clock, or in one that slides.
@@ -87,6 +90,32 @@ fn a_slot_that_holds_what_no_request_does_is_seen() {
     let mut bench = bench(Algorithm::Sliding);
     account(&mut bench.ledger).rare_mut().slide.slots.last_mut().expect("it is held").held += 1;
     assert_eq!(unsound(&bench.ledger), [(vec!["alice".to_owned()], "I1")]);
+}
+
+/// What was used of a slot no other record tells, but what was counted of all of them.
+#[test]
+fn a_slot_that_was_used_otherwise_than_counted_is_seen_and_a_reset_mends_it() {
+    let used = |it: &Ledger| it.image().audit(0, u32::MAX).sums["tpm"].used;
+    let damages: [Damage; 3] = [
+        ("used more", |it| last_slot(it).used += 1),
+        ("used less", |it| last_slot(it).used -= 1),
+        ("overrun", |it| last_slot(it).overrun += 1),
+    ];
+    for (name, damage) in damages {
+        let mut bench = bench(Algorithm::Sliding);
+        assert_eq!(used(&bench.ledger), 25, "alice and bob");
+        damage(&mut bench.ledger);
+        assert_eq!(unsound(&bench.ledger), [(vec!["alice".to_owned()], "I1")], "{name}");
+        assert!(bench.ledger.audit().is_err(), "{name}");
+        let reset = LimitReset { limit: "tpm".into(), key: vec!["alice".into()], ..LimitReset::default() };
+        bench.ledger.reset(Timestamp(bench.now), &reset, &mut Changes::new());
+        assert_eq!(unsound(&bench.ledger), [], "{name}");
+        bench.ledger.audit().unwrap();
+    }
+}
+
+fn last_slot(ledger: &mut Ledger) -> &mut Slot {
+    account(ledger).rare_mut().slide.slots.last_mut().expect("it is held")
 }
 
 /// Of an account's own record: what holds and leases say it is, is what it is.
