@@ -142,6 +142,7 @@ mod tests {
             window: Window::Hour,
             algorithm: Algorithm::Fixed,
             time_zone: TimeZone::UTC,
+            apart: false,
             shadow: false,
         };
         ledger.set_rule(now, rule, &mut rows);

@@ -96,6 +96,7 @@ fn rule(limit: &str, capacity: u64) -> Rule {
         capacity,
         window: Window::Day,
         time_zone: TimeZone::UTC,
+        apart: false,
         shadow: false,
         algorithm: Algorithm::Fixed,
     }

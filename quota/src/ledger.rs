@@ -13,7 +13,7 @@
 //!
 //! **Edits of a limit** (QUOTA.md R2, R3). Every edit counts for holds at its own entry; leases are called back by a lower:
 //! - raised or lowered: `free` moves by the difference, and may become negative; nothing that is held is taken back;
-//! - window or time zone changed: in place. What the accounts hold and used in the window that is open then counts in
+//! - window or time zone changed, of a limit or of some of its accounts (`apart.rs`): in place. What the accounts hold and used in the window that is open then counts in
 //!   the new window around that moment, so an edit never gives anything twice;
 //! - fixed or sliding, or how long a sliding window is: all that was taken of an account, leases included, counts as used now;
 //! - unit or `per` changed: other accounts. The old ones are left as by a deletion, amounts of two units cannot be
@@ -38,6 +38,7 @@
 //! Not here: which limits a request meets (`model`), who proposes (`agent.rs`, `desk.rs`), money (`billing`).
 
 mod accounts;
+mod apart;
 mod apply;
 mod audit;
 mod audited;
@@ -69,6 +70,8 @@ mod unprotected;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{
     Attribution, LedgerMetaRow, NodeOpen, NodeOpenOutcome, Outcome, QuotaBatch, QuotaOutcome, Usage,
@@ -76,6 +79,8 @@ use tollgate_proto::state::v1::{
 
 use crate::Rule;
 
+pub(crate) use accounts::overflow_key;
+pub use apart::Zones;
 pub use audited::{Audited, Sums, Unsound};
 pub(crate) use holds::{actual, requests_of};
 pub use image::Image;
@@ -118,6 +123,8 @@ pub struct Ledger {
     nodes: nodes::Nodes,
     holds: holds::Holds,
     leases: leases::Leases,
+    /// Follows the catalog, as rules do; in no row of ours.
+    zones: Arc<dyn Zones>,
     bounds: Bounds,
     dirty: rows::Dirty,
     news: News,
@@ -221,6 +228,7 @@ impl Ledger {
             nodes: nodes::Nodes::default(),
             holds: holds::Holds::default(),
             leases: leases::Leases::default(),
+            zones: Arc::new(apart::Nowhere),
             bounds,
             dirty: rows::Dirty::default(),
             news: News { all: true, ..News::default() },
@@ -276,6 +284,12 @@ impl Ledger {
     #[must_use]
     pub fn rules(&self) -> Vec<Rule> {
         self.rules.in_force()
+    }
+
+    /// A limit in force.
+    #[must_use]
+    pub fn rule(&self, limit: &str) -> Option<&Rule> {
+        self.rules.live(limit).map(|id| &self.rules.get(id).rule)
     }
 
     /// One page of the accounts that were touched in their window, as of `now` or the last entry, whichever is later.

@@ -2,7 +2,7 @@
 
 use tollgate_model::{Algorithm, KeyPart, Limit, LogIndex, Mode, Name, TimeZone, Unit, Window};
 
-use crate::slide::Span;
+use crate::{ledger::overflow_key, slide::Span};
 
 /// What the ledger needs of a `Limit`. Whom it applies to is decided where charges are computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub struct Rule {
     pub algorithm: Algorithm,
     /// Where windows begin.
     pub time_zone: TimeZone,
+    /// Each account has windows of its own, in the zone of its tenant; `time_zone` is of those that have none. Only where windows
+    /// are of the clock.
+    pub apart: bool,
     /// It counts what was used, and nothing is held for it or refused by it.
     pub shadow: bool,
 }
@@ -40,8 +43,15 @@ impl Rule {
             window: limit.window,
             algorithm: limit.algorithm,
             time_zone,
+            apart: false,
             shadow: limit.mode == Mode::Shadow,
         }
+    }
+
+    /// The values of an account's key; none for the one that keys share.
+    pub(crate) fn values<'a>(&self, key: &'a str) -> Vec<&'a str> {
+        let parts = self.per.len();
+        if parts == 0 || *key == *overflow_key(parts) { Vec::new() } else { key.split('\0').collect() }
     }
 
     /// Whether a window ends, and everything begins anew: what is of no fixed window goes on for ever.

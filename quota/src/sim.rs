@@ -52,6 +52,8 @@ pub struct Plan {
     /// Requests that are refused for what others hold ask once more, as those of a desk do. Not by default: what is looked at is the
     /// first word of the log.
     pub lingers: bool,
+    /// The keys of one limit live in several zones, and move; edits of limits are of that as often as not.
+    pub zones: bool,
     /// Requests that come at most, those at the end not counted.
     pub arrivals: u64,
     /// What is deliberately wrong.
@@ -66,8 +68,14 @@ impl Plan {
     pub fn chaos(seed: u64) -> Self {
         let standing = !seed.is_multiple_of(2);
         let (faults, checks) = (Faults::ALL, Checks::ALL);
-        let (arrivals, bug) = (u64::MAX, None);
-        Self { seed, nodes: 3, faults, scarce: true, standing, lingers: false, arrivals, bug, checks }
+        let (zones, lingers, arrivals, bug) = (false, false, u64::MAX, None);
+        Self { seed, nodes: 3, faults, scarce: true, standing, lingers, zones, arrivals, bug, checks }
+    }
+
+    /// As [`Plan::chaos`], and one limit is of the hours of several zones.
+    #[must_use]
+    pub fn zoned(seed: u64) -> Self {
+        Self { zones: true, ..Self::chaos(seed) }
     }
 
     /// Three nodes, nothing goes wrong, and there is enough of everything.

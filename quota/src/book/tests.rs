@@ -28,6 +28,7 @@ impl Bench {
             window: Window::Second,
             algorithm: Algorithm::Sliding,
             time_zone: TimeZone::UTC,
+            apart: false,
             shadow: false,
         };
         let mut ledger = Ledger::new();

@@ -56,6 +56,7 @@ fn rule(version: u64, capacity: u64) -> Rule {
         window: Window::Minute,
         algorithm: tollgate_model::Algorithm::Fixed,
         time_zone: TimeZone::UTC,
+        apart: false,
         shadow: false,
     }
 }

@@ -78,6 +78,8 @@ pub(super) struct Rare {
     /// Members of the roster that have a lease of it, or had: a bit for each (`standing.rs`).
     pub(super) made: u32,
     pub(super) kind: Kind,
+    /// Its own window, where the limit's accounts have such: from when to when (`apart.rs`).
+    pub(super) window: (u64, u64),
 }
 
 impl Rare {
@@ -91,11 +93,12 @@ impl Rare {
         slide: Slide::NONE,
         made: 0,
         kind: Kind::Own,
+        window: (0, 0),
     };
 
     fn is_none(&self) -> bool {
         let figures = [self.overrun, self.suspense, self.ask_at, self.recall_until, self.generation.into()];
-        let is_plain = !self.central && self.made == 0 && self.kind == Kind::Own;
+        let is_plain = !self.central && self.made == 0 && self.kind == Kind::Own && self.window == (0, 0);
         is_plain && figures == [0; 5] && self.slide.slots.is_empty()
     }
 }
@@ -283,7 +286,7 @@ impl Accounts {
 }
 
 /// The key that all keys share once a limit has too many: one NUL more than any real key of `parts` values.
-pub(super) fn overflow_key(parts: usize) -> Cow<'static, str> {
+pub(crate) fn overflow_key(parts: usize) -> Cow<'static, str> {
     const MOST: &str = "\0\0\0\0\0\0\0\0";
     const { assert!(MOST.len() == MAX_KEY_PARTS) };
     MOST.get(..parts).map_or_else(|| "\0".repeat(parts).into(), Cow::Borrowed)
@@ -293,7 +296,7 @@ impl Ledger {
     /// The account of `key`, should it have a record: its own, or the shared one if this window has overflowed.
     pub(super) fn find_account(&self, rule: u32, key: &str) -> Option<u32> {
         let own = self.accounts.find(rule, key).filter(|id| !self.is_late(*id));
-        own.or_else(|| self.overflow(rule).filter(|id| self.is_current(*id)))
+        own.or_else(|| self.overflow(rule).filter(|id| self.is_open_now(*id)))
     }
 
     /// Finds or makes the account of `key`, in the window that is open.
@@ -310,7 +313,7 @@ impl Ledger {
                 None => self.create_account(rule, &self.overflow_key_of(rule)),
             },
         };
-        if self.accounts.get(id).is_some_and(|account| account.epoch < epoch) {
+        if self.accounts.get(id).is_some_and(|account| account.epoch < epoch) || !self.is_open_now(id) {
             self.begin_anew(id);
         }
         self.dirty.accounts.push(id);
@@ -320,9 +323,9 @@ impl Ledger {
     /// The record is one of a window that has passed: everything in it is of the one that is open from here on.
     pub(super) fn begin_anew(&mut self, id: u32) {
         let Some(account) = self.accounts.get(id) else { return };
-        let (rule, key) = (account.rule, account.key);
-        let epoch = self.rules.get(rule).epoch;
-        let mut fresh = self.fresh_account(rule, epoch, self.accounts.keys.text(key));
+        let (rule, key, was) = (account.rule, account.key, account.epoch);
+        let text = self.accounts.keys.shared(key);
+        let mut fresh = self.fresh_account(rule, &text, Some(was));
         fresh.key = key;
         if let Some(account) = self.accounts.slab.get_mut(id) {
             *account = fresh;
@@ -332,11 +335,22 @@ impl Ledger {
         self.recall_if_over(id);
     }
 
-    /// A record in which nothing has happened yet; of no key.
-    fn fresh_account(&self, rule: u32, epoch: u64, key: &str) -> Account {
+    /// A record in which nothing has happened yet; of no key. `was` is the label of the one that it follows.
+    ///
+    /// Where no window turns, and where each account has its own, accounts come and go alone: each has an epoch of its own, so
+    /// that a label of one that is gone never fits another that took over its number.
+    fn fresh_account(&mut self, rule: u32, key: &str, was: Option<u64>) -> Account {
+        let RuleState { rule: it, epoch, parted, .. } = self.rules.get(rule);
+        let (epoch, together) = (*epoch, it.turns() && !parted);
+        let own = parted.then(|| self.own_window(rule, key));
+        let is_shared = together || own.is_some_and(|own| own.of_old && was != Some(epoch));
+        let epoch = if is_shared { epoch } else { self.next_epoch() };
+        let mut account = Account::new(rule, epoch, Key::NONE);
+        if let Some(own) = own {
+            account.rare_mut().window = (own.start, own.end);
+        }
         let state = self.rules.get(rule);
         let parts = state.rule.per.len();
-        let mut account = Account::new(rule, epoch, Key::NONE);
         if state.roster.share > 0 && parts > 0 && *key == *overflow_key(parts) {
             account.rare_mut().kind = Kind::Shared;
         }
@@ -353,15 +367,11 @@ impl Ledger {
     }
 
     fn is_late(&self, id: u32) -> bool {
-        self.accounts.get(id).is_some_and(|account| account.rare().kind == Kind::Late) && self.is_current(id)
+        self.accounts.get(id).is_some_and(|account| account.rare().kind == Kind::Late) && self.is_open_now(id)
     }
 
-    /// Where no window turns, accounts come and go alone: each has an epoch of its own, so that a label of one that is gone
-    /// never fits another that took over its number.
     pub(super) fn create_account(&mut self, rule: u32, key: &str) -> u32 {
-        let RuleState { rule: it, epoch, .. } = self.rules.get(rule);
-        let epoch = if it.turns() { *epoch } else { self.next_epoch() };
-        let account = self.fresh_account(rule, epoch, key);
+        let account = self.fresh_account(rule, key, None);
         let id = self.accounts.create(account, key);
         self.recall_if_over(id);
         id
@@ -381,8 +391,10 @@ impl Ledger {
         overflow_key(self.rules.get(rule).rule.per.len())
     }
 
-    fn is_current(&self, id: u32) -> bool {
-        self.accounts.get(id).is_some_and(|account| self.rules.get(account.rule).is_current(account.epoch))
+    /// Its window is open at the time of the last entry.
+    fn is_open_now(&self, id: u32) -> bool {
+        let now = self.meta.last_time_us;
+        self.accounts.get(id).is_some_and(|account| self.rules.get(account.rule).is_open(account, now))
     }
 
     /// Collects some records of windows that have passed: the next few after where the last sweep ended.
@@ -400,13 +412,20 @@ impl Ledger {
         let Some(account) = self.accounts.get(id) else { return };
         let rule_id = account.rule;
         let rule = self.rules.get(rule_id);
-        let is_kept = if rule.rule.turns() { now < rule.window_end } else { !account.is_idle(rule, self.age()) };
-        if rule.is_current(account.epoch) && is_kept {
-            return;
+        let is_kept = match rule.rule.turns() {
+            true => rule.is_open(account, now) || rule.keeps_label(account, now),
+            false => rule.is_current(account.epoch) && !account.is_idle(rule, self.age()),
+        };
+        if !is_kept {
+            self.remove_account(id);
+            self.forget_if_empty(now, rule_id);
         }
+    }
+
+    /// Nothing of it matters any more.
+    pub(super) fn remove_account(&mut self, id: u32) {
         self.accounts.remove(id);
         self.drop_leases(id);
         self.dirty.accounts.push(id);
-        self.forget_if_empty(now, rule_id);
     }
 }

@@ -263,7 +263,8 @@ impl Ledger {
 
     fn is_short(&self, step: &Step<'_>) -> bool {
         let rule = self.rules.get(step.rule);
-        let account = step.account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_current(it.epoch));
+        let account =
+            step.account.and_then(|id| self.accounts.get(id)).filter(|it| rule.is_open(it, self.meta.last_time_us));
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::IgnoresHolds) {
             return account.is_some_and(|account| account.used + step.amount > rule.rule.capacity);
@@ -273,23 +274,28 @@ impl Ledger {
             return account.is_some_and(|account| !self.fits_since_the_edge(account, step.amount));
         }
         let free =
-            account.map_or_else(|| rule.free_untouched(self.age()), |account| account.available(rule, self.age()));
+            account.map_or_else(|| self.free_untouched(step.rule, &step.key), |it| it.available(rule, self.age()));
         free < i128::from(step.amount)
     }
 
     /// When a step that is short would not be, should nobody else come.
     fn wait_for(&self, now: u64, step: &Step<'_>) -> u64 {
         let account = step.account.and_then(|id| Some((id, self.accounts.get(id)?)));
-        account.map_or(0, |account| self.retry_in(now, self.rules.get(step.rule), account, step.amount))
+        let rule = self.rules.get(step.rule);
+        if rule.rule.turns() {
+            let turns_at = self.window_end_of(now, step.rule, account.map(|(_, it)| it), &step.key);
+            return account.map_or(0, |_| turns_at.saturating_sub(now));
+        }
+        account.map_or(0, |account| self.retry_in(now, rule, account, step.amount))
     }
 
     /// How long until an account has `amount`, or has all that it holds, by the age of the log: until its window turns, or enough has aged. Nobody
     /// knows when nodes give back, nor when requests end: then a window's length, or a moment for a permit.
     pub(super) fn resets_in(&self, now: u64, rule: &RuleState, account: Option<&Account>, amount: Option<u64>) -> u64 {
-        if rule.rule.turns() {
-            return rule.window_end.saturating_sub(now);
-        }
         let Some(account) = account else { return 0 };
+        if rule.rule.turns() {
+            return rule.window_of(account).1.saturating_sub(now);
+        }
         let age = self.age().saturating_add(now.saturating_sub(self.meta.last_time_us));
         let unknown = rule.rule.span().map_or(PERMIT_RETRY_US, Span::longest);
         account.wait_for(rule, age, amount.unwrap_or(rule.rule.capacity)).unwrap_or(unknown)
@@ -309,19 +315,19 @@ impl Ledger {
     /// Whether what a step is short of is in the hands of nodes that may give it back.
     fn may_come_back(&self, now: u64, step: &Step<'_>) -> bool {
         let rule = self.rules.get(step.rule);
-        let known = step.account.filter(|id| self.accounts.get(*id).is_some_and(|it| rule.is_current(it.epoch)));
+        let known = step.account.filter(|id| self.accounts.get(*id).is_some_and(|it| rule.is_open(it, now)));
         match known {
             Some(id) => self.may_be_recalled(now, id, step.amount),
             None => {
-                let leased = rule.by_rule_untouched().leased;
-                leased > 0 && rule.free_untouched(self.age()) + i128::from(leased) >= i128::from(step.amount)
+                let leased = self.by_rule_untouched(step.rule, &step.key).leased;
+                leased > 0 && self.free_untouched(step.rule, &step.key) + i128::from(leased) >= i128::from(step.amount)
             }
         }
     }
 
     /// Whether what is short is so only for as long as requests are in flight.
-    fn would_fit_once_ended(&self, path: &[Step<'_>]) -> bool {
-        let there = |step: &Step<'_>| self.remaining_once_ended(step.rule, step.account, self.age());
+    fn would_fit_once_ended(&self, now: u64, path: &[Step<'_>]) -> bool {
+        let there = |step: &Step<'_>| self.remaining_once_ended(now, step.rule, step.account, &step.key);
         path.iter().all(|step| there(step) >= i128::from(step.amount))
     }
 
@@ -349,7 +355,7 @@ impl Ledger {
             refused_by: u32::try_from(refused.by).unwrap_or(u32::MAX),
             refusal: refused.why.into(),
             stale_until: refused.stale_until,
-            only_held: refused.why == Refusal::Exhausted && self.would_fit_once_ended(path),
+            only_held: refused.why == Refusal::Exhausted && self.would_fit_once_ended(now, path),
         }
     }
 
@@ -373,18 +379,21 @@ impl Ledger {
     fn standing(&self, now: u64, charge: &Charge, id: u32, account: Option<u32>, granted: bool) -> Standing {
         let rule = self.rules.get(id);
         let capacity = rule.rule.capacity;
-        let remaining = self.remaining(id, account, self.age());
-        let account = account.and_then(|id| Some((id, self.accounts.get(id).filter(|it| rule.is_current(it.epoch))?)));
+        let key = join(&charge.key).unwrap_or_default();
+        let remaining = self.remaining(now, id, account, &key);
+        let account = account.and_then(|id| Some((id, self.accounts.get(id).filter(|it| rule.is_open(it, now))?)));
+        let window_end = self.window_end_of(now, id, account.map(|(_, it)| it), &key);
         let is_short = |it: &Account| !granted && it.available(rule, self.age()) < i128::from(charge.amount);
         let resets_in_us = match account.filter(|(_, it)| is_short(it)) {
             Some(account) => self.retry_in(now, rule, account, charge.amount),
+            None if rule.rule.turns() => window_end.saturating_sub(now),
             None => self.resets_in(now, rule, account.map(|(_, it)| it), None),
         };
         Standing {
             limit: charge.limit.clone(),
             capacity,
             remaining: u64::try_from(remaining.max(0)).unwrap_or(u64::MAX),
-            window_end_us: if rule.rule.turns() { rule.window_end } else { now.saturating_add(resets_in_us) },
+            window_end_us: if rule.rule.turns() { window_end } else { now.saturating_add(resets_in_us) },
             resets_in_us,
         }
     }

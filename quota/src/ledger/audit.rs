@@ -93,7 +93,8 @@ impl Ledger {
     pub(crate) fn place(&self, id: u32) -> Option<(u64, (String, String, u64), u64)> {
         let account = self.accounts.get(id)?;
         let rule = self.rules.get(account.rule);
-        let place = (rule.rule.limit.to_string(), self.accounts.keys.text(account.key).to_owned(), rule.window_start);
+        let place =
+            (rule.rule.limit.to_string(), self.accounts.keys.text(account.key).to_owned(), rule.window_of(account).0);
         rule.is_current(account.epoch).then_some((account.epoch, place, rule.rule.capacity))
     }
 

@@ -130,7 +130,7 @@ impl Image {
         for (id, account) in self.accounts.iter().filter(|(id, _)| (from..until).contains(id)) {
             audited.checked += 1;
             let Some(rule) = self.rules.get(account.rule) else { continue };
-            let open = rule.is_current(account.epoch) && self.meta.last_time_us < rule.window_end;
+            let open = rule.is_open(account, self.meta.last_time_us);
             let (parts, text) = (rule.rule.per.len(), self.keys.get(account.key));
             let shared = parts > 0 && *text == *overflow_key(parts);
             if open {
@@ -148,7 +148,7 @@ impl Image {
                 limit: rule.rule.limit.clone(),
                 key: (!shared).then(values),
                 window_left_us: match rule.rule.turns() {
-                    true => rule.window_end.saturating_sub(self.meta.last_time_us),
+                    true => rule.window_of(account).1.saturating_sub(self.meta.last_time_us),
                     false => UNTIL_LOOKED_AT_US,
                 },
                 violation,

@@ -109,8 +109,8 @@ impl Ledger {
             let state = self.rules.get(rule);
             // Without a record there is something to call back all the same: what nodes have by rule.
             let known = self.accounts.find(rule, &key);
-            let is_new = known.and_then(|id| self.accounts.get(id)).is_none_or(|it| it.epoch < state.epoch);
-            let by_rule = is_new && i128::from(charge.amount) > state.free_untouched(self.age());
+            let is_new = known.and_then(|id| self.accounts.get(id)).is_none_or(|it| !state.is_open(it, now));
+            let by_rule = is_new && i128::from(charge.amount) > self.free_untouched(rule, &key);
             let id = if by_rule { Some(self.obtain_account(rule, &key)) } else { known };
             let Some(id) = id else { continue };
             self.note_ask(id, charge.amount);

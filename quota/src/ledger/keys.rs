@@ -71,6 +71,11 @@ impl Keys {
         self.texts.get(key.id()).map_or("", |text| text)
     }
 
+    /// To be kept while the ledger changes.
+    pub(super) fn shared(&self, key: Key) -> Arc<str> {
+        self.texts.get(key.id()).cloned().unwrap_or_default()
+    }
+
     /// One account more has this key.
     pub(super) fn enter(&mut self, text: &str) -> Key {
         let hash = self.hash(text);

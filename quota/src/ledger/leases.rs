@@ -218,13 +218,17 @@ impl Ledger {
             versions: (LogIndex(rule.oldest()), rule.rule.version),
             unit: rule.rule.unit,
             capacity: rule.rule.capacity,
-            window_end: Timestamp(rule.window_end),
+            window_end: Timestamp(rule.window_of(it).1),
             span: rule.rule.span(),
             in_force: rule.deleted_at.is_none(),
             central: it.rare().central,
             generation: it.rare().generation,
             granted: own.granted + share,
-            by_rule: rule.roster.position(node, incarnation).map_or(0, |_| rule.roster.share),
+            by_rule: rule
+                .roster
+                .position(node, incarnation)
+                .filter(|_| it.epoch == rule.epoch)
+                .map_or(0, |_| rule.roster.share),
             elsewhere: u64::try_from(elsewhere).unwrap_or(u64::MAX),
         })
     }

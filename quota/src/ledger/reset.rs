@@ -34,7 +34,7 @@ impl Ledger {
             false if key.len() != parts => return Err(shape(key.len())),
             false => join(key).ok_or("the values are too long, or hold a NUL")?,
         };
-        let current = |id: &u32| self.accounts.get(*id).is_some_and(|account| state.is_current(account.epoch));
+        let current = |id: &u32| self.accounts.get(*id).is_some_and(|account| state.is_open(account, now));
         self.accounts
             .find(rule, &joined)
             .filter(current)

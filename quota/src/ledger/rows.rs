@@ -275,6 +275,7 @@ fn account(key: &[u8], row: AccountRow) -> Result<Account, RestoreError> {
             2 => Kind::Shared,
             _ => Kind::Own,
         },
+        window: (row.window_start_us, row.window_end_us),
     };
     let mut account = Account::new(row.rule, row.epoch, Key::NONE);
     (account.used, account.held, account.ask) = (row.used, row.held, row.ask);
@@ -410,6 +411,8 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         before_units: state.before.map_or(0, |before| before.units),
         before_at_us: state.before.map_or(0, |before| before.at),
         before_until_us: state.before.map_or(0, |before| before.until),
+        apart: rule.apart,
+        parted: state.parted,
     }
     .encode_to_vec()
 }
@@ -454,6 +457,7 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
                     name => named(Algorithm::ALL, Algorithm::as_str, name)?,
                 },
                 time_zone: TimeZone::parse(&row.time_zone)?,
+                apart: row.apart,
                 shadow: row.shadow,
             },
             since: row.since,
@@ -471,6 +475,7 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
                 at: row.before_at_us,
                 until: row.before_until_us,
             }),
+            parted: row.parted,
         })
     };
     state().map_err(|why| RestoreError::Value { key: key.to_vec(), source: why.into() })

@@ -39,6 +39,8 @@ pub(super) struct RuleState {
     pub(super) next: Option<Box<NextWindow>>,
     /// What nodes may have taken of accounts that had no record when the limit began to slide.
     pub(super) before: Option<Before>,
+    /// Each account has a window of its own (`apart.rs`).
+    pub(super) parted: bool,
 }
 
 /// Use that is counted in accounts that are made later, as nobody knows where it was.
@@ -59,6 +61,25 @@ impl RuleState {
     /// Whether an account with this label is of the window that is open.
     pub(super) fn is_current(&self, epoch: u64) -> bool {
         epoch >= self.epoch
+    }
+
+    /// Whether an account is of a window that is open at `now`.
+    pub(super) fn is_open(&self, account: &Account, now: u64) -> bool {
+        self.is_current(account.epoch) && now < self.window_of(account).1
+    }
+
+    /// From when to when the window of an account is.
+    pub(super) fn window_of(&self, account: &Account) -> (u64, u64) {
+        if self.parted { account.rare().window } else { (self.window_start, self.window_end) }
+    }
+
+    /// When it is over with the limit, should it be deleted: where accounts come and go alone, with the last of them.
+    fn ends_at(&self) -> Option<u64> {
+        match (self.rule.turns(), self.parted) {
+            (true, false) => Some(self.over_at()),
+            (true, true) => self.has_old_shares().then_some(self.window_end),
+            (false, _) => None,
+        }
     }
 
     fn is_form_of(&self, rule: &Rule) -> bool {
@@ -126,8 +147,8 @@ impl Rules {
 
     /// Takes in a row; `now` is the time of the last entry.
     pub(super) fn restore(&mut self, id: u32, state: RuleState, now: u64) {
-        if state.deleted_at.is_some() && state.over_at() > now && state.rule.turns() {
-            self.buried.insert((state.over_at(), id));
+        if let Some(end) = state.ends_at().filter(|end| state.deleted_at.is_some() && *end > now) {
+            self.buried.insert((end, id));
         }
         self.by_limit.entry(state.rule.limit.to_string()).or_default().push(id);
         self.slab.put(id, state);
@@ -166,7 +187,9 @@ impl Ledger {
     }
 
     fn create_rule(&mut self, now: u64, rule: Rule) {
-        let (window_start, window_end) = window_around(now, &rule);
+        // Where each account has its own, the limit has none.
+        let parted = rule.apart && rule.turns();
+        let (window_start, window_end) = if parted { (now, u64::MAX) } else { window_around(now, &rule) };
         let since = rule.version.0;
         let epoch = self.next_epoch();
         let (mode_since, roster) = (since, self.freeze(now, &rule, 0));
@@ -183,6 +206,7 @@ impl Ledger {
             roster,
             next: None,
             before: None,
+            parted,
         };
         let id = self.rules.insert(state);
         self.dirty.rules.push(id);
@@ -204,13 +228,16 @@ impl Ledger {
         #[cfg(any(test, feature = "seeded-bugs"))]
         let remade = state.deleted_at.is_some();
         if state.deleted_at.take().is_some() {
-            self.rules.buried.remove(&(state.over_at(), id));
+            self.rules.buried.remove(&(state.ends_at().unwrap_or(now), id));
             state.since = rule.version.0;
         }
         let was = std::mem::replace(&mut state.rule, rule);
+        let same_window = was.window == state.rule.window;
         if was.span() != state.rule.span() {
             self.reshape(now, id, &was);
-        } else if (was.window, &was.time_zone) != (state.rule.window, &state.rule.time_zone) {
+        } else if state.parted {
+            self.change_windows_apart(now, id, same_window);
+        } else if !same_window || (was.time_zone != state.rule.time_zone && !state.rule.apart) {
             (state.window_start, state.window_end) = window_around(now, &state.rule);
             // Who does not know yet goes by the old one: what is drawn of the next window then counts in the one that follows.
             if let Some(next) = &mut state.next {
@@ -218,6 +245,7 @@ impl Ledger {
             }
             state.shut_rosters();
         }
+        self.part_if_due(now, id, 0);
         self.dirty.rules.push(id);
         if lowered || flipped {
             self.rules.slab.get_mut(id).expect("it was there a line ago").shut_rosters();
@@ -243,7 +271,7 @@ impl Ledger {
         state.deleted_at = Some(at.0);
         state.shut_rosters();
         // Where no window turns, it goes with its last account.
-        let end = if state.rule.turns() { state.over_at() } else { now };
+        let end = state.ends_at().unwrap_or(now);
         self.rules.buried.insert((end, id));
         self.dirty.rules.push(id);
         self.recall_rule(now, id);
@@ -256,7 +284,7 @@ impl Ledger {
         let epoch = self.next_epoch();
         let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
         let old = RuleState { rule: was.clone(), ..state.clone() };
-        state.epoch = epoch;
+        (state.epoch, state.parted) = (epoch, false);
         // A fixed window lasts at least until everyone knows.
         state.window_start = window_around(now, &state.rule).0;
         state.window_end = window_around(now.saturating_add(until_known), &state.rule).1;
@@ -268,7 +296,7 @@ impl Ledger {
             let until = at.saturating_add(span.map_or(0, |span| span.longest()));
             state.before = Some(Before { units: unknown, at, until });
         }
-        let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id && old.is_current(it.epoch));
+        let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id && old.is_open(it, now));
         for account in of_rule.map(|(account, _)| account).collect::<Vec<_>>() {
             let epoch = if span.is_some() { self.next_epoch() } else { epoch };
             let it = self.accounts.slab.get_mut(account).expect("it was there a line ago");
@@ -291,12 +319,16 @@ impl Ledger {
             self.drop_leases(account);
             self.dirty.accounts.push(account);
         }
+        self.part_if_due(now, id, until_known);
     }
 
     /// Turns the window of a limit when its end has come.
     pub(super) fn roll(&mut self, now: u64, id: u32) {
         if now < self.rules.get(id).window_end {
             return self.freeze_ahead(now, id);
+        }
+        if self.rules.get(id).parted {
+            return self.end_old_shares(now, id);
         }
         let records = self.accounts.count(id);
         let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
@@ -313,6 +345,7 @@ impl Ledger {
             self.rules.buried.insert((state.over_at(), id));
         }
         self.dirty.rules.push(id);
+        self.part_if_due(now, id, 0);
     }
 
     fn window_from(&mut self, now: u64, id: u32, records: usize) -> NextWindow {
@@ -341,7 +374,7 @@ impl Ledger {
 
     pub(super) fn forget_if_empty(&mut self, now: u64, id: u32) {
         let state = self.rules.get(id);
-        let is_over = state.over_at() <= now || !state.rule.turns();
+        let is_over = state.ends_at().is_none_or(|end| end <= now);
         if state.deleted_at.is_some() && is_over && self.accounts.count(id) == 0 {
             self.rules.remove(id);
             self.dirty.rules.push(id);

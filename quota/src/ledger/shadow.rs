@@ -30,12 +30,13 @@ impl Ledger {
 
     fn count_shadow(&mut self, now: u64, charge: &ShadowCharge, usage: &Usage, outcome: Outcome) {
         let Some(rule) = self.rules.form_at(&charge.limit, charge.limit_version) else { return };
-        if self.rules.get(rule).deleted_at.is_some() && now >= self.rules.get(rule).window_end {
+        let parts = self.rules.get(rule).rule.per.len();
+        let Some(key) = join(&charge.key).filter(|_| charge.key.len() == parts) else { return };
+        let account = self.accounts.find(rule, &key).and_then(|id| self.accounts.get(id));
+        if self.rules.get(rule).deleted_at.is_some() && now >= self.window_end_of(now, rule, account, &key) {
             return; // it goes as soon as its accounts have gone
         }
         self.roll(now, rule);
-        let parts = self.rules.get(rule).rule.per.len();
-        let Some(key) = join(&charge.key).filter(|_| charge.key.len() == parts) else { return };
         let id = self.obtain_account(rule, &key);
         let state = self.rules.get(rule);
         let (actual, age) = (actual(state.rule.unit, usage, outcome), self.age());

@@ -5,13 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Unprotected,
-    accounts::{Account, overflow_key},
-    image::Image,
-    leases::Lease,
-    rules::RuleState,
-};
+use super::{Unprotected, accounts::Account, image::Image, leases::Lease, rules::RuleState};
 use crate::Rule;
 use tollgate_model::{LogIndex, Name, Timestamp, Unit};
 
@@ -139,7 +133,7 @@ pub(super) fn accounts(image: &Image, (now, age): (u64, u64), query: &Query<'_>)
         if !is_utilised(rule, id, account) {
             continue;
         }
-        if query.keep.is_some_and(|keep| !keep(&rule.rule, &values(rule, keys.get(account.key)))) {
+        if query.keep.is_some_and(|keep| !keep(&rule.rule, &rule.rule.values(keys.get(account.key)))) {
             continue;
         }
         let rank = if query.sort == Sort::Name { 0 } else { u64::MAX - utilisation(rule, id, account) };
@@ -232,15 +226,9 @@ fn leases_of(image: &Image, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u3
 
 fn is_shown(rule: &RuleState, account: &Account, (now, age): (u64, u64), query: &Query<'_>) -> bool {
     rule.deleted_at.is_none()
-        && rule.is_current(account.epoch)
-        && now < rule.window_end
+        && rule.is_open(account, now)
         && (rule.rule.turns() || !account.is_idle(rule, age))
         && query.limit.is_none_or(|limit| *limit == *rule.rule.limit)
-}
-
-fn values<'a>(rule: &RuleState, key: &'a str) -> Vec<&'a str> {
-    let parts = rule.rule.per.len();
-    if parts == 0 || *key == *overflow_key(parts) { Vec::new() } else { key.split('\0').collect() }
 }
 
 /// What an account is called: its key's values joined by `/`. Two accounts of one limit may be called the same.
@@ -254,7 +242,7 @@ pub fn title(rule: &Rule, values: &[&str]) -> String {
 }
 
 pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (now, age): (u64, u64)) -> AccountView {
-    let values = values(rule, key);
+    let values = rule.rule.values(key);
     let title = title(&rule.rule, &values);
     let counts = account.counts(rule, age);
     let mut by_node = out.by_node.clone();
@@ -262,7 +250,7 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
         *by_node.entry(node).or_default() += share;
     }
     let (window_start, window_end) = if rule.rule.turns() {
-        (rule.window_start, rule.window_end)
+        rule.window_of(account)
     } else {
         (now.saturating_sub(rule.rule.span().map_or(0, |_| rule.rule.window.longest_us())), now)
     };

@@ -210,7 +210,7 @@ impl Ledger {
     /// Who would have how much of each account of a limit from now on.
     pub(super) fn freeze(&self, now: u64, rule: &Rule, records: usize) -> Roster {
         let full = records >= self.room_for_holds() as usize;
-        let Some(shares) = self.bounds.standing.filter(|_| rule.turns() && !rule.shadow && !full) else {
+        let Some(shares) = self.bounds.standing.filter(|_| rule.turns() && !rule.apart && !rule.shadow && !full) else {
             return Roster::default();
         };
         let open = self.nodes.iter().filter(|(_, it)| it.is_open(it.incarnation));
@@ -237,7 +237,8 @@ impl Ledger {
         }
         let state = self.rules.get(id);
         let is_time = now.saturating_add(state.lead()) >= state.window_end && now < state.window_end;
-        if !is_time || state.next.is_some() || state.deleted_at.is_some() || !state.rule.turns() {
+        let shares = state.rule.turns() && !state.rule.apart;
+        if !is_time || state.next.is_some() || state.deleted_at.is_some() || !shares {
             return;
         }
         let (start, end) = window_around(state.window_end, &state.rule);
@@ -334,6 +335,7 @@ impl Ledger {
         let known = self.accounts.find(rule, &key);
         let id = match known {
             Some(id) if self.accounts.get(id).is_some_and(|account| account.epoch == epoch) => return Some(id),
+            _ if self.is_past_old_shares(rule, &key) => return None,
             Some(id) => {
                 self.begin_anew(id);
                 id
@@ -403,6 +405,9 @@ impl Ledger {
         let Some(rule) = self.rules.of_epoch(&named.limit, consumed.epoch) else { return };
         self.roll(now, rule);
         let is_open = self.rules.get(rule).epoch == consumed.epoch;
+        if is_open && join(&named.key).is_some_and(|key| self.is_past_old_shares(rule, &key)) {
+            return;
+        }
         if let Some(account) = is_open.then(|| self.touched_account(rule, &named.key)).flatten() {
             return self.recover_lease(node, incarnation, &Consumed { account, ..consumed });
         }

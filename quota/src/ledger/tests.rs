@@ -1,5 +1,6 @@
 //! What single entries do; `random.rs` has what long sequences of them never do.
 
+mod apart;
 mod audit;
 mod edits;
 mod frames;
@@ -43,6 +44,7 @@ pub(super) fn rule(limit: &str, version: u64, capacity: u64) -> Rule {
         window: Window::Minute,
         algorithm: Algorithm::Fixed,
         time_zone: TimeZone::UTC,
+        apart: false,
         shadow: false,
     }
 }

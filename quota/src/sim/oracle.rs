@@ -264,6 +264,7 @@ mod tests {
             capacity,
             window,
             time_zone: TimeZone::UTC,
+            apart: false,
             shadow: false,
             algorithm,
         }

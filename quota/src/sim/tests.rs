@@ -26,6 +26,15 @@ fn no_fault_makes_a_limit_exceeded_or_a_unit_lost() {
 }
 
 #[test]
+fn wherever_tenants_live_and_move_no_limit_is_exceeded_and_no_unit_lost() {
+    let mut sum = Report::default();
+    for seed in 0..seeds(24) {
+        sum.add(&run(Plan::zoned(seed)).unwrap_or_else(|failure| panic!("{failure:#?}")));
+    }
+    assert!([sum.local, sum.by_rule, sum.recalls, sum.drained].into_iter().all(|times| times >= 10), "{sum:?}");
+}
+
+#[test]
 fn without_faults_everything_is_usable_and_most_requests_meet_no_log() {
     let mut local = 0;
     let mut all = 0;

@@ -15,8 +15,12 @@ mod streams;
 mod trouble;
 mod unprotected;
 mod up;
+mod zones;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use prost::Message;
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};
@@ -43,8 +47,8 @@ use crate::{
 };
 
 const SECOND: u64 = 1_000 * MS;
-/// Ten seconds before a minute ends.
-const START: u64 = 500_000 * 3_600 * SECOND + 50 * SECOND;
+/// Ten seconds before a minute ends, and in some zones an hour.
+const START: u64 = 500_000 * 3_600 * SECOND + 29 * 60 * SECOND + 50 * SECOND;
 const TROUBLES: u64 = START + 18 * SECOND;
 /// In windows of the clock, one that slides, and one of what is in flight.
 const LIMITS: [&str; 5] = ["a", "b", "c", SLIDING, PERMITS];
@@ -65,6 +69,8 @@ enum Command {
     Lose(NodeLost),
     Set(Rule),
     Remove(Name),
+    /// A key lives elsewhere from here on.
+    Move(Arc<zones::Homes>, &'static str),
 }
 
 #[derive(Debug)]
@@ -178,6 +184,9 @@ pub(super) struct World {
     /// What came, for one who would have known all of it at once.
     oracle: Oracle,
     numbers: names::Numbers,
+    /// Where keys live, and whether their limit goes by that.
+    homes: Arc<zones::Homes>,
+    parted: bool,
     leaderless: bool,
     leader_skew: u64,
     /// Of the leader's monotonic clock, in thousandths.
@@ -224,6 +233,8 @@ impl World {
             apart: unprotected::Apart::default(),
             oracle: Oracle::default(),
             numbers: names::Numbers::default(),
+            homes: Arc::default(),
+            parted: false,
             leaderless: false,
             leader_skew: 0,
             leader_rate: 1_000,
@@ -265,6 +276,9 @@ impl World {
     }
 
     fn live(&mut self) -> Checked {
+        if self.plan.zones {
+            self.settle_down()?;
+        }
         for (limit, name) in LIMITS.into_iter().enumerate() {
             let least = if self.plan.scarce { 100 } else { 20_000 };
             let few = name == PERMITS && self.plan.scarce;

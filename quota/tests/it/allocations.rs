@@ -77,6 +77,7 @@ fn desk_over(algorithm: Algorithm) -> Desk {
             capacity: u64::MAX / 4,
             window: Window::Hour,
             time_zone: TimeZone::UTC,
+            apart: false,
             shadow: false,
             algorithm,
         };

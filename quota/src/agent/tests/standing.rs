@@ -46,6 +46,7 @@ impl Bench {
             window: Window::Minute,
             algorithm: Algorithm::Fixed,
             time_zone: TimeZone::UTC,
+            apart: false,
             shadow: false,
         };
         self.ledger.set_rule(Timestamp(now), rule, &mut Changes::new());

@@ -251,6 +251,7 @@ impl World {
             window: if form % 4 == 1 { Window::Hour } else { Window::Minute },
             algorithm: Algorithm::Fixed,
             time_zone: TimeZone::UTC,
+            apart: false,
             shadow: false,
         };
         self.versions.entry(limit).or_default().push((version, per.len()));

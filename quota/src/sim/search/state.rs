@@ -387,6 +387,7 @@ impl State {
             window: Window::Minute,
             algorithm: Algorithm::Fixed,
             time_zone: TimeZone::UTC,
+            apart: false,
             shadow: false,
         };
         self.append(|ledger, _, now, changes| ledger.set_rule(now, rule, changes))

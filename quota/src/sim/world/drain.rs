@@ -72,7 +72,7 @@ impl World {
     /// I4: the books say what was taken, of processes that died too.
     fn nothing_is_forgotten(&self, limit: usize, key: &str) -> Checked {
         let Some(account) = self.account(limit, key) else { return Ok(()) };
-        let (epoch, place, _) = self.truth.place(account).expect("it was just found");
+        let (epoch, place, _) = self.place(account).expect("it was just found");
         let known = self.witness.place(self.common(account, epoch), epoch);
         require(known == Some(&place), "I4", || format!("{place:?} was seen as {known:?}"))?;
         self.books_are_true(account, &place)

@@ -36,7 +36,7 @@ impl World {
             Command::Lose(lost) => self.book_gone(lost.node, lost.incarnation),
             Command::Set(rule) => self.oracle.limit(self.now, entry.at.0, &rule.limit, Some(rule)),
             Command::Remove(limit) => self.oracle.limit(self.now, entry.at.0, limit, None),
-            Command::Batch(_) => {}
+            Command::Batch(_) | Command::Move(..) => {}
         }
         let outcome = apply(&mut self.truth, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
         self.keep(changes);
@@ -92,6 +92,7 @@ impl World {
             Command::Lose(lost) => lost.encode_to_vec(),
             Command::Set(rule) => rule.capacity.to_be_bytes().to_vec(),
             Command::Remove(name) => name.as_bytes().to_vec(),
+            Command::Move(homes, key) => format!("{key} {homes:?}").into_bytes(),
         };
         self.report.hash(&entry.at.0.to_be_bytes());
         self.report.hash(&bytes);
@@ -101,7 +102,7 @@ impl World {
     /// has spoken, whoever died.
     fn note_accounts(&mut self, news: &News) -> Checked {
         for account in changed(news) {
-            if let Some((epoch, place, capacity)) = self.truth.place(account) {
+            if let Some((epoch, place, capacity)) = self.place(account) {
                 let [used, held, leased, suspense, _] = self.truth.figures(account).0;
                 let taken = used + held + leased + suspense;
                 let by_rule = self.truth.window_of(&place.0, epoch).map_or(0, |(.., by_rule)| by_rule);
@@ -121,7 +122,7 @@ impl World {
     /// has released. What an open node drew beyond its lease is for I2 to see, and not counted here.
     fn nothing_sent_out_is_free(&self, news: &News) -> Checked {
         for account in changed(news) {
-            let Some((epoch, place, _)) = self.truth.place(account) else { continue };
+            let Some((epoch, place, _)) = self.place(account) else { continue };
             if place.0 == SLIDING || place.0 == PERMITS {
                 continue;
             }
@@ -245,6 +246,10 @@ fn apply(
         Command::Lose(lost) => drop(ledger.lose(entry.at, lost, changes)),
         Command::Set(rule) => ledger.set_rule(entry.at, rule.clone(), changes),
         Command::Remove(limit) => ledger.remove_rule(LogIndex(index), entry.at, limit, changes),
+        Command::Move(homes, key) => {
+            ledger.live_in(homes.clone());
+            ledger.move_accounts(entry.at, &|_, of| of == [*key], changes);
+        }
     }
     None
 }

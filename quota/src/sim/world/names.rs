@@ -57,7 +57,8 @@ impl World {
         // A process may be in a window that the log has left out.
         let window = self.truth.window_of(&limit, epoch).or(self.processes[at].replica.window_of(&limit, epoch));
         if let Some((start, capacity, by_rule)) = window {
-            self.witness.see(self.now, (number, epoch), &(limit, key.concat(), start), capacity, by_rule, by_rule);
+            let place = self.named_by_window((limit, key.concat(), start), epoch);
+            self.witness.see(self.now, (number, epoch), &place, capacity, by_rule, by_rule);
         }
     }
 

@@ -62,6 +62,7 @@ pub(super) fn entry(command: &Command, outcome: Option<&FrameOutcome>) -> String
         Command::Lose(lost) => format!("node {}/{} is given up: {:?}", lost.node, lost.incarnation, lost.write_off()),
         Command::Set(rule) => format!("limit {} is {}", rule.limit, rule.capacity),
         Command::Remove(limit) => format!("limit {limit} is deleted"),
+        Command::Move(homes, key) => format!("{key} moves: {homes:?}"),
     }
 }
 

@@ -6,15 +6,16 @@ impl World {
     pub(super) fn set(&mut self, limit: usize, capacity: u64) -> Checked {
         let algorithm = if LIMITS[limit] == SLIDING { Algorithm::Sliding } else { Algorithm::Fixed };
         let (unit, per, window) = match limit {
+            0 if self.plan.zones => (Unit::Tokens, vec![KeyPart::Consumer], Window::Hour),
             0 => (Unit::Tokens, vec![KeyPart::Consumer], Window::Minute),
             1 | 3 => (Unit::Tokens, vec![KeyPart::Consumer], Window::Second),
             2 => (Unit::Requests, Vec::new(), Window::Minute),
             _ => (Unit::Concurrency, Vec::new(), Window::Minute),
         };
         let version = LogIndex(self.log.len() as u64 + 1);
+        let (time_zone, apart) = if limit == 0 { self.clock_of_keys() } else { (TimeZone::UTC, false) };
         let limit = Name::new(LIMITS[limit]);
-        let time_zone = TimeZone::UTC;
-        let rule = Rule { limit, version, unit, per, capacity, window, algorithm, time_zone, shadow: false };
+        let rule = Rule { limit, version, unit, per, capacity, window, algorithm, time_zone, apart, shadow: false };
         self.append(Command::Set(rule)).map(drop)
     }
 
@@ -94,6 +95,7 @@ impl World {
         let rows = self.truth.image().into_rows().map(Ok::<_, std::convert::Infallible>);
         let mut ledger = Ledger::restore_with(bounds(self.plan), rows).expect("it was just written");
         ledger.bug = self.ledger_bug();
+        ledger.live_in(self.homes.clone());
         // What the log's own ledger writes is kept and looked at; replicas are compared with it in the end.
         ledger.silent = true;
         ledger
@@ -143,6 +145,9 @@ impl World {
             Fault::Edit => {
                 self.remake()?;
                 self.report.faults.note(fault);
+                if self.plan.zones && self.orders.percent(50) {
+                    return self.someone_moves();
+                }
                 let (limit, mut capacity) = (self.dice.index(LIMITS.len()), self.dice.range(50, 6_000));
                 if LIMITS[limit] == PERMITS {
                     capacity = capacity % 20 + 2;
