@@ -142,7 +142,12 @@ fn verdict(
     let mut account = state.ledger(|ledger| ledger.account(now, &limit.name, whole.as_deref()))?;
     if whole.is_none() {
         let values = key.iter().map(|value| value.as_deref().unwrap_or(UNKNOWN));
-        account.account = values.collect::<Vec<_>>().join("/");
+        let values: Vec<String> = values.map(str::to_owned).collect();
+        // Whose it is, is known, and so by what clock it turns.
+        if let Some(window) = state.ledger(|ledger| ledger.window(now, &limit.name, &values)) {
+            (account.window_start, account.window_end) = window;
+        }
+        account.account = values.join("/");
     }
     let wait = || {
         let wait =

@@ -15,6 +15,7 @@ mod gate;
 mod pricing;
 mod rows;
 mod rules;
+mod zones;
 
 use std::{
     io,
@@ -36,7 +37,7 @@ use tollgate_proto::state::v1::{
 use tollgate_quota::{Desk, Ledger, NodeOpen};
 use tracing::{info, warn};
 
-use self::rows::Part;
+use self::{rows::Part, zones::CatalogZones};
 
 /// What readers of the replicated state hold.
 pub(crate) struct Shared {
@@ -96,6 +97,8 @@ impl Shared {
 /// The state machine that consensus drives.
 pub(crate) struct ReplicatedState {
     catalog: Catalog,
+    /// Where its tenants live.
+    zones: CatalogZones,
     prices: PriceBook,
     shared: Arc<Shared>,
     /// When the entry that is applied was proposed, by a clock that never runs fast: what the ledger ages by.
@@ -115,7 +118,10 @@ impl ReplicatedState {
             desk: OnceLock::new(),
         });
         let (catalog, prices) = (Catalog::default(), PriceBook::default());
-        (ReplicatedState { catalog, prices, shared: Arc::clone(&shared), stamp: 0 }, shared)
+        (
+            ReplicatedState { catalog, zones: CatalogZones::default(), prices, shared: Arc::clone(&shared), stamp: 0 },
+            shared,
+        )
     }
 
     fn change_config(&mut self, at: LogIndex, now: Timestamp, change: &ConfigChange, changes: &mut Changes) -> Vec<u8> {
@@ -123,9 +129,12 @@ impl ReplicatedState {
         Part::Catalog.collect(decision.rows(), changes);
         if !decision.changes.is_empty() {
             let mut quota = Vec::new();
-            let (catalog, changed, when) =
-                (&self.catalog, &decision.changes, rules::When { at, now, stamp: self.stamp });
-            self.shared.change_ledger(|ledger| rules::follow(ledger, catalog, changed, when, &mut quota));
+            if let Some(zones) = self.zones.after(&self.catalog, &decision.changes) {
+                self.zones = zones;
+            }
+            let (of, changed, when) =
+                ((&self.catalog, &self.zones), &decision.changes, rules::When { at, now, stamp: self.stamp });
+            self.shared.change_ledger(|ledger| rules::follow(ledger, of, changed, when, &mut quota));
             Part::Quota.collect(quota, changes);
             let mut prices = Vec::new();
             pricing::follow(&mut self.prices, &decision.changes, at, now, &mut prices);
@@ -270,7 +279,9 @@ impl StateMachine for ReplicatedState {
         self.catalog = Catalog::restore(parts.catalog)?;
         let prices = PriceBook::restore(parts.prices.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let tokens = TokenTable::restore(parts.tokens).map_err(rows::invalid)?;
-        let ledger = bounded(Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?);
+        self.zones = CatalogZones::of(&self.catalog);
+        let mut ledger = bounded(Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?);
+        ledger.live_in(Arc::new(self.zones.clone()));
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         self.prices = prices;
         self.shared.change_ledger(|current| *current = ledger);

@@ -16,6 +16,8 @@ use tollgate_quota::{
 
 use super::*;
 
+mod zones;
+
 const RESOURCES: &str = r#"
 apiVersion: tollgate/v1
 kind: Tenant
