@@ -24,3 +24,4 @@ mod shares;
 mod sliding;
 mod starting;
 mod unavailable;
+mod zones;
