@@ -1,6 +1,6 @@
 //! What the data plane asks about limits without reserving: stated here, answered where the ledger is known.
 
-use tollgate_model::Name;
+use tollgate_model::{Name, Timestamp};
 use tollgate_quota::Standing;
 
 /// The limits' accounts as this node knows them.
@@ -11,4 +11,7 @@ pub trait Accounts: Send + Sync + 'static {
 
     /// What of an account is not used, whoever holds it or has it in hand. None where this node does not know it.
     fn unused(&self, limit: &Name, key: &[String]) -> Option<u64>;
+
+    /// Log time, as far as this node knows: late, never early. None before it knows.
+    fn log_time(&self) -> Option<Timestamp>;
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::HeaderValue;
+use tollgate_billing::PriceBook;
 use tollgate_model::{ConfigView, Name, Provider, ProviderType, RouteAction};
 use tracing::warn;
 
@@ -20,6 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) view: Arc<ConfigView>,
+    /// With all versions that the view's prices ever had: what calls under the view are billed by.
+    pub(crate) prices: Arc<PriceBook>,
     pub(crate) table: Arc<Table>,
     pub(crate) providers: HashMap<Name, Arc<ProviderUpstream>>,
     pub(crate) services: HashMap<Name, Arc<ServiceUpstream>>,
@@ -29,7 +32,7 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    pub(crate) fn new(view: Arc<ConfigView>, previous: Option<&Self>) -> Self {
+    pub(crate) fn new(view: Arc<ConfigView>, prices: Arc<PriceBook>, previous: Option<&Self>) -> Self {
         let (plans, table) = routes(&view, previous);
         let providers = view.providers.values().map(|it| (it.name.clone(), provider(&view, it, previous))).collect();
         let services = view.services.values().map(|service| {
@@ -39,7 +42,7 @@ impl Compiled {
         });
         let services = services.collect();
         let models = models(&view);
-        Self { table, providers, services, plans, models, view }
+        Self { table, providers, services, plans, models, prices, view }
     }
 
     /// A model's name as a label: itself, if the configuration names it.

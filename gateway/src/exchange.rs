@@ -94,6 +94,8 @@ impl Exchange {
             route: &self.plan.route.name,
             model,
             provider: None,
+            // Only calls of a model are billed.
+            currency: model.and_then(|_| self.currency()),
             ip: Some(self.client_address()),
             sent: Some(Sent {
                 headers: Some(&self.head.headers),

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tollgate_billing::PriceBook;
 use tollgate_model::ConfigView;
 use tollgate_quota::Desk;
 
@@ -62,20 +63,21 @@ pub(crate) struct Shared {
 }
 
 impl Gateway {
-    /// A gateway that serves `view`, reserves and settles at `desk`, looks limits up in `accounts` where it reserves
+    /// A gateway that serves `view`, whose calls are billed by `prices`, reserves and settles at `desk`, looks limits up in `accounts` where it reserves
     /// nothing, and registers its metrics (without the `tollgate_` prefix) in `registry`. Must be called within a tokio
     /// runtime, once a rustls crypto provider is installed.
     #[must_use]
     pub fn new(
         config: GatewayConfig,
         view: Arc<ConfigView>,
+        prices: Arc<PriceBook>,
         desk: Desk,
         accounts: Arc<dyn Accounts>,
         registry: &mut Registry,
     ) -> Self {
         let tasks = TaskTracker::new();
         let pool = Pool::new(&config, &tasks);
-        let current = ArcSwap::from_pointee(Compiled::new(view, None));
+        let current = ArcSwap::from_pointee(Compiled::new(view, prices, None));
         let metrics = Metrics::register(registry);
         let in_flight = AtomicUsize::new(0);
         let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
@@ -97,9 +99,9 @@ impl Gateway {
     }
 
     /// Serves new requests by `view` from now on. Compiles its routing table first, a few milliseconds for 10,000
-    /// routes: call it off the hot path. Calls must not overlap.
-    pub fn set_view(&self, view: Arc<ConfigView>) {
-        let compiled = Compiled::new(view, Some(&self.shared.current()));
+    /// routes: call it off the hot path. Calls must not overlap. `prices` are those of the view's index, or of a later one.
+    pub fn set_view(&self, view: Arc<ConfigView>, prices: Arc<PriceBook>) {
+        let compiled = Compiled::new(view, prices, Some(&self.shared.current()));
         self.shared.current.store(Arc::new(compiled));
         self.shared.changed.notify_waiters();
     }

@@ -25,6 +25,7 @@ mod headers;
 mod listener;
 mod metrics;
 mod normalize;
+mod pricing;
 mod record;
 mod request_id;
 mod routing;

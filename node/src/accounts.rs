@@ -32,6 +32,10 @@ impl Accounts for Shared {
         let account = self.ledger(|ledger| ledger.account(clock::now().max(self.log_time()), limit, Some(key)))?;
         Some(account.capacity.saturating_sub(account.used))
     }
+
+    fn log_time(&self) -> Option<Timestamp> {
+        self.log_time_now()
+    }
 }
 
 /// The accounts that `query` asks for. Works on an image, so that applying goes on meanwhile.
@@ -119,6 +123,7 @@ pub(crate) fn shown(account: AccountView) -> LimitAccount {
         window_end: account.window_end.to_string(),
         overrun: account.overrun,
         unit: account.unit.to_string(),
+        currency: account.unit.currency().map(|currency| currency.to_string()).unwrap_or_default(),
         suspense: account.suspense,
         lost: account.lost,
         taking_effect: account.taking_effect,

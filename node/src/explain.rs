@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tollgate_admin::backplane::ExplainQuery;
 use tollgate_model::{
-    Catalog, Checked, Consumer, KeyPart, Kind, Limit, Mode, Name, Route, RouteAction, Subject, Timestamp, UpstreamRef,
-    catalog::missing, check,
+    BillingMode, Catalog, Checked, Consumer, Currency, KeyPart, Kind, Limit, Mode, Name, Route, RouteAction, Subject,
+    Timestamp, UpstreamRef, catalog::missing, check,
 };
 use tollgate_proto::admin::v1::LimitVerdict;
 use tollgate_quota::ledger::AccountView;
@@ -29,11 +29,12 @@ pub(crate) fn explain(state: &Shared, now: Timestamp, query: &ExplainQuery) -> R
     let catalog = state.config().borrow().catalog.clone();
     let consumer = consumer(&catalog, &query.consumer)?;
     let routes = routes(&catalog, &consumer, query.route.as_deref())?;
+    let currency = currency(&catalog, &consumer.tenant);
     let mut verdicts = Vec::new();
     for limit in limits(&catalog) {
         let mut met: BTreeMap<Vec<Option<String>>, Vec<&str>> = BTreeMap::new();
         for route in &routes {
-            let subject = subject(&consumer, route, query.model.as_deref());
+            let subject = Subject { currency, ..subject(&consumer, route, query.model.as_deref()) };
             if could_concern(&limit, &subject, route) {
                 met.entry(key(&limit, &subject)).or_default().push(&route.name);
             }
@@ -51,6 +52,14 @@ fn consumer(catalog: &Catalog, name: &str) -> Result<Arc<Consumer>, String> {
     match consumers.get(name).map(|stored| check(&stored.resource)) {
         Some(Ok(Checked::Consumer(consumer))) => Ok(consumer),
         _ => Err(missing(Kind::Consumer, name, consumers.keys().map(Name::as_str))),
+    }
+}
+
+/// What its calls of models are billed in.
+fn currency(catalog: &Catalog, tenant: &str) -> Option<Currency> {
+    match check(&catalog.get(Kind::Tenant, tenant)?.resource) {
+        Ok(Checked::Tenant(tenant)) => tenant.billing.currency.filter(|_| tenant.billing.mode != BillingMode::None),
+        _ => None,
     }
 }
 
@@ -110,6 +119,7 @@ fn could_concern(limit: &Limit, subject: &Subject<'_>, route: &Route) -> bool {
         && among(&limit.routes, Some(subject.route))
         && (limit.models.is_empty() || route.is_ai() && subject.model.is_none_or(model))
         && (!limit.per.contains(&KeyPart::Provider) || route.is_ai())
+        && limit.unit.currency().is_none_or(|currency| route.is_ai() && subject.currency == Some(currency))
 }
 
 /// The values of the account, as far as they are known.

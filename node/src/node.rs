@@ -121,11 +121,12 @@ impl Node {
         let desk = Desk::spawn(desk_config, uplink, Arc::new(journal.run()?), &background);
         state.show_to(desk.clone());
         let view = views::compile(&state.config().borrow(), None, key.as_deref());
+        let prices = state.prices();
         backplane.set_fault(Fault::ClusterKey, views::key_fault(&view, key.as_deref()));
         let served = watch::Sender::new(view.index);
         let gateway = {
             let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
-            Gateway::new(gateway_config(&config), view, desk.clone(), accounts, &mut registry.write())
+            Gateway::new(gateway_config(&config), view, prices, desk.clone(), accounts, &mut registry.write())
         };
         let findings = Arc::new(Findings::default());
         metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state), Arc::clone(&findings));
@@ -133,7 +134,9 @@ impl Node {
         background.spawn(stoppable(admin_shutdown.drain.clone(), audit));
 
         let presence = presence(consensus.clone(), backplane.clone(), served.subscribe());
-        let views = views::follow(state.config(), gateway.clone(), key, served, backplane.clone());
+        let prices = Arc::clone(&state);
+        let prices = move || prices.prices();
+        let views = views::follow(state.config(), prices, gateway.clone(), key, served, backplane.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), presence));
         background.spawn(stoppable(admin_shutdown.drain.clone(), views));
         let certificate = certificate(consensus.clone(), backplane.clone());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::watch, task::spawn_blocking};
 use tollgate_admin::backplane::ConfigState;
+use tollgate_billing::PriceBook;
 use tollgate_gateway::Gateway;
 use tollgate_model::{ConfigView, Kind, LogIndex, secret::ClusterKey};
 use tracing::{error, info, warn};
@@ -37,6 +38,7 @@ pub(crate) fn key_fault(view: &ConfigView, key: Option<&ClusterKey>) -> Option<S
 /// compiled are served together.
 pub(crate) async fn follow(
     mut config: watch::Receiver<ConfigState>,
+    prices: impl Fn() -> Arc<PriceBook>,
     gateway: Gateway,
     key: Option<Arc<ClusterKey>>,
     served: watch::Sender<LogIndex>,
@@ -44,11 +46,12 @@ pub(crate) async fn follow(
 ) {
     while config.changed().await.is_ok() {
         let state = config.borrow_and_update().clone();
+        let prices = prices(); // of this state, or of a later one
         let (gateway, key) = (gateway.clone(), key.clone());
         let compiled = spawn_blocking(move || {
             let view = compile(&state, Some(&gateway.view()), key.as_deref());
             let (index, fault) = (view.index, key_fault(&view, key.as_deref()));
-            gateway.set_view(view);
+            gateway.set_view(view, prices);
             (index, fault)
         });
         match compiled.await {

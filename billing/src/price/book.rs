@@ -6,10 +6,11 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::RwLock;
 use prost::Message;
 use tollgate_model::{Checked, Currency, LogIndex, Name, Price, PriceTable, Timestamp};
 use tollgate_proto::{
-    state::v1::PriceVersionRow,
+    state::v1::{Attribution, PriceVersionRow},
     v1::{self, resource::Kind as Raw},
 };
 
@@ -40,18 +41,42 @@ pub struct Asked<'a> {
     pub at: Timestamp,
 }
 
+impl<'a> Asked<'a> {
+    /// The price that a request is billed by: who admitted it finds the same as whoever settles it, in whatever state of the
+    /// book since. None where nothing is billed.
+    #[must_use]
+    pub fn by(attribution: &'a Attribution) -> Option<Self> {
+        Some(Self {
+            cost: false,
+            currency: Currency::parse(&attribution.currency).ok()?,
+            tenant: &attribution.tenant,
+            provider: &attribution.provider,
+            model: &attribution.provider_model,
+            pinned: LogIndex(attribution.config_index),
+            at: Timestamp(attribution.admitted_us),
+        })
+    }
+}
+
 /// The prices, with their pasts. Pure: it follows the catalog, entry by entry.
 #[derive(Debug, Default)]
 pub struct PriceBook {
     /// Each name's versions, the oldest first.
     names: BTreeMap<Name, Arc<Vec<Version>>>,
     /// Which names have a version that matches. Derived; whatever is not there is looked up again.
-    remembered: HashMap<String, Arc<[Name]>>,
+    remembered: RwLock<HashMap<String, Arc<[Name]>>>,
+}
+
+/// The same prices. Costs a pointer for each name.
+impl Clone for PriceBook {
+    fn clone(&self) -> Self {
+        Self { names: self.names.clone(), remembered: RwLock::default() }
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Version {
-    tariff: Tariff,
+    tariff: Arc<Tariff>,
     raw: v1::Price,
     /// Log time of the change that made it.
     since_us: u64,
@@ -79,13 +104,13 @@ pub enum BookError {
 impl PriceBook {
     /// A price is made, or has a new version. `price` and `raw` are the same; `now` is log time.
     pub fn put(&mut self, now: Timestamp, price: &Price, raw: &v1::Price, changes: &mut Changes) {
-        self.remembered.clear();
+        self.remembered.get_mut().clear();
         let versions = Arc::make_mut(self.names.entry(price.name.clone()).or_default());
         // One that only moved to another applied set is the same version.
         if versions.last().is_some_and(|last| last.tariff.version == price.version && last.deleted.is_none()) {
             return;
         }
-        let version = Version { tariff: price.into(), raw: raw.clone(), since_us: now.0, deleted: None };
+        let version = Version { tariff: Arc::new(price.into()), raw: raw.clone(), since_us: now.0, deleted: None };
         changes.push(version.put());
         versions.push(version);
         forget(versions, now, changes);
@@ -93,7 +118,7 @@ impl PriceBook {
 
     /// A price is deleted by the entry `at`.
     pub fn delete(&mut self, at: LogIndex, now: Timestamp, name: &Name, changes: &mut Changes) {
-        self.remembered.clear();
+        self.remembered.get_mut().clear();
         let Some(versions) = self.names.get_mut(name) else { return };
         let versions = Arc::make_mut(versions);
         if let Some(last) = versions.last_mut().filter(|last| last.deleted.is_none()) {
@@ -104,33 +129,35 @@ impl PriceBook {
 
     /// The price of a request: of all that match, the one for its tenant before the list, then the one with the closest
     /// model, then one that names the provider; of equals the newest, then by name.
-    pub fn find(&mut self, asked: &Asked<'_>) -> Option<&Tariff> {
+    pub fn find(&self, asked: &Asked<'_>) -> Option<&Arc<Tariff>> {
         let names = self.matching(asked);
         let in_force = names.iter().filter_map(|name| in_force(self.names.get(name)?, asked));
-        let is_of =
-            |tariff: &&Tariff| tariff.currency == asked.currency && (tariff.table == PriceTable::Cost) == asked.cost;
+        let is_of = |tariff: &&Arc<Tariff>| {
+            tariff.currency == asked.currency && (tariff.table == PriceTable::Cost) == asked.cost
+        };
         let fits = in_force.filter(is_of).filter_map(|tariff| {
             let specificity = tariff.fits(asked.tenant, asked.provider, asked.model)?;
             Some((specificity, tariff))
         });
-        let rank = |(specificity, tariff): &(Specificity, &Tariff)| (*specificity, tariff.version);
+        let rank = |(specificity, tariff): &(Specificity, &Arc<Tariff>)| (*specificity, tariff.version);
         // Of equals `max_by_key` takes the last: the names are in order, so that is decided too.
         fits.max_by_key(rank).map(|(_, tariff)| tariff)
     }
 
     /// Names with any version that matches, in order.
-    fn matching(&mut self, asked: &Asked<'_>) -> Arc<[Name]> {
+    fn matching(&self, asked: &Asked<'_>) -> Arc<[Name]> {
         let key = [asked.tenant, asked.provider, asked.model].join("\0");
-        if let Some(names) = self.remembered.get(&key) {
+        if let Some(names) = self.remembered.read().get(&key) {
             return Arc::clone(names);
         }
         let fits = |version: &Version| version.tariff.fits(asked.tenant, asked.provider, asked.model).is_some();
         let names = self.names.iter().filter(|(_, versions)| versions.iter().any(fits));
         let names: Arc<[Name]> = names.map(|(name, _)| name.clone()).collect();
-        if self.remembered.len() >= MAX_REMEMBERED {
-            self.remembered.clear();
+        let mut remembered = self.remembered.write();
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.clear();
         }
-        self.remembered.insert(key, Arc::clone(&names));
+        remembered.insert(key, Arc::clone(&names));
         names
     }
 
@@ -175,7 +202,7 @@ impl PriceBook {
 
 /// The version of one name by which a request is billed: the newest that it can know and that is effective. None of a price
 /// that was deleted by then.
-fn in_force<'a>(versions: &'a [Version], asked: &Asked<'_>) -> Option<&'a Tariff> {
+fn in_force<'a>(versions: &'a [Version], asked: &Asked<'_>) -> Option<&'a Arc<Tariff>> {
     let known = versions.iter().rev().filter(|version| version.tariff.version <= asked.pinned);
     let there = known.take_while(|version| version.deleted.is_none_or(|(at, _)| at > asked.pinned));
     let mut effective = there.filter(|version| version.tariff.effective_from.is_none_or(|from| from <= asked.at));
@@ -224,7 +251,7 @@ impl Version {
         let raw = row.price.ok_or("it holds no price")?;
         let resource = v1::Resource { kind: Some(Raw::Price(raw.clone())) };
         let tariff = match tollgate_model::check(&resource) {
-            Ok(Checked::Price(price)) => Tariff::from(&*price),
+            Ok(Checked::Price(price)) => Arc::new(Tariff::from(&*price)),
             Ok(_) => return Err("it holds no price".to_owned()),
             Err(problems) => return Err(problems.to_string()),
         };

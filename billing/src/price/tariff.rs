@@ -174,6 +174,22 @@ fn per_token(price: &Price, above_input: Option<u64>, rates: &Rates, before: &Ra
     }
 }
 
+/// What one token of a tier can cost.
+#[derive(Debug, Clone, Copy)]
+struct Dearest {
+    input: Money,
+    output: Money,
+}
+
+impl Dearest {
+    fn of(rates: &PerToken) -> Self {
+        Self {
+            input: rates.input.max(rates.cached_input).max(rates.cache_write),
+            output: rates.output.max(rates.reasoning),
+        }
+    }
+}
+
 impl Tariff {
     /// As bills name it: `gpt-4o@17`.
     #[must_use]
@@ -195,6 +211,43 @@ impl Tariff {
     #[must_use]
     pub fn amount(&self, used: Quantities) -> Money {
         sum(&self.metered(used)).max(self.minimum)
+    }
+
+    /// The most that a request can cost with so much input and so much output, whatever of it is cached or thought, and
+    /// however much less it uses.
+    #[must_use]
+    pub fn most(&self, input: u64, output: u64) -> Money {
+        let metered = self.within(input).map(|(input, dearest)| self.metered_at_most(input, output, dearest));
+        metered.fold(self.minimum, Money::max)
+    }
+
+    /// The most output with which a request with so much input can't cost more than `left`. None where it can without any.
+    #[must_use]
+    pub fn output_within(&self, input: u64, left: Money) -> Option<u64> {
+        let output = |(input, dearest): (u64, Dearest)| {
+            let rest = left.0 - self.metered_at_most(input, 0, dearest).0;
+            let fits = rest >= 0 && self.minimum <= left;
+            match dearest.output.0 {
+                _ if !fits => None,
+                0 => Some(u64::MAX),
+                rate => Some(u64::try_from(rest / rate).unwrap_or(u64::MAX)),
+            }
+        };
+        self.within(input).map(output).try_fold(u64::MAX, |least, output| Some(least.min(output?)))
+    }
+
+    /// The tiers that a request with at most so much input can be in, with the most that it can have in each.
+    fn within(&self, input: u64) -> impl Iterator<Item = (u64, Dearest)> {
+        let begins = move |rates: &PerToken| rates.above_input.is_none_or(|above| above < input);
+        let ends = move |at: usize| self.rates.get(at + 1).and_then(|next| next.above_input).unwrap_or(u64::MAX);
+        let of = move |(at, rates): (usize, &PerToken)| (input.min(ends(at)), Dearest::of(rates));
+        self.rates.iter().enumerate().filter(move |(_, rates)| begins(rates)).map(of)
+    }
+
+    fn metered_at_most(&self, input: u64, output: u64, dearest: Dearest) -> Money {
+        // Exact, as `metered` is.
+        let of = |rate: Money, quantity: u64| rate.0.saturating_mul(i128::from(quantity));
+        Money(of(dearest.input, input).saturating_add(of(dearest.output, output)).saturating_add(self.request.0))
     }
 
     fn metered(&self, used: Quantities) -> SmallVec<[Line; 6]> {

@@ -4,6 +4,7 @@ mod bad_days;
 mod bad_input;
 mod calls;
 mod config;
+mod cost;
 mod demo;
 mod fallback;
 mod full_disk;

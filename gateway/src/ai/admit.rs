@@ -6,10 +6,11 @@ use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate_llm::{AiRequest, MaxTokens};
 use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, UpstreamRef};
-use tollgate_quota::{Reservation, Touch};
+use tollgate_quota::{Attribution, Reservation, Touch};
 
 use super::{fit, growing::Growth, holding};
 use crate::{
+    clock,
     error::Rejection,
     exchange::Exchange,
     filters::{
@@ -17,6 +18,7 @@ use crate::{
         output::OutputPath,
     },
     gateway::Shared,
+    pricing::Pricing,
 };
 
 /// The longest that a stream may last whose route names no time: its hold counts as used after that.
@@ -30,6 +32,9 @@ pub(super) struct Admitted {
     pub(super) reservation: Reservation,
     /// The most that it can use.
     pub(super) reserved: Need,
+    /// Whom it is for, and by what it is billed: whoever serves it.
+    pub(super) attribution: Attribution,
+    pub(super) pricing: Arc<Pricing>,
     pub(super) headers: HeaderMap,
     pub(super) max_tokens: MaxTokens,
     /// In the order in which they are tried.
@@ -76,13 +81,15 @@ pub(super) struct Candidate {
 pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Result<Admitted, Rejection> {
     let candidates = candidates(exchange)?;
     let models = served_models(exchange, request, &candidates);
+    let attribution = attribution(exchange, request);
+    let pricing = Arc::new(pricing(exchange, request, &candidates, &attribution));
     let input = input_bound(request, &models).await;
     let subject = subject(exchange, request, &candidates);
     let view = &exchange.compiled.view;
-    let room = admit::output_room(view, subject, input);
+    let room = admit::output_room(view, subject, input, &pricing);
     let (max_tokens, bound) = bound_output(exchange, request, room);
     let may_fit = fit::may_fit(request, &models);
-    let asking = Asking { exchange, request, subject, input };
+    let asking = Asking { exchange, request, subject, input, pricing: &pricing };
     // What can never be held whole is refused, however little of it would be used.
     let may_grow = may_fit && request.output_bound_with(bound) <= room;
     let growing = if may_grow { asking.growing(bound, &candidates).await? } else { None };
@@ -98,7 +105,43 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let max_tokens = if held == first { max_tokens } else { MaxTokens::Set(held) };
     let Admission { reservation, headers, permit } = admission;
     let hold_for = asking.hold_for();
-    Ok(Admitted { reservation, reserved, headers, max_tokens, candidates, growing, hold_for, permit })
+    Ok(Admitted {
+        reservation,
+        reserved,
+        attribution,
+        pricing: Arc::clone(&pricing),
+        headers,
+        max_tokens,
+        candidates,
+        growing,
+        hold_for,
+        permit,
+    })
+}
+
+/// As far as it is known before anybody is asked. When it is admitted is told by log time, as that is what prices come into
+/// effect by.
+fn attribution(exchange: &Exchange, request: &AiRequest) -> Attribution {
+    let subject = exchange.subject(Some(request.model()));
+    let now = exchange.shared.accounts.log_time().unwrap_or_else(clock::now);
+    Attribution {
+        request_id: exchange.record.request_id.as_str().to_owned(),
+        tenant: subject.tenant.unwrap_or_default().to_owned(),
+        consumer: subject.consumer.unwrap_or_default().to_owned(),
+        route: subject.route.to_owned(),
+        model: request.model().to_owned(),
+        admitted_us: now.0,
+        config_index: exchange.compiled.view.index.0,
+        currency: subject.currency.map(|currency| currency.to_string()).unwrap_or_default(),
+        ..Attribution::default()
+    }
+}
+
+/// What it is billed by, whichever candidate serves it.
+fn pricing(exchange: &Exchange, request: &AiRequest, candidates: &[Candidate], attribution: &Attribution) -> Pricing {
+    let served =
+        |candidate: &Candidate| (candidate.upstream.name().clone(), served_model(exchange, candidate, request.model()));
+    Pricing::of(&exchange.compiled.prices, attribution, candidates.iter().map(served))
 }
 
 /// Limits per provider are charged for the one that is tried first, whichever serves in the end.
@@ -113,12 +156,13 @@ struct Asking<'a> {
     request: &'a AiRequest,
     subject: Subject<'a>,
     input: u64,
+    pricing: &'a Arc<Pricing>,
 }
 
 impl Asking<'_> {
     /// With this bound for each choice.
     fn need(&self, bound: u64) -> Need {
-        Need { input: self.input, output: self.request.output_bound_with(bound) }
+        Need::priced(self.input, self.request.output_bound_with(bound), self.pricing)
     }
 
     /// How long the request can last at most.
@@ -146,7 +190,8 @@ impl Asking<'_> {
         let Some(first) = candidates.first().filter(|_| one) else { return Ok(None) };
         let model = served_model(self.exchange, first, self.request.model());
         let Some(slow) = shared.paces.slow(first.upstream.name(), &model) else { return Ok(None) };
-        let Some(path) = OutputPath::of(&compiled.view, self.subject, Durability::Journal) else { return Ok(None) };
+        let path = OutputPath::of(&compiled.view, self.subject, Durability::Journal, self.input, self.pricing);
+        let Some(path) = path else { return Ok(None) };
         let held = path.free(shared).and_then(|free| holding::first(bound, free, slow));
         let Some(held) = held else { return Ok(None) };
         let record = Some(admit::record_apart(shared, self.deadline()).await?);
@@ -156,13 +201,13 @@ impl Asking<'_> {
     /// Asks for less, where `bound` was `refused`; with the bound that was admitted. The refusal is the first one: it says
     /// when all that was asked for may be had.
     async fn fit(&self, refused: Refused, mut bound: u64) -> Result<(Admission, u64), Rejection> {
-        let mut left = refused.output_left(self.need(bound));
+        let mut left = refused.output_left(self.need(bound), self.pricing);
         for _ in 0..fit::TRIES {
             let Some(next) = left.and_then(|left| fit::next_bound(self.request, bound, left)) else { break };
             bound = next;
             match self.ask(bound).await {
                 Ok(admission) => return Ok((admission, bound)),
-                Err(refused) => left = refused.output_left(self.need(bound)),
+                Err(refused) => left = refused.output_left(self.need(bound), self.pricing),
             }
         }
         Err(refused.tell(&self.exchange.shared))

@@ -6,7 +6,7 @@ use http::{HeaderValue, Response};
 use tokio::time::{Instant, timeout_at};
 use tollgate_llm::{AiRequest, MaxTokens, code};
 use tollgate_model::{Durability, Failure, RouteAction, UpstreamRef};
-use tollgate_quota::{Attribution, Outcome, Touch};
+use tollgate_quota::{Outcome, Touch};
 
 use super::{
     X_TOLLGATE_MAX_TOKENS,
@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     body::ResponseBody,
-    clock,
     error::Rejection,
     exchange::Exchange,
     filters::{
@@ -82,8 +81,8 @@ pub(super) async fn send(
 ) -> Result<Response<ResponseBody>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Err(Rejection::route_not_found()) };
-    let Admitted { mut reservation, reserved, max_tokens, candidates, mut growing, hold_for, permit, .. } = admitted;
-    let attribution = attribution(exchange, request);
+    let Admitted { mut reservation, reserved, pricing, attribution, max_tokens, candidates, .. } = admitted;
+    let Admitted { mut growing, hold_for, permit, .. } = admitted;
     let (in_flight, held) = match growing.as_mut().and_then(|growing| growing.record.take()) {
         None => (reservation.dispatch(attribution), None),
         Some(record) => {
@@ -92,7 +91,7 @@ pub(super) async fn send(
             (record.dispatch(attribution), Some(held))
         }
     };
-    let mut call = Some(Call::new(exchange, request, in_flight, held, reserved));
+    let mut call = Some(Call::new(exchange, request, in_flight, held, (reserved, pricing)));
     let bound = Bound { max_tokens, growing: growing.as_ref(), permit: permit.as_ref() };
     let mut last: Option<Failed> = None;
     for candidate in &candidates {
@@ -209,21 +208,6 @@ fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUp
     };
     let none = || Failed { failure: Some(Failure::Connect), ..Failed::unasked(Rejection::no_healthy_upstream()) };
     known.cloned().ok_or_else(none)
-}
-
-fn attribution(exchange: &Exchange, request: &AiRequest) -> Attribution {
-    let subject = exchange.subject(Some(request.model()));
-    Attribution {
-        request_id: exchange.record.request_id.as_str().to_owned(),
-        tenant: subject.tenant.unwrap_or_default().to_owned(),
-        consumer: subject.consumer.unwrap_or_default().to_owned(),
-        route: subject.route.to_owned(),
-        model: request.model().to_owned(),
-        admitted_us: clock::now().0,
-        config_index: exchange.compiled.view.index.0,
-        currency: exchange.currency().map(|currency| currency.to_string()).unwrap_or_default(),
-        ..Attribution::default()
-    }
 }
 
 impl Failed {

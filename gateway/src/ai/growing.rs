@@ -62,11 +62,12 @@ impl Growth {
     /// Asks for so much more; for what is left of it, if that is at least `least`.
     fn ask(&self, amount: u64, least: u64) -> Asking {
         let (shared, path, hold_for) = (Arc::clone(&self.shared), self.path.clone(), self.hold_for);
+        let held = self.holding.held();
         Box::pin(async move {
             let deadline = Instant::now() + DECIDED_WITHIN;
             let mut amount = amount;
             for _ in 0..TRIES {
-                match path.clone().hold(&shared, amount, hold_for, deadline).await {
+                match path.clone().hold(&shared, held, amount, hold_for, deadline).await {
                     Ok(part) => return Some((part, amount)),
                     Err(NoMore { left: Some(left) }) if (least..amount).contains(&left) => amount = left,
                     Err(NoMore { .. }) => break,

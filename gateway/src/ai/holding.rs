@@ -57,6 +57,10 @@ impl Holding {
         Self { bound, held, margin, asking: false, refused: false, exhausted: false }
     }
 
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
     /// `most` output tokens can have gone by.
     pub(super) fn step(&mut self, most: u64) -> Step {
         if self.held >= self.bound {

@@ -15,6 +15,7 @@ use crate::{
     filters::admit::{Need, durable},
     gateway::Shared,
     metrics::{AiLabels, OTHER},
+    pricing::Pricing,
     upstream::ProviderUpstream,
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Call {
     model: String,
     /// What was reserved for it, in all.
     reserved: Need,
+    /// What it is billed by.
+    pricing: Arc<Pricing>,
     /// Should nothing be known of it but that the provider that was asked last may have worked for it.
     unanswered: Used,
     /// What is held may have been used by a provider that brought no answer.
@@ -73,7 +76,7 @@ impl Call {
         request: &AiRequest,
         in_flight: InFlight,
         held: Option<HeldPart>,
-        reserved: Need,
+        (reserved, pricing): (Need, Arc<Pricing>),
     ) -> Self {
         let (shared, compiled) = (Arc::clone(&exchange.shared), Arc::clone(&exchange.compiled));
         let (operation, model) = (request.operation(), request.model().to_owned());
@@ -85,6 +88,7 @@ impl Call {
             operation,
             model,
             reserved,
+            pricing,
             unanswered,
             is_owed,
             again,
@@ -126,9 +130,10 @@ impl Call {
 
     /// So much more output is held for it.
     pub(super) fn grow(&mut self, mut part: HeldPart, output: u64) {
-        // Should nobody come to settle, it may all have been used.
+        // Should nobody come to settle, it may all have been used; what is billed then is known without it.
         part.count(quota::Usage { output_tokens: output, counted: true, ..quota::Usage::default() });
-        self.reserved.output = self.reserved.output.saturating_add(output);
+        let all = self.reserved.output.saturating_add(output);
+        self.reserved = Need::priced(self.reserved.input, all, &self.pricing);
         self.parts.push((part, output));
     }
 
@@ -139,6 +144,7 @@ impl Call {
         attribution.provider_model = model.to_owned();
         let (provider, started) = (provider.provider.name.to_string(), Instant::now());
         if let Again::Spare(mut part) = std::mem::take(&mut self.again) {
+            // Of its tokens alone: what is not answered is not billed.
             part.count(self.unanswered.to_quota(self.reserved));
             self.again = Again::Used(part, self.unanswered);
         }
@@ -147,22 +153,42 @@ impl Call {
             at_most: AtMost { input: request.most_input(model), output: self.reserved.output },
         };
         self.attempt = Some(Attempt { provider, model: model.to_owned(), started, first_chunk: None });
-        let so_far = self.unanswered.to_quota(self.reserved);
+        let so_far = self.priced(self.unanswered);
         self.in_flight.count(so_far);
         let shares = self.shares(&so_far);
         self.parts.iter_mut().zip(shares).for_each(|((part, _), share)| part.count(share));
     }
 
-    /// What each part used of it: the input is the first one's, the output is used up in their order.
+    /// What limits are told of it: with what whoever was asked last will bill.
+    fn priced(&self, used: Used) -> quota::Usage {
+        let usage = used.to_quota(self.reserved);
+        quota::Usage { cost: self.pricing.cost(self.in_flight.attribution(), &usage), ..usage }
+    }
+
+    /// What each part used of it: the input is the first one's, output and money are used up in their order.
     fn shares(&self, whole: &quota::Usage) -> Vec<quota::Usage> {
         let held: Vec<u64> = self.parts.iter().map(|(_, output)| *output).collect();
         let output = distribute(whole.output_tokens, &held);
         let at_most = distribute(whole.output_at_most, &held);
-        let share = |(at, (output_tokens, output_at_most)): (usize, (u64, u64))| match at {
-            0 => quota::Usage { output_tokens, output_at_most, ..*whole },
-            _ => quota::Usage { output_tokens, output_at_most, counted: whole.counted, ..quota::Usage::default() },
+        let cost = distribute(whole.cost, &self.held_costs());
+        let share = |(at, ((output_tokens, output_at_most), cost)): (usize, ((u64, u64), u64))| match at {
+            0 => quota::Usage { output_tokens, output_at_most, cost, ..*whole },
+            _ => {
+                quota::Usage { output_tokens, output_at_most, cost, counted: whole.counted, ..quota::Usage::default() }
+            }
         };
-        output.into_iter().zip(at_most).enumerate().map(share).collect()
+        output.into_iter().zip(at_most).zip(cost).enumerate().map(share).collect()
+    }
+
+    /// What each part holds in money: what its output makes the whole dearer.
+    fn held_costs(&self) -> Vec<u64> {
+        let (mut output, mut before) = (0_u64, 0);
+        let more = |(_, held): &(HeldPart, u64)| {
+            output = output.saturating_add(*held);
+            let all = self.pricing.most(self.reserved.input, output);
+            all - std::mem::replace(&mut before, all)
+        };
+        self.parts.iter().map(more).collect()
     }
 
     pub(super) fn first_chunk(&mut self) {
@@ -237,10 +263,10 @@ impl Call {
         }
         let mut attribution = self.in_flight.attribution().clone();
         attribution.status = status.into();
-        let used = used.to_quota(self.reserved);
+        let used = self.priced(used);
         let shares = self.shares(&used);
         for (at, ((part, _), share)) in self.parts.into_iter().zip(shares).enumerate() {
-            if at > 0 && share.output_tokens.max(share.output_at_most) == 0 {
+            if at > 0 && share.output_tokens.max(share.output_at_most).max(share.cost) == 0 {
                 part.void();
                 continue;
             }
@@ -279,7 +305,7 @@ impl std::fmt::Debug for Call {
 }
 
 impl Used {
-    /// What is known at most is known within what was reserved: that bounds all that the call can use.
+    /// What is known at most is known within what was reserved: that bounds all that the call can use. Without its cost.
     fn to_quota(self, reserved: Need) -> quota::Usage {
         let Self { usage, at_most } = self;
         quota::Usage {
@@ -291,6 +317,7 @@ impl Used {
             counted: usage.source == UsageSource::Counted,
             input_at_most: at_most.input.min(reserved.input),
             output_at_most: at_most.output.min(reserved.output),
+            cost: 0,
         }
     }
 }

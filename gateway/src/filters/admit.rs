@@ -13,7 +13,7 @@ use super::{
     reserve::{Asking, Met, NotReserved},
     shadow,
 };
-use crate::{error::Rejection, gateway::Shared};
+use crate::{error::Rejection, gateway::Shared, pricing::Pricing};
 
 /// The log is waited for this long: a leader that died is replaced within two seconds, and the request need not know.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,13 +25,28 @@ const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
 pub(crate) struct Need {
     pub(crate) input: u64,
     pub(crate) output: u64,
+    /// What that can cost at most, in pico-units, and what its prompt can.
+    pub(crate) cost: u64,
+    pub(crate) prompt_cost: u64,
 }
 
 impl Need {
+    /// With what it can cost by these prices.
+    pub(crate) fn priced(input: u64, output: u64, pricing: &Pricing) -> Self {
+        let (cost, prompt_cost) = (pricing.most(input, output), pricing.most(input, output.min(1)));
+        Self { input, output, cost, prompt_cost }
+    }
+
+    /// What can cost nothing is not asked for money, not even by an account that owes some.
+    fn meets(self, limit: &Limit) -> bool {
+        self.cost > 0 || limit.unit.currency().is_none()
+    }
+
     /// What a limit holds of it. A prompt's worth is never nothing where there will be output: an account of which nothing
     /// is left admits nobody.
     pub(super) fn held_by(self, limit: &Limit) -> u64 {
         match (limit.reserve, limit.unit) {
+            (Reserve::Prompt, Unit::Cost(_)) => self.prompt_cost,
             (Reserve::Prompt, Unit::Tokens) => self.input.max(self.output.min(1)),
             (Reserve::Prompt, Unit::OutputTokens) => self.output.min(1),
             _ => self.of(limit.unit),
@@ -44,6 +59,7 @@ impl Need {
             Unit::InputTokens => self.input,
             Unit::OutputTokens => self.output,
             Unit::Requests | Unit::Concurrency => 1,
+            Unit::Cost(_) => self.cost,
         }
     }
 }
@@ -98,14 +114,16 @@ enum Why {
 }
 
 impl Refused {
-    /// How much output there was room for beside the input of `need`. None where less output would not have helped.
-    pub(crate) fn output_left(&self, need: Need) -> Option<u64> {
+    /// How much output there was room, and money, for beside the input of `need`. None where less output would not have
+    /// helped.
+    pub(crate) fn output_left(&self, need: Need, pricing: &Pricing) -> Option<u64> {
         let Why::Quota(ReserveError::Exhausted { standings, .. }) = &self.why else { return None };
         let left = |limit: &Arc<Limit>| {
             let left = standing_of(standings, &limit.name)?.remaining;
             match (limit.reserve, limit.unit) {
                 (Reserve::Full, Unit::Tokens) => left.checked_sub(need.input),
                 (Reserve::Full, Unit::OutputTokens) => Some(left),
+                (Reserve::Full, Unit::Cost(_)) => pricing.output_within(need.input, left),
                 _ => (need.held_by(limit) <= left).then_some(u64::MAX),
             }
         };
@@ -151,7 +169,7 @@ pub(crate) async fn ask(
     let deadline = deadline.min(Instant::now() + PATIENCE);
     let asking = Asking { subject, at_least, hold_for, deadline };
     let wanted = |met: &Met| charges(&met.limits, &subject, need).map_err(NotReserved::Never);
-    let (met, reserved) = asking.reserve(shared, view, |_| true, wanted).await;
+    let (met, reserved) = asking.reserve(shared, view, |limit| need.meets(limit), wanted).await;
     let why = match reserved {
         Ok(reservation) => return Ok(admission(shared, met, subject, need, reservation)),
         Err(NotReserved::Quota(error)) => Why::Quota(error),
@@ -240,11 +258,12 @@ pub(crate) fn peek(shared: &Shared, view: &ConfigView, subject: Subject<'_>, kno
 }
 
 /// How much output a request may still ask for so that it fits into the limits at all, with this much input.
-pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64) -> u64 {
+pub(crate) fn output_room(view: &ConfigView, subject: Subject<'_>, input: u64, pricing: &Pricing) -> u64 {
     let in_full = |limit: &&Arc<Limit>| limit.mode == Mode::Enforce && limit.reserve == Reserve::Full;
     let room = view.limits_for(subject).filter(in_full).filter_map(|limit| match limit.unit {
         Unit::Tokens => Some(limit.limit.saturating_sub(input)),
         Unit::OutputTokens => Some(limit.limit),
+        Unit::Cost(_) => Some(pricing.output_within(input, limit.limit).unwrap_or(0)),
         Unit::InputTokens | Unit::Requests | Unit::Concurrency => None,
     });
     room.min().unwrap_or(u64::MAX)
@@ -254,7 +273,7 @@ pub(super) fn charges(limits: &[Arc<Limit>], subject: &Subject<'_>, need: Need) 
     let charge = |limit: &Arc<Limit>| {
         let amount = need.held_by(limit);
         if amount > limit.limit {
-            return Err(exceeds(&limit.name, limit.unit.as_str(), limit.limit, amount));
+            return Err(exceeds(&limit.name, Some(limit.unit), limit.limit, amount));
         }
         Ok(Charge { limit: limit.name.clone(), version: limit.version, key: limit.key(subject), amount })
     };
@@ -266,7 +285,8 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures<'_>) -> Rejec
         ReserveError::Exhausted { limit, capacity, remaining, retry_after, standings } => {
             shared.metrics.decision(&limit, "refused");
             let unit = figures.unit(&limit);
-            let message = format!("Limit `{limit}` is exhausted: {remaining} of {capacity} {unit} are left.");
+            let (noun, left, all) = (noun(&unit), written(unit, remaining), written(unit, capacity));
+            let message = format!("Limit `{limit}` is exhausted: {left} of {all} {noun} are left.");
             Rejection::new(429, code::RATE_LIMIT_EXCEEDED, message)
                 .with_headers(&rate_headers(&figures.clone().with(&standings)))
                 .retry_after(retry_after)
@@ -289,8 +309,18 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures<'_>) -> Rejec
     }
 }
 
-fn exceeds(limit: &str, unit: &str, capacity: u64, amount: u64) -> Rejection {
-    let message = format!("Limit `{limit}` holds {capacity} {unit} in all, and this request alone needs {amount}.");
+/// So much of a limit's unit, as callers are told. The limit may be gone by now.
+fn written(unit: Option<Unit>, units: u64) -> String {
+    unit.map_or_else(|| units.to_string(), |unit| unit.amount(units))
+}
+
+fn noun(unit: &Option<Unit>) -> &str {
+    unit.as_ref().map_or("units", Unit::noun)
+}
+
+fn exceeds(limit: &str, unit: Option<Unit>, capacity: u64, amount: u64) -> Rejection {
+    let (noun, capacity, amount) = (noun(&unit), written(unit, capacity), written(unit, amount));
+    let message = format!("Limit `{limit}` holds {capacity} {noun} in all, and this request alone needs {amount}.");
     Rejection::new(400, code::REQUEST_EXCEEDS_LIMIT, message)
 }
 

@@ -1,7 +1,7 @@
 //! The tokens of a request once more, as it is sent out once more: the provider that was asked before has brought no answer,
 //! and may have used all that is held (QUOTA.md I4, 3.6).
 //!
-//! Only tokens: to its caller it stays one request, and has one permit.
+//! Only tokens: to its caller it stays one request, has one permit, and is billed once, for the answer.
 
 use std::{sync::Arc, time::Duration};
 

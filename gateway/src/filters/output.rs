@@ -10,7 +10,7 @@ use super::{
     admit::standing_of,
     reserve::{newer_view, quota_durability},
 };
-use crate::gateway::Shared;
+use crate::{gateway::Shared, pricing::Pricing};
 
 /// Limits that change while they are asked: each time they are asked again as they are then.
 const EDITS: usize = 3;
@@ -20,6 +20,9 @@ const EDITS: usize = 3;
 pub(crate) struct OutputPath {
     accounts: Vec<Account>,
     durability: Durability,
+    /// The input that is held, and by what it and its output are paid for.
+    input: u64,
+    pricing: Arc<Pricing>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,7 +38,7 @@ pub(crate) struct NoMore {
 }
 
 fn counts_output(limit: &Limit) -> bool {
-    limit.mode == Mode::Enforce && matches!(limit.unit, Unit::Tokens | Unit::OutputTokens)
+    limit.mode == Mode::Enforce && matches!(limit.unit, Unit::Tokens | Unit::OutputTokens | Unit::Cost(_))
 }
 
 fn holds_output(limit: &Limit) -> bool {
@@ -44,35 +47,57 @@ fn holds_output(limit: &Limit) -> bool {
 
 impl OutputPath {
     /// None where a limit counts output and holds none of it: it would count what the first hold was for, and no more.
-    pub(crate) fn of(view: &ConfigView, subject: Subject<'_>, at_least: Durability) -> Option<Self> {
+    pub(crate) fn of(
+        view: &ConfigView,
+        subject: Subject<'_>,
+        at_least: Durability,
+        input: u64,
+        pricing: &Arc<Pricing>,
+    ) -> Option<Self> {
         let enforced = || view.limits_for(subject).filter(|limit| limit.mode == Mode::Enforce);
         if enforced().any(|limit| counts_output(limit) && !holds_output(limit)) {
             return None;
         }
         let account = |limit: &Arc<Limit>| Account { limit: Arc::clone(limit), key: limit.key(&subject) };
         let accounts = enforced().filter(|limit| holds_output(limit)).map(account).collect();
-        Some(Self { accounts, durability: enforced().map(|limit| limit.durability).fold(at_least, Durability::max) })
+        let durability = enforced().map(|limit| limit.durability).fold(at_least, Durability::max);
+        Some(Self { accounts, durability, input, pricing: Arc::clone(pricing) })
     }
 
-    /// What is free in the account that has least, by what this node knows. None where nothing holds output.
+    /// The output that is free, or that there is money for beside the input, in the account that has least, by what this node
+    /// knows. None where nothing holds output.
     pub(crate) fn free(&self, shared: &Shared) -> Option<u64> {
         if self.accounts.is_empty() {
             return None;
         }
         let names: Vec<_> = self.accounts.iter().map(|it| (it.limit.name.clone(), it.key.clone())).collect();
-        self.least(&shared.accounts.standings(&names))
+        self.least(&shared.accounts.standings(&names), None)
     }
 
-    fn least(&self, standings: &[Standing]) -> Option<u64> {
-        // An account that this node does not know is one that nobody has used.
-        let left = |it: &Account| standing_of(standings, &it.limit.name).map_or(it.limit.limit, |it| it.remaining);
+    /// Of what is left the output that may be held, beside the output that is `held`. None: not even the input is.
+    fn least(&self, standings: &[Standing], held: Option<u64>) -> Option<u64> {
+        let left = |it: &Account| {
+            // An account that this node does not know is one that nobody has used.
+            let left = standing_of(standings, &it.limit.name).map_or(it.limit.limit, |it| it.remaining);
+            match it.limit.unit {
+                Unit::Cost(_) => self.output_for(left, held),
+                _ => left,
+            }
+        };
         self.accounts.iter().map(left).min()
     }
 
-    /// Holds so much more output. It may be drawn on: it is durable.
+    fn output_for(&self, money: u64, held: Option<u64>) -> u64 {
+        let paid = held.map_or(0, |held| self.pricing.most(self.input, held));
+        let all = self.pricing.output_within(self.input, paid.saturating_add(money));
+        all.unwrap_or(0).saturating_sub(held.unwrap_or(0))
+    }
+
+    /// Holds so much more output, beside the output that is `held`. It may be drawn on: it is durable.
     pub(crate) async fn hold(
         mut self,
         shared: &Shared,
+        held: u64,
         output: u64,
         hold_for: Duration,
         deadline: Instant,
@@ -81,7 +106,7 @@ impl OutputPath {
         for _ in 0..EDITS {
             self.renew(&shared.current().view).ok_or(UNDECIDED)?;
             let durability = quota_durability(self.durability);
-            match shared.desk.reserve(self.charges(output), durability, deadline, hold_for).await {
+            match shared.desk.reserve(self.charges(held, output), durability, deadline, hold_for).await {
                 Ok(reservation) => {
                     let part = reservation.dispatch_part();
                     if part.durable(deadline).await.is_err() {
@@ -93,7 +118,7 @@ impl OutputPath {
                 }
                 Err(ReserveError::Exhausted { limit, standings, .. }) => {
                     shared.metrics.decision(&limit, "not_extended");
-                    return Err(NoMore { left: self.least(&standings) });
+                    return Err(NoMore { left: self.least(&standings, Some(held)) });
                 }
                 Err(ReserveError::Stale { version, .. }) => {
                     newer_view(shared, version, deadline).await.ok_or(UNDECIDED)?;
@@ -107,14 +132,15 @@ impl OutputPath {
         Err(UNDECIDED)
     }
 
-    fn charges(&self, amount: u64) -> Vec<Charge> {
-        let charge = |Account { limit, key }: &Account| Charge {
-            limit: limit.name.clone(),
-            version: limit.version,
-            key: key.clone(),
-            amount,
+    fn charges(&self, held: u64, output: u64) -> Vec<Charge> {
+        let most = |output| self.pricing.most(self.input, output);
+        let cost = most(held.saturating_add(output)).saturating_sub(most(held));
+        let charge = |Account { limit, key }: &Account| {
+            let amount = if limit.unit.currency().is_some() { cost } else { output };
+            let (limit, version, key) = (limit.name.clone(), limit.version, key.clone());
+            (amount > 0).then_some(Charge { limit, version, key, amount }) // what costs nothing is held of no money
         };
-        self.accounts.iter().map(charge).collect()
+        self.accounts.iter().filter_map(charge).collect()
     }
 
     /// The same accounts under their limits as they are now. A limit that is gone, or holds no output any more, asks for
@@ -123,7 +149,7 @@ impl OutputPath {
         let mut renewed = Vec::with_capacity(self.accounts.len());
         for Account { limit, key } in std::mem::take(&mut self.accounts) {
             let Some(now) = view.limits.get(&limit.name).filter(|now| holds_output(now)) else { continue };
-            if now.per != limit.per {
+            if now.per != limit.per || now.unit.currency() != limit.unit.currency() {
                 return None;
             }
             renewed.push(Account { limit: Arc::clone(now), key });

@@ -72,9 +72,8 @@ impl<'a> Figures<'a> {
         self.0.iter().filter(move |figure| !any || denying(figure)).map(|figure| figure.limit.name.as_str())
     }
 
-    pub(super) fn unit(&self, limit: &str) -> &'static str {
-        let figure = self.0.iter().find(|figure| figure.limit.name == *limit);
-        figure.map_or("units", |figure| figure.limit.unit.as_str())
+    pub(super) fn unit(&self, limit: &str) -> Option<Unit> {
+        self.0.iter().find(|figure| figure.limit.name == *limit).map(|figure| figure.limit.unit)
     }
 
     /// Of the limits of one kind the one that is nearest to its end, as a share of what it holds.
@@ -103,7 +102,7 @@ pub(crate) fn are_told(headers: &HeaderMap) -> bool {
 pub(super) fn rate_headers(figures: &Figures<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(HEADERS);
     let requests = figures.tightest(|unit| unit == Unit::Requests);
-    let tokens = figures.tightest(|unit| !matches!(unit, Unit::Requests | Unit::Concurrency));
+    let tokens = figures.tightest(|unit| matches!(unit, Unit::Tokens | Unit::InputTokens | Unit::OutputTokens));
     for (names, figure) in [(&REQUESTS, requests), (&TOKENS, tokens)] {
         let Some(figure) = figure else { continue };
         headers.insert(&names.limit, HeaderValue::from(figure.limit.limit));
@@ -114,14 +113,18 @@ pub(super) fn rate_headers(figures: &Figures<'_>) -> HeaderMap {
     }
     let (mut policies, mut lefts) = (List::of(figures), List::of(figures));
     for Figure { limit, left } in &figures.0 {
-        let (name, most) = (&limit.name, structured(limit.limit));
+        let (name, most) = (&limit.name, structured(told(limit.unit, limit.limit)));
         policies.add(format_args!("\"{name}\";q={most}"));
         if let Some(seconds) = window_seconds(limit) {
             policies.go_on(format_args!(";w={seconds}"));
         }
-        policies.go_on(format_args!(";qu=\"{}\"", limit.unit));
+        policies.go_on(format_args!(";qu=\"{}\"", Quota(limit.unit)));
         if let Some((left, resets_in)) = left {
-            lefts.add(format_args!("\"{name}\";r={};t={}", structured(*left), ceil_seconds(*resets_in)));
+            lefts.add(format_args!(
+                "\"{name}\";r={};t={}",
+                structured(told(limit.unit, *left)),
+                ceil_seconds(*resets_in)
+            ));
         }
     }
     headers.extend(policies.value().map(|policies| (RATELIMIT_POLICY.clone(), policies)));
@@ -156,6 +159,23 @@ impl List {
 
 fn value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("names, digits and punctuation")
+}
+
+/// Money in millionths, rounded down: pico-units have more digits than a structured field.
+fn told(unit: Unit, units: u64) -> u64 {
+    if unit.currency().is_some() { units / 1_000_000 } else { units }
+}
+
+/// The unit that figures are told in: `tokens`, `micro-USD`.
+struct Quota(Unit);
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.currency() {
+            Some(currency) => write!(f, "micro-{currency}"),
+            None => self.0.fmt(f),
+        }
+    }
 }
 
 /// An integer of a structured field has at most 15 digits (RFC 9651 §3.3.1).
@@ -216,12 +236,13 @@ mod tests {
     const MOST: u64 = i64::MAX.unsigned_abs();
 
     fn limit(name: &str, unit: &str, window: &str, limit: u64) -> Arc<Limit> {
+        let currency = if unit == "cost" { "USD".to_owned() } else { String::new() };
         let (unit, window) = (unit.to_owned(), window.to_owned());
         let limit = v1::Limit {
             api_version: "tollgate/v1".into(),
             kind: "Limit".into(),
             metadata: Some(v1::Metadata { name: name.into(), ..Default::default() }),
-            spec: Some(v1::LimitSpec { unit, window, limit: Some(limit), ..Default::default() }),
+            spec: Some(v1::LimitSpec { currency, unit, window, limit: Some(limit), ..Default::default() }),
         };
         match check(&v1::Resource { kind: Some(Kind::Limit(limit)) }) {
             Ok(Checked::Limit(limit)) => limit,
@@ -260,5 +281,22 @@ mod tests {
         ];
         assert_eq!(told, BTreeMap::from(expected));
         assert!(rate_headers(&Figures::of([])).is_empty());
+    }
+
+    #[test]
+    fn money_is_told_in_millionths_and_never_as_tokens() {
+        let money = limit("budget", "cost", "1d", 12);
+        let standing = Standing {
+            limit: money.name.clone(),
+            capacity: money.limit,
+            remaining: 1_999_999,
+            window_end: Timestamp(0),
+            resets_in: Duration::from_secs(5),
+        };
+        let headers = rate_headers(&Figures::of([&money]).with(&[standing]));
+        let told: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let policy = "\"budget\";q=12000000;w=86400;qu=\"micro-USD\"";
+        assert_eq!(told, [("ratelimit-policy", policy), ("ratelimit", "\"budget\";r=1;t=5")]);
     }
 }

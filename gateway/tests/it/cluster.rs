@@ -10,11 +10,15 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::task::TaskTracker;
+use tollgate_billing::{Changes, PriceBook};
 use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{
-    Catalog, ConfigView, LogIndex, Name, NodeId, TimeZone, Timestamp, secret, secret::ClusterKey, yaml,
+    Catalog, Checked, ConfigView, Kind, LogIndex, Name, NodeId, TimeZone, Timestamp, secret, secret::ClusterKey, yaml,
 };
-use tollgate_proto::state::v1::{ConfigChange, PutResource};
+use tollgate_proto::{
+    state::v1::{ConfigChange, PutResource},
+    v1::resource::Kind as Raw,
+};
 use tollgate_quota::{
     BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Standing, Uplink,
     UplinkError, Usage,
@@ -69,6 +73,7 @@ impl Log {
 struct State {
     ledger: Ledger,
     catalog: Catalog,
+    prices: PriceBook,
     index: u64,
     now: Timestamp,
     settled: Vec<Settled>,
@@ -102,6 +107,10 @@ impl Uplink for Log {
 }
 
 impl Accounts for Log {
+    fn log_time(&self) -> Option<Timestamp> {
+        Some(self.state.lock().now)
+    }
+
     fn standings(&self, accounts: &[(Name, Vec<String>)]) -> Vec<Standing> {
         let state = self.state.lock();
         accounts.iter().filter_map(|(limit, key)| state.ledger.peek(state.now, limit, key)).collect()
@@ -147,7 +156,8 @@ impl Cluster {
         let open = NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() };
         ledger.open(LogIndex(1), now, &open, &mut Vec::new());
         let catalog = Catalog::default();
-        let state = State { ledger, catalog, index: 1, now, settled: Vec::new(), reachable: true };
+        let prices = PriceBook::default();
+        let state = State { ledger, catalog, prices, index: 1, now, settled: Vec::new(), reachable: true };
         let log = Arc::new(Log { state: Mutex::new(state), desk: OnceLock::new() });
         let view = log.put(&key, &format!("{PAYERS}{resources}"));
         let uplink = Arc::clone(&log) as Arc<dyn Uplink>;
@@ -156,7 +166,8 @@ impl Cluster {
         let mut config = GatewayConfig::new(Name::new("az-a"));
         configure(&mut config);
         let mut registry = Registry::default();
-        let gateway = Gateway::new(config, view, desk, Arc::clone(&log) as Arc<dyn Accounts>, &mut registry);
+        let gateway =
+            Gateway::new(config, view, log.prices(), desk, Arc::clone(&log) as Arc<dyn Accounts>, &mut registry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::default();
@@ -179,7 +190,8 @@ impl Cluster {
 
     /// Changes the configuration.
     pub(crate) fn apply(&self, resources: &str) {
-        self.gateway.set_view(self.log.put(&self.key, resources));
+        let view = self.log.put(&self.key, resources);
+        self.gateway.set_view(view, self.log.prices());
     }
 
     /// Serves the same configuration as a node that has another cluster key.
@@ -187,7 +199,7 @@ impl Cluster {
         let state = self.log.state.lock();
         let (other, _) = ClusterKey::generate();
         let (view, _) = ConfigView::compile(LogIndex(state.index), &state.catalog, None, Some(&other));
-        self.gateway.set_view(Arc::new(view));
+        self.gateway.set_view(Arc::new(view), Arc::new(state.prices.clone()));
     }
 
     /// Waits for so many requests to be settled.
@@ -207,6 +219,10 @@ impl Cluster {
 }
 
 impl Log {
+    fn prices(&self) -> Arc<PriceBook> {
+        Arc::new(self.state.lock().prices.clone())
+    }
+
     fn put(&self, key: &ClusterKey, resources: &str) -> Arc<ConfigView> {
         let resources = resources.replace("kind: ", "apiVersion: tollgate/v1\nkind: ");
         let (parsed, problems) = yaml::parse_and_check("test.yaml", &resources);
@@ -221,9 +237,15 @@ impl Log {
         let change = ConfigChange { puts: parsed.iter().map(put).collect(), ..ConfigChange::default() };
         let decision = state.catalog.apply(index, &change);
         assert_eq!(decision.outcome.problems, []);
+        let now = state.now;
+        for change in decision.changes.iter().filter(|change| change.kind == Kind::Price) {
+            let Some(stored) = &change.after else { continue };
+            let Ok(Checked::Price(price)) = tollgate_model::check(&stored.resource) else { panic!("{stored:?}") };
+            let Some(Raw::Price(raw)) = &stored.resource.kind else { panic!("{stored:?}") };
+            state.prices.put(now, &price, raw, &mut Changes::new());
+        }
         let (view, problems) = ConfigView::compile(index, &state.catalog, None, Some(key));
         assert!(problems.is_empty(), "{problems}");
-        let now = state.now;
         for limit in view.limits.values() {
             state.ledger.set_rule(now, Rule::of(limit, TimeZone::UTC), &mut Vec::new());
         }

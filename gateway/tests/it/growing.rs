@@ -16,11 +16,11 @@ use crate::{
 
 /// A provider's pace: five tokens ten times a second, by an estimate of four bytes a token, slow enough for the busiest test
 /// machine. Of the vocabulary nothing is known, so that holds are used up four times as fast.
-const EVERY: Duration = Duration::from_millis(100);
-const TEXT: &str = "twenty bytes of text";
-const BOUND: u64 = 4_000;
+pub(crate) const EVERY: Duration = Duration::from_millis(100);
+pub(crate) const TEXT: &str = "twenty bytes of text";
+pub(crate) const BOUND: u64 = 4_000;
 /// Events of a stream that shows how fast its provider is.
-const TELLING: usize = 54;
+pub(crate) const TELLING: usize = 54;
 
 fn chunk(delta: &Value, finish: Option<&str>) -> String {
     let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
@@ -49,7 +49,7 @@ fn answer(texts: usize, every: Duration) -> Reply {
 }
 
 /// Answers as many texts as the prompt says, with much that is no text between them if it says so.
-async fn upstream(every: Duration) -> Upstream {
+pub(crate) async fn upstream(every: Duration) -> Upstream {
     Upstream::start(move |request| {
         let texts = request.split("texts:").nth(1).and_then(|it| it.split(['"', ' ']).next()?.parse().ok()).unwrap();
         if request.contains("refuse") && request.contains("\"m\"") {
@@ -66,12 +66,12 @@ async fn upstream(every: Duration) -> Upstream {
     .await
 }
 
-fn body(texts: usize, bound: u64) -> String {
+pub(crate) fn body(texts: usize, bound: u64) -> String {
     let messages = json!([{"role": "user", "content": format!("texts:{texts}")}]);
     json!({"model": "m", "stream": true, "max_tokens": bound, "messages": messages}).to_string()
 }
 
-fn limited(upstream: &Upstream, limit: u64) -> String {
+pub(crate) fn limited(upstream: &Upstream, limit: u64) -> String {
     let limit = format!(
         "---\nkind: Limit\nmetadata: {{name: tpm}}\nspec: {{per: [consumer], unit: tokens, limit: {limit}, window: 1h}}\n"
     );
@@ -89,7 +89,7 @@ async fn knowing_with(upstream: &Upstream, limit: u64, more: &str) -> Cluster {
     cluster
 }
 
-async fn show(cluster: &Cluster) {
+pub(crate) async fn show(cluster: &Cluster) {
     let first = call(cluster.address, "/v1/chat/completions", &body(TELLING, BOUND)).await;
     assert_eq!(first.status, 200, "{}", first.raw);
     cluster.settled(1).await;
@@ -102,7 +102,7 @@ fn held(cluster: &Cluster) -> u64 {
     cluster.accounts("tpm").first().map_or(0, |account| account.held)
 }
 
-async fn open(cluster: &Cluster, texts: usize) -> TcpStream {
+pub(crate) async fn open(cluster: &Cluster, texts: usize) -> TcpStream {
     let mut caller = TcpStream::connect(cluster.address).await.unwrap();
     let request = post_text("/v1/chat/completions", "authorization: Bearer sk-alice\r\n", &body(texts, BOUND));
     caller.write_all(request.as_bytes()).await.unwrap();
@@ -251,7 +251,7 @@ async fn cut_in_the_middle(path: &str, headers: &str) -> (Cluster, String) {
 }
 
 /// A stream that is held whole, as its bound is small, and lasts.
-async fn open_filler(cluster: &Cluster, bound: u64) -> TcpStream {
+pub(crate) async fn open_filler(cluster: &Cluster, bound: u64) -> TcpStream {
     let mut filler = TcpStream::connect(cluster.address).await.unwrap();
     let whole = body(400, bound).replace("\"m\"", "\"another\"");
     let request = post_text("/v1/chat/completions", "authorization: Bearer sk-alice\r\n", &whole);

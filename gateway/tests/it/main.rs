@@ -8,6 +8,7 @@ mod anthropic;
 mod at_most;
 mod clients;
 mod cluster;
+mod cost;
 mod durable;
 mod early_answers;
 mod fit;

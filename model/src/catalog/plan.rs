@@ -13,7 +13,7 @@ use tollgate_proto::{
 use super::{
     Catalog, Change, Decision, Stored,
     credentials::{credential_hashes, field, taken},
-    currencies::mixed,
+    currencies::{Payers, mixed},
     has_labels,
     references::{missing, references},
     without_version,
@@ -27,8 +27,9 @@ use crate::{
 
 pub(super) fn plan(catalog: &Catalog, at: LogIndex, change: &ConfigChange) -> Decision {
     let mut plan = Plan { catalog, at, after: BTreeMap::new(), changes: Vec::new(), outcome: ConfigOutcome::default() };
+    let payers = Payers::after(catalog, change);
     for put in &change.puts {
-        plan.put(put, &change.apply_set);
+        plan.put(put, &change.apply_set, &payers);
     }
     for delete in &change.deletes {
         plan.delete(delete);
@@ -55,7 +56,7 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn put(&mut self, put: &PutResource, apply_set: &str) {
+    fn put(&mut self, put: &PutResource, apply_set: &str, payers: &Payers<'_>) {
         let Some(resource) = &put.resource else { return self.problem(None, "", "", "is no resource") };
         let Some((kind, metadata)) = identity(resource) else { return self.problem(None, "", "", "has no kind") };
         let none = v1::Metadata::default();
@@ -67,6 +68,11 @@ impl Plan<'_> {
         if has_plain_secret(resource) {
             return self.problem(Some(kind), &name, "spec", "holds a plain secret, which must not be stored");
         }
+        let filled = match payers.fill_in(resource) {
+            Ok(filled) => filled,
+            Err(message) => return self.problem(Some(kind), &name, "spec.currency", &message),
+        };
+        let resource = filled.as_ref().unwrap_or(resource);
         let key = (kind, name);
         let before = self.catalog.get(kind, &key.1).cloned();
         self.expect_version(&key, before.as_deref(), put.expected_version.or(metadata.resource_version));

@@ -359,3 +359,53 @@ fn a_contract_is_in_the_currency_of_its_tenants_whichever_is_changed() {
     assert_eq!(catalog.apply(LogIndex(3), &both).outcome.problems, []);
     assert_eq!(problems(&catalog.plan(LogIndex(4), &put([price_for("acme", "USD")]))), [wrong]);
 }
+
+fn budget(spec: &str) -> v1::Resource {
+    let spec = format!("{{unit: cost, limit: 5, window: 1d{spec}}}");
+    resource(&format!("kind: Limit\nmetadata: {{name: budget}}\nspec: {spec}\n"))
+}
+
+fn counts_in(catalog: &Catalog) -> String {
+    match &catalog.get(Kind::Limit, "budget").unwrap().resource.kind {
+        Some(v1::resource::Kind::Limit(limit)) => limit.spec.as_ref().unwrap().currency.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_limit_on_cost_counts_in_what_its_tenants_pay_in() {
+    let mut catalog = catalog();
+    let nobody = "Limit budget spec.currency: is missing: nobody whom the limit is about is billed yet";
+    assert!(problems(&catalog.plan(LogIndex(2), &put([budget("")])))[0].starts_with(nobody));
+    // Whichever comes first in the change.
+    let change = put([budget(""), paying("acme", "USD")]);
+    assert_eq!(catalog.apply(LogIndex(2), &change).outcome.problems, []);
+    assert_eq!(counts_in(&catalog), "USD");
+    assert_eq!(actions(&catalog.plan(LogIndex(3), &put([budget("")]))), ["unchanged Limit budget 2"]);
+
+    // What is in force stays in its currency, whoever comes; whoever writes it again has to say which.
+    assert_eq!(catalog.apply(LogIndex(3), &put([paying("globex", "EUR"), consumer("bob", "h")])).outcome.problems, []);
+    assert_eq!(counts_in(&catalog), "USD");
+    let both = "Limit budget spec.currency: is missing: those whom the limit is about pay in EUR and USD; make a limit for \
+                each, with `currency: EUR` and `currency: USD`";
+    assert_eq!(problems(&catalog.plan(LogIndex(4), &put([budget("")]))), [both]);
+    for (more, code) in [
+        (", currency: EUR", "EUR"),
+        (", match: {tenants: [acme]}", "USD"),
+        (", match: {tenants: [globex]}", "EUR"),
+        (", match: {consumers: [bob]}", "USD"),
+    ] {
+        let mut catalog = catalog.clone();
+        assert_eq!(catalog.apply(LogIndex(4), &put([budget(more)])).outcome.problems, [], "{more}");
+        assert_eq!(counts_in(&catalog), code, "{more}");
+    }
+
+    // Nobody pays whose tenant is not billed, or is gone.
+    let free = resource("kind: Tenant\nmetadata: {name: globex}\nspec: {billing: {mode: none, currency: EUR}}\n");
+    let mut other = catalog.clone();
+    assert_eq!(other.apply(LogIndex(4), &put([budget(""), free])).outcome.problems, []);
+    assert_eq!(counts_in(&other), "USD");
+    let gone = ConfigChange { puts: put([budget("")]).puts, ..delete("Tenant", "globex") };
+    assert_eq!(catalog.apply(LogIndex(4), &gone).outcome.problems, []);
+    assert_eq!(counts_in(&catalog), "USD");
+}

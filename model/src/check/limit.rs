@@ -6,32 +6,33 @@ use ipnet::IpNet;
 use tollgate_proto::v1;
 
 use super::{
-    context::{
-        Context,
-        Value::{Is, NotYet},
-    },
+    context::{Context, Value::Is},
     upstream::globs,
 };
 use crate::{
-    Algorithm, Checked, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Problems, Reserve, Unit,
-    WhenUnavailable, Window, resource::MAX_LIMIT,
+    Algorithm, Checked, Currency, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Money, Problems,
+    Reserve, Unit, WhenUnavailable, Window, resource::MAX_LIMIT,
 };
+
+/// ISO 4217's code for no currency.
+const NO_CURRENCY: &str = "XXX";
 
 pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
     let mut context = Context::new(Kind::Limit, &raw.api_version, &raw.kind, raw.metadata.as_ref());
     let none = v1::LimitSpec::default();
     let given = raw.spec.as_ref().unwrap_or(&none);
     let spec = Field::root("spec");
+    let currency = currency(&mut context, &spec.field("currency"), given);
     let units = [
         ("tokens", Is(Unit::Tokens)),
         ("inputTokens", Is(Unit::InputTokens)),
         ("outputTokens", Is(Unit::OutputTokens)),
         ("requests", Is(Unit::Requests)),
-        ("cost", NotYet),
+        ("cost", Is(Unit::Cost(currency))),
         ("concurrency", Is(Unit::Concurrency)),
     ];
     let unit = context.required_word(&spec.field("unit"), &given.unit, &units).unwrap_or(Unit::Tokens);
-    let amount = amount(&mut context, &spec.field("limit"), given.limit);
+    let amount = amount(&mut context, &spec.field("limit"), given);
     let window = window(&mut context, &spec.field("window"), given);
     let algorithm = algorithm(&mut context, &spec.field("algorithm"), given, window);
     let per = per(&mut context, &spec.field("per"), &given.per);
@@ -66,13 +67,55 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
     context.finish(Checked::Limit(Arc::new(limit)))
 }
 
-fn amount(context: &mut Context, at: &Field<'_>, given: Option<u64>) -> u64 {
-    match given {
+/// That of a limit on cost. Where it says none the catalog fills in its tenants' one (`catalog/currencies.rs`), so no limit
+/// that is in force counts in none.
+fn currency(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec) -> Currency {
+    let none = Currency::parse(NO_CURRENCY).expect("it has three capital letters");
+    if given.currency.is_empty() {
+        return none;
+    }
+    if given.unit != "cost" {
+        context.add(at, "is only for `unit: cost`");
+    }
+    context.keep(at, Currency::parse(&given.currency)).unwrap_or(none)
+}
+
+fn amount(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec) -> u64 {
+    if given.unit == "cost" {
+        return money(context, at, given);
+    }
+    if !given.limit_decimal.is_empty() {
+        let text = given.limit_decimal.escape_debug();
+        context.add(at, format!("must be a whole number, not `{text}`: only `unit: cost` is an amount of money"));
+        return 1;
+    }
+    match given.limit {
         None => context.add(at, "is missing"),
         Some(amount) if amount > MAX_LIMIT => context.add(at, format!("must be at most {MAX_LIMIT}")),
         Some(amount) => return amount,
     }
     1
+}
+
+/// In pico-units: 64 bits of them have to do, as for any other unit.
+fn money(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec) -> u64 {
+    let amount = match (given.limit, given.limit_decimal.as_str()) {
+        (Some(_), text) if !text.is_empty() => {
+            context.add(at, "is there twice: as `limit` and as `limit_decimal`");
+            return 1;
+        }
+        (Some(whole), _) => Money(i128::from(whole) * Money::ONE.0),
+        (None, "") => {
+            context.add(at, "is missing");
+            return 1;
+        }
+        (None, text) => context.money(at, text).unwrap_or(Money(1)),
+    };
+    let most = Money(MAX_LIMIT.into());
+    if amount > most {
+        context.add(at, format!("must be at most {most}"));
+    }
+    u64::try_from(amount.0).unwrap_or(1)
 }
 
 fn window(context: &mut Context, at: &Field<'_>, given: &v1::LimitSpec) -> Window {

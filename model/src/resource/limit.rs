@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::{KeyPart, Subject};
-use crate::{Glob, LogIndex, Name, Window};
+use crate::{Currency, Glob, LogIndex, Money, Name, Window};
 
 /// Half of what 64 bits hold, so that no sum of two amounts overflows.
 pub(crate) const MAX_LIMIT: u64 = u64::MAX / 2;
@@ -104,21 +104,24 @@ impl Durability {
     pub const fn default_of(unit: Unit) -> Self {
         match unit {
             Unit::Requests | Unit::Concurrency => Self::Memory,
-            Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => Self::Journal,
+            Unit::Tokens | Unit::InputTokens | Unit::OutputTokens | Unit::Cost(_) => Self::Journal,
         }
     }
 }
 
 impl Limit {
     /// Whether this request is one that the limit is about. A limit per consumer, tenant, provider or address is about
-    /// requests that have one: callers that nobody asked who they are do not share an account.
+    /// requests that have one: callers that nobody asked who they are do not share an account. A limit on cost is about those that
+    /// are billed in its currency.
     #[must_use]
     pub fn concerns(&self, subject: &Subject<'_>) -> bool {
         let among = |names: &[Name], name: Option<&str>| {
             names.is_empty() || name.is_some_and(|name| names.iter().any(|known| &**known == name))
         };
         let within = |ip: std::net::IpAddr| self.cidrs.iter().any(|net| net.contains(&ip));
+        let is_billed = |currency| subject.currency == Some(currency);
         self.per.iter().all(|part| subject.has(part))
+            && self.unit.currency().is_none_or(is_billed)
             && among(&self.tenants, subject.tenant)
             && among(&self.consumers, subject.consumer)
             && among(&self.routes, Some(subject.route))
@@ -145,14 +148,14 @@ pub enum Unit {
     OutputTokens,
     /// Requests.
     Requests,
+    /// What requests cost those who are billed in this currency, in its pico-units. Those of another are another unit: what is
+    /// counted in one account is never of two.
+    Cost(Currency),
     /// Requests in flight: each takes one permit and gives it back, whatever it used.
     Concurrency,
 }
 
 impl Unit {
-    /// Every unit.
-    pub const ALL: [Self; 5] = [Self::Tokens, Self::InputTokens, Self::OutputTokens, Self::Requests, Self::Concurrency];
-
     /// As it is written.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -161,7 +164,57 @@ impl Unit {
             Self::InputTokens => "inputTokens",
             Self::OutputTokens => "outputTokens",
             Self::Requests => "requests",
+            Self::Cost(_) => "cost",
             Self::Concurrency => "concurrency",
+        }
+    }
+
+    /// What it counts money in.
+    #[must_use]
+    pub const fn currency(self) -> Option<Currency> {
+        match self {
+            Self::Cost(currency) => Some(currency),
+            _ => None,
+        }
+    }
+
+    /// All of it in one word, which [`Unit::from_tag`] reads: `tokens`, `cost:USD`.
+    #[must_use]
+    pub fn tag(self) -> String {
+        match self {
+            Self::Cost(currency) => format!("{}:{currency}", self.as_str()),
+            _ => self.as_str().to_owned(),
+        }
+    }
+
+    /// What [`Unit::tag`] has written.
+    #[must_use]
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        match tag {
+            "tokens" => Some(Self::Tokens),
+            "inputTokens" => Some(Self::InputTokens),
+            "outputTokens" => Some(Self::OutputTokens),
+            "requests" => Some(Self::Requests),
+            "concurrency" => Some(Self::Concurrency),
+            _ => tag.strip_prefix("cost:").and_then(|code| Currency::parse(code).ok()).map(Self::Cost),
+        }
+    }
+
+    /// So much of it, without its name: `1000`, and of money the decimal.
+    #[must_use]
+    pub fn amount(self, units: u64) -> String {
+        match self {
+            Self::Cost(_) => Money(units.into()).to_string(),
+            _ => units.to_string(),
+        }
+    }
+
+    /// What people call it: `tokens`, and of money the currency.
+    #[must_use]
+    pub fn noun(&self) -> &str {
+        match self {
+            Self::Cost(currency) => currency.as_str(),
+            _ => self.as_str(),
         }
     }
 }
@@ -201,5 +254,23 @@ impl Algorithm {
 impl std::fmt::Display for Unit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_survives_its_tag_and_no_other_word_is_one() {
+        let usd = Unit::Cost(Currency::parse("USD").unwrap());
+        for unit in [Unit::Tokens, Unit::InputTokens, Unit::OutputTokens, Unit::Requests, Unit::Concurrency, usd] {
+            assert_eq!(Unit::from_tag(&unit.tag()), Some(unit));
+        }
+        for wrong in ["", "cost", "cost:", "cost:usd", "USD", "Tokens"] {
+            assert_eq!(Unit::from_tag(wrong), None, "{wrong}");
+        }
+        assert_eq!((usd.amount(1_500_000_000_000), usd.noun()), ("1.5".to_owned(), "USD"));
+        assert_eq!((Unit::Tokens.amount(7), Unit::Tokens.noun()), ("7".to_owned(), "tokens"));
     }
 }

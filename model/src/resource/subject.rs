@@ -5,6 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use http::{HeaderMap, header};
 
 use super::account_key::{KeyPart, fit};
+use crate::Currency;
 
 /// What limits know of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Subject<'a> {
     pub model: Option<&'a str>,
     /// The provider that is tried first; absent before it is selected, and where none is asked.
     pub provider: Option<&'a str>,
+    /// What its tenant is billed in for it; absent where nothing is billed.
+    pub currency: Option<Currency>,
     /// The client's address, canonical: an IPv4 address is never in its IPv6 form.
     pub ip: Option<IpAddr>,
     /// What else the client sent; absent where it is not known.
@@ -29,7 +32,7 @@ impl<'a> Subject<'a> {
     /// A request to this route, of which nothing else is known.
     #[must_use]
     pub const fn of_route(route: &'a str) -> Self {
-        Self { tenant: None, consumer: None, route, model: None, provider: None, ip: None, sent: None }
+        Self { tenant: None, consumer: None, route, model: None, provider: None, currency: None, ip: None, sent: None }
     }
 
     pub(super) fn has(&self, part: &KeyPart) -> bool {

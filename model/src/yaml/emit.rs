@@ -27,6 +27,14 @@ pub(super) fn to_json(resource: &v1::Resource) -> Json {
 
 /// proto3 JSON writes 64 bits as text, for readers that cannot count so far; people and YAML want numbers.
 fn numbers(message: &'static Message, fields: &mut Map<String, Json>) {
+    for field in message.fields() {
+        let decimal = field.decimal.as_ref().filter(|decimal| fields.contains_key(*decimal));
+        if let Some(decimal) = decimal {
+            // What is there as a decimal is written as the number that it is.
+            let rename = |(name, json)| if name == *decimal { (field.name.clone(), json) } else { (name, json) };
+            *fields = std::mem::take(fields).into_iter().map(rename).collect();
+        }
+    }
     for (name, json) in fields {
         let Some(field) = message.field(name) else { continue };
         match (&field.shape, json) {

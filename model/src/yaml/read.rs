@@ -92,6 +92,12 @@ fn text(node: &Node) -> Option<&str> {
     }
 }
 
+/// The text of a number with a point in it.
+fn decimal(node: &Node) -> Option<&str> {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text(node).filter(|text| text.split_once('.').is_some_and(|(whole, part)| is_digits(whole) && is_digits(part)))
+}
+
 fn name_of(fields: &Fields) -> String {
     let metadata = find(fields, "metadata").map(|node| &node.value);
     let Some(Value::Map(metadata)) = metadata else { return String::new() };
@@ -196,6 +202,10 @@ impl Reader {
                 break;
             }
             if self.twice(&mut seen, key, &at) || matches!(node.value, Value::Null) {
+                continue;
+            }
+            if let Some((decimal, text)) = field.decimal.as_ref().zip(decimal(node)) {
+                json.insert(decimal.clone(), Json::String(text.to_owned()));
                 continue;
             }
             let value = match &field.shape {

@@ -29,12 +29,17 @@ const NARROWER: [(&str, &str, u64); 4] = [
     ("ServiceEndpoint", "weight", MAX_WEIGHT as u64),
 ];
 
+/// Whole numbers that may be decimals, too: those are in a field of their own, which is written under the first one's name.
+const DECIMALS: [(&str, &str, &str); 1] = [("LimitSpec", "limit", "limit_decimal")];
+
 /// One field.
 #[derive(Debug)]
 pub(super) struct Field {
     /// In camelCase.
     pub(super) name: String,
     pub(super) shape: Shape,
+    /// Where what is no whole number goes.
+    pub(super) decimal: Option<String>,
 }
 
 /// How often a value comes.
@@ -80,6 +85,10 @@ impl Message {
         self.fields.iter().find(|field| field.name == name)
     }
 
+    pub(super) fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().map(|field| field.name.as_str())
     }
@@ -91,7 +100,8 @@ static SCHEMA: LazyLock<HashMap<String, Message>> = LazyLock::new(|| {
     for file in files.file.iter().filter(|file| file.package() == "tollgate.v1") {
         for message in &file.message_type {
             let name = format!(".{}.{}", file.package(), message.name());
-            let fields = message.field.iter().map(|field| self::field(message, field)).collect();
+            let fields = message.field.iter().filter(|field| !is_decimal(message, field));
+            let fields = fields.map(|field| self::field(message, field)).collect();
             let holds_a_secret = SECRETS.contains(&name.as_str());
             messages.insert(name, Message { fields, holds_a_secret });
         }
@@ -105,7 +115,14 @@ fn field(message: &DescriptorProto, field: &FieldDescriptorProto) -> Field {
         (Label::Repeated, None) => Shape::List(type_of(field)),
         _ => Shape::One(narrower(message, field).unwrap_or_else(|| type_of(field))),
     };
-    Field { name: field.json_name().to_owned(), shape }
+    let known = DECIMALS.iter().find(|(of, name, _)| (*of, *name) == (message.name(), field.name()));
+    let of_name = |name: &str| message.field.iter().find(|field| field.name() == name);
+    let decimal = known.and_then(|(.., decimal)| of_name(decimal)).map(|field| field.json_name().to_owned());
+    Field { name: field.json_name().to_owned(), shape, decimal }
+}
+
+fn is_decimal(message: &DescriptorProto, field: &FieldDescriptorProto) -> bool {
+    DECIMALS.iter().any(|(of, _, decimal)| (*of, *decimal) == (message.name(), field.name()))
 }
 
 fn narrower(message: &DescriptorProto, field: &FieldDescriptorProto) -> Option<ValueType> {
@@ -150,6 +167,10 @@ mod tests {
         for (message, name, most) in NARROWER {
             let shape = &Message::find(&format!(".tollgate.v1.{message}")).field(name).unwrap().shape;
             assert!(matches!(shape, Shape::One(ValueType::Number(max)) if *max == most), "{message}.{name}: {shape:?}");
+        }
+        for (message, name, _) in DECIMALS {
+            let field = Message::find(&format!(".tollgate.v1.{message}")).field(name).unwrap();
+            assert!(field.decimal.is_some(), "{message}.{name}");
         }
         assert!(SECRETS.iter().all(|name| Message::find(name).holds_a_secret), "a secret's message was renamed");
     }

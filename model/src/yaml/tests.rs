@@ -483,3 +483,32 @@ proptest! {
         let _ = parse_and_check("f", &text);
     }
 }
+
+#[test]
+fn an_amount_of_money_is_written_under_one_name_whatever_its_form() {
+    let head = "apiVersion: tollgate/v1\nkind: Limit\nmetadata: {name: x}\nspec: ";
+    for (given, whole, decimal, written) in [
+        ("12.50", None, "12.50", "limit: \"12.50\""),
+        ("'12.50'", None, "12.50", "limit: \"12.50\""),
+        ("50", Some(50), "", "limit: 50"),
+    ] {
+        let (parsed, problems) = parse("f", &format!("{head}{{unit: cost, limit: {given}, window: 1d}}\n"));
+        assert!(problems.is_empty(), "{problems}");
+        let Some(v1::resource::Kind::Limit(limit)) = &parsed[0].resource.kind else { panic!("{parsed:?}") };
+        let spec = limit.spec.as_ref().unwrap();
+        assert_eq!((spec.limit, spec.limit_decimal.as_str()), (whole, decimal), "{given}");
+        let text = to_yaml(&[parsed[0].resource.clone()]);
+        assert!(text.contains(written) && !text.contains("limitDecimal"), "{text}");
+        assert_eq!(parse("f", &text).0[0].resource, parsed[0].resource, "{text}");
+    }
+    for (given, said) in [
+        ("limitDecimal: '1.5'", "unknown field `limitDecimal`"),
+        ("limit: 1.", "spec.limit: must be a whole number"),
+        ("limit: .5", "spec.limit: must be a whole number"),
+        ("limit: -1.5", "spec.limit: must be a whole number"),
+        ("limit: 1.5, limit: 2", "`limit` is there twice"),
+    ] {
+        let (_, problems) = parse("f", &format!("{head}{{unit: cost, window: 1d, {given}}}\n"));
+        assert!(problems.to_string().contains(said), "{given}: {problems}");
+    }
+}

@@ -11,6 +11,7 @@
 //! Readers get immutable values (`config`, `tokens`) or a short look under a read lock (`ledger`, `usage`); `apply` holds the
 //! write lock for one command at a time and never waits for anything.
 
+mod clock;
 mod gate;
 mod pricing;
 mod rows;
@@ -37,7 +38,7 @@ use tollgate_proto::state::v1::{
 use tollgate_quota::{Desk, Ledger, NodeOpen};
 use tracing::{info, warn};
 
-use self::{rows::Part, zones::CatalogZones};
+use self::{clock::LogClock, rows::Part, zones::CatalogZones};
 
 /// What readers of the replicated state hold.
 pub(crate) struct Shared {
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     config: watch::Sender<ConfigState>,
     /// Log time of the last command applied.
     log_time: watch::Sender<Timestamp>,
+    clock: LogClock,
+    prices: ArcSwap<PriceBook>,
     /// Is shown the ledger after each entry that may concern its leases.
     desk: OnceLock<Desk>,
 }
@@ -88,6 +91,16 @@ impl Shared {
         look(&self.usage.read())
     }
 
+    /// Every price, with its past, as of the last configuration change or later.
+    pub(crate) fn prices(&self) -> Arc<PriceBook> {
+        self.prices.load_full()
+    }
+
+    /// Log time by now, as far as this node knows.
+    pub(crate) fn log_time_now(&self) -> Option<Timestamp> {
+        self.clock.now()
+    }
+
     /// Log time of the last command applied.
     pub(crate) fn log_time(&self) -> Timestamp {
         *self.log_time.borrow()
@@ -114,7 +127,9 @@ impl ReplicatedState {
             usage: RwLock::new(UsageTable::default()),
             tokens: ArcSwap::from_pointee(TokenTable::default()),
             config: watch::Sender::new(config),
+            prices: ArcSwap::default(),
             log_time: watch::Sender::new(Timestamp(0)),
+            clock: LogClock::default(),
             desk: OnceLock::new(),
         });
         let (catalog, prices) = (Catalog::default(), PriceBook::default());
@@ -145,6 +160,8 @@ impl ReplicatedState {
     }
 
     fn publish_config(&self, index: LogIndex) {
+        // First: whoever sees the configuration finds its prices.
+        self.shared.prices.store(Arc::new(self.prices.clone()));
         self.shared.config.send_replace(ConfigState { index, catalog: Arc::new(self.catalog.clone()) });
     }
 
@@ -158,7 +175,7 @@ impl ReplicatedState {
         if !applied.used.is_empty() {
             let mut usage = self.shared.usage.write();
             for used in &applied.used {
-                let bill = pricing::bill(&mut self.prices, used, at, now);
+                let bill = pricing::bill(&self.prices, used, at, now);
                 usage.record(pricing::admitted_at(used, now), used.attribution, used.usage, bill, &mut rows);
             }
             Part::Usage.collect(rows.drain(..), changes);
@@ -248,6 +265,7 @@ impl StateMachine for ReplicatedState {
             command::Kind::NodeOpen(open) => self.open_node(index, now, open, changes),
         };
         self.shared.log_time.send_replace(now);
+        self.shared.clock.set(now);
         outcome.into()
     }
 

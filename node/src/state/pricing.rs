@@ -1,7 +1,7 @@
 //! Keeps the price book equal to the prices in the catalog, and prices what requests used: in the very log entries that say so.
 
 use tollgate_billing::{Bill, Changes, PriceBook, price::Asked};
-use tollgate_model::{Checked, Currency, Kind, LogIndex, Timestamp, catalog::Change};
+use tollgate_model::{Checked, Kind, LogIndex, Timestamp, catalog::Change};
 use tollgate_proto::v1::resource::Kind as Raw;
 use tollgate_quota::Used;
 
@@ -35,18 +35,12 @@ pub(super) fn admitted_at(used: &Used<'_>, now: Timestamp) -> Timestamp {
 }
 
 /// What a request is billed at, as its tenant and its prices were when it was admitted. None where nothing is billed.
-pub(super) fn bill(book: &mut PriceBook, used: &Used<'_>, at: LogIndex, now: Timestamp) -> Option<Bill> {
-    let attribution = used.attribution;
-    let currency = Currency::parse(&attribution.currency).ok()?;
-    let asked = Asked {
-        cost: false,
-        currency,
-        tenant: &attribution.tenant,
-        provider: &attribution.provider,
-        model: &attribution.provider_model,
-        pinned: LogIndex(attribution.config_index).min(at),
-        at: admitted_at(used, now),
-    };
+///
+/// Its node found the same price then, and held what the request could cost by it, so no clock of this entry may have a say: the
+/// node told by log time when it was.
+pub(super) fn bill(book: &PriceBook, used: &Used<'_>, at: LogIndex, now: Timestamp) -> Option<Bill> {
+    let asked = Asked::by(used.attribution)?;
+    let asked = Asked { pinned: asked.pinned.min(at), at: if asked.at.0 == 0 { now } else { asked.at }, ..asked };
     let amount = book.find(&asked).map(|tariff| tariff.amount(used.usage.into()));
-    Some(Bill { currency, amount })
+    Some(Bill { currency: asked.currency, amount })
 }

@@ -117,7 +117,7 @@ impl Holds {
 }
 
 /// What a request really used, in the unit of a limit: where nobody but us has counted it, what it can have been at most,
-/// as a limit that counts less gives others what is used already.
+/// as a limit that counts less gives others what is used already. What it costs is what will be billed for it.
 pub(crate) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
     if outcome == Outcome::Voided {
         return 0;
@@ -129,6 +129,7 @@ pub(crate) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
         Unit::InputTokens => input,
         Unit::OutputTokens => output,
         Unit::Requests => 1,
+        Unit::Cost(_) => usage.cost,
         Unit::Concurrency => 0,
     }
 }

@@ -386,7 +386,7 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         limit: rule.limit.to_string(),
         version: rule.version.0,
         since: state.since,
-        unit: rule.unit.as_str().into(),
+        unit: rule.unit.tag(),
         per: rule.per.iter().map(ToString::to_string).collect(),
         capacity: rule.capacity,
         window: rule.window.as_str().into(),
@@ -448,7 +448,7 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
             rule: Rule {
                 limit: Name::new(&row.limit),
                 version: LogIndex(row.version),
-                unit: named(Unit::ALL, Unit::as_str, &row.unit)?,
+                unit: Unit::from_tag(&row.unit).ok_or_else(|| format!("unknown unit `{}`", row.unit))?,
                 per: row.per.iter().map(|part| KeyPart::parse(part)).collect::<Result<_, _>>()?,
                 capacity: row.capacity,
                 window: Window::parse(&row.window)?,

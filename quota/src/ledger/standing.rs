@@ -43,6 +43,8 @@ pub(crate) const MAX_UNRECORDED: usize = super::MAX_ACCOUNTS as usize / (16 * MA
 const KEPT_RECORDS: u32 = 8;
 /// Whoever has not been heard for so long is on no roster: log time.
 const HEARD_WITHIN_US: u64 = 60_000_000;
+/// A share of less money is none, as with fewer tokens: a quarter of a currency unit is some usual requests.
+const LEAST_COST: u64 = 250_000_000_000;
 const SECOND_US: u64 = 1_000_000;
 
 /// How much of an account is given to nodes by rule.
@@ -223,7 +225,11 @@ impl Ledger {
         let (part, of) = if short { shares.short } else { shares.long };
         let share = u128::from(rule.capacity) * u128::from(part) / (u128::from(of) * u128::from(nodes)).max(1);
         let share = u64::try_from(share).unwrap_or(0);
-        let least = if rule.unit == Unit::Requests { shares.least.0 } else { shares.least.1 };
+        let least = match rule.unit {
+            Unit::Requests => shares.least.0,
+            Unit::Cost(_) => LEAST_COST,
+            _ => shares.least.1,
+        };
         if members.len() > MAX_MEMBERS || nodes == 0 || share < least.max(1) {
             return Roster::default();
         }

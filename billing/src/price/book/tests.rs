@@ -46,7 +46,7 @@ impl Kept {
     }
 
     fn find(&mut self, pinned: u64, at: u64) -> Option<String> {
-        self.book.find(&asked(pinned, at)).map(Tariff::id)
+        self.book.find(&asked(pinned, at)).map(|tariff| tariff.id())
     }
 }
 
@@ -96,9 +96,9 @@ fn the_tenants_own_comes_before_the_list_and_costs_are_apart() {
     kept.put(3, 3, "own", "{currency: USD, input: 1, table: contract, match: {tenants: [acme]}}");
     assert_eq!(kept.find(9, 9).as_deref(), Some("own@3"));
     let cost = Asked { cost: true, ..asked(9, 9) };
-    assert_eq!(kept.book.find(&cost).map(Tariff::id).as_deref(), Some("cost@2"));
+    assert_eq!(kept.book.find(&cost).map(|tariff| tariff.id()).as_deref(), Some("cost@2"));
     let others = Asked { tenant: "globex", ..asked(9, 9) };
-    assert_eq!(kept.book.find(&others).map(Tariff::id).as_deref(), Some("list@1"));
+    assert_eq!(kept.book.find(&others).map(|tariff| tariff.id()).as_deref(), Some("list@1"));
 }
 
 #[test]
@@ -167,7 +167,7 @@ proptest! {
         let mut restored = PriceBook::restore(rows.iter().cloned().map(Ok::<_, Infallible>)).unwrap();
         prop_assert_eq!(restored.rows().collect::<Vec<_>>(), rows);
         for pinned in 0..45 {
-            let id = |book: &mut PriceBook| book.find(&asked(pinned, now)).map(Tariff::id);
+            let id = |book: &mut PriceBook| book.find(&asked(pinned, now)).map(|tariff| tariff.id());
             prop_assert_eq!(id(&mut restored), id(&mut kept.book));
         }
     }

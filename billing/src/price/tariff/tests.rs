@@ -132,3 +132,94 @@ proptest! {
         prop_assert_eq!(lines, amount.0);
     }
 }
+
+/// A price with or without most of its figures, of any order, and up to three tiers.
+fn any_price() -> impl Strategy<Value = String> {
+    let rate = || prop_oneof![2 => Just(None), 1 => Just(Some(0)), 4 => (0..=200_u64).prop_map(Some)];
+    let rates = || proptest::array::uniform5(rate());
+    let tiers = prop::collection::btree_map(1..60_u64, rates(), 0..4);
+    (rates(), proptest::option::of(0..3_000_u64), proptest::option::of(0..9_000_u64), tiers).prop_map(
+        |(base, request, minimum, tiers)| {
+            let figures = |rates: &[Option<u64>; 5]| -> String {
+                let names = ["input", "cachedInput", "cacheWrite", "output", "reasoning"];
+                let pico = |pico: u64| Money(pico.into());
+                names
+                    .iter()
+                    .zip(rates)
+                    .filter_map(|(name, rate)| Some(format!(", {name}: '{}'", pico((*rate)?))))
+                    .collect()
+            };
+            let one = |name: &str, pico: Option<u64>| {
+                pico.map_or(String::new(), |it| format!(", {name}: '{}'", Money(it.into())))
+            };
+            let tiers: Vec<String> = tiers
+                .iter()
+                .filter(|(_, rates)| rates.iter().any(Option::is_some))
+                .map(|(above, rates)| format!("{{aboveInputTokens: {above}{}}}", figures(rates)))
+                .collect();
+            // One figure is always there.
+            format!(
+                "{{currency: USD, per: 1, image: 0{}{}{}, tiers: [{}]}}",
+                figures(&base),
+                one("request", request),
+                one("minimum", minimum),
+                tiers.join(", ")
+            )
+        },
+    )
+}
+
+proptest! {
+    /// What is held for a request is enough, whatever it turns out to have used of what it may use.
+    #[test]
+    fn no_usage_costs_more_than_the_most(
+        spec in any_price(),
+        (input, output) in (0..80_u64, 0..80_u64),
+        parts in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..90_u64, 0..90_u64, 0..90_u64), 1..20),
+    ) {
+        let tariff = tariff(&spec);
+        let most = tariff.most(input, output);
+        for (of_input, of_output, cached_input_tokens, cache_write_tokens, reasoning_tokens) in parts {
+            let usage = Usage {
+                input_tokens: of_input.index(usize::try_from(input + 1).unwrap()) as u64,
+                output_tokens: of_output.index(usize::try_from(output + 1).unwrap()) as u64,
+                cached_input_tokens, cache_write_tokens, reasoning_tokens, ..Usage::default()
+            };
+            let amount = tariff.amount((&usage).into());
+            prop_assert!(amount <= most, "{amount} of {most} for {usage:?}");
+        }
+    }
+
+    /// And not more than enough: some usage within it costs as much.
+    #[test]
+    fn some_usage_costs_the_most(spec in any_price(), (input, output) in (0..80_u64, 0..80_u64)) {
+        let tariff = tariff(&spec);
+        let forms = (0..=input).flat_map(|all| [(all, 0, 0), (all, all, 0), (all, 0, all)]);
+        let dearest = forms.flat_map(|(input_tokens, cached_input_tokens, cache_write_tokens)| {
+            [0, output].map(|reasoning_tokens| {
+                let usage = Usage {
+                    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens: output, reasoning_tokens, ..Usage::default()
+                };
+                tariff.amount((&usage).into())
+            })
+        });
+        prop_assert_eq!(dearest.max(), Some(tariff.most(input, output)));
+    }
+
+    /// The output that is left money for is all that there is money for.
+    #[test]
+    fn the_output_within_an_amount_is_the_most_that_fits(
+        spec in any_price(), input in 0..80_u64, left in 0..20_000_u64, more in 0..80_u64
+    ) {
+        let (tariff, left) = (tariff(&spec), Money(left.into()));
+        prop_assert!(tariff.most(input, more) <= tariff.most(input, more + 1) && tariff.most(input, more) <= tariff.most(input + 1, more));
+        match tariff.output_within(input, left) {
+            None => prop_assert!(tariff.most(input, 0) > left),
+            Some(u64::MAX) => prop_assert!(tariff.most(input, u64::MAX) <= left),
+            Some(output) => {
+                prop_assert!(tariff.most(input, output) <= left);
+                prop_assert!(tariff.most(input, output + 1) > left);
+            }
+        }
+    }
+}

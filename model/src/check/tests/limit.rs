@@ -119,7 +119,19 @@ fn every_wrong_value_of_a_limit_is_told() {
         &[
             ("{limit: 1, window: 1m}", "spec.unit: is missing: tokens | inputTokens"),
             ("{unit: token, limit: 1, window: 1m}", "spec.unit: `token` is unknown (did you mean `tokens`?)"),
-            ("{unit: cost, limit: 1, window: 1m}", "spec.unit: `cost` is not supported yet"),
+            ("{unit: cost, window: 1m}", "spec.limit: is missing"),
+            ("{unit: cost, limit: 9223373, window: 1m}", "spec.limit: must be at most 9223372.036854775807"),
+            (
+                "{unit: cost, limit: '9223372.036854775808', window: 1m}",
+                "spec.limit: must be at most 9223372.036854775807",
+            ),
+            ("{unit: cost, limit: '0.0000000000001', window: 1m}", "has more than 12 decimal places"),
+            ("{unit: cost, limit: 1, currency: usd, window: 1m}", "spec.currency: `usd` is not a currency code"),
+            ("{unit: tokens, limit: 1, currency: USD, window: 1m}", "spec.currency: is only for `unit: cost`"),
+            (
+                "{unit: tokens, limit: 12.50, window: 1m}",
+                "spec.limit: must be a whole number, not `12.50`: only `unit: cost` is an amount of money",
+            ),
             ("{unit: concurrency, limit: 1, window: 1m}", "spec.window: means nothing for concurrency"),
             ("{unit: concurrency, limit: 1, mode: shadow}", "spec.mode: `shadow` is not supported yet for concurrency"),
             ("{unit: concurrency, limit: 1, algorithm: fixed}", "spec.algorithm: means nothing for concurrency"),
@@ -152,5 +164,26 @@ fn a_limit_that_sums_could_overflow_is_refused() {
         limit.spec.as_mut().unwrap().limit = Some(amount);
         let told = check(&resource).unwrap_err().to_string();
         assert!(told.contains("spec.limit: must be at most 9223372036854775807"), "{told}");
+    }
+}
+
+#[test]
+fn money_is_a_decimal_or_a_whole_number_and_counts_in_its_currency() {
+    let usd = Unit::Cost(crate::Currency::parse("USD").unwrap());
+    for (text, pico) in [
+        ("50", 50_000_000_000_000),
+        ("'50'", 50_000_000_000_000),
+        ("12.50", 12_500_000_000_000),
+        ("'12.50'", 12_500_000_000_000),
+        ("0", 0),
+        ("'0.000000000001'", 1),
+        ("9223372.036854775807", u64::MAX / 2),
+    ] {
+        let given = limit(&format!("{{unit: cost, limit: {text}, currency: USD, window: month}}"));
+        assert_eq!((given.unit, given.limit, given.durability), (usd, pico, crate::Durability::Journal), "{text}");
+        let nobody = crate::Subject::of_route("chat");
+        let billed = |code: &str| crate::Subject { currency: crate::Currency::parse(code).ok(), ..nobody };
+        assert!(given.concerns(&billed("USD")));
+        assert!(!given.concerns(&billed("EUR")) && !given.concerns(&nobody));
     }
 }

@@ -1,7 +1,8 @@
 //! `tollgate limits`: what accounts hold, which of them a call meets, and forgiving what was used.
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tollgate_model::Money;
 use tollgate_proto::admin::v1::{
     ExplainLimitsRequest, LimitAccount, LimitVerdict, ResetLimitRequest, ShowLimitsRequest,
 };
@@ -12,11 +13,12 @@ use super::{
     output::{ListFormat, write_list},
 };
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "limit",
     "account",
     "mode",
     "unit",
+    "currency",
     "capacity",
     "used",
     "held",
@@ -29,7 +31,7 @@ const COLUMNS: [&str; 15] = [
     "windowStart",
     "windowEnd",
 ];
-const EXPLAIN_COLUMNS: [&str; 13] = [
+const EXPLAIN_COLUMNS: [&str; 14] = [
     "limit",
     "account",
     "route",
@@ -37,6 +39,7 @@ const EXPLAIN_COLUMNS: [&str; 13] = [
     "retryAfter",
     "dependsOn",
     "unit",
+    "currency",
     "capacity",
     "used",
     "held",
@@ -44,7 +47,8 @@ const EXPLAIN_COLUMNS: [&str; 13] = [
     "free",
     "overrun",
 ];
-const RESET_COLUMNS: [&str; 8] = ["limit", "account", "when", "capacity", "used", "held", "overrun", "free"];
+const RESET_COLUMNS: [&str; 9] =
+    ["limit", "account", "when", "currency", "capacity", "used", "held", "overrun", "free"];
 /// Accounts for each call.
 const PAGE: u32 = 10_000;
 
@@ -211,43 +215,70 @@ async fn reset(connection: &Connection, request: ResetLimitRequest, output: List
         .await?
         .into_inner();
     let row = |when: &str, account: Option<LimitAccount>| {
-        let account = account.unwrap_or_default();
-        json!({
-            "limit": account.limit,
-            "account": account.account,
-            "when": when,
-            "capacity": account.capacity,
-            "used": account.used,
-            "held": account.held,
-            "leased": account.leased,
-            "free": account.free,
-            "overrun": account.overrun,
-            "suspense": account.suspense,
-        })
+        let row = row(account.unwrap_or_default());
+        let figures =
+            ["limit", "account", "currency", "capacity", "used", "held", "leased", "free", "overrun", "suspense"];
+        let mut told: Map<String, Value> =
+            figures.map(|name| (name.to_owned(), row[name].clone())).into_iter().collect();
+        told.insert("when".to_owned(), when.into());
+        Value::Object(told)
     };
     write_list(output, &RESET_COLUMNS, vec![row("before", done.before), row("after", done.after)])
 }
 
 fn row(account: LimitAccount) -> Value {
-    let by_node = account.leased_by_node.iter().map(|(node, units)| format!("{node}:{units}"));
+    let is_money = !account.currency.is_empty();
+    let units = |units: u64| if is_money { money(units.into()) } else { units.into() };
+    let by_node = account.leased_by_node.iter().map(|(node, leased)| match units(*leased) {
+        Value::String(money) => format!("{node}:{money}"),
+        units => format!("{node}:{units}"),
+    });
     json!({
         "limit": account.limit,
         "account": account.account,
         "mode": account.mode,
         "unit": account.unit,
-        "capacity": account.capacity,
-        "used": account.used,
-        "held": account.held,
-        "leased": account.leased,
+        "currency": if is_money { account.currency.into() } else { Value::Null },
+        "capacity": units(account.capacity),
+        "used": units(account.used),
+        "held": units(account.held),
+        "leased": units(account.leased),
         "leasedByNode": by_node.collect::<Vec<_>>().join(","),
-        "free": account.free,
-        "overrun": account.overrun,
-        "suspense": account.suspense,
-        "lost": account.lost,
+        "free": if is_money { money(account.free.into()) } else { account.free.into() },
+        "overrun": units(account.overrun),
+        "suspense": units(account.suspense),
+        "lost": units(account.lost),
         "effective": !account.taking_effect,
         "unprotectedRequests": account.unprotected_requests,
-        "unprotected": account.unprotected,
+        "unprotected": units(account.unprotected),
         "windowStart": account.window_start,
         "windowEnd": account.window_end,
     })
+}
+
+/// A decimal: no number of JSON is exact enough for money.
+fn money(pico: i128) -> Value {
+    Money(pico).to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_a_decimal_and_everything_else_a_number() {
+        let account = LimitAccount {
+            capacity: 12_500_000_000_000,
+            used: 1,
+            free: -500_000_000_000,
+            leased_by_node: [(2, 250_000_000_000)].into(),
+            ..LimitAccount::default()
+        };
+        let told = row(LimitAccount { unit: "cost".into(), currency: "USD".into(), ..account.clone() });
+        let figures = ["currency", "capacity", "used", "held", "free", "leasedByNode"].map(|name| told[name].clone());
+        assert_eq!(figures, ["USD", "12.5", "0.000000000001", "0", "-0.5", "2:0.25"].map(Value::from));
+        let told = row(account);
+        assert_eq!((&told["capacity"], &told["currency"]), (&12_500_000_000_000_u64.into(), &Value::Null));
+        assert_eq!(told["leasedByNode"], "2:250000000000");
+    }
 }

@@ -1,6 +1,7 @@
 //! Limits changed, deleted and made again while they are used.
 
-use tollgate_proto::state::v1::Refusal;
+use tollgate_model::Currency;
+use tollgate_proto::state::v1::{Refusal, Usage, record::Kind};
 
 use super::*;
 
@@ -48,6 +49,24 @@ fn a_change_of_unit_makes_other_accounts_and_older_charges_stale() {
     assert_eq!(bench.account("tpm", "alice"), (65, 0, 0, 35), "back in the same window: as it was left");
     assert_eq!(bench.hold(vec![charge("tpm", 10, "alice", 1)]).refusal(), Refusal::Stale);
     bench.settle(4, 0, Outcome::Settled);
+}
+
+#[test]
+fn money_of_one_currency_is_never_counted_with_another() {
+    let money = |code: &str| Unit::Cost(Currency::parse(code).unwrap());
+    let mut bench = Bench::with(&[Rule { unit: money("USD"), ..rule("tpm", 1, 100) }]);
+    assert!(bench.hold(vec![charge("tpm", 1, "alice", 80)]).granted);
+    let usage = Usage { input_tokens: 90, counted: true, output_at_most: 90, cost: 60, ..Usage::default() };
+    let settle = Settle { usage: Some(usage), ..settle(1, 0, Outcome::Partial) };
+    let frame = bench.frame(Kind::Settle(settle));
+    bench.apply(&frame);
+    assert_eq!(bench.account("tpm", "alice"), (60, 0, 0, 40), "its cost, and no tokens");
+    bench.set(Rule { unit: money("EUR"), ..rule("tpm", 10, 100) });
+    assert_eq!(bench.hold(vec![charge("tpm", 1, "alice", 1)]).refusal(), Refusal::Stale);
+    assert!(bench.hold(vec![charge("tpm", 10, "alice", 100)]).granted);
+    assert_eq!(bench.account("tpm", "alice"), (0, 100, 0, 0));
+    bench.set(Rule { unit: money("USD"), ..rule("tpm", 12, 100) });
+    assert_eq!(bench.account("tpm", "alice"), (60, 0, 0, 40), "back in the same window: as it was left");
 }
 
 #[test]

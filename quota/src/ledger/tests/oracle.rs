@@ -175,6 +175,7 @@ impl Oracle {
                 Unit::InputTokens => usage.input_tokens,
                 Unit::OutputTokens => usage.output_tokens,
                 Unit::Requests => 1,
+                Unit::Cost(_) => usage.cost,
                 Unit::Concurrency => 0,
             };
             let figures = self.figures.get_mut(&place).unwrap();
