@@ -1,5 +1,6 @@
 use prost::Message;
 use tollgate_consensus::{Applied, Changes, StateMachine};
+use tollgate_proto::admin::v1::LimitAccount;
 use tollgate_proto::state::v1::{
     Charge, Command, ConfigChange, Frame, Hold, NodeOpen, PutResource, QuotaBatch, Record, command, record,
 };
@@ -23,6 +24,14 @@ const RESOURCES: &str = r#"
 {kind: Route, metadata: {name: bobs}, spec: {match: [{path: {exact: /b}}], response: {body: b}, auth: {required: true, allow: {consumers: [bob]}}}}
 ---
 {kind: Consumer, metadata: {name: carol}, spec: {tenant: acme}}
+---
+{kind: Tenant, metadata: {name: payer}, spec: {billing: {mode: postpaid, currency: USD}}}
+---
+{kind: Consumer, metadata: {name: penny}, spec: {tenant: payer}}
+---
+{kind: Limit, metadata: {name: dollars}, spec: {per: [consumer], unit: cost, limit: 12.50, window: 1d}}
+---
+{kind: Limit, metadata: {name: euros}, spec: {per: [consumer], unit: cost, currency: EUR, limit: 5, window: 1d}}
 ---
 {kind: Limit, metadata: {name: slides}, spec: {match: {consumers: [carol]}, unit: requests, limit: 1, window: 1m}}
 ---
@@ -93,6 +102,23 @@ fn every_limit_that_a_call_could_meet_is_told_with_what_it_would_say() {
             "route fixed [fixed] admits ()",
         ]
     );
+}
+
+#[test]
+fn money_is_met_where_calls_are_billed_in_it() {
+    let of = |consumer: &str| {
+        let query = ExplainQuery { consumer: consumer.into(), ..ExplainQuery::default() };
+        explain(&state(), Timestamp(NOW), &query)
+            .unwrap()
+            .into_iter()
+            .filter_map(|it| it.account.map(|of| (of, it.route)))
+    };
+    let is_money = |(account, _): &(LimitAccount, String)| account.unit == "cost";
+    assert_eq!(of("alice").filter(is_money).count(), 0, "nobody bills her");
+    let met: Vec<_> = of("penny").filter(is_money).collect();
+    let [(account, route)] = met.as_slice() else { panic!("{met:?}") };
+    assert_eq!((account.limit.as_str(), route.as_str()), ("dollars", "chat"), "where models are asked");
+    assert_eq!((account.capacity, account.currency.as_str()), (12_500_000_000_000, "USD"));
 }
 
 #[test]

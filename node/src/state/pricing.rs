@@ -44,3 +44,50 @@ pub(super) fn bill(book: &PriceBook, used: &Used<'_>, at: LogIndex, now: Timesta
     let amount = book.find(&asked).map(|tariff| tariff.amount(used.usage.into()));
     Some(Bill { currency: asked.currency, amount })
 }
+
+#[cfg(test)]
+mod tests {
+    use tollgate_model::{Money, yaml};
+    use tollgate_quota::{Attribution, Outcome, Usage};
+
+    use super::*;
+
+    const EFFECTIVE_US: u64 = 1_800_000_000_000_000;
+
+    fn put(book: &mut PriceBook, at: u64, spec: &str) {
+        let head = format!("{{name: p, resourceVersion: {at}}}");
+        let text = format!("apiVersion: tollgate/v1\nkind: Price\nmetadata: {head}\nspec: {spec}\n");
+        let resource = yaml::parse("test", &text).0.remove(0).resource;
+        let Ok(Checked::Price(price)) = tollgate_model::check(&resource) else { panic!("{resource:?}") };
+        let Some(Raw::Price(raw)) = &resource.kind else { panic!("{resource:?}") };
+        book.put(Timestamp(at), &price, raw, &mut Changes::new());
+    }
+
+    /// The gateway holds and charges by what it found then: whatever an entry's clock says, the bill is the same.
+    #[test]
+    fn a_bill_is_what_was_found_at_admission_whatever_came_since() {
+        let mut book = PriceBook::default();
+        put(&mut book, 10, "{currency: USD, per: 1, output: 1}");
+        let effective = Timestamp(EFFECTIVE_US);
+        put(&mut book, 20, &format!("{{currency: USD, per: 1, output: 2, effectiveFrom: '{effective}'}}"));
+        for (config_index, admitted_us, rate) in
+            [(19, EFFECTIVE_US, 1), (20, EFFECTIVE_US - 1, 1), (20, EFFECTIVE_US, 2), (25, EFFECTIVE_US + 9, 2)]
+        {
+            let attribution =
+                Attribution { config_index, admitted_us, currency: "USD".into(), ..Attribution::default() };
+            let usage = Usage { output_tokens: 3, ..Usage::default() };
+            let found = Asked::by(&attribution).and_then(|asked| book.find(&asked).cloned());
+            let charged = found.map(|tariff| tariff.amount((&usage).into()));
+            assert_eq!(charged, Some(Money(3 * rate * Money::ONE.0)), "{config_index} {admitted_us}");
+
+            let mut later = book.clone();
+            put(&mut later, 30, "{currency: USD, per: 1, output: 7}");
+            let used = Used { node: 1, attribution: &attribution, usage: &usage, outcome: Outcome::Settled };
+            // Also of an entry that is stamped before the node believed to admit it.
+            for now in [EFFECTIVE_US - 5_000_000, EFFECTIVE_US + 5_000_000] {
+                let bill = bill(&later, &used, LogIndex(40), Timestamp(now)).unwrap();
+                assert_eq!(bill.amount, charged, "{config_index} {admitted_us} {now}");
+            }
+        }
+    }
+}

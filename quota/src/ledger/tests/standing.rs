@@ -1,5 +1,6 @@
 //! Standing shares entry by entry.
 
+use tollgate_model::Currency;
 use tollgate_proto::state::v1::{Consumed, NamedConsumed, NodeLost, Recover, Refusal, Report, Touch, WriteOff};
 
 use super::*;
@@ -199,8 +200,13 @@ fn a_small_account_has_no_shares_and_a_silent_node_none_of_any() {
     assert!(bench.ledger.shares_of(1, 1).is_empty());
     bench.set(rule("more", 2, 1_003));
     assert_eq!(bench.ledger.shares_of(1, 1).len(), 1, "401 each");
+    let money = Unit::Cost(Currency::parse("USD").unwrap());
+    bench.set(Rule { unit: money, ..rule("cents", 3, 624_999_999_999) });
+    assert_eq!(bench.ledger.shares_of(1, 1).len(), 1, "of money less than a quarter is nothing to share");
+    bench.set(Rule { unit: money, ..rule("dollars", 4, 625_000_000_000) });
+    assert_eq!(bench.ledger.shares_of(1, 1).len(), 2, "a quarter each");
     bench.now += 61 * SECOND;
-    bench.set(rule("later", 3, 10_000));
+    bench.set(rule("later", 5, 10_000));
     assert!(bench.ledger.shares_of(2, 1).iter().all(|share| &*share.limit != "later"), "it may be gone");
 }
 
