@@ -1,0 +1,135 @@
+//! Double entry: whatever a row moves comes from one account and goes to another.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use tollgate_model::{Currency, Money};
+use tollgate_proto::state::v1::{BalanceRow, LedgerRow};
+
+use crate::{Changes, RestoreError};
+
+/// An account of the books. Its balance is what was posted to it, less what was posted from it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Account {
+    /// What a tenant has used, and owes or has paid for in advance.
+    Consumed(String),
+    /// What was earned.
+    Revenue,
+}
+
+impl Account {
+    fn key(&self) -> String {
+        match self {
+            Self::Consumed(tenant) => format!("tenant:{tenant}:consumed"),
+            Self::Revenue => "provider:revenue".to_owned(),
+        }
+    }
+
+    fn parse(key: &str) -> Option<Self> {
+        if key == "provider:revenue" {
+            return Some(Self::Revenue);
+        }
+        let tenant = key.strip_prefix("tenant:")?.strip_suffix(":consumed")?;
+        Some(Self::Consumed(tenant.to_owned()))
+    }
+}
+
+/// The balances of all accounts, a currency each for itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Books {
+    balances: BTreeMap<(Account, Currency), i128>,
+}
+
+impl Books {
+    /// Posts what a row moves: from what was earned to what its tenant has used.
+    pub fn post(&mut self, row: &LedgerRow, changes: &mut Changes) {
+        let (Ok(currency), Some(amount)) = (Currency::parse(&row.currency), amount_of(row)) else { return };
+        if amount.0 == 0 {
+            return;
+        }
+        self.add(Account::Consumed(row.tenant.clone()), currency, amount.0, changes);
+        self.add(Account::Revenue, currency, -amount.0, changes);
+        debug_assert_eq!(self.trial(), Ok(()), "after row {}", row.seq);
+    }
+
+    fn add(&mut self, account: Account, currency: Currency, amount: i128, changes: &mut Changes) {
+        let key = (account, currency);
+        let balance = self.balances.entry(key.clone()).or_default();
+        *balance = balance.saturating_add(amount);
+        changes.push((row_key(&key), Some(row(&key, *balance))));
+    }
+
+    /// What is on an account.
+    #[must_use]
+    pub fn balance(&self, account: &Account, currency: Currency) -> Money {
+        Money(self.balances.get(&(account.clone(), currency)).copied().unwrap_or(0))
+    }
+
+    /// The trial balance: in each currency all accounts together have nothing.
+    ///
+    /// # Errors
+    /// The first currency in which they have something, and how much.
+    pub fn trial(&self) -> Result<(), (Currency, Money)> {
+        let mut sums: BTreeMap<Currency, i128> = BTreeMap::new();
+        for ((_, currency), balance) in &self.balances {
+            let sum = sums.entry(*currency).or_default();
+            *sum = sum.saturating_add(*balance);
+        }
+        match sums.into_iter().find(|(_, sum)| *sum != 0) {
+            Some((currency, sum)) => Err((currency, Money(sum))),
+            None => Ok(()),
+        }
+    }
+
+    /// Every row of the state, in order of the keys.
+    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
+        let rows: BTreeMap<_, _> =
+            self.balances.iter().map(|(key, balance)| (row_key(key), row(key, *balance))).collect();
+        rows.into_iter()
+    }
+
+    /// The books that these rows are of.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn restore<E>(rows: impl IntoIterator<Item = Result<(Vec<u8>, Vec<u8>), E>>) -> Result<Self, RestoreError>
+    where
+        RestoreError: From<E>,
+    {
+        let mut books = Self::default();
+        for read in rows {
+            let (key, value) = read?;
+            let (balance_of, balance) = from_row(&value).ok_or(RestoreError::Value { key })?;
+            books.balances.insert(balance_of, balance);
+        }
+        Ok(books)
+    }
+}
+
+/// What a row says it amounts to; none where the bytes are no amount.
+#[must_use]
+pub fn amount_of(row: &LedgerRow) -> Option<Money> {
+    pico(&row.amount).map(Money)
+}
+
+pub(super) fn pico(bytes: &[u8]) -> Option<i128> {
+    if bytes.is_empty() { Some(0) } else { Some(i128::from_be_bytes(bytes.try_into().ok()?)) }
+}
+
+fn row_key((account, currency): &(Account, Currency)) -> Vec<u8> {
+    format!("{}\0{currency}", account.key()).into_bytes()
+}
+
+fn row((account, currency): &(Account, Currency), balance: i128) -> Vec<u8> {
+    let amount = balance.to_be_bytes().to_vec().into();
+    BalanceRow { account: account.key(), currency: currency.to_string(), amount }.encode_to_vec()
+}
+
+fn from_row(value: &[u8]) -> Option<((Account, Currency), i128)> {
+    let row = BalanceRow::decode(value).ok()?;
+    let key = (Account::parse(&row.account)?, Currency::parse(&row.currency).ok()?);
+    Some((key, pico(&row.amount)?))
+}
+
+#[cfg(test)]
+mod tests;
