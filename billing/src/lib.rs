@@ -3,6 +3,7 @@
 //! [`PriceBook`] and [`UsageTable`] are parts of the replicated state: pure, filled from the configuration and from what the
 //! quota ledger says was used, in the order of the log.
 
+pub mod export;
 pub mod ledger;
 pub mod price;
 mod query;
