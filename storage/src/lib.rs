@@ -53,7 +53,7 @@ mod tests;
 mod watermark;
 mod writer;
 
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, RealDisk, read_full, write_full};
 pub use error::{OpenError, ReadError, WriteError};
 pub use open::{Opened, Options, Recovery, Visit, open};
 pub use probe::{Probe, probe_fdatasync};

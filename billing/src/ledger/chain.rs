@@ -219,4 +219,4 @@ fn segment_row(extent: &Extent) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -16,7 +16,9 @@
 mod books;
 mod chain;
 mod segment;
+mod segments;
 
 pub use books::{Account, Books, amount_of};
 pub use chain::{Chain, Extent, Hash, Piece, SEGMENT_BYTES};
 pub use segment::{Broken, Records, Why};
+pub use segments::{Missing, Segments};

@@ -40,7 +40,7 @@ fn record(seq: u64, request: &str) -> LedgerRecord {
 }
 
 /// Entries, each of some rows: numbers grow.
-fn entries() -> impl Strategy<Value = Vec<Vec<LedgerRecord>>> {
+pub(in crate::ledger) fn entries() -> impl Strategy<Value = Vec<Vec<LedgerRecord>>> {
     let rows = proptest::collection::vec("[a-z]{0,20}", 0..4);
     proptest::collection::vec(rows, 1..20).prop_map(|entries| {
         let entry = |(index, rows): (u64, Vec<String>)| {
@@ -50,7 +50,7 @@ fn entries() -> impl Strategy<Value = Vec<Vec<LedgerRecord>>> {
     })
 }
 
-fn small() -> Chain {
+pub(in crate::ledger) fn small() -> Chain {
     Chain { segment_bytes: 200, ..Chain::default() }
 }
 
