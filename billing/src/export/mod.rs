@@ -5,8 +5,10 @@
 
 mod cursor;
 mod events;
+mod source;
 mod text;
 
 pub use cursor::{Cursor, CursorError, Query};
 pub use events::{COLUMNS, Cell, event};
+pub use source::Source;
 pub use text::TextFormat;
