@@ -25,7 +25,7 @@ pub use gate::{Gate, Passage};
 pub use handle::{CallFuture, CallHandler, CallHandlers, Committed, Consensus};
 pub use ids::{MAX_NODE_ID, incarnation_of, node_dns_name, node_of, raft_id};
 pub use log::LogStats;
-pub use machine::{Applied, Changes, Fingerprint, Image, Row, StateMachine, fingerprint_of};
+pub use machine::{Applied, Changes, Files, Fingerprint, Image, Row, StateMachine, fingerprint_of};
 pub use node::{Change, CommitTimes, ShareStats};
 pub use status::{Live, Local, Member, MemberStatus, Role, Status};
 pub use types::Changed;

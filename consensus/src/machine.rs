@@ -53,6 +53,11 @@ pub trait StateMachine: Send + 'static {
         gate::open()
     }
 
+    /// What it keeps on the disk beside its rows. By default nothing.
+    fn files(&self) -> Arc<dyn Files> {
+        Arc::new(NoFiles)
+    }
+
     /// The rows as of now. Cheap to take; iterated elsewhere while `apply` goes on.
     fn image(&self) -> Image;
 
@@ -61,6 +66,25 @@ pub trait StateMachine: Send + 'static {
     /// # Errors
     /// When `rows` fails, or a row is not one of ours.
     fn restore(&mut self, rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Result<()>;
+}
+
+/// What a state machine writes to the disk itself, because it is too much to be in the rows. What `apply` has handed over is
+/// durable before any rows are that come after it: in the state store, and in snapshots.
+pub trait Files: Send + Sync {
+    /// Makes durable all that was handed over before the call. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `StorageFull` while there is no space: rows are then kept in memory, and tried again. Of anything else the process ends.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Nothing is kept beside the rows.
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The rows that applying one command changed. The last word on a key counts.

@@ -130,6 +130,19 @@ impl Chain {
         earlier.map_or_else(genesis, |(_, extent)| extent.hash)
     }
 
+    /// What a segment has by now, if it has anything.
+    #[must_use]
+    pub fn extent(&self, segment: u64) -> Option<Extent> {
+        let open = Some(self.open).filter(|open| open.segment == segment && open.bytes > 0);
+        self.complete.get(&segment).copied().or(open)
+    }
+
+    /// The last row before a segment; 0 if there is none.
+    #[must_use]
+    pub fn seq_before(&self, segment: u64) -> u64 {
+        self.complete.range(..segment).next_back().map_or(0, |(_, extent)| extent.last_seq)
+    }
+
     /// Every row of the state, in order of the keys.
     pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
         let head = (self.records > 0).then(|| (HEAD_KEY.to_vec(), self.head_row()));

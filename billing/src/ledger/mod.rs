@@ -17,8 +17,10 @@ mod books;
 mod chain;
 mod segment;
 mod segments;
+mod state;
 
 pub use books::{Account, Books, amount_of};
 pub use chain::{Chain, Extent, Hash, Piece, SEGMENT_BYTES};
 pub use segment::{Broken, Records, Why};
-pub use segments::{Missing, Segments};
+pub use segments::{Missing, SegmentReader, Segments};
+pub use state::State;

@@ -68,6 +68,9 @@ pub enum Why {
     /// A record is not what was written.
     #[error("a record was changed")]
     Changed,
+    /// All of it is in order, and something else than the state says.
+    #[error("it is not what the cluster wrote: its hash is another one")]
+    Hash,
     /// A row's number is not greater than the one before it.
     #[error("row {0} is out of order")]
     Order(u64),
@@ -122,7 +125,43 @@ impl<R: Read> Records<R> {
         self.last_seq
     }
 
+    /// The next record that has these bytes in it. The others are checked as well, but for the order of their rows.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn find(&mut self, needle: &[u8]) -> Result<Option<LedgerRecord>, Broken> {
+        let (segment, after_seq) = (self.segment, self.last_seq);
+        loop {
+            let offset = self.offset;
+            let broken = |why| Broken { segment, offset, after_seq, why };
+            let Some(message) = self.message().map_err(broken)? else { return Ok(None) };
+            if message.windows(needle.len()).any(|window| window == needle) {
+                return LedgerRecord::decode(&*message).map(Some).map_err(|_| broken(Why::Changed));
+            }
+        }
+    }
+
     fn read(&mut self) -> Result<Option<LedgerRecord>, Why> {
+        let (offset, hash) = (self.offset, self.hash);
+        let Some(message) = self.message()? else { return Ok(None) };
+        let read = LedgerRecord::decode(&*message).map_err(|_| Why::Changed).and_then(|record| self.in_order(record));
+        if read.is_err() {
+            (self.offset, self.hash) = (offset, hash);
+        }
+        read.map(Some)
+    }
+
+    fn in_order(&mut self, record: LedgerRecord) -> Result<LedgerRecord, Why> {
+        if let Some(Kind::Row(row)) = &record.kind {
+            if row.seq <= self.last_seq {
+                return Err(Why::Order(row.seq));
+            }
+            self.last_seq = row.seq;
+        }
+        Ok(record)
+    }
+
+    fn message(&mut self) -> Result<Option<Vec<u8>>, Why> {
         let mut frame = [0; FRAME_BYTES];
         // An end is only an end between two records.
         if self.from.read(&mut frame[..1])? == 0 {
@@ -136,16 +175,9 @@ impl<R: Read> Records<R> {
         if crc32c::crc32c(&message) != crc {
             return Err(Why::Changed);
         }
-        let record = LedgerRecord::decode(&*message).map_err(|_| Why::Changed)?;
-        if let Some(Kind::Row(row)) = &record.kind {
-            if row.seq <= self.last_seq {
-                return Err(Why::Order(row.seq));
-            }
-            self.last_seq = row.seq;
-        }
         self.hash = link(&self.hash, &message);
         self.offset += (FRAME_BYTES + length) as u64;
-        Ok(Some(record))
+        Ok(Some(message))
     }
 }
 

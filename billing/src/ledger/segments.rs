@@ -1,12 +1,14 @@
 //! The segments of one node, as files in a directory.
 //!
 //! The state says what belongs into them ([`Chain`]); the files may have less, after a crash, or more, when the state is made again
-//! from an older one. What is more is cut: the log brings it again. What is less is told, and fetched from other nodes.
+//! from an older one. What is more is cut: the log brings it again. A segment that has less is a *gap*: nothing is written behind
+//! it in its file, so that its length tells it to the next process too. Other nodes have the segment; it comes whole, and takes
+//! the place of the file only once all of it was checked.
 //!
 //! A segment is begun only after the one before it was synced as a whole, so only the last file can be torn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,6 +24,8 @@ use super::{
 /// Files that the state knows nothing of are put here: never removed, as they may be all that is left of a ledger.
 const ASIDE: &str = "aside";
 const SUFFIX: &str = "seg";
+/// What comes from another node, until all of it is there.
+const PART: &str = "part";
 
 /// The files.
 pub struct Segments {
@@ -33,46 +37,91 @@ pub struct Segments {
     new_names: bool,
     /// The one that is written to.
     current: Option<(u64, Arc<dyn DiskFile>)>,
+    /// Segments that lack something.
+    gaps: BTreeSet<u64>,
+    /// What came for them meanwhile, in order: at most the rest of the segment that was open when it was lost.
+    waiting: Vec<Piece>,
 }
 
-/// What a segment lacks.
+/// A segment that is to be had from another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Missing {
-    /// What it should have.
+    /// What it has, as far as the state knows.
     pub extent: Extent,
     /// The hash before its first record, and the last row before it.
     pub before: (Hash, u64),
-    /// It has so many bytes of that.
-    pub has: u64,
+}
+
+impl Missing {
+    /// What a segment should have by now, if it has anything.
+    #[must_use]
+    pub fn of(chain: &Chain, segment: u64) -> Option<Self> {
+        let before = (chain.before(segment), chain.seq_before(segment));
+        chain.extent(segment).map(|extent| Self { extent, before })
+    }
+
+    /// Whether these bytes are all of it.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), Broken> {
+        let (before, after_seq) = self.before;
+        let mut records = Records::open(bytes, self.extent.segment, before, after_seq)?;
+        for record in &mut records {
+            record?;
+        }
+        let is_all = (records.offset(), records.hash()) == (self.extent.bytes, self.extent.hash);
+        let broken = || Broken {
+            segment: self.extent.segment,
+            offset: records.offset(),
+            after_seq: records.last_seq(),
+            why: Why::Hash,
+        };
+        is_all.then_some(()).ok_or_else(broken)
+    }
 }
 
 impl Segments {
-    /// Opens the directory, and makes of it what the chain says as far as that is there. What is not comes back, in order.
+    /// Opens the directory, and makes of it what the chain says as far as that is there; the rest is a gap.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path, chain: &Chain) -> io::Result<(Self, Vec<Missing>)> {
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, chain: &Chain) -> io::Result<Self> {
         disk.create_dir(dir)?;
-        let segments = Self { disk, dir: dir.to_owned(), dirty: BTreeMap::new(), new_names: false, current: None };
+        let mut segments = Self {
+            disk,
+            dir: dir.to_owned(),
+            dirty: BTreeMap::new(),
+            new_names: false,
+            current: None,
+            gaps: BTreeSet::new(),
+            waiting: Vec::new(),
+        };
         let there = segments.numbers()?;
-        let open = Some(*chain.open()).filter(|open| open.bytes > 0);
-        let wanted: BTreeMap<u64, Extent> = chain.complete().copied().chain(open).map(|it| (it.segment, it)).collect();
-        for segment in there.iter().filter(|segment| !wanted.contains_key(segment)) {
+        let open = Some(chain.open().segment).filter(|_| chain.open().bytes > 0);
+        let wanted: Vec<u64> = chain.complete().map(|it| it.segment).chain(open).collect();
+        for segment in there.iter().filter(|segment| wanted.binary_search(segment).is_err()) {
             segments.set_aside(*segment)?;
         }
         let last = there.last().copied().unwrap_or(0);
-        let mut missing = Vec::new();
-        let mut after_seq = 0;
-        for extent in wanted.values() {
-            let before = (chain.before(extent.segment), after_seq);
-            let whole = Missing { extent: *extent, before, has: 0 };
-            after_seq = extent.last_seq;
-            let has = if there.contains(&extent.segment) { segments.keep(&whole, extent.segment == last)? } else { 0 };
-            if has < extent.bytes {
-                missing.push(Missing { has, ..whole });
+        for of in wanted.into_iter().filter_map(|segment| Missing::of(chain, segment)) {
+            let segment = of.extent.segment;
+            let has = if there.contains(&segment) { segments.keep(&of, segment == last)? } else { 0 };
+            if has < of.extent.bytes {
+                segments.gaps.insert(segment);
             }
         }
-        Ok((segments, missing))
+        Ok(segments)
+    }
+
+    /// Segments that lack something, in order.
+    pub fn gaps(&self) -> impl Iterator<Item = u64> {
+        self.gaps.iter().copied()
+    }
+
+    /// Something of a segment was found to be wrong, or was not written: it is to be had from another node.
+    pub fn lose(&mut self, segment: u64) {
+        self.gaps.insert(segment);
     }
 
     /// Cuts a file to what it has of its extent; says how much that is.
@@ -107,11 +156,19 @@ impl Segments {
         Ok(good)
     }
 
-    /// Writes what an entry adds. Not durable before [`Segments::sync`].
+    /// Writes what an entry adds; what belongs behind a gap waits until that is closed. Not durable before [`Segments::sync`].
     ///
     /// # Errors
     /// What the file system says: the same piece may be written again.
     pub fn write(&mut self, piece: &Piece) -> io::Result<()> {
+        if self.gaps.contains(&piece.segment) {
+            self.waiting.push(piece.clone());
+            return Ok(());
+        }
+        self.append(piece)
+    }
+
+    fn append(&mut self, piece: &Piece) -> io::Result<()> {
         let file = match &self.current {
             Some((segment, file)) if *segment == piece.segment => Arc::clone(file),
             _ => self.enter(piece.segment)?,
@@ -150,38 +207,61 @@ impl Segments {
         Ok(())
     }
 
-    /// Adds bytes that another node had of what is missing, from where it is missing on; says whether that is all of it now.
+    /// Puts a segment that another node had in the place of whatever is there of it, and what waited for it behind it.
     ///
     /// # Errors
-    /// What the file system says; `InvalidData` when they are not what the state's hash is of. They are cut off again.
-    pub fn fill(&mut self, missing: &Missing, bytes: Vec<u8>) -> io::Result<bool> {
-        let whole = missing.has + bytes.len() as u64 >= missing.extent.bytes;
-        let excess = (missing.has + bytes.len() as u64).saturating_sub(missing.extent.bytes);
-        let keep = bytes.len().saturating_sub(usize::try_from(excess).unwrap_or(usize::MAX));
-        let piece = Piece {
-            segment: missing.extent.segment,
-            offset: missing.has,
-            bytes: bytes.get(..keep).unwrap_or_default().to_vec(),
-        };
-        self.write(&piece)?;
-        self.sync()?;
-        if !whole {
-            return Ok(false);
+    /// What the file system says; `InvalidData` when the bytes are not what the state's hash is of. Then nothing has changed.
+    pub fn put(&mut self, missing: &Missing, bytes: &[u8]) -> io::Result<()> {
+        missing.check(bytes).map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken))?;
+        let segment = missing.extent.segment;
+        let (path, part) = (self.path(segment), self.path(segment).with_extension(PART));
+        let file = self.disk.file(&part, true)?;
+        write_full(&*file, bytes, 0)?;
+        file.sync_data()?;
+        self.disk.rename(&part, &path)?;
+        self.disk.sync_dir(&self.dir)?;
+        self.current = self.current.take().filter(|(current, _)| *current != segment);
+        self.dirty.remove(&segment);
+        let waiting = std::mem::take(&mut self.waiting);
+        let (behind, rest) = waiting.into_iter().partition(|piece| piece.segment == segment);
+        self.waiting = rest;
+        self.close_gap(segment, missing.extent.bytes, behind)
+    }
+
+    /// What was lost of what waited is still a gap.
+    fn close_gap(&mut self, segment: u64, from: u64, behind: Vec<Piece>) -> io::Result<()> {
+        let mut has = from;
+        for piece in behind.into_iter().filter(|piece| piece.offset >= from) {
+            if piece.offset != has {
+                return Ok(());
+            }
+            self.append(&piece)?;
+            has += piece.bytes.len() as u64;
         }
-        let good = self.good(missing)?;
-        if good == (missing.extent.bytes, missing.extent.hash) {
-            return Ok(true);
+        self.gaps.remove(&segment);
+        Ok(())
+    }
+
+    /// Bytes of a segment, for another node: fewer than asked for where no more are there.
+    ///
+    /// # Errors
+    /// What the file system says; `NotFound` when there is a gap, or no such segment.
+    pub fn read(&self, segment: u64, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+        if self.gaps.contains(&segment) {
+            return Err(io::ErrorKind::NotFound.into());
         }
-        let wrong = format!("segment {} came with other bytes than the cluster's", missing.extent.segment);
-        Err(io::Error::new(io::ErrorKind::InvalidData, wrong))
+        let mut bytes = vec![0; most];
+        let read = read_full(&*self.file(segment)?, &mut bytes, offset)?;
+        bytes.truncate(read);
+        Ok(bytes)
     }
 
     /// Reads a segment from its beginning.
     ///
     /// # Errors
     /// `NotFound` when it is not there; what the file system says.
-    pub fn reader(&self, segment: u64) -> io::Result<impl io::Read + use<>> {
-        Ok(FileReader { file: self.file(segment)?, at: 0 })
+    pub fn reader(&self, segment: u64) -> io::Result<SegmentReader> {
+        Ok(SegmentReader { file: self.file(segment)?, at: 0 })
     }
 
     fn numbers(&self) -> io::Result<Vec<u64>> {
@@ -212,12 +292,13 @@ impl Segments {
     }
 }
 
-struct FileReader {
+/// Reads a segment from its beginning, whoever writes to it meanwhile.
+pub struct SegmentReader {
     file: Arc<dyn DiskFile>,
     at: u64,
 }
 
-impl io::Read for FileReader {
+impl io::Read for SegmentReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = read_full(&*self.file, buffer, self.at)?;
         self.at += read as u64;

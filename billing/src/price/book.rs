@@ -144,6 +144,14 @@ impl PriceBook {
         fits.max_by_key(rank).map(|(_, tariff)| tariff)
     }
 
+    /// A version as the ledger keeps it: as it was made.
+    #[must_use]
+    pub fn version(&self, name: &Name, version: LogIndex) -> Option<PriceVersionRow> {
+        let versions = self.names.get(name)?;
+        let it = versions.iter().find(|it| it.tariff.version == version)?;
+        Some(PriceVersionRow { price: Some(it.raw.clone()), since_us: it.since_us, ..PriceVersionRow::default() })
+    }
+
     /// Names with any version that matches, in order.
     fn matching(&self, asked: &Asked<'_>) -> Arc<[Name]> {
         let key = [asked.tenant, asked.provider, asked.model].join("\0");
@@ -222,6 +230,22 @@ fn forget(versions: &mut Vec<Version>, now: Timestamp, changes: &mut Changes) {
     }
 }
 
+impl Tariff {
+    /// What a version comes to, as the state and the ledger keep it.
+    ///
+    /// # Errors
+    /// Why it is no price to this version of the program.
+    pub fn of(row: &PriceVersionRow) -> Result<Self, String> {
+        let raw = row.price.as_ref().ok_or("it holds no price")?;
+        let resource = v1::Resource { kind: Some(Raw::Price(raw.clone())) };
+        match tollgate_model::check(&resource) {
+            Ok(Checked::Price(price)) => Ok(Self::from(&*price)),
+            Ok(_) => Err("it holds no price".to_owned()),
+            Err(problems) => Err(problems.to_string()),
+        }
+    }
+}
+
 impl Version {
     /// Orders as names and versions do.
     fn key(&self) -> Vec<u8> {
@@ -248,13 +272,8 @@ impl Version {
 
     fn from_row(value: &[u8]) -> Result<Self, String> {
         let row = PriceVersionRow::decode(value).map_err(|error| error.to_string())?;
+        let tariff = Arc::new(Tariff::of(&row)?);
         let raw = row.price.ok_or("it holds no price")?;
-        let resource = v1::Resource { kind: Some(Raw::Price(raw.clone())) };
-        let tariff = match tollgate_model::check(&resource) {
-            Ok(Checked::Price(price)) => Arc::new(Tariff::from(&*price)),
-            Ok(_) => return Err("it holds no price".to_owned()),
-            Err(problems) => return Err(problems.to_string()),
-        };
         let deleted = (row.deleted_at != 0).then_some((LogIndex(row.deleted_at), row.deleted_us));
         Ok(Self { tariff, raw, since_us: row.since_us, deleted })
     }

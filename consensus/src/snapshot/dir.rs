@@ -21,7 +21,7 @@ use tollgate_storage::failpoint;
 
 use super::file::{self, Reader};
 use crate::{
-    machine::{Image, Row},
+    machine::{Files, Image, Row},
     types::{SnapshotMeta, TypeConfig},
 };
 
@@ -297,6 +297,8 @@ pub(crate) struct SnapshotBuilder {
     pub(crate) meta: SnapshotMeta,
     /// Taken when it is built. Nobody contends for it: the lock makes it shareable, as openraft wants it.
     pub(crate) image: Mutex<Option<Image>>,
+    /// What the image speaks of is in these before it has its name.
+    pub(crate) files: Arc<dyn Files>,
     /// Told when it could not be written: it is due again after a pause.
     pub(crate) put_off: Arc<AtomicBool>,
 }
@@ -304,9 +306,10 @@ pub(crate) struct SnapshotBuilder {
 impl SnapshotBuilder {
     async fn write(&mut self) -> io::Result<Arc<SnapshotFile>> {
         let image = self.image.get_mut().take().ok_or_else(|| io::Error::other("a builder builds one snapshot"))?;
-        let (dir, meta) = (Arc::clone(&self.dir), self.meta.clone());
+        let (dir, meta, files) = (Arc::clone(&self.dir), self.meta.clone(), Arc::clone(&self.files));
         let begun = Instant::now();
-        let file = tokio::task::spawn_blocking(move || dir.write(&meta, image)).await.map_err(io::Error::other)??;
+        let write = move || files.sync().and_then(|()| dir.write(&meta, image));
+        let file = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.dir.took_us.store(took_us, Ordering::Relaxed);
         Ok(file)

@@ -79,6 +79,33 @@ fn an_open_snapshot_can_be_read_after_it_was_replaced() {
     assert_eq!(old.read_at(0, 1 << 20).unwrap().len() as u64, len);
 }
 
+/// What a machine keeps beside its rows, on a disk of its own.
+struct Full(AtomicBool);
+
+impl Files for Full {
+    fn sync(&self) -> io::Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_waits_for_what_is_kept_beside_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = SnapshotDir::open(temp.path()).unwrap();
+    let (put_off, files) = (Arc::new(AtomicBool::new(false)), Arc::new(Full(AtomicBool::new(true))));
+    let builder = || SnapshotBuilder {
+        dir: Arc::clone(&dir),
+        meta: meta(5),
+        image: Mutex::new(Some(rows(3))),
+        files: Arc::clone(&files) as Arc<dyn Files>,
+        put_off: Arc::clone(&put_off),
+    };
+    assert!(builder().build_snapshot().await.unwrap().snapshot.is_none());
+    assert!(put_off.swap(false, Ordering::Relaxed) && dir.current().is_none());
+    files.0.store(false, Ordering::Relaxed);
+    assert!(builder().build_snapshot().await.unwrap().snapshot.is_some());
+}
+
 /// Openraft would end the node over an error.
 #[tokio::test]
 async fn a_snapshot_that_can_not_be_written_is_put_off_and_leaves_nothing() {
@@ -89,6 +116,7 @@ async fn a_snapshot_that_can_not_be_written_is_put_off_and_leaves_nothing() {
         dir: Arc::clone(&dir),
         meta: meta(5),
         image: Mutex::new(Some(rows)),
+        files: Arc::new(Full(AtomicBool::new(false))),
         put_off: Arc::clone(&put_off),
     };
     fs::remove_dir(temp.path().join("snapshots")).unwrap();

@@ -150,6 +150,7 @@ impl Machine {
             dir: Arc::clone(&self.snapshots),
             meta: state.meta().snapshot_meta(),
             image: Mutex::new(Some(state.image())),
+            files: state.files(),
             put_off: Arc::clone(&self.progress.snapshot_put_off),
         }
     }

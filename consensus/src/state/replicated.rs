@@ -2,7 +2,7 @@
 //!
 //! Pure: entries in, replies and changed rows out. Log time and age never go back, whatever clocks the leaders had.
 
-use std::{collections::BTreeMap, io, iter, time::Instant};
+use std::{collections::BTreeMap, io, iter, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     ids::{incarnation_of, node_of},
-    machine::{Applied, Changes, Fingerprint, Image, Row, StateMachine},
+    machine::{Applied, Changes, Files, Fingerprint, Image, Row, StateMachine},
     stamp::{Beginning, Times},
     types::{Asked, ChangeStep, Changed, Departure, Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership},
 };
@@ -108,6 +108,11 @@ pub(crate) struct Replicated {
 impl Replicated {
     pub(crate) fn new(machine: Box<dyn StateMachine>) -> Self {
         Self { machine, dedup: Dedup::default(), meta: Meta::default() }
+    }
+
+    /// What the machine keeps beside its rows.
+    pub(crate) fn files(&self) -> Arc<dyn Files> {
+        self.machine.files()
     }
 
     pub(crate) fn meta(&self) -> &Meta {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     OnFatal,
-    machine::{Changes, Image},
+    machine::{Changes, Files, Image},
 };
 
 /// How often what was written is flushed.
@@ -126,6 +126,7 @@ impl StateStore {
         let shared = Arc::new(Shared { pending: Mutex::default(), wake: Condvar::new() });
         let mut writer = Writer {
             path: path.to_owned(),
+            files: state.files(),
             db,
             shared: Arc::clone(&shared),
             flushed_at: Instant::now(),
@@ -206,6 +207,8 @@ impl Drop for StateStore {
 /// What the thread owns.
 struct Writer {
     path: PathBuf,
+    /// What the rows speak of is in these before the rows are durable.
+    files: Arc<dyn Files>,
     /// `None` while the disk is full.
     db: Option<RowsDb>,
     shared: Arc<Shared>,
@@ -237,6 +240,9 @@ impl Writer {
     }
 
     fn write(&mut self, image: Option<Image>, rows: ChangedRows, stop: bool) -> io::Result<()> {
+        if image.is_some() {
+            self.files.sync()?;
+        }
         if self.db.is_none() && image.is_some() {
             self.db = Some(RowsDb::begin(&self.path)?);
         }
@@ -249,6 +255,7 @@ impl Writer {
             db.write_rows(rows)?;
         }
         if self.dirty && (stop || self.flushed_at.elapsed() >= FLUSH_EVERY) {
+            self.files.sync()?;
             db.flush()?;
             self.flushed_at = Instant::now();
             self.dirty = false;

@@ -72,6 +72,88 @@ fn the_state_is_there_again_after_a_restart() {
     assert_eq!(rows(&open(&path).1), rows(&state));
 }
 
+/// Files of a machine, and how often they were synced; the first time may fail.
+#[derive(Default)]
+struct Beside {
+    synced: AtomicU64,
+    fails: Option<io::ErrorKind>,
+}
+
+impl Files for Beside {
+    fn sync(&self) -> io::Result<()> {
+        match self.fails.filter(|_| self.synced.fetch_add(1, Ordering::SeqCst) == 0) {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A machine with files beside its rows.
+struct WithFiles(Rows, Arc<Beside>);
+
+impl StateMachine for WithFiles {
+    fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes {
+        self.0.apply(at, command, changes)
+    }
+
+    fn files(&self) -> Arc<dyn Files> {
+        Arc::clone(&self.1) as Arc<dyn Files>
+    }
+
+    fn image(&self) -> Image {
+        self.0.image()
+    }
+
+    fn restore(&mut self, rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Result<()> {
+        self.0.restore(rows)
+    }
+}
+
+fn with_files(path: &Path, files: &Arc<Beside>, on_fatal: OnFatal) -> (StateStore, Replicated) {
+    let mut state = Replicated::new(Box::new(WithFiles(Rows::default(), Arc::clone(files))));
+    (StateStore::open(path, &mut state, on_fatal).unwrap(), state)
+}
+
+#[test]
+fn rows_are_durable_only_after_what_is_kept_beside_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let files = Arc::new(Beside::default());
+    let (store, mut state) = with_files(&path, &files, OnFatal::default());
+    put(&store, &mut state, 1, "a=1");
+    drop(store);
+    assert!(files.synced.load(Ordering::SeqCst) > 0);
+
+    let (fatal, told) = std::sync::mpsc::channel();
+    let files = Arc::new(Beside { fails: Some(io::ErrorKind::Other), ..Beside::default() });
+    let on_fatal = OnFatal(Arc::new(move |why: &str| drop(fatal.send(why.to_owned()))));
+    let (store, mut state) = with_files(&path, &files, on_fatal);
+    put(&store, &mut state, 2, "b=2");
+    drop(store);
+    assert!(told.recv().unwrap().contains("the state store failed"));
+}
+
+#[test]
+fn while_files_have_no_space_the_store_does_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let files = Arc::new(Beside { fails: Some(io::ErrorKind::StorageFull), ..Beside::default() });
+    let (store, mut state) = with_files(&path, &files, OnFatal::default());
+    store.replace(state.image());
+    put(&store, &mut state, 1, "a=1");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // It is begun anew, from the next entry, once there is room.
+    for index in 2.. {
+        put(&store, &mut state, index, "b=2");
+        if files.synced.load(Ordering::SeqCst) > 1 || Instant::now() > deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(store);
+    assert_eq!(rows(&open(&path).1), rows(&state));
+}
+
 #[test]
 fn an_image_replaces_everything() {
     let dir = tempfile::tempdir().unwrap();

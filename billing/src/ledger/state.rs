@@ -1,0 +1,219 @@
+//! The replicated part of the ledger: how far it has come, the books, and what its rows name.
+//!
+//! Pure: a function of what was recorded, in the order of the log. Its rows of the state are few and small; the records of the
+//! ledger are not among them.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, PriceVersionRow, ledger_record::Kind};
+
+use super::{Books, Chain, Piece};
+use crate::{Changes, RestoreError};
+
+const BOOKS: u8 = b'b';
+const CHAIN: u8 = b'c';
+const PRICES: u8 = b'p';
+const ZONES: u8 = b'z';
+
+/// What the ledger is, but for its records.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    chain: Chain,
+    books: Books,
+    /// Versions that rows name: each is a record before the first row that does.
+    prices: BTreeMap<(String, u64), PriceVersionRow>,
+    /// Where nodes are, as they last said.
+    zones: BTreeMap<u64, String>,
+}
+
+impl State {
+    /// Takes down what one entry of the log says, rows in their order, each with the price that it names unless that was named
+    /// before. Posts what they move. Where the records go is told.
+    pub fn record(
+        &mut self,
+        rows: impl IntoIterator<Item = (LedgerRow, Option<PriceVersionRow>)>,
+        changes: &mut Changes,
+    ) -> Option<Piece> {
+        let mut records = Vec::new();
+        for (row, price) in rows {
+            if let Some(price) = price {
+                changes.push((price_key(&row.price, row.price_version), Some(price.encode_to_vec())));
+                self.prices.insert((row.price.clone(), row.price_version), price.clone());
+                records.push(LedgerRecord { kind: Some(Kind::Price(price)) });
+            }
+            let mut moved = Changes::new();
+            self.books.post(&row, &mut moved);
+            changes.extend(prefixed(BOOKS, moved));
+            records.push(LedgerRecord { kind: Some(Kind::Row(row)) });
+        }
+        let mut placed = Changes::new();
+        let piece = self.chain.append(&records, &mut placed);
+        changes.extend(prefixed(CHAIN, placed));
+        piece
+    }
+
+    /// Whether this version of a price is in the ledger.
+    #[must_use]
+    pub fn names(&self, price: &str, version: u64) -> bool {
+        self.price(price, version).is_some()
+    }
+
+    /// A version of a price that rows name.
+    #[must_use]
+    pub fn price(&self, name: &str, version: u64) -> Option<&PriceVersionRow> {
+        self.prices.get(&(name.to_owned(), version))
+    }
+
+    /// A node says where it is.
+    pub fn set_zone(&mut self, node: u64, zone: &str, changes: &mut Changes) {
+        if !zone.is_empty() && self.zone(node) != zone {
+            self.zones.insert(node, zone.to_owned());
+            changes.push((zone_key(node), Some(zone.as_bytes().to_vec())));
+        }
+    }
+
+    /// Where a node is; empty where it has not said.
+    #[must_use]
+    pub fn zone(&self, node: u64) -> &str {
+        self.zones.get(&node).map_or("", String::as_str)
+    }
+
+    /// The places and hashes of all records.
+    #[must_use]
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// The balances.
+    #[must_use]
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// Every row of the state, in order of the keys.
+    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
+        let prices = self.prices.clone().into_iter();
+        let prices = prices.map(|((name, version), price)| (price_key(&name, version), price.encode_to_vec()));
+        let zones = self.zones.clone().into_iter().map(|(node, zone)| (zone_key(node), zone.into_bytes()));
+        let books = self.books.rows().map(|(key, value)| (with(BOOKS, &key), value));
+        let chain = self.chain.rows().map(|(key, value)| (with(CHAIN, &key), value));
+        books.chain(chain).chain(prices).chain(zones)
+    }
+
+    /// The ledger that these rows are of.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn restore<E>(rows: impl IntoIterator<Item = Result<(Vec<u8>, Vec<u8>), E>>) -> Result<Self, RestoreError>
+    where
+        RestoreError: From<E>,
+    {
+        let (mut books, mut chain, mut state) = (Vec::new(), Vec::new(), Self::default());
+        for read in rows {
+            let (key, value) = read?;
+            let known = match key.split_first() {
+                Some((&BOOKS, rest)) => Some(books.push(Ok::<_, E>((rest.to_vec(), value)))),
+                Some((&CHAIN, rest)) => Some(chain.push(Ok::<_, E>((rest.to_vec(), value)))),
+                Some((&PRICES, rest)) => state.take_price(rest, &value),
+                Some((&ZONES, rest)) => state.take_zone(rest, value),
+                _ => None,
+            };
+            known.ok_or(RestoreError::Value { key })?;
+        }
+        Ok(Self { books: Books::restore(books)?, chain: Chain::restore(chain)?, ..state })
+    }
+
+    fn take_price(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let (name, version) = key.split_last_chunk::<8>()?;
+        let name = String::from_utf8(name.strip_suffix(b"\0")?.to_vec()).ok()?;
+        let price = PriceVersionRow::decode(value).ok()?;
+        self.prices.insert((name, u64::from_be_bytes(*version)), price);
+        Some(())
+    }
+
+    fn take_zone(&mut self, key: &[u8], value: Vec<u8>) -> Option<()> {
+        self.zones.insert(u64::from_be_bytes(key.try_into().ok()?), String::from_utf8(value).ok()?);
+        Some(())
+    }
+}
+
+fn price_key(name: &str, version: u64) -> Vec<u8> {
+    let mut key = with(PRICES, name.as_bytes());
+    key.push(0);
+    key.extend(version.to_be_bytes());
+    key
+}
+
+fn zone_key(node: u64) -> Vec<u8> {
+    with(ZONES, &node.to_be_bytes())
+}
+
+fn with(prefix: u8, key: &[u8]) -> Vec<u8> {
+    let mut prefixed = Vec::with_capacity(key.len() + 1);
+    prefixed.push(prefix);
+    prefixed.extend(key);
+    prefixed
+}
+
+fn prefixed(prefix: u8, changes: Changes) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    changes.into_iter().map(move |(key, value)| (with(prefix, &key), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tollgate_proto::v1;
+
+    use super::*;
+
+    fn row(seq: u64, pico: i128) -> LedgerRow {
+        LedgerRow {
+            seq,
+            tenant: "acme".into(),
+            price: "a".into(),
+            price_version: 9,
+            currency: "USD".into(),
+            amount: pico.to_be_bytes().to_vec().into(),
+            ..LedgerRow::default()
+        }
+    }
+
+    fn price() -> PriceVersionRow {
+        PriceVersionRow { price: Some(v1::Price::default()), since_us: 7, ..PriceVersionRow::default() }
+    }
+
+    #[test]
+    fn the_rows_of_all_changes_are_the_image_and_make_the_same_ledger() {
+        let (mut state, mut rows) = (State::default(), BTreeMap::new());
+        for n in 1..5 {
+            let mut changes = Changes::new();
+            state.set_zone(n, "az-a", &mut changes);
+            let price = (!state.names("a", 9)).then(price);
+            assert_eq!(price.is_some(), n == 1);
+            let piece = state.record([(row(n << 16, i128::from(n)), price)], &mut changes).unwrap();
+            assert_eq!(piece.segment, 1);
+            rows.extend(changes.into_iter().map(|(key, value)| (key, value.unwrap())));
+        }
+        assert_eq!(state.chain().records(), 5);
+        let image: Vec<_> = state.rows().collect();
+        assert_eq!(image, rows.into_iter().collect::<Vec<_>>());
+        assert_eq!(State::restore(image.into_iter().map(Ok::<_, Infallible>)).unwrap(), state);
+    }
+
+    #[test]
+    fn rows_that_are_none_of_the_ledgers_are_refused() {
+        let wrong = [vec![], vec![b'x'], vec![PRICES, 1], [&[PRICES, 0xff, 0][..], &[0; 8]].concat(), vec![ZONES, 1]];
+        for key in wrong {
+            assert!(State::restore([Ok::<_, Infallible>((key.clone(), Vec::new()))]).is_err(), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_without_rows_adds_nothing() {
+        let (mut state, mut changes) = (State::default(), Changes::new());
+        assert_eq!(state.record([], &mut changes), None);
+        assert!(changes.is_empty());
+    }
+}
