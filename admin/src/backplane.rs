@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tollgate_billing::{Query, UsageLine};
+use tollgate_billing::{Query, UsageLine, ledger::Keeper};
 use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
@@ -55,6 +55,9 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// Sums usage up. May take long: called where blocking is allowed.
     fn usage(&self, query: &Query) -> Vec<UsageLine>;
+
+    /// The billing ledger of this node, with all that it has applied. Reading blocks: where that is allowed.
+    fn ledger(&self) -> Arc<Keeper>;
 
     /// Asks every member how it is. One that does not answer in time is in the list, as `unreachable`.
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>>;

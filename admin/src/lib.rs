@@ -15,6 +15,7 @@ mod cluster;
 mod config;
 pub mod details;
 mod health;
+mod ledger;
 mod limits;
 mod metrics;
 mod money;

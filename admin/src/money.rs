@@ -1,5 +1,7 @@
-//! `CreditService` and `BillingService`: in the contract, in the table of methods and in reflection, and not built yet.
-//! Whoever may call a method is told so; nobody else learns anything.
+//! `CreditService` and `BillingService`: in the contract, in the table of methods and in reflection, and not built yet but for the
+//! ledger (`ledger.rs`). Whoever may call a method is told so; nobody else learns anything.
+
+use std::sync::Arc;
 
 use tollgate_proto::admin::v1::{
     CreditHistoryRequest, CreditHistoryResponse, ExportBillChunk, ExportBillRequest, GrantCreditRequest,
@@ -9,11 +11,17 @@ use tollgate_proto::admin::v1::{
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::call::{Never, not_available_yet};
+use crate::{
+    backplane::Backplane,
+    call::{Call, Never, not_available_yet},
+    ledger,
+};
 
 /// Both services.
 #[derive(Clone)]
-pub(crate) struct Money;
+pub(crate) struct Money {
+    pub(crate) backplane: Arc<dyn Backplane>,
+}
 
 #[async_trait]
 impl CreditService for Money {
@@ -42,11 +50,16 @@ impl BillingService for Money {
         Err(not_available_yet())
     }
 
-    async fn verify_ledger(&self, _: Request<VerifyLedgerRequest>) -> Result<Response<VerifyLedgerResponse>, Status> {
-        Err(not_available_yet())
+    async fn verify_ledger(
+        &self,
+        request: Request<VerifyLedgerRequest>,
+    ) -> Result<Response<VerifyLedgerResponse>, Status> {
+        let call = Call::of(&request)?;
+        ledger::verify(&self.backplane, &call).await.map(Response::new)
     }
 
-    async fn show_ledger(&self, _: Request<ShowLedgerRequest>) -> Result<Response<ShowLedgerResponse>, Status> {
-        Err(not_available_yet())
+    async fn show_ledger(&self, request: Request<ShowLedgerRequest>) -> Result<Response<ShowLedgerResponse>, Status> {
+        let call = Call::of(&request)?;
+        ledger::show(&self.backplane, &call, request.into_inner()).await.map(Response::new)
     }
 }

@@ -18,6 +18,7 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval},
 };
+use tollgate_billing::ledger::Keeper;
 use tollgate_model::Name;
 use tollgate_quota::{
     Desk,
@@ -37,11 +38,31 @@ const SLICE: u32 = 50_000;
 pub(crate) struct Findings {
     pub(crate) checks: AtomicU64,
     pub(crate) violations: AtomicU64,
+    /// How often the books of the billing ledger did not add up.
+    pub(crate) unbalanced: AtomicU64,
+    /// Bytes of that ledger which this node has to fetch from others.
+    ledger_missing: Arc<AtomicU64>,
     /// Of the last round through all accounts.
     sums: Mutex<BTreeMap<Name, Sums>>,
 }
 
 impl Findings {
+    /// Where it is said how much of the billing ledger is missing.
+    pub(crate) fn ledger_missing(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.ledger_missing)
+    }
+
+    /// The trial balance: nothing of it can be mended, as all nodes have the same.
+    fn try_books(&self, books: &Keeper) {
+        if let Err((currency, sum)) = books.look(|state| state.books().trial()) {
+            self.unbalanced.fetch_add(1, Relaxed);
+            error!(
+                %currency, %sum,
+                "the books of the ledger do not add up: keep the logs and the data directory, and run `tollgate ledger verify`"
+            );
+        }
+    }
+
     /// What the accounts of each limit came to in the last round.
     pub(crate) fn sums(&self) -> BTreeMap<Name, Sums> {
         self.sums.lock().clone()
@@ -96,6 +117,7 @@ pub(crate) async fn run(state: Arc<Shared>, desk: Desk, findings: Arc<Findings>)
     let mut round = Round::default();
     loop {
         ticks.tick().await;
+        findings.try_books(state.books());
         let (image, desk, findings) =
             (state.ledger(tollgate_quota::Ledger::image), desk.clone(), Arc::clone(&findings));
         let look = spawn_blocking(move || round.look(&image, &desk, &findings));

@@ -19,7 +19,7 @@ use tollgate_admin::{
         MembershipChange, Readiness, RequestId,
     },
 };
-use tollgate_billing::{Query, UsageLine, UsageTable};
+use tollgate_billing::{Query, UsageLine, UsageTable, ledger::Keeper};
 use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError};
 use tollgate_model::{LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     ClusterKey,
     /// The other nodes do not take its certificate.
     Certificate,
+    /// There is no space for the ledger.
+    LedgerFull,
 }
 
 impl Conditions {
@@ -171,6 +173,10 @@ impl Backplane for NodeBackplane {
         self.state.usage(UsageTable::clone).query(query)
     }
 
+    fn ledger(&self) -> Arc<Keeper> {
+        Arc::clone(self.state.books())
+    }
+
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>> {
         Box::pin(async move {
             let members = self.consensus()?.members_status(deadline).await;
@@ -240,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_node_is_ready_once_it_has_started_and_while_nothing_is_wrong() {
-        let backplane = NodeBackplane::new(crate::state::ReplicatedState::new().1);
+        let backplane = NodeBackplane::new(crate::state::ReplicatedState::new("unused".into()).1);
         let shown = |backplane: &NodeBackplane| {
             let why = match &*backplane.readiness().borrow() {
                 Readiness::Ready => String::new(),

@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod explain;
 mod journal;
+mod ledger;
 mod lifecycle;
 mod members;
 mod metrics;

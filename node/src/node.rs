@@ -4,7 +4,7 @@ mod opening;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
@@ -24,6 +24,7 @@ use crate::{
     backplane::{Fault, NodeBackplane},
     config::{Members, NodeConfig},
     journal,
+    ledger::{self, Scribe},
     metrics::NodeMetrics,
     run::{Port, bind},
     state::{ReplicatedState, Shared},
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     /// The stages of the admin port's stop; its first ends the compiler of views too.
     pub(crate) admin_shutdown: tollgate_admin::Shutdown,
     backplane: Arc<NodeBackplane>,
+    /// Writes the ledger for as long as there may be something to write.
+    _scribe: Scribe,
 }
 
 /// The sockets, bound before anything else so that a busy port ends the start at once. Callers are not let in before they are
@@ -90,7 +93,7 @@ impl Node {
         let admin_metrics = AdminMetrics::register(&mut registry);
         let registry = Arc::new(RwLock::new(registry));
 
-        let (machine, state) = ReplicatedState::new();
+        let (machine, state) = ReplicatedState::new(config.data_dir.join(ledger::DIR));
         let backplane = Arc::new(NodeBackplane::new(Arc::clone(&state)));
         let admin = AdminState {
             backplane: backplane.clone(),
@@ -101,8 +104,12 @@ impl Node {
         background.spawn(tollgate_admin::serve(sockets.admin, admin, admin_shutdown.clone()));
 
         let members = consensus_config(&config, sockets.peer);
-        let consensus = Consensus::start(members, Box::new(machine), Default::default()).await;
+        let serving = ledger::Serving::default();
+        let calls = [(ledger::SERVICE.to_owned(), serving.handler())].into();
+        let consensus = Consensus::start(members, Box::new(machine), calls).await;
         let consensus = consensus.map_err(|error| with_key(&config, error))?;
+        let (scribe, ledger_full) = Scribe::start(Arc::clone(state.books())).context("can't start a thread")?;
+        serving.begin(Arc::clone(state.books()));
         backplane.join(consensus.clone());
         let mut journal = open_journal(&config).await?;
         let opened = tokio::select! {
@@ -130,6 +137,10 @@ impl Node {
         };
         let findings = Arc::new(Findings::default());
         metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state), Arc::clone(&findings));
+        let fetch = ledger::fetch(Arc::clone(state.books()), consensus.clone(), findings.ledger_missing());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), fetch));
+        let has_space = has_space(ledger_full, backplane.clone());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), has_space));
         let audit = audit::run(Arc::clone(&state), desk.clone(), findings);
         background.spawn(stoppable(admin_shutdown.drain.clone(), audit));
 
@@ -148,7 +159,17 @@ impl Node {
         for guard in stop_on_drop {
             guard.disarm();
         }
-        Ok(Node { gateway, desk, consensus, shutdown, data_plane, background, admin_shutdown, backplane })
+        Ok(Node {
+            gateway,
+            desk,
+            consensus,
+            shutdown,
+            data_plane,
+            background,
+            admin_shutdown,
+            backplane,
+            _scribe: scribe,
+        })
     }
 
     /// `/readyz` says no and why from now on, and the cluster's status says that this node drains.
@@ -280,6 +301,17 @@ async fn certificate(consensus: Consensus, backplane: Arc<NodeBackplane>) {
         let why = refused.borrow_and_update().clone();
         backplane.set_fault(Fault::Certificate, why);
         if refused.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A node that can't write what it owes an account of should get no traffic.
+async fn has_space(mut full: watch::Receiver<bool>, backplane: Arc<NodeBackplane>) {
+    loop {
+        let why = full.borrow_and_update().then(|| "no space for the ledger: free some under node.data_dir".to_owned());
+        backplane.set_fault(Fault::LedgerFull, why);
+        if full.changed().await.is_err() {
             return;
         }
     }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use tokio::sync::watch;
 use tollgate_proto::state::v1::{
-    Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, NamedConsumed, Recover, Settle,
+    Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, NamedConsumed, Orphan, Recover, Settle,
     journal_entry::Kind,
 };
 
@@ -254,10 +254,14 @@ impl Remains {
             return Err(OlderThanTheLog { incarnation, journaled: self.ends, known: last_terminal });
         }
         let undispatched = self.undispatched();
+        let mut orphans = Vec::new();
         for admit in std::mem::take(&mut self.open).into_values() {
             for drawn in &admit.drawn {
                 self.add(drawn);
             }
+            // Of a part of what a request holds it is not said whose it is: the request itself is here too.
+            let attribution = admit.attribution.filter(|it| !it.request_id.is_empty());
+            orphans.extend(attribution.map(|it| Orphan { request: admit.request, attribution: Some(it) }));
         }
         let mut names = self.names;
         let consumed = self.leases.into_iter().map(|((account, epoch), sums)| {
@@ -279,11 +283,13 @@ impl Remains {
             ..Recover::default()
         };
         let voids = |requests: &[u64]| Recover { incarnation, undispatched: requests.to_vec(), ..Recover::default() };
+        let of_orphans = |orphans: &[Orphan]| Recover { incarnation, orphans: orphans.to_vec(), ..Recover::default() };
         let of_names = |named: &[NamedConsumed]| Recover { incarnation, named: named.to_vec(), ..Recover::default() };
         let ends = unsaid.chunks(PER_RECORD).map(|settles| of(settles, &[]));
         let numbered = numbered.chunks(PER_RECORD).map(|consumed| of(&[], consumed));
         let mut all: Vec<Recover> = ends.chain(numbered).chain(named.chunks(PER_RECORD).map(of_names)).collect();
         all.extend(undispatched.chunks(PER_RECORD).map(voids));
+        all.extend(orphans.chunks(PER_RECORD).map(of_orphans));
         all.push(Recover { incarnation, done: true, ..Recover::default() });
         Ok(all)
     }

@@ -176,8 +176,21 @@ pub struct Used<'a> {
     pub attribution: &'a Attribution,
     /// How much.
     pub usage: &'a Usage,
-    /// How it ended: settled or partial.
+    /// How it ended. Voided: an upstream was asked and did no work for it.
     pub outcome: Outcome,
+    /// Who said so.
+    pub told: Told,
+}
+
+/// Who says how a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// The process that served it.
+    Itself,
+    /// The journal of that process, when it had died.
+    Journal,
+    /// Nobody: its process died with it, and the journal knows only that it went out.
+    Nobody,
 }
 
 /// What has changed since it was last taken, for those who follow some accounts.

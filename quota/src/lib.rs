@@ -37,7 +37,7 @@ mod uplink;
 pub use agent::Agent;
 pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path, Touch};
 pub use error::{ReserveError, Unavailable};
-pub use ledger::{Applied, Changes, Ledger, Used};
+pub use ledger::{Applied, Changes, Ledger, Told, Used};
 pub use replica::Replica;
 pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Standing, Written};
 pub use rule::Rule;

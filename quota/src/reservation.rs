@@ -194,6 +194,11 @@ impl InFlight {
     pub fn void(mut self) {
         self.ticket.void();
     }
+
+    /// The same of one that an upstream was asked for, and refused: that is recorded.
+    pub fn refused(mut self, attribution: Attribution) -> Written {
+        self.ticket.settle(Usage::default(), Outcome::Voided, Some(attribution))
+    }
 }
 
 /// A part of what a request holds whose hold grows: charged as any hold is, and recorded nowhere, as the request's

@@ -40,6 +40,7 @@ pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationT
     let watchers = Watchers::new(tasks.clone(), drain.clone());
     let config = Config { backplane: Arc::clone(backplane), key: state.key.clone(), watchers };
     let cluster = Cluster { backplane: Arc::clone(backplane), key: state.key.clone() };
+    let money = Money { backplane: Arc::clone(backplane) };
     let health = NodeHealth { readiness: backplane.readiness(), drain: drain.clone() };
     let routes = Routes::new(
         ConfigServiceServer::new(config)
@@ -56,8 +57,8 @@ pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationT
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES),
     )
-    .add_service(CreditServiceServer::new(Money).max_decoding_message_size(MAX_REQUEST_BYTES))
-    .add_service(BillingServiceServer::new(Money).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .add_service(CreditServiceServer::new(money.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .add_service(BillingServiceServer::new(money).max_decoding_message_size(MAX_REQUEST_BYTES))
     .add_service(HealthServer::new(health).max_decoding_message_size(MAX_REQUEST_BYTES));
     let routes = with_reflection(routes).prepare();
     let authenticator = Authenticator::new(Arc::clone(backplane), state.key.clone());

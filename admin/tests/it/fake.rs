@@ -19,7 +19,7 @@ use tollgate_admin::{
         MembershipChange, Readiness, RequestId,
     },
 };
-use tollgate_billing::{Query, UsageLine};
+use tollgate_billing::{Query, UsageLine, ledger::Keeper};
 use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
@@ -41,6 +41,7 @@ pub(crate) struct FakeNode {
     /// Seconds since the clock was set.
     passed: AtomicU64,
     pub(crate) last_change: Mutex<Option<MembershipChange>>,
+    pub(crate) ledger: Arc<Keeper>,
 }
 
 #[derive(Default)]
@@ -64,6 +65,7 @@ impl FakeNode {
             refuse_next: Mutex::new(None),
             passed: AtomicU64::new(0),
             last_change: Mutex::new(None),
+            ledger: Arc::new(Keeper::new(std::env::temp_dir().join("tollgate-no-ledger"))),
         })
     }
 
@@ -197,6 +199,10 @@ impl Backplane for FakeNode {
             return Err(format!("there is no consumer `{}`", query.consumer));
         }
         Ok(vec![LimitVerdict { verdict: "admits".into(), ..LimitVerdict::default() }])
+    }
+
+    fn ledger(&self) -> Arc<Keeper> {
+        Arc::clone(&self.ledger)
     }
 
     fn usage(&self, query: &Query) -> Vec<UsageLine> {

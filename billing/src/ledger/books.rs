@@ -17,6 +17,12 @@ pub enum Account {
     Revenue,
 }
 
+impl std::fmt::Display for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.key())
+    }
+}
+
 impl Account {
     fn key(&self) -> String {
         match self {
@@ -43,12 +49,9 @@ pub struct Books {
 impl Books {
     /// Posts what a row moves: from what was earned to what its tenant has used.
     pub fn post(&mut self, row: &LedgerRow, changes: &mut Changes) {
-        let (Ok(currency), Some(amount)) = (Currency::parse(&row.currency), amount_of(row)) else { return };
-        if amount.0 == 0 {
-            return;
+        for (account, currency, amount) in moves(row) {
+            self.add(account, currency, amount.0, changes);
         }
-        self.add(Account::Consumed(row.tenant.clone()), currency, amount.0, changes);
-        self.add(Account::Revenue, currency, -amount.0, changes);
         debug_assert_eq!(self.trial(), Ok(()), "after row {}", row.seq);
     }
 
@@ -57,6 +60,11 @@ impl Books {
         let balance = self.balances.entry(key.clone()).or_default();
         *balance = balance.saturating_add(amount);
         changes.push((row_key(&key), Some(row(&key, *balance))));
+    }
+
+    /// What is on each account, in order.
+    pub fn balances(&self) -> impl Iterator<Item = (&Account, Currency, Money)> {
+        self.balances.iter().map(|((account, currency), balance)| (account, *currency, Money(*balance)))
     }
 
     /// What is on an account.
@@ -82,7 +90,7 @@ impl Books {
     }
 
     /// Every row of the state, in order of the keys.
-    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
+    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + use<> {
         let rows: BTreeMap<_, _> =
             self.balances.iter().map(|(key, balance)| (row_key(key), row(key, *balance))).collect();
         rows.into_iter()
@@ -104,6 +112,17 @@ impl Books {
         }
         Ok(books)
     }
+}
+
+/// What a row moves: what is added to each account, together nothing.
+#[must_use]
+pub fn moves(row: &LedgerRow) -> Vec<(Account, Currency, Money)> {
+    let (Ok(currency), Some(amount)) = (Currency::parse(&row.currency), amount_of(row)) else { return Vec::new() };
+    if amount.0 == 0 {
+        return Vec::new();
+    }
+    let (to, from) = (Account::Consumed(row.tenant.clone()), Account::Revenue);
+    vec![(to, currency, amount), (from, currency, Money(-amount.0))]
 }
 
 /// What a row says it amounts to; none where the bytes are no amount.

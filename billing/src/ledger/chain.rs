@@ -144,7 +144,7 @@ impl Chain {
     }
 
     /// Every row of the state, in order of the keys.
-    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
+    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + use<> {
         let head = (self.records > 0).then(|| (HEAD_KEY.to_vec(), self.head_row()));
         let complete = self.complete.clone().into_values();
         head.into_iter().chain(complete.map(|extent| (segment_key(extent.segment), segment_row(&extent))))

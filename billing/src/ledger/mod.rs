@@ -15,12 +15,18 @@
 
 mod books;
 mod chain;
+mod keeper;
+mod reader;
 mod segment;
 mod segments;
 mod state;
+mod verify;
 
-pub use books::{Account, Books, amount_of};
+pub use books::{Account, Books, amount_of, moves};
 pub use chain::{Chain, Extent, Hash, Piece, SEGMENT_BYTES};
+pub use keeper::{Fetching, Keeper};
+pub use reader::Found;
 pub use segment::{Broken, Records, Why};
 pub use segments::{Missing, SegmentReader, Segments};
 pub use state::State;
+pub use verify::{Verified, lines, verify_files};

@@ -65,6 +65,9 @@ pub enum Why {
     /// It ends in the middle of a record.
     #[error("it ends in the middle of a record")]
     Torn,
+    /// It ends between two records, where it should go on.
+    #[error("it ends there, and should go on")]
+    Short,
     /// A record is not what was written.
     #[error("a record was changed")]
     Changed,
@@ -125,18 +128,28 @@ impl<R: Read> Records<R> {
         self.last_seq
     }
 
-    /// The next record that has these bytes in it. The others are checked as well, but for the order of their rows.
+    /// What is wrong where a segment ends here, and should not.
+    pub(super) fn ended(&self) -> Broken {
+        Broken { segment: self.segment, offset: self.offset, after_seq: self.last_seq, why: Why::Short }
+    }
+
+    /// The next record before `end` that has these bytes in it, and where it begins. The others are checked as well, but for the
+    /// order of their rows.
     ///
     /// # Errors
     /// What is wrong with it, and where.
-    pub fn find(&mut self, needle: &[u8]) -> Result<Option<LedgerRecord>, Broken> {
+    pub fn find(&mut self, needle: &[u8], end: u64) -> Result<Option<(u64, LedgerRecord)>, Broken> {
         let (segment, after_seq) = (self.segment, self.last_seq);
         loop {
             let offset = self.offset;
             let broken = |why| Broken { segment, offset, after_seq, why };
-            let Some(message) = self.message().map_err(broken)? else { return Ok(None) };
+            if offset >= end {
+                return Ok(None);
+            }
+            let message = self.message().map_err(broken)?.ok_or_else(|| broken(Why::Short))?;
             if message.windows(needle.len()).any(|window| window == needle) {
-                return LedgerRecord::decode(&*message).map(Some).map_err(|_| broken(Why::Changed));
+                let record = LedgerRecord::decode(&*message).map_err(|_| broken(Why::Changed))?;
+                return Ok(Some((offset, record)));
             }
         }
     }

@@ -92,7 +92,7 @@ impl State {
     }
 
     /// Every row of the state, in order of the keys.
-    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
+    pub fn rows(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + use<> {
         let prices = self.prices.clone().into_iter();
         let prices = prices.map(|((name, version), price)| (price_key(&name, version), price.encode_to_vec()));
         let zones = self.zones.clone().into_iter().map(|(node, zone)| (zone_key(node), zone.into_bytes()));
@@ -135,6 +135,17 @@ impl State {
     fn take_zone(&mut self, key: &[u8], value: Vec<u8>) -> Option<()> {
         self.zones.insert(u64::from_be_bytes(key.try_into().ok()?), String::from_utf8(value).ok()?);
         Some(())
+    }
+}
+
+#[cfg(test)]
+impl State {
+    pub(super) fn with(chain: Chain) -> Self {
+        Self { chain, ..Self::default() }
+    }
+
+    pub(super) fn forget_books(&mut self) {
+        self.books = Books::default();
     }
 }
 

@@ -1,11 +1,14 @@
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use openraft::{EntryPayload, vote::RaftLeaderId};
 
 use super::*;
 use crate::{
-    machine::{Applied, Row, StateMachine},
+    machine::{Applied, Files, Row, StateMachine},
     stamp::Stamp,
     types::{Entry, LogId, Proposal, TypeConfig},
 };
@@ -81,10 +84,8 @@ struct Beside {
 
 impl Files for Beside {
     fn sync(&self) -> io::Result<()> {
-        match self.fails.filter(|_| self.synced.fetch_add(1, Ordering::SeqCst) == 0) {
-            Some(kind) => Err(kind.into()),
-            None => Ok(()),
-        }
+        let is_first = self.synced.fetch_add(1, Ordering::SeqCst) == 0;
+        self.fails.filter(|_| is_first).map_or(Ok(()), |kind| Err(kind.into()))
     }
 }
 

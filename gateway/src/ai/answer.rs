@@ -176,6 +176,7 @@ async fn refused(sent: &Sent<'_>, head: &response::Parts, body: UpstreamBody) ->
         failure: Some(Failure::Status(status)),
         rejection: rejection.with_headers(&served),
         billable: false,
+        refused: true,
         label,
     }
 }

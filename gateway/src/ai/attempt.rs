@@ -35,6 +35,8 @@ pub(super) struct Failed {
     pub(super) rejection: Rejection,
     /// The provider may have worked, and bill for it.
     pub(super) billable: bool,
+    /// The provider has answered, and says that it did no work.
+    pub(super) refused: bool,
     /// For metrics.
     pub(super) label: &'static str,
 }
@@ -112,6 +114,9 @@ pub(super) async fn send(
             Ok(answer) => return Ok(answer),
             Err(failed) => {
                 if let Some(call) = &mut call {
+                    if failed.refused {
+                        call.was_refused();
+                    }
                     call.attempt_failed(failed.label, failed.billable);
                 }
                 // A fallback that can't be asked at all says nothing about the failure before it.
@@ -151,7 +156,7 @@ fn end(call: Option<Call>, status: u16) {
         let used = call.unanswered();
         call.settle(used, Outcome::Partial, status);
     } else {
-        call.void();
+        call.void(status);
     }
 }
 
@@ -213,25 +218,25 @@ fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUp
 impl Failed {
     /// Nothing was sent.
     fn unasked(rejection: Rejection) -> Self {
-        Self { failure: None, rejection, billable: false, label: "unasked" }
+        Self { failure: None, rejection, billable: false, refused: false, label: "unasked" }
     }
 
     /// Its permit may soon be given to others, so it is not waited for.
     fn out_of_touch(call: Option<&Call>) -> Self {
         let rejection = Rejection::new(503, code::QUOTA_UNAVAILABLE, PERMIT_LOST);
         let billable = call.is_some_and(Call::is_under_way);
-        Self { failure: None, rejection, billable, label: "out_of_touch" }
+        Self { failure: None, rejection, billable, refused: false, label: "out_of_touch" }
     }
 
     /// An answer that is none.
     pub(super) fn garbage(rejection: Rejection) -> Self {
-        Self { failure: Some(Failure::Status(502)), rejection, billable: true, label: "garbage" }
+        Self { failure: Some(Failure::Status(502)), rejection, billable: true, refused: false, label: "garbage" }
     }
 }
 
 impl From<SendError> for Failed {
     fn from(error: SendError) -> Self {
         let (billable, label) = (error.is_billable(), error.label());
-        Self { failure: error.failure(), rejection: error.into(), billable, label }
+        Self { failure: error.failure(), rejection: error.into(), billable, refused: false, label }
     }
 }

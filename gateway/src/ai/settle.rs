@@ -36,6 +36,8 @@ pub(super) struct Call {
     unanswered: Used,
     /// What is held may have been used by a provider that brought no answer.
     is_owed: bool,
+    /// A provider has refused it, or failed before it did any work.
+    is_refused: bool,
     /// For that, once another is asked.
     again: Again,
     shared: Arc<Shared>,
@@ -81,7 +83,7 @@ impl Call {
         let (shared, compiled) = (Arc::clone(&exchange.shared), Arc::clone(&exchange.compiled));
         let (operation, model) = (request.operation(), request.model().to_owned());
         let parts = held.into_iter().map(|part| (part, reserved.output)).collect();
-        let (unanswered, is_owed, again) = (Used::default(), false, Again::default());
+        let (unanswered, again) = (Used::default(), Again::default());
         Self {
             in_flight,
             parts,
@@ -90,7 +92,8 @@ impl Call {
             reserved,
             pricing,
             unanswered,
-            is_owed,
+            is_owed: false,
+            is_refused: false,
             again,
             shared,
             compiled,
@@ -276,11 +279,21 @@ impl Call {
         self.in_flight.settle(used, outcome, attribution)
     }
 
-    /// Ends a call that no provider did any work for.
-    pub(super) fn void(self) {
+    /// A provider has said that it does no work for it.
+    pub(super) fn was_refused(&mut self) {
+        self.is_refused = true;
+    }
+
+    /// Ends a call that no provider did any work for. That one was asked is recorded, for nothing.
+    pub(super) fn void(self, status: u16) {
         debug_assert!(!self.is_owed, "what is owed is not given back");
         self.parts.into_iter().for_each(|(part, _)| part.void());
-        self.in_flight.void();
+        if !self.is_refused {
+            return self.in_flight.void();
+        }
+        let mut attribution = self.in_flight.attribution().clone();
+        attribution.status = status.into();
+        drop(self.in_flight.refused(attribution));
     }
 
     fn observe(&self, attempt: &Attempt, usage: Usage) {

@@ -62,7 +62,7 @@ fn state() -> Arc<Shared> {
     assert!(problems.is_empty(), "{problems}");
     let put = |it: tollgate_model::yaml::Parsed| PutResource { resource: Some(it.resource), expected_version: None };
     let change = ConfigChange { puts: parsed.into_iter().map(put).collect(), ..ConfigChange::default() };
-    let (mut state, shared) = ReplicatedState::new();
+    let (mut state, shared) = ReplicatedState::new("unused".into());
     apply(&mut state, 1, command::Kind::Config(change));
     apply(&mut state, 2, command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
     let each = Charge { limit: "each".into(), key: vec!["alice".into()], amount: 100, limit_version: 1 };

@@ -51,6 +51,7 @@ pub(super) async fn open(
             node,
             incarnation,
             predecessor_is_dead: newest == 0 || journal.has_ended(newest),
+            zone: config.zone.clone(),
             isolation_us: u64::try_from(config.isolation.as_micros()).unwrap_or(u64::MAX),
         };
         let command = Command { kind: Some(command::Kind::NodeOpen(open)), ..Command::default() };

@@ -1,16 +1,21 @@
-//! The replicated state of a node: five pure parts behind one [`StateMachine`], changed by the log and nothing else.
+//! The replicated state of a node: six pure parts behind one [`StateMachine`], changed by the log and nothing else.
 //!
 //! | rows begin with | part |
 //! | --- | --- |
 //! | `c` | resources (`model::Catalog`) |
+//! | `l` | how far the billing ledger has come, and its books (`billing::ledger::State`) |
 //! | `p` | prices, with their pasts (`billing::PriceBook`) |
 //! | `q` | limits' accounts (`quota::Ledger`) |
 //! | `t` | admin tokens (`admin::TokenTable`) |
 //! | `u` | usage aggregates (`billing::UsageTable`) |
 //!
+//! The records of the billing ledger are no rows: they go to files of their own, which are durable before any rows that come after
+//! them (`StateMachine::files`).
+//!
 //! Readers get immutable values (`config`, `tokens`) or a short look under a read lock (`ledger`, `usage`); `apply` holds the
 //! write lock for one command at a time and never waits for anything.
 
+mod billing;
 mod clock;
 mod gate;
 mod pricing;
@@ -20,6 +25,7 @@ mod zones;
 
 use std::{
     io,
+    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
@@ -29,13 +35,16 @@ use parking_lot::RwLock;
 use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{TokenTable, backplane::ConfigState};
-use tollgate_billing::{PriceBook, UsageTable};
-use tollgate_consensus::{Applied, Changes, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
+use tollgate_billing::{
+    PriceBook, UsageTable,
+    ledger::{self, Keeper},
+};
+use tollgate_consensus::{Applied, Changes, Files, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{
     Command, CommandAsked, ConfigChange, LimitReset, NodeLost, QuotaBatch, TokenChange, command,
 };
-use tollgate_quota::{Desk, Ledger, NodeOpen};
+use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome};
 use tracing::{info, warn};
 
 use self::{clock::LogClock, rows::Part, zones::CatalogZones};
@@ -43,6 +52,8 @@ use self::{clock::LogClock, rows::Part, zones::CatalogZones};
 /// What readers of the replicated state hold.
 pub(crate) struct Shared {
     ledger: RwLock<Ledger>,
+    /// Of money.
+    books: Arc<Keeper>,
     usage: RwLock<UsageTable>,
     tokens: ArcSwap<TokenTable>,
     config: watch::Sender<ConfigState>,
@@ -68,6 +79,11 @@ impl Shared {
     /// A short look at the limits' accounts. Applying waits meanwhile: take an image for anything longer.
     pub(crate) fn ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
         look(&self.ledger.read())
+    }
+
+    /// The billing ledger as this node has applied it, and its files.
+    pub(crate) fn books(&self) -> &Arc<Keeper> {
+        &self.books
     }
 
     /// From here on this desk learns of its leases from what is applied. One desk for the life of the process.
@@ -119,11 +135,12 @@ pub(crate) struct ReplicatedState {
 }
 
 impl ReplicatedState {
-    /// An empty state, and what its readers hold.
-    pub(crate) fn new() -> (ReplicatedState, Arc<Shared>) {
+    /// An empty state, and what its readers hold. The billing ledger will be in `dir`.
+    pub(crate) fn new(dir: PathBuf) -> (ReplicatedState, Arc<Shared>) {
         let config = ConfigState { index: LogIndex(0), catalog: Arc::new(Catalog::default()) };
         let shared = Arc::new(Shared {
             ledger: RwLock::new(bounded(Ledger::new())),
+            books: Arc::new(Keeper::new(dir)),
             usage: RwLock::new(UsageTable::default()),
             tokens: ArcSwap::from_pointee(TokenTable::default()),
             config: watch::Sender::new(config),
@@ -173,12 +190,21 @@ impl ReplicatedState {
         });
         Part::Quota.collect(rows.drain(..), changes);
         if !applied.used.is_empty() {
+            let mut ledger = billing::Rows::new(&self.shared.books, at, now);
             let mut usage = self.shared.usage.write();
             for used in &applied.used {
-                let bill = pricing::bill(&self.prices, used, at, now);
-                usage.record(pricing::admitted_at(used, now), used.attribution, used.usage, bill, &mut rows);
+                let billed = pricing::bill(&self.prices, used, at, now);
+                if billing::makes_a_row(used) {
+                    ledger.add(used, billed.as_ref(), &self.prices);
+                }
+                if used.outcome != Outcome::Voided {
+                    let (admitted, bill) = (pricing::admitted_at(used, now), billed.map(|billed| billed.bill));
+                    usage.record(admitted, used.attribution, used.usage, bill, &mut rows);
+                }
             }
             Part::Usage.collect(rows.drain(..), changes);
+            self.shared.books.record(ledger.finish(), &mut rows);
+            Part::Ledger.collect(rows.drain(..), changes);
         }
         applied.outcome.encode_to_vec()
     }
@@ -189,7 +215,9 @@ impl ReplicatedState {
             ledger.stamp(self.stamp);
             ledger.open(at, now, open, &mut rows)
         });
-        Part::Quota.collect(rows, changes);
+        Part::Quota.collect(rows.drain(..), changes);
+        self.shared.books.set_zone(open.node, &open.zone, &mut rows);
+        Part::Ledger.collect(rows, changes);
         outcome.encode_to_vec()
     }
 
@@ -278,6 +306,10 @@ impl StateMachine for ReplicatedState {
         Arc::new(gate::CommandGate)
     }
 
+    fn files(&self) -> Arc<dyn Files> {
+        Arc::new(LedgerFiles(Arc::clone(&self.shared.books)))
+    }
+
     fn image(&self) -> Image {
         let tokens: Vec<_> = self.shared.tokens.load().rows().collect();
         let ledger = self.shared.ledger.read().image();
@@ -285,6 +317,7 @@ impl StateMachine for ReplicatedState {
         Box::new(
             Part::Catalog
                 .prefixed(self.catalog.rows())
+                .chain(Part::Ledger.prefixed(self.shared.books.look(|state| state.rows())))
                 .chain(Part::Prices.prefixed(self.prices.rows()))
                 .chain(Part::Quota.prefixed(ledger.into_rows()))
                 .chain(Part::Tokens.prefixed(tokens.into_iter()))
@@ -301,12 +334,23 @@ impl StateMachine for ReplicatedState {
         let mut ledger = bounded(Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?);
         ledger.live_in(Arc::new(self.zones.clone()));
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        let books = ledger::State::restore(parts.ledger.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         self.prices = prices;
+        self.shared.books.restore(books);
         self.shared.change_ledger(|current| *current = ledger);
         *self.shared.usage.write() = usage;
         self.shared.tokens.store(Arc::new(tokens));
         self.publish_config(self.catalog.version());
         Ok(())
+    }
+}
+
+/// The files of the billing ledger.
+struct LedgerFiles(Arc<Keeper>);
+
+impl Files for LedgerFiles {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
     }
 }
 

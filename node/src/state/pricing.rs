@@ -1,9 +1,9 @@
 //! Keeps the price book equal to the prices in the catalog, and prices what requests used: in the very log entries that say so.
 
 use tollgate_billing::{Bill, Changes, PriceBook, price::Asked};
-use tollgate_model::{Checked, Kind, LogIndex, Timestamp, catalog::Change};
+use tollgate_model::{Checked, Kind, LogIndex, Money, Name, Timestamp, catalog::Change};
 use tollgate_proto::v1::resource::Kind as Raw;
-use tollgate_quota::Used;
+use tollgate_quota::{Outcome, Told, Used};
 
 /// Puts prices into force and takes them out, as `changed` says.
 ///
@@ -34,15 +34,28 @@ pub(super) fn admitted_at(used: &Used<'_>, now: Timestamp) -> Timestamp {
     }
 }
 
-/// What a request is billed at, as its tenant and its prices were when it was admitted. None where nothing is billed.
+/// What a request is billed at, and by which version of which price.
+pub(super) struct Billed {
+    pub(super) bill: Bill,
+    pub(super) price: Option<(Name, LogIndex)>,
+}
+
+/// What a request is billed at, as its tenant and its prices were when it was admitted. None where nothing is billed. What no
+/// upstream worked for, and what nobody can say the end of, costs nothing.
 ///
 /// Its node found the same price then, and held what the request could cost by it, so no clock of this entry may have a say: the
 /// node told by log time when it was.
-pub(super) fn bill(book: &PriceBook, used: &Used<'_>, at: LogIndex, now: Timestamp) -> Option<Bill> {
+pub(super) fn bill(book: &PriceBook, used: &Used<'_>, at: LogIndex, now: Timestamp) -> Option<Billed> {
     let asked = Asked::by(used.attribution)?;
+    let currency = asked.currency;
+    if used.outcome == Outcome::Voided || used.told == Told::Nobody {
+        return Some(Billed { bill: Bill { currency, amount: Some(Money(0)) }, price: None });
+    }
     let asked = Asked { pinned: asked.pinned.min(at), at: if asked.at.0 == 0 { now } else { asked.at }, ..asked };
-    let amount = book.find(&asked).map(|tariff| tariff.amount(used.usage.into()));
-    Some(Bill { currency: asked.currency, amount })
+    let tariff = book.find(&asked);
+    let amount = tariff.map(|tariff| tariff.amount(used.usage.into()));
+    let price = tariff.map(|tariff| (tariff.name.clone(), tariff.version));
+    Some(Billed { bill: Bill { currency, amount }, price })
 }
 
 #[cfg(test)]
@@ -82,11 +95,11 @@ mod tests {
 
             let mut later = book.clone();
             put(&mut later, 30, "{currency: USD, per: 1, output: 7}");
-            let used = Used { node: 1, attribution: &attribution, usage: &usage, outcome: Outcome::Settled };
+            let used = Used { node: 1, attribution: &attribution, usage: &usage, outcome: Outcome::Settled, told: Told::Itself };
             // Also of an entry that is stamped before the node believed to admit it.
             for now in [EFFECTIVE_US - 5_000_000, EFFECTIVE_US + 5_000_000] {
                 let bill = bill(&later, &used, LogIndex(40), Timestamp(now)).unwrap();
-                assert_eq!(bill.amount, charged, "{config_index} {admitted_us} {now}");
+                assert_eq!(bill.bill.amount, charged, "{config_index} {admitted_us} {now}");
             }
         }
     }

@@ -40,7 +40,7 @@ struct Driven {
 
 impl Driven {
     fn new() -> Driven {
-        let (state, shared) = ReplicatedState::new();
+        let (state, shared) = ReplicatedState::new("unused".into());
         Driven { state, shared, rows: BTreeMap::new(), index: 0 }
     }
 
@@ -180,7 +180,7 @@ async fn a_desk_learns_of_its_leases_from_what_is_applied() {
 
 #[test]
 fn a_row_of_no_part_is_refused() {
-    let (mut state, _) = ReplicatedState::new();
+    let (mut state, _) = ReplicatedState::new("unused".into());
     let mut rows = [Ok((b"?x".to_vec(), Vec::new()))].into_iter();
     let error = state.restore(&mut rows).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -189,7 +189,7 @@ fn a_row_of_no_part_is_refused() {
 #[test]
 #[should_panic(expected = "a command that this version does not know")]
 fn an_unknown_command_is_never_skipped() {
-    let (mut state, _) = ReplicatedState::new();
+    let (mut state, _) = ReplicatedState::new("unused".into());
     state.apply(Applied { index: 1, time_us: 1, age_us: 1 }, &[0xfa, 0x07, 0x00], &mut Changes::default());
 }
 
@@ -207,7 +207,7 @@ fn the_ledger_follows_limits_that_change_and_go() {
 
 #[test]
 fn the_same_request_is_known_by_what_was_asked_and_not_by_how_it_was_sealed() {
-    let (state, _) = ReplicatedState::new();
+    let (state, _) = ReplicatedState::new("unused".into());
     let fingerprint = |apply_set: &str, asked: &'static [u8]| {
         let change = ConfigChange { apply_set: apply_set.into(), ..ConfigChange::default() };
         let command = Command { kind: Some(command::Kind::Config(change)), asked: Bytes::from_static(asked) };

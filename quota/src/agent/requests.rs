@@ -224,8 +224,9 @@ impl Agent {
         let consumed = self.end_parts(&ended.parts, &usage, outcome);
         settle.unheld = !ended.in_log;
         self.ended_in_log |= ended.in_log;
-        // Of a void that it holds nothing for, the log has never heard.
-        let mut said = (ended.in_log || outcome != Outcome::Voided).then_some(settle);
+        // Of a void that it holds nothing for, and that nobody was asked to do, the log has never heard.
+        let is_known = ended.in_log || outcome != Outcome::Voided || settle.attribution.is_some();
+        let mut said = is_known.then_some(settle);
         if ended.journaled.is_some() {
             self.outbox.end(request, consumed, said.as_mut());
         }

@@ -112,7 +112,7 @@ impl Ticket {
 
     /// Without an attribution it makes no usage record.
     pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Option<Attribution>) -> Written {
-        if outcome == Outcome::Voided {
+        if outcome == Outcome::Voided && attribution.is_none() {
             self.void();
             return Written::default();
         }

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 use tollgate_model::LogIndex;
-use tollgate_proto::state::v1::{Charge, Frame, FrameOutcome, Hold, HoldOutcome, Refusal, Standing, record::Kind};
+use tollgate_proto::state::v1::{
+    Charge, Frame, FrameOutcome, Hold, HoldOutcome, Outcome, Refusal, Standing, Usage, record::Kind,
+};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
 use super::{
-    Ledger, MAX_CHARGES, MAX_KEY_BYTES, Used,
+    Ledger, MAX_CHARGES, MAX_KEY_BYTES, Told, Used,
     accounts::Account,
     holds::{Held, HoldState},
     rules::RuleState,
@@ -410,7 +412,21 @@ pub(super) fn join(values: &[String]) -> Option<Cow<'_, str>> {
     })
 }
 
+/// What was used where nothing was, or nothing is known.
+pub(super) static NOTHING: Usage = Usage {
+    input_tokens: 0,
+    cached_input_tokens: 0,
+    output_tokens: 0,
+    cost: 0,
+    reasoning_tokens: 0,
+    cache_write_tokens: 0,
+    counted: true,
+    input_at_most: 0,
+    output_at_most: 0,
+};
+
 pub(super) fn used_by<'a>(node: u64, settle: &'a tollgate_proto::state::v1::Settle) -> Option<Used<'a>> {
-    let (attribution, usage) = (settle.attribution.as_ref()?, settle.usage.as_ref()?);
-    Some(Used { node, attribution, usage, outcome: settle.outcome() })
+    let (attribution, outcome) = (settle.attribution.as_ref()?, settle.outcome());
+    let usage = if outcome == Outcome::Voided { &NOTHING } else { settle.usage.as_ref()? };
+    Some(Used { node, attribution, usage, outcome, told: Told::Itself })
 }

@@ -144,7 +144,7 @@ impl Ledger {
         }
         if outcome == Outcome::Voided {
             self.meta.voided += 1;
-            return false;
+            return settle.attribution.is_some();
         }
         self.meta.settled += 1;
         self.count_shadows(now, settle);

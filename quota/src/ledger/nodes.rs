@@ -44,6 +44,8 @@ pub struct Earlier {
     pub incarnation: u64,
     /// The highest number of an end that the log knows of it.
     pub last_terminal: u64,
+    /// The last of its requests that the log was told of as one without an end.
+    pub last_orphan: u64,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +103,7 @@ impl NodeState {
         if earlier.len() == MAX_EARLIER {
             earlier.remove(0);
         }
-        earlier.push(Earlier { incarnation: self.incarnation, last_terminal: self.last_terminal });
+        earlier.push(Earlier { incarnation: self.incarnation, last_terminal: self.last_terminal, last_orphan: 0 });
         Self { earlier, ..Self::default() }
     }
 }

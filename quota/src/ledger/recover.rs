@@ -7,11 +7,15 @@
 //! Of a sliding lease what was used counts as used now, however long ago it was: when the earlier one did it, no clock that others
 //! have can tell. Permits are free in their own time.
 
-use tollgate_proto::state::v1::{Consumed, Recover};
+use tollgate_proto::state::v1::{Consumed, Outcome, Recover};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, Used, apply::used_by, leases::Lease};
+use super::{
+    Ledger, Told, Used,
+    apply::{NOTHING, used_by},
+    leases::Lease,
+};
 use tollgate_model::Unit;
 
 impl Ledger {
@@ -26,11 +30,12 @@ impl Ledger {
             if settle.terminal > last {
                 last = settle.terminal;
                 if self.settle(now, node, settle) {
-                    used.extend(used_by(node, settle));
+                    used.extend(used_by(node, settle).map(|used| Used { told: Told::Journal, ..used }));
                 }
             }
         }
         self.set_last_terminal(node, incarnation, last);
+        self.tell_orphans(node, recover, used);
         for request in &recover.undispatched {
             self.void_undispatched(now, node, incarnation, *request);
         }
@@ -42,6 +47,27 @@ impl Ledger {
         }
         if recover.done {
             self.close_incarnation(node, incarnation);
+        }
+    }
+
+    /// Requests without an end, each once: they come in the order of their numbers. What is held for them counts as used.
+    fn tell_orphans<'a>(&mut self, node: u64, recover: &'a Recover, used: &mut Vec<Used<'a>>) {
+        let earlier = self.nodes.get_mut(node).into_iter().flat_map(|state| &mut state.earlier);
+        for it in earlier.filter(|it| it.incarnation == recover.incarnation) {
+            for orphan in recover.orphans.iter().filter(|orphan| orphan.attribution.is_some()) {
+                if orphan.request > it.last_orphan {
+                    it.last_orphan = orphan.request;
+                    let (outcome, told) = (Outcome::Partial, Told::Nobody);
+                    let attribution = orphan.attribution.iter();
+                    used.extend(attribution.map(|attribution| Used {
+                        node,
+                        attribution,
+                        usage: &NOTHING,
+                        outcome,
+                        told,
+                    }));
+                }
+            }
         }
     }
 

@@ -353,7 +353,11 @@ fn hold(row: HoldRow) -> HoldState {
 }
 
 pub(super) fn node_row(node: &NodeState) -> Vec<u8> {
-    let row = |&Earlier { incarnation, last_terminal }: &Earlier| EarlierIncarnation { incarnation, last_terminal };
+    let row = |&Earlier { incarnation, last_terminal, last_orphan }: &Earlier| EarlierIncarnation {
+        incarnation,
+        last_terminal,
+        last_orphan,
+    };
     NodeRow {
         incarnation: node.incarnation,
         last_seq: node.last_seq,
@@ -367,7 +371,11 @@ pub(super) fn node_row(node: &NodeState) -> Vec<u8> {
 }
 
 fn state_of_node(row: NodeRow) -> NodeState {
-    let earlier = |EarlierIncarnation { incarnation, last_terminal }| Earlier { incarnation, last_terminal };
+    let earlier = |EarlierIncarnation { incarnation, last_terminal, last_orphan }| Earlier {
+        incarnation,
+        last_terminal,
+        last_orphan,
+    };
     NodeState {
         incarnation: row.incarnation,
         last_seq: row.last_seq,

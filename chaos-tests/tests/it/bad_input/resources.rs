@@ -72,7 +72,7 @@ async fn the_verbs_refuse_what_they_cant_do_with_the_right_code() -> Outcome {
     assert_eq!(code(&["get"]).await?, 2);
     assert_eq!(code(&["get", "tenant", "nobody"]).await?, 1);
     assert_eq!(code(&["delete", "tenant", "nobody"]).await?, 1);
-    let later = cluster.cli().run(&["ledger", "verify"]).await?;
+    let later = cluster.cli().run(&["audit"]).await?;
     assert_eq!(later.code, 1);
     assert!(later.stderr.contains("not available yet"), "{}", later.stderr);
     let mut wrong = cluster.cli();

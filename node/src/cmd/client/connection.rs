@@ -14,8 +14,9 @@ use tollgate_admin::{
     details::{DETAILS_BYTES, Reason, reason_of},
 };
 use tollgate_proto::admin::v1::{
-    cluster_service_client::ClusterServiceClient, config_service_client::ConfigServiceClient,
-    limit_service_client::LimitServiceClient, usage_service_client::UsageServiceClient,
+    billing_service_client::BillingServiceClient, cluster_service_client::ClusterServiceClient,
+    config_service_client::ConfigServiceClient, limit_service_client::LimitServiceClient,
+    usage_service_client::UsageServiceClient,
 };
 use tonic::{
     Code, Request, Status,
@@ -268,6 +269,10 @@ impl Attempt {
 
     pub(super) fn limits(&self) -> LimitServiceClient<Channel> {
         LimitServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(super) fn billing(&self) -> BillingServiceClient<Channel> {
+        BillingServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(super) fn usage(&self) -> UsageServiceClient<Channel> {

@@ -14,8 +14,6 @@ pub(crate) enum LaterCommand {
     Credits(LaterArgs),
     /// Export and verify bills: not available yet.
     Billing(LaterArgs),
-    /// Verify the ledger and explain its rows: not available yet.
-    Ledger(LaterArgs),
     /// Show who changed what, when: not available yet.
     Audit(LaterArgs),
     /// Watch the cluster live: not available yet.
@@ -36,7 +34,6 @@ impl LaterCommand {
             Self::Zone(_) => "zone",
             Self::Credits(_) => "credits",
             Self::Billing(_) => "billing",
-            Self::Ledger(_) => "ledger",
             Self::Audit(_) => "audit",
             Self::Top(_) => "top",
         };

@@ -13,6 +13,7 @@ mod failure;
 mod files;
 mod get;
 mod later;
+mod ledger;
 mod limits;
 mod output;
 mod table;
@@ -46,6 +47,7 @@ pub(crate) enum ClientCommand {
     Token(token::TokenArgs),
     Limits(limits::LimitsArgs),
     Usage(usage::UsageArgs),
+    Ledger(ledger::LedgerArgs),
     #[command(flatten)]
     Later(later::LaterCommand),
 }
@@ -70,6 +72,7 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Token(args) => token::run(args).await,
         ClientCommand::Limits(args) => limits::run(args).await,
         ClientCommand::Usage(args) => usage::run(args).await,
+        ClientCommand::Ledger(args) => ledger::run(args).await,
         ClientCommand::Later(command) => command.run(),
     };
     match done {

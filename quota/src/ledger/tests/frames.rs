@@ -124,17 +124,19 @@ fn a_second_terminal_changes_nothing_and_is_counted() {
 }
 
 #[test]
-fn usage_counts_once_and_never_for_a_voided_request() {
+fn usage_counts_once_and_a_voided_request_is_told_without_any() {
     let mut bench = tpm();
     let kinds = [
         Settle { unheld: true, ..settle(1, 5, Outcome::Settled) },
         Settle { unheld: true, ..settle(2, 6, Outcome::Voided) },
         settle(3, 7, Outcome::Settled),
+        Settle { unheld: true, attribution: None, ..settle(4, 8, Outcome::Voided) },
     ];
     let records = kinds.map(|settle| Record { kind: Some(Kind::Settle(settle)) }).to_vec();
     let batch = QuotaBatch { frames: vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }; 2] };
     let applied = bench.ledger.apply(LogIndex(1), Timestamp(NOON), &batch, &mut Changes::new());
-    assert_eq!(applied.used.iter().map(|used| used.usage.input_tokens).collect::<Vec<_>>(), [5]);
+    let used: Vec<_> = applied.used.iter().map(|used| (used.outcome, used.usage.input_tokens)).collect();
+    assert_eq!(used, [(Outcome::Settled, 5), (Outcome::Voided, 0)]);
 }
 
 #[test]

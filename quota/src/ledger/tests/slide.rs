@@ -182,7 +182,13 @@ fn the_share_of_a_dead_process_comes_back_when_it_has_aged() {
         let mut bench = Bench::with(&[sliding(1, 1_000)]);
         let lease = grant(&mut bench, "tpm", 500);
         report(&mut bench, lease, 200, 100, 50);
-        bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: dead, isolation_us: isolation });
+        bench.open_as(NodeOpen {
+            node: 1,
+            incarnation: 2,
+            predecessor_is_dead: dead,
+            isolation_us: isolation,
+            ..NodeOpen::default()
+        });
         assert_eq!(bench.account("tpm", "alice"), (0, 0, 0, 600));
         let silent = if dead { 0 } else { isolation.max(if isolation == 0 { 30 * SECOND } else { 0 }) };
         wait(&mut bench, (MINUTE + silent) * 101 / 100);
@@ -233,7 +239,13 @@ fn permits_of_a_process_that_is_gone_come_back_once_it_can_not_use_them() {
         report(&mut bench, lease, 0, 10, 7);
         assert!(bench.hold(vec![charge("open", 1, "alice", 1)]).granted);
         assert_eq!(bench.account("open", "alice"), (0, 8, 0, 79));
-        bench.open_as(NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: dead, isolation_us: 0 });
+        bench.open_as(NodeOpen {
+            node: 1,
+            incarnation: 2,
+            predecessor_is_dead: dead,
+            isolation_us: 0,
+            ..NodeOpen::default()
+        });
         bench.open(1, 3);
         if !dead {
             wait(&mut bench, wait_us);

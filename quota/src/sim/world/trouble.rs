@@ -26,7 +26,8 @@ impl World {
         let remains = disk.start(incarnation);
         if first || self.wrong() != Some(Wrong::SameIncarnation) {
             let predecessor_is_dead = remains.iter().any(|it| it.incarnation() == known);
-            let open = NodeOpen { node, incarnation, predecessor_is_dead, isolation_us: ISOLATION };
+            let open =
+                NodeOpen { node, incarnation, predecessor_is_dead, isolation_us: ISOLATION, ..NodeOpen::default() };
             self.append(Command::Open(open))?;
             for process in (0..self.processes.len()).filter(|at| self.processes[*at].node == node) {
                 // By its own clock, which may be slow by one in a hundred.

@@ -1,0 +1,244 @@
+//! The ledger of one node: the replicated part as it has applied it, and the files behind it.
+//!
+//! Whoever applies the log records; that never waits for the disk. The records wait in memory for a thread that writes them, or for
+//! a reader: it writes first what was applied before it came, and so reads all of that. Where there is no space they wait on. Too
+//! many are let go, which leaves a gap: then nothing is called durable until that is closed, so that the log is kept for it.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use tollgate_proto::state::v1::{LedgerRow, PriceVersionRow};
+use tollgate_storage::{Disk, RealDisk};
+
+use super::{Chain, Extent, Missing, Piece, SegmentReader, Segments, State, reader::Cursors};
+use crate::Changes;
+
+/// Records that wait to be written, at most: some minutes of a busy cluster.
+const MAX_PENDING_BYTES: usize = 64 << 20;
+
+/// A segment is not there as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("segment {0} of the ledger is still being fetched from other nodes: ask another node, or again later")]
+pub struct Fetching(pub u64);
+
+/// The ledger of one node.
+pub struct Keeper {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    state: RwLock<State>,
+    pending: Mutex<Pending>,
+    wake: Condvar,
+    files: Mutex<Files>,
+    pub(super) cursors: Mutex<Cursors>,
+}
+
+/// What was recorded and is not in the files yet.
+#[derive(Default)]
+struct Pending {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+    /// Segments of which something was let go.
+    dropped: BTreeSet<u64>,
+    closed: bool,
+}
+
+/// The files, opened with the first that is written or read: until then the state may still become another.
+struct Files {
+    /// What was recorded before whatever waits.
+    base: Chain,
+    open: Option<Segments>,
+    /// Of the gaps, those that the log can still close.
+    dropped: BTreeSet<u64>,
+}
+
+impl Files {
+    fn new(base: Chain) -> Self {
+        Self { base, open: None, dropped: BTreeSet::new() }
+    }
+}
+
+impl Keeper {
+    /// A ledger without anything in it, whose files will be in `dir`.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self::on(Arc::new(RealDisk), dir)
+    }
+
+    /// The same on another disk.
+    #[must_use]
+    pub fn on(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+        Self {
+            disk,
+            dir,
+            state: RwLock::default(),
+            pending: Mutex::default(),
+            wake: Condvar::new(),
+            files: Mutex::new(Files::new(Chain::default())),
+            cursors: Mutex::default(),
+        }
+    }
+
+    /// A short look at the replicated part. Applying waits meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.read())
+    }
+
+    /// Takes down what one entry says: see [`State::record`].
+    pub fn record(&self, rows: impl IntoIterator<Item = (LedgerRow, Option<PriceVersionRow>)>, changes: &mut Changes) {
+        let mut state = self.state.write();
+        let Some(piece) = state.record(rows, changes) else { return };
+        // Before anybody can see it in the state.
+        let mut pending = self.pending.lock();
+        pending.bytes += piece.bytes.len();
+        pending.pieces.push_back(piece);
+        if pending.bytes > MAX_PENDING_BYTES {
+            let gone: Vec<Piece> = pending.pieces.drain(..).collect();
+            pending.dropped.extend(gone.iter().map(|piece| piece.segment));
+            pending.bytes = 0;
+        }
+        drop((pending, state));
+        self.wake.notify_one();
+    }
+
+    /// A node says where it is.
+    pub fn set_zone(&self, node: u64, zone: &str, changes: &mut Changes) {
+        self.state.write().set_zone(node, zone, changes);
+    }
+
+    /// Puts another state in the place of this one: the files follow it when they are next asked for.
+    pub fn restore(&self, state: State) {
+        let mut files = self.files.lock();
+        let mut current = self.state.write();
+        let closed = std::mem::take(&mut *self.pending.lock()).closed;
+        self.pending.lock().closed = closed;
+        *files = Files::new(state.chain().clone());
+        *current = state;
+        self.cursors.lock().clear();
+    }
+
+    /// Waits until something is to be written, or for so long. False once it is closed.
+    pub fn wait(&self, most: Duration) -> bool {
+        let mut pending = self.pending.lock();
+        if pending.pieces.is_empty() && !pending.closed {
+            self.wake.wait_for(&mut pending, most);
+        }
+        !pending.closed
+    }
+
+    /// Ends whoever waits.
+    pub fn close(&self) {
+        self.pending.lock().closed = true;
+        self.wake.notify_all();
+    }
+
+    /// Writes what waits. Not durable before [`Keeper::sync`].
+    ///
+    /// # Errors
+    /// `StorageFull` while there is no space: it goes on waiting. Of anything else the process has to end.
+    pub fn write(&self) -> io::Result<()> {
+        self.written(&mut self.files.lock()).map(drop)
+    }
+
+    /// Makes durable what was recorded before the call.
+    ///
+    /// # Errors
+    /// As [`Keeper::write`]; `StorageFull`, too, while something is lacking that only the log still has.
+    pub fn sync(&self) -> io::Result<()> {
+        let mut files = self.files.lock();
+        let segments = self.written(&mut files)?;
+        segments.sync()?;
+        let open: BTreeSet<u64> = segments.gaps().collect();
+        files.dropped.retain(|segment| open.contains(segment));
+        match files.dropped.first() {
+            Some(segment) => Err(io::Error::new(io::ErrorKind::StorageFull, Fetching(*segment))),
+            None => Ok(()),
+        }
+    }
+
+    fn written<'a>(&self, files: &'a mut Files) -> io::Result<&'a mut Segments> {
+        let segments = match files.open.take() {
+            Some(segments) => segments,
+            None => Segments::open(Arc::clone(&self.disk), &self.dir, &files.base)?,
+        };
+        let segments = files.open.insert(segments);
+        let Pending { pieces, dropped, .. } = {
+            let mut pending = self.pending.lock();
+            let closed = pending.closed;
+            std::mem::replace(&mut *pending, Pending { closed, ..Pending::default() })
+        };
+        dropped.iter().for_each(|segment| segments.lose(*segment));
+        files.dropped.extend(dropped);
+        let mut pieces = pieces;
+        while let Some(piece) = pieces.front() {
+            if let Err(error) = segments.write(piece) {
+                self.put_back(pieces);
+                return Err(error);
+            }
+            pieces.pop_front();
+        }
+        Ok(segments)
+    }
+
+    fn put_back(&self, mut pieces: VecDeque<Piece>) {
+        let mut pending = self.pending.lock();
+        pending.bytes += pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>();
+        pieces.append(&mut pending.pieces);
+        pending.pieces = pieces;
+    }
+
+    /// What is to be had from other nodes, as of now.
+    ///
+    /// # Errors
+    /// As [`Keeper::write`].
+    pub fn missing(&self) -> io::Result<Vec<Missing>> {
+        let gaps: Vec<u64> = self.written(&mut self.files.lock())?.gaps().collect();
+        Ok(self.look(|state| gaps.into_iter().filter_map(|gap| Missing::of(state.chain(), gap)).collect()))
+    }
+
+    /// Takes in a segment that another node had: see [`Segments::put`].
+    ///
+    /// # Errors
+    /// What the file system says; `InvalidData` when the bytes are not what the state's hash is of.
+    pub fn put(&self, missing: &Missing, bytes: &[u8]) -> io::Result<()> {
+        let mut files = self.files.lock();
+        self.cursors.lock().clear();
+        self.written(&mut files)?.put(missing, bytes)
+    }
+
+    /// Something of a segment was found to be wrong: it is fetched from another node.
+    ///
+    /// # Errors
+    /// As [`Keeper::write`].
+    pub fn lose(&self, segment: u64) -> io::Result<()> {
+        self.cursors.lock().clear();
+        self.written(&mut self.files.lock())?.lose(segment);
+        Ok(())
+    }
+
+    /// Bytes of a segment, for another node: fewer than asked for where no more are there.
+    ///
+    /// # Errors
+    /// What the file system says; `NotFound` when this node lacks it, too.
+    pub fn read(&self, segment: u64, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+        self.written(&mut self.files.lock())?.read(segment, offset, most)
+    }
+
+    /// A segment, from its beginning.
+    pub(super) fn segment(&self, of: &Extent) -> io::Result<SegmentReader> {
+        let mut files = self.files.lock();
+        let segments = self.written(&mut files)?;
+        if segments.gaps().any(|gap| gap == of.segment) {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, Fetching(of.segment)));
+        }
+        segments.reader(of.segment)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! `tollgate ledger`: is it whole, and what does a row say.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tollgate_billing::{export::COLUMNS, ledger::verify_files};
+use tollgate_proto::admin::v1::{
+    LedgerBalance, LedgerRow, ShowLedgerRequest, VerifyLedgerRequest, VerifyLedgerResponse,
+};
+
+use super::{
+    connection::{Connection, ConnectionArgs},
+    failure::Told,
+    output::{ListFormat, write, write_json, write_table},
+    table::Table,
+};
+use crate::ledger::DIR;
+
+/// Columns that are numbers.
+const NUMBERS: [&str; 7] = [
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "status",
+    "node",
+];
+
+/// Check the billing ledger, and explain its rows.
+#[derive(Args, Debug)]
+pub(crate) struct LedgerArgs {
+    #[command(subcommand)]
+    command: LedgerCommand,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum LedgerCommand {
+    /// Read a node's ledger through: its chain, each row by its price, and the books.
+    ///
+    /// Exit code 1 where something is wrong, with the first of it on standard error.
+    #[command(
+        after_help = "Examples:\n  tollgate ledger verify --admin http://127.0.0.1:9000\n  tollgate ledger verify --dir /var/lib/tollgate"
+    )]
+    Verify {
+        /// The `node.data_dir` of a node that does not run: its files alone, without a cluster.
+        #[arg(long, value_name = "DATA_DIR")]
+        dir: Option<PathBuf>,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
+    },
+    /// Explain what a request came to: tokens, price lines, and what it moved.
+    Show {
+        /// As `x-request-id` on its answer has it.
+        request_id: String,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
+    },
+}
+
+pub(super) async fn run(args: LedgerArgs) -> anyhow::Result<()> {
+    match args.command {
+        LedgerCommand::Verify { dir: Some(dir), output } => verified(offline(&dir)?, output),
+        LedgerCommand::Verify { dir: None, output } => {
+            let connection = Connection::open(args.connection)?;
+            let answer =
+                connection.read(async |at| at.billing().verify_ledger(at.request(VerifyLedgerRequest {})).await);
+            verified(answer.await?.into_inner(), output)
+        }
+        LedgerCommand::Show { request_id, output } => {
+            let connection = Connection::open(args.connection)?;
+            let request = ShowLedgerRequest { request_id };
+            let answer = connection.read(async |at| at.billing().show_ledger(at.request(request.clone())).await);
+            let rows = answer.await?.into_inner().rows;
+            match output {
+                ListFormat::Json => write_json(&Value::Array(rows.into_iter().map(flat).collect())),
+                ListFormat::Table => rows.into_iter().try_for_each(explain),
+            }
+        }
+    }
+}
+
+fn offline(data_dir: &Path) -> anyhow::Result<VerifyLedgerResponse> {
+    let dir = data_dir.join(DIR);
+    let verified = verify_files(&dir).with_context(|| format!("--dir: can't read {}", dir.display()))?;
+    Ok(VerifyLedgerResponse {
+        rows: verified.rows,
+        segments: verified.segments,
+        last_seq: verified.last_seq,
+        hash: hex::encode(verified.hash),
+        problems: verified.problems,
+        ..VerifyLedgerResponse::default()
+    })
+}
+
+/// What was found; a failure where something is wrong.
+fn verified(found: VerifyLedgerResponse, output: ListFormat) -> anyhow::Result<()> {
+    let node = (found.node != 0).then_some(found.node);
+    let row = json!({
+        "node": node,
+        "ok": found.problems.is_empty(),
+        "rows": found.rows,
+        "segments": found.segments,
+        "lastSeq": found.last_seq,
+        "hash": found.hash,
+        "problems": found.problems,
+    });
+    match output {
+        ListFormat::Json => write_json(&Value::Array(vec![row]))?,
+        ListFormat::Table => {
+            write_table(&Table::of(&["node", "ok", "rows", "segments", "lastSeq", "hash"], &[row]))?;
+            if !found.balances.is_empty() {
+                write("\n")?;
+                write_table(&balances(&found.balances))?;
+            }
+        }
+    }
+    for problem in &found.problems {
+        anstream::eprintln!("tollgate: {problem}");
+    }
+    if found.problems.is_empty() { Ok(()) } else { Err(Told.into()) }
+}
+
+fn balances(balances: &[LedgerBalance]) -> Table {
+    let row = |it: &LedgerBalance| json!({"account": it.account, "currency": it.currency, "amount": it.balance});
+    Table::of(&["account", "currency", "amount"], &balances.iter().map(row).collect::<Vec<_>>())
+}
+
+/// A row as the `events` schema has it, and what explains it.
+fn flat(row: LedgerRow) -> Value {
+    let mut flat = serde_json::Map::new();
+    for column in COLUMNS {
+        flat.insert(column.to_owned(), cell(column, row.columns.get(column).map_or("", String::as_str)));
+    }
+    let lines = row
+        .lines
+        .iter()
+        .map(|it| json!({"meter": it.meter, "quantity": it.quantity, "rate": it.rate, "amount": it.amount}));
+    let moves =
+        row.moves.iter().map(|it| json!({"account": it.account, "currency": it.currency, "amount": it.balance}));
+    flat.insert("lines".to_owned(), lines.collect());
+    flat.insert("moves".to_owned(), moves.collect());
+    flat.insert("segment".to_owned(), row.segment.into());
+    flat.insert("offset".to_owned(), row.offset.into());
+    Value::Object(flat)
+}
+
+fn cell(column: &str, text: &str) -> Value {
+    match text.parse::<u64>() {
+        Ok(number) if NUMBERS.contains(&column) => number.into(),
+        _ if text.is_empty() => Value::Null,
+        _ => text.into(),
+    }
+}
+
+fn explain(row: LedgerRow) -> anyhow::Result<()> {
+    let known = COLUMNS.iter().filter_map(|column| {
+        let value = row.columns.get(*column).filter(|value| !value.is_empty())?;
+        Some(json!({"column": column, "value": value}))
+    });
+    write_table(&Table::of(&["column", "value"], &known.collect::<Vec<_>>()))?;
+    let lines = row
+        .lines
+        .iter()
+        .map(|it| json!({"meter": it.meter, "quantity": it.quantity, "rate": it.rate, "amount": it.amount}));
+    let lines: Vec<Value> = lines.collect();
+    if !lines.is_empty() {
+        write("\n")?;
+        write_table(&Table::of(&["meter", "quantity", "rate", "amount"], &lines))?;
+    }
+    if !row.moves.is_empty() {
+        write("\n")?;
+        write_table(&balances(&row.moves))?;
+    }
+    write(&format!("\nsegment {}, byte {}\n\n", row.segment, row.offset))
+}
