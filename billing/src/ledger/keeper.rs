@@ -114,9 +114,14 @@ impl Keeper {
     /// Puts another state in the place of this one: the files follow it when they are next asked for.
     pub fn restore(&self, state: State) {
         let mut files = self.files.lock();
+        if !self.pending.lock().pieces.is_empty() {
+            // It is in the other state too, as that is of the same log: what can't be written now is fetched.
+            let _ = self.written(&mut files);
+        }
         let mut current = self.state.write();
-        let closed = std::mem::take(&mut *self.pending.lock()).closed;
-        self.pending.lock().closed = closed;
+        let mut pending = self.pending.lock();
+        *pending = Pending { closed: pending.closed, ..Pending::default() };
+        drop(pending);
         *files = Files::new(state.chain().clone());
         *current = state;
         self.cursors.lock().clear();

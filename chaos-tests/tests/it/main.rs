@@ -10,6 +10,7 @@ mod fallback;
 mod full_disk;
 mod isolated;
 mod leaving;
+mod ledger;
 mod limit;
 mod limit_verbs;
 mod matrix;

@@ -102,3 +102,6 @@ fn source(used: &Used<'_>) -> UsageSource {
         Told::Itself => UsageSource::Provider,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,6 +110,7 @@ fn verified(found: VerifyLedgerResponse, output: ListFormat) -> anyhow::Result<(
         "lastSeq": found.last_seq,
         "hash": found.hash,
         "problems": found.problems,
+        "balances": found.balances.iter().map(balance).collect::<Vec<_>>(),
     });
     match output {
         ListFormat::Json => write_json(&Value::Array(vec![row]))?,
@@ -128,8 +129,11 @@ fn verified(found: VerifyLedgerResponse, output: ListFormat) -> anyhow::Result<(
 }
 
 fn balances(balances: &[LedgerBalance]) -> Table {
-    let row = |it: &LedgerBalance| json!({"account": it.account, "currency": it.currency, "amount": it.balance});
-    Table::of(&["account", "currency", "amount"], &balances.iter().map(row).collect::<Vec<_>>())
+    Table::of(&["account", "currency", "amount"], &balances.iter().map(balance).collect::<Vec<_>>())
+}
+
+fn balance(it: &LedgerBalance) -> Value {
+    json!({"account": it.account, "currency": it.currency, "amount": it.balance})
 }
 
 /// A row as the `events` schema has it, and what explains it.
@@ -142,8 +146,7 @@ fn flat(row: LedgerRow) -> Value {
         .lines
         .iter()
         .map(|it| json!({"meter": it.meter, "quantity": it.quantity, "rate": it.rate, "amount": it.amount}));
-    let moves =
-        row.moves.iter().map(|it| json!({"account": it.account, "currency": it.currency, "amount": it.balance}));
+    let moves = row.moves.iter().map(balance);
     flat.insert("lines".to_owned(), lines.collect());
     flat.insert("moves".to_owned(), moves.collect());
     flat.insert("segment".to_owned(), row.segment.into());
