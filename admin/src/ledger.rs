@@ -1,6 +1,10 @@
 //! `VerifyLedger` and `ShowLedger`: this node's own files read through, and one request explained.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tollgate_billing::{
     export::{COLUMNS, Cell, Source, event},
@@ -17,10 +21,14 @@ use crate::{
     details::{Reason, refuse},
 };
 
+/// To count members that may not answer.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
 /// Reads the ledger of this node through. What is wrong with its files is then fetched from other nodes, where there are any.
 pub(crate) async fn verify(backplane: &Arc<dyn Backplane>, call: &Call) -> Result<VerifyLedgerResponse, Status> {
     backplane.read_barrier(call.deadline).await?;
-    let others = backplane.members(call.deadline).await?.len() > 1;
+    // How they are is of no interest, so nobody is waited for.
+    let others = backplane.members(call.deadline.min(Instant::now() + AT_ONCE)).await?.len() > 1;
     let (keeper, node) = (backplane.ledger(), backplane.node().0);
     let verified = blocking(move || {
         let mut verified = keeper.verify()?;

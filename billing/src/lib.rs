@@ -1,4 +1,4 @@
-//! Prices and usage aggregates; later the ledger and its exports.
+//! Prices, usage aggregates, the ledger, and exports of it.
 //!
 //! [`PriceBook`] and [`UsageTable`] are parts of the replicated state: pure, filled from the configuration and from what the
 //! quota ledger says was used, in the order of the log.

@@ -53,6 +53,11 @@ const QUOTA_FRAMES: &str = "tollgate_quota_frames";
 const UNSETTLED: &str = "tollgate_quota_requests_unsettled";
 const PROPOSALS: &str = "tollgate_quota_proposals";
 const FAILED_PROPOSALS: &str = "tollgate_quota_failed_proposals";
+const BOOK_RECORDS: &str = "tollgate_ledger_records";
+const BOOK_SEGMENT: &str = "tollgate_ledger_segment";
+const BOOK_MISSING: &str = "tollgate_ledger_missing_bytes";
+const BOOK_FULL: &str = "tollgate_ledger_full";
+const BOOK_UNBALANCED: &str = "tollgate_ledger_unbalanced";
 const USAGE_DROPPED: &str = "tollgate_usage_records_dropped";
 
 /// What is read on each scrape, once it is there.
@@ -140,8 +145,27 @@ impl Collector for NodeMetrics {
         counter(&mut encoder, USAGE_DROPPED, "Usage records dropped as too much was unsettled", desk.dropped)?;
         quota(&mut encoder, &desk)?;
         ledger(&mut encoder, state)?;
+        books(&mut encoder, state, findings)?;
         audit(&mut encoder, findings)
     }
+}
+
+/// The billing ledger and its files.
+fn books(encoder: &mut DescriptorEncoder<'_>, state: &Shared, findings: &Findings) -> fmt::Result {
+    let (records, segment) = state.books().look(|state| (state.chain().records(), state.chain().open().segment));
+    gauge(
+        encoder,
+        BOOK_RECORDS,
+        "Records of the billing ledger, prices included, as this node has applied them",
+        records,
+    )?;
+    gauge(encoder, BOOK_SEGMENT, "The segment that they are written to", segment)?;
+    let missing = findings.ledger_missing().load(Relaxed);
+    gauge(encoder, BOOK_MISSING, "Bytes of segments that this node has to fetch from others", missing)?;
+    let full = u64::from(state.books().is_full());
+    gauge(encoder, BOOK_FULL, "1 while there is no space for the ledger and rows wait in memory", full)?;
+    let help = "Audits that found that the books of the billing ledger do not add up";
+    counter(encoder, BOOK_UNBALANCED, help, findings.unbalanced.load(Relaxed))
 }
 
 /// What became of what this node's requests asked for.

@@ -46,6 +46,8 @@ struct Pending {
     /// Segments of which something was let go.
     dropped: BTreeSet<u64>,
     closed: bool,
+    /// There was no space for them.
+    full: bool,
 }
 
 /// The files, opened with the first that is written or read: until then the state may still become another.
@@ -192,9 +194,15 @@ impl Keeper {
 
     fn put_back(&self, mut pieces: VecDeque<Piece>) {
         let mut pending = self.pending.lock();
+        pending.full = true;
         pending.bytes += pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>();
         pieces.append(&mut pending.pieces);
         pending.pieces = pieces;
+    }
+
+    /// Whether what waits found no space when it was last tried.
+    pub fn is_full(&self) -> bool {
+        self.pending.lock().full
     }
 
     /// What is to be had from other nodes, as of now.

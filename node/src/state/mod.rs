@@ -44,7 +44,7 @@ use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{
     Command, CommandAsked, ConfigChange, LimitReset, NodeLost, QuotaBatch, TokenChange, command,
 };
-use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome};
+use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told};
 use tracing::{info, warn};
 
 use self::{clock::LogClock, rows::Part, zones::CatalogZones};
@@ -197,7 +197,7 @@ impl ReplicatedState {
                 if billing::makes_a_row(used) {
                     ledger.add(used, billed.as_ref(), &self.prices);
                 }
-                if used.outcome != Outcome::Voided {
+                if used.outcome != Outcome::Voided && used.told != Told::Nobody {
                     let (admitted, bill) = (pricing::admitted_at(used, now), billed.map(|billed| billed.bill));
                     usage.record(admitted, used.attribution, used.usage, bill, &mut rows);
                 }
