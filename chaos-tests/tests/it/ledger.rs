@@ -157,7 +157,7 @@ async fn judge_all(cluster: &Cluster, provider: &Provider, killed: bool) -> anyh
     let mut sum = 0;
     for (id, record) in &records {
         let rows = eventually(&format!("request {id} has its row"), || async {
-            cluster.cli().rows(&["ledger", "show", id, "-o", "json"]).await
+            cluster.cli().rows(&["ledger", "show", id]).await
         })
         .await?;
         anyhow::ensure!(rows.len() == 1 && rows[0]["request_id"] == id.as_str(), "{rows:?}");
