@@ -113,8 +113,14 @@ impl State {
         for read in rows {
             let (key, value) = read?;
             let known = match key.split_first() {
-                Some((&BOOKS, rest)) => Some(books.push(Ok::<_, E>((rest.to_vec(), value)))),
-                Some((&CHAIN, rest)) => Some(chain.push(Ok::<_, E>((rest.to_vec(), value)))),
+                Some((&BOOKS, rest)) => {
+                    books.push(Ok::<_, E>((rest.to_vec(), value)));
+                    Some(())
+                }
+                Some((&CHAIN, rest)) => {
+                    chain.push(Ok::<_, E>((rest.to_vec(), value)));
+                    Some(())
+                }
                 Some((&PRICES, rest)) => state.take_price(rest, &value),
                 Some((&ZONES, rest)) => state.take_zone(rest, value),
                 _ => None,

@@ -125,7 +125,7 @@ fn rows_are_durable_only_after_what_is_kept_beside_them() {
     drop(store);
     assert!(files.synced.load(Ordering::SeqCst) > 0);
 
-    let (fatal, told) = std::sync::mpsc::channel();
+    let (fatal, told) = std::sync::mpsc::sync_channel(1);
     let files = Arc::new(Beside { fails: Some(io::ErrorKind::Other), ..Beside::default() });
     let on_fatal = OnFatal(Arc::new(move |why: &str| drop(fatal.send(why.to_owned()))));
     let (store, mut state) = with_files(&path, &files, on_fatal);

@@ -51,7 +51,12 @@ pub(in crate::ledger) fn entries() -> impl Strategy<Value = Vec<Vec<LedgerRecord
 }
 
 pub(in crate::ledger) fn small() -> Chain {
-    Chain { segment_bytes: 200, ..Chain::default() }
+    of(200)
+}
+
+/// Segments of so many bytes.
+pub(in crate::ledger) fn of(segment_bytes: u64) -> Chain {
+    Chain { segment_bytes, ..Chain::default() }
 }
 
 fn written(chain: &mut Chain, entries: &[Vec<LedgerRecord>]) -> (Files, BTreeMap<Vec<u8>, Vec<u8>>) {

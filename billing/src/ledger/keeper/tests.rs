@@ -70,9 +70,7 @@ fn record(keeper: &Keeper, entries: std::ops::RangeInclusive<u64>) -> Vec<Ledger
 
 /// Segments are small.
 fn small(keeper: &Keeper) {
-    let chain = crate::ledger::chain::tests::small();
-    let rows = State::with(chain);
-    keeper.restore(rows);
+    keeper.restore(State::with(crate::ledger::chain::tests::of(1_000)));
 }
 
 fn all(keeper: &Keeper, page: usize) -> Vec<LedgerRow> {
@@ -118,7 +116,7 @@ fn a_time_is_found_and_nothing_after_it_is_left_out() {
         let first = recorded.iter().find(|row| row.settled_us >= settled).unwrap();
         assert!(before < first.seq);
         let skipped = recorded.iter().filter(|row| row.seq > before && row.seq < first.seq).count();
-        assert!(skipped < 10, "{skipped} rows are read for nothing");
+        assert!(skipped < 20, "{skipped} rows are read for nothing");
     }
 }
 
@@ -172,7 +170,8 @@ fn what_is_missing_is_told_and_read_once_it_is_back() {
     assert_eq!(wiped.verify().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     wiped.sync().unwrap();
     let missing = wiped.missing().unwrap();
-    assert_eq!(missing.len() as u64, wiped.look(|state| state.chain().open().segment));
+    let has = |state: &State| state.chain().complete().count() + usize::from(state.chain().open().bytes > 0);
+    assert_eq!(missing.len(), wiped.look(has));
     // Meanwhile the log goes on, on both.
     recorded.extend(record(&whole, 41..=45));
     record(&wiped, 41..=45);
@@ -184,7 +183,7 @@ fn what_is_missing_is_told_and_read_once_it_is_back() {
     recorded.extend(record(&whole, 46..=50));
     record(&wiped, 46..=50);
     assert_eq!(all(&wiped, 9), recorded);
-    for file in 1..=whole.look(|state| state.chain().open().segment) {
+    for file in 1..=whole.look(has) as u64 {
         assert_eq!(whole.read(file, 0, 1 << 20).unwrap(), wiped.read(file, 0, 1 << 20).unwrap());
     }
 }
