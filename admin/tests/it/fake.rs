@@ -42,6 +42,7 @@ pub(crate) struct FakeNode {
     passed: AtomicU64,
     pub(crate) last_change: Mutex<Option<MembershipChange>>,
     pub(crate) ledger: Arc<Keeper>,
+    _dir: tempfile::TempDir,
 }
 
 #[derive(Default)]
@@ -57,6 +58,7 @@ struct Log {
 impl FakeNode {
     pub(crate) fn new() -> Arc<Self> {
         let empty = ConfigState { index: LogIndex(0), catalog: Arc::default() };
+        let dir = tempfile::tempdir().expect("there is a place for files");
         Arc::new(Self {
             log: Mutex::default(),
             config: watch::Sender::new(empty),
@@ -65,7 +67,8 @@ impl FakeNode {
             refuse_next: Mutex::new(None),
             passed: AtomicU64::new(0),
             last_change: Mutex::new(None),
-            ledger: Arc::new(Keeper::new(std::env::temp_dir().join("tollgate-no-ledger"))),
+            ledger: Arc::new(Keeper::new(dir.path().join("ledger"))),
+            _dir: dir,
         })
     }
 

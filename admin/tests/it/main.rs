@@ -5,6 +5,7 @@ mod auth;
 mod config;
 mod fake;
 mod http;
+mod ledger;
 mod limits;
 mod server;
 mod tokens;
