@@ -7,7 +7,11 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tollgate_billing::{Query, UsageLine, ledger::Keeper};
+use tollgate_billing::{
+    Query, UsageLine,
+    export::{self, Chunk, ExportError},
+    ledger::Keeper,
+};
 use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
@@ -18,6 +22,9 @@ use crate::tokens::TokenTable;
 
 /// A future that a trait object can give.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackplaneError>> + Send + 'a>>;
+
+/// An export under way: chunks until the last one, or an error.
+pub type BillExport = Box<dyn Iterator<Item = Result<Chunk, ExportError>> + Send>;
 
 /// The same id again gives the first outcome, for at least ten minutes.
 pub type RequestId = [u8; 16];
@@ -58,6 +65,13 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// The billing ledger of this node, with all that it has applied. Reading blocks: where that is allowed.
     fn ledger(&self) -> Arc<Keeper>;
+
+    /// Begins an export of the billing ledger, or goes on with one at a cursor. This and all its chunks may take long: where
+    /// blocking is allowed.
+    ///
+    /// # Errors
+    /// When there is no such place to go on from, or the ledger can't be read.
+    fn export(&self, query: export::Query, cursor: &str) -> Result<BillExport, ExportError>;
 
     /// Asks every member how it is. One that does not answer in time is in the list, as `unreachable`.
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>>;

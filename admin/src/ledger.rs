@@ -128,18 +128,24 @@ fn text(cell: Cell<'_>) -> String {
     match cell {
         Cell::Text(text) => text.into_owned(),
         Cell::Number(number) => number.to_string(),
-        Cell::Decimal(decimal) => decimal,
+        Cell::Decimal(decimal) => decimal.to_string(),
+        Cell::Time(time) => time.to_string(),
         Cell::Absent => String::new(),
     }
 }
 
 async fn blocking<T: Send + 'static>(read: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Status> {
     let read = tokio::task::spawn_blocking(read).await.map_err(|_| Status::internal("reading the ledger failed"))?;
-    read.map_err(|error| match error.kind() {
+    read.map_err(|error| unread(&error))
+}
+
+/// What is said where this node's ledger can't be read.
+pub(crate) fn unread(error: &io::Error) -> Status {
+    match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::StorageFull => Status::unavailable(error.to_string()),
         io::ErrorKind::InvalidData => {
             Status::data_loss(format!("{error}; `tollgate ledger verify` on this node mends it where it can"))
         }
         _ => Status::internal(format!("the ledger of this node can't be read: {error}")),
-    })
+    }
 }

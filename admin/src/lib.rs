@@ -10,6 +10,7 @@
 
 mod auth;
 pub mod backplane;
+mod bill;
 mod call;
 mod cluster;
 mod config;

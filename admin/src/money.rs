@@ -1,8 +1,9 @@
 //! `CreditService` and `BillingService`: in the contract, in the table of methods and in reflection, and not built yet but for the
-//! ledger (`ledger.rs`). Whoever may call a method is told so; nobody else learns anything.
+//! ledger (`ledger.rs`) and exports (`bill.rs`). Whoever may call a method is told so; nobody else learns anything.
 
 use std::sync::Arc;
 
+use tokio_stream::wrappers::ReceiverStream;
 use tollgate_proto::admin::v1::{
     CreditHistoryRequest, CreditHistoryResponse, ExportBillChunk, ExportBillRequest, GrantCreditRequest,
     GrantCreditResponse, ReconcileRequest, ReconcileResponse, ShowCreditRequest, ShowCreditResponse, ShowLedgerRequest,
@@ -13,7 +14,8 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::{
     backplane::Backplane,
-    call::{Call, Never, not_available_yet},
+    bill::Exports,
+    call::{Call, not_available_yet},
     ledger,
 };
 
@@ -21,6 +23,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Money {
     pub(crate) backplane: Arc<dyn Backplane>,
+    pub(crate) exports: Exports,
 }
 
 #[async_trait]
@@ -40,10 +43,11 @@ impl CreditService for Money {
 
 #[async_trait]
 impl BillingService for Money {
-    type ExportStream = Never<ExportBillChunk>;
+    type ExportStream = ReceiverStream<Result<ExportBillChunk, Status>>;
 
-    async fn export(&self, _: Request<ExportBillRequest>) -> Result<Response<Self::ExportStream>, Status> {
-        Err(not_available_yet())
+    async fn export(&self, request: Request<ExportBillRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        let call = Call::of(&request)?;
+        self.exports.begin(&self.backplane, &call, request.into_inner()).await.map(Response::new)
     }
 
     async fn reconcile(&self, _: Request<Streaming<ReconcileRequest>>) -> Result<Response<ReconcileResponse>, Status> {

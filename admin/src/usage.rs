@@ -77,8 +77,8 @@ fn row(by: &[Column], line: UsageLine) -> UsageRow {
     }
 }
 
-/// Whose usage: a narrowed token sees its own tenant's, whether it names it or not.
-fn tenant_of(caller: &Caller, asked: String) -> Result<Option<String>, Status> {
+/// Whose usage, or bill: a narrowed token sees its own tenant's, whether it names it or not.
+pub(crate) fn tenant_of(caller: &Caller, asked: String) -> Result<Option<String>, Status> {
     match &caller.tenant {
         Some(own) if asked.is_empty() || asked == *own => Ok(Some(own.clone())),
         Some(own) => Err(Status::permission_denied(format!("this token is narrowed to tenant {own}"))),

@@ -15,16 +15,21 @@ use tokio::sync::watch;
 use tollgate_admin::{
     TokenTable,
     backplane::{
-        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, Committed, ConfigState, ExplainQuery, Membership,
-        MembershipChange, Readiness, RequestId,
+        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, ExplainQuery,
+        Membership, MembershipChange, Readiness, RequestId,
     },
 };
-use tollgate_billing::{Query, UsageLine, UsageTable, ledger::Keeper};
+use tollgate_billing::{
+    Query, UsageLine, UsageTable,
+    export::{self, Export, ExportError, Tenants, Terms},
+    ledger::Keeper,
+};
 use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError};
-use tollgate_model::{LogIndex, NodeId, Timestamp};
+use tollgate_model::{BillingMode, Catalog, Checked, Kind, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitVerdict, NodeStatus},
     state::v1::Command,
+    v1::resource::Kind as Raw,
 };
 
 use crate::{accounts, clock, explain, state::Shared};
@@ -177,6 +182,12 @@ impl Backplane for NodeBackplane {
         Arc::clone(self.state.books())
     }
 
+    fn export(&self, query: export::Query, cursor: &str) -> Result<BillExport, ExportError> {
+        let encoder = tollgate_exports::encoder(&query)?;
+        let payers = Payers(Arc::clone(&self.config().borrow().catalog));
+        Ok(Box::new(Export::open(self.ledger(), Arc::new(payers), query, cursor, encoder)?))
+    }
+
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>> {
         Box::pin(async move {
             let members = self.consensus()?.members_status(deadline).await;
@@ -209,6 +220,25 @@ impl Backplane for NodeBackplane {
 
     fn readiness(&self) -> watch::Receiver<Readiness> {
         self.readiness.subscribe()
+    }
+}
+
+/// The tenants, as they were when an export began.
+struct Payers(Arc<Catalog>);
+
+impl Tenants for Payers {
+    fn terms(&self, tenant: &str) -> Terms {
+        let Some(stored) = self.0.kind(Kind::Tenant).get(tenant) else { return Terms::default() };
+        let Ok(Checked::Tenant(checked)) = tollgate_model::check(&stored.resource) else { return Terms::default() };
+        let tags = match &stored.resource.kind {
+            Some(Raw::Tenant(raw)) => raw.metadata.as_ref().map(|metadata| metadata.labels.clone()),
+            _ => None,
+        };
+        Terms {
+            prepaid: checked.billing.mode == BillingMode::Prepaid,
+            zone: checked.time_zone.clone(),
+            tags: tags.unwrap_or_default().into_iter().collect(),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tower_layer::Layer;
 use super::{AdminState, http::Grpc};
 use crate::{
     auth::{AuthLayer, Authenticator},
+    bill::Exports,
     cluster::Cluster,
     config::{Config, Watchers},
     health::NodeHealth,
@@ -38,9 +39,10 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024;
 pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationToken) -> Grpc {
     let backplane = &state.backplane;
     let watchers = Watchers::new(tasks.clone(), drain.clone());
+    let exports = Exports::new(tasks.clone(), drain.clone());
+    let money = Money { backplane: Arc::clone(backplane), exports };
     let config = Config { backplane: Arc::clone(backplane), key: state.key.clone(), watchers };
     let cluster = Cluster { backplane: Arc::clone(backplane), key: state.key.clone() };
-    let money = Money { backplane: Arc::clone(backplane) };
     let health = NodeHealth { readiness: backplane.readiness(), drain: drain.clone() };
     let routes = Routes::new(
         ConfigServiceServer::new(config)

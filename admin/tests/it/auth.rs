@@ -97,7 +97,6 @@ async fn what_is_not_built_yet_is_known_and_says_so() {
     for path in [
         "/tollgate.admin.v1.CreditService/Grant",
         "/tollgate.admin.v1.CreditService/Show",
-        "/tollgate.admin.v1.BillingService/Export",
         "/tollgate.admin.v1.ClusterService/DrainZone",
     ] {
         let status = status(&server, path, with(&secret(Role::Admin), ())).await;

@@ -15,15 +15,21 @@ use tokio::sync::watch;
 use tollgate_admin::{
     TokenTable,
     backplane::{
-        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, Committed, ConfigState, ExplainQuery, Membership,
-        MembershipChange, Readiness, RequestId,
+        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, ExplainQuery,
+        Membership, MembershipChange, Readiness, RequestId,
     },
 };
-use tollgate_billing::{Query, UsageLine, ledger::Keeper};
+use tollgate_billing::{
+    Query, UsageLine,
+    export::{self, Export, ExportError, Source, Tenants, Terms, Text, TextFormat},
+    ledger::Keeper,
+};
 use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
-    state::v1::{AccountFigures, Command, LimitReset, LimitResetOutcome, TokenChange, command},
+    state::v1::{
+        AccountFigures, Command, LedgerRow, LimitReset, LimitResetOutcome, PriceVersionRow, TokenChange, command,
+    },
 };
 
 /// The tenant that has used nothing.
@@ -41,8 +47,40 @@ pub(crate) struct FakeNode {
     /// Seconds since the clock was set.
     passed: AtomicU64,
     pub(crate) last_change: Mutex<Option<MembershipChange>>,
+    /// What can be exported.
+    pub(crate) rows: Mutex<Arc<Rows>>,
     pub(crate) ledger: Arc<Keeper>,
     _dir: tempfile::TempDir,
+}
+
+/// The rows of a billing ledger.
+#[derive(Default)]
+pub(crate) struct Rows(pub(crate) Vec<LedgerRow>);
+
+impl Source for Rows {
+    fn last(&self) -> u64 {
+        self.0.last().map_or(0, |row| row.seq)
+    }
+
+    fn before(&self, _: Timestamp) -> std::io::Result<u64> {
+        Ok(0)
+    }
+
+    fn rows(&self, after_seq: u64, most: usize) -> std::io::Result<Vec<LedgerRow>> {
+        Ok(self.0.iter().filter(|row| row.seq > after_seq).take(most).cloned().collect())
+    }
+
+    fn price(&self, _: &str, _: u64) -> std::io::Result<Option<PriceVersionRow>> {
+        Ok(None)
+    }
+}
+
+struct NoTerms;
+
+impl Tenants for NoTerms {
+    fn terms(&self, _: &str) -> Terms {
+        Terms::default()
+    }
 }
 
 #[derive(Default)]
@@ -67,6 +105,7 @@ impl FakeNode {
             refuse_next: Mutex::new(None),
             passed: AtomicU64::new(0),
             last_change: Mutex::new(None),
+            rows: Mutex::default(),
             ledger: Arc::new(Keeper::new(dir.path().join("ledger"))),
             _dir: dir,
         })
@@ -220,6 +259,16 @@ impl Backplane for FakeNode {
             currency: String::new(),
             totals: tollgate_billing::Totals { requests: 1, ..Default::default() },
         }]
+    }
+
+    fn export(&self, query: export::Query, cursor: &str) -> Result<BillExport, ExportError> {
+        let format = match query.format {
+            export::Format::Csv => TextFormat::Csv,
+            _ => TextFormat::Jsonl,
+        };
+        let encoder = Box::new(Text::new(format, query.schema.columns()));
+        let rows = Arc::clone(&self.rows.lock().unwrap());
+        Ok(Box::new(Export::open(rows, Arc::new(NoTerms), query, cursor, encoder)?))
     }
 
     fn members(&self, _: Instant) -> Answer<'_, Vec<NodeStatus>> {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
 
 mod auth;
+mod bill;
 mod config;
 mod fake;
 mod http;

@@ -1,88 +1,81 @@
 //! The schema `events`: a row for each request that was sent out, and for each correction.
 
-use std::borrow::Cow;
-
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow, UsageSource};
 
+use super::cell::{Cell, Column};
 use crate::ledger::amount_of;
 
-/// What the columns are called, in their order.
-pub const COLUMNS: [&str; 23] = [
-    "event_id",
-    "request_id",
-    "time",
-    "tenant",
-    "consumer",
-    "route",
-    "provider",
-    "model",
-    "provider_model",
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "usage_source",
-    "status",
-    "outcome",
-    "price",
-    "cost",
-    "currency",
-    "node",
-    "zone",
-    "corrects",
+/// The columns, in their order.
+pub const EVENTS: [Column; 23] = [
+    Column::text("event_id"),
+    Column::text("request_id"),
+    Column::time("time"),
+    Column::text("tenant"),
+    Column::text("consumer"),
+    Column::text("route"),
+    Column::text("provider"),
+    Column::text("model"),
+    Column::text("provider_model"),
+    Column::number("input_tokens"),
+    Column::number("cached_input_tokens"),
+    Column::number("cache_write_tokens"),
+    Column::number("output_tokens"),
+    Column::number("reasoning_tokens"),
+    Column::text("usage_source"),
+    Column::number("status"),
+    Column::text("outcome"),
+    Column::text("price"),
+    Column::decimal("cost"),
+    Column::text("currency"),
+    Column::number("node"),
+    Column::text("zone"),
+    Column::text("corrects"),
 ];
 
-/// A value of a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cell<'a> {
-    /// What somebody may have chosen: a name, a model.
-    Text(Cow<'a, str>),
-    /// A count, a number of a node.
-    Number(u64),
-    /// An exact decimal; never a float.
-    Decimal(String),
-    /// Nothing is known, or there is none.
-    Absent,
-}
+/// What they are called.
+pub const COLUMNS: [&str; EVENTS.len()] = {
+    let mut names = [""; EVENTS.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = EVENTS[at].name;
+        at += 1;
+    }
+    names
+};
 
-/// The cells of a row, in the order of [`COLUMNS`].
+/// The cells of a row, in the order of [`EVENTS`].
 #[must_use]
-pub fn event(row: &LedgerRow) -> [Cell<'_>; COLUMNS.len()] {
-    let text = |text: &'_ str| match text {
-        "" => Cell::Absent,
-        text => Cell::Text(Cow::Owned(text.to_owned())),
-    };
+pub fn event(row: &LedgerRow) -> [Cell<'_>; EVENTS.len()] {
     let billed = !row.currency.is_empty();
     let price = (!row.price.is_empty()).then(|| format!("{}@{}", row.price, row.price_version));
     let cost = amount_of(row).filter(|_| billed);
     [
-        Cell::Text(row.seq.to_string().into()),
-        text(&row.request_id),
-        Cell::Text(Timestamp(row.admitted_us).to_string().into()),
-        text(&row.tenant),
-        text(&row.consumer),
-        text(&row.route),
-        text(&row.provider),
-        text(&row.model),
-        text(&row.provider_model),
+        Cell::owned(row.seq.to_string()),
+        Cell::text(&row.request_id),
+        Cell::Time(Timestamp(row.admitted_us)),
+        Cell::text(&row.tenant),
+        Cell::text(&row.consumer),
+        Cell::text(&row.route),
+        Cell::text(&row.provider),
+        Cell::text(&row.model),
+        Cell::text(&row.provider_model),
         Cell::Number(row.input_tokens),
         Cell::Number(row.cached_input_tokens),
         Cell::Number(row.cache_write_tokens),
         Cell::Number(row.output_tokens),
         Cell::Number(row.reasoning_tokens),
-        text(source(row.usage_source())),
+        Cell::text(source(row.usage_source())),
         Cell::Number(row.status.into()),
-        text(outcome(row.outcome())),
-        price.map_or(Cell::Absent, |price| Cell::Text(price.into())),
-        cost.map_or(Cell::Absent, |cost| Cell::Decimal(cost.to_string())),
-        text(&row.currency),
+        Cell::text(outcome(row.outcome())),
+        price.map_or(Cell::Absent, Cell::owned),
+        cost.map_or(Cell::Absent, Cell::Decimal),
+        Cell::text(&row.currency),
         Cell::Number(row.node),
-        text(&row.zone),
+        Cell::text(&row.zone),
         match row.corrects {
             0 => Cell::Absent,
-            seq => Cell::Text(seq.to_string().into()),
+            seq => Cell::owned(seq.to_string()),
         },
     ]
 }

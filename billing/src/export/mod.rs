@@ -1,14 +1,28 @@
 //! The bill, as finance takes it away: rows of the ledger in a schema and a format.
 //!
-//! What is written of a row depends on the row alone, and rows come in the order of the ledger. So an export that goes on behind a
-//! [`Cursor`] writes the very bytes that one uninterrupted export would have gone on with.
+//! What goes out depends on the query and the ledger alone, and rows come in a stable order. So an export that goes on at a
+//! [`Cursor`] writes the very bytes that one uninterrupted export would have gone on with ([`Export`] has how).
+//! A format is an [`Encode`]; that of Parquet is a crate of its own.
 
+mod cell;
 mod cursor;
+mod encode;
 mod events;
+mod focus;
+mod groups;
+mod query;
+mod run;
 mod source;
+mod summary;
+mod sums;
 mod text;
 
-pub use cursor::{Cursor, CursorError, Query};
-pub use events::{COLUMNS, Cell, event};
-pub use source::Source;
-pub use text::TextFormat;
+pub use cell::{Cell, Column, Kind};
+pub use cursor::{AtByte, Cursor, CursorError};
+pub use encode::Encode;
+pub use events::{COLUMNS, EVENTS, event};
+pub use query::{FocusVersion, Format, Query, Schema};
+pub use run::{Chunk, Export, ExportError};
+pub use source::{Source, Tenants, Terms};
+pub use summary::SUMMARY;
+pub use text::{Text, TextFormat};

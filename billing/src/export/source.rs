@@ -1,8 +1,8 @@
 //! Where the rows of an export come from.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
-use tollgate_model::Timestamp;
+use tollgate_model::{TimeZone, Timestamp};
 use tollgate_proto::state::v1::{LedgerRow, PriceVersionRow};
 
 /// The ledger of one node, as an export reads it. Reading blocks: on a thread that may.
@@ -27,4 +27,21 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// As for [`Source::rows`].
     fn price(&self, name: &str, version: u64) -> io::Result<Option<PriceVersionRow>>;
+}
+
+/// What a bill says of a tenant beside its rows, as this node knows it now.
+pub trait Tenants: Send + Sync {
+    /// Of a tenant; of one that is gone what is left to say.
+    fn terms(&self, tenant: &str) -> Terms;
+}
+
+/// How a tenant pays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// From credit: what it uses was billed when it bought that.
+    pub prepaid: bool,
+    /// Where its months begin.
+    pub zone: TimeZone,
+    /// Its labels.
+    pub tags: BTreeMap<String, String>,
 }

@@ -1,6 +1,11 @@
 //! Rows as text: CSV and JSON lines.
 
-use super::events::Cell;
+use std::{borrow::Cow, io};
+
+use super::{
+    cell::{Cell, Column},
+    encode::Encode,
+};
 
 /// A format of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,58 +16,98 @@ pub enum TextFormat {
     Jsonl,
 }
 
-impl TextFormat {
-    /// What stands before the first row.
-    #[must_use]
-    pub fn head(self, columns: &[&str]) -> Vec<u8> {
-        match self {
-            Self::Csv => csv_line(columns.iter().map(|column| column.as_bytes().to_vec())),
-            Self::Jsonl => Vec::new(),
-        }
-    }
+/// Rows in such a format.
+#[derive(Debug)]
+pub struct Text {
+    format: TextFormat,
+    columns: &'static [Column],
+}
 
-    /// Adds a row, with its end of line.
-    pub fn write(self, columns: &[&str], cells: &[Cell<'_>], into: &mut Vec<u8>) {
-        match self {
-            Self::Csv => into.extend(csv_line(cells.iter().map(csv_cell))),
-            Self::Jsonl => {
-                let object: serde_json::Map<_, _> =
-                    columns.iter().zip(cells).map(|(column, cell)| ((*column).to_owned(), json(cell))).collect();
-                into.extend(serde_json::Value::Object(object).to_string().into_bytes());
-                into.push(b'\n');
-            }
-        }
+impl Text {
+    /// Rows with these columns.
+    #[must_use]
+    pub fn new(format: TextFormat, columns: &'static [Column]) -> Self {
+        Self { format, columns }
     }
 }
 
-fn csv_line(cells: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
-    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
-    // Into memory, and of one record alone: neither can fail.
-    let _ = writer.write_record(cells);
-    writer.into_inner().unwrap_or_default()
+impl Encode for Text {
+    fn begin(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
+        if self.format == TextFormat::Csv {
+            csv_line(self.columns.iter().map(|column| column.name.into()), into);
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, cells: &[Cell<'_>], into: &mut Vec<u8>) -> io::Result<()> {
+        match self.format {
+            TextFormat::Csv => csv_line(cells.iter().map(csv_cell), into),
+            TextFormat::Jsonl => {
+                into.push(b'{');
+                for (at, (column, cell)) in self.columns.iter().zip(cells).enumerate() {
+                    if at > 0 {
+                        into.push(b',');
+                    }
+                    json_text(column.name, into);
+                    into.push(b':');
+                    json(cell, into);
+                }
+                into.extend(b"}\n");
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &mut Vec<u8>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Quoted where RFC 4180 asks for it. No line is of one empty cell alone, which would look like none.
+fn csv_line<'a>(cells: impl Iterator<Item = Cow<'a, str>>, into: &mut Vec<u8>) {
+    for (at, cell) in cells.enumerate() {
+        if at > 0 {
+            into.push(b',');
+        }
+        if !cell.contains([',', '"', '\r', '\n']) {
+            into.extend(cell.as_bytes());
+            continue;
+        }
+        into.push(b'"');
+        into.extend(cell.replace('"', "\"\"").as_bytes());
+        into.push(b'"');
+    }
+    into.extend(b"\r\n");
 }
 
 /// Text that a spreadsheet would take for a formula is kept from being one, by an apostrophe in front of it (OWASP, CSV
 /// Injection). Numbers are what they are.
-fn csv_cell(cell: &Cell<'_>) -> Vec<u8> {
+fn csv_cell<'a>(cell: &'a Cell<'_>) -> Cow<'a, str> {
     match cell {
         Cell::Text(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%']) => {
-            [b"'", text.as_bytes()].concat()
+            format!("'{text}").into()
         }
-        Cell::Text(text) => text.as_bytes().to_vec(),
-        Cell::Number(number) => number.to_string().into_bytes(),
-        Cell::Decimal(decimal) => decimal.clone().into_bytes(),
-        Cell::Absent => Vec::new(),
+        Cell::Text(text) => Cow::Borrowed(text),
+        Cell::Number(number) => number.to_string().into(),
+        Cell::Decimal(decimal) => decimal.to_string().into(),
+        Cell::Time(time) => time.to_string().into(),
+        Cell::Absent => Cow::Borrowed(""),
     }
 }
 
-fn json(cell: &Cell<'_>) -> serde_json::Value {
+/// Decimals are text: most readers would make floats of them.
+fn json(cell: &Cell<'_>, into: &mut Vec<u8>) {
     match cell {
-        Cell::Text(text) => text.as_ref().into(),
-        Cell::Number(number) => (*number).into(),
-        Cell::Decimal(decimal) => decimal.as_str().into(),
-        Cell::Absent => serde_json::Value::Null,
+        Cell::Text(text) => json_text(text, into),
+        Cell::Number(number) => into.extend(number.to_string().as_bytes()),
+        Cell::Decimal(decimal) => json_text(&decimal.to_string(), into),
+        Cell::Time(time) => json_text(&time.to_string(), into),
+        Cell::Absent => into.extend(b"null"),
     }
+}
+
+fn json_text(text: &str, into: &mut Vec<u8>) {
+    into.extend(serde_json::Value::from(text).to_string().as_bytes());
 }
 
 #[cfg(test)]
@@ -70,7 +115,7 @@ mod tests {
     use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow, UsageSource};
 
     use super::{
-        super::events::{COLUMNS, event},
+        super::events::{EVENTS, event},
         *,
     };
 
@@ -94,10 +139,21 @@ mod tests {
         }
     }
 
+    fn text(format: TextFormat, row: &LedgerRow) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut text = Text::new(format, &EVENTS);
+        text.begin(&mut bytes).unwrap();
+        text.row(&event(row), &mut bytes).unwrap();
+        text.finish(&mut bytes).unwrap();
+        bytes
+    }
+
     fn csv(row: &LedgerRow) -> String {
-        let mut bytes = TextFormat::Csv.head(&COLUMNS);
-        TextFormat::Csv.write(&COLUMNS, &event(row), &mut bytes);
-        String::from_utf8(bytes).unwrap()
+        String::from_utf8(text(TextFormat::Csv, row)).unwrap()
+    }
+
+    fn names() -> Vec<&'static str> {
+        EVENTS.iter().map(|column| column.name).collect()
     }
 
     #[test]
@@ -105,8 +161,8 @@ mod tests {
         for model in ["m", "a,b", "a\"b", "a\r\nb", "ü 中", ""] {
             let text = csv(&row(model, 1));
             let mut reader = csv::Reader::from_reader(text.as_bytes());
-            let at = |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap();
-            assert_eq!(reader.headers().unwrap(), COLUMNS.as_slice());
+            let at = |name: &str| EVENTS.iter().position(|column| column.name == name).unwrap();
+            assert_eq!(reader.headers().unwrap(), names());
             let read: Vec<_> = reader.records().map(Result::unwrap).collect();
             assert_eq!(read.len(), 1);
             assert_eq!(&read[0][at("model")], model);
@@ -130,11 +186,10 @@ mod tests {
 
     #[test]
     fn a_line_of_json_has_every_column_and_null_where_there_is_nothing() {
-        let mut bytes = Vec::new();
-        TextFormat::Jsonl.write(&COLUMNS, &event(&row("=m", 25)), &mut bytes);
+        let bytes = text(TextFormat::Jsonl, &row("=m", 25));
         assert!(bytes.ends_with(b"}\n"));
         let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), COLUMNS.iter().collect::<Vec<_>>());
+        assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), names());
         assert_eq!(
             (&value["model"], &value["node"], &value["zone"]),
             (&"=m".into(), &2.into(), &serde_json::Value::Null)

@@ -50,6 +50,18 @@ pub struct Quantities {
 }
 
 impl Quantities {
+    /// Those that there are some of.
+    pub fn meters(&self) -> impl Iterator<Item = (Meter, u64)> + use<> {
+        let all = [
+            (Meter::Input, self.input),
+            (Meter::CachedInput, self.cached_input),
+            (Meter::CacheWrite, self.cache_write),
+            (Meter::Output, self.output),
+            (Meter::Reasoning, self.reasoning),
+        ];
+        all.into_iter().filter(|(_, quantity)| *quantity > 0)
+    }
+
     /// All input, as context lengths are told by.
     #[must_use]
     pub fn all_input(&self) -> u64 {
@@ -199,12 +211,18 @@ impl Tariff {
 
     /// What makes up the price of a request, without lines of nothing.
     pub fn lines(&self, used: Quantities) -> impl Iterator<Item = Line> + use<> {
+        self.lines_with_free(used).filter(|line| line.amount.0 > 0)
+    }
+
+    /// The same with the tokens that cost nothing.
+    pub fn lines_with_free(&self, used: Quantities) -> impl Iterator<Item = Line> + use<> {
         let lines = self.metered(used);
         let sum = sum(&lines);
         let lacking = Money(self.minimum.0.saturating_sub(sum.0).max(0));
         let minimum = Line { meter: Meter::Minimum, quantity: 1, rate: lacking, amount: lacking };
         let minimum = (lacking.0 > 0).then_some(minimum);
-        lines.into_iter().filter(|line| line.quantity > 0 && line.amount.0 > 0).chain(minimum)
+        let is_one = |line: &Line| line.quantity > 0 && (line.amount.0 > 0 || line.meter != Meter::Request);
+        lines.into_iter().filter(is_one).chain(minimum)
     }
 
     /// What a request costs: the sum of its [`Tariff::lines`].

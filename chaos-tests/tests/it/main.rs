@@ -6,6 +6,7 @@ mod calls;
 mod config;
 mod cost;
 mod demo;
+mod export;
 mod fallback;
 mod full_disk;
 mod isolated;

@@ -16,10 +16,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("quota", &["model", "proto"]),
     ("llm", &["model"]),
     ("billing", &["model", "proto", "storage"]),
+    ("exports", &["billing"]),
     ("gateway", &["model", "quota", "llm", "billing"]),
     ("admin", &["proto", "model", "billing"]),
     ("mock-llm", &[]),
-    ("node", &["proto", "model", "storage", "consensus", "quota", "llm", "billing", "gateway", "admin", "mock-llm"]),
+    (
+        "node",
+        &[
+            "proto",
+            "model",
+            "storage",
+            "consensus",
+            "quota",
+            "llm",
+            "billing",
+            "exports",
+            "gateway",
+            "admin",
+            "mock-llm",
+        ],
+    ),
     ("chaos-tests", &["mock-llm"]),
 ];
 

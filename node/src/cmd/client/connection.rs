@@ -113,6 +113,11 @@ impl Connection {
         Ok(())
     }
 
+    /// How long to wait for an answer.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// How long a verb may take in all.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
@@ -271,13 +276,18 @@ impl Attempt {
         LimitServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(super) fn billing(&self) -> BillingServiceClient<Channel> {
-        BillingServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
-    }
-
     pub(super) fn usage(&self) -> UsageServiceClient<Channel> {
         UsageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
+
+    pub(super) fn billing(&self) -> BillingServiceClient<Channel> {
+        BillingServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+}
+
+/// Whether another node may give what this one did not: what a node decided, none will.
+pub(super) fn is_for_another(status: &Status) -> bool {
+    matches!(Tried::judge(status.clone()), Tried::Again { .. })
 }
 
 /// Why one node's answer was not the end of it, or was.

@@ -12,8 +12,6 @@ pub(crate) enum LaterCommand {
     Zone(LaterArgs),
     /// Grant and show credits: not available yet.
     Credits(LaterArgs),
-    /// Export and verify bills: not available yet.
-    Billing(LaterArgs),
     /// Show who changed what, when: not available yet.
     Audit(LaterArgs),
     /// Watch the cluster live: not available yet.
@@ -33,7 +31,6 @@ impl LaterCommand {
             Self::Init(_) => "init",
             Self::Zone(_) => "zone",
             Self::Credits(_) => "credits",
-            Self::Billing(_) => "billing",
             Self::Audit(_) => "audit",
             Self::Top(_) => "top",
         };

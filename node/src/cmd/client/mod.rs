@@ -4,6 +4,7 @@
 //! answer and nothing else; everything said about it goes to standard error.
 
 mod apply;
+mod billing;
 mod check;
 mod cluster;
 mod connection;
@@ -33,6 +34,8 @@ pub(crate) use self::{
 
 /// The exit code that clap has, too.
 const WRONG_USAGE: u8 = 2;
+/// What a shell gives a program that an interrupt has ended.
+const INTERRUPTED: u8 = 130;
 
 /// Verbs of the contract that a running cluster answers.
 #[derive(Subcommand, Debug)]
@@ -47,6 +50,7 @@ pub(crate) enum ClientCommand {
     Token(token::TokenArgs),
     Limits(limits::LimitsArgs),
     Usage(usage::UsageArgs),
+    Billing(billing::BillingArgs),
     Ledger(ledger::LedgerArgs),
     #[command(flatten)]
     Later(later::LaterCommand),
@@ -72,12 +76,14 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Token(args) => token::run(args).await,
         ClientCommand::Limits(args) => limits::run(args).await,
         ClientCommand::Usage(args) => usage::run(args).await,
+        ClientCommand::Billing(args) => billing::run(args).await,
         ClientCommand::Ledger(args) => ledger::run(args).await,
         ClientCommand::Later(command) => command.run(),
     };
     match done {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is::<failure::Told>() => Ok(ExitCode::FAILURE),
+        Err(error) if error.is::<billing::Interrupted>() => Ok(ExitCode::from(INTERRUPTED)),
         Err(error) if output::is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is::<failure::Usage>() => {
             anstream::eprintln!("tollgate: {error}");

@@ -55,7 +55,7 @@ fn column(text: &str) -> Result<String, String> {
 }
 
 /// For clap: a day of UTC, or an instant.
-fn time(text: &str) -> Result<String, String> {
+pub(super) fn time(text: &str) -> Result<String, String> {
     let day = text.len() == 10 && !text.contains('T');
     let instant = if day { format!("{text}T00:00:00Z") } else { text.to_owned() };
     tollgate_model::Timestamp::parse(&instant).map(|_| instant)

@@ -1,0 +1,208 @@
+//! The schema `focus`: charges as FinOps FOCUS has them, one for each hour, payer, caller, route, provider, model, price and
+//! meter.
+//!
+//! Cost is exact: of every currency the sum of `EffectiveCost` is the sum of the ledger's rows. A row whose price lines do not
+//! add up to what it says, as those of a correction do not, is a charge without a meter. What nobody is billed for is no
+//! charge. Unit prices and quantities are for the same unit, so that their product is the cost to the last digit.
+
+mod charge;
+
+use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+
+use tollgate_model::{Money, Timestamp, Window};
+use tollgate_proto::state::v1::{LedgerRow, Usage, UsageSource};
+
+use self::charge::cells;
+pub(super) use self::charge::columns;
+use super::{
+    ExportError,
+    encode::Encode,
+    groups::Groups,
+    source::{Source, Tenants, Terms},
+    sums::{Sums, Took, add, add_money},
+};
+use crate::{
+    ledger::amount_of,
+    price::{Line, Meter, Quantities, Tariff},
+};
+
+/// Some 40 MB of keys and sums: each has some meters.
+const MAX_GROUPS: usize = 32_768;
+/// Price versions that are kept at hand, and tenants.
+const MAX_KNOWN: usize = 1_024;
+
+/// What the charges of one group have in common, in the order in which they come out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// The hour of UTC, within the month of the tenant.
+    start: Timestamp,
+    tenant: String,
+    consumer: String,
+    route: String,
+    provider: String,
+    model: String,
+    provider_model: String,
+    /// Name and version; no name where there was none.
+    price: (String, u64),
+    currency: String,
+    is_correction: bool,
+    /// Both follow from the start and the tenant.
+    end: Timestamp,
+    month: (Timestamp, Timestamp),
+}
+
+/// One of the price's lines: its meter, and what one unit of it costs, in pico-units. None: not of a price.
+type Part = Option<(Meter, i128)>;
+
+/// The sums of a charge.
+#[derive(Debug, Default)]
+struct Sum {
+    quantity: u64,
+    cost: i128,
+    requests: u64,
+    estimated: u64,
+    seqs: Option<(u64, u64)>,
+}
+
+/// The sums of one pass.
+pub(super) struct Focus {
+    source: Arc<dyn Source>,
+    tenants: Arc<dyn Tenants>,
+    issuer: String,
+    groups: Groups<Key, BTreeMap<Part, Sum>>,
+    tariffs: HashMap<(String, u64), Option<Arc<Tariff>>>,
+    known: HashMap<String, Known>,
+}
+
+/// A tenant, and the month that was asked for last.
+struct Known {
+    terms: Arc<Terms>,
+    month: (Timestamp, Timestamp),
+}
+
+impl Focus {
+    pub(super) fn new(source: Arc<dyn Source>, tenants: Arc<dyn Tenants>, issuer: String) -> Self {
+        let groups = Groups::new(MAX_GROUPS);
+        Self { source, tenants, issuer, groups, tariffs: HashMap::new(), known: HashMap::new() }
+    }
+
+    fn known(&mut self, tenant: &str) -> &mut Known {
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(tenant) {
+            self.known.clear();
+        }
+        let tenants = &self.tenants;
+        self.known.entry(tenant.to_owned()).or_insert_with(|| {
+            let terms = Arc::new(tenants.terms(tenant));
+            Known { terms, month: (Timestamp(0), Timestamp(0)) }
+        })
+    }
+
+    fn tariff(&mut self, row: &LedgerRow) -> Result<Option<Arc<Tariff>>, ExportError> {
+        if row.price.is_empty() {
+            return Ok(None);
+        }
+        let key = (row.price.clone(), row.price_version);
+        if let Some(tariff) = self.tariffs.get(&key) {
+            return Ok(tariff.clone());
+        }
+        let version = self.source.price(&row.price, row.price_version)?;
+        let tariff = version.and_then(|version| Tariff::of(&version).ok()).map(Arc::new);
+        if self.tariffs.len() >= MAX_KNOWN {
+            self.tariffs.clear();
+        }
+        self.tariffs.insert(key, tariff.clone());
+        Ok(tariff)
+    }
+
+    fn key(&mut self, row: &LedgerRow) -> Key {
+        let at = Timestamp(row.admitted_us).min(Timestamp::MAX);
+        let known = self.known(&row.tenant);
+        if !(known.month.0 <= at && at < known.month.1) {
+            known.month = Window::Month.bounds(at, &known.terms.zone);
+        }
+        let month = known.month;
+        let hour = Window::Hour.bounds(at, &tollgate_model::TimeZone::UTC);
+        Key {
+            start: hour.0.max(month.0),
+            end: hour.1.min(month.1),
+            month,
+            tenant: row.tenant.clone(),
+            consumer: row.consumer.clone(),
+            route: row.route.clone(),
+            provider: row.provider.clone(),
+            model: row.model.clone(),
+            provider_model: row.provider_model.clone(),
+            price: (row.price.clone(), row.price_version),
+            currency: row.currency.clone(),
+            is_correction: row.corrects != 0,
+        }
+    }
+}
+
+impl Sums for Focus {
+    fn add(&mut self, row: &LedgerRow) -> Result<(), ExportError> {
+        if row.currency.is_empty() {
+            return Ok(());
+        }
+        let tariff = self.tariff(row)?;
+        let parts = parts(row, tariff.as_deref());
+        let key = self.key(row);
+        self.groups.add(key, |sums| {
+            for (part, quantity, cost) in parts {
+                sums.entry(part).or_default().add(quantity, cost, row)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn take(&mut self, encoder: &mut dyn Encode, into: &mut Vec<u8>) -> Result<Took, ExportError> {
+        let Some((key, sums)) = self.groups.take() else {
+            return Ok(if self.groups.turn() { Took::Again } else { Took::All });
+        };
+        let terms = Arc::clone(&self.known(&key.tenant).terms);
+        for (part, sum) in &sums {
+            encoder.row(&cells(&self.issuer, &terms, &key, *part, sum), into)?;
+        }
+        Ok(Took::Rows(sums.len() as u64))
+    }
+}
+
+/// What a row charges, in parts that add up to it.
+fn parts(row: &LedgerRow, tariff: Option<&Tariff>) -> Vec<(Part, u64, Money)> {
+    let amount = amount_of(row).unwrap_or_default();
+    let used = Quantities::from(&Usage {
+        input_tokens: row.input_tokens,
+        cached_input_tokens: row.cached_input_tokens,
+        cache_write_tokens: row.cache_write_tokens,
+        output_tokens: row.output_tokens,
+        reasoning_tokens: row.reasoning_tokens,
+        ..Usage::default()
+    });
+    let part = |line: Line| match line.meter {
+        // What lacks to the least is another amount each time: it is told in the currency, at 1.
+        Meter::Minimum => (Some((Meter::Minimum, Money::ONE.0)), 0, line.amount),
+        meter => (Some((meter, line.rate.0)), line.quantity, line.amount),
+    };
+    let parts: Vec<_> = match tariff {
+        Some(tariff) => tariff.lines_with_free(used).map(part).collect(),
+        None => used.meters().map(|(meter, quantity)| (Some((meter, 0)), quantity, Money(0))).collect(),
+    };
+    let sum = parts.iter().fold(0_i128, |sum, (_, _, cost)| sum.saturating_add(cost.0));
+    if row.corrects != 0 || sum != amount.0 || parts.is_empty() {
+        return vec![(None, 0, amount)];
+    }
+    parts
+}
+
+impl Sum {
+    fn add(&mut self, quantity: u64, cost: Money, row: &LedgerRow) -> Result<(), ExportError> {
+        let is_estimated = !matches!(row.usage_source(), UsageSource::Provider);
+        add(&mut self.quantity, quantity, row)?;
+        add_money(&mut self.cost, cost, row)?;
+        add(&mut self.requests, 1, row)?;
+        add(&mut self.estimated, is_estimated.into(), row)?;
+        let (from, to) = self.seqs.unwrap_or((row.seq, row.seq));
+        self.seqs = Some((from.min(row.seq), to.max(row.seq)));
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! The columns of FOCUS, and what of them a charge fills.
+
+use tollgate_model::Money;
+
+use super::{Key, Part, Sum};
+use crate::{
+    export::{
+        cell::{Cell, Column},
+        query::FocusVersion,
+        source::Terms,
+    },
+    price::Meter,
+};
+
+/// Tokens that unit prices are for.
+const PRICED_TOKENS: i128 = 1_000_000;
+
+/// FOCUS 1.2: its columns in the order of their names, then ours.
+const V1_2: [Column; 53] = columns_of(["ProviderName", "PublisherName"]);
+/// FOCUS 1.3 calls who sells the service and who runs the model otherwise.
+const V1_3: [Column; 53] = columns_of(["ServiceProviderName", "HostProviderName"]);
+
+const fn columns_of([seller, host]: [&'static str; 2]) -> [Column; 53] {
+    [
+        Column::decimal("BilledCost"),
+        Column::text("BillingAccountId"),
+        Column::text("BillingAccountName"),
+        Column::text("BillingAccountType"),
+        Column::text("BillingCurrency"),
+        Column::time("BillingPeriodEnd"),
+        Column::time("BillingPeriodStart"),
+        Column::text("ChargeCategory"),
+        Column::text("ChargeClass"),
+        Column::text("ChargeDescription"),
+        Column::text("ChargeFrequency"),
+        Column::time("ChargePeriodEnd"),
+        Column::time("ChargePeriodStart"),
+        Column::decimal("ConsumedQuantity"),
+        Column::text("ConsumedUnit"),
+        Column::decimal("ContractedCost"),
+        Column::decimal("ContractedUnitPrice"),
+        Column::decimal("EffectiveCost"),
+        Column::text("InvoiceId"),
+        Column::text("InvoiceIssuerName"),
+        Column::decimal("ListCost"),
+        Column::decimal("ListUnitPrice"),
+        Column::text("PricingCategory"),
+        Column::text("PricingCurrency"),
+        Column::decimal("PricingCurrencyContractedUnitPrice"),
+        Column::decimal("PricingCurrencyEffectiveCost"),
+        Column::decimal("PricingCurrencyListUnitPrice"),
+        Column::decimal("PricingQuantity"),
+        Column::text("PricingUnit"),
+        Column::text(seller),
+        Column::text(host),
+        Column::text("RegionId"),
+        Column::text("RegionName"),
+        Column::text("ResourceId"),
+        Column::text("ResourceName"),
+        Column::text("ResourceType"),
+        Column::text("ServiceCategory"),
+        Column::text("ServiceName"),
+        Column::text("ServiceSubcategory"),
+        Column::text("SkuId"),
+        Column::text("SkuMeter"),
+        Column::text("SkuPriceDetails"),
+        Column::text("SkuPriceId"),
+        Column::text("SubAccountId"),
+        Column::text("SubAccountName"),
+        Column::text("SubAccountType"),
+        Column::text("Tags"),
+        Column::number("x_EstimatedRows"),
+        Column::text("x_LedgerSeqFrom"),
+        Column::text("x_LedgerSeqTo"),
+        Column::text("x_Model"),
+        Column::text("x_PriceVersion"),
+        Column::number("x_Requests"),
+    ]
+}
+
+/// The columns of an edition.
+pub(in crate::export) fn columns(version: FocusVersion) -> &'static [Column] {
+    match version {
+        FocusVersion::V1_2 => &V1_2,
+        FocusVersion::V1_3 => &V1_3,
+    }
+}
+
+/// What was counted, in which unit, and what one of it costs.
+struct Measure {
+    consumed: Option<(Money, &'static str)>,
+    priced: Option<(Money, String)>,
+    unit_price: Option<Money>,
+}
+
+fn measure(part: Part, sum: &Sum, currency: &str, has_price: bool) -> Measure {
+    let whole = |count: u64, per: i128| Money(i128::from(count) * (Money::ONE.0 / per));
+    let (consumed, priced, unit_price) = match part {
+        None => (None, None, None),
+        Some((Meter::Minimum, rate)) => (None, Some((Money(sum.cost), currency.to_owned())), Some(Money(rate))),
+        Some((Meter::Request, rate)) => {
+            let count = whole(sum.quantity, 1);
+            (Some((count, "Requests")), Some((count, "Requests".to_owned())), Some(Money(rate)))
+        }
+        Some((_, rate)) => {
+            let priced = (whole(sum.quantity, PRICED_TOKENS), format!("{PRICED_TOKENS} Tokens"));
+            let unit_price = Money(rate.saturating_mul(PRICED_TOKENS));
+            (Some((whole(sum.quantity, 1), "Tokens")), Some(priced), Some(unit_price))
+        }
+    };
+    let priced = priced.filter(|_| has_price);
+    Measure { consumed, priced, unit_price: unit_price.filter(|_| has_price) }
+}
+
+/// A charge, in the order of [`columns`].
+pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part, sum: &Sum) -> [Cell<'a>; 53] {
+    let has_price = !key.price.0.is_empty();
+    let measure = measure(part, sum, &key.currency, has_price);
+    let decimal = |value: Option<Money>| value.map_or(Cell::Absent, Cell::Decimal);
+    let unit_price = || decimal(measure.unit_price);
+    let cost = || Cell::Decimal(Money(sum.cost));
+    let price = has_price.then(|| format!("{}@{}", key.price.0, key.price.1));
+    let price_id = price.clone().filter(|_| part.is_some()); // it would promise a unit price
+    let meter = part.map(|(meter, _)| meter.as_str());
+    let served = if key.provider_model.is_empty() { &key.model } else { &key.provider_model };
+    let (from, to) = sum.seqs.unwrap_or_default();
+    [
+        Cell::Decimal(if terms.prepaid { Money(0) } else { Money(sum.cost) }),
+        Cell::text(&key.tenant),
+        Cell::text(&key.tenant),
+        Cell::text("Tenant"),
+        Cell::text(&key.currency),
+        Cell::Time(key.month.1),
+        Cell::Time(key.month.0),
+        Cell::text("Usage"),
+        if key.is_correction { Cell::text("Correction") } else { Cell::Absent },
+        Cell::owned(description(served, key.is_correction, meter)),
+        Cell::text("Usage-Based"),
+        Cell::Time(key.end),
+        Cell::Time(key.start),
+        decimal(measure.consumed.map(|(quantity, _)| quantity)),
+        measure.consumed.map_or(Cell::Absent, |(_, unit)| Cell::text(unit)),
+        cost(),
+        unit_price(),
+        cost(),
+        Cell::Absent,
+        Cell::text(issuer),
+        cost(),
+        unit_price(),
+        if has_price && part.is_some() { Cell::text("Standard") } else { Cell::text("Other") },
+        Cell::text(&key.currency),
+        unit_price(),
+        cost(),
+        unit_price(),
+        decimal(measure.priced.as_ref().map(|(quantity, _)| *quantity)),
+        measure.priced.map_or(Cell::Absent, |(_, unit)| Cell::owned(unit)),
+        Cell::text(issuer),
+        Cell::text(&key.provider),
+        Cell::Absent,
+        Cell::Absent,
+        Cell::text(&key.route),
+        Cell::text(&key.route),
+        if key.route.is_empty() { Cell::Absent } else { Cell::text("AI Route") },
+        Cell::text("AI and Machine Learning"),
+        Cell::text(served),
+        Cell::text("Generative AI"),
+        Cell::text(served),
+        meter.map_or(Cell::Absent, Cell::text),
+        meter.map_or(Cell::Absent, |meter| Cell::owned(serde_json::json!({"x_TokenType": meter}).to_string())),
+        price_id.map_or(Cell::Absent, Cell::owned),
+        Cell::text(&key.consumer),
+        Cell::text(&key.consumer),
+        if key.consumer.is_empty() { Cell::Absent } else { Cell::text("Consumer") },
+        Cell::owned(serde_json::json!(terms.tags).to_string()),
+        Cell::Number(sum.estimated),
+        Cell::owned(from.to_string()),
+        Cell::owned(to.to_string()),
+        Cell::text(&key.model),
+        price.map_or(Cell::Absent, Cell::owned),
+        Cell::Number(sum.requests),
+    ]
+}
+
+fn description(model: &str, is_correction: bool, meter: Option<&str>) -> String {
+    match (is_correction, meter) {
+        (true, _) => format!("{model}, correction"),
+        (false, Some(meter)) => format!("{model}, {meter}"),
+        (false, None) => model.to_owned(),
+    }
+}

@@ -1,0 +1,106 @@
+//! Rows as a Parquet file.
+//!
+//! Text is `STRING`, a count an unsigned 64-bit integer, money `DECIMAL(38, 12)` and so exact, an instant
+//! `TIMESTAMP(MICROS, UTC)`; every column may be null. Where a group of rows ends depends on the rows alone, and so does every
+//! byte: the same rows are the same file.
+
+mod column;
+
+use std::{io, mem, sync::Arc};
+
+use parquet::{
+    basic::Compression,
+    file::{
+        properties::{EnabledStatistics, WriterProperties},
+        writer::SerializedFileWriter,
+    },
+    schema::types::{ColumnPath, Type},
+};
+use tollgate_billing::export::{Cell, Column, Encode};
+
+use self::column::Buffer;
+
+/// Rows of a group. They wait in memory until it is complete.
+const GROUP_ROWS: usize = 65_536;
+/// Text of a group, where names are long.
+const GROUP_TEXT: usize = 16 << 20;
+/// Columns that have another value in each row: a dictionary of them would be in vain.
+const DISTINCT: [&str; 3] = ["event_id", "request_id", "time"];
+/// Told in the file. It names no version: files of two releases need not differ by that.
+const CREATED_BY: &str = "tollgate";
+
+/// Rows as a Parquet file.
+pub struct Parquet {
+    columns: Vec<Buffer>,
+    rows: usize,
+    text: usize,
+    writer: SerializedFileWriter<Vec<u8>>,
+}
+
+impl Parquet {
+    /// Rows with these columns.
+    ///
+    /// # Errors
+    /// When there can be no such columns.
+    pub fn new(columns: &[Column]) -> io::Result<Self> {
+        let fields = columns.iter().map(|column| Ok(Arc::new(column::field(column)?)));
+        let fields = fields.collect::<io::Result<_>>()?;
+        let schema = Type::group_type_builder("bill").with_fields(fields).build().map_err(io::Error::other)?;
+        let properties = WriterProperties::builder()
+            .set_created_by(CREATED_BY.to_owned())
+            .set_compression(Compression::SNAPPY)
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true);
+        let properties = DISTINCT.iter().fold(properties, |properties, column| {
+            properties.set_column_dictionary_enabled(ColumnPath::from(*column), false)
+        });
+        let writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties.build()));
+        let writer = writer.map_err(io::Error::other)?;
+        Ok(Self { columns: columns.iter().map(Buffer::new).collect(), rows: 0, text: 0, writer })
+    }
+
+    /// Writes the rows that wait.
+    fn end_group(&mut self) -> io::Result<()> {
+        let mut group = self.writer.next_row_group().map_err(io::Error::other)?;
+        for buffer in &mut self.columns {
+            let column = group.next_column().map_err(io::Error::other)?;
+            buffer.write(column.ok_or_else(|| io::Error::other("a column is missing"))?)?;
+        }
+        group.close().map_err(io::Error::other)?;
+        (self.rows, self.text) = (0, 0);
+        Ok(())
+    }
+
+    fn take(&mut self, into: &mut Vec<u8>) {
+        into.append(&mut mem::take(self.writer.inner_mut()));
+    }
+}
+
+impl Encode for Parquet {
+    fn begin(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
+        self.writer.flush()?;
+        self.take(into);
+        Ok(())
+    }
+
+    fn row(&mut self, cells: &[Cell<'_>], into: &mut Vec<u8>) -> io::Result<()> {
+        for (buffer, cell) in self.columns.iter_mut().zip(cells) {
+            self.text += buffer.add(cell)?;
+        }
+        self.rows += 1;
+        if self.rows >= GROUP_ROWS || self.text >= GROUP_TEXT {
+            self.end_group()?;
+            self.take(into);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
+        if self.rows > 0 {
+            self.end_group()?;
+        }
+        self.writer.finish().map_err(io::Error::other)?;
+        self.take(into);
+        Ok(())
+    }
+}

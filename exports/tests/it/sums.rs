@@ -1,0 +1,152 @@
+//! What is added up is what was added: tokens and money, to the last digit.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use proptest::prelude::*;
+use serde_json::Value;
+use tollgate_billing::export::{FocusVersion, Format, Query, Schema};
+use tollgate_model::{Money, Timestamp};
+
+use crate::world::{BEGIN, HOUR, Ledger, bytes, chunks, ledger, query};
+
+fn lines(ledger: &Arc<Ledger>, query: &Query) -> Vec<Value> {
+    let text = String::from_utf8(bytes(&chunks(ledger, query, ""))).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn text<'a>(line: &'a Value, column: &str) -> &'a str {
+    line[column].as_str().unwrap_or_default()
+}
+
+fn money(line: &Value, column: &str) -> i128 {
+    line[column].as_str().map_or(0, |text| Money::parse(text).unwrap().0)
+}
+
+/// By tenant and currency.
+fn add_up(lines: &[Value], [tenant, currency, cost]: [&str; 3]) -> BTreeMap<(String, String), i128> {
+    let mut sums = BTreeMap::new();
+    for line in lines.iter().filter(|line| !line[currency].is_null()) {
+        *sums.entry((text(line, tenant).to_owned(), text(line, currency).to_owned())).or_default() += money(line, cost);
+    }
+    sums
+}
+
+const COUNTS: [&str; 5] =
+    ["input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"];
+const FOCUS: Schema = Schema::Focus(FocusVersion::V1_2);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn sums_are_those_of_the_events(ledger in ledger(150), of_one in any::<bool>(), from in 0u64..50, hours in 0u64..50) {
+        let ledger = Arc::new(ledger);
+        let ask = |schema| Query {
+            tenant: of_one.then(|| "acme".to_owned()),
+            from: Timestamp(BEGIN - 5 * HOUR + from * HOUR),
+            to: Timestamp(BEGIN - 5 * HOUR + (from + hours) * HOUR),
+            ..query(schema, Format::Jsonl)
+        };
+        let [events, summary, focus] = [Schema::Events, Schema::Summary, FOCUS].map(|schema| lines(&ledger, &ask(schema)));
+
+        let in_range = |row: &&tollgate_proto::state::v1::LedgerRow| {
+            (ask(FOCUS).from.0..ask(FOCUS).to.0).contains(&row.admitted_us) && (!of_one || row.tenant == "acme")
+        };
+        let wanted: Vec<String> = ledger.rows.iter().filter(in_range).map(|row| row.seq.to_string()).collect();
+        prop_assert_eq!(events.iter().map(|event| text(event, "event_id")).collect::<Vec<_>>(), wanted);
+
+        let costs = add_up(&events, ["tenant", "currency", "cost"]);
+        prop_assert_eq!(&add_up(&summary, ["tenant", "currency", "cost"]), &costs);
+        prop_assert_eq!(&add_up(&focus, ["BillingAccountId", "BillingCurrency", "EffectiveCost"]), &costs);
+        let billed = add_up(&focus, ["BillingAccountId", "BillingCurrency", "BilledCost"]);
+        for ((tenant, currency), cost) in &costs {
+            let wanted = if tenant == "acme" { 0 } else { *cost };
+            prop_assert_eq!(billed[&(tenant.clone(), currency.clone())], wanted);
+        }
+        for count in COUNTS {
+            let sum = |lines: &[Value]| lines.iter().map(|line| line[count].as_u64().unwrap()).sum::<u64>();
+            prop_assert_eq!(sum(&events), sum(&summary));
+        }
+        let requests: u64 = summary.iter().map(|line| line["requests"].as_u64().unwrap()).sum();
+        prop_assert_eq!(requests, events.iter().filter(|event| event["corrects"].is_null()).count() as u64);
+    }
+
+    #[test]
+    fn every_charge_is_its_price_times_its_quantity(ledger in ledger(100)) {
+        let ledger = Arc::new(ledger);
+        let charges = lines(&ledger, &query(FOCUS, Format::Jsonl));
+        let mut order = Vec::new();
+        for charge in &charges {
+            if !charge["ListUnitPrice"].is_null() {
+                let (price, quantity) = (money(charge, "ListUnitPrice"), money(charge, "PricingQuantity"));
+                // Both have twelve places; their product has no more than twelve that are not 0.
+                let product = price.checked_mul(quantity).unwrap();
+                prop_assert_eq!(product, money(charge, "ListCost") * Money::ONE.0, "{}", charge);
+                prop_assert!(!charge["SkuPriceId"].is_null());
+            }
+            let within = ["BillingPeriodStart", "ChargePeriodStart", "ChargePeriodEnd", "BillingPeriodEnd"];
+            let times = within.map(|column| Timestamp::parse(text(charge, column)).unwrap());
+            prop_assert!(times[0] <= times[1] && times[1] < times[2] && times[2] <= times[3], "{}", charge);
+            prop_assert!(times[2].0 - times[1].0 <= HOUR);
+            order.push((times[1], text(charge, "BillingAccountId").to_owned()));
+        }
+        prop_assert!(order.is_sorted());
+        // No token is lost: what was used, at a price or not, is in some charge, unless it corrects or has no price any more.
+        let used: u64 = ledger.rows.iter().filter(|row| {
+            let asked = query(FOCUS, Format::Jsonl);
+            !row.currency.is_empty() && row.corrects == 0 && row.price != "gone" && (asked.from.0..asked.to.0).contains(&row.admitted_us)
+        }).map(|row| row.input_tokens + row.output_tokens).sum();
+        let consumed: i128 = charges.iter().filter(|charge| charge["ConsumedUnit"] == "Tokens").map(|charge| money(charge, "ConsumedQuantity")).sum();
+        prop_assert_eq!(consumed, i128::from(used) * Money::ONE.0);
+    }
+}
+
+#[test]
+fn a_month_begins_where_its_tenant_is() {
+    // 2026-10-31T18:30Z is midnight in Kolkata: the hour around it is of two months.
+    let at = |minutes: u64| BEGIN - 6 * HOUR + minutes * 60_000_000;
+    let mut ledger = crate::world::long(4);
+    for (row, (minutes, tenant)) in
+        ledger.rows.iter_mut().zip([(20, "acme"), (40, "acme"), (20, "globex"), (40, "globex")])
+    {
+        (row.admitted_us, row.settled_us, row.tenant, row.consumer) = (at(minutes), at(50), tenant.into(), "c".into());
+    }
+    let wide = Query { from: Timestamp(0), ..query(FOCUS, Format::Jsonl) };
+    let charges = lines(&Arc::new(ledger), &wide);
+    let said: Vec<_> = charges
+        .iter()
+        .filter(|charge| charge["SkuMeter"] == "input")
+        .map(|charge| {
+            ["BillingAccountId", "ChargePeriodStart", "ChargePeriodEnd", "BillingPeriodStart"]
+                .map(|column| text(charge, column))
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ["acme", "2026-10-31T18:00:00Z", "2026-10-31T18:30:00Z", "2026-09-30T18:30:00Z"],
+            ["globex", "2026-10-31T18:00:00Z", "2026-10-31T19:00:00Z", "2026-10-01T00:00:00Z"],
+            ["acme", "2026-10-31T18:30:00Z", "2026-10-31T19:00:00Z", "2026-10-31T18:30:00Z"],
+        ]
+    );
+}
+
+#[test]
+fn newer_names_are_behind_a_switch() {
+    let ledger = Arc::new(crate::world::long(1));
+    let line = |version| lines(&ledger, &query(Schema::Focus(version), Format::Jsonl)).remove(0);
+    let (old, new) = (line(FocusVersion::V1_2), line(FocusVersion::V1_3));
+    assert_eq!((text(&old, "ProviderName"), text(&old, "PublisherName")), ("us", "openai"));
+    assert_eq!((text(&new, "ServiceProviderName"), text(&new, "HostProviderName")), ("us", "openai"));
+    assert!(old.get("HostProviderName").is_none() && new.get("ProviderName").is_none());
+}
+
+#[test]
+fn a_sum_that_no_number_holds_is_an_error_and_no_other_number() {
+    let mut ledger = crate::world::long(2);
+    for row in &mut ledger.rows {
+        (row.input_tokens, row.consumer) = (u64::MAX, "c".into());
+    }
+    let ledger = Arc::new(ledger);
+    let failed = crate::world::open(&ledger, &query(Schema::Summary, Format::Csv), "").unwrap().find_map(Result::err);
+    assert!(failed.unwrap().to_string().starts_with("row 131072 makes a sum greater"));
+}

@@ -1,0 +1,120 @@
+//! `tollgate billing`: bills, to take away.
+
+mod export;
+mod target;
+
+use clap::{Args, Subcommand, ValueEnum};
+use tollgate_proto::admin::v1::ExportBillRequest;
+
+pub(super) use self::export::Interrupted;
+use super::{
+    connection::{Connection, ConnectionArgs},
+    usage::time,
+};
+
+/// Take bills away.
+#[derive(Args, Debug)]
+pub(crate) struct BillingArgs {
+    #[command(subcommand)]
+    command: BillingCommand,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum BillingCommand {
+    /// Write the bill of some time to standard output or a file.
+    ///
+    /// What was cut goes on with --cursor: the pieces put together are what one run would have written. Where standard error is no
+    /// terminal, it tells cursors as it goes, each with the bytes before it. With --output, a file is there once it is complete.
+    #[command(
+        after_help = "Example: tollgate billing export --from 2026-11-01 --to 2026-12-01 --format csv --schema events --output november.csv"
+    )]
+    Export(Box<ExportArgs>),
+    /// Check an exported bill offline: not available yet.
+    Verify(super::later::LaterArgs),
+    /// Compare with an upstream's own export: not available yet.
+    Reconcile(super::later::LaterArgs),
+}
+
+#[derive(Args, Debug)]
+struct ExportArgs {
+    /// Requests admitted from then on: 2026-11-01 or 2026-11-01T08:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    from: String,
+    /// And before then. A time to come is now.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    to: String,
+    /// Only this tenant.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// How to write it.
+    #[arg(long, value_enum, default_value = "csv")]
+    format: Format,
+    /// What a row is.
+    #[arg(long, value_enum, default_value = "events")]
+    schema: Schema,
+    /// Go on behind the chunk of an earlier run of the same export that told this.
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// Write to this file: under another name beside it, until it is complete.
+    #[arg(long, value_name = "FILE")]
+    output: Option<std::path::PathBuf>,
+    /// Of --schema focus: whose column names.
+    #[arg(long, value_name = "VERSION", value_parser = ["1.2", "1.3"])]
+    focus_version: Option<String>,
+    /// Of --schema focus: who sends the bill; Tollgate when absent.
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+}
+
+/// How rows are written.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// RFC 4180, with a header row.
+    Csv,
+    /// A JSON object a line.
+    Jsonl,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// What a row is.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    /// A request.
+    Events,
+    /// All of one consumer, route, provider and model.
+    Summary,
+    /// A charge of one hour, as FinOps FOCUS has it.
+    Focus,
+}
+
+pub(super) async fn run(args: BillingArgs) -> anyhow::Result<()> {
+    match args.command {
+        BillingCommand::Export(export) => {
+            let output = export.output.clone();
+            let is_text = export.format != Format::Parquet;
+            let connection = Connection::open(args.connection)?;
+            export::run(&connection, request(*export), output, is_text).await
+        }
+        BillingCommand::Verify(_) => anyhow::bail!("billing verify is not available yet"),
+        BillingCommand::Reconcile(_) => anyhow::bail!("billing reconcile is not available yet"),
+    }
+}
+
+fn request(args: ExportArgs) -> ExportBillRequest {
+    let name = |value: Option<clap::builder::PossibleValue>| {
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    };
+    ExportBillRequest {
+        tenant: args.tenant.unwrap_or_default(),
+        from: args.from,
+        to: args.to,
+        format: name(args.format.to_possible_value()),
+        schema: name(args.schema.to_possible_value()),
+        cursor: args.cursor.unwrap_or_default(),
+        focus_version: args.focus_version.unwrap_or_default(),
+        issuer: args.issuer.unwrap_or_default(),
+    }
+}
