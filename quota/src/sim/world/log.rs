@@ -3,7 +3,10 @@
 use std::collections::btree_map;
 
 use super::*;
-use crate::{invariants::within_escrow, ledger::News};
+use crate::{
+    invariants::within_escrow,
+    ledger::{News, Told, Used},
+};
 
 /// Between two looks at the whole ledger, in entries; in between what an entry has touched is looked at.
 const FULL_AUDIT_EVERY: u64 = 64;
@@ -239,7 +242,10 @@ fn apply(
     match &entry.command {
         Command::Batch(batch) => {
             let applied = ledger.apply(LogIndex(index), entry.at, batch, changes);
-            applied.used.iter().map(|used| &*used.attribution.request_id).for_each(ended);
+            // What a request without an end used nobody knows, so nobody counts it.
+            let counts = |used: &&Used<'_>| used.outcome != Outcome::Voided && used.told != Told::Nobody;
+            let counts = applied.used.iter().filter(counts);
+            counts.map(|used| &*used.attribution.request_id).for_each(ended);
             return applied.outcome.frames.into_iter().next();
         }
         Command::Open(open) => drop(ledger.open(LogIndex(index), entry.at, open, changes)),
