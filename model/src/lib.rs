@@ -15,6 +15,7 @@ mod ids;
 mod kind;
 mod name;
 mod nearest;
+mod network;
 mod problem;
 mod resource;
 pub mod secret;
@@ -31,6 +32,7 @@ pub use ids::{LogIndex, NodeId};
 pub use kind::Kind;
 pub use name::Name;
 pub use nearest::nearest;
+pub use network::{NetworkError, parse_network};
 pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
     Algorithm, Auth, Backend, Billing, BillingMode, Checked, Consumer, Credential, Durability, Endpoint, Failure,

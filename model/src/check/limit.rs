@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Algorithm, Checked, Currency, Durability, Field, KeyPart, Kind, Limit, MAX_KEY_PARTS, Mode, Money, Problems,
-    Reserve, Unit, WhenUnavailable, Window, resource::MAX_LIMIT,
+    Reserve, Unit, WhenUnavailable, Window, parse_network, resource::MAX_LIMIT,
 };
 
 /// ISO 4217's code for no currency.
@@ -163,14 +163,13 @@ fn per(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<KeyPart> 
 fn cidrs(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for (n, text) in given.iter().enumerate() {
-        let Ok(network) = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) else {
-            context.add(
-                &at.index(n),
-                format!("`{}` is no network: 10.0.0.0/8, 2001:db8::/32 or one address", text.escape_debug()),
-            );
-            continue;
+        let network = match parse_network(text) {
+            Ok(network) => canonical(network),
+            Err(error) => {
+                context.add(&at.index(n), format!("`{}` {error}", text.escape_debug()));
+                continue;
+            }
         };
-        let network = canonical(network);
         if networks.contains(&network) {
             context.add(&at.index(n), format!("`{network}` is there twice"));
         }

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use ipnet::IpNet;
 use tollgate_consensus::MAX_NODE_ID;
-use tollgate_model::{parse_duration, parse_size, secret::ClusterKey};
+use tollgate_model::{parse_duration, parse_network, parse_size, secret::ClusterKey};
 
 use super::{
     Members, log_filter,
@@ -206,11 +206,9 @@ impl<'a> Take<'a> {
         let Some((items, origin)) = self.list(key) else { return Vec::new() };
         let mut networks = Vec::new();
         for item in items {
-            match item.parse::<IpNet>().or_else(|_| item.parse::<IpAddr>().map(IpNet::from)) {
+            match parse_network(&item) {
                 Ok(network) => networks.push(network),
-                Err(_) => {
-                    self.add(key, format!("'{item}' is not a network: write it as \"10.0.0.0/8\""), origin.clone())
-                }
+                Err(error) => self.add(key, format!("'{item}' {error}"), origin.clone()),
             }
         }
         networks

@@ -53,6 +53,21 @@ fn the_environment_overrides_every_key_and_nothing_else() {
 }
 
 #[test]
+fn a_network_that_says_another_than_was_meant_is_refused() {
+    let env = [("TOLLGATE_HTTP_TRUSTED_PROXIES", "10.0.0.0/8, 203.0.113.5/24, 010.0.0.0/8, proxy")];
+    let problems = parse(GOOD, &env).unwrap_err();
+    for (problem, said) in problems.iter().zip([
+        "'203.0.113.5/24' has bits set beyond its prefix: write 203.0.113.0/24 for the network",
+        "'010.0.0.0/8' has a number with a leading zero: write 10.0.0.0/8",
+        "'proxy' is no network: 10.0.0.0/8",
+    ]) {
+        assert!(problem.starts_with("TOLLGATE_HTTP_TRUSTED_PROXIES: http.trusted_proxies: "), "{problems:#?}");
+        assert!(problem.contains(said), "{problems:#?}");
+    }
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+}
+
+#[test]
 fn every_problem_is_reported_at_once_with_its_line() {
     let text = format!("{GOOD}[snapshot]\nlog_size = \"some\"\nkeep_entries = -1\n");
     let text = text.replace("id = 1", "id = 0").replace("zone = ", "zonne = ").replace("\"127.0.0.1:8080\"", "8080");

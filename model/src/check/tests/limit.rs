@@ -102,7 +102,15 @@ fn every_wrong_value_of_a_limit_is_told() {
         ("per: [route, route]", "spec.per[1]: `route` is there twice"),
         ("match: {cidrs: [10.0.0.0/33]}", "spec.match.cidrs[0]: `10.0.0.0/33` is no network"),
         ("match: {cidrs: [example.com]}", "spec.match.cidrs[0]: `example.com` is no network"),
-        ("match: {cidrs: [10.0.0.0/8, '::ffff:10.1.2.3/104']}", "spec.match.cidrs[1]: `10.0.0.0/8` is there twice"),
+        (
+            "match: {cidrs: [203.0.113.5/24]}",
+            "spec.match.cidrs[0]: `203.0.113.5/24` has bits set beyond its prefix: write 203.0.113.0/24",
+        ),
+        (
+            "match: {cidrs: [10.0.0.0/8, 010.0.0.0/8]}",
+            "spec.match.cidrs[1]: `010.0.0.0/8` has a number with a leading zero: write 10.0.0.0/8",
+        ),
+        ("match: {cidrs: [10.0.0.0/8, '::ffff:10.0.0.0/104']}", "spec.match.cidrs[1]: `10.0.0.0/8` is there twice"),
         ("match: {tenants: [A]}", "spec.match.tenants[0]: must be 1 to 253"),
         ("match: {models: ['']}", "spec.match.models[0]: must not be empty"),
         ("mode: enforced", "spec.mode: `enforced` is unknown (did you mean `enforce`?)"),
