@@ -213,6 +213,11 @@ impl AiRequest {
         probably.min(self.most_input(served_model))
     }
 
+    /// Whether it has any input. Of one that has none a provider may report none.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.0.measure.is_empty()
+    }
+
     /// Tokens of the text, where they have been counted for this model.
     fn counted_text(&self, served_model: &str) -> Option<u64> {
         let vocabulary = Vocabulary::of(served_model);

@@ -85,6 +85,7 @@ pub(crate) struct Tally {
     /// Where in the chunk that was read last a `usage` of null stands, with the comma that goes with it.
     pub(crate) null_usage: Option<Range<usize>>,
     counted_input: u64,
+    has_input: bool,
     has_output: bool,
     /// The most that the request can have used: what was reserved for it is not less.
     most_input: u64,
@@ -116,6 +117,7 @@ impl Tally {
             outline: Outline::default(),
             null_usage: None,
             counted_input: request.input_estimate(served_model),
+            has_input: request.has_input(),
             has_output: request.has_output(),
             most_input: request.most_input(served_model),
             most_output: most_output.unwrap_or(u64::MAX),
@@ -198,9 +200,9 @@ impl Tally {
         seen.saturating_add(ends).saturating_add(self.unseen).max(self.reported.output.unwrap_or(0))
     }
 
-    /// No request is without input: a provider that says so has not counted.
+    /// A provider that reports no input where there was some has not counted.
     fn input(&self) -> Option<u64> {
-        self.reported.input().filter(|input| *input > 0)
+        self.reported.input().filter(|input| *input > 0 || !self.has_input)
     }
 
     /// Whether an answer of which so much was counted can have so little output.

@@ -43,6 +43,11 @@ impl Measure {
         self.ascii_bytes.saturating_add(self.other_bytes)
     }
 
+    /// Whether there is nothing in it that could be billed as input.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Measure { prompts: self.prompts, hidden_output: self.hidden_output, ..Measure::default() }
+    }
+
     /// How many answers the prompts make: each prompt of a completion has its own.
     pub(crate) fn prompts_for(&self, operation: Operation) -> u64 {
         if operation == Operation::Completions { self.prompts.max(1) } else { 1 }

@@ -70,6 +70,29 @@ fn a_claim_of_nothing_is_not_believed_where_there_is_text() {
 }
 
 #[test]
+fn a_claim_of_no_input_is_believed_of_a_request_without_any() {
+    for (operation, body, is_empty) in [
+        (Operation::ChatCompletions, r#"{"model":"m","messages":[],"max_tokens":9}"#, true),
+        (Operation::Embeddings, r#"{"model":"m","input":[]}"#, true),
+        (Operation::ChatCompletions, r#"{"model":"m","messages":[{"role":"user","content":""}]}"#, false),
+        (
+            Operation::ChatCompletions,
+            r#"{"model":"m","messages":[],"tools":[{"type":"function","function":{"name":"f"}}]}"#,
+            false,
+        ),
+        (Operation::Embeddings, r#"{"model":"m","input":[1]}"#, false),
+    ] {
+        let request = AiRequest::parse(operation, Bytes::from_static(body.as_bytes())).unwrap();
+        let mut tally = Tally::new(&request, "m", MaxTokens::Keep);
+        read::chunk(r#"{"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"#, &mut tally).unwrap();
+        let usage = tally.usage();
+        let source = if is_empty { UsageSource::Provider } else { UsageSource::Counted };
+        assert_eq!((usage.input == 0, usage.source, usage.clamped), (is_empty, source, !is_empty), "{body}: {usage:?}");
+        assert_eq!(tally.at_most().input == 0, is_empty, "{body}");
+    }
+}
+
+#[test]
 fn a_claim_far_below_the_text_is_not_believed() {
     let claim = |claimed: u64| {
         let mut tally = tally(Operation::ChatCompletions, "m");
