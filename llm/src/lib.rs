@@ -34,5 +34,5 @@ pub use models::{model_answer, models_answer};
 pub use provider_error::{provider_message, translate_error};
 pub use relay::{StreamError, StreamRelay};
 pub use request::{AiRequest, MaxTokens, ProviderRequest};
-pub use tokens::preload;
+pub use tokens::{has_vocabulary, preload};
 pub use usage::{AtMost, Usage, UsageSource};

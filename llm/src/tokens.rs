@@ -48,6 +48,12 @@ pub(crate) fn thinks_unseen(model: &str) -> bool {
     THINK_UNSEEN.iter().any(|prefix| model.starts_with(prefix))
 }
 
+/// Whether the vocabulary of a model of that name is known: then what goes by is counted closely, else by its bytes.
+#[must_use]
+pub fn has_vocabulary(model: &str) -> bool {
+    Vocabulary::of(model).is_some()
+}
+
 static LOADED: [AtomicBool; 2] = [AtomicBool::new(false), AtomicBool::new(false)];
 
 impl Vocabulary {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use tokio::time::Instant;
-use tollgate_llm::{AiRequest, MaxTokens};
+use tollgate_llm::{AiRequest, MaxTokens, has_vocabulary};
 use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, UpstreamRef};
 use tollgate_quota::{Attribution, Reservation, Touch};
 
@@ -96,7 +96,7 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let first = growing.as_ref().map_or(bound, |growing| growing.held);
     let (admission, held) = match asking.ask(first).await {
         Ok(admission) => (admission, first),
-        Err(refused) if may_fit => asking.fit(refused, first).await?,
+        Err(refused) if may_fit => asking.fit(refused, first, asking.usual(bound, &candidates)).await?,
         Err(refused) => return Err(refused.tell(&exchange.shared)),
     };
     let reserved = asking.need(held);
@@ -192,25 +192,42 @@ impl Asking<'_> {
         let Some(slow) = shared.paces.slow(first.upstream.name(), &model) else { return Ok(None) };
         let path = OutputPath::of(&compiled.view, self.subject, Durability::Journal, self.input, self.pricing);
         let Some(path) = path else { return Ok(None) };
-        let held = path.free(shared).and_then(|free| holding::first(bound, free, slow));
+        let count = if has_vocabulary(&model) { holding::Count::Tokens } else { holding::Count::Bytes };
+        let free = path.free(shared).map(|free| free.saturating_sub(self.input));
+        let held = free.and_then(|free| holding::first(bound, free, slow, count));
         let Some(held) = held else { return Ok(None) };
         let record = Some(admit::record_apart(shared, self.deadline()).await?);
         Ok(Some(Growing { record, path, held, bound, hold_for: self.hold_for() }))
     }
 
+    /// What an answer takes at most, by those of late that were seen here; 0 where none was.
+    fn usual(&self, bound: u64, candidates: &[Candidate]) -> u64 {
+        let paces = &self.exchange.shared.paces;
+        let longest = |candidate: &Candidate| {
+            let model = served_model(self.exchange, candidate, self.request.model());
+            paces.longest(candidate.upstream.name(), &model)
+        };
+        candidates.first().and_then(longest).map_or(0, |longest| longest.min(bound))
+    }
+
     /// Asks for less, where `bound` was `refused`; with the bound that was admitted. The refusal is the first one: it says
     /// when all that was asked for may be had.
-    async fn fit(&self, refused: Refused, mut bound: u64) -> Result<(Admission, u64), Rejection> {
+    async fn fit(&self, refused: Refused, mut bound: u64, usual: u64) -> Result<(Admission, u64), Rejection> {
+        let shared = &self.exchange.shared;
         let mut left = refused.output_left(self.need(bound), self.pricing);
         for _ in 0..fit::TRIES {
             let Some(next) = left.and_then(|left| fit::next_bound(self.request, bound, left)) else { break };
+            let later = fit::worth_waiting_for(next, usual);
+            if later.is_some_and(|later| refused.may_have(shared, &self.subject, self.need(later))) {
+                break;
+            }
             bound = next;
             match self.ask(bound).await {
                 Ok(admission) => return Ok((admission, bound)),
                 Err(refused) => left = refused.output_left(self.need(bound), self.pricing),
             }
         }
-        Err(refused.tell(&self.exchange.shared))
+        Err(refused.tell(shared))
     }
 }
 

@@ -24,6 +24,12 @@ pub(super) fn next_bound(request: &AiRequest, asked: u64, left: u64) -> Option<u
     (next >= LEAST).then_some(next)
 }
 
+/// The bound that is worth coming again for, should others hold it now: an answer of the `usual` length would be cut at `next`,
+/// and twice as much may be there once they have ended. None where nothing is.
+pub(super) fn worth_waiting_for(next: u64, usual: u64) -> Option<u64> {
+    (next < usual).then(|| next.saturating_mul(2).min(usual))
+}
+
 #[cfg(test)]
 mod tests {
     use tollgate_llm::Operation;
@@ -57,6 +63,13 @@ mod tests {
         assert_eq!(next_bound(&four, 4_000, 1_003), Some(250));
         assert!(four.output_bound_with(250) <= 1_003);
         assert_eq!(next_bound(&four, 4_000, 255), None);
+    }
+
+    #[test]
+    fn who_would_be_cut_for_what_others_hold_comes_again_instead() {
+        assert_eq!(worth_waiting_for(150, 150), None, "it is long enough");
+        assert_eq!(worth_waiting_for(100, 1_800), Some(200));
+        assert_eq!(worth_waiting_for(100, 150), Some(150));
     }
 
     #[test]

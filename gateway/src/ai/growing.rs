@@ -30,7 +30,7 @@ use super::{
 use crate::{
     filters::{
         admit::{PERMIT_LOST, permit_lost},
-        output::{NoMore, OutputPath},
+        output::OutputPath,
     },
     gateway::Shared,
     metrics::{CUT_BY_CALLER, CUT_BY_ISOLATION, CUT_BY_LIMIT, CUT_BY_TIME},
@@ -45,6 +45,8 @@ const MAX_WAITING_BYTES: usize = 256 * 1024;
 const DECIDED_WITHIN: Duration = Duration::from_secs(5);
 /// Others ask at the same time, so what was left may be gone.
 const TRIES: usize = 3;
+/// Who was refused for what others hold asks again after this: they may have come to their ends.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How the hold of one stream grows.
 pub(super) struct Growth {
@@ -65,15 +67,19 @@ impl Growth {
         let held = self.holding.held();
         Box::pin(async move {
             let deadline = Instant::now() + DECIDED_WITHIN;
-            let mut amount = amount;
+            let (mut amount, mut others_hold) = (amount, false);
             for _ in 0..TRIES {
                 match path.clone().hold(&shared, held, amount, hold_for, deadline).await {
-                    Ok(part) => return Some((part, amount)),
-                    Err(NoMore { left: Some(left) }) if (least..amount).contains(&left) => amount = left,
-                    Err(NoMore { .. }) => break,
+                    Ok(part) => return Ok((part, amount)),
+                    Err(no_more) => {
+                        others_hold = no_more.others_hold;
+                        let left = no_more.left.filter(|left| (least..amount).contains(left));
+                        let Some(left) = left else { break };
+                        amount = left;
+                    }
                 }
             }
-            None
+            Err(Refused { others_hold })
         })
     }
 }
@@ -84,7 +90,13 @@ pub(super) struct Terms {
     pub(super) permit: Option<Arc<Touch>>,
 }
 
-type Asking = Pin<Box<dyn Future<Output = Option<(HeldPart, u64)>> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = Result<(HeldPart, u64), Refused>> + Send>>;
+
+/// More that can't be held now.
+struct Refused {
+    /// Others hold it: they may give it back in time.
+    others_hold: bool,
+}
 
 /// What the caller gets of `source`, after its `first` words. `ends_by` is for the whole of it, where the route names a
 /// time.
@@ -105,6 +117,7 @@ pub(super) fn relay(
         growth,
         permit_lost: Box::pin(async move { permit_lost(permit.as_deref()).await }),
         asking: None,
+        ask_again_at: None,
         undecided_by: None,
         queue: first.into_iter().collect(),
         waiting_bytes,
@@ -136,6 +149,8 @@ struct Relay {
     growth: Option<Growth>,
     permit_lost: Pin<Box<dyn Future<Output = ()> + Send>>,
     asking: Option<Asking>,
+    /// While others hold what it was refused.
+    ask_again_at: Option<Instant>,
     /// While more must be held before the stream may go on: it is cut then.
     undecided_by: Option<Instant>,
     /// What the caller has not been sent yet, and how much that is.
@@ -154,6 +169,8 @@ struct Turn {
     sends: bool,
     /// While more must be held.
     cut_at: Option<Instant>,
+    /// While others hold it.
+    ask_again_at: Option<Instant>,
 }
 
 impl Relay {
@@ -221,6 +238,7 @@ impl Relay {
                 None
             }
             () = sleep_until(turn.cut_at.unwrap_or(self.ends_by)), if turn.cut_at.is_some() => Some(End::Cut),
+            () = sleep_until(turn.ask_again_at.unwrap_or(self.ends_by)), if turn.ask_again_at.is_some() => None,
             sent = self.tell.send(next), if sends => {
                 self.waiting_bytes -= self.queue.pop_front().map_or(0, |piece| piece.len());
                 sent.is_err().then_some(End::Left)
@@ -238,11 +256,15 @@ impl Relay {
             if is_full {
                 self.heard_at = Instant::now();
             }
-            return Ok(Some(Turn { reads: !is_full, sends: true, cut_at: None }));
+            return Ok(Some(Turn { reads: !is_full, sends: true, cut_at: None, ask_again_at: None }));
         };
+        if self.ask_again_at.take_if(|at| *at <= Instant::now()).is_some() {
+            growth.holding.try_again();
+        }
         let is_used_up = match growth.holding.step(most) {
             Step::GoOn => false,
             Step::Wait => true,
+            Step::Cut if self.ask_again_at.is_some() => true,
             Step::Ask(amount) => {
                 self.asking = Some(growth.ask(amount, 1));
                 return Ok(None);
@@ -264,7 +286,7 @@ impl Relay {
         let is_undecided = is_used_up || is_full && !has_all;
         let cut_at = is_undecided.then(|| self.undecided_by.unwrap_or_else(|| Instant::now() + REACTION));
         self.undecided_by = cut_at;
-        Ok(Some(Turn { reads, sends: !is_used_up, cut_at }))
+        Ok(Some(Turn { reads, sends: !is_used_up, cut_at, ask_again_at: self.ask_again_at }))
     }
 
     fn take(&mut self, frame: Option<Result<Frame<Bytes>, hyper::Error>>) -> Option<End> {
@@ -321,21 +343,25 @@ impl Relay {
         })
     }
 
-    fn decided(&mut self, more: Option<(HeldPart, u64)>) {
-        self.asking = None;
+    fn decided(&mut self, more: Result<(HeldPart, u64), Refused>) {
+        (self.asking, self.ask_again_at) = (None, None);
         let Some(growth) = &mut self.growth else { return };
         match (more, self.source.call()) {
-            (Some((part, amount)), Some(call)) => {
+            (Ok((part, amount)), Some(call)) => {
                 call.grow(part, amount);
                 growth.holding.granted(amount);
             }
-            _ => growth.holding.refused(),
+            (more, _) => {
+                growth.holding.refused();
+                let others_hold = more.is_err_and(|refused| refused.others_hold);
+                self.ask_again_at = others_hold.then(|| Instant::now() + ASK_AGAIN);
+            }
         }
     }
 }
 
 /// What the log says to what was asked; never, where nothing was.
-async fn answer(asking: &mut Option<Asking>) -> Option<(HeldPart, u64)> {
+async fn answer(asking: &mut Option<Asking>) -> Result<(HeldPart, u64), Refused> {
     match asking {
         Some(asking) => asking.await,
         None => std::future::pending().await,

@@ -39,12 +39,30 @@ pub(super) struct Holding {
     exhausted: bool,
 }
 
+/// How what goes by is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Count {
+    /// By the model's vocabulary.
+    Tokens,
+    /// By its bytes, several times what it comes to: as no vocabulary is known.
+    Bytes,
+}
+
 /// What to hold at first of `bound`, where that is less: `free` output is left. Where two steps cover the provider's answers
 /// of late, as much as covers them, so that as many as fit go on side by side to their ends.
-pub(super) fn first(bound: u64, free: u64, slow: Slow) -> Option<u64> {
-    let Slow { margin, most } = slow;
+///
+/// Of what is counted by its bytes always as much: a stream that has to be cut is charged several times what it has written,
+/// and one that is held whole instead, or fitted, ends by itself and is charged what its provider says.
+pub(super) fn first(bound: u64, free: u64, slow: Slow, count: Count) -> Option<u64> {
+    let Slow { margin, most, has_ended } = slow;
     let whole = most.saturating_add(margin.saturating_mul(2));
-    let first = if whole <= 2 * STEP { whole.max(margin.saturating_mul(AHEAD + 1)) } else { size(margin) };
+    let covers = whole.max(margin.saturating_mul(AHEAD + 1));
+    let first = match count {
+        Count::Tokens if whole <= 2 * STEP => covers,
+        Count::Tokens => size(margin),
+        Count::Bytes if has_ended && covers <= free => covers,
+        Count::Bytes => return None,
+    };
     (first.max(STEP) < bound && free < bound.saturating_mul(PLENTY)).then_some(first)
 }
 
@@ -100,6 +118,13 @@ impl Holding {
 
     pub(super) fn refused(&mut self) {
         (self.asking, self.refused) = (false, true);
+    }
+
+    /// Some time has passed, and others may have given back meanwhile: what was refused may be asked for once more.
+    pub(super) fn try_again(&mut self) {
+        if !self.asking {
+            (self.refused, self.exhausted) = (false, false);
+        }
     }
 
     /// Whether the hold is so far from being used up that a rough count will do.
@@ -182,7 +207,8 @@ mod tests {
 
     #[test]
     fn holds_grow_only_where_little_is_left() {
-        let long = |margin| Slow { margin, most: 3_000 };
+        let long = |margin| Slow { margin, most: 3_000, has_ended: true };
+        let first = |bound, free, slow| first(bound, free, slow, Count::Tokens);
         assert_eq!(first(4_000, 31_999, long(64)), Some(512));
         assert_eq!(first(4_000, 32_000, long(64)), None);
         assert_eq!(first(512, 100, long(64)), None, "nothing to save");
@@ -194,13 +220,47 @@ mod tests {
         for (margin, most, held) in
             [(64, 101, 256), (64, 490, 618), (64, 896, 1_024), (64, 897, 512), (256, 100, 1_024)]
         {
-            let first = first(2_500, 3_000, Slow { margin, most });
+            let slow = Slow { margin, most, has_ended: true };
+            let first = first(2_500, 3_000, slow, Count::Tokens);
             assert_eq!(first, Some(held), "{margin} {most}");
             let mut hold = Holding::new(2_500, held, margin);
             assert_eq!(hold.step(0), Step::GoOn, "{margin} {most}");
         }
-        assert_eq!(first(600, 3_000, Slow { margin: 64, most: 800 }), None, "nothing to save");
-        assert_eq!(first(512, 100, Slow { margin: 64, most: 101 }), None, "nor here");
+        let nothing = |bound, free, most| first(bound, free, Slow { margin: 64, most, has_ended: true }, Count::Tokens);
+        assert_eq!(nothing(600, 3_000, 800), None, "nothing to save");
+        assert_eq!(nothing(512, 100, 101), None, "nor here");
+    }
+
+    #[test]
+    fn what_counts_by_its_bytes_is_held_as_answers_were_or_does_not_grow() {
+        let first =
+            |bound, free, most, has_ended| first(bound, free, Slow { margin: 64, most, has_ended }, Count::Bytes);
+        assert_eq!(first(1_800, 2_000, 600, true), Some(728));
+        assert_eq!(first(4_000, 2_000, 1_200, true), Some(1_328), "however many steps that is");
+        assert_eq!(first(4_000, 1_328, 1_200, true), Some(1_328));
+        assert_eq!(first(4_000, 1_327, 1_200, true), None, "it would have to be cut");
+        assert_eq!(first(4_000, 3_000, 600, false), None, "nobody has seen a whole answer");
+        assert_eq!(first(1_300, 2_000, 1_200, true), None, "nothing to save");
+    }
+
+    #[test]
+    fn who_waits_for_others_asks_again_and_is_cut_by_time_alone() {
+        let mut hold = Holding::new(4_000, 512, 64);
+        assert_eq!(hold.step(400), Step::Ask(512));
+        hold.try_again();
+        assert_eq!(hold.step(400), Step::GoOn, "it has not been answered");
+        hold.refused();
+        assert_eq!(hold.step(410), Step::GoOn);
+        hold.try_again();
+        assert_eq!(hold.step(420), Step::Ask(512));
+        hold.refused();
+        assert_eq!(hold.step(450), Step::Ask(512));
+        hold.refused();
+        assert_eq!(hold.step(450), Step::Cut, "unless it waits");
+        hold.try_again();
+        assert_eq!(hold.step(450), Step::Ask(512));
+        hold.granted(512);
+        assert_eq!(hold.step(450), Step::GoOn);
     }
 
     proptest! {

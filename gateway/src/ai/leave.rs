@@ -113,6 +113,7 @@ impl Source {
         let outcome = if self.relay.is_complete() { Outcome::Settled } else { Outcome::Partial };
         let used = Used { usage: self.relay.usage(), at_most: self.relay.at_most() };
         self.call.iter().for_each(|call| call.learn(&self.pace, self.relay.most_output_exactly()));
+        self.call.iter().filter(|_| self.relay.is_complete()).for_each(|call| call.learn_length(used.usage.output));
         self.call.take().map(|call| call.settle(used, outcome, 200)).unwrap_or_default()
     }
 }

@@ -95,6 +95,8 @@ struct Seen {
     is_telling: bool,
     /// The most that any of them can have brought.
     most: u64,
+    /// The longest of those that came to their ends, in its provider's tokens.
+    longest: u64,
 }
 
 impl Seen {
@@ -103,12 +105,17 @@ impl Seen {
             fastest: self.fastest.max(other.fastest),
             is_telling: self.is_telling || other.is_telling,
             most: self.most.max(other.most),
+            longest: self.longest.max(other.longest),
         }
     }
 
     fn slow(self) -> Option<Slow> {
         let margin = self.fastest.saturating_mul(2).max(LEAST_MARGIN);
-        (self.is_telling && margin <= GREATEST_MARGIN).then_some(Slow { margin, most: self.most })
+        (self.is_telling && margin <= GREATEST_MARGIN).then_some(Slow {
+            margin,
+            most: self.most,
+            has_ended: self.longest > 0,
+        })
     }
 }
 
@@ -119,6 +126,8 @@ pub(super) struct Slow {
     pub(super) margin: u64,
     /// The most that its longest answer of late can have been, as holds count it.
     pub(super) most: u64,
+    /// Some of them came to their ends, so that this says how long answers are.
+    pub(super) has_ended: bool,
 }
 
 #[derive(Debug)]
@@ -135,6 +144,16 @@ pub(crate) struct Paces(Mutex<HashMap<(String, String), Known>>);
 impl Paces {
     /// A stream has come so far, and can have brought so much at `most`.
     pub(super) fn learn(&self, provider: &str, model: &str, pace: &Pace, most: u64) {
+        let seen = Seen { fastest: pace.fastest, is_telling: pace.is_telling(), most, longest: 0 };
+        self.see(provider, model, seen);
+    }
+
+    /// An answer has come to its end, with so much output.
+    pub(super) fn ended(&self, provider: &str, model: &str, output: u64) {
+        self.see(provider, model, Seen { longest: output, ..Seen::default() });
+    }
+
+    fn see(&self, provider: &str, model: &str, seen: Seen) {
         let mut known = self.0.lock();
         let name = (provider.to_owned(), model.to_owned());
         if known.len() >= MAX_KNOWN && !known.contains_key(&name) {
@@ -146,14 +165,23 @@ impl Paces {
         if now.duration_since(known.since) > MEMORY {
             (known.before, known.now, known.since) = (known.now, Seen::default(), now);
         }
-        known.now = known.now.and(Seen { fastest: pace.fastest, is_telling: pace.is_telling(), most });
+        known.now = known.now.and(seen);
+    }
+
+    fn seen(&self, provider: &str, model: &str) -> Option<Seen> {
+        let known = self.0.lock();
+        let known = known.get(&(provider.to_owned(), model.to_owned()))?;
+        Some(known.now.and(known.before))
     }
 
     /// None where the provider is too fast to be stopped in time, or not known not to be.
     pub(super) fn slow(&self, provider: &str, model: &str) -> Option<Slow> {
-        let known = self.0.lock();
-        let known = known.get(&(provider.to_owned(), model.to_owned()))?;
-        known.now.and(known.before).slow()
+        self.seen(provider, model)?.slow()
+    }
+
+    /// The longest of its answers of late that came to their ends, in its own tokens. None where none did.
+    pub(super) fn longest(&self, provider: &str, model: &str) -> Option<u64> {
+        self.seen(provider, model).map(|seen| seen.longest).filter(|longest| *longest > 0)
     }
 
     /// The margin of one that can.
@@ -248,11 +276,14 @@ mod tests {
     fn a_fast_stream_counts_however_short_it_is() {
         let paces = Paces::default();
         paces.learn("p", "m", &stream(ms(20), 1, 100), 101);
-        assert_eq!(paces.slow("p", "m"), Some(Slow { margin: 64, most: 101 }));
+        assert_eq!(paces.slow("p", "m"), Some(Slow { margin: 64, most: 101, has_ended: false }));
+        paces.ended("p", "m", 25);
         paces.learn("p", "m", &stream(ms(1), 6, 20), 60);
-        assert_eq!(paces.slow("p", "m"), Some(Slow { margin: 240, most: 101 }));
+        assert_eq!(paces.slow("p", "m"), Some(Slow { margin: 240, most: 101, has_ended: true }));
         paces.learn("p", "m", &stream(ms(1), 13, 10), 130);
         assert_eq!(paces.slow("p", "m"), None);
+        paces.ended("p", "m", 7);
+        assert_eq!((paces.longest("p", "m"), paces.longest("p", "other")), (Some(25), None), "however fast it is");
     }
 
     #[tokio::test(start_paused = true)]

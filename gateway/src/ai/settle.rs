@@ -214,6 +214,13 @@ impl Call {
         }
     }
 
+    /// Its answer has come to its end, with so much output.
+    pub(super) fn learn_length(&self, output: u64) {
+        if let Some(attempt) = &self.attempt {
+            self.shared.paces.ended(&attempt.provider, &attempt.model, output);
+        }
+    }
+
     /// Whether what its provider writes comes slowly enough to be read as it comes.
     pub(super) fn is_known_to_be_slow(&self) -> bool {
         let margin = |it: &Attempt| self.shared.paces.margin(&it.provider, &it.model);

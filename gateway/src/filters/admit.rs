@@ -130,6 +130,12 @@ impl Refused {
         self.limits.iter().map(left).try_fold(u64::MAX, |least, left| Some(least.min(left?)))
     }
 
+    /// Whether there would be room for `need` if all that are in flight came to their ends, and used nothing.
+    pub(crate) fn may_have(&self, shared: &Shared, subject: &Subject<'_>, need: Need) -> bool {
+        let unused = |limit: &Arc<Limit>| shared.accounts.unused(&limit.name, &limit.key(subject));
+        self.limits.iter().all(|limit| unused(limit).is_none_or(|unused| need.held_by(limit) <= unused))
+    }
+
     /// What the caller is told.
     pub(crate) fn tell(self, shared: &Shared) -> Rejection {
         match self.why {

@@ -35,6 +35,8 @@ struct Account {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoMore {
     pub(crate) left: Option<u64>,
+    /// Others hold what is short: they may not use all of it.
+    pub(crate) others_hold: bool,
 }
 
 fn counts_output(limit: &Limit) -> bool {
@@ -93,6 +95,26 @@ impl OutputPath {
         all.unwrap_or(0).saturating_sub(held.unwrap_or(0))
     }
 
+    /// What so much output and its input come to in a limit's unit.
+    fn amount(&self, unit: Unit, output: u64) -> u64 {
+        match unit {
+            Unit::Cost(_) => self.pricing.most(self.input, output),
+            Unit::Tokens => self.input.saturating_add(output),
+            _ => output,
+        }
+    }
+
+    /// Whether others hold something of an account of which less is left than wanted, beside the output that is `held`.
+    fn others_hold(&self, shared: &Shared, standings: &[Standing], held: u64, wanted: u64) -> bool {
+        self.accounts.iter().any(|Account { limit, key }| {
+            let own = self.amount(limit.unit, held);
+            let wanted = self.amount(limit.unit, held.saturating_add(wanted)).saturating_sub(own);
+            let left = standing_of(standings, &limit.name).map_or(limit.limit, |it| it.remaining);
+            let unused = shared.accounts.unused(&limit.name, key);
+            left < wanted && unused.is_some_and(|unused| unused > own.saturating_add(left))
+        })
+    }
+
     /// Holds so much more output, beside the output that is `held`. It may be drawn on: it is durable.
     pub(crate) async fn hold(
         mut self,
@@ -102,7 +124,7 @@ impl OutputPath {
         hold_for: Duration,
         deadline: Instant,
     ) -> Result<HeldPart, NoMore> {
-        const UNDECIDED: NoMore = NoMore { left: None };
+        const UNDECIDED: NoMore = NoMore { left: None, others_hold: false };
         for _ in 0..EDITS {
             self.renew(&shared.current().view).ok_or(UNDECIDED)?;
             let durability = quota_durability(self.durability);
@@ -118,7 +140,8 @@ impl OutputPath {
                 }
                 Err(ReserveError::Exhausted { limit, standings, .. }) => {
                     shared.metrics.decision(&limit, "not_extended");
-                    return Err(NoMore { left: self.least(&standings, Some(held)) });
+                    let others_hold = self.others_hold(shared, &standings, held, output);
+                    return Err(NoMore { left: self.least(&standings, Some(held)), others_hold });
                 }
                 Err(ReserveError::Stale { version, .. }) => {
                     newer_view(shared, version, deadline).await.ok_or(UNDECIDED)?;

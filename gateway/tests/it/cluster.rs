@@ -20,8 +20,8 @@ use tollgate_proto::{
     v1::resource::Kind as Raw,
 };
 use tollgate_quota::{
-    BoxFuture, Desk, DeskConfig, Frame, FrameOutcome, Ledger, NodeOpen, Outcome, QuotaBatch, Rule, Standing, Uplink,
-    UplinkError, Usage,
+    BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, HeldPart, Ledger, NodeOpen, Outcome,
+    QuotaBatch, Rule, Standing, Uplink, UplinkError, Usage,
     journal::{Forgetful, Journal},
     ledger::{AccountView, Query},
 };
@@ -211,6 +211,16 @@ impl Cluster {
 
     pub(crate) async fn nothing_held(&self) {
         until("every hold to be given back", || self.log.state.lock().ledger.open_holds() == 0).await;
+    }
+
+    /// Holds so much of what alice has of a limit, as other requests would.
+    pub(crate) async fn hold(&self, limit: &str, amount: u64) -> HeldPart {
+        let version = self.log.state.lock().ledger.rules().iter().find(|it| *it.limit == *limit).map(|it| it.version);
+        let version = version.expect("there is such a limit");
+        let charge = Charge { limit: Name::new(limit), version, key: vec!["alice".into()], amount };
+        let (desk, by) = (self.log.desk.get().expect("it has begun"), Instant::now() + Duration::from_secs(10));
+        let held = desk.reserve(vec![charge], Durability::Journal, by, Duration::from_secs(600)).await;
+        held.expect("there is as much").dispatch_part()
     }
 
     pub(crate) fn set_reachable(&self, reachable: bool) {

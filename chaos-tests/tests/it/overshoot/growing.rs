@@ -1,13 +1,15 @@
 //! Holds that grow with their streams: a generous bound takes no more of a limit than its answer needs, and what can't be
 //! held any more ends cleanly, in time.
 
+use std::time::Duration;
+
 use serde_json::Value;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tollgate_chaos_tests::{
     Outcome,
     burst::{Manner, alike, burst},
     calls::{self, Call, Dialect},
-    client::{Event, LIMIT},
+    client::{Client, Event, LIMIT},
     resources::api_key,
 };
 
@@ -113,6 +115,67 @@ async fn paced_streams_with_generous_bounds_share_a_limit_that_holds_few_of_thei
     assert_eq!((told.admitted, told.refused), (CALLERS, 0), "{told:?}");
     assert_eq!((witnessed, used), (CALLERS * (PROMPT + ANSWER), CALLERS * (PROMPT + ANSWER)), "every answer is whole");
     Ok(())
+}
+
+/// Twelve callers who come again when they are refused, and a limit into which one of their bounds fits, and all their answers.
+#[tokio::test]
+async fn callers_that_come_again_get_whole_answers_out_of_all_of_a_limit() -> Outcome {
+    const CALLERS: usize = 12;
+    const BOUND: u64 = 1_800;
+    const ANSWER: u64 = 150;
+    const CAPACITY: u64 = 2_000;
+    let scene = Scene::set().await?;
+    scene.consumer("telling", 100_000).await?;
+    for (consumer, model) in
+        [("known", "gpt-4o-again+output=150+pace=10ms"), ("unknown", "claude-again+output=150+pace=10ms")]
+    {
+        scene.consumer(consumer, CAPACITY).await?;
+        shown(&scene, &Call::chat(&api_key("telling"), model).stream().max_tokens(BOUND)).await?;
+        let before = scene.provider.settled().await?.models[model];
+        let mut callers = JoinSet::new();
+        for number in 0..CALLERS {
+            let (client, origin) = (scene.cluster.client.clone(), scene.cluster.origins()[number % 3].clone());
+            let call = Call::chat(&api_key(consumer), model).stream().max_tokens(BOUND);
+            callers.spawn(async move { until_answered(&client, &call, &origin).await });
+        }
+        let (mut words, mut refused) = (Vec::new(), 0);
+        while let Some(done) = callers.join_next().await {
+            let (told, tries) = done??;
+            words.push(told);
+            refused += tries - 1;
+        }
+        let after = scene.provider.settled().await?.models[model];
+        let witnessed = after.input_tokens + after.output_tokens - before.input_tokens - before.output_tokens;
+        let used = scene.used(&limit_of(consumer), witnessed).await?;
+        say(&format!(
+            "growing holds (coming again) model={model} limit={CAPACITY} witnessed={witnessed} used={used} refused={refused} \
+             cut={} seed={}",
+            after.aborted - before.aborted,
+            scene.seed
+        ));
+        assert_eq!(words, [ANSWER; CALLERS], "{model}: every answer is whole");
+        let all = CALLERS as u64 * (PROMPT + ANSWER);
+        assert_eq!((witnessed, used, after.aborted - before.aborted), (all, all, 0), "{model}");
+    }
+    Ok(())
+}
+
+/// Asks until it is admitted; how many words came, and how often it asked.
+async fn until_answered(client: &Client, call: &Call, origin: &str) -> anyhow::Result<(u64, u32)> {
+    const AGAIN: Duration = Duration::from_millis(250);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    for tries in 1.. {
+        let stream = client.open(call.request(origin), LIMIT).await?;
+        if stream.status == 200 {
+            let events = stream.rest().await.0;
+            anyhow::ensure!(calls::is_complete(call.dialect(), &events), "{:?}", events.last());
+            let words = calls::streamed_text(call.dialect(), &events).split_whitespace().count();
+            return Ok((u64::try_from(words)?, tries));
+        }
+        anyhow::ensure!(stream.status == 429 && Instant::now() < deadline, "{} after {tries} tries", stream.status);
+        tokio::time::sleep(AGAIN).await;
+    }
+    anyhow::bail!("nobody tries so often")
 }
 
 /// Two streams that would go on to their bounds, and a limit into which one bound fits.
