@@ -95,7 +95,13 @@ mod tests {
 
             let mut later = book.clone();
             put(&mut later, 30, "{currency: USD, per: 1, output: 7}");
-            let used = Used { node: 1, attribution: &attribution, usage: &usage, outcome: Outcome::Settled, told: Told::Itself };
+            let used = Used {
+                node: 1,
+                attribution: &attribution,
+                usage: &usage,
+                outcome: Outcome::Settled,
+                told: Told::Itself,
+            };
             // Also of an entry that is stamped before the node believed to admit it.
             for now in [EFFECTIVE_US - 5_000_000, EFFECTIVE_US + 5_000_000] {
                 let bill = bill(&later, &used, LogIndex(40), Timestamp(now)).unwrap();
