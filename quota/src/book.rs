@@ -119,6 +119,8 @@ pub(crate) struct Book {
     /// Of those, to be reported, each once.
     unsaid: Vec<u32>,
     nudged_at: u64,
+    /// Limits that are to count in another way, and their versions: the log is to be told that this node knows.
+    asked: Vec<(String, u64)>,
     /// Windows in which something was called back that no cell knows of.
     blind: BTreeSet<u64>,
     /// To be reported, each once.
@@ -163,6 +165,7 @@ impl Book {
             touched: Vec::new(),
             unsaid: Vec::new(),
             nudged_at: 0,
+            asked: Vec::new(),
             blind: BTreeSet::new(),
             dirty: Vec::new(),
             short: Vec::new(),

@@ -15,7 +15,7 @@
 //! - raised or lowered: `free` moves by the difference, and may become negative; nothing that is held is taken back;
 //! - window or time zone changed, of a limit or of some of its accounts (`apart.rs`): in place. What the accounts hold and used in the window that is open then counts in
 //!   the new window around that moment, so an edit never gives anything twice;
-//! - fixed or sliding, or how long a sliding window is: all that was taken of an account, leases included, counts as used now;
+//! - fixed or sliding, or how long a sliding window is: once all that nodes have in hand is called in (`change.rs`);
 //! - unit or `per` changed: other accounts. The old ones are left as by a deletion, amounts of two units cannot be
 //!   compared. A charge computed for the old form is `Stale`; one computed for an older version of the same form is good;
 //! - deleted: no new hold. The accounts are kept until their window ends, so that a limit created again in that time
@@ -45,6 +45,7 @@ mod audited;
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) mod bugs;
 mod central;
+mod change;
 #[cfg(any(test, feature = "seeded-bugs"))]
 mod digest;
 mod encode;
@@ -302,7 +303,7 @@ impl Ledger {
     /// A limit in force.
     #[must_use]
     pub fn rule(&self, limit: &str) -> Option<&Rule> {
-        self.rules.live(limit).map(|id| &self.rules.get(id).rule)
+        self.rules.live(limit).map(|id| self.rules.get(id).accepted())
     }
 
     /// One page of the accounts that were touched in their window, as of `now` or the last entry, whichever is later.
@@ -390,6 +391,7 @@ impl Ledger {
 
     /// Collects a few idle accounts and hands out the rows that changed.
     fn finish(&mut self, now: u64, changes: &mut Changes) {
+        self.change_what_is_called_in(now);
         self.sweep(now);
         #[cfg(debug_assertions)]
         self.assert_conserved();

@@ -195,6 +195,11 @@ impl Slide {
         })
     }
 
+    /// The slots that count at `age`, oldest first.
+    pub(crate) fn slots_at(&self, span: Span, age: u64) -> Vec<Slot> {
+        self.slots.iter().filter(|slot| slot.is_live(span, age)).copied().collect()
+    }
+
     /// What of each slot was used and counts at `age`, less what `other` has of it.
     pub(crate) fn used_since<'a>(
         &'a self,

@@ -34,6 +34,7 @@ impl Agent {
         records.extend(reports.map(|kind| Record { kind: Some(kind) }));
         let touches = self.book.touches(now, MAX_FRAME_LEASES).into_iter().map(Kind::Touch);
         records.extend(touches.map(|kind| Record { kind: Some(kind) }));
+        records.extend(self.book.knows().into_iter().map(|knows| Record { kind: Some(Kind::Knows(knows)) }));
         let mut ends = !records.is_empty();
         let wants = self.book.wants(now, MAX_FRAME_LEASES);
         while records.len() + wants.len() < MAX_FRAME_RECORDS && bytes < MAX_FRAME_BYTES {

@@ -20,6 +20,10 @@ impl Book {
         if news.all || news.shares {
             self.read_shares(ledger);
         }
+        if news.all || news.shares {
+            self.asked = ledger.asks(self.node, self.incarnation);
+            self.due |= !self.asked.is_empty();
+        }
         // Names are let go of before anything is adopted: what is called back is not adopted where a cell has its name, as that
         // looks for the account itself. One whose window is over does not; and without any, a share of it would be drawn on by
         // name, as nobody here knew that it is called back.

@@ -1,6 +1,6 @@
 //! What the book has to say of its leases, and when: what became of them, what is given back, and what more is asked for.
 
-use tollgate_proto::state::v1::{Report, Want};
+use tollgate_proto::state::v1::{Knows, Report, Want};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::Bug;
@@ -106,6 +106,18 @@ impl Book {
         #[cfg(any(test, feature = "seeded-bugs"))]
         let report = if bug == Some(Bug::ReportsDeltas) { cell.since_last(report) } else { report };
         Some(report)
+    }
+
+    /// Limits that are to count in another way, of which everything is said that was ever drawn: to be called after reports and
+    /// touches, and to be said after them.
+    pub(crate) fn knows(&mut self) -> Vec<Knows> {
+        let (cells, dirty, unsaid) = (&self.cells, &self.dirty, &self.unsaid);
+        let is_said = |limit: &str| {
+            let mut cells = dirty.iter().chain(unsaid).filter_map(|at| cells[*at as usize].as_ref());
+            cells.all(|cell| *cell.limit != *limit)
+        };
+        let said = self.asked.extract_if(.., |(limit, _)| is_said(limit));
+        said.map(|(limit, version)| Knows { limit, version }).collect()
     }
 
     /// What to ask for, at most `max` leases.

@@ -94,9 +94,18 @@ impl Ledger {
                 }
                 Some(Kind::Report(report)) if !known => self.report(frame.node, frame.incarnation, report),
                 Some(Kind::Touch(touch)) if !known => self.touch(now, frame.node, frame.incarnation, touch),
+                Some(Kind::Knows(knows)) if !known => self.hear(frame.node, frame.incarnation, knows),
                 Some(Kind::Want(want)) if !known => self.want(at, now, frame.node, frame.incarnation, want),
                 Some(Kind::Recover(recover)) if !known => self.recover(now, frame.node, recover, used),
-                Some(Kind::Settle(_) | Kind::Report(_) | Kind::Touch(_) | Kind::Want(_) | Kind::Recover(_)) | None => {}
+                Some(
+                    Kind::Settle(_)
+                    | Kind::Report(_)
+                    | Kind::Touch(_)
+                    | Kind::Want(_)
+                    | Kind::Knows(_)
+                    | Kind::Recover(_),
+                )
+                | None => {}
             }
         }
         if let Some(state) = self.nodes.get_mut(frame.node) {

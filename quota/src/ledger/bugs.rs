@@ -78,6 +78,8 @@ pub(crate) enum Bug {
     ChargesUnprotected,
     /// What a voided request held of a sliding limit stays with its slot until that has aged.
     VoidKeepsItsSlot,
+    /// A limit counts in another way at once, and what nodes have in hand counts as used.
+    ChangesAtOnce,
 }
 
 impl Ledger {

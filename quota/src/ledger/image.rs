@@ -87,8 +87,8 @@ impl Image {
         Some(Duration::from_micros(super::age(&self.meta).saturating_add(passed).saturating_sub(since)))
     }
 
-    /// The limits in force that were lowered and are accepted, and not effective everywhere: some node may spend by what they
-    /// were before.
+    /// The limits in force whose last change is accepted, and not effective everywhere: some node may spend by what they were
+    /// before it.
     #[must_use]
     pub fn taking_effect(&self, now: Timestamp) -> Vec<Name> {
         let passed = now.0.saturating_sub(self.meta.last_time_us);

@@ -68,7 +68,7 @@ impl Lease {
     }
 
     /// What of that it may still spend, or its requests hold: not what it has used and is ageing with it.
-    fn unused(&self) -> u64 {
+    pub(super) fn unused(&self) -> u64 {
         self.granted - self.returned - self.spent
     }
 
@@ -221,7 +221,7 @@ impl Ledger {
             window_end: Timestamp(rule.window_of(it).1),
             span: rule.rule.span(),
             in_force: rule.deleted_at.is_none(),
-            central: it.rare().central,
+            central: it.rare().central || rule.changing.is_some(),
             generation: it.rare().generation,
             granted: own.granted + share,
             by_rule: rule
@@ -287,6 +287,9 @@ impl Ledger {
     fn wanted_account(&mut self, at: LogIndex, now: u64, want: &Want) -> Option<u32> {
         let rule =
             self.rule_of(at, 0, &want.limit, want.limit_version).ok().filter(|id| !self.rules.get(*id).rule.shadow)?;
+        if self.rules.get(rule).changing.is_some() {
+            return None;
+        }
         self.roll(now, rule);
         let key = join(&want.key).filter(|_| want.key.len() == self.rules.get(rule).rule.per.len())?;
         let id = self.obtain_account(rule, &key);

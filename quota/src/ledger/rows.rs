@@ -9,13 +9,14 @@ use std::io;
 use prost::Message;
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Unit, Window};
 use tollgate_proto::state::v1::{
-    AccountRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, LostNode, MemberRow, NextWindowRow,
-    NodeRow, RosterRow, RuleRow, SlotRow,
+    AccountRow, ChangingRow, EarlierIncarnation, HeldCharge, HoldRow, LeaseRow, LedgerMetaRow, LostNode, MemberRow,
+    NextWindowRow, NodeRow, RosterRow, RuleRow, SlotRow,
 };
 
 use super::{
     Bounds, Changes, Ledger, Unprotected,
     accounts::{Account, Kind, Rare},
+    change::Changing,
     encode::account_row,
     holds::{Held, HoldState},
     keys::Key,
@@ -421,6 +422,7 @@ pub(super) fn rule_row(state: &RuleState) -> Vec<u8> {
         before_until_us: state.before.map_or(0, |before| before.until),
         apart: rule.apart,
         parted: state.parted,
+        changing: state.changing.as_deref().map(changing_row),
     }
     .encode_to_vec()
 }
@@ -452,7 +454,7 @@ fn next_window(row: NextWindowRow) -> Result<Box<NextWindow>, String> {
 
 fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
     let state = || -> Result<RuleState, String> {
-        Ok(RuleState {
+        let state = RuleState {
             rule: Rule {
                 limit: Name::new(&row.limit),
                 version: LogIndex(row.version),
@@ -460,10 +462,7 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
                 per: row.per.iter().map(|part| KeyPart::parse(part)).collect::<Result<_, _>>()?,
                 capacity: row.capacity,
                 window: Window::parse(&row.window)?,
-                algorithm: match row.algorithm.as_str() {
-                    "" => Algorithm::Fixed,
-                    name => named(Algorithm::ALL, Algorithm::as_str, name)?,
-                },
+                algorithm: algorithm(&row.algorithm)?,
                 time_zone: TimeZone::parse(&row.time_zone)?,
                 apart: row.apart,
                 shadow: row.shadow,
@@ -484,9 +483,42 @@ fn rule_state(key: &[u8], row: RuleRow) -> Result<RuleState, RestoreError> {
                 until: row.before_until_us,
             }),
             parted: row.parted,
-        })
+            changing: None,
+        };
+        let changing = row.changing.map(|row| changing(&state.rule, row)).transpose()?;
+        Ok(RuleState { changing, ..state })
     };
     state().map_err(|why| RestoreError::Value { key: key.to_vec(), source: why.into() })
+}
+
+fn algorithm(name: &str) -> Result<Algorithm, String> {
+    if name.is_empty() { Ok(Algorithm::Fixed) } else { named(Algorithm::ALL, Algorithm::as_str, name) }
+}
+
+fn changing_row(changing: &Changing) -> ChangingRow {
+    let told = |(node, incarnation): &(u64, u64)| MemberRow { node: *node, incarnation: *incarnation, stand: 0 };
+    ChangingRow {
+        version: changing.version,
+        window: changing.rule.window.as_str().into(),
+        algorithm: changing.rule.algorithm.as_str().into(),
+        time_zone: changing.rule.time_zone.name().into(),
+        apart: changing.rule.apart,
+        until_us: changing.until,
+        latest_us: changing.latest,
+        told: changing.told.iter().map(told).collect(),
+    }
+}
+
+fn changing(rule: &Rule, row: ChangingRow) -> Result<Box<Changing>, String> {
+    let rule = Rule {
+        window: Window::parse(&row.window)?,
+        algorithm: algorithm(&row.algorithm)?,
+        time_zone: TimeZone::parse(&row.time_zone)?,
+        apart: row.apart,
+        ..rule.clone()
+    };
+    let told = row.told.into_iter().map(|it| (it.node, it.incarnation)).collect();
+    Ok(Box::new(Changing { rule, version: row.version, until: row.until_us, latest: row.latest_us, told }))
 }
 
 fn named<T: Copy, const N: usize>(all: [T; N], name: fn(T) -> &'static str, text: &str) -> Result<T, String> {

@@ -3,15 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    ISOLATION_US, Ledger, Unprotected,
+    Ledger, Unprotected,
     accounts::Account,
+    change::Changing,
     slab::Slab,
     standing::{NextWindow, Roster},
 };
-use crate::{
-    Rule,
-    slide::{Slot, by_any_clock},
-};
+use crate::{Rule, slide::by_any_clock};
 use tollgate_model::{LogIndex, Name, Timestamp};
 
 /// A limit in one form: a change of unit or of `per` makes another.
@@ -41,6 +39,8 @@ pub(super) struct RuleState {
     pub(super) before: Option<Before>,
     /// Each account has a window of its own (`apart.rs`).
     pub(super) parted: bool,
+    /// How it will count (`change.rs`); `rule` is what it is until then.
+    pub(super) changing: Option<Box<Changing>>,
 }
 
 /// Use that is counted in accounts that are made later, as nobody knows where it was.
@@ -53,6 +53,11 @@ pub(super) struct Before {
 }
 
 impl RuleState {
+    /// The limit as it was last stated, in effect or not.
+    pub(super) fn accepted(&self) -> &Rule {
+        self.changing.as_ref().map_or(&self.rule, |changing| &changing.rule)
+    }
+
     /// The oldest version that a charge may be computed for.
     pub(super) fn oldest(&self) -> u64 {
         self.since.max(self.mode_since)
@@ -94,6 +99,8 @@ pub(super) struct Rules {
     by_limit: HashMap<String, Vec<u32>>,
     /// Deleted ones whose window is still open, by its end.
     pub(super) buried: BTreeSet<(u64, u32)>,
+    /// Those that will count in another way.
+    pub(super) changing: BTreeSet<u32>,
 }
 
 impl Rules {
@@ -133,7 +140,7 @@ impl Rules {
 
     pub(super) fn in_force(&self) -> Vec<Rule> {
         let live = self.slab.iter().filter(|(_, state)| state.deleted_at.is_none());
-        let mut rules: Vec<Rule> = live.map(|(_, state)| state.rule.clone()).collect();
+        let mut rules: Vec<Rule> = live.map(|(_, state)| state.accepted().clone()).collect();
         rules.sort_by(|one, other| one.limit.cmp(&other.limit));
         rules
     }
@@ -150,12 +157,14 @@ impl Rules {
         if let Some(end) = state.ends_at().filter(|end| state.deleted_at.is_some() && *end > now) {
             self.buried.insert((end, id));
         }
+        self.changing.extend(state.changing.is_some().then_some(id));
         self.by_limit.entry(state.rule.limit.to_string()).or_default().push(id);
         self.slab.put(id, state);
     }
 
     fn remove(&mut self, id: u32) {
         let Some(state) = self.slab.remove(id) else { return };
+        self.changing.remove(&id);
         if let Some(ids) = self.by_limit.get_mut(&*state.rule.limit) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -207,6 +216,7 @@ impl Ledger {
             next: None,
             before: None,
             parted,
+            changing: None,
         };
         let id = self.rules.insert(state);
         self.dirty.rules.push(id);
@@ -233,8 +243,13 @@ impl Ledger {
         }
         let was = std::mem::replace(&mut state.rule, rule);
         let same_window = was.window == state.rule.window;
-        if was.span() != state.rule.span() {
-            self.reshape(now, id, &was);
+        let counts_alike = was.span() == state.rule.span();
+        if counts_alike {
+            state.changing = None;
+            self.rules.changing.remove(&id);
+        }
+        if !counts_alike {
+            self.begin_change(id, &was);
         } else if state.parted {
             self.change_windows_apart(now, id, same_window);
         } else if !same_window || (was.time_zone != state.rule.time_zone && !state.rule.apart) {
@@ -269,57 +284,14 @@ impl Ledger {
     fn bury(&mut self, now: u64, id: u32, at: LogIndex) {
         let state = self.rules.slab.get_mut(id).expect("only what is in force is buried");
         state.deleted_at = Some(at.0);
+        state.changing = None;
+        self.rules.changing.remove(&id);
         state.shut_rosters();
         // Where no window turns, it goes with its last account.
         let end = state.ends_at().unwrap_or(now);
         self.rules.buried.insert((end, id));
         self.dirty.rules.push(id);
         self.recall_rule(now, id);
-    }
-
-    /// A window becomes a sliding one, or no longer is one, or slides over another length: other accounts, in which
-    /// everything that was taken of the old ones counts as used now. What nodes have in hand they may still spend until they know.
-    fn reshape(&mut self, now: u64, id: u32, was: &Rule) {
-        let (age, until_known) = (self.age(), by_any_clock(ISOLATION_US));
-        let epoch = self.next_epoch();
-        let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
-        let old = RuleState { rule: was.clone(), ..state.clone() };
-        (state.epoch, state.parted) = (epoch, false);
-        // A fixed window lasts at least until everyone knows.
-        state.window_start = window_around(now, &state.rule).0;
-        state.window_end = window_around(now.saturating_add(until_known), &state.rule).1;
-        let span = state.rule.span();
-        let (unknown, unknown_next) = old.unknown();
-        (state.roster, state.next) = (Roster::default(), None);
-        if unknown > 0 {
-            let at = age.saturating_add(until_known);
-            let until = at.saturating_add(span.map_or(0, |span| span.longest()));
-            state.before = Some(Before { units: unknown, at, until });
-        }
-        let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id && old.is_open(it, now));
-        for account in of_rule.map(|(account, _)| account).collect::<Vec<_>>() {
-            let epoch = if span.is_some() { self.next_epoch() } else { epoch };
-            let it = self.accounts.slab.get_mut(account).expect("it was there a line ago");
-            let Slot { used, held, overrun, .. } = it.counts(&old, age);
-            let (taken, out) = (used.saturating_add(held), it.out(&old).saturating_add(unknown_next));
-            *it = Account::new(id, epoch, it.key);
-            match span {
-                Some(span) => {
-                    let slide = &mut it.rare_mut().slide;
-                    slide.count(span, age, taken);
-                    slide.count(span, age.saturating_add(until_known), out);
-                    slide.overrun(span, age, overrun);
-                }
-                None => {
-                    it.used = taken.saturating_add(out);
-                    it.take(it.used);
-                    it.add_overrun(overrun);
-                }
-            }
-            self.drop_leases(account);
-            self.dirty.accounts.push(account);
-        }
-        self.part_if_due(now, id, until_known);
     }
 
     /// Turns the window of a limit when its end has come.
@@ -352,8 +324,8 @@ impl Ledger {
         let state = self.rules.get(id);
         let (start, end) = window_around(now, &state.rule);
         let roster = match state.deleted_at {
-            None => self.freeze(now, &state.rule, records),
-            Some(_) => Roster::default(),
+            None if state.changing.is_none() => self.freeze(now, &state.rule, records),
+            _ => Roster::default(),
         };
         NextWindow { epoch: self.next_epoch(), start, end, roster }
     }

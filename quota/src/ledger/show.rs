@@ -271,7 +271,7 @@ pub(super) fn view(rule: &RuleState, account: &Account, key: &str, out: &Out, (n
         lost: out.lost,
         free: account.free(rule, age),
         overrun: counts.overrun,
-        taking_effect: is_taking_effect(rule, account, out.oldest, age),
+        taking_effect: rule.changing.is_some() || is_taking_effect(rule, account, out.oldest, age),
         unprotected: rule.unprotected,
         window_start: Timestamp(window_start),
         window_end: Timestamp(window_end),
@@ -285,8 +285,15 @@ fn is_taking_effect(rule: &RuleState, account: &Account, oldest: Option<u32>, ag
     age < rule.lowered_until && untold && account.free(rule, age) < 0
 }
 
-/// The limits in force of which that is so, in order of their names.
+/// The limits in force of which that is so, or that are to count in another way, in order of their names.
 pub(super) fn taking_effect(image: &Image, age: u64) -> Vec<Name> {
+    let Image { rules, .. } = image;
+    let changing = rules.iter().filter(|(_, rule)| rule.changing.is_some());
+    let changing = changing.map(|(_, rule)| rule.rule.limit.clone()).chain(lowered(image, age));
+    changing.collect::<BTreeSet<Name>>().into_iter().collect()
+}
+
+fn lowered(image: &Image, age: u64) -> Vec<Name> {
     let Image { rules, accounts, leases, .. } = image;
     let is_lowered = |rule: &RuleState| rule.deleted_at.is_none() && age < rule.lowered_until;
     if !rules.iter().any(|(_, rule)| is_lowered(rule)) {
@@ -299,8 +306,7 @@ pub(super) fn taking_effect(image: &Image, age: u64) -> Vec<Name> {
     };
     let by_rule = rules.iter().filter(|(id, rule)| is_lowered(rule) && is_spent_by_rule(image, (*id, rule), age));
     let by_rule = by_rule.map(|(_, rule)| rule.rule.limit.clone());
-    let limits: BTreeSet<Name> = leases.iter().filter_map(|(_, lease)| limit_of(lease)).chain(by_rule).collect();
-    limits.into_iter().collect()
+    leases.iter().filter_map(|(_, lease)| limit_of(lease)).chain(by_rule).collect()
 }
 
 /// Whether more is out of some account of a limit than there is, and some of that with nodes by rule alone: those need not know.

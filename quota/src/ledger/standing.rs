@@ -179,7 +179,7 @@ impl RuleState {
         unmade.map(|(_, it)| (it.node, self.roster.share)).filter(|(_, share)| *share > 0)
     }
 
-    fn rosters(&mut self) -> impl Iterator<Item = &mut Roster> {
+    pub(super) fn rosters(&mut self) -> impl Iterator<Item = &mut Roster> {
         std::iter::once(&mut self.roster).chain(self.next.iter_mut().map(|next| &mut next.roster))
     }
 
@@ -244,7 +244,7 @@ impl Ledger {
         let state = self.rules.get(id);
         let is_time = now.saturating_add(state.lead()) >= state.window_end && now < state.window_end;
         let shares = state.rule.turns() && !state.rule.apart;
-        if !is_time || state.next.is_some() || state.deleted_at.is_some() || !shares {
+        if !is_time || state.next.is_some() || state.deleted_at.is_some() || state.changing.is_some() || !shares {
             return;
         }
         let (start, end) = window_around(state.window_end, &state.rule);

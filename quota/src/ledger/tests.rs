@@ -2,6 +2,7 @@
 
 mod apart;
 mod audit;
+mod change;
 mod edits;
 mod frames;
 mod leases;

@@ -312,8 +312,8 @@ async fn in_effect(connection: &Connection, done: &ApplyResponse) -> anyhow::Res
         if is_over() {
             bail!(
                 "the change has index {} and is accepted, but not effective everywhere yet: a node that can't be reached may \
-                 still spend by the former limit: {}. It stops by itself after its [limits] isolation; see \
-                 `tollgate limits show`",
+                 still spend by the former limit, or calls are in flight that began under it: {}. A node stops by itself after \
+                 its [limits] isolation; see `tollgate limits show`",
                 done.index,
                 lowered.join(", ")
             );

@@ -185,8 +185,12 @@ fn what_may_have_been_drawn_counts_when_a_limit_begins_to_slide() {
     let mut bench = bench();
     bench.set(Rule { algorithm: Algorithm::Sliding, ..rule("tpm", 2, 1_000) });
     let refused = bench.hold(vec![charge("tpm", 2, "alice", 201)]);
-    assert_eq!(refused.refusal(), Refusal::Exhausted);
+    assert_eq!(refused.refusal(), Refusal::Recalling);
+    bench.now += 29 * SECOND;
+    assert_eq!(bench.hold(vec![charge("tpm", 2, "alice", 201)]).refusal(), Refusal::Exhausted);
     assert!(bench.hold(vec![charge("tpm", 2, "alice", 200)]).granted);
+    bench.now += 2 * SECOND;
+    assert!(!bench.hold(vec![charge("tpm", 2, "alice", 1)]).granted, "who has heard nothing may have drawn it");
     bench.restored().audit().unwrap();
     bench.now += 3 * MINUTE;
     assert!(bench.hold(vec![charge("tpm", 2, "bob", 1_000)]).granted, "all of that has aged");

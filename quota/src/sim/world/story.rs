@@ -100,6 +100,7 @@ fn said(kind: Option<&Kind>, outcome: Option<&FrameOutcome>) -> String {
             let (name, said) = (path(&it.limit, &it.key.concat()), it.report.unwrap_or_default());
             format!("touch({name} held {} spent {} returned {})", said.held, said.spent, said.returned)
         }
+        Some(Kind::Knows(it)) => format!("knows({} since {})", it.limit, it.version),
         Some(Kind::Want(want)) => format!("want({} of {})", want.target, path(&want.limit, &want.key.concat())),
         None => String::new(),
     }
