@@ -105,7 +105,8 @@ impl Agent {
             }
             self.book.go_out(&mut known.parts);
             self.granted_parked += u64::from(known.was_parked);
-            let outcome = self.whole(request, path.as_deref(), said, now.0);
+            let parts = self.requests.get(&request).map(|known| known.parts.clone()).unwrap_or_default();
+            let outcome = self.whole(&parts, path.as_deref(), said, now.0);
             return Some(Answer { request, outcome: Some(outcome) });
         }
         match said.refusal() {
@@ -131,22 +132,19 @@ impl Agent {
         if said.refusal() == Refusal::Expired {
             self.settles.push_back(Settle { request, outcome: Outcome::Voided.into(), ..Settle::default() });
         }
-        let known = self.requests.get_mut(&request)?;
-        let path = known.path.take();
-        let sent = known.phase == Phase::Sent;
-        let outcome = self.whole(request, path.as_deref(), said, now.0);
         let gone = self.requests.remove(&request)?;
         self.give_back(&gone.parts);
-        sent.then_some(Answer { request, outcome: Some(outcome) })
+        let outcome = self.whole(&gone.parts, gone.path.as_deref(), said, now.0);
+        (gone.phase == Phase::Sent).then_some(Answer { request, outcome: Some(outcome) })
     }
 
-    /// The log's word on some of the charges as a word on all of them.
-    pub(super) fn whole(&self, request: u64, path: Option<&Path>, said: &HoldOutcome, now: u64) -> HoldOutcome {
+    /// The log's word on some of the charges as a word on all of them, of which `parts` were drawn: as the accounts stand now.
+    pub(super) fn whole(&self, parts: &Parts, path: Option<&Path>, said: &HoldOutcome, now: u64) -> HoldOutcome {
         let mut outcome = said.clone();
         let Some(path) = path.filter(|path| path.drawn != 0) else { return outcome };
         outcome.refused_by = path.position(said.refused_by);
         if !said.standings.is_empty() {
-            let mut parts = self.requests.get(&request).into_iter().flat_map(|it| &it.parts);
+            let mut parts = parts.iter();
             let mut told = said.standings.iter().cloned();
             let next = |at| match path.is_drawn(at) {
                 true => parts.next().map(|part| self.book.standing(part, now)).unwrap_or_default(),

@@ -43,14 +43,15 @@ impl Agent {
     /// Has a request ask once more that the log has just refused, if it may.
     pub(super) fn linger(&mut self, said: &HoldOutcome, hold: &Hold, now: u64) -> bool {
         let Some(until) = self.lingers_until(said, hold) else { return false };
-        let path = self.requests.get(&said.request).and_then(|known| known.path.as_deref());
-        let word = self.whole(said.request, path, said, now);
         let Some(known) = self.requests.get_mut(&said.request) else { return false };
         (known.phase, known.in_log, known.was_parked) = (Phase::Parked, false, true);
         known.path.get_or_insert_with(|| Box::new(Path { hold: hold.clone(), drawn: 0 }));
-        known.refused = Some(Box::new(Refused { until, word }));
         let parts = std::mem::take(&mut known.parts);
         self.give_back(&parts);
+        let path = self.requests.get(&said.request).and_then(|known| known.path.as_deref());
+        let word = self.whole(&parts, path, said, now);
+        let Some(known) = self.requests.get_mut(&said.request) else { return false };
+        known.refused = Some(Box::new(Refused { until, word }));
         self.lingering.push(said.request);
         true
     }

@@ -13,6 +13,7 @@ mod lingering;
 mod parts;
 mod pockets;
 mod random;
+mod standings;
 mod touch;
 mod unprotected;
 
