@@ -229,7 +229,10 @@ async fn what_is_interrupted_leaves_nothing_half_written() -> Outcome {
 
     let mut export = begin(&cluster.cli(), JSONL, None, Stdio::piped(), &files.told)?;
     let mut out = export.stdout.take().context("standard output is a pipe")?;
-    out.read_exact(&mut [0; 1_000]).await?;
+    // Until the first chunk is through: more of them are to come.
+    while last_cursor(&files.told)?.is_none() {
+        out.read_exact(&mut [0; 4_096]).await?;
+    }
     let pid = export.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     rustix::process::kill_process(pid.context("it runs")?, rustix::process::Signal::INT)?;
     let done = time::timeout(PATIENCE, export.wait()).await??;
