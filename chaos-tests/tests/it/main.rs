@@ -27,4 +27,5 @@ mod shares;
 mod sliding;
 mod starting;
 mod unavailable;
+mod ways;
 mod zones;
