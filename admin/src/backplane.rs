@@ -8,14 +8,14 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tollgate_billing::{
-    Query, UsageLine,
+    CreditView, Query, UsageLine,
     export::{self, Chunk, ExportError},
     ledger::Keeper,
 };
-use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
+use tollgate_model::{Catalog, LogIndex, Money, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
-    state::v1::Command,
+    state::v1::{Command, CreditEventRow},
 };
 
 use crate::tokens::TokenTable;
@@ -73,6 +73,12 @@ pub trait Backplane: Send + Sync + 'static {
     /// When there is no such place to go on from, or the ledger can't be read.
     fn export(&self, query: export::Query, cursor: &str) -> Result<BillExport, ExportError>;
 
+    /// How a tenant's credit stands; none if it never had any.
+    fn credit(&self, tenant: &str) -> Option<CreditState>;
+
+    /// What happened to a tenant's credit, the newest first: before this event, or from the newest on.
+    fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>>;
+
     /// Asks every member how it is. One that does not answer in time is in the list, as `unreachable`.
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>>;
 
@@ -101,6 +107,17 @@ pub struct ConfigState {
     pub index: LogIndex,
     /// What is declared.
     pub catalog: Arc<Catalog>,
+}
+
+/// A tenant's credit, and what of it can't be spent just now.
+#[derive(Debug, Clone)]
+pub struct CreditState {
+    /// What was granted and spent.
+    pub view: CreditView,
+    /// Reserved by requests in flight.
+    pub held: Money,
+    /// Was in the hands of nodes that are gone.
+    pub suspense: Money,
 }
 
 /// A command that was committed.

@@ -1,7 +1,7 @@
 //! The admin plane: one port that speaks gRPC, gRPC-Web and plain HTTP for probes and metrics.
 //!
 //! A call passes `server/` (a connection, a route), `auth/` (who calls, may they: by headers alone, before a byte of the
-//! message is read) and then a service: `config/`, `cluster`, `limits`, `money`, `usage`. What a service needs of the node is the
+//! message is read) and then a service: `config/`, `cluster`, `credits`, `limits`, `money`, `usage`. What a service needs of the node is the
 //! trait [`Backplane`]: this crate knows neither Raft nor the ledger. [`TokenTable`] is the one piece of replicated
 //! state that lives here.
 //!
@@ -14,6 +14,7 @@ mod bill;
 mod call;
 mod cluster;
 mod config;
+mod credits;
 pub mod details;
 mod health;
 mod ledger;

@@ -1,14 +1,12 @@
-//! `CreditService` and `BillingService`: in the contract, in the table of methods and in reflection, and not built yet but for the
-//! ledger (`ledger.rs`) and exports (`bill.rs`). Whoever may call a method is told so; nobody else learns anything.
+//! `BillingService`: the ledger (`ledger.rs`) and exports (`bill.rs`). To reconcile is in the contract, in the table of methods and
+//! in reflection, and not built yet. Whoever may call a method is told so; nobody else learns anything.
 
 use std::sync::Arc;
 
 use tokio_stream::wrappers::ReceiverStream;
 use tollgate_proto::admin::v1::{
-    CreditHistoryRequest, CreditHistoryResponse, ExportBillChunk, ExportBillRequest, GrantCreditRequest,
-    GrantCreditResponse, ReconcileRequest, ReconcileResponse, ShowCreditRequest, ShowCreditResponse, ShowLedgerRequest,
-    ShowLedgerResponse, VerifyLedgerRequest, VerifyLedgerResponse, billing_service_server::BillingService,
-    credit_service_server::CreditService,
+    ExportBillChunk, ExportBillRequest, ReconcileRequest, ReconcileResponse, ShowLedgerRequest, ShowLedgerResponse,
+    VerifyLedgerRequest, VerifyLedgerResponse, billing_service_server::BillingService,
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -19,26 +17,11 @@ use crate::{
     ledger,
 };
 
-/// Both services.
+/// The service.
 #[derive(Clone)]
 pub(crate) struct Money {
     pub(crate) backplane: Arc<dyn Backplane>,
     pub(crate) exports: Exports,
-}
-
-#[async_trait]
-impl CreditService for Money {
-    async fn grant(&self, _: Request<GrantCreditRequest>) -> Result<Response<GrantCreditResponse>, Status> {
-        Err(not_available_yet())
-    }
-
-    async fn show(&self, _: Request<ShowCreditRequest>) -> Result<Response<ShowCreditResponse>, Status> {
-        Err(not_available_yet())
-    }
-
-    async fn history(&self, _: Request<CreditHistoryRequest>) -> Result<Response<CreditHistoryResponse>, Status> {
-        Err(not_available_yet())
-    }
 }
 
 #[async_trait]

@@ -3,12 +3,14 @@
 //! [`PriceBook`] and [`UsageTable`] are parts of the replicated state: pure, filled from the configuration and from what the
 //! quota ledger says was used, in the order of the log.
 
+mod credit;
 pub mod export;
 pub mod ledger;
 pub mod price;
 mod query;
 mod table;
 
+pub use credit::{Came, CreditBook, CreditView, MAX_BALANCE, OpenGrant};
 pub use price::PriceBook;
 pub use query::{Column, Query, UsageLine};
 pub use table::{Bill, Changes, RestoreError, Totals, UsageTable};

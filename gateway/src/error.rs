@@ -43,6 +43,16 @@ impl Rejection {
         ApiError { param: Some("model".into()), ..error }.into()
     }
 
+    /// Its tenant pays in advance, and nobody knows what.
+    pub(crate) fn no_price(tenant: &str, provider: &str, model: &str) -> Self {
+        let model: String = model.chars().take(100).collect();
+        let message = format!(
+            "The model `{model}` of provider `{provider}` has no price for tenant `{tenant}`, which pays in advance."
+        );
+        let error = ApiError::new(403, code::ACCESS_DENIED, message);
+        ApiError { param: Some("model".into()), ..error }.into()
+    }
+
     pub(crate) fn not_supported(message: impl Into<String>) -> Self {
         Self::new(501, code::NOT_SUPPORTED, message)
     }

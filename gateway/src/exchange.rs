@@ -111,6 +111,12 @@ impl Exchange {
         billing.currency.filter(|_| billing.mode != BillingMode::None)
     }
 
+    /// The tenant, if it pays in advance.
+    pub(crate) fn prepaid_tenant(&self) -> Option<&str> {
+        let tenant = &self.record.caller.as_ref()?.tenant;
+        (tenant.billing.mode == BillingMode::Prepaid).then_some(tenant.name.as_str())
+    }
+
     fn client_address(&self) -> IpAddr {
         let (config, peer) = (&self.shared.config, self.record.connection().peer.ip());
         headers::client_address(&self.head.headers, peer, |address| config.trusts(address))

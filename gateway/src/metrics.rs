@@ -9,6 +9,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use tollgate_model::tenant_of_purse;
 
 /// What a label says when its value is not one of the configuration's.
 pub(crate) const OTHER: &str = "_OTHER";
@@ -225,6 +226,8 @@ impl Metrics {
     }
 
     pub(crate) fn decision(&self, limit: &str, decision: &'static str) {
+        // Tenants are no labels.
+        let limit = if tenant_of_purse(limit).is_some() { "credits" } else { limit };
         self.quota.get_or_create(&QuotaLabels { limit: limit.to_owned(), decision }).inc();
     }
 

@@ -49,6 +49,11 @@ impl Pricing {
         self.tariffs().map(within).try_fold(u64::MAX, |least, output| Some(least.min(output?)))
     }
 
+    /// Whether what this provider's model uses has a price.
+    pub(crate) fn has_price(&self, provider: &Name, model: &str) -> bool {
+        self.0.iter().any(|it| it.provider == *provider && it.model == model && it.tariff.is_some())
+    }
+
     /// What its bill will say.
     pub(crate) fn cost(&self, attribution: &Attribution, usage: &Usage) -> u64 {
         let is_of = |it: &&Priced| it.provider == *attribution.provider && it.model == attribution.provider_model;

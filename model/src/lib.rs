@@ -39,7 +39,7 @@ pub use resource::{
     FailureSet, Fallback, HostPattern, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, Mode, ModelMap, PathMatch, Price,
     PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, Reserve, Route, RouteAction,
     RouteMatch, Sent, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, WhenUnavailable,
-    percent_decode,
+    percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tollgate_admin::{
     TokenTable,
     backplane::{
-        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, ExplainQuery,
-        Membership, MembershipChange, Readiness, RequestId,
+        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, CreditState,
+        ExplainQuery, Membership, MembershipChange, Readiness, RequestId,
     },
 };
 use tollgate_billing::{
@@ -28,11 +28,11 @@ use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError
 use tollgate_model::{BillingMode, Catalog, Checked, Kind, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitVerdict, NodeStatus},
-    state::v1::Command,
+    state::v1::{Command, CreditEventRow},
     v1::resource::Kind as Raw,
 };
 
-use crate::{accounts, clock, explain, state::Shared};
+use crate::{accounts, clock, credits, explain, state::Shared};
 
 /// This node as the planes above it see it.
 pub(crate) struct NodeBackplane {
@@ -186,6 +186,14 @@ impl Backplane for NodeBackplane {
         let encoder = tollgate_exports::encoder(&query)?;
         let payers = Payers(Arc::clone(&self.config().borrow().catalog));
         Ok(Box::new(Export::open(self.ledger(), Arc::new(payers), query, cursor, encoder)?))
+    }
+
+    fn credit(&self, tenant: &str) -> Option<CreditState> {
+        credits::state(&self.state, tenant)
+    }
+
+    fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>> {
+        self.state.credits(|book| book.history(tenant, before, max))
     }
 
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>> {

@@ -6,6 +6,7 @@ mod backplane;
 mod clock;
 mod cmd;
 mod config;
+mod credits;
 mod demo;
 mod explain;
 mod journal;

@@ -23,7 +23,7 @@ use crate::{
     audit::{self, Findings},
     backplane::{Fault, NodeBackplane},
     config::{Members, NodeConfig},
-    journal,
+    credits, journal,
     ledger::{self, Scribe},
     metrics::NodeMetrics,
     run::{Port, bind},
@@ -143,6 +143,8 @@ impl Node {
         background.spawn(stoppable(admin_shutdown.drain.clone(), has_space));
         let audit = audit::run(Arc::clone(&state), desk.clone(), findings);
         background.spawn(stoppable(admin_shutdown.drain.clone(), audit));
+        let ends = credits::pass_ends(Arc::clone(&state), consensus.clone());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), ends));
 
         let presence = presence(consensus.clone(), backplane.clone(), served.subscribe());
         let prices = Arc::clone(&state);

@@ -21,6 +21,8 @@
 //! - deleted: no new hold. The accounts are kept until their window ends, so that a limit created again in that time
 //!   (same name, unit and `per`) goes on where it was: a raise of the tombstone.
 //!
+//! **Purses** (`purse.rs`): what is used is gone for good, and the capacity is what was paid in and is not spent. Each has one account.
+//!
 //! **Leases** (`leases.rs`): a part of an account may be in the hands of nodes, who spend it without asking. Then
 //! `capacity = free + held + used + leased + suspense`. A hold takes what is free, whether or not there are leases; what it
 //! is short of is called back before it is refused.
@@ -57,6 +59,7 @@ mod leases;
 mod lost;
 mod nodes;
 mod peek;
+mod purse;
 mod recover;
 mod reset;
 mod rows;
@@ -87,6 +90,7 @@ pub(crate) use holds::{actual, requests_of};
 pub use image::Image;
 pub use leases::LeaseView;
 pub use nodes::Earlier;
+pub use purse::{Bearer, PurseBill, PurseView, WrittenOff};
 pub use rows::RestoreError;
 pub use show::{AccountView, Keep, Page, Position, Query, Sort, title};
 pub(crate) use standing::{MAX_UNRECORDED, ShareView, Shares};
@@ -129,6 +133,8 @@ pub struct Ledger {
     bounds: Bounds,
     dirty: rows::Dirty,
     news: News,
+    /// What was written off of purses, until somebody takes it in.
+    written_off: Vec<WrittenOff>,
     /// Makes it wrong in one way, to prove that the checks would see it.
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) bug: Option<bugs::Bug>,
@@ -175,6 +181,8 @@ pub struct Used<'a> {
     pub node: u64,
     /// For whom and by what.
     pub attribution: &'a Attribution,
+    /// The incarnation of the node that served it.
+    pub incarnation: u64,
     /// How much.
     pub usage: &'a Usage,
     /// How it ended. Voided: an upstream was asked and did no work for it.
@@ -246,6 +254,7 @@ impl Ledger {
             bounds,
             dirty: rows::Dirty::default(),
             news: News { all: true, ..News::default() },
+            written_off: Vec::new(),
             #[cfg(any(test, feature = "seeded-bugs"))]
             bug: None,
             #[cfg(any(test, feature = "seeded-bugs"))]

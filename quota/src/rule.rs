@@ -59,6 +59,11 @@ impl Rule {
         self.unit != Unit::Concurrency && self.algorithm == Algorithm::Fixed
     }
 
+    /// A purse: no window ends, what was used is gone, and what it holds in all is what was paid in.
+    pub(crate) fn is_purse(&self) -> bool {
+        self.unit != Unit::Concurrency && self.algorithm == Algorithm::Never
+    }
+
     /// How long what was used counts, where that is not until a window turns.
     pub(crate) fn span(&self) -> Option<Span> {
         (self.unit != Unit::Concurrency && self.algorithm == Algorithm::Sliding).then(|| Span::of(self.window))

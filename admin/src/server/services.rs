@@ -23,6 +23,7 @@ use crate::{
     bill::Exports,
     cluster::Cluster,
     config::{Config, Watchers},
+    credits::Credits,
     health::NodeHealth,
     limits::Limits,
     money::Money,
@@ -59,7 +60,11 @@ pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationT
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES),
     )
-    .add_service(CreditServiceServer::new(money.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .add_service(
+        CreditServiceServer::new(Credits { backplane: Arc::clone(backplane), key: state.key.clone() })
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_ANSWER_BYTES),
+    )
     .add_service(BillingServiceServer::new(money).max_decoding_message_size(MAX_REQUEST_BYTES))
     .add_service(HealthServer::new(health).max_decoding_message_size(MAX_REQUEST_BYTES));
     let routes = with_reflection(routes).prepare();

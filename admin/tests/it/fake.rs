@@ -15,20 +15,21 @@ use tokio::sync::watch;
 use tollgate_admin::{
     TokenTable,
     backplane::{
-        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, ExplainQuery,
-        Membership, MembershipChange, Readiness, RequestId,
+        AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, CreditState,
+        ExplainQuery, Membership, MembershipChange, Readiness, RequestId,
     },
 };
 use tollgate_billing::{
-    Query, UsageLine,
+    Came, CreditBook, Query, UsageLine,
     export::{self, Export, ExportError, Source, Tenants, Terms, Text, TextFormat},
     ledger::Keeper,
 };
-use tollgate_model::{Catalog, LogIndex, NodeId, Timestamp};
+use tollgate_model::{Catalog, Currency, LogIndex, Money, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
     state::v1::{
-        AccountFigures, Command, LedgerRow, LimitReset, LimitResetOutcome, PriceVersionRow, TokenChange, command,
+        AccountFigures, Command, CreditEventRow, LedgerRow, LimitReset, LimitResetOutcome, PriceVersionRow,
+        TokenChange, command,
     },
 };
 
@@ -91,6 +92,7 @@ struct Log {
     /// What each request asked for, and what came of it.
     outcomes: HashMap<RequestId, (Bytes, Committed)>,
     resets: Vec<LimitReset>,
+    credits: CreditBook,
 }
 
 impl FakeNode {
@@ -168,6 +170,10 @@ impl FakeNode {
                 };
                 log.resets.push(reset);
                 outcome.encode_to_vec()
+            }
+            command::Kind::CreditGrant(grant) => {
+                let (came, usd) = (Came { at: index, now: self.now() }, Currency::parse("USD").unwrap());
+                log.credits.grant(came, usd, &grant, &mut Vec::new()).encode_to_vec()
             }
             other => panic!("the admin plane does not propose {other:?}"),
         };
@@ -269,6 +275,15 @@ impl Backplane for FakeNode {
         let encoder = Box::new(Text::new(format, query.schema.columns()));
         let rows = Arc::clone(&self.rows.lock().unwrap());
         Ok(Box::new(Export::open(rows, Arc::new(NoTerms), query, cursor, encoder)?))
+    }
+
+    fn credit(&self, tenant: &str) -> Option<CreditState> {
+        let view = self.log.lock().unwrap().credits.view(tenant)?;
+        Some(CreditState { view, held: Money(Money::ONE.0), suspense: Money(0) })
+    }
+
+    fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>> {
+        self.log.lock().unwrap().credits.history(tenant, before, max)
     }
 
     fn members(&self, _: Instant) -> Answer<'_, Vec<NodeStatus>> {

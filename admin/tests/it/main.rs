@@ -4,6 +4,7 @@
 mod auth;
 mod bill;
 mod config;
+mod credits;
 mod fake;
 mod http;
 mod ledger;

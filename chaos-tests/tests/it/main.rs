@@ -5,6 +5,7 @@ mod bad_input;
 mod calls;
 mod config;
 mod cost;
+mod credits;
 mod demo;
 mod export;
 mod fallback;

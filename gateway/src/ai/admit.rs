@@ -79,10 +79,11 @@ pub(super) struct Candidate {
 }
 
 pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Result<Admitted, Rejection> {
-    let candidates = candidates(exchange)?;
+    let mut candidates = candidates(exchange)?;
     let models = served_models(exchange, request, &candidates);
-    let attribution = attribution(exchange, request);
+    let mut attribution = attribution(exchange, request);
     let pricing = Arc::new(pricing(exchange, request, &candidates, &attribution));
+    only_priced(exchange, request, &mut candidates, &pricing)?;
     let input = input_bound(request, &models).await;
     let subject = subject(exchange, request, &candidates);
     let view = &exchange.compiled.view;
@@ -103,7 +104,8 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     // What does not even begin as it should is fitted: its provider ends by itself.
     let growing = growing.filter(|_| held == first);
     let max_tokens = if held == first { max_tokens } else { MaxTokens::Set(held) };
-    let Admission { reservation, headers, permit } = admission;
+    let Admission { reservation, headers, permit, prepaid } = admission;
+    attribution.prepaid = prepaid;
     let hold_for = asking.hold_for();
     Ok(Admitted {
         reservation,
@@ -142,6 +144,25 @@ fn pricing(exchange: &Exchange, request: &AiRequest, candidates: &[Candidate], a
     let served =
         |candidate: &Candidate| (candidate.upstream.name().clone(), served_model(exchange, candidate, request.model()));
     Pricing::of(&exchange.compiled.prices, attribution, candidates.iter().map(served))
+}
+
+/// Whoever pays in advance is served by those only whose price is known: nothing is ever free for want of one.
+fn only_priced(
+    exchange: &Exchange,
+    request: &AiRequest,
+    candidates: &mut Vec<Candidate>,
+    pricing: &Pricing,
+) -> Result<(), Rejection> {
+    let Some(tenant) = exchange.prepaid_tenant() else { return Ok(()) };
+    let has_price = |candidate: &Candidate| {
+        pricing.has_price(candidate.upstream.name(), &served_model(exchange, candidate, request.model()))
+    };
+    let first = candidates.first().map(|first| (first.upstream.name().clone(), request.model().to_owned()));
+    candidates.retain(has_price);
+    match first.filter(|_| candidates.is_empty()) {
+        Some((provider, model)) => Err(Rejection::no_price(tenant, &provider, &model)),
+        None => Ok(()),
+    }
 }
 
 /// Limits per provider are charged for the one that is tried first, whichever serves in the end.

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate_llm::code;
-use tollgate_model::{ConfigView, Durability, KeyPart, Limit, Mode, Reserve, Subject, Unit, WhenUnavailable};
+use tollgate_model::{
+    ConfigView, Durability, KeyPart, Limit, Mode, Reserve, Subject, Unit, WhenUnavailable, tenant_of_purse,
+};
 use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing, Touch, Unavailable};
 
 use super::{
@@ -78,6 +80,8 @@ pub(crate) struct Admission {
     pub(crate) headers: HeaderMap,
     /// Where it has a permit that may be given to others once this node is out of touch: it ends before.
     pub(crate) permit: Option<Arc<Touch>>,
+    /// What it can cost at most is held of its tenant's credit.
+    pub(crate) prepaid: bool,
 }
 
 /// Resolves when the permit may soon be given to others; never, where there is none.
@@ -203,7 +207,8 @@ fn admission(shared: &Shared, met: Met, subject: Subject<'_>, need: Need, reserv
     let permit = has_permit.then(|| Arc::new(shared.desk.touch(granted)));
     let headers = rate_headers(&Figures::of(&limits).with(&reservation.standings()));
     let reservation = shadow::follow(shared, &shadows, &subject, need, reservation);
-    Admission { reservation, headers, permit }
+    let prepaid = limits.iter().any(|limit| tenant_of_purse(&limit.name).is_some());
+    Admission { reservation, headers, permit, prepaid }
 }
 
 /// Whether a counter of what is really used could have said yes: what was asked for fits into what is not used.
@@ -290,6 +295,9 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures<'_>) -> Rejec
     match error {
         ReserveError::Exhausted { limit, capacity, remaining, retry_after, standings } => {
             shared.metrics.decision(&limit, "refused");
+            if let Some(tenant) = tenant_of_purse(&limit) {
+                return no_credit(tenant, figures.unit(&limit), remaining);
+            }
             let unit = figures.unit(&limit);
             let (noun, left, all) = (noun(&unit), written(unit, remaining), written(unit, capacity));
             let message = format!("Limit `{limit}` is exhausted: {left} of {all} {noun} are left.");
@@ -313,6 +321,13 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures<'_>) -> Rejec
             unavailable(figures)
         }
     }
+}
+
+/// When there will be more nobody knows.
+fn no_credit(tenant: &str, unit: Option<Unit>, remaining: u64) -> Rejection {
+    let (noun, left) = (noun(&unit), written(unit, remaining));
+    let message = format!("The credit of tenant `{tenant}` does not pay for this request: {left} {noun} are left.");
+    Rejection::new(429, code::INSUFFICIENT_QUOTA, message)
 }
 
 /// So much of a limit's unit, as callers are told. The limit may be gone by now.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tollgate_model::{Limit, Unit, WhenUnavailable, Window};
+use tollgate_model::{Algorithm, Limit, Unit, WhenUnavailable, Window};
 use tollgate_quota::Standing;
 
 use super::admit::standing_of;
@@ -112,7 +112,9 @@ pub(super) fn rate_headers(figures: &Figures<'_>) -> HeaderMap {
         }
     }
     let (mut policies, mut lefts) = (List::of(figures), List::of(figures));
-    for Figure { limit, left } in &figures.0 {
+    // What was paid in has no window, and `credits show` tells it to whom it concerns.
+    let limits = figures.0.iter().filter(|figure| figure.limit.algorithm != Algorithm::Never);
+    for Figure { limit, left } in limits {
         let (name, most) = (&limit.name, structured(told(limit.unit, limit.limit)));
         policies.add(format_args!("\"{name}\";q={most}"));
         if let Some(seconds) = window_seconds(limit) {

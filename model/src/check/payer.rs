@@ -9,8 +9,8 @@ use super::{
     text,
 };
 use crate::{
-    Billing, BillingMode, Checked, Consumer, Credential, Currency, Field, Kind, Name, Problems, Tenant, TimeZone,
-    Timestamp, secret,
+    Billing, BillingMode, Checked, Consumer, Credential, Currency, Durability, Field, Kind, Name, Problems, Tenant,
+    TimeZone, Timestamp, secret,
 };
 
 /// Longer than any issuer's tokens.
@@ -43,7 +43,8 @@ fn billing(context: &mut Context, at: &Field<'_>, given: Option<&v1::Billing>) -
         ("none", Is(BillingMode::None)),
     ];
     let mode = context.word(&at.field("mode"), &given.mode, &modes).unwrap_or(BillingMode::None);
-    context.word(&at.field("durability"), &given.durability, &[("journal", Is(())), ("quorum", Is(()))]);
+    let durabilities = [("journal", Is(Durability::Journal)), ("quorum", Is(Durability::Quorum))];
+    let durability = context.word(&at.field("durability"), &given.durability, &durabilities);
     let currency = match given.currency.as_str() {
         "" => None,
         code => context.keep(&at.field("currency"), Currency::parse(code)),
@@ -51,7 +52,7 @@ fn billing(context: &mut Context, at: &Field<'_>, given: Option<&v1::Billing>) -
     if mode != BillingMode::None && given.currency.is_empty() {
         context.add(&at.field("currency"), "is missing: a tenant that pays has a currency");
     }
-    Billing { mode, currency }
+    Billing { mode, currency, durability: durability.unwrap_or(Durability::Journal) }
 }
 
 pub(super) fn consumer(raw: &v1::Consumer) -> Result<Checked, Problems> {

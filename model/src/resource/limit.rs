@@ -226,11 +226,13 @@ pub enum Algorithm {
     Fixed,
     /// At every moment: any window of that length holds at most the limit.
     Sliding,
+    /// Not at all: what is used is gone, and the account's capacity is its own. Of what tenants have paid in; no limit says so.
+    Never,
 }
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Self; 2] = [Self::Fixed, Self::Sliding];
+    pub const ALL: [Self; 3] = [Self::Fixed, Self::Sliding, Self::Never];
 
     /// As it is written.
     #[must_use]
@@ -238,6 +240,7 @@ impl Algorithm {
         match self {
             Self::Fixed => "fixed",
             Self::Sliding => "sliding",
+            Self::Never => "never",
         }
     }
 

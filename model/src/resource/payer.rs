@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::{Currency, LogIndex, Name, TimeZone, Timestamp};
+use super::{Algorithm, Durability, Limit, Mode, Reserve, Unit, WhenUnavailable};
+use crate::{Currency, LogIndex, Name, TimeZone, Timestamp, Window};
 
 /// Who pays.
 #[derive(Debug, Clone)]
@@ -12,7 +13,7 @@ pub struct Tenant {
     pub name: Name,
     /// The last change.
     pub version: LogIndex,
-    /// How it pays. What it owes is reckoned; that credit runs out is not enforced yet.
+    /// How it pays.
     pub billing: Billing,
     /// For day and month windows, and bills.
     pub time_zone: TimeZone,
@@ -25,6 +26,50 @@ pub struct Billing {
     pub mode: BillingMode,
     /// Present unless the mode is none.
     pub currency: Option<Currency>,
+    /// What has to be written down of a request before credit is spent on it.
+    pub durability: Durability,
+}
+
+impl Tenant {
+    /// What a tenant that pays in advance has to spend, as the limit that all its calls of models meet. How much that is, the
+    /// ledger alone knows.
+    #[must_use]
+    pub fn purse(&self) -> Option<Limit> {
+        let currency = self.billing.currency.filter(|_| self.billing.mode == BillingMode::Prepaid)?;
+        Some(Limit {
+            name: purse_of(&self.name),
+            version: LogIndex(0),
+            tenants: vec![self.name.clone()],
+            consumers: Vec::new(),
+            routes: Vec::new(),
+            models: Vec::new(),
+            cidrs: Vec::new(),
+            per: Vec::new(),
+            unit: Unit::Cost(currency),
+            limit: u64::MAX,
+            window: Window::Month,
+            algorithm: Algorithm::Never,
+            durability: self.billing.durability,
+            mode: Mode::Enforce,
+            reserve: Reserve::Full,
+            when_unavailable: WhenUnavailable::Deny,
+        })
+    }
+}
+
+/// Before the tenant's name in that of its purse; no name of a limit has a colon.
+const PURSE: &str = "credits:";
+
+/// What the account of a tenant's credit is called, among those of limits.
+#[must_use]
+pub fn purse_of(tenant: &str) -> Name {
+    Name::new(&format!("{PURSE}{tenant}"))
+}
+
+/// Whose purse it is, if it is one.
+#[must_use]
+pub fn tenant_of_purse(limit: &str) -> Option<&str> {
+    limit.strip_prefix(PURSE)
 }
 
 /// When a tenant pays.

@@ -31,8 +31,9 @@ pub(super) fn compile(
     } else {
         Arc::clone(&old.callers)
     };
-    let limit_index = if fresh || limits.changed {
-        Arc::new(LimitIndex::new(limits.now.values()))
+    let limit_index = if fresh || limits.changed || tenants.changed {
+        let purses: Vec<_> = tenants.now.values().filter_map(|tenant| tenant.purse()).map(Arc::new).collect();
+        Arc::new(LimitIndex::new(limits.now.values().chain(&purses)))
     } else {
         Arc::clone(&old.limit_index)
     };

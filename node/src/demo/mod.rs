@@ -26,7 +26,7 @@ use self::{
     ready::{Ready, ReadyConsumer, ReadyNode, ReadyProvider},
     samples::Samples,
 };
-use crate::cmd::client::{Connection, apply_text};
+use crate::cmd::client::{Connection, apply_text, grant_credit};
 
 /// How long the nodes may take to form a cluster and serve the sample resources.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -148,7 +148,8 @@ impl Demo {
         let samples = Samples { providers: self.providers, alice_key: &self.alice_key, bob_key: &self.bob_key };
         let admins = self.layout.nodes.iter().map(|node| format!("http://{}", node.admin)).collect();
         let connection = Connection::new(admins, self.layout.admin_token.clone(), START_TIMEOUT);
-        apply_text(&connection, &samples.yaml()).await
+        apply_text(&connection, &samples.yaml()).await?;
+        grant_credit(&connection, samples::PREPAID, samples::CREDIT, "demo").await
     }
 
     /// Takes note of nodes that end. A node that dies stays dead, and the demo outlives it: never resolves.

@@ -2,6 +2,10 @@
 
 use std::net::SocketAddr;
 
+/// The tenant that pays in advance, and what it has paid: more than anybody tries out.
+pub(super) const PREPAID: &str = "acme";
+pub(super) const CREDIT: &str = "1000000";
+
 /// What the sample resources are filled in with.
 pub(super) struct Samples<'a> {
     pub(super) providers: [SocketAddr; 2],

@@ -1,8 +1,9 @@
-//! The replicated state of a node: six pure parts behind one [`StateMachine`], changed by the log and nothing else.
+//! The replicated state of a node: seven pure parts behind one [`StateMachine`], changed by the log and nothing else.
 //!
 //! | rows begin with | part |
 //! | --- | --- |
 //! | `c` | resources (`model::Catalog`) |
+//! | `k` | credit (`billing::CreditBook`) |
 //! | `l` | how far the billing ledger has come, and its books (`billing::ledger::State`) |
 //! | `p` | prices, with their pasts (`billing::PriceBook`) |
 //! | `q` | limits' accounts (`quota::Ledger`) |
@@ -12,11 +13,12 @@
 //! The records of the billing ledger are no rows: they go to files of their own, which are durable before any rows that come after
 //! them (`StateMachine::files`).
 //!
-//! Readers get immutable values (`config`, `tokens`) or a short look under a read lock (`ledger`, `usage`); `apply` holds the
+//! Readers get immutable values (`config`, `tokens`) or a short look under a read lock (`ledger`, `usage`, `credits`); `apply` holds the
 //! write lock for one command at a time and never waits for anything.
 
 mod billing;
 mod clock;
+mod credits;
 mod gate;
 mod pricing;
 mod rows;
@@ -36,18 +38,19 @@ use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{TokenTable, backplane::ConfigState};
 use tollgate_billing::{
-    PriceBook, UsageTable,
+    Came, CreditBook, PriceBook, UsageTable,
     ledger::{self, Keeper},
 };
 use tollgate_consensus::{Applied, Changes, Files, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{
-    Command, CommandAsked, ConfigChange, LimitReset, NodeLost, QuotaBatch, TokenChange, command,
+    Command, CommandAsked, ConfigChange, ConfigOutcome, CreditGrant, LimitReset, NodeLost, QuotaBatch, TokenChange,
+    command,
 };
-use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told};
+use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used};
 use tracing::{info, warn};
 
-use self::{clock::LogClock, rows::Part, zones::CatalogZones};
+use self::{clock::LogClock, credits::Both, rows::Part, zones::CatalogZones};
 
 /// What readers of the replicated state hold.
 pub(crate) struct Shared {
@@ -55,6 +58,7 @@ pub(crate) struct Shared {
     /// Of money.
     books: Arc<Keeper>,
     usage: RwLock<UsageTable>,
+    credits: RwLock<CreditBook>,
     tokens: ArcSwap<TokenTable>,
     config: watch::Sender<ConfigState>,
     /// Log time of the last command applied.
@@ -107,6 +111,11 @@ impl Shared {
         look(&self.usage.read())
     }
 
+    /// A look at the credit of all tenants.
+    pub(crate) fn credits<T>(&self, look: impl FnOnce(&CreditBook) -> T) -> T {
+        look(&self.credits.read())
+    }
+
     /// Every price, with its past, as of the last configuration change or later.
     pub(crate) fn prices(&self) -> Arc<PriceBook> {
         self.prices.load_full()
@@ -142,6 +151,7 @@ impl ReplicatedState {
             ledger: RwLock::new(bounded(Ledger::new())),
             books: Arc::new(Keeper::new(dir)),
             usage: RwLock::new(UsageTable::default()),
+            credits: RwLock::new(CreditBook::default()),
             tokens: ArcSwap::from_pointee(TokenTable::default()),
             config: watch::Sender::new(config),
             prices: ArcSwap::default(),
@@ -157,6 +167,10 @@ impl ReplicatedState {
     }
 
     fn change_config(&mut self, at: LogIndex, now: Timestamp, change: &ConfigChange, changes: &mut Changes) -> Vec<u8> {
+        let problems = self.shared.credits(|book| credits::problems(book, change));
+        if !problems.is_empty() {
+            return ConfigOutcome { problems, ..ConfigOutcome::default() }.encode_to_vec();
+        }
         let decision = self.catalog.apply(at, change);
         Part::Catalog.collect(decision.rows(), changes);
         if !decision.changes.is_empty() {
@@ -171,6 +185,7 @@ impl ReplicatedState {
             let mut prices = Vec::new();
             pricing::follow(&mut self.prices, &decision.changes, at, now, &mut prices);
             Part::Prices.collect(prices, changes);
+            self.change_credit(Came { at, now }, changes, |both, catalog| both.follow(catalog, &decision.changes));
             self.publish_config(at);
         }
         decision.outcome.encode_to_vec()
@@ -190,23 +205,36 @@ impl ReplicatedState {
         });
         Part::Quota.collect(rows.drain(..), changes);
         if !applied.used.is_empty() {
-            let mut ledger = billing::Rows::new(&self.shared.books, at, now);
-            let mut usage = self.shared.usage.write();
-            for used in &applied.used {
-                let billed = pricing::bill(&self.prices, used, at, now);
-                if billing::makes_a_row(used) {
-                    ledger.add(used, billed.as_ref(), &self.prices);
-                }
-                if used.outcome != Outcome::Voided && used.told != Told::Nobody {
-                    let (admitted, bill) = (pricing::admitted_at(used, now), billed.map(|billed| billed.bill));
-                    usage.record(admitted, used.attribution, used.usage, bill, &mut rows);
-                }
-            }
-            Part::Usage.collect(rows.drain(..), changes);
-            self.shared.books.record(ledger.finish(), &mut rows);
-            Part::Ledger.collect(rows.drain(..), changes);
+            self.bill(Came { at, now }, &applied.used, changes);
         }
         applied.outcome.encode_to_vec()
+    }
+
+    /// What requests have used, and what that costs: a row each, sums, and what comes off the credit of their tenants.
+    fn bill(&self, came: Came, all: &[Used<'_>], changes: &mut Changes) {
+        let Came { at, now } = came;
+        let (mut rows, mut spent) = (Vec::new(), Vec::new());
+        let mut ledger = billing::Rows::new(&self.shared.books, at, now);
+        let mut usage = self.shared.usage.write();
+        for used in all {
+            let billed = pricing::bill(&self.prices, used, at, now);
+            if billing::makes_a_row(used) {
+                ledger.add(used, billed.as_ref(), &self.prices);
+            }
+            let bill = billed.map(|billed| billed.bill);
+            let cost = bill.and_then(|bill| Some((bill.currency, bill.amount.filter(|amount| amount.0 > 0)?)));
+            spent.extend(cost.map(|(currency, amount)| (used, currency, amount)));
+            if used.outcome != Outcome::Voided && used.told != Told::Nobody {
+                usage.record(pricing::admitted_at(used, now), used.attribution, used.usage, bill, &mut rows);
+            }
+        }
+        drop(usage);
+        Part::Usage.collect(rows.drain(..), changes);
+        self.shared.books.record(ledger.finish(), &mut rows);
+        Part::Ledger.collect(rows, changes);
+        if !spent.is_empty() {
+            self.change_credit(came, changes, |both, _| both.spend(&spent));
+        }
     }
 
     fn open_node(&mut self, at: LogIndex, now: Timestamp, open: &NodeOpen, changes: &mut Changes) -> Vec<u8> {
@@ -241,6 +269,41 @@ impl ReplicatedState {
         let key = (!reset.overflow).then_some(reset.key.as_slice());
         if self.shared.desk.get().is_some_and(|desk| desk.end_quarantine(&reset.limit, key)) {
             warn!(limit = %reset.limit, account = reset.key.join("/"), "an account that did not add up was reset: it is open again");
+        }
+    }
+
+    fn grant_credit(&mut self, came: Came, grant: &CreditGrant, changes: &mut Changes) -> Vec<u8> {
+        let outcome = self.change_credit(came, changes, |both, catalog| both.grant(catalog, grant));
+        if outcome.problem.is_empty() && !outcome.known {
+            info!(token = %grant.actor, tenant = %grant.tenant, key = %grant.key, index = came.at.0, "credit granted");
+        }
+        outcome.encode_to_vec()
+    }
+
+    /// Changes credit and purses together: whoever looks at both sees both as they were, or both as they are.
+    fn change_credit<T>(
+        &self,
+        came: Came,
+        changes: &mut Changes,
+        change: impl FnOnce(&mut Both<'_>, &Catalog) -> T,
+    ) -> T {
+        let (mut book, mut rows) = (self.shared.credits.write(), credits::Rows::default());
+        let changed = self.shared.change_ledger(|ledger| {
+            change(&mut Both { book: &mut book, ledger, came, stamp: self.stamp, rows: &mut rows }, &self.catalog)
+        });
+        Part::Credits.collect(rows.credits, changes);
+        Part::Quota.collect(rows.quota, changes);
+        changed
+    }
+
+    /// What every entry does, whatever it is about: log time has no other clock.
+    fn tend_credit(&mut self, came: Came, changes: &mut Changes) {
+        let is_due = self.shared.credits(|book| book.is_due(came.now));
+        if is_due || self.shared.ledger(Ledger::has_written_off) {
+            self.change_credit(came, changes, |both, _| {
+                both.write_off();
+                both.take_off();
+            });
         }
     }
 
@@ -291,7 +354,9 @@ impl StateMachine for ReplicatedState {
             command::Kind::LimitReset(reset) => self.reset_limit(now, reset, changes),
             command::Kind::NodeLost(lost) => self.lose_node(now, lost, changes),
             command::Kind::NodeOpen(open) => self.open_node(index, now, open, changes),
+            command::Kind::CreditGrant(grant) => self.grant_credit(Came { at: index, now }, grant, changes),
         };
+        self.tend_credit(Came { at: index, now }, changes);
         self.shared.log_time.send_replace(now);
         self.shared.clock.set(now);
         outcome.into()
@@ -314,9 +379,11 @@ impl StateMachine for ReplicatedState {
         let tokens: Vec<_> = self.shared.tokens.load().rows().collect();
         let ledger = self.shared.ledger.read().image();
         let usage = self.shared.usage.read().clone();
+        let credits = self.shared.credits.read().rows();
         Box::new(
             Part::Catalog
                 .prefixed(self.catalog.rows())
+                .chain(Part::Credits.prefixed(credits))
                 .chain(Part::Ledger.prefixed(self.shared.books.look(|state| state.rows())))
                 .chain(Part::Prices.prefixed(self.prices.rows()))
                 .chain(Part::Quota.prefixed(ledger.into_rows()))
@@ -335,8 +402,10 @@ impl StateMachine for ReplicatedState {
         ledger.live_in(Arc::new(self.zones.clone()));
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let books = ledger::State::restore(parts.ledger.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        let credits = CreditBook::restore(parts.credits.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         self.prices = prices;
         self.shared.books.restore(books);
+        *self.shared.credits.write() = credits;
         self.shared.change_ledger(|current| *current = ledger);
         *self.shared.usage.write() = usage;
         self.shared.tokens.store(Arc::new(tokens));

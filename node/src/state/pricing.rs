@@ -97,6 +97,7 @@ mod tests {
             put(&mut later, 30, "{currency: USD, per: 1, output: 7}");
             let used = Used {
                 node: 1,
+                incarnation: 1,
                 attribution: &attribution,
                 usage: &usage,
                 outcome: Outcome::Settled,

@@ -8,6 +8,7 @@ use tollgate_consensus::{Changes, Row};
 #[derive(Clone, Copy)]
 pub(super) enum Part {
     Catalog,
+    Credits,
     Ledger,
     Prices,
     Quota,
@@ -19,6 +20,7 @@ impl Part {
     const fn prefix(self) -> u8 {
         match self {
             Part::Catalog => b'c',
+            Part::Credits => b'k',
             Part::Ledger => b'l',
             Part::Prices => b'p',
             Part::Quota => b'q',
@@ -28,7 +30,7 @@ impl Part {
     }
 
     fn of(prefix: u8) -> Option<Part> {
-        let all = [Part::Catalog, Part::Ledger, Part::Prices, Part::Quota, Part::Tokens, Part::Usage];
+        let all = [Part::Catalog, Part::Credits, Part::Ledger, Part::Prices, Part::Quota, Part::Tokens, Part::Usage];
         all.into_iter().find(|part| part.prefix() == prefix)
     }
 
@@ -59,6 +61,7 @@ impl Part {
 #[derive(Default)]
 pub(super) struct Parts {
     pub(super) catalog: Vec<Row>,
+    pub(super) credits: Vec<Row>,
     pub(super) ledger: Vec<Row>,
     pub(super) prices: Vec<Row>,
     pub(super) quota: Vec<Row>,
@@ -79,6 +82,7 @@ pub(super) fn split(rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Resu
         key.remove(0);
         let list = match part {
             Part::Catalog => &mut parts.catalog,
+            Part::Credits => &mut parts.credits,
             Part::Ledger => &mut parts.ledger,
             Part::Prices => &mut parts.prices,
             Part::Quota => &mut parts.quota,

@@ -14,6 +14,8 @@ use tollgate_quota::{
     journal::Forgetful,
 };
 
+mod credits;
+
 use super::*;
 
 mod zones;

@@ -110,9 +110,10 @@ impl Cell {
     }
 
     /// What may be drawn: what was used beyond what was reserved has to be made up for first. In a sliding window the log ages
-    /// that.
+    /// that, and a purse pays it with what is billed.
     pub(super) fn spendable(&self, age: u64) -> u64 {
-        let overrun = if self.span().is_some() { 0 } else { self.overrun };
+        let is_elsewhere = self.lease.is_some_and(|lease| lease.span.is_some() || lease.purse);
+        let overrun = if is_elsewhere { 0 } else { self.overrun };
         self.balance(age).saturating_sub(overrun)
     }
 

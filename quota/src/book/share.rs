@@ -248,6 +248,7 @@ fn lease_of(account: u32, share: &ShareView) -> LeaseView {
         unit: share.unit,
         capacity: share.capacity,
         window_end: tollgate_model::Timestamp(share.end),
+        purse: false,
         span: None,
         in_force: share.in_force,
         central: share.shut,

@@ -80,6 +80,8 @@ pub(super) struct Rare {
     pub(super) kind: Kind,
     /// Its own window, where the limit's accounts have such: from when to when (`apart.rs`).
     pub(super) window: (u64, u64),
+    /// Of a purse: what was billed, is off the capacity, and nobody has said yet to have spent (`purse.rs`).
+    pub(super) billed: u64,
 }
 
 impl Rare {
@@ -94,12 +96,14 @@ impl Rare {
         made: 0,
         kind: Kind::Own,
         window: (0, 0),
+        billed: 0,
     };
 
     fn is_none(&self) -> bool {
-        let figures = [self.overrun, self.suspense, self.ask_at, self.recall_until, self.generation.into()];
+        let figures =
+            [self.overrun, self.suspense, self.ask_at, self.recall_until, self.generation.into(), self.billed];
         let is_plain = !self.central && self.made == 0 && self.kind == Kind::Own && self.window == (0, 0);
-        is_plain && figures == [0; 5] && self.slide.slots.is_empty()
+        is_plain && figures == [0; 6] && self.slide.slots.is_empty()
     }
 }
 
@@ -145,6 +149,26 @@ impl Account {
         conserved(capacity, i128::from(capacity) - i128::from(self.taken), self.held, self.used, out)
     }
 
+    /// So much of a purse was spent: it meets what was billed, and the rest waits for a bill.
+    pub(super) fn spend(&mut self, amount: u64) {
+        let rare = self.rare_mut();
+        let of_billed = amount.min(rare.billed);
+        rare.billed -= of_billed;
+        self.used += amount - of_billed;
+        self.take(amount - of_billed);
+    }
+
+    /// So much of a purse was not spent after all. What of that a bill has met already, another has to meet.
+    pub(super) fn unspend(&mut self, amount: u64) {
+        let of_used = amount.min(self.used);
+        self.used -= of_used;
+        self.give(of_used);
+        if amount > of_used {
+            let rare = self.rare_mut();
+            rare.billed = rare.billed.saturating_add(amount - of_used);
+        }
+    }
+
     /// Used beyond what was held, where a window turns.
     pub(super) fn add_overrun(&mut self, amount: u64) {
         if amount > 0 {
@@ -184,7 +208,8 @@ impl Account {
     fn free_beside(&self, rule: &RuleState, Slot { used, held, .. }: Slot) -> i128 {
         let suspense = i128::from(self.rare().suspense);
         let out = i128::from(self.leased) + suspense + i128::from(rule.by_rule(self).sum());
-        i128::from(rule.rule.capacity) - i128::from(used) - i128::from(held) - out
+        let capacity = i128::from(rule.rule.capacity) + i128::from(self.rare().billed);
+        capacity - i128::from(used) - i128::from(held) - out
     }
 
     /// Nothing was used in this window. What is held or out stays.
@@ -414,7 +439,10 @@ impl Ledger {
         let rule = self.rules.get(rule_id);
         let is_kept = match rule.rule.turns() {
             true => rule.is_open(account, now) || rule.keeps_label(account, now),
-            false => rule.is_current(account.epoch) && !account.is_idle(rule, self.age()),
+            false => {
+                let is_purse = rule.rule.is_purse() && rule.deleted_at.is_none();
+                rule.is_current(account.epoch) && (is_purse || !account.is_idle(rule, self.age()))
+            }
         };
         if !is_kept {
             self.remove_account(id);

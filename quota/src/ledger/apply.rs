@@ -78,14 +78,14 @@ impl Ledger {
                 Some(Kind::Hold(hold)) => outcome.holds.push(self.hold(at, now, frame.node, hold)),
                 #[cfg(any(test, feature = "seeded-bugs"))]
                 Some(Kind::Settle(settle)) if self.bug == Some(Bug::RepeatsCount) && settle.unheld => {
-                    used.extend(used_by(frame.node, settle));
+                    used.extend(used_by((frame.node, frame.incarnation), settle));
                 }
                 Some(Kind::Settle(settle)) if !known => {
                     if let Some(state) = self.nodes.get_mut(frame.node) {
                         state.last_terminal = state.last_terminal.max(settle.terminal);
                     }
                     if self.settle(now, frame.node, settle) {
-                        used.extend(used_by(frame.node, settle));
+                        used.extend(used_by((frame.node, frame.incarnation), settle));
                     }
                 }
                 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -212,7 +212,7 @@ impl Ledger {
 
     /// The gravest reason against what was looked up, if there is one.
     fn admissible(&self, now: u64, node: u64, path: &[Step<'_>]) -> Result<(), Refused> {
-        if let Some(by) = path.iter().position(|step| step.amount > self.rules.get(step.rule).rule.capacity) {
+        if let Some(by) = path.iter().position(|step| self.is_never_enough(step)) {
             return Err(Refused::new(by, Refusal::ExceedsLimit));
         }
         #[cfg(any(test, feature = "seeded-bugs"))]
@@ -231,6 +231,12 @@ impl Ledger {
             return Err(Refused::new(0, Refusal::Overloaded));
         }
         Ok(())
+    }
+
+    /// However much is given back. What is in a purse says nothing of what will be.
+    fn is_never_enough(&self, step: &Step<'_>) -> bool {
+        let rule = &self.rules.get(step.rule).rule;
+        step.amount > rule.capacity && !rule.is_purse()
     }
 
     fn look_up<'a>(&mut self, at: LogIndex, now: u64, hold: &'a Hold) -> Result<Path<'a>, Refused> {
@@ -260,7 +266,7 @@ impl Ledger {
             return Err(stale(gone.min(at.0.max(1))));
         };
         let state = self.rules.get(id);
-        if (state.oldest()..=state.rule.version.0).contains(&version) {
+        if state.rule.is_purse() || (state.oldest()..=state.rule.version.0).contains(&version) {
             Ok(id)
         } else {
             Err(stale(state.rule.version.0))
@@ -434,8 +440,11 @@ pub(super) static NOTHING: Usage = Usage {
     output_at_most: 0,
 };
 
-pub(super) fn used_by<'a>(node: u64, settle: &'a tollgate_proto::state::v1::Settle) -> Option<Used<'a>> {
+pub(super) fn used_by<'a>(
+    (node, incarnation): (u64, u64),
+    settle: &'a tollgate_proto::state::v1::Settle,
+) -> Option<Used<'a>> {
     let (attribution, outcome) = (settle.attribution.as_ref()?, settle.outcome());
     let usage = if outcome == Outcome::Voided { &NOTHING } else { settle.usage.as_ref()? };
-    Some(Used { node, attribution, usage, outcome, told: Told::Itself })
+    Some(Used { node, incarnation, attribution, usage, outcome, told: Told::Itself })
 }

@@ -133,7 +133,7 @@ impl Image {
             let open = rule.is_open(account, self.meta.last_time_us);
             let (parts, text) = (rule.rule.per.len(), self.keys.get(account.key));
             let shared = parts > 0 && *text == *overflow_key(parts);
-            if open {
+            if open && !rule.rule.is_purse() {
                 let sums = audited.sums.entry(rule.rule.limit.clone()).or_default();
                 sums.add(account, rule, account.counts(rule, age), shared, said.get(&(id, account.epoch)));
             }

@@ -26,6 +26,10 @@ pub(crate) enum Bug {
     AddsDeltas,
     /// What a node has in hand is free once it has said nothing for the time of a recall.
     TimeOutFreesLeases,
+    /// What a dead incarnation had of a purse is free in time, as a permit is.
+    PurseTimesOut,
+    /// What nobody was billed for stays spent.
+    PurseKeepsTheUnknown,
     /// What a dead incarnation held stays held.
     ForgetsOrphans,
     /// A hold that ends late moves what it held in the window that is open by then.

@@ -5,10 +5,13 @@ use tollgate_proto::state::v1::Hold;
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
 use super::{Ledger, accounts::Kind, apply::join, leases::Lease};
+use crate::slide::Span;
 
 /// How long a recall waits for nodes that say nothing, in log time: whoever is silent for longer can't be reached, and
 /// what it has in hand can't be used.
 const RECALL_US: u64 = 1_000_000;
+/// Of a purse, the greatest request is forgotten after this long.
+const ASKED_US: u64 = 60_000_000;
 
 impl Ledger {
     pub(super) fn note_ask(&mut self, id: u32, amount: u64) {
@@ -16,7 +19,8 @@ impl Ledger {
         let Some(account) = self.accounts.slab.get_mut(id) else { return };
         let rule = &self.rules.get(account.rule).rule;
         // Where no window turns, what was asked a window ago is forgotten.
-        let is_old = rule.span().is_some_and(|span| account.rare().ask_at.saturating_add(span.longest()) <= age);
+        let lasts = rule.span().map(Span::longest).or_else(|| rule.is_purse().then_some(ASKED_US));
+        let is_old = lasts.is_some_and(|lasts| account.rare().ask_at.saturating_add(lasts) <= age);
         if account.ask < amount || is_old {
             account.ask = amount;
             if !rule.turns() {

@@ -31,6 +31,7 @@ pub(super) fn account_row(account: &Account, key: &str, scratch: &mut Vec<u8>) -
     far_number(scratch, 31, rare.kind as u64);
     far_number(scratch, 32, rare.window.0);
     far_number(scratch, 33, rare.window.1);
+    far_number(scratch, 60, rare.billed);
     scratch.to_vec()
 }
 
@@ -100,7 +101,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_row_is_what_protobuf_makes_of_it(
-            rule in any::<u32>(), key in "\\PC{0,200}", of in vec(figure(), 10), generation in any::<u32>(),
+            rule in any::<u32>(), key in "\\PC{0,200}", of in vec(figure(), 11), generation in any::<u32>(),
             central in any::<bool>(), slots in vec((figure(), figure(), figure(), figure()), 0..4),
             made in any::<u32>(), kind in prop_oneof![Just(Kind::Own), Just(Kind::Late), Just(Kind::Shared)]
         ) {
@@ -124,12 +125,14 @@ mod tests {
                 kind: kind as u32,
                 window_start_us: of[8],
                 window_end_us: of[9],
+                billed: of[10],
             };
             let slot = |&(at, used, held, overrun): &_| Slot { at, used, held, overrun };
             let slide = Slide::of(slots.iter().map(slot).collect());
             let (overrun, recall_until, ask_at) = (of[4], of[5], of[6]);
-            let (suspense, window) = (of[7], (of[8], of[9]));
-            let rare = Rare { overrun, suspense, central, generation, ask_at, recall_until, slide, made, kind, window };
+            let (suspense, window, billed) = (of[7], (of[8], of[9]), of[10]);
+            let rare =
+                Rare { overrun, suspense, central, generation, ask_at, recall_until, slide, made, kind, window, billed };
             let account = account.with(rare);
             prop_assert_eq!(account_row(&account, &key, &mut vec![1, 2, 3]), expected.encode_to_vec());
         }

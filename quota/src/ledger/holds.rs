@@ -10,7 +10,7 @@ use tollgate_proto::state::v1::{Outcome, Settle, Usage};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
-use super::{Ledger, leases::Gone, slab::Slab, spread::Spread};
+use super::{Ledger, leases::Gone, purse::difference, slab::Slab, spread::Spread};
 use tollgate_model::Unit;
 
 /// How long an expired hold can still be corrected by a late settlement (QUOTA.md R12), in log time.
@@ -207,6 +207,7 @@ impl Ledger {
                 }
                 slide.overrun(span, age, actual - within);
             }
+            None if expired && rule.is_purse() => account.unspend(held.amount - within),
             None if expired => {
                 account.used = account.used.saturating_sub(held.amount - within);
                 account.give(held.amount - within);
@@ -219,6 +220,11 @@ impl Ledger {
         if rule.span().is_none() {
             account.add_overrun(actual - within);
         }
+        if rule.is_purse() {
+            let by = (hold.node, incarnation_of(hold.request));
+            let was = if expired { held.amount } else { 0 };
+            self.note_spent(held.account, by, difference(actual, was));
+        }
         self.dirty.accounts.push(held.account);
         self.recall_if_over(held.account);
         self.reconsider(held.account);
@@ -228,7 +234,8 @@ impl Ledger {
     /// the incarnation is gone: a deadline says nothing of what is still in flight (R12).
     fn consume(&mut self, id: u32, orphaned_by: Option<Gone>) {
         let Some(hold) = self.holds.slab.get(id) else { return };
-        let (node, at, expired, charges) = (hold.node, hold.at, hold.expired, hold.charges.clone());
+        let (node, request, at, expired) = (hold.node, hold.request, hold.at, hold.expired);
+        let charges = hold.charges.clone();
         for held in charges {
             let Some(account) = self.accounts.slab.get_mut(held.account).filter(|it| it.epoch == held.epoch) else {
                 continue;
@@ -256,7 +263,11 @@ impl Ledger {
                     account.take(held.amount);
                 }
             }
+            let is_purse = rule.is_purse();
             self.dirty.accounts.push(held.account);
+            if is_purse {
+                self.note_spent(held.account, (node, incarnation_of(request)), difference(held.amount, 0));
+            }
             if let Some(gone) = orphaned_by.filter(|_| is_permit) {
                 self.suspend_permit(node, gone, held);
             }
@@ -364,6 +375,26 @@ impl Ledger {
             return hold.expired;
         }
         hold.expired && hold.journaled
+    }
+
+    /// What an incarnation's holds have consumed of a purse is free again: should one end after all, all of it is beyond.
+    pub(super) fn empty_holds(&mut self, node: u64, incarnation: u64) {
+        for id in self.holds.of_node(node) {
+            let Some(mut hold) = self.holds.slab.get(id).filter(|it| it.expired).cloned() else { continue };
+            if incarnation_of(hold.request) != incarnation {
+                continue;
+            }
+            for held in &mut hold.charges {
+                let account = self.accounts.get(held.account).filter(|it| it.epoch == held.epoch);
+                if account.is_some_and(|it| self.rules.get(it.rule).rule.is_purse()) {
+                    held.amount = 0;
+                }
+            }
+            if let Some(known) = self.holds.slab.get_mut(id) {
+                *known = hold;
+            }
+            self.dirty.holds.push(id);
+        }
     }
 
     /// What is left of the holds of one incarnation stays used: nothing more will be known of them.

@@ -59,6 +59,8 @@ pub(super) struct Lease {
     pub(super) lost: bool,
     /// Of `returned`, what a lost node never gave back.
     pub(super) released: u64,
+    /// Of a purse: what its incarnation has said to have spent, whoever held it, less what it was billed for (`purse.rs`).
+    pub(super) unbilled: i64,
 }
 
 impl Lease {
@@ -167,6 +169,8 @@ pub struct LeaseView {
     pub window_end: Timestamp,
     /// How long what is used counts, where that is not until the window ends.
     pub span: Option<Span>,
+    /// What is used is gone for good.
+    pub purse: bool,
     /// The limit is not deleted.
     pub in_force: bool,
     /// Nothing may be drawn, and all that is unspent goes back.
@@ -189,7 +193,7 @@ impl LeaseView {
 
     /// What is used of it is not there again with the end of its request, as a permit is.
     pub(crate) fn is_used_up(&self) -> bool {
-        self.turns() || self.span.is_some()
+        self.turns() || self.span.is_some() || self.purse
     }
 }
 
@@ -215,7 +219,11 @@ impl Ledger {
         Some(LeaseView {
             account,
             epoch: it.epoch,
-            versions: (LogIndex(rule.oldest()), rule.rule.version),
+            versions: match rule.rule.is_purse() {
+                true => (LogIndex(0), LogIndex(u64::MAX)),
+                false => (LogIndex(rule.oldest()), rule.rule.version),
+            },
+            purse: rule.rule.is_purse(),
             unit: rule.rule.unit,
             capacity: rule.rule.capacity,
             window_end: Timestamp(rule.window_of(it).1),
@@ -296,7 +304,7 @@ impl Ledger {
         self.accounts.get(id).filter(|account| self.accounts.keys.text(account.key) == key).map(|_| id)
     }
 
-    fn new_lease(&mut self, account: u32, node: u64, incarnation: u64) -> u32 {
+    pub(super) fn new_lease(&mut self, account: u32, node: u64, incarnation: u64) -> u32 {
         let it = self.accounts.get(account).expect("it was just obtained");
         let (epoch, slides) = (it.epoch, self.rules.get(it.rule).rule.span().is_some());
         self.leases.insert(Lease { account, epoch, node, incarnation, slides, ..Lease::default() })
@@ -350,12 +358,15 @@ impl Ledger {
             account.leased -= (spent - lease.spent) + (returned - lease.returned);
             account.used += spent - lease.spent;
             account.add_overrun(overrun - lease.overrun);
+            let rule = &self.rules.get(account.rule).rule;
+            lease.note_spent(rule, (spent - lease.spent).saturating_add(overrun - lease.overrun));
         }
         (lease.spent, lease.returned, lease.overrun) = (spent, returned, overrun);
         lease.held = report.held.min(lease.outstanding() - if lease.slides { spent } else { 0 });
         lease.generation = lease.generation.max(report.generation);
         self.dirty.leases.push(id);
         self.dirty.accounts.push(report.account);
+        self.fold(report.account);
         self.recall_if_over(report.account);
         self.reconsider(report.account);
     }
@@ -373,7 +384,7 @@ impl Ledger {
             let account = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch);
             self.dirty.leases.push(id);
             match account {
-                Some(account) if lease.outstanding() > 0 || lease.released > 0 => {
+                Some(account) if lease.outstanding() > 0 || lease.released > 0 || lease.unbilled != 0 => {
                     if self.nodes.get(node).is_some_and(|state| state.is_open(lease.incarnation)) {
                         if kept.slides {
                             (kept.spent, kept.slides) = (0, false);
@@ -411,7 +422,11 @@ impl Ledger {
     /// Where no window turns, what is in suspense is free once its incarnation can't spend it, and what it spent has aged.
     fn free_in_time(&mut self, id: u32, gone: Gone) {
         let account = self.leases.slab.get(id).and_then(|lease| self.accounts.get(lease.account));
-        let Some(rule) = account.map(|account| &self.rules.get(account.rule).rule).filter(|rule| !rule.turns()) else {
+        let of = account.map(|account| &self.rules.get(account.rule).rule);
+        let is_purse = |rule: &crate::Rule| rule.is_purse();
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        let is_purse = |rule: &crate::Rule| is_purse(rule) && self.bug != Some(Bug::PurseTimesOut);
+        let Some(rule) = of.filter(|rule| !rule.turns() && !is_purse(rule)) else {
             return;
         };
         let aged = rule.span().map_or(0, |span| span.by_any_clock().longest());

@@ -8,6 +8,8 @@
 //! - *consumed*: called lost. Nobody gets it before the window turns;
 //! - *released*: free. What the node had spent of it and told nobody is not in the books: that is what the operator risks.
 //!
+//! Of a purse all but *hold* is released: what a node may have spent and told nobody is no tenant's loss (`purse.rs`).
+//!
 //! What it had by rule and has not touched (`standing.rs`) stays in suspense, whatever was said: nobody knows how much of which
 //! accounts that was.
 //!
@@ -105,7 +107,7 @@ impl Ledger {
     /// What a node had in hand in windows that are open and turn.
     fn leases_to_write_off(&self, node: u64) -> Vec<u32> {
         let all = self.leases.slab.iter().filter(|(_, lease)| lease.node == node && lease.free_at == 0);
-        let in_hand = all.filter(|(_, lease)| lease.outstanding() > 0);
+        let in_hand = all.filter(|(_, lease)| lease.outstanding() > 0 || lease.unbilled > 0);
         let of_window = in_hand.filter(|(_, lease)| {
             let account = self.accounts.get(lease.account).filter(|it| it.epoch == lease.epoch);
             account.is_some_and(|it| self.rules.get(it.rule).is_current(it.epoch))
@@ -114,6 +116,9 @@ impl Ledger {
     }
 
     fn write_off(&mut self, id: u32, write_off: WriteOff) {
+        if write_off != WriteOff::Hold && self.is_of_a_purse(id) {
+            return self.write_off_purse(id);
+        }
         let lease = self.leases.slab.get_mut(id).expect("it was there a line ago");
         let (account, units) = (lease.account, lease.outstanding());
         match write_off {

@@ -30,7 +30,8 @@ impl Ledger {
             if settle.terminal > last {
                 last = settle.terminal;
                 if self.settle(now, node, settle) {
-                    used.extend(used_by(node, settle).map(|used| Used { told: Told::Journal, ..used }));
+                    let told = Told::Journal;
+                    used.extend(used_by((node, incarnation), settle).map(|used| Used { told, ..used }));
                 }
             }
         }
@@ -61,6 +62,7 @@ impl Ledger {
                     let attribution = orphan.attribution.iter();
                     used.extend(attribution.map(|attribution| Used {
                         node,
+                        incarnation: recover.incarnation,
                         attribution,
                         usage: &NOTHING,
                         outcome,
@@ -123,6 +125,7 @@ impl Ledger {
             None => {
                 account.used += more;
                 account.add_overrun(more_overrun);
+                lease.note_spent(rule, more.saturating_add(more_overrun));
             }
         }
         #[cfg(any(test, feature = "seeded-bugs"))]
@@ -132,6 +135,7 @@ impl Ledger {
         (lease.spent, lease.overrun) = (spent, overrun);
         self.dirty.leases.push(id);
         self.dirty.accounts.push(consumed.account);
+        self.fold(consumed.account);
     }
 
     fn is_of_permits(&self, lease: &Lease) -> bool {
@@ -140,6 +144,7 @@ impl Ledger {
     }
 
     fn close_incarnation(&mut self, node: u64, incarnation: u64) {
+        self.forgive_unknown(node, incarnation);
         for id in self.leases.of_incarnation(node, incarnation) {
             let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| !self.is_of_permits(lease)) else {
                 continue;

@@ -75,6 +75,8 @@ pub(super) struct Dirty {
     pub(super) rules: Vec<u32>,
     /// Rules of which only the rosters have changed.
     pub(super) rosters: Vec<u32>,
+    /// Purses of which only the capacity has changed.
+    pub(super) purses: Vec<u32>,
     pub(super) accounts: Vec<u32>,
     pub(super) holds: Vec<u32>,
     pub(super) leases: Vec<u32>,
@@ -86,8 +88,8 @@ const KEPT: usize = 16_384;
 
 impl Dirty {
     fn clear(&mut self) {
-        let Self { rules, rosters, accounts, holds, leases, nodes } = self;
-        for ids in [rules, rosters, accounts, holds, leases] {
+        let Self { rules, rosters, purses, accounts, holds, leases, nodes } = self;
+        for ids in [rules, rosters, purses, accounts, holds, leases] {
             ids.clear();
             ids.shrink_to(KEPT);
         }
@@ -157,6 +159,7 @@ impl Ledger {
         }
         self.news.add(&dirty.accounts, !dirty.rosters.is_empty(), !dirty.rules.is_empty());
         dirty.rules.append(&mut dirty.rosters);
+        dirty.rules.append(&mut dirty.purses);
         for &id in once(&mut dirty.rules) {
             changes.push((rule_key(id), self.rules.slab.get(id).map(rule_row)));
         }
@@ -277,6 +280,7 @@ fn account(key: &[u8], row: AccountRow) -> Result<Account, RestoreError> {
             _ => Kind::Own,
         },
         window: (row.window_start_us, row.window_end_us),
+        billed: row.billed,
     };
     let mut account = Account::new(row.rule, row.epoch, Key::NONE);
     (account.used, account.held, account.ask) = (row.used, row.held, row.ask);
@@ -299,6 +303,7 @@ pub(super) fn lease_row(lease: &Lease) -> Vec<u8> {
         free_at_us: lease.free_at,
         lost: lease.lost,
         released: lease.released,
+        unbilled: lease.unbilled,
     }
     .encode_to_vec()
 }
@@ -323,6 +328,7 @@ fn lease(key: &[u8], row: LeaseRow) -> Result<Lease, RestoreError> {
         slides: false, // as its account does: see `count_leases`
         lost: row.lost,
         released: row.released,
+        unbilled: row.unbilled,
     })
 }
 

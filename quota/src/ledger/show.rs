@@ -226,6 +226,7 @@ fn leases_of(image: &Image, of: impl Iterator<Item = (u32, u64)>) -> HashMap<(u3
 
 fn is_shown(rule: &RuleState, account: &Account, (now, age): (u64, u64), query: &Query<'_>) -> bool {
     rule.deleted_at.is_none()
+        && !rule.rule.is_purse()
         && rule.is_open(account, now)
         && (rule.rule.turns() || !account.is_idle(rule, age))
         && query.limit.is_none_or(|limit| *limit == *rule.rule.limit)

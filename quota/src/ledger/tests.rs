@@ -10,6 +10,8 @@ mod listing;
 mod lost;
 mod oracle;
 mod peek;
+mod purse;
+mod purses;
 mod random;
 mod recovered;
 mod reset;

@@ -15,8 +15,8 @@ use tollgate_admin::{
 };
 use tollgate_proto::admin::v1::{
     billing_service_client::BillingServiceClient, cluster_service_client::ClusterServiceClient,
-    config_service_client::ConfigServiceClient, limit_service_client::LimitServiceClient,
-    usage_service_client::UsageServiceClient,
+    config_service_client::ConfigServiceClient, credit_service_client::CreditServiceClient,
+    limit_service_client::LimitServiceClient, usage_service_client::UsageServiceClient,
 };
 use tonic::{
     Code, Request, Status,
@@ -270,6 +270,10 @@ impl Attempt {
 
     pub(super) fn cluster(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel.clone())
+    }
+
+    pub(super) fn credits(&self) -> CreditServiceClient<Channel> {
+        CreditServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(super) fn limits(&self) -> LimitServiceClient<Channel> {

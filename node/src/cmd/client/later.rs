@@ -10,8 +10,6 @@ pub(crate) enum LaterCommand {
     Init(LaterArgs),
     /// Move traffic out of a zone, and back: not available yet.
     Zone(LaterArgs),
-    /// Grant and show credits: not available yet.
-    Credits(LaterArgs),
     /// Show who changed what, when: not available yet.
     Audit(LaterArgs),
     /// Watch the cluster live: not available yet.
@@ -30,7 +28,6 @@ impl LaterCommand {
         let verb = match self {
             Self::Init(_) => "init",
             Self::Zone(_) => "zone",
-            Self::Credits(_) => "credits",
             Self::Audit(_) => "audit",
             Self::Top(_) => "top",
         };

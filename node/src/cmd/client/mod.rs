@@ -8,6 +8,7 @@ mod billing;
 mod check;
 mod cluster;
 mod connection;
+mod credits;
 mod delete;
 mod diff;
 mod failure;
@@ -29,6 +30,7 @@ use clap::Subcommand;
 pub(crate) use self::{
     apply::apply_text,
     connection::Connection,
+    credits::grant_credit,
     output::{is_closed_pipe, write},
 };
 
@@ -48,6 +50,7 @@ pub(crate) enum ClientCommand {
     Export(get::ExportArgs),
     Cluster(cluster::ClusterArgs),
     Token(token::TokenArgs),
+    Credits(credits::CreditsArgs),
     Limits(limits::LimitsArgs),
     Usage(usage::UsageArgs),
     Billing(billing::BillingArgs),
@@ -74,6 +77,7 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Export(args) => get::export(args).await,
         ClientCommand::Cluster(args) => cluster::run(args).await,
         ClientCommand::Token(args) => token::run(args).await,
+        ClientCommand::Credits(args) => credits::run(args).await,
         ClientCommand::Limits(args) => limits::run(args).await,
         ClientCommand::Usage(args) => usage::run(args).await,
         ClientCommand::Billing(args) => billing::run(args).await,

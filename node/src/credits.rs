@@ -1,0 +1,47 @@
+//! Credit out of the replicated state, and the entries that bring it to its end where nobody writes any.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tollgate_admin::backplane::CreditState;
+use tollgate_consensus::{Consensus, Role};
+use tollgate_model::{Money, purse_of};
+use tollgate_proto::state::v1::{Command, QuotaBatch, command};
+use tracing::debug;
+
+use crate::{clock, state::Shared};
+
+/// How late credit may come to its end on an idle cluster, at most.
+const EVERY: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a tenant's credit stands, as this node has applied it.
+pub(crate) fn state(state: &Shared, tenant: &str) -> Option<CreditState> {
+    state.credits(|book| {
+        let view = book.view(tenant)?;
+        let purse = state.ledger(|ledger| ledger.purse(&purse_of(tenant))).unwrap_or_default();
+        let [held, suspense] = [purse.held, purse.suspense].map(|units| Money(units.into()));
+        Some(CreditState { view, held, suspense })
+    })
+}
+
+/// Lets log time pass the end of grants, as long as this node leads: an entry that says nothing else.
+pub(crate) async fn pass_ends(state: Arc<Shared>, consensus: Consensus) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let batch = Command { kind: Some(command::Kind::Quota(QuotaBatch::default())), ..Command::default() };
+    let command = batch.encode_to_vec();
+    loop {
+        ticks.tick().await;
+        let next = state.credits(|book| book.next_end());
+        // Once log time is there, every entry does it, as far as it is free.
+        let is_due = next.is_some_and(|end| state.log_time() < end && end <= clock::now());
+        if is_due && consensus.status().role == Role::Leader {
+            let deadline = Instant::now() + TIMEOUT;
+            if let Err(error) = consensus.propose(None, command.clone().into(), deadline.into_std()).await {
+                debug!(%error, "the end of a grant waits for the next entry");
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Credit through the log: what is granted is in the purse, what is billed is off both, and rows are all of it.
+
+use tollgate_model::{Money, purse_of};
+use tollgate_proto::state::v1::{CreditGrant, CreditGrantOutcome, Settle};
+
+use super::*;
+
+const TENANTS: &str = r#"
+apiVersion: tollgate/v1
+kind: Tenant
+metadata: {name: acme}
+spec: {billing: {mode: prepaid, currency: USD}}
+---
+apiVersion: tollgate/v1
+kind: Tenant
+metadata: {name: globex}
+spec: {billing: {mode: postpaid, currency: USD}}
+---
+apiVersion: tollgate/v1
+kind: Price
+metadata: {name: m}
+spec: {currency: USD, per: 1, input: "1"}
+"#;
+
+const ONE: u64 = 1_000_000_000_000;
+
+fn apply_yaml(driven: &mut Driven, text: &str) -> ConfigOutcome {
+    let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", text);
+    assert!(problems.is_empty(), "{problems}");
+    let put = |resource| PutResource { resource: Some(resource), expected_version: None };
+    let puts = parsed.into_iter().map(|parsed| put(parsed.resource)).collect();
+    let change = ConfigChange { puts, ..ConfigChange::default() };
+    ConfigOutcome::decode(driven.apply(command::Kind::Config(change))).unwrap()
+}
+
+fn started() -> Driven {
+    let mut driven = Driven::new();
+    let outcome = apply_yaml(&mut driven, TENANTS);
+    assert!(outcome.problems.is_empty(), "{outcome:?}");
+    driven.apply(command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
+    driven
+}
+
+fn grant(driven: &mut Driven, tenant: &str, key: &str, whole: i128, expires_us: u64) -> CreditGrantOutcome {
+    let grant = CreditGrant {
+        tenant: tenant.into(),
+        key: key.into(),
+        amount: (whole * Money::ONE.0).to_be_bytes().to_vec().into(),
+        expires_us,
+        reason: "so".into(),
+        actor: "t1".into(),
+    };
+    CreditGrantOutcome::decode(driven.apply(command::Kind::CreditGrant(grant))).unwrap()
+}
+
+fn frame(driven: &mut Driven, seq: u64, kind: record::Kind) -> QuotaOutcome {
+    let records = vec![Record { kind: Some(kind) }];
+    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: seq, records }];
+    QuotaOutcome::decode(driven.apply(command::Kind::Quota(QuotaBatch { frames }))).unwrap()
+}
+
+fn request(n: u64) -> u64 {
+    (1 << 40) + n
+}
+
+fn hold(driven: &mut Driven, seq: u64, tenant: &str, whole: u64) -> bool {
+    let charge = Charge { limit: purse_of(tenant).to_string(), amount: whole * ONE, ..Charge::default() };
+    let hold = Hold { request: request(seq), charges: vec![charge], hold_for_us: 60_000_000, ..Hold::default() };
+    frame(driven, seq, record::Kind::Hold(hold)).frames[0].holds[0].granted
+}
+
+/// A call of so many tokens ends: each is a dollar.
+fn settle(driven: &mut Driven, seq: u64, of: Option<u64>, tenant: &str, tokens: u64) {
+    let settled = settled(driven, seq, of, tenant, tokens);
+    frame(driven, seq, record::Kind::Settle(settled));
+}
+
+fn settled(driven: &Driven, seq: u64, of: Option<u64>, tenant: &str, tokens: u64) -> Settle {
+    Settle {
+        request: of.map_or(request(seq), request),
+        outcome: Outcome::Settled.into(),
+        usage: Some(Usage { input_tokens: tokens, cost: tokens * ONE, ..Usage::default() }),
+        attribution: Some(attribution(driven, tenant, of.is_some())),
+        unheld: of.is_none(),
+        ..Settle::default()
+    }
+}
+
+fn attribution(driven: &Driven, tenant: &str, prepaid: bool) -> Attribution {
+    Attribution {
+        request_id: "r".into(),
+        tenant: tenant.into(),
+        model: "m".into(),
+        provider: "p".into(),
+        currency: "USD".into(),
+        config_index: driven.index,
+        admitted_us: 1_800_000_000_000_000 + driven.index * 1_000,
+        prepaid,
+        ..Attribution::default()
+    }
+}
+
+/// Granted, spent, rest, owed; and what the purse holds in all and has free.
+fn figures(driven: &Driven, tenant: &str) -> ([i128; 4], u64, i128) {
+    let view = driven.shared.credits(|book| book.view(tenant)).unwrap();
+    let rest = driven.shared.credits(|book| book.rest(tenant));
+    let purse = driven.shared.ledger(|ledger| ledger.purse(&purse_of(tenant))).unwrap();
+    assert_eq!(i128::from(purse.capacity), rest.0, "the purse holds what is left");
+    let whole = |money: Money| money.0 / Money::ONE.0;
+    let one = Money::ONE.0;
+    let granted = [whole(view.granted), whole(view.spent), whole(rest), whole(view.owed)];
+    (granted, purse.capacity / ONE, purse.free / one)
+}
+
+fn sound(driven: &Driven) {
+    assert_eq!(driven.image(), driven.rows, "rows are all of the state");
+    driven.shared.ledger(|ledger| ledger.audit().unwrap());
+    let (mut copy, _) = ReplicatedState::new("unused".into());
+    copy.restore(&mut driven.image().into_iter().map(Ok)).unwrap();
+    assert_eq!(copy.image().collect::<BTreeMap<_, _>>(), driven.rows);
+}
+
+#[test]
+fn what_a_prepaid_tenant_holds_and_is_billed_is_off_its_grants_to_the_pico() {
+    let mut driven = started();
+    assert!(!hold(&mut driven, 1, "acme", 1), "there is a purse, with nothing in it");
+    assert_eq!(grant(&mut driven, "acme", "a", 10, 0).problem, "");
+    assert_eq!(figures(&driven, "acme"), ([10, 0, 10, 0], 10, 10));
+    assert!(hold(&mut driven, 2, "acme", 7));
+    assert!(!hold(&mut driven, 3, "acme", 4), "not one unit over");
+    settle(&mut driven, 4, Some(2), "acme", 6);
+    assert_eq!(figures(&driven, "acme"), ([10, 6, 4, 0], 4, 4));
+    assert!(hold(&mut driven, 5, "acme", 4));
+    settle(&mut driven, 6, Some(5), "acme", 4);
+    assert_eq!(figures(&driven, "acme"), ([10, 10, 0, 0], 0, 0));
+    assert!(!hold(&mut driven, 7, "acme", 1));
+    assert!(grant(&mut driven, "acme", "a", 10, 0).known);
+    assert_eq!(figures(&driven, "acme").1, 0, "the same key again gives nothing");
+    sound(&driven);
+}
+
+#[test]
+fn a_postpaid_tenant_burns_credit_first_and_is_never_refused() {
+    let mut driven = started();
+    settle(&mut driven, 1, None, "globex", 5);
+    assert!(driven.shared.credits(|book| book.view("globex")).is_none(), "billed, as ever");
+    grant(&mut driven, "globex", "a", 10, 0);
+    settle(&mut driven, 2, None, "globex", 4);
+    assert_eq!(figures(&driven, "globex"), ([10, 4, 6, 0], 6, 6));
+    settle(&mut driven, 3, None, "globex", 40);
+    assert_eq!(figures(&driven, "globex"), ([10, 10, 0, 0], 0, 0), "what is beyond is billed");
+    sound(&driven);
+}
+
+#[test]
+fn a_grant_ends_with_the_first_entry_after_it_as_far_as_nobody_holds_it() {
+    let mut driven = started();
+    let end = 1_800_000_000_000_000 + (driven.index + 5) * 1_000;
+    grant(&mut driven, "acme", "short", 10, end);
+    grant(&mut driven, "acme", "long", 3, 0);
+    assert!(hold(&mut driven, 1, "acme", 6));
+    while driven.index * 1_000 + 1_800_000_000_000_000 < end {
+        assert_eq!(figures(&driven, "acme").1, 13);
+        driven.apply(command::Kind::Quota(QuotaBatch::default()));
+    }
+    assert_eq!(figures(&driven, "acme"), ([6, 0, 6, 0], 6, 0), "seven are free, and go; six are held");
+    assert!(!hold(&mut driven, 2, "acme", 1));
+    settle(&mut driven, 3, Some(1), "acme", 4);
+    // Three of what was spent were the last of the grant that had ended: nothing is left of it.
+    assert_eq!(figures(&driven, "acme"), ([6, 4, 2, 0], 2, 2));
+    sound(&driven);
+}
+
+#[test]
+fn a_correction_waits_for_what_is_held_and_a_currency_for_what_is_there() {
+    let mut driven = started();
+    grant(&mut driven, "acme", "a", 10, 0);
+    assert!(hold(&mut driven, 1, "acme", 8));
+    assert_eq!(grant(&mut driven, "acme", "fix", -5, 0).problem, "");
+    assert_eq!(figures(&driven, "acme"), ([8, 0, 8, 0], 8, 0), "accepted, and two of it are free");
+    let euro = TENANTS.replace("mode: prepaid, currency: USD", "mode: prepaid, currency: EUR");
+    let refused = apply_yaml(&mut driven, &euro);
+    assert_eq!((refused.problems.len(), refused.problems[0].field.as_str()), (1, "spec.billing.currency"));
+    assert!(refused.problems[0].message.starts_with("credit of 8 USD is there"), "{refused:?}");
+    settle(&mut driven, 2, Some(1), "acme", 3);
+    assert_eq!(figures(&driven, "acme"), ([5, 3, 2, 0], 2, 2), "effective");
+    assert_eq!(grant(&mut driven, "acme", "fix-2", -2, 0).problem, "");
+    let unbound = apply_yaml(&mut driven, &euro);
+    assert!(unbound.problems.is_empty(), "{unbound:?}");
+    assert!(!hold(&mut driven, 3, "acme", 1));
+    assert!(grant(&mut driven, "nobody", "a", 1, 0).problem.contains("no tenant `nobody`"));
+    sound(&driven);
+}
