@@ -135,6 +135,8 @@ pub struct Ledger {
     news: News,
     /// What was written off of purses, until somebody takes it in.
     written_off: Vec<WrittenOff>,
+    /// Incarnations of which this entry has brought the last word, until their purses are closed.
+    closing: Vec<(u64, u64)>,
     /// Makes it wrong in one way, to prove that the checks would see it.
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) bug: Option<bugs::Bug>,
@@ -255,6 +257,7 @@ impl Ledger {
             dirty: rows::Dirty::default(),
             news: News { all: true, ..News::default() },
             written_off: Vec::new(),
+            closing: Vec::new(),
             #[cfg(any(test, feature = "seeded-bugs"))]
             bug: None,
             #[cfg(any(test, feature = "seeded-bugs"))]

@@ -157,6 +157,14 @@ impl Both<'_> {
         }
     }
 
+    /// Frees what dead processes had of purses, once their journals have told all, and that is billed.
+    pub(super) fn close(&mut self) {
+        if self.ledger.is_closing_purses() {
+            self.ledger.stamp(self.stamp);
+            self.ledger.close_purses(self.came.now, &mut self.rows.quota);
+        }
+    }
+
     /// Tells tenants what is theirs again, as nobody will ever know what became of it.
     pub(super) fn write_off(&mut self) {
         for lost in self.ledger.take_written_off() {

@@ -299,8 +299,9 @@ impl ReplicatedState {
     /// What every entry does, whatever it is about: log time has no other clock.
     fn tend_credit(&mut self, came: Came, changes: &mut Changes) {
         let is_due = self.shared.credits(|book| book.is_due(came.now));
-        if is_due || self.shared.ledger(Ledger::has_written_off) {
+        if is_due || self.shared.ledger(|ledger| ledger.has_written_off() || ledger.is_closing_purses()) {
             self.change_credit(came, changes, |both, _| {
+                both.close();
                 both.write_off();
                 both.take_off();
             });

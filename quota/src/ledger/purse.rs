@@ -10,7 +10,8 @@
 //! Of each incarnation it is known what it has said to have spent and was not billed for: `unbilled` of its lease, which is there
 //! for what the log held, too. When nothing more will be heard of it (its journal's last word, or somebody gave the node
 //! up) that is what requests may have used that nobody knows the end of. No tenant is billed for that, so it is free again; so
-//! is what was left of its leases. Before that time frees nothing of a purse.
+//! is what was left of its leases. Before that time frees nothing of a purse. A journal's last word may be in the entry of its first
+//! one, so purses are closed at the end of that, when all of it is billed ([`Ledger::close_purses`]).
 
 use tollgate_model::{Name, Timestamp};
 
@@ -127,6 +128,27 @@ impl Ledger {
             self.recall(now, account);
         }
         self.finish(now, changes);
+    }
+
+    /// Closes what incarnations have of purses of whom this entry has brought the last word: once all that they have said is
+    /// billed, as what is not by then nobody will be billed for.
+    pub fn close_purses(&mut self, now: Timestamp, changes: &mut Changes) {
+        let now = self.begin(now);
+        for (node, incarnation) in std::mem::take(&mut self.closing) {
+            self.forgive_unknown(node, incarnation);
+            for id in self.leases.of_incarnation(node, incarnation) {
+                if self.is_of_a_purse(id) {
+                    self.close_lease(id);
+                }
+            }
+        }
+        self.finish(now, changes);
+    }
+
+    /// Whether there is anything to close.
+    #[must_use]
+    pub fn is_closing_purses(&self) -> bool {
+        !self.closing.is_empty()
     }
 
     /// How a purse stands; none if there is no such.

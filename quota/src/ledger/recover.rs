@@ -143,26 +143,32 @@ impl Ledger {
         account.is_some_and(|it| self.rules.get(it.rule).rule.unit == Unit::Concurrency)
     }
 
+    /// Of purses this waits until what it has said is billed ([`Ledger::close_purses`]).
     fn close_incarnation(&mut self, node: u64, incarnation: u64) {
-        self.forgive_unknown(node, incarnation);
         for id in self.leases.of_incarnation(node, incarnation) {
-            let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| !self.is_of_permits(lease)) else {
-                continue;
-            };
-            if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
-                account.rare_mut().suspense -= lease.outstanding();
-                account.give(lease.outstanding());
-                self.dirty.accounts.push(lease.account);
+            if !self.is_of_a_purse(id) {
+                self.close_lease(id);
             }
-            self.leases.remove(id);
-            self.dirty.leases.push(id);
-            self.reconsider(lease.account);
         }
+        self.closing.push((node, incarnation));
         self.return_shares(node, incarnation);
         self.close_holds(node, incarnation);
         if let Some(state) = self.nodes.get_mut(node) {
             state.earlier.retain(|it| it.incarnation != incarnation);
         }
         self.dirty.nodes.push(node);
+    }
+
+    /// What is left of a lease is free again. Permits are in their own time.
+    pub(super) fn close_lease(&mut self, id: u32) {
+        let Some(lease) = self.leases.slab.get(id).copied().filter(|lease| !self.is_of_permits(lease)) else { return };
+        if let Some(account) = self.accounts.slab.get_mut(lease.account).filter(|it| it.epoch == lease.epoch) {
+            account.rare_mut().suspense -= lease.outstanding();
+            account.give(lease.outstanding());
+            self.dirty.accounts.push(lease.account);
+        }
+        self.leases.remove(id);
+        self.dirty.leases.push(id);
+        self.reconsider(lease.account);
     }
 }

@@ -1,7 +1,9 @@
 //! Credit through the log: what is granted is in the purse, what is billed is off both, and rows are all of it.
 
 use tollgate_model::{Money, purse_of};
-use tollgate_proto::state::v1::{CreditGrant, CreditGrantOutcome, Settle};
+use tollgate_proto::state::v1::{
+    CreditEventKind, CreditEventRow, CreditGrant, CreditGrantOutcome, Orphan, Recover, Settle,
+};
 
 use super::*;
 
@@ -189,5 +191,40 @@ fn a_correction_waits_for_what_is_held_and_a_currency_for_what_is_there() {
     assert!(unbound.problems.is_empty(), "{unbound:?}");
     assert!(!hold(&mut driven, 3, "acme", 1));
     assert!(grant(&mut driven, "nobody", "a", 1, 0).problem.contains("no tenant `nobody`"));
+    sound(&driven);
+}
+
+#[test]
+fn what_a_journal_tells_to_its_last_word_in_one_entry_is_billed_and_spent_once() {
+    let mut driven = started();
+    grant(&mut driven, "acme", "a", 10, 0);
+    assert!(hold(&mut driven, 1, "acme", 3), "its end is in the journal");
+    assert!(hold(&mut driven, 2, "acme", 4), "nobody knows its end");
+    assert!(hold(&mut driven, 3, "acme", 1), "no upstream worked for it");
+    let next = NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() };
+    driven.apply(command::Kind::NodeOpen(next));
+    assert_eq!(figures(&driven, "acme"), ([10, 0, 10, 0], 10, 2), "nothing is free before its journal has spoken");
+    let ended = Settle { terminal: 1, ..settled(&driven, 1, Some(1), "acme", 2) };
+    let voided =
+        Settle { terminal: 2, outcome: Outcome::Voided.into(), usage: None, ..settled(&driven, 3, Some(3), "acme", 0) };
+    let unknown = Orphan { request: request(2), attribution: Some(attribution(&driven, "acme", true)) };
+    let of = Recover { incarnation: 1, ..Recover::default() };
+    let said = [
+        Recover { settles: vec![ended, voided], ..of.clone() },
+        Recover { orphans: vec![unknown], ..of.clone() },
+        Recover { done: true, ..of },
+    ];
+    let records = said.map(|said| Record { kind: Some(record::Kind::Recover(said)) }).to_vec();
+    let frames = vec![Frame { node: 1, incarnation: 2, first_seq: 1, records }];
+    driven.apply(command::Kind::Quota(QuotaBatch { frames }));
+    assert_eq!(figures(&driven, "acme"), ([10, 2, 8, 0], 8, 8), "two are spent, and all the rest is there");
+    let purse = driven.shared.ledger(|ledger| ledger.purse(&purse_of("acme"))).unwrap();
+    assert_eq!((purse.held, purse.leased, purse.suspense, purse.billed), (0, 0, 0, 0));
+    let written_off = |row: &CreditEventRow| row.kind() == CreditEventKind::WrittenOff;
+    let history = driven.shared.credits(|book| book.history("acme", None, 10));
+    let amounts: Vec<_> = history.iter().filter(|row| written_off(row)).map(|row| row.amount.to_vec()).collect();
+    assert_eq!(amounts, [(4 * Money::ONE.0).to_be_bytes()], "what nobody knows, and nothing of what is billed");
+    let records = driven.shared.books().look(|state| state.chain().records());
+    assert_eq!(records, 4, "a row for each, and the price");
     sound(&driven);
 }

@@ -172,6 +172,7 @@ fn time_frees_nothing_and_the_journal_everything_that_was_not_billed() {
     let records =
         vec![Record { kind: Some(Kind::Recover(Recover { incarnation: 1, done: true, ..Recover::default() })) }];
     bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 2, records });
+    bench.ledger.close_purses(Timestamp(bench.now), &mut Changes::new());
     bench.sound_purse();
     assert_eq!(bench.has(), view(830, 0, 0, 0));
     let written_off = vec![WrittenOff { limit: Name::new("credits:acme"), node: 1, amount: 30 }];

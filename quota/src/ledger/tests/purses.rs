@@ -143,6 +143,7 @@ impl Life {
         let (at, now) = self.at();
         let batch = QuotaBatch { frames: vec![frame] };
         let applied = self.ledger.apply(at, now, &batch, &mut Changes::new());
+        self.ledger.close_purses(now, &mut Changes::new());
         applied.outcome.frames.into_iter().next().unwrap()
     }
 
