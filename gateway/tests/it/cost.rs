@@ -210,8 +210,8 @@ async fn a_stream_holds_more_money_as_it_goes_by_the_price_that_it_began_with() 
 #[tokio::test]
 async fn a_stream_ends_where_there_is_no_money_for_more() {
     let (upstream, cluster, used) = growing("limit: 45").await;
-    // What is left is held by a call that does not end, but for what some hundred tokens cost.
-    let filler = growing::open_filler(&cluster, (45 * DOLLAR - used) / OUTPUT - 1_200).await;
+    // What is left is held by a call that does not end, but for what such an answer and some hundred tokens cost.
+    let filler = growing::open_filler(&cluster, (45 * DOLLAR - used) / OUTPUT - 2_000).await;
     let mut caller = growing::open(&cluster, 400).await;
     let body = read_until(&mut caller, "[DONE]").await;
     assert!(body.contains("\"finish_reason\":\"length\"") && body.matches(TEXT).count() > 10, "{body}");
