@@ -10,7 +10,7 @@ mod charge;
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 
 use tollgate_model::{Money, Timestamp, Window};
-use tollgate_proto::state::v1::{LedgerRow, Usage, UsageSource};
+use tollgate_proto::state::v1::{LedgerRow, UsageSource};
 
 use self::charge::cells;
 pub(super) use self::charge::columns;
@@ -170,14 +170,7 @@ impl Sums for Focus {
 /// What a row charges, in parts that add up to it.
 fn parts(row: &LedgerRow, tariff: Option<&Tariff>) -> Vec<(Part, u64, Money)> {
     let amount = amount_of(row).unwrap_or_default();
-    let used = Quantities::from(&Usage {
-        input_tokens: row.input_tokens,
-        cached_input_tokens: row.cached_input_tokens,
-        cache_write_tokens: row.cache_write_tokens,
-        output_tokens: row.output_tokens,
-        reasoning_tokens: row.reasoning_tokens,
-        ..Usage::default()
-    });
+    let used = Quantities::from(row);
     let part = |line: Line| match line.meter {
         // What lacks to the least is another amount each time: it is told in the currency, at 1.
         Meter::Minimum => (Some((Meter::Minimum, Money::ONE.0)), 0, line.amount),

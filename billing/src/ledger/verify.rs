@@ -8,7 +8,7 @@ use std::{
 };
 
 use tollgate_model::Money;
-use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, Usage, ledger_record::Kind};
+use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, ledger_record::Kind};
 
 use super::{
     Books, Broken, Hash, Keeper, Missing, Records, State, amount_of,
@@ -85,7 +85,7 @@ impl Verified {
         let Some(tariff) = self.tariffs.get(&(row.price.clone(), row.price_version)) else {
             return Some(format!("names the price {id}, which is not in the ledger before it"));
         };
-        let right = tariff.amount((&usage(row)).into());
+        let right = tariff.amount(row.into());
         (right != amount).then(|| format!("amounts to {amount}, and by its price {id} it is {right}"))
     }
 
@@ -206,16 +206,5 @@ impl Verified {
 /// # Errors
 /// Why the price can't be read.
 pub fn lines(row: &LedgerRow, price: &tollgate_proto::state::v1::PriceVersionRow) -> Result<Vec<Line>, String> {
-    Ok(Tariff::of(price)?.lines((&usage(row)).into()).collect())
-}
-
-fn usage(row: &LedgerRow) -> Usage {
-    Usage {
-        input_tokens: row.input_tokens,
-        cached_input_tokens: row.cached_input_tokens,
-        cache_write_tokens: row.cache_write_tokens,
-        output_tokens: row.output_tokens,
-        reasoning_tokens: row.reasoning_tokens,
-        ..Usage::default()
-    }
+    Ok(Tariff::of(price)?.lines(row.into()).collect())
 }

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 use tollgate_model::{Currency, Glob, LogIndex, Money, Name, Price, PriceTable, Rates, Timestamp};
-use tollgate_proto::state::v1::Usage;
+use tollgate_proto::state::v1::{LedgerRow, Usage};
 
 /// What is counted, each token once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +82,19 @@ impl From<&Usage> for Quantities {
             output: usage.output_tokens - reasoning,
             reasoning,
         }
+    }
+}
+
+impl From<&LedgerRow> for Quantities {
+    fn from(row: &LedgerRow) -> Self {
+        Self::from(&Usage {
+            input_tokens: row.input_tokens,
+            cached_input_tokens: row.cached_input_tokens,
+            cache_write_tokens: row.cache_write_tokens,
+            output_tokens: row.output_tokens,
+            reasoning_tokens: row.reasoning_tokens,
+            ..Usage::default()
+        })
     }
 }
 
