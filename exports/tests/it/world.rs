@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use proptest::prelude::*;
 use tollgate_billing::{
     export::{Chunk, Export, ExportError, FocusVersion, Format, Query, Schema, Source, Tenants, Terms},
-    price::{Quantities, Tariff},
+    price::Tariff,
 };
 use tollgate_model::{TimeZone, Timestamp};
 use tollgate_proto::{
-    state::v1::{LedgerOutcome, LedgerRow, PriceVersionRow, Usage, UsageSource},
+    state::v1::{LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource},
     v1::{Metadata, Price, PriceSpec, PriceTier},
 };
 
@@ -101,16 +101,8 @@ pub(crate) fn prices() -> BTreeMap<(String, u64), Price> {
 
 /// What a row amounts to by its price.
 pub(crate) fn reckon(row: &LedgerRow, price: &Price) -> i128 {
-    let usage = Usage {
-        input_tokens: row.input_tokens,
-        cached_input_tokens: row.cached_input_tokens,
-        cache_write_tokens: row.cache_write_tokens,
-        output_tokens: row.output_tokens,
-        reasoning_tokens: row.reasoning_tokens,
-        ..Usage::default()
-    };
     let version = PriceVersionRow { price: Some(price.clone()), ..PriceVersionRow::default() };
-    Tariff::of(&version).unwrap().amount(Quantities::from(&usage)).0
+    Tariff::of(&version).unwrap().amount(row.into()).0
 }
 
 /// A row as it comes, its place in the ledger set later.
