@@ -110,4 +110,23 @@ mod tests {
             }
         }
     }
+
+    /// A price for each request, or a least amount, is for those that an upstream worked for.
+    #[test]
+    fn what_no_upstream_worked_for_or_nobody_knows_the_end_of_costs_nothing() {
+        let mut book = PriceBook::default();
+        put(&mut book, 10, "{currency: USD, per: 1, output: 1, request: 2, minimum: 5}");
+        let attribution =
+            Attribution { config_index: 10, admitted_us: 1, currency: "USD".into(), ..Attribution::default() };
+        let usage = Usage::default();
+        for (outcome, told, units) in [
+            (Outcome::Partial, Told::Journal, 5),
+            (Outcome::Partial, Told::Nobody, 0),
+            (Outcome::Voided, Told::Itself, 0),
+        ] {
+            let used = Used { node: 1, incarnation: 1, attribution: &attribution, usage: &usage, outcome, told };
+            let bill = bill(&book, &used, LogIndex(40), Timestamp(2)).unwrap().bill;
+            assert_eq!(bill.amount, Some(Money(units * Money::ONE.0)), "{outcome:?} {told:?}");
+        }
+    }
 }
