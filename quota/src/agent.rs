@@ -36,7 +36,8 @@ use prost::Message as _;
 use smallvec::SmallVec;
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{
-    Consumed, Frame, Hold, HoldOutcome, JournalAdmit, Outcome, Record, Recover, Settle, Standing, Usage, record::Kind,
+    Consumed, Frame, Hold, HoldOutcome, JournalAdmit, Outcome, Present, Record, Recover, Settle, Standing, Usage,
+    record::Kind,
 };
 
 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -91,6 +92,8 @@ pub struct Agent {
     outbox: Outbox,
     /// Said first: what earlier incarnations left behind.
     recovers: VecDeque<Recover>,
+    /// Said when there is room: how many are in flight under shadow limits.
+    present: VecDeque<Present>,
     contact: Contact,
     keeps_contact: bool,
     /// Requests that were told to wait, and granted then.
@@ -142,6 +145,7 @@ impl Agent {
             fenced: false,
             outbox: Outbox::default(),
             recovers: VecDeque::new(),
+            present: VecDeque::new(),
             contact: Contact::default(),
             keeps_contact: false,
             poured: BTreeMap::new(),
@@ -209,6 +213,20 @@ impl Agent {
         self.book.next_news()
     }
 
+    /// Has the log told how many requests in flight have met accounts of shadow limits. Whoever gathers that adds it up, and
+    /// hands out no more while [`Agent::has_present`].
+    pub fn say_present(&mut self, said: impl IntoIterator<Item = Present>) {
+        if !self.fenced {
+            self.present.extend(said);
+        }
+    }
+
+    /// Whether some of that is not in a frame yet.
+    #[must_use]
+    pub fn has_present(&self) -> bool {
+        !self.present.is_empty()
+    }
+
     /// Takes in what has changed in this node's own replica.
     pub fn follow(&mut self, ledger: &Ledger, news: &News) {
         self.book.follow(ledger, news);
@@ -231,6 +249,7 @@ impl Agent {
         self.parked.clear();
         self.lingering.clear();
         self.recovers.clear();
+        self.present.clear();
         self.book.close();
         self.queued = 0;
         self.unheld = 0;

@@ -23,6 +23,7 @@ mod locked;
 mod others;
 mod path;
 mod pockets;
+mod present;
 mod pump;
 mod quarantine;
 mod shared;
@@ -45,6 +46,7 @@ use crate::{
 
 pub(crate) use path::Taken;
 pub use path::{Account, Path};
+pub use present::Presence;
 use shared::{Reserved, Shared};
 pub(crate) use ticket::Ticket;
 pub use touch::Touch;
@@ -259,6 +261,12 @@ impl Desk {
     #[must_use]
     pub fn path(&self, accounts: Vec<Account>) -> Path {
         Path::new(self, accounts)
+    }
+
+    /// A request that is in flight under shadow limits on concurrency until what is returned is dropped, and how many are in each of
+    /// these accounts, in the whole cluster, with it. Waits for nobody.
+    pub fn presence(&self, accounts: Vec<Account>) -> (Presence, Vec<u64>) {
+        Presence::new(&self.shared, accounts)
     }
 
     /// Says when this node is out of touch. `granted` is a moment after which the log has granted something to whoever asks.

@@ -59,6 +59,7 @@ mod leases;
 mod lost;
 mod nodes;
 mod peek;
+mod present;
 mod purse;
 mod recover;
 mod reset;

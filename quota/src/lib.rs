@@ -35,11 +35,11 @@ mod slide;
 mod uplink;
 
 pub use agent::Agent;
-pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path, Touch};
+pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path, Presence, Touch};
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Told, Used};
 pub use replica::Replica;
-pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Standing, Written};
+pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Shadow, Standing, Written};
 pub use rule::Rule;
 pub use uplink::{BoxFuture, Uplink, UplinkError};
 

@@ -14,7 +14,7 @@ use tollgate_proto::state::v1::{Attribution, Outcome, ShadowCharge, Usage};
 use crate::{
     BoxFuture, Unavailable,
     book::Figures,
-    desk::{Taken, Ticket},
+    desk::{Presence, Taken, Ticket},
 };
 
 /// What a request asks of one limit.
@@ -68,6 +68,15 @@ impl Standing {
     }
 }
 
+/// What a request counts in though nothing is held of it there.
+#[derive(Debug, Default)]
+pub struct Shadow {
+    /// Accounts in which what it will have used is counted.
+    pub charges: Vec<ShadowCharge>,
+    /// Accounts in which it is counted for as long as it is in flight.
+    pub presence: Option<Presence>,
+}
+
 /// Units held for a request that has not been sent anywhere yet. Dropping it gives them back.
 #[derive(Debug)]
 #[must_use = "dropping a reservation voids it"]
@@ -108,14 +117,14 @@ impl Reservation {
         self.ticket.pockets().map_or_else(|| self.standings.clone(), Taken::standings)
     }
 
-    /// Has what the request will have used counted in these accounts of shadow limits as well.
-    pub fn with_shadow(mut self, charges: Vec<ShadowCharge>) -> Self {
-        self.ticket.set_shadow(charges);
+    /// Has the request counted in accounts of shadow limits as well.
+    pub fn with_shadow(mut self, shadow: Shadow) -> Self {
+        self.ticket.set_shadow(shadow);
         self
     }
 
     /// What it has counted in shadow limits, for the reservation that its usage is recorded with.
-    pub fn take_shadow(&mut self) -> Vec<ShadowCharge> {
+    pub fn take_shadow(&mut self) -> Shadow {
         self.ticket.take_shadow()
     }
 

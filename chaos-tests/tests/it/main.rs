@@ -24,6 +24,7 @@ mod prices;
 mod race;
 mod sdk;
 mod secrets;
+mod shadow_permits;
 mod shares;
 mod sliding;
 mod starting;

@@ -37,9 +37,6 @@ pub(super) fn limit(raw: &v1::Limit) -> Result<Checked, Problems> {
     let algorithm = algorithm(&mut context, &spec.field("algorithm"), given, window);
     let per = per(&mut context, &spec.field("per"), &given.per);
     let mode = modes(&mut context, &spec, given);
-    if mode == Mode::Shadow && unit == Unit::Concurrency {
-        context.add(&spec.field("mode"), "`shadow` is not supported yet for concurrency");
-    }
     let reserve = reserve(&mut context, &spec.field("reserve"), given, unit);
     let words = [("deny", Is(WhenUnavailable::Deny)), ("allow", Is(WhenUnavailable::Allow))];
     let when_unavailable = context.word(&spec.field("whenUnavailable"), &given.when_unavailable, &words);

@@ -36,6 +36,8 @@ impl Agent {
         records.extend(touches.map(|kind| Record { kind: Some(kind) }));
         records.extend(self.book.knows().into_iter().map(|knows| Record { kind: Some(Kind::Knows(knows)) }));
         let mut ends = !records.is_empty();
+        let present = self.present.len().min(MAX_FRAME_LEASES);
+        records.extend(self.present.drain(..present).map(|said| Record { kind: Some(Kind::Present(said)) }));
         let wants = self.book.wants(now, MAX_FRAME_LEASES);
         while records.len() + wants.len() < MAX_FRAME_RECORDS && bytes < MAX_FRAME_BYTES {
             let kind = if let Some(settle) = self.settles.pop_front() {

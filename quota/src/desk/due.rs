@@ -63,7 +63,8 @@ impl Shared {
         let sweep_at = self.sweep_at(&mut state);
         let (holds, settles) = state.agent.queued();
         if let Some(by) = state.stop_by {
-            let leases = state.agent.has_lease_news() || self.front.seen().ended;
+            let is_behind = self.presences.due().is_some() || state.agent.has_present();
+            let leases = state.agent.has_lease_news() || self.front.seen().ended || is_behind;
             let load = state.agent.load() + self.front.open();
             let said = load == 0 && !leases && !state.agent.is_sending();
             let over = said || state.agent.is_fenced() || Instant::now() >= by;
@@ -75,7 +76,7 @@ impl Shared {
                 }
             };
         }
-        let is_full = holds + settles >= MAX_FRAME_RECORDS;
+        let is_full = holds + settles >= MAX_FRAME_RECORDS || state.agent.has_present();
         if state.agent.is_sending() || state.agent.has_to_recover() || is_full {
             return Next::At(Instant::now());
         }
@@ -86,7 +87,7 @@ impl Shared {
         let at = |us: u64| self.config.opened.checked_add(Duration::from_micros(us));
         let renew_at = state.agent.renew_at().and_then(at);
         let aged_at = state.agent.next_lease_news().and_then(at);
-        let leases_at = [state.leases_at, state.draws_at, aged_at, sweep_at];
+        let leases_at = [state.leases_at, state.draws_at, aged_at, sweep_at, self.presences.due()];
         let others = leases_at.into_iter().chain([settle_at, retry_at, renew_at]).flatten();
         hold_at.into_iter().chain(others).min().map_or(Next::Sleep, Next::At)
     }

@@ -28,6 +28,10 @@ impl Shared {
         }
         self.sweep_state(&mut state);
         (state.leases_at, state.draws_at) = (None, None);
+        if !state.agent.has_present() {
+            let by = state.stop_by.unwrap_or_else(Instant::now);
+            state.agent.say_present(self.presences.take(by));
+        }
         let frame = state.agent.next_frame(log_time);
         self.write_down(&mut state);
         let after = state.agent.sends_after();

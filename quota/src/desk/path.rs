@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// An account of a limit, for requests of which more will come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Account {
     /// The limit's name.
     pub limit: Name,

@@ -20,6 +20,7 @@ use super::{
     front::{Front, ROOM},
     locked::Locked,
     pockets::Pockets,
+    present::Presences,
     quarantine::Quarantine,
 };
 use crate::{
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     ended: Signal,
     pub(super) counters: Counters,
     pub(super) quarantine: Quarantine,
+    pub(super) presences: Presences,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl Shared {
             ended: Signal::new(),
             counters: Counters::default(),
             quarantine: Quarantine::default(),
+            presences: Presences::default(),
         }
     }
 

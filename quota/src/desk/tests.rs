@@ -12,6 +12,7 @@ mod leases;
 mod lingering;
 mod parts;
 mod pockets;
+mod present;
 mod random;
 mod standings;
 mod touch;

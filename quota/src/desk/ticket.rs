@@ -12,7 +12,7 @@ use super::{
     path::Taken,
     shared::{Shared, Word},
 };
-use crate::{Charge, Durability, Reservation, ReserveError, Standing, Unavailable, Written, book::Figures};
+use crate::{Charge, Durability, Reservation, ReserveError, Shadow, Standing, Unavailable, Written, book::Figures};
 
 /// Ends its request when it is dropped: a hold is given back, or voided once it is granted.
 pub(crate) struct Ticket {
@@ -20,7 +20,7 @@ pub(crate) struct Ticket {
     open: bool,
     /// Up to where the journal must be durable before the request is sent out.
     position: u64,
-    shadow: Vec<ShadowCharge>,
+    shadow: Shadow,
     /// Of its charges, those that nobody could decide on.
     unprotected: Vec<ShadowCharge>,
 }
@@ -47,7 +47,7 @@ impl Ticket {
     }
 
     fn of(claim: Claim) -> Self {
-        Self { claim, open: true, position: 0, shadow: Vec::new(), unprotected: Vec::new() }
+        Self { claim, open: true, position: 0, shadow: Shadow::default(), unprotected: Vec::new() }
     }
 
     /// What it has taken from pockets.
@@ -94,8 +94,8 @@ impl Ticket {
         self.position == 0 || self.shared().is_durable(self.position)
     }
 
-    pub(crate) fn set_shadow(&mut self, charges: Vec<ShadowCharge>) {
-        self.shadow = charges;
+    pub(crate) fn set_shadow(&mut self, shadow: Shadow) {
+        self.shadow = shadow;
     }
 
     pub(super) fn set_unprotected(&mut self, charges: Vec<ShadowCharge>) {
@@ -106,7 +106,7 @@ impl Ticket {
         &self.unprotected
     }
 
-    pub(crate) fn take_shadow(&mut self) -> Vec<ShadowCharge> {
+    pub(crate) fn take_shadow(&mut self) -> Shadow {
         std::mem::take(&mut self.shadow)
     }
 
@@ -119,7 +119,8 @@ impl Ticket {
         if !std::mem::take(&mut self.open) {
             return Written::default();
         }
-        let shadow = std::mem::take(&mut self.shadow);
+        // Whoever was present has gone once this is over.
+        let Shadow { charges: shadow, presence: _gone } = std::mem::take(&mut self.shadow);
         let (shared, request, held) = match &self.claim {
             Claim::Agent { shared, request, held, .. } => (shared, *request, *held),
             Claim::Pockets(taken) => {

@@ -24,7 +24,7 @@ use crate::{
 /// When permits come back nobody knows: it is worth asking again after this.
 const PERMIT_RETRY_US: u64 = 1_000_000;
 /// No request lasts longer, whatever a frame says.
-const MAX_HOLD_US: u64 = 24 * 3_600 * 1_000_000;
+pub(super) const MAX_HOLD_US: u64 = 24 * 3_600 * 1_000_000;
 
 /// One charge of a hold, looked up: good until the ledger changes.
 struct Step<'a> {
@@ -96,6 +96,7 @@ impl Ledger {
                 Some(Kind::Touch(touch)) if !known => self.touch(now, frame.node, frame.incarnation, touch),
                 Some(Kind::Knows(knows)) if !known => self.hear(frame.node, frame.incarnation, knows),
                 Some(Kind::Want(want)) if !known => self.want(at, now, frame.node, frame.incarnation, want),
+                Some(Kind::Present(said)) if !known => self.count_present(now, frame.node, frame.incarnation, said),
                 Some(Kind::Recover(recover)) if !known => self.recover(now, frame.node, recover, used),
                 Some(
                     Kind::Settle(_)
@@ -103,6 +104,7 @@ impl Ledger {
                     | Kind::Touch(_)
                     | Kind::Want(_)
                     | Kind::Knows(_)
+                    | Kind::Present(_)
                     | Kind::Recover(_),
                 )
                 | None => {}

@@ -27,6 +27,19 @@ pub(crate) fn requests_of(incarnation: u64) -> u64 {
     incarnation << REQUEST_BITS
 }
 
+/// The last numbers of an incarnation are those of its tallies (`present.rs`): its requests do not come that far.
+const FIRST_TALLY: u64 = (1 << REQUEST_BITS) - (1 << u32::BITS);
+
+/// What one incarnation has in flight of an account where nobody asks for permits.
+pub(super) fn tally_of(incarnation: u64, account: u32) -> u64 {
+    requests_of(incarnation) + FIRST_TALLY + u64::from(account)
+}
+
+/// Whether a hold is of no single request.
+pub(super) fn is_tally(request: u64) -> bool {
+    request - requests_of(incarnation_of(request)) >= FIRST_TALLY
+}
+
 fn incarnation_of(request: u64) -> u64 {
     request >> REQUEST_BITS
 }

@@ -7,7 +7,7 @@ use tollgate_proto::state::v1::LedgerMetaRow;
 use super::{
     accounts::{Account, Accounts},
     encode,
-    holds::{HoldState, Holds},
+    holds::{HoldState, Holds, is_tally},
     keys::Texts,
     leases::{Lease, Leases},
     nodes::{NodeState, Nodes},
@@ -83,7 +83,12 @@ impl Image {
     #[must_use]
     pub fn oldest_hold(&self, now: Timestamp) -> Option<Duration> {
         let passed = now.0.saturating_sub(self.meta.last_time_us);
-        let since = self.holds.iter().filter(|(_, hold)| !hold.expired).map(|(_, hold)| hold.at).min()?;
+        let since = self
+            .holds
+            .iter()
+            .filter(|(_, hold)| !hold.expired && !is_tally(hold.request))
+            .map(|(_, hold)| hold.at)
+            .min()?;
         Some(Duration::from_micros(super::age(&self.meta).saturating_add(passed).saturating_sub(since)))
     }
 

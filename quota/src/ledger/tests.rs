@@ -10,6 +10,7 @@ mod listing;
 mod lost;
 mod oracle;
 mod peek;
+mod present;
 mod purse;
 mod purses;
 mod random;

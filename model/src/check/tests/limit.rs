@@ -141,7 +141,6 @@ fn every_wrong_value_of_a_limit_is_told() {
                 "spec.limit: must be a whole number, not `12.50`: only `unit: cost` is an amount of money",
             ),
             ("{unit: concurrency, limit: 1, window: 1m}", "spec.window: means nothing for concurrency"),
-            ("{unit: concurrency, limit: 1, mode: shadow}", "spec.mode: `shadow` is not supported yet for concurrency"),
             ("{unit: concurrency, limit: 1, algorithm: fixed}", "spec.algorithm: means nothing for concurrency"),
             (
                 "{unit: tokens, limit: 1, window: 1d, algorithm: sliding}",

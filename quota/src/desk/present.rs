@@ -1,0 +1,143 @@
+//! How many requests are in flight under shadow limits on concurrency.
+//!
+//! Such a limit holds nobody up, so nothing is asked for: requests are counted here, and the log is told of what has changed some
+//! times a second. How many there are in all is what this node has now, and what others have said last. Kept is no more than what
+//! is in flight, and what the log was told and is not true any more.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tollgate_proto::state::v1::{Present, ShadowCharge};
+
+use super::{Account, due::DRAWS_WITHIN, shared::Shared};
+
+/// In flight on this node, by account.
+#[derive(Debug, Default)]
+pub(super) struct Presences {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counts: HashMap<Arc<Account>, Count>,
+    /// Those of which the log was told something else.
+    changed: HashSet<Arc<Account>>,
+    /// When it is told.
+    due: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    now: u64,
+    said: u64,
+}
+
+impl State {
+    fn change(&mut self, account: &Arc<Account>, change: i64) -> u64 {
+        let count = self.counts.entry(Arc::clone(account)).or_default();
+        count.now = count.now.saturating_add_signed(change);
+        let Count { now, said } = *count;
+        if now != said {
+            self.changed.insert(Arc::clone(account));
+            self.due.get_or_insert_with(|| Instant::now() + DRAWS_WITHIN);
+            return now;
+        }
+        self.changed.remove(account);
+        if now == 0 {
+            self.counts.remove(account);
+        }
+        now
+    }
+}
+
+impl Presences {
+    /// How many there are with it on this node; and whether that is to be told to the log at a time that nobody waits for yet.
+    fn enter(&self, accounts: &[Arc<Account>]) -> (Vec<u64>, bool) {
+        let mut state = self.state.lock();
+        let was_due = state.due.is_some();
+        let counts = accounts.iter().map(|account| state.change(account, 1)).collect();
+        (counts, state.due.is_some() && !was_due)
+    }
+
+    fn leave(&self, accounts: &[Arc<Account>]) -> bool {
+        let mut state = self.state.lock();
+        let was_due = state.due.is_some();
+        for account in accounts {
+            state.change(account, -1);
+        }
+        state.due.is_some() && !was_due
+    }
+
+    /// When there is something to tell.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.state.lock().due
+    }
+
+    /// What is to be told by `now`.
+    pub(super) fn take(&self, now: Instant) -> Vec<Present> {
+        let mut state = self.state.lock();
+        if state.due.take_if(|due| *due <= now).is_none() {
+            return Vec::new();
+        }
+        let State { counts, changed, .. } = &mut *state;
+        changed.drain().filter_map(|account| said(counts, account)).collect()
+    }
+}
+
+/// Notes that the log is told.
+fn said(counts: &mut HashMap<Arc<Account>, Count>, account: Arc<Account>) -> Option<Present> {
+    let count = counts.get_mut(&account)?;
+    let change = i64::try_from(i128::from(count.now) - i128::from(count.said)).ok()?;
+    count.said = count.now;
+    if count.now == 0 {
+        counts.remove(&account);
+    }
+    let Account { limit, version, key } = Arc::unwrap_or_clone(account);
+    let account = ShadowCharge { limit: limit.to_string(), key, limit_version: version.0 };
+    Some(Present { account: Some(account), change })
+}
+
+/// A request that is in flight under shadow limits, until it is dropped.
+pub struct Presence {
+    shared: Arc<Shared>,
+    accounts: Vec<Arc<Account>>,
+}
+
+impl Presence {
+    /// Counts one more request in flight, and how many of each account there are with it: on this node now, and elsewhere by what
+    /// others have said last.
+    pub(super) fn new(shared: &Arc<Shared>, accounts: Vec<Account>) -> (Self, Vec<u64>) {
+        let accounts: Vec<_> = accounts.into_iter().map(Arc::new).collect();
+        let (mut counts, wakes) = shared.presences.enter(&accounts);
+        if wakes {
+            shared.wake.notify_one();
+        }
+        if let Some(replica) = &shared.config.replica {
+            let own = (shared.config.node.0, shared.config.incarnation);
+            replica.show(&mut |ledger| {
+                for (account, count) in accounts.iter().zip(&mut counts) {
+                    *count = count.saturating_add(ledger.held_elsewhere(own, &account.limit, &account.key));
+                }
+            });
+        }
+        (Self { shared: Arc::clone(shared), accounts }, counts)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if self.shared.presences.leave(&self.accounts) {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl std::fmt::Debug for Presence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Presence").field("accounts", &self.accounts).finish_non_exhaustive()
+    }
+}
