@@ -181,7 +181,7 @@ mod tests {
             }
         };
         let records = vec![hold(1, "alice"), hold(2, "bob")];
-        let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }];
+        let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records, ..Frame::default() }];
         ledger.apply(LogIndex(3), now, &QuotaBatch { frames }, &mut rows);
         ledger
     }

@@ -4,7 +4,7 @@ use prost::Message;
 use tokio::time::Instant;
 use tollgate_consensus::{Consensus, ProposeError};
 use tollgate_proto::state::v1::{Command, QuotaBatch, QuotaOutcome, command};
-use tollgate_quota::{BoxFuture, Frame, FrameOutcome, Uplink, UplinkError};
+use tollgate_quota::{BoxFuture, Frame, FrameOutcome, Uplink, UplinkError, compact};
 
 /// The way up over consensus.
 pub(crate) struct LogUplink {
@@ -18,7 +18,8 @@ impl LogUplink {
 }
 
 impl Uplink for LogUplink {
-    fn propose(&self, frame: Frame, deadline: Instant) -> BoxFuture<'_, Result<FrameOutcome, UplinkError>> {
+    fn propose(&self, mut frame: Frame, deadline: Instant) -> BoxFuture<'_, Result<FrameOutcome, UplinkError>> {
+        compact::pack(&mut frame);
         let batch = QuotaBatch { frames: vec![frame] };
         let command = Command { kind: Some(command::Kind::Quota(batch)), ..Command::default() }.encode_to_vec();
         Box::pin(async move {

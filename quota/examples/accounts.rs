@@ -271,7 +271,7 @@ fn applied() {
         for (make, counts) in [(&hold as &dyn Fn(u64) -> Kind, false), (&end, true)] {
             let records: Vec<Record> =
                 (request..request + PER_FRAME).map(|request| Record { kind: Some(make(request)) }).collect();
-            let frame = Frame { node: 1, incarnation: 1, first_seq: seq, records };
+            let frame = Frame { node: 1, incarnation: 1, first_seq: seq, records, ..Frame::default() };
             seq += PER_FRAME;
             let batch = QuotaBatch { frames: vec![frame] };
             let mut changes = Vec::new();
@@ -336,7 +336,7 @@ fn many() {
         let records: Vec<Record> =
             (first + 1..=first + 1_000).map(record).chain((first + 1..=first + 1_000).map(end)).collect();
         let records_len = records.len() as u64;
-        let frame = Frame { node: 1, incarnation: 1, first_seq: seq, records };
+        let frame = Frame { node: 1, incarnation: 1, first_seq: seq, records, ..Frame::default() };
         seq += records_len;
         ledger.apply(LogIndex(3 + first), Timestamp(NOW), &QuotaBatch { frames: vec![frame] }, &mut Vec::new());
     }

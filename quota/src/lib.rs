@@ -20,6 +20,7 @@
 
 pub mod agent;
 mod book;
+pub mod compact;
 pub mod desk;
 mod error;
 pub mod invariants;

@@ -72,7 +72,7 @@ fn state() -> Arc<Shared> {
         Record { kind: Some(record::Kind::Hold(hold)) }
     };
     let records = (1..).zip([each, slides]).map(hold).collect();
-    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }];
+    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: 1, records, ..Frame::default() }];
     apply(&mut state, 3, command::Kind::Quota(QuotaBatch { frames }));
     shared
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 use tollgate_consensus::{Gate, Passage};
 use tollgate_proto::state::v1::{Command, QuotaBatch, QuotaOutcome, command};
+use tollgate_quota::compact;
 
 /// The gate before [`super::ReplicatedState`].
 pub(super) struct CommandGate;
@@ -14,6 +15,11 @@ impl Gate for CommandGate {
         let kind = decoded.kind.ok_or("its kind is not known to the version that leads: upgrade the leader first")?;
         if let Some(other) = speakers(&kind).find(|other| *other != node) {
             return Err(format!("node {node} can't speak for node {other}: each node says itself what it uses"));
+        }
+        if let command::Kind::Quota(batch) = &kind
+            && !batch.frames.iter().all(compact::is_whole)
+        {
+            return Err("a settlement names a caller that its frame does not have".to_owned());
         }
         Ok(match kind {
             command::Kind::Quota(batch) if decoded.asked.is_empty() => match &batch.frames[..] {
@@ -52,12 +58,12 @@ fn speakers(kind: &command::Kind) -> impl Iterator<Item = u64> {
 
 #[cfg(test)]
 mod tests {
-    use tollgate_proto::state::v1::{ConfigChange, Frame, FrameOutcome, NodeOpen, Record};
+    use tollgate_proto::state::v1::{Attribution, ConfigChange, Frame, FrameOutcome, NodeOpen, Record, Settle, record};
 
     use super::*;
 
     fn frame(node: u64, records: usize) -> Frame {
-        Frame { node, incarnation: 1, first_seq: 1, records: vec![Record::default(); records] }
+        Frame { node, incarnation: 1, first_seq: 1, records: vec![Record::default(); records], ..Frame::default() }
     }
 
     fn command(kind: command::Kind) -> Bytes {
@@ -76,6 +82,16 @@ mod tests {
         assert!(CommandGate.check(1, b"\xff\xff\xff").is_err());
         let config = command(command::Kind::Config(ConfigChange::default()));
         assert_eq!(CommandGate.check(1, &config), Ok(Passage::Alone));
+    }
+
+    #[test]
+    fn what_a_packed_frame_refers_to_is_in_it() {
+        let settle = Settle { attributed: 1, request_uuid: vec![0; 16].into(), ..Settle::default() };
+        let mut packed = Frame { records: vec![Record { kind: Some(record::Kind::Settle(settle)) }], ..frame(1, 0) };
+        let refused = CommandGate.check(1, &batch(vec![packed.clone()])).unwrap_err();
+        assert!(refused.contains("names a caller that its frame does not have"), "{refused}");
+        packed.attributions.push(Attribution::default());
+        assert_eq!(CommandGate.check(1, &batch(vec![packed])), Ok(Passage::Shared { records: 1 }));
     }
 
     #[test]

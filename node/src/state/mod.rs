@@ -47,7 +47,7 @@ use tollgate_proto::state::v1::{
     Command, CommandAsked, ConfigChange, ConfigOutcome, CreditGrant, LimitReset, NodeLost, QuotaBatch, TokenChange,
     command,
 };
-use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used};
+use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used, compact};
 use tracing::{info, warn};
 
 use self::{clock::LogClock, credits::Both, rows::Part, zones::CatalogZones};
@@ -345,9 +345,12 @@ impl StateMachine for ReplicatedState {
     fn apply(&mut self, at: Applied, command: &[u8], changes: &mut Changes) -> Bytes {
         let (index, now) = (LogIndex(at.index), Timestamp(at.time_us));
         self.stamp = unhurried(at.age_us);
-        let command = Command::decode(command).ok().and_then(|command| command.kind).unwrap_or_else(|| {
+        let mut command = Command::decode(command).ok().and_then(|command| command.kind).unwrap_or_else(|| {
             panic!("log entry {index} holds a command that this version does not know: run the version that wrote it or a newer one")
         });
+        if let command::Kind::Quota(batch) = &mut command {
+            batch.frames.iter_mut().for_each(compact::unpack);
+        }
         let outcome = match &command {
             command::Kind::Config(change) => self.change_config(index, now, change, changes),
             command::Kind::Quota(batch) => self.apply_quota(index, now, batch, changes),

@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio_util::task::TaskTracker;
+use tollgate_billing::export::Source;
 use tollgate_model::{Name, NodeId};
 use tollgate_proto::{
     state::v1::{
@@ -38,12 +39,15 @@ struct Driven {
     shared: Arc<Shared>,
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
     index: u64,
+    /// Where the billing ledger is.
+    _dir: tempfile::TempDir,
 }
 
 impl Driven {
     fn new() -> Driven {
-        let (state, shared) = ReplicatedState::new("unused".into());
-        Driven { state, shared, rows: BTreeMap::new(), index: 0 }
+        let dir = tempfile::tempdir().unwrap();
+        let (state, shared) = ReplicatedState::new(dir.path().to_owned());
+        Driven { state, shared, rows: BTreeMap::new(), index: 0, _dir: dir }
     }
 
     fn apply(&mut self, kind: command::Kind) -> Bytes {
@@ -85,7 +89,9 @@ fn configure(driven: &mut Driven) {
 
 fn frame(first_seq: u64, records: Vec<record::Kind>) -> command::Kind {
     let records = records.into_iter().map(|kind| Record { kind: Some(kind) }).collect();
-    command::Kind::Quota(QuotaBatch { frames: vec![Frame { node: 1, incarnation: 1, first_seq, records }] })
+    command::Kind::Quota(QuotaBatch {
+        frames: vec![Frame { node: 1, incarnation: 1, first_seq, records, ..Frame::default() }],
+    })
 }
 
 fn hold(request: u64, amount: u64, limit_version: u64) -> record::Kind {
@@ -144,6 +150,31 @@ fn a_restored_state_goes_on_like_the_one_it_was_taken_from() {
     }
     assert_eq!(original.image(), restored.image());
     assert_eq!(restored.rows, restored.image());
+}
+
+#[test]
+fn a_packed_frame_does_what_the_same_frame_does() {
+    let (mut plain, mut packed) = (driven(), driven());
+    let named = |request: u64| {
+        let record::Kind::Settle(mut settle) = settle(request, 20) else { unreachable!("it settles") };
+        settle.unheld = true;
+        let attribution = settle.attribution.as_mut().unwrap();
+        attribution.request_id = format!("01890a5d-ac96-774b-bcce-b302099a{request:04}");
+        attribution.provider = "mock".to_owned();
+        record::Kind::Settle(settle)
+    };
+    let command::Kind::Quota(batch) = frame(4, vec![named(0), hold(3, 10, 1), named(7)]) else {
+        unreachable!("it is a frame")
+    };
+    let mut short = batch.clone();
+    short.frames.iter_mut().for_each(compact::pack);
+    assert!(short.encoded_len() < batch.encoded_len());
+    let outcomes = [plain.apply(command::Kind::Quota(batch)), packed.apply(command::Kind::Quota(short))];
+    assert_eq!(outcomes[0], outcomes[1]);
+    assert_eq!(plain.image(), packed.image());
+    let rows = |driven: &Driven| driven.shared.books().rows(0, 10).unwrap();
+    assert_eq!(rows(&plain), rows(&packed));
+    assert_eq!(rows(&packed).len(), 2);
 }
 
 /// A log of one node: what is proposed is applied.

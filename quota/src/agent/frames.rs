@@ -69,7 +69,7 @@ impl Agent {
         self.next_seq += u64::try_from(records.len()).expect("a frame is bounded");
         self.contact.sends(self.next_seq - 1);
         let after = if ends { self.outbox.position() } else { 0 };
-        let frame = Frame { node: self.node, incarnation: self.incarnation, first_seq, records };
+        let frame = Frame { node: self.node, incarnation: self.incarnation, first_seq, records, ..Frame::default() };
         Some(InFlightFrame { frame, settles, after })
     }
 

@@ -65,7 +65,7 @@ impl Bench {
         let first_seq = self.seq + 1;
         self.seq += kinds.len() as u64;
         let records = kinds.into_iter().map(|kind| Record { kind: Some(kind) }).collect();
-        self.apply(Frame { node: 1, incarnation: 1, first_seq, records });
+        self.apply(Frame { node: 1, incarnation: 1, first_seq, records, ..Frame::default() });
         u64::try_from(self.free() - free).unwrap_or(0)
     }
 
@@ -83,7 +83,7 @@ impl Bench {
         let charge = Charge { limit: "l".into(), key: Vec::new(), amount, limit_version: 1 };
         let hold = Hold { request: 1, charges: vec![charge], hold_for_us: SECOND, ..Hold::default() };
         let record = Record { kind: Some(Kind::Hold(hold)) };
-        self.apply(Frame { node: 2, incarnation: 1, first_seq: 1, records: vec![record] });
+        self.apply(Frame { node: 2, incarnation: 1, first_seq: 1, records: vec![record], ..Frame::default() });
     }
 
     fn free(&self) -> i128 {

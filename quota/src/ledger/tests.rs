@@ -107,7 +107,13 @@ impl Bench {
     /// The next record of node 1.
     pub(super) fn frame(&mut self, kind: Kind) -> Frame {
         self.seq += 1;
-        Frame { node: 1, incarnation: 1, first_seq: self.seq, records: vec![Record { kind: Some(kind) }] }
+        Frame {
+            node: 1,
+            incarnation: 1,
+            first_seq: self.seq,
+            records: vec![Record { kind: Some(kind) }],
+            ..Frame::default()
+        }
     }
 
     pub(super) fn hold(&mut self, charges: Vec<Charge>) -> HoldOutcome {

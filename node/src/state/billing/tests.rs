@@ -69,7 +69,7 @@ impl Driven {
 
     fn say(&mut self, incarnation: u64, first_seq: u64, kinds: Vec<record::Kind>) {
         let records = kinds.into_iter().map(|kind| Record { kind: Some(kind) }).collect();
-        let frames = vec![Frame { node: 1, incarnation, first_seq, records }];
+        let frames = vec![Frame { node: 1, incarnation, first_seq, records, ..Frame::default() }];
         self.apply(command::Kind::Quota(QuotaBatch { frames }));
     }
 

@@ -57,7 +57,7 @@ fn grant(driven: &mut Driven, tenant: &str, key: &str, whole: i128, expires_us: 
 
 fn frame(driven: &mut Driven, seq: u64, kind: record::Kind) -> QuotaOutcome {
     let records = vec![Record { kind: Some(kind) }];
-    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: seq, records }];
+    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: seq, records, ..Frame::default() }];
     QuotaOutcome::decode(driven.apply(command::Kind::Quota(QuotaBatch { frames }))).unwrap()
 }
 
@@ -215,7 +215,7 @@ fn what_a_journal_tells_to_its_last_word_in_one_entry_is_billed_and_spent_once()
         Recover { done: true, ..of },
     ];
     let records = said.map(|said| Record { kind: Some(record::Kind::Recover(said)) }).to_vec();
-    let frames = vec![Frame { node: 1, incarnation: 2, first_seq: 1, records }];
+    let frames = vec![Frame { node: 1, incarnation: 2, first_seq: 1, records, ..Frame::default() }];
     driven.apply(command::Kind::Quota(QuotaBatch { frames }));
     assert_eq!(figures(&driven, "acme"), ([10, 2, 8, 0], 8, 8), "two are spent, and all the rest is there");
     let purse = driven.shared.ledger(|ledger| ledger.purse(&purse_of("acme"))).unwrap();

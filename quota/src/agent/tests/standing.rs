@@ -107,7 +107,7 @@ impl Bench {
     fn write(&mut self, node: u64, records: Vec<Record>, now: u64) {
         self.index += 1;
         let first_seq = self.ledger.node(node).unwrap().1 + 1;
-        let batch = QuotaBatch { frames: vec![Frame { node, incarnation: 1, first_seq, records }] };
+        let batch = QuotaBatch { frames: vec![Frame { node, incarnation: 1, first_seq, records, ..Frame::default() }] };
         self.ledger.apply(LogIndex(self.index), Timestamp(now), &batch, &mut Changes::new());
         self.ledger.audit().unwrap();
     }

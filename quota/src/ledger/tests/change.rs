@@ -194,7 +194,7 @@ impl World {
         let first_seq = self.seqs[node] + 1;
         self.seqs[node] += kinds.len() as u64;
         let records = kinds.into_iter().map(|kind| Record { kind: Some(kind) }).collect();
-        self.bench.apply(&Frame { node: node as u64 + 1, incarnation: 1, first_seq, records })
+        self.bench.apply(&Frame { node: node as u64 + 1, incarnation: 1, first_seq, records, ..Frame::default() })
     }
 
     fn say(&mut self, node: usize) {

@@ -133,7 +133,8 @@ fn usage_counts_once_and_a_voided_request_is_told_without_any() {
         Settle { unheld: true, attribution: None, ..settle(4, 8, Outcome::Voided) },
     ];
     let records = kinds.map(|settle| Record { kind: Some(Kind::Settle(settle)) }).to_vec();
-    let batch = QuotaBatch { frames: vec![Frame { node: 1, incarnation: 1, first_seq: 1, records }; 2] };
+    let batch =
+        QuotaBatch { frames: vec![Frame { node: 1, incarnation: 1, first_seq: 1, records, ..Frame::default() }; 2] };
     let applied = bench.ledger.apply(LogIndex(1), Timestamp(NOON), &batch, &mut Changes::new());
     let used: Vec<_> = applied.used.iter().map(|used| (used.outcome, used.usage.input_tokens)).collect();
     assert_eq!(used, [(Outcome::Settled, 5), (Outcome::Voided, 0)]);

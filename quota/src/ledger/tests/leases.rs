@@ -135,7 +135,7 @@ fn what_a_dead_incarnation_had_in_hand_is_nobodys_until_the_window_turns() {
     let hold =
         Hold { request: 1, charges: vec![charge("tpm", 1, "alice", 1_000)], hold_for_us: HOUR, ..Hold::default() };
     let record = Record { kind: Some(Kind::Hold(hold)) };
-    let frame = Frame { node: 1, incarnation: 2, first_seq: 1, records: vec![record] };
+    let frame = Frame { node: 1, incarnation: 2, first_seq: 1, records: vec![record], ..Frame::default() };
     assert!(bench.apply(&frame).holds[0].granted);
     assert_eq!(bench.ledger.leases.slab.len(), 0);
 }

@@ -70,7 +70,7 @@ fn what_each_node_has_in_hand_is_told() {
             need: 1,
         };
         let records = vec![Record { kind: Some(Kind::Want(want)) }];
-        bench.apply(&Frame { node, incarnation: 1, first_seq: 1, records });
+        bench.apply(&Frame { node, incarnation: 1, first_seq: 1, records, ..Frame::default() });
     }
     let shown = |bench: &Bench| bench.ledger.accounts(Timestamp(bench.now), &Query::default()).accounts.remove(0);
     assert_eq!((shown(&bench).leased, shown(&bench).leased_by_node), (300, vec![(1, 100), (2, 200)]));

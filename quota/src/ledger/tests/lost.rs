@@ -37,7 +37,7 @@ impl Bench {
     /// An entry of node 2, some time later.
     fn pass(&mut self, time: u64) {
         self.now += time;
-        let frame = Frame { node: 2, incarnation: 1, first_seq: 0, records: Vec::new() };
+        let frame = Frame { node: 2, incarnation: 1, first_seq: 0, records: Vec::new(), ..Frame::default() };
         self.apply(&frame);
         self.sound();
     }
@@ -62,7 +62,7 @@ impl Bench {
         let recover = Recover { incarnation: 1, consumed, done: true, ..Recover::default() };
         self.seq += 1;
         let records = vec![Record { kind: Some(Kind::Recover(recover)) }];
-        let frame = Frame { node: 1, incarnation: 2, first_seq: self.seq, records };
+        let frame = Frame { node: 1, incarnation: 2, first_seq: self.seq, records, ..Frame::default() };
         self.apply(&frame);
         self.sound();
     }

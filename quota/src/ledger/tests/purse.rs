@@ -166,12 +166,12 @@ fn time_frees_nothing_and_the_journal_everything_that_was_not_billed() {
     bench.seq = 1;
     let records =
         vec![Record { kind: Some(Kind::Recover(Recover { incarnation: 1, consumed, ..Recover::default() })) }];
-    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 1, records });
+    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 1, records, ..Frame::default() });
     bench.bill(120);
     assert_eq!(bench.has(), view(830, 0, 0, 230), "30 of it nobody knows the end of");
     let records =
         vec![Record { kind: Some(Kind::Recover(Recover { incarnation: 1, done: true, ..Recover::default() })) }];
-    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 2, records });
+    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 2, records, ..Frame::default() });
     bench.ledger.close_purses(Timestamp(bench.now), &mut Changes::new());
     bench.sound_purse();
     assert_eq!(bench.has(), view(830, 0, 0, 0));
@@ -216,7 +216,7 @@ fn what_a_journal_tells_after_all_is_spent_after_all() {
         Settle { request: held.request, outcome: Outcome::Settled.into(), usage, terminal: 1, ..Settle::default() };
     let said = Recover { incarnation: 1, settles: vec![settle], consumed, ..Recover::default() };
     let records = vec![Record { kind: Some(Kind::Recover(said)) }];
-    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 1, records });
+    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 1, records, ..Frame::default() });
     assert_eq!(bench.has().free, 1_000 - 90 - 25);
     bench.bill(90);
     bench.bill(25);

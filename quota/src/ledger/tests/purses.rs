@@ -139,7 +139,13 @@ impl Life {
         let process = &mut self.nodes[node];
         process.seq += 1;
         let (incarnation, first_seq) = (process.incarnation, process.seq);
-        let frame = Frame { node: node as u64, incarnation, first_seq, records: vec![Record { kind: Some(kind) }] };
+        let frame = Frame {
+            node: node as u64,
+            incarnation,
+            first_seq,
+            records: vec![Record { kind: Some(kind) }],
+            ..Frame::default()
+        };
         let (at, now) = self.at();
         let batch = QuotaBatch { frames: vec![frame] };
         let applied = self.ledger.apply(at, now, &batch, &mut Changes::new());

@@ -22,7 +22,7 @@ fn recover(bench: &mut Bench, entries: &[JournalEntry]) {
     let held = bench.ledger.orphans_of(1, 1);
     let said = remains.with_held(held).recover(earlier.last_terminal).unwrap();
     let records = said.into_iter().map(|it| Record { kind: Some(Kind::Recover(it)) }).collect();
-    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 1, records });
+    bench.apply(&Frame { node: 1, incarnation: 2, first_seq: 1, records, ..Frame::default() });
 }
 
 #[test]
