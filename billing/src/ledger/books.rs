@@ -6,6 +6,7 @@ use prost::Message;
 use tollgate_model::{Currency, Money};
 use tollgate_proto::state::v1::{BalanceRow, LedgerRow};
 
+use super::attempts;
 use crate::{Changes, RestoreError};
 
 /// An account of the books. Its balance is what was posted to it, less what was posted from it.
@@ -15,6 +16,10 @@ pub enum Account {
     Consumed(String),
     /// What was earned.
     Revenue,
+    /// What was spent on upstreams.
+    Cost,
+    /// What an upstream is owed, which is less than nothing.
+    Owed(String),
 }
 
 impl std::fmt::Display for Account {
@@ -28,15 +33,19 @@ impl Account {
         match self {
             Self::Consumed(tenant) => format!("tenant:{tenant}:consumed"),
             Self::Revenue => "provider:revenue".to_owned(),
+            Self::Cost => "provider:cost".to_owned(),
+            Self::Owed(upstream) => format!("upstream:{upstream}:owed"),
         }
     }
 
     fn parse(key: &str) -> Option<Self> {
-        if key == "provider:revenue" {
-            return Some(Self::Revenue);
+        let named = |kind, what| key.strip_prefix(kind)?.strip_suffix(what).map(str::to_owned);
+        match key {
+            "provider:revenue" => Some(Self::Revenue),
+            "provider:cost" => Some(Self::Cost),
+            _ if key.starts_with("upstream:") => named("upstream:", ":owed").map(Self::Owed),
+            _ => named("tenant:", ":consumed").map(Self::Consumed),
         }
-        let tenant = key.strip_prefix("tenant:")?.strip_suffix(":consumed")?;
-        Some(Self::Consumed(tenant.to_owned()))
     }
 }
 
@@ -47,7 +56,7 @@ pub struct Books {
 }
 
 impl Books {
-    /// Posts what a row moves: from what was earned to what its tenant has used.
+    /// Posts what a row moves: from what was earned to what its tenant has used, and from what its upstreams are owed to what was spent.
     pub fn post(&mut self, row: &LedgerRow, changes: &mut Changes) {
         for (account, currency, amount) in moves(row) {
             self.add(account, currency, amount.0, changes);
@@ -114,15 +123,35 @@ impl Books {
     }
 }
 
-/// What a row moves: what is added to each account, together nothing.
+/// What a row moves: what is added to each account, together nothing in each currency.
 #[must_use]
 pub fn moves(row: &LedgerRow) -> Vec<(Account, Currency, Money)> {
-    let (Ok(currency), Some(amount)) = (Currency::parse(&row.currency), amount_of(row)) else { return Vec::new() };
-    if amount.0 == 0 {
-        return Vec::new();
+    let mut all = billed(row);
+    for attempt in attempts(row) {
+        all.extend(moved(
+            Account::Cost,
+            Account::Owed(attempt.provider.to_owned()),
+            &attempt.cost.currency,
+            attempt.amount(),
+        ));
     }
+    all
+}
+
+/// Of what a row moves, that which concerns its tenant.
+#[must_use]
+pub fn billed(row: &LedgerRow) -> Vec<(Account, Currency, Money)> {
     let (to, from) = (Account::Consumed(row.tenant.clone()), Account::Revenue);
-    vec![(to, currency, amount), (from, currency, Money(-amount.0))]
+    moved(to, from, &row.currency, amount_of(row))
+}
+
+fn moved(to: Account, from: Account, currency: &str, amount: Option<Money>) -> Vec<(Account, Currency, Money)> {
+    match (Currency::parse(currency), amount) {
+        (Ok(currency), Some(amount)) if amount.0 != 0 => {
+            vec![(to, currency, amount), (from, currency, Money(amount.0.saturating_neg()))]
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// What a row says it amounts to; none where the bytes are no amount.

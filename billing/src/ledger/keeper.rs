@@ -92,7 +92,11 @@ impl Keeper {
     }
 
     /// Takes down what one entry says: see [`State::record`].
-    pub fn record(&self, rows: impl IntoIterator<Item = (LedgerRow, Option<PriceVersionRow>)>, changes: &mut Changes) {
+    pub fn record<P: IntoIterator<Item = PriceVersionRow>>(
+        &self,
+        rows: impl IntoIterator<Item = (LedgerRow, P)>,
+        changes: &mut Changes,
+    ) {
         let mut state = self.state.write();
         let Some(piece) = state.record(rows, changes) else { return };
         // Before anybody can see it in the state.

@@ -15,6 +15,7 @@
 
 mod books;
 mod chain;
+mod cost;
 mod keeper;
 mod reader;
 mod segment;
@@ -22,11 +23,12 @@ mod segments;
 mod state;
 mod verify;
 
-pub use books::{Account, Books, amount_of, moves};
+pub use books::{Account, Books, amount_of, billed, moves};
 pub use chain::{Chain, Extent, Hash, Piece, SEGMENT_BYTES};
+pub use cost::{Attempt, attempts, cost_of};
 pub use keeper::{Fetching, Keeper};
 pub use reader::Found;
 pub use segment::{Broken, Records, Why};
 pub use segments::{Missing, SegmentReader, Segments};
 pub use state::State;
-pub use verify::{Verified, lines, verify_files};
+pub use verify::{Verified, cost_lines, lines, verify_files};

@@ -28,18 +28,19 @@ pub struct State {
 }
 
 impl State {
-    /// Takes down what one entry of the log says, rows in their order, each with the price that it names unless that was named
-    /// before. Posts what they move. Where the records go is told.
-    pub fn record(
+    /// Takes down what one entry of the log says, rows in their order, each with those of the prices that it and its costs name that
+    /// were not named before. Posts what they move. Where the records go is told.
+    pub fn record<P: IntoIterator<Item = PriceVersionRow>>(
         &mut self,
-        rows: impl IntoIterator<Item = (LedgerRow, Option<PriceVersionRow>)>,
+        rows: impl IntoIterator<Item = (LedgerRow, P)>,
         changes: &mut Changes,
     ) -> Option<Piece> {
         let mut records = Vec::new();
-        for (row, price) in rows {
-            if let Some(price) = price {
-                changes.push((price_key(&row.price, row.price_version), Some(price.encode_to_vec())));
-                self.prices.insert((row.price.clone(), row.price_version), price.clone());
+        for (row, prices) in rows {
+            for price in prices {
+                let (name, version) = name_of(&price);
+                changes.push((price_key(&name, version), Some(price.encode_to_vec())));
+                self.prices.insert((name, version), price.clone());
                 records.push(LedgerRecord { kind: Some(Kind::Price(price)) });
             }
             let mut moved = Changes::new();
@@ -155,6 +156,12 @@ impl State {
     }
 }
 
+/// What rows call a version.
+fn name_of(price: &PriceVersionRow) -> (String, u64) {
+    let metadata = price.price.as_ref().and_then(|price| price.metadata.as_ref());
+    metadata.map(|it| (it.name.clone(), it.resource_version.unwrap_or(0))).unwrap_or_default()
+}
+
 fn price_key(name: &str, version: u64) -> Vec<u8> {
     let mut key = with(PRICES, name.as_bytes());
     key.push(0);
@@ -198,7 +205,9 @@ mod tests {
     }
 
     fn price() -> PriceVersionRow {
-        PriceVersionRow { price: Some(v1::Price::default()), since_us: 7, ..PriceVersionRow::default() }
+        let metadata = v1::Metadata { name: "a".into(), resource_version: Some(9), ..v1::Metadata::default() };
+        let price = v1::Price { metadata: Some(metadata), ..v1::Price::default() };
+        PriceVersionRow { price: Some(price), since_us: 7, ..PriceVersionRow::default() }
     }
 
     #[test]
@@ -230,7 +239,7 @@ mod tests {
     #[test]
     fn an_entry_without_rows_adds_nothing() {
         let (mut state, mut changes) = (State::default(), Changes::new());
-        assert_eq!(state.record([], &mut changes), None);
+        assert_eq!(state.record([(); 0].map(|()| (row(1, 1), None)), &mut changes), None);
         assert!(changes.is_empty());
     }
 }

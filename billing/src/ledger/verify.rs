@@ -11,14 +11,15 @@ use tollgate_model::Money;
 use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, ledger_record::Kind};
 
 use super::{
-    Books, Broken, Hash, Keeper, Missing, Records, State, amount_of,
+    Attempt, Books, Broken, Hash, Keeper, Missing, Records, State, amount_of, attempts,
     chain::genesis,
+    cost_of,
     reader::{extents, next},
     segment::Why,
 };
 use crate::{
     Changes,
-    price::{Line, Tariff},
+    price::{Line, Quantities, Tariff},
 };
 
 /// What is wrong is told so often; beyond it there is only more.
@@ -69,23 +70,38 @@ impl Verified {
     fn take_row(&mut self, row: &LedgerRow) {
         (self.rows, self.last_seq) = (self.rows + 1, row.seq);
         self.books.post(row, &mut Changes::new());
-        let wrong = match (row.price.is_empty() || row.corrects != 0, amount_of(row)) {
-            (_, None) => Some("has no amount that can be read".to_owned()),
-            (true, _) => None,
-            (false, Some(amount)) => self.misprices(row, amount),
-        };
+        let row_itself = format!("row {} (request {})", row.seq, row.request_id);
+        let is_added = row.corrects != 0;
+        let wrong = self.misprices((&row.price, row.price_version), is_added, row.into(), amount_of(row));
         if let Some(wrong) = wrong {
-            self.problem(format!("row {} (request {}) {wrong}", row.seq, row.request_id));
+            self.problem(format!("{row_itself} {wrong}"));
+        }
+        for attempt in attempts(row) {
+            let (cost, used) = (attempt.cost, Quantities::from(&attempt.usage));
+            let wrong = self.misprices((&cost.price, cost.price_version), is_added, used, cost_of(cost));
+            if let Some(wrong) = wrong {
+                self.problem(format!("{row_itself}, attempt {} at {}, {wrong}", attempt.number, attempt.provider));
+            }
         }
     }
 
-    /// What is wrong with an amount, by the price that the row names.
-    fn misprices(&self, row: &LedgerRow, amount: Money) -> Option<String> {
-        let id = format!("{}@{}", row.price, row.price_version);
-        let Some(tariff) = self.tariffs.get(&(row.price.clone(), row.price_version)) else {
+    /// What is wrong with an amount, by the price that is named; a correction's is none of its own quantities.
+    fn misprices(
+        &self,
+        (price, version): (&str, u64),
+        is_added: bool,
+        used: Quantities,
+        amount: Option<Money>,
+    ) -> Option<String> {
+        let Some(amount) = amount else { return Some("has no amount that can be read".to_owned()) };
+        if price.is_empty() || is_added {
+            return None;
+        }
+        let id = format!("{price}@{version}");
+        let Some(tariff) = self.tariffs.get(&(price.to_owned(), version)) else {
             return Some(format!("names the price {id}, which is not in the ledger before it"));
         };
-        let right = tariff.amount(row.into());
+        let right = tariff.amount(used);
         (right != amount).then(|| format!("amounts to {amount}, and by its price {id} it is {right}"))
     }
 
@@ -207,4 +223,15 @@ impl Verified {
 /// Why the price can't be read.
 pub fn lines(row: &LedgerRow, price: &tollgate_proto::state::v1::PriceVersionRow) -> Result<Vec<Line>, String> {
     Ok(Tariff::of(price)?.lines(row.into()).collect())
+}
+
+/// What makes up what an upstream bills for an attempt, by the price that its cost names.
+///
+/// # Errors
+/// Why the price can't be read.
+pub fn cost_lines(
+    attempt: &Attempt<'_>,
+    price: &tollgate_proto::state::v1::PriceVersionRow,
+) -> Result<Vec<Line>, String> {
+    Ok(Tariff::of(price)?.lines((&attempt.usage).into()).collect())
 }

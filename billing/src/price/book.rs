@@ -27,8 +27,8 @@ const MAX_REMEMBERED: usize = 16_384;
 pub struct Asked<'a> {
     /// What the upstream bills, or what the tenant is billed: contract before list.
     pub cost: bool,
-    /// Prices in other currencies are not its prices.
-    pub currency: Currency,
+    /// Prices in other currencies are not its prices. None: in whatever currency, as an upstream's are.
+    pub currency: Option<Currency>,
     /// Who pays.
     pub tenant: &'a str,
     /// Who served it.
@@ -48,13 +48,27 @@ impl<'a> Asked<'a> {
     pub fn by(attribution: &'a Attribution) -> Option<Self> {
         Some(Self {
             cost: false,
-            currency: Currency::parse(&attribution.currency).ok()?,
+            currency: Some(Currency::parse(&attribution.currency).ok()?),
             tenant: &attribution.tenant,
             provider: &attribution.provider,
             model: &attribution.provider_model,
             pinned: LogIndex(attribution.config_index),
             at: Timestamp(attribution.admitted_us),
         })
+    }
+
+    /// What an upstream bills for an attempt of the same request, whoever's it is.
+    #[must_use]
+    pub fn cost(attribution: &'a Attribution, provider: &'a str, model: &'a str) -> Self {
+        Self {
+            cost: true,
+            currency: None,
+            tenant: "",
+            provider,
+            model,
+            pinned: LogIndex(attribution.config_index),
+            at: Timestamp(attribution.admitted_us),
+        }
     }
 }
 
@@ -133,7 +147,8 @@ impl PriceBook {
         let names = self.matching(asked);
         let in_force = names.iter().filter_map(|name| in_force(self.names.get(name)?, asked));
         let is_of = |tariff: &&Arc<Tariff>| {
-            tariff.currency == asked.currency && (tariff.table == PriceTable::Cost) == asked.cost
+            let is_in = asked.currency.is_none_or(|currency| currency == tariff.currency);
+            is_in && (tariff.table == PriceTable::Cost) == asked.cost
         };
         let fits = in_force.filter(is_of).filter_map(|tariff| {
             let specificity = tariff.fits(asked.tenant, asked.provider, asked.model)?;

@@ -102,6 +102,9 @@ pub(super) async fn send(
         if !wanted {
             continue;
         }
+        if call.as_ref().is_some_and(Call::is_full) {
+            break;
+        }
         if hold_again(exchange, request, &candidates, hold_for, &mut call).await.is_err() {
             break; // the caller is told of the failure before
         }
@@ -199,6 +202,9 @@ async fn attempt(
     };
     let head = timeout_at(first_byte, pool.send(Wire::Negotiated, place, outgoing)).await;
     let head: Response<UpstreamBody> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
+    if let Some(call) = call {
+        call.is_called(provider::upstream_id(head.headers()));
+    }
     let mut answer = answer::read(exchange, sent, head, call).await?;
     if let MaxTokens::Set(max) = max_tokens {
         answer.headers_mut().insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));

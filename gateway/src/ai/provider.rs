@@ -24,6 +24,10 @@ const PRIVATE: [HeaderName; 9] = [
     header::CONTENT_ENCODING,
     header::TRAILER,
 ];
+/// What OpenAI and those like it, Anthropic, Azure and Bedrock call a request of ours.
+const UPSTREAM_IDS: [&str; 4] = ["x-request-id", "request-id", "apim-request-id", "x-amzn-requestid"];
+/// Theirs have 24 to 40.
+const MAX_UPSTREAM_ID_BYTES: usize = 128;
 const PRIVATE_PREFIXES: [&str; 4] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit", "x-tollgate-"];
 
 pub(super) fn dialect(provider: ProviderType) -> Dialect {
@@ -106,10 +110,34 @@ pub(super) fn answer_headers(mut headers: HeaderMap, provider: &ProviderUpstream
     headers
 }
 
+/// What the provider calls a request, by whichever of the names that providers have for that. None that is too long to be kept.
+pub(super) fn upstream_id(headers: &HeaderMap) -> Option<String> {
+    let id = UPSTREAM_IDS.iter().find_map(|name| headers.get(*name))?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= MAX_UPSTREAM_ID_BYTES).then(|| id.to_owned())
+}
+
 pub(super) fn served_by(headers: &mut HeaderMap, provider: &ProviderUpstream, model: &str) {
     for (name, value) in [(&X_TOLLGATE_PROVIDER, provider.provider.name.as_str()), (&X_TOLLGATE_MODEL, model)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_names_a_request_in_one_of_a_few_headers_and_not_at_any_length() {
+        let id = |name: &'static str, value: &str| {
+            upstream_id(&HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())]))
+        };
+        assert_eq!(id("request-id", "req_011"), Some("req_011".to_owned()));
+        assert_eq!(id("x-request-id", "a"), Some("a".to_owned()));
+        assert_eq!(id("x-other", "a"), None);
+        assert_eq!(id("x-request-id", ""), None);
+        assert_eq!(id("x-request-id", &"a".repeat(128)).map(|id| id.len()), Some(128));
+        assert_eq!(id("x-request-id", &"a".repeat(129)), None);
     }
 }

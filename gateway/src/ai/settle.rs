@@ -19,6 +19,9 @@ use crate::{
     upstream::ProviderUpstream,
 };
 
+/// Attempts of one request that an upstream may bill: some 10 KB of its settlement at the most, and more than any route needs.
+const MAX_BILLED: usize = 16;
+
 /// A call on its way: the hold on its limits, and what is known of it for the record.
 pub(super) struct Call {
     /// What its usage is recorded with. Holds what was reserved, unless there are `parts`: then it holds nothing.
@@ -36,6 +39,8 @@ pub(super) struct Call {
     unanswered: Used,
     /// What is held may have been used by a provider that brought no answer.
     is_owed: bool,
+    /// Attempts that brought no answer and that their provider may bill, each with what it may have used.
+    billed: Vec<(quota::Attempt, Used)>,
     /// A provider has refused it, or failed before it did any work.
     is_refused: bool,
     /// For that, once another is asked.
@@ -60,7 +65,7 @@ enum Again {
     /// Nobody has been asked since.
     Spare(HeldPart),
     /// Somebody has; this may have been used before.
-    Used(HeldPart, Used),
+    Used(HeldPart),
 }
 
 /// The attempt that is going on.
@@ -69,6 +74,8 @@ struct Attempt {
     model: String,
     started: Instant,
     first_chunk: Option<Duration>,
+    /// What the provider calls it; empty while that has not said.
+    upstream_id: String,
 }
 
 impl Call {
@@ -93,6 +100,7 @@ impl Call {
             pricing,
             unanswered,
             is_owed: false,
+            billed: Vec::new(),
             is_refused: false,
             again,
             shared,
@@ -121,6 +129,11 @@ impl Call {
         self.is_owed
     }
 
+    /// Whether as many attempts may be billed as its settlement has room for: nobody else is asked then.
+    pub(super) fn is_full(&self) -> bool {
+        self.billed.len() >= MAX_BILLED
+    }
+
     /// Whether it may be sent out.
     pub(super) fn is_durable(&self) -> bool {
         self.in_flight.is_durable()
@@ -142,24 +155,39 @@ impl Call {
 
     /// One more attempt: from here on this provider may bill us for the input.
     pub(super) fn begin(&mut self, provider: &ProviderUpstream, model: &str, request: &AiRequest) {
+        let earlier = self.billed.iter().map(|(attempt, _)| attempt.clone()).collect();
         let attribution = self.in_flight.attribution_mut();
+        attribution.earlier = earlier;
         attribution.provider = provider.provider.name.to_string();
         attribution.provider_model = model.to_owned();
         let (provider, started) = (provider.provider.name.to_string(), Instant::now());
         if let Again::Spare(mut part) = std::mem::take(&mut self.again) {
             // Of its tokens alone: what is not answered is not billed.
             part.count(self.unanswered.to_quota(self.reserved));
-            self.again = Again::Used(part, self.unanswered);
+            self.again = Again::Used(part);
         }
         self.unanswered = Used {
             usage: Usage { input: request.input_estimate(model), source: UsageSource::Counted, ..Usage::default() },
             at_most: AtMost { input: request.most_input(model), output: self.reserved.output },
         };
-        self.attempt = Some(Attempt { provider, model: model.to_owned(), started, first_chunk: None });
+        let (model, first_chunk, upstream_id) = (model.to_owned(), None, String::new());
+        self.attempt = Some(Attempt { provider, model, started, first_chunk, upstream_id });
+        self.count_unanswered();
+    }
+
+    /// From here on, should nobody come to settle, it is settled at that.
+    fn count_unanswered(&mut self) {
         let so_far = self.priced(self.unanswered);
         self.in_flight.count(so_far);
         let shares = self.shares(&so_far);
         self.parts.iter_mut().zip(shares).for_each(|((part, _), share)| part.count(share));
+    }
+
+    /// The head of an answer has come: in it the provider may say what it calls this attempt.
+    pub(super) fn is_called(&mut self, upstream_id: Option<String>) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.upstream_id = upstream_id.unwrap_or_default();
+        }
     }
 
     /// What limits are told of it: with what whoever was asked last will bill.
@@ -241,10 +269,7 @@ impl Call {
     pub(super) fn attempt_failed(&mut self, result: &'static str, billable: bool) {
         match std::mem::take(&mut self.again) {
             again @ Again::Spare(_) => self.again = again,
-            Again::Used(part, unanswered) if !billable => {
-                part.void();
-                self.unanswered = unanswered;
-            }
+            Again::Used(part) if !billable => part.void(),
             // A part that is dropped is settled at what was counted.
             Again::Used(..) | Again::Nothing => {}
         }
@@ -252,6 +277,24 @@ impl Call {
         let Some(attempt) = self.attempt.take() else { return };
         self.shared.metrics.attempt(&attempt.provider, result);
         self.observe(&attempt, Usage::default());
+        if billable {
+            let used = self.unanswered;
+            self.billed.push((attempt.billed(used.to_quota(self.reserved)), used));
+        } else {
+            self.is_about_the_last_billed();
+        }
+    }
+
+    /// The attempt that just failed bills nothing: what is known is that of the last one before it that may.
+    fn is_about_the_last_billed(&mut self) {
+        let Some(((last, used), earlier)) = self.billed.split_last() else { return };
+        let earlier = earlier.iter().map(|(attempt, _)| attempt.clone()).collect();
+        let attribution = self.in_flight.attribution_mut();
+        attribution.earlier = earlier;
+        attribution.provider.clone_from(&last.provider);
+        attribution.provider_model.clone_from(&last.provider_model);
+        self.unanswered = *used;
+        self.count_unanswered();
     }
 
     /// Ends the call with what it used. The answer's last bytes wait until that is written.
@@ -315,6 +358,14 @@ impl Call {
         };
         let took = attempt.started.elapsed();
         self.shared.metrics.ai_ended(labels, took, attempt.first_chunk, usage.input, usage.output);
+    }
+}
+
+impl Attempt {
+    /// As its provider may bill it.
+    fn billed(self, usage: quota::Usage) -> quota::Attempt {
+        let Self { provider, model, upstream_id, .. } = self;
+        quota::Attempt { provider, provider_model: model, usage: Some(usage), upstream_request_id: upstream_id }
     }
 }
 

@@ -1,5 +1,7 @@
 //! A fallback answers: what the provider before it may have used is charged as well.
 
+use tollgate_quota::Outcome;
+
 use crate::{
     ai::{completion, two},
     clients::call,
@@ -101,4 +103,66 @@ async fn a_fallback_that_does_no_work_costs_nothing() {
     cluster.nothing_held().await;
     until("the first attempt to be charged", || used(&cluster, "out") > 0).await;
     assert_eq!(used(&cluster, "out"), MOST);
+}
+
+/// What an upstream may bill of the attempts before, whether or not any limit counts tokens.
+#[tokio::test]
+async fn each_attempt_that_a_provider_may_bill_is_settled_with_the_one_that_answered() {
+    for (reply, named) in [
+        (Reply::Hang(String::new()), Some("")),
+        (Reply::Keep(answer(200, "x-request-id: up-1\r\n", "<html>")), Some("up-1")),
+        (Reply::Keep(answer(503, "x-request-id: up-1\r\n", "{}")), None),
+    ] {
+        for limits in ["", &limit("out", "outputTokens", 1_000_000, "")] {
+            let (_first, _second, cluster) = behind(reply.clone(), served(), limits).await;
+            let got = call(cluster.address, CHAT, &body()).await;
+            assert_eq!((got.status, got.header("x-tollgate-provider")), (200, Some("second")), "{}", got.raw);
+            let rows = cluster.settled(1).await;
+            assert_eq!(
+                (rows.len(), rows[0].provider.as_str(), rows[0].provider_model.as_str()),
+                (1, "second", "served")
+            );
+            let told: Vec<_> =
+                rows[0].earlier.iter().map(|it| (it.provider.as_str(), it.upstream_request_id.as_str())).collect();
+            assert_eq!(told, named.map(|id| ("first", id)).into_iter().collect::<Vec<_>>(), "{reply:?}");
+            for attempt in &rows[0].earlier {
+                let usage = attempt.usage.unwrap();
+                assert_eq!((attempt.provider_model.as_str(), usage.counted, usage.output_tokens), ("m", true, 0));
+                assert!(0 < usage.input_tokens && usage.input_tokens <= usage.input_at_most, "{usage:?}");
+                assert_eq!(usage.output_at_most, MOST, "all that was asked for");
+            }
+        }
+    }
+}
+
+/// Nobody answered: the row is of the attempt that may be billed, whoever was asked after it.
+#[tokio::test]
+async fn a_request_that_nobody_answered_is_of_the_last_attempt_that_may_be_billed() {
+    for (second, provider, earlier) in
+        [(Reply::Keep(answer(503, "", "{}")), "first", 0), (Reply::Hang(String::new()), "second", 1)]
+    {
+        for limits in ["", &limit("out", "outputTokens", 1_000_000, "")] {
+            let (_first, _second, cluster) = behind(Reply::Hang(String::new()), second.clone(), limits).await;
+            let got = call(cluster.address, CHAT, &body()).await;
+            assert!(got.status >= 500, "{}", got.raw);
+            let rows = cluster.settled(1).await;
+            let told = (rows.len(), rows[0].outcome, rows[0].provider.as_str(), rows[0].earlier.len());
+            assert_eq!(told, (1, Outcome::Partial, provider, earlier), "{limits}");
+            assert_eq!(rows[0].usage.output_at_most, MOST);
+            assert!(rows[0].earlier.iter().all(|attempt| attempt.provider == "first"), "{:?}", rows[0].earlier);
+        }
+    }
+}
+
+/// A route may name as many fallbacks as it likes: what one settlement has to say stays small.
+#[tokio::test]
+async fn nobody_else_is_asked_once_sixteen_attempts_may_be_billed() {
+    let reset = Reply::Reset(String::new());
+    let (first, second) = (Upstream::always(reset.clone()).await, Upstream::always(reset).await);
+    let fallback = "{provider: second, model: served, on: [reset]}";
+    let resources = two(&first, &second, "openai", "reset").replace(fallback, &[fallback; 20].join(", "));
+    let cluster = Cluster::start(&resources).await;
+    let got = call(cluster.address, CHAT, &body()).await;
+    assert_eq!((got.status, first.requests().len() + second.requests().len()), (502, 16), "{}", got.raw);
+    assert_eq!(cluster.settled(1).await[0].earlier.len(), 15, "and the row's own");
 }

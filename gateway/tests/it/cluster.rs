@@ -20,7 +20,7 @@ use tollgate_proto::{
     v1::resource::Kind as Raw,
 };
 use tollgate_quota::{
-    BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, HeldPart, Ledger, NodeOpen, Outcome,
+    Attempt, BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, HeldPart, Ledger, NodeOpen, Outcome,
     QuotaBatch, Rule, Standing, Uplink, UplinkError, Usage,
     journal::{Forgetful, Journal},
     ledger::{AccountView, Query},
@@ -52,6 +52,7 @@ pub(crate) struct Settled {
     pub(crate) provider: String,
     pub(crate) model: String,
     pub(crate) provider_model: String,
+    pub(crate) earlier: Vec<Attempt>,
 }
 
 /// The log, in memory: what is proposed is applied at once.
@@ -98,6 +99,7 @@ impl Uplink for Log {
                 provider: used.attribution.provider.clone(),
                 model: used.attribution.model.clone(),
                 provider_model: used.attribution.provider_model.clone(),
+                earlier: used.attribution.earlier.clone(),
             }));
             let outcome = applied.outcome.frames.remove(0);
             self.show(ledger);

@@ -1,11 +1,13 @@
 //! Rows of the billing ledger, out of what requests used: in the very log entries that say so.
 
+use std::collections::BTreeSet;
+
 use tollgate_billing::{PriceBook, ledger::Keeper};
 use tollgate_model::{LogIndex, Name, Timestamp};
-use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
-use tollgate_quota::{Outcome, Told, Used};
+use tollgate_proto::state::v1::{LedgerCost, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
+use tollgate_quota::{Attempt, Outcome, Told, Usage, Used};
 
-use super::pricing::{Billed, admitted_at};
+use super::pricing::{self, Billed, admitted_at};
 
 /// Rows that one entry can have: the number of a row is that of its entry, times this, and which one it is.
 const ROWS_PER_ENTRY: u64 = 1 << 16;
@@ -25,12 +27,17 @@ pub(super) struct Rows<'a> {
     keeper: &'a Keeper,
     at: LogIndex,
     now: Timestamp,
-    rows: Vec<(LedgerRow, Option<PriceVersionRow>)>,
+    rows: Vec<Named>,
+    /// Versions that rows of this entry are the first to name.
+    named: BTreeSet<(Name, LogIndex)>,
 }
+
+/// A row, with the versions of prices that it is the first to name.
+pub(super) type Named = (LedgerRow, Vec<PriceVersionRow>);
 
 impl<'a> Rows<'a> {
     pub(super) fn new(keeper: &'a Keeper, at: LogIndex, now: Timestamp) -> Self {
-        Self { keeper, at, now, rows: Vec::new() }
+        Self { keeper, at, now, rows: Vec::new(), named: BTreeSet::new() }
     }
 
     /// The row of one request.
@@ -38,14 +45,48 @@ impl<'a> Rows<'a> {
         let n = self.rows.len() as u64;
         // An entry is smaller than the settlements of so many requests.
         debug_assert!(n < ROWS_PER_ENTRY, "entry {} has more rows than there are numbers for", self.at);
-        let price = billed.and_then(|billed| billed.price.as_ref());
-        let row = self.row(self.at.0 * ROWS_PER_ENTRY + n, used, billed);
-        let is_new = |(name, version): &&(Name, LogIndex)| {
-            let named = |row: &LedgerRow| row.price == name.as_str() && row.price_version == version.0;
-            !self.rows.iter().any(|(row, _)| named(row)) && !self.keeper.look(|it| it.names(name.as_str(), version.0))
+        let mut row = self.row(self.at.0 * ROWS_PER_ENTRY + n, used, billed);
+        let mut versions: Vec<_> = billed.and_then(|billed| billed.price.clone()).into_iter().collect();
+        row.costs = self.costs(used, prices, &mut versions);
+        let new = versions.into_iter().filter(|version| self.is_new(version)).collect::<Vec<_>>();
+        let new = new.iter().filter_map(|(name, version)| prices.version(name, *version)).collect();
+        self.rows.push((row, new));
+    }
+
+    fn is_new(&mut self, (name, version): &(Name, LogIndex)) -> bool {
+        let is_known = self.keeper.look(|it| it.names(name.as_str(), version.0));
+        !is_known && self.named.insert((name.clone(), *version))
+    }
+
+    /// What upstreams bill for it: for each attempt that one did work for, or may have. Of what nobody can say the end of, nobody can
+    /// say who worked for it either.
+    fn costs(&self, used: &Used<'_>, prices: &PriceBook, versions: &mut Vec<(Name, LogIndex)>) -> Vec<LedgerCost> {
+        let attribution = used.attribution;
+        if used.told == Told::Nobody {
+            return Vec::new();
+        }
+        let mut price = |cost: LedgerCost, (provider, model): (&str, &str), usage: &Usage| {
+            let Some(tariff) = pricing::cost(prices, used, (provider, model), self.at, self.now) else { return cost };
+            versions.push((tariff.name.clone(), tariff.version));
+            LedgerCost {
+                price: tariff.name.to_string(),
+                price_version: tariff.version.0,
+                currency: tariff.currency.to_string(),
+                amount: bytes(tariff.amount(usage.into()).0).into(),
+                ..cost
+            }
         };
-        let version = price.filter(is_new).and_then(|(name, version)| prices.version(name, *version));
-        self.rows.push((row, version));
+        let mut costs = Vec::with_capacity(attribution.earlier.len() + 1);
+        for attempt in attribution.earlier.iter().filter(|attempt| !attempt.provider.is_empty()) {
+            let usage = attempt.usage.unwrap_or_default();
+            costs.push(price(cost_of(attempt, &usage), (&attempt.provider, &attempt.provider_model), &usage));
+        }
+        if used.outcome != Outcome::Voided && !attribution.provider.is_empty() {
+            let (input_at_most, output_at_most) = at_most(used.usage);
+            let own = LedgerCost { input_at_most, output_at_most, ..LedgerCost::default() };
+            costs.push(price(own, (&attribution.provider, &attribution.provider_model), used.usage));
+        }
+        costs
     }
 
     fn row(&self, seq: u64, used: &Used<'_>, billed: Option<&Billed>) -> LedgerRow {
@@ -75,15 +116,46 @@ impl<'a> Rows<'a> {
             price: price.map(|name| name.to_string()).unwrap_or_default(),
             price_version: price_version.map_or(0, |version| version.0),
             currency: attribution.currency.clone(),
-            amount: if amount == 0 { Vec::new() } else { amount.to_be_bytes().to_vec() }.into(),
+            amount: bytes(amount).into(),
             node: used.node,
             zone: self.keeper.look(|state| state.zone(used.node).to_owned()),
+            costs: Vec::new(),
         }
     }
 
-    pub(super) fn finish(self) -> Vec<(LedgerRow, Option<PriceVersionRow>)> {
+    pub(super) fn finish(self) -> Vec<Named> {
         self.rows
     }
+}
+
+/// An amount, as rows have it.
+fn bytes(pico: i128) -> Vec<u8> {
+    if pico == 0 { Vec::new() } else { pico.to_be_bytes().to_vec() }
+}
+
+/// What an attempt came to that is not the row's own.
+fn cost_of(attempt: &Attempt, usage: &Usage) -> LedgerCost {
+    let source = if usage.counted { UsageSource::Counted } else { UsageSource::Provider };
+    let (input_at_most, output_at_most) = at_most(usage);
+    LedgerCost {
+        provider: attempt.provider.clone(),
+        provider_model: attempt.provider_model.clone(),
+        usage_source: source.into(),
+        input_tokens: usage.input_tokens,
+        cached_input_tokens: usage.cached_input_tokens,
+        cache_write_tokens: usage.cache_write_tokens,
+        output_tokens: usage.output_tokens,
+        reasoning_tokens: usage.reasoning_tokens,
+        input_at_most,
+        output_at_most,
+        upstream_request_id: attempt.upstream_request_id.clone(),
+        ..LedgerCost::default()
+    }
+}
+
+/// What the provider may say that it was. It has, where the figures are its own.
+fn at_most(usage: &Usage) -> (u64, u64) {
+    if usage.counted { (usage.input_at_most, usage.output_at_most) } else { (0, 0) }
 }
 
 fn outcome(used: &Used<'_>) -> LedgerOutcome {

@@ -1,6 +1,11 @@
 //! Keeps the price book equal to the prices in the catalog, and prices what requests used: in the very log entries that say so.
 
-use tollgate_billing::{Bill, Changes, PriceBook, price::Asked};
+use std::sync::Arc;
+
+use tollgate_billing::{
+    Bill, Changes, PriceBook,
+    price::{Asked, Tariff},
+};
 use tollgate_model::{Checked, Kind, LogIndex, Money, Name, Timestamp, catalog::Change};
 use tollgate_proto::v1::resource::Kind as Raw;
 use tollgate_quota::{Outcome, Told, Used};
@@ -47,15 +52,30 @@ pub(super) struct Billed {
 /// node told by log time when it was.
 pub(super) fn bill(book: &PriceBook, used: &Used<'_>, at: LogIndex, now: Timestamp) -> Option<Billed> {
     let asked = Asked::by(used.attribution)?;
-    let currency = asked.currency;
+    let currency = asked.currency?;
     if used.outcome == Outcome::Voided || used.told == Told::Nobody {
         return Some(Billed { bill: Bill { currency, amount: Some(Money(0)) }, price: None });
     }
-    let asked = Asked { pinned: asked.pinned.min(at), at: if asked.at.0 == 0 { now } else { asked.at }, ..asked };
-    let tariff = book.find(&asked);
+    let tariff = book.find(&asked_by(asked, at, now));
     let amount = tariff.map(|tariff| tariff.amount(used.usage.into()));
     let price = tariff.map(|tariff| (tariff.name.clone(), tariff.version));
     Some(Billed { bill: Bill { currency, amount }, price })
+}
+
+/// What the upstream that was asked for this model bills for it. None where nobody knows.
+pub(super) fn cost<'b>(
+    book: &'b PriceBook,
+    used: &Used<'_>,
+    (provider, model): (&str, &str),
+    at: LogIndex,
+    now: Timestamp,
+) -> Option<&'b Arc<Tariff>> {
+    book.find(&asked_by(Asked::cost(used.attribution, provider, model), at, now))
+}
+
+/// As of the entry at the latest, and of its time where a node said none.
+fn asked_by(asked: Asked<'_>, at: LogIndex, now: Timestamp) -> Asked<'_> {
+    Asked { pinned: asked.pinned.min(at), at: if asked.at.0 == 0 { now } else { asked.at }, ..asked }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 
 use proptest::prelude::*;
+use tollgate_proto::state::v1::LedgerCost;
 
 use super::*;
 
@@ -37,16 +38,53 @@ fn an_account_that_has_what_came_from_nowhere_is_told() {
     assert_eq!(books.trial(), Err((usd(), Money(1))));
 }
 
+/// Two attempts, of which the upstreams bill in currencies of their own.
+fn with_costs(tenant: &str, currency: &str, pico: i128, costs: [(&str, &str, i128); 2]) -> LedgerRow {
+    let cost = |(provider, currency, pico): (&str, &str, i128)| LedgerCost {
+        provider: provider.to_owned(),
+        price: "p".to_owned(),
+        currency: currency.to_owned(),
+        amount: pico.to_be_bytes().to_vec().into(),
+        ..LedgerCost::default()
+    };
+    LedgerRow { provider: "own".to_owned(), costs: costs.map(cost).to_vec(), ..row(tenant, currency, pico) }
+}
+
+#[test]
+fn what_upstreams_bill_is_spent_and_owed_to_each_in_its_own_currency() {
+    let mut books = Books::default();
+    let eur = Currency::parse("EUR").unwrap();
+    books.post(&with_costs("acme", "USD", 5, [("first", "EUR", 2), ("", "USD", 3)]), &mut Changes::new());
+    let owed = |provider: &str| Account::Owed(provider.to_owned());
+    for (account, currency, pico) in [
+        (Account::Consumed("acme".into()), usd(), 5),
+        (Account::Revenue, usd(), -5),
+        (Account::Cost, usd(), 3),
+        (owed("own"), usd(), -3),
+        (Account::Cost, eur, 2),
+        (owed("first"), eur, -2),
+        (owed("first"), usd(), 0),
+    ] {
+        assert_eq!(books.balance(&account, currency), Money(pico), "{account} {currency}");
+    }
+    assert_eq!(books.trial(), Ok(()));
+    // What has no price moves nothing, whatever else it says.
+    let mut unpriced = with_costs("acme", "USD", 0, [("first", "EUR", 2), ("", "USD", 3)]);
+    unpriced.costs.iter_mut().for_each(|cost| cost.price.clear());
+    assert_eq!(moves(&unpriced), []);
+}
+
 proptest! {
     #[test]
     fn rows_restore_the_books_and_agree_with_what_was_reported(
-        posted in proptest::collection::vec(("[a-c]", prop_oneof!["USD", "EUR"], -1_000_000_i128..1_000_000), 0..40)
+        posted in proptest::collection::vec(("[a-c]", prop_oneof!["USD", "EUR"], -1_000_000_i128..1_000_000, -9_i128..9), 0..40)
     ) {
         let mut books = Books::default();
         let mut kept = BTreeMap::new();
-        for (tenant, currency, pico) in &posted {
+        for (tenant, currency, pico, cost) in &posted {
             let mut changes = Changes::new();
-            books.post(&row(tenant, currency, *pico), &mut changes);
+            let costs = [(tenant.as_str(), "EUR", *cost), ("", "USD", cost * 7)];
+            books.post(&with_costs(tenant, currency, *pico, costs), &mut changes);
             kept.extend(changes.into_iter().map(|(key, value)| (key, value.unwrap())));
         }
         prop_assert_eq!(books.trial(), Ok(()));

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use tollgate_model::Timestamp;
-use tollgate_proto::v1;
+use tollgate_proto::{state::v1::LedgerCost, v1};
 use tollgate_storage::sim::{Faults, SimDisk};
 
 use super::*;
@@ -255,6 +255,16 @@ fn verify_names_the_segment_and_the_place_and_what_does_not_add_up() {
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[0].contains("amounts to 0.000000000005, and by its price a@3 it is 3"), "{}", problems[0]);
     assert!(problems[1].contains("names the price b@3, which is not in the ledger"), "{}", problems[1]);
+    let cost = LedgerCost { price: "a".into(), price_version: 3, currency: "USD".into(), ..LedgerCost::default() };
+    let other = LedgerCost { provider: "first".into(), price: "b".into(), input_tokens: 2, ..cost.clone() };
+    keeper.record(
+        [(LedgerRow { provider: "own".into(), costs: vec![other, cost], ..row(43, 0) }, None)],
+        &mut Changes::new(),
+    );
+    let problems = keeper.verify().unwrap().problems;
+    assert_eq!(problems.len(), 4, "{problems:?}");
+    assert!(problems[2].contains("attempt 1 at first, names the price b@3, which is not"), "{}", problems[2]);
+    assert!(problems[3].contains("attempt 2 at own, amounts to 0, and by its price a@3 it is 0.5"), "{}", problems[3]);
     // A row that the books never heard of.
     let mut state = keeper.look(State::clone);
     state.forget_books();

@@ -53,7 +53,7 @@ impl Kept {
 fn asked(pinned: u64, at: u64) -> Asked<'static> {
     Asked {
         cost: false,
-        currency: Currency::parse("USD").unwrap(),
+        currency: Currency::parse("USD").ok(),
         tenant: "acme",
         provider: "openai",
         model: "gpt-4o",
@@ -171,4 +171,29 @@ proptest! {
             prop_assert_eq!(id(&mut restored), id(&mut kept.book));
         }
     }
+}
+
+/// What an upstream bills is no matter of what its caller pays in, or of who that is.
+#[test]
+fn a_cost_is_found_in_its_own_currency_by_provider_and_model_alone() {
+    let mut kept = Kept::default();
+    kept.put(1, 1, "any", "{currency: EUR, input: 1, table: cost}");
+    kept.put(2, 2, "near", "{currency: CHF, input: 1, table: cost, match: {providers: [openai], models: ['gpt-4*']}}");
+    kept.put(3, 3, "own", "{currency: USD, input: 1, table: contract, match: {tenants: [acme]}}");
+    let attribution = Attribution {
+        tenant: "acme".into(),
+        currency: "USD".into(),
+        config_index: 9,
+        admitted_us: 9,
+        ..Attribution::default()
+    };
+    for (provider, model, id) in
+        [("openai", "gpt-4o", "near@2"), ("openai", "o1", "any@1"), ("azure", "gpt-4o", "any@1")]
+    {
+        let found = kept.book.find(&Asked::cost(&attribution, provider, model)).map(|tariff| tariff.id());
+        assert_eq!(found.as_deref(), Some(id), "{provider} {model}");
+    }
+    kept.put(20, 20, "near", "{currency: CHF, input: 2, table: cost, match: {models: [gpt-4o]}}");
+    let found = kept.book.find(&Asked::cost(&attribution, "openai", "gpt-4o")).map(|tariff| tariff.id());
+    assert_eq!(found.as_deref(), Some("near@2"), "a later version is none of its prices");
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use prost::Message;
-use tollgate_billing::export::Source;
+use tollgate_billing::{export::Source, ledger::Account};
 use tollgate_consensus::{Applied, Changes, StateMachine};
 use tollgate_proto::state::v1::{
     Attribution, Command, ConfigChange, Frame, NodeOpen, Orphan, PutResource, QuotaBatch, Record, Recover, Settle,
@@ -24,6 +24,11 @@ apiVersion: tollgate/v1
 kind: Price
 metadata: {name: mock}
 spec: {currency: USD, match: {models: [mock-1]}, per: 1, input: "1", output: "10"}
+---
+apiVersion: tollgate/v1
+kind: Price
+metadata: {name: upstream}
+spec: {table: cost, currency: EUR, match: {providers: [dear], models: [dear-1]}, per: 1, input: "3", output: "30"}
 "#;
 
 struct Driven {
@@ -157,6 +162,63 @@ fn each_end_makes_one_row_and_who_found_nobody_to_ask_makes_none() {
     assert_eq!((verified.rows, verified.problems), (3, Vec::new()));
 }
 
+/// What each attempt of a row costs: who bills it, whose figures, tokens with their bound, and millionths, in what.
+fn costs(row: &LedgerRow) -> Vec<(u32, String, UsageSource, u64, u64, String)> {
+    let of = |it: tollgate_billing::ledger::Attempt<'_>| {
+        let tokens = it.usage.input_tokens + it.usage.output_tokens;
+        let bound = it.usage.input_at_most + it.usage.output_at_most;
+        let amount = it.amount().map_or("-".to_owned(), |amount| format!("{amount} {}", it.cost.currency));
+        (it.number, it.provider.to_owned(), it.source, tokens, bound, amount)
+    };
+    tollgate_billing::ledger::attempts(row).map(of).collect()
+}
+
+#[test]
+fn each_attempt_that_an_upstream_bills_has_a_cost_in_that_ones_currency() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut driven = Driven::new(dir.path());
+    let counted = Usage { input_tokens: 2, counted: true, input_at_most: 4, output_at_most: 50, ..Usage::default() };
+    let earlier = Attempt {
+        provider: "dear".into(),
+        provider_model: "dear-1".into(),
+        usage: Some(counted),
+        upstream_request_id: "req_1".into(),
+    };
+    let again = Attribution { earlier: vec![earlier.clone(), earlier], ..attribution(1) };
+    let dear = Attribution { provider: "dear".into(), provider_model: "dear-1".into(), ..attribution(2) };
+    let said = vec![
+        record::Kind::Settle(Settle { attribution: Some(again), ..settle(1, Outcome::Settled, (5, 2)) }),
+        record::Kind::Settle(Settle {
+            attribution: Some(dear),
+            usage: Some(counted),
+            ..settle(2, Outcome::Partial, (0, 0))
+        }),
+        record::Kind::Settle(settle(3, Outcome::Voided, (7, 7))),
+    ];
+    driven.say(1, 1, said.clone());
+    driven.say(1, 1, said); // sent again after a lost answer
+    let rows = driven.ledger();
+    let (eur, dear) = ("6 EUR".to_owned(), "dear".to_owned());
+    let expected = [
+        vec![
+            (1, dear.clone(), UsageSource::Counted, 2, 54, eur.clone()),
+            (2, dear.clone(), UsageSource::Counted, 2, 54, eur.clone()),
+            (3, "mock".to_owned(), UsageSource::Provider, 7, 0, "-".to_owned()),
+        ],
+        vec![(1, dear, UsageSource::Counted, 2, 54, eur)],
+        vec![],
+    ];
+    assert_eq!(rows.iter().map(costs).collect::<Vec<_>>(), expected);
+    assert_eq!(rows[0].costs[0].upstream_request_id, "req_1");
+    assert_eq!(tollgate_billing::ledger::amount_of(&rows[0]).unwrap().0, 25_000_000_000_000, "one bill for its tenant");
+    let eur = tollgate_model::Currency::parse("EUR").unwrap();
+    let balance = driven.shared.books().look(|it| it.books().balance(&Account::Owed("dear".into()), eur));
+    assert_eq!(balance.to_string(), "-18");
+    assert_eq!(driven.rows, driven.state.image().collect(), "what was written adds up to what there is");
+    let verified = driven.shared.books().verify().unwrap();
+    assert_eq!((verified.rows, verified.records, verified.problems), (3, 5, Vec::new()), "and two prices, once each");
+}
+
 /// A process that dies while it recovers another one is followed by one that begins anew.
 #[test]
 fn what_a_journal_tells_of_a_dead_process_makes_each_row_once() {
@@ -234,6 +296,10 @@ fn a_settlement_is_small_beside_the_names_in_it() {
             .sum::<usize>()
     };
     let settle = settle(1 << 41, Outcome::Settled, (1_200, 300));
+    assert!(
+        settle.attribution.as_ref().unwrap().earlier.is_empty(),
+        "what the one attempt costs is known from the rest"
+    );
     let bytes = settle.encoded_len() - names(settle.attribution.as_ref().unwrap());
     assert!(bytes <= 64, "{bytes}");
 }
