@@ -146,7 +146,14 @@ fn query(call: &Call, request: ExportBillRequest) -> Result<(Query, String), Sta
         return Err(invalid(format!("issuer: has {} bytes: at most {MAX_ISSUER_BYTES}", issuer.len())));
     }
     let issuer = if issuer.is_empty() { ISSUER.to_owned() } else { issuer };
-    Ok((Query { tenant, from, to, schema, format, issuer }, cursor))
+    // What upstreams bill is ours to know, not a tenant's.
+    let costs = call.caller.tenant.is_none();
+    if let (Schema::Cost, Some(own)) = (schema, &call.caller.tenant) {
+        return Err(Status::permission_denied(format!(
+            "schema: this token is narrowed to tenant {own}, and what upstreams bill is not its: events | summary | focus"
+        )));
+    }
+    Ok((Query { tenant, from, to, schema, format, issuer, costs }, cursor))
 }
 
 /// Both must be said. One that reaches into the future ends now by itself: nothing was admitted there yet.

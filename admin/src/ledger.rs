@@ -7,11 +7,16 @@ use std::{
 };
 
 use tollgate_billing::{
-    export::{COLUMNS, Cell, Source, event},
-    ledger::{Found, Keeper, Verified, lines, moves},
+    export::{COLUMNS, COSTS, Cell, Source, cost, event},
+    ledger::{Attempt, Found, Keeper, Verified, amount_of, attempts, billed, cost_lines, lines, moves},
+    price::Line,
 };
-use tollgate_proto::admin::v1::{
-    LedgerBalance, LedgerLine, LedgerRow, ShowLedgerRequest, ShowLedgerResponse, VerifyLedgerResponse,
+use tollgate_model::Money;
+use tollgate_proto::{
+    admin::v1::{
+        LedgerBalance, LedgerCost, LedgerLine, LedgerRow, ShowLedgerRequest, ShowLedgerResponse, VerifyLedgerResponse,
+    },
+    state::v1,
 };
 use tonic::Status;
 
@@ -84,16 +89,13 @@ pub(crate) async fn show(
 ) -> Result<ShowLedgerResponse, Status> {
     backplane.read_barrier(call.deadline).await?;
     let (keeper, request_id) = (backplane.ledger(), request.request_id);
-    let of = request_id.clone();
-    let (rows, tenant) = (
-        move || -> io::Result<Vec<LedgerRow>> {
-            let found = keeper.find(&of)?;
-            found.iter().map(|found| explain(&keeper, found)).collect()
-        },
-        call.caller.tenant.clone(),
-    );
-    let mut rows = blocking(rows).await?;
-    rows.retain(|row| tenant.as_deref().is_none_or(|own| row.columns.get("tenant").is_some_and(|it| it == own)));
+    let (of, tenant) = (request_id.clone(), call.caller.tenant.clone());
+    let rows = move || -> io::Result<Vec<LedgerRow>> {
+        let mut found = keeper.find(&of)?;
+        found.retain(|found| tenant.as_deref().is_none_or(|own| found.row.tenant == own));
+        found.iter().map(|found| explain(&keeper, found, tenant.is_none())).collect()
+    };
+    let rows = blocking(rows).await?;
     if rows.is_empty() {
         let what =
             format!("the ledger has no row of request {request_id}: it was refused, has not ended, or never was");
@@ -102,26 +104,55 @@ pub(crate) async fn show(
     Ok(ShowLedgerResponse { rows })
 }
 
-fn explain(keeper: &Keeper, found: &Found) -> io::Result<LedgerRow> {
+/// `with_costs`: with what upstreams bill, and what that moves.
+fn explain(keeper: &Keeper, found: &Found, with_costs: bool) -> io::Result<LedgerRow> {
     let row = &found.row;
     let columns = COLUMNS.iter().zip(event(row)).map(|(column, cell)| ((*column).to_owned(), text(cell))).collect();
+    let unreadable = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let lines = match keeper.price(&row.price, row.price_version)? {
-        Some(price) => lines(row, &price).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?,
+        Some(price) => lines(row, &price).map_err(unreadable)?,
         None => Vec::new(),
     };
-    let lines = lines.into_iter().map(|line| LedgerLine {
-        meter: line.meter.as_str().to_owned(),
-        quantity: line.quantity,
-        rate: line.rate.to_string(),
-        amount: line.amount.to_string(),
-    });
-    let moves = moves(row).into_iter().map(|(account, currency, amount)| LedgerBalance {
+    let mut costs = Vec::new();
+    for attempt in attempts(row).filter(|_| with_costs) {
+        let lines = match keeper.price(&attempt.cost.price, attempt.cost.price_version)? {
+            Some(price) => cost_lines(&attempt, &price).map_err(unreadable)?,
+            None => Vec::new(),
+        };
+        costs.push(explain_cost(row, &attempt, lines));
+    }
+    let moves = if with_costs { moves(row) } else { billed(row) };
+    let moves = moves.into_iter().map(|(account, currency, amount)| LedgerBalance {
         account: account.to_string(),
         currency: currency.to_string(),
         balance: amount.to_string(),
     });
-    let (lines, moves) = (lines.collect(), moves.collect());
-    Ok(LedgerRow { columns, lines, moves, segment: found.segment, offset: found.offset })
+    let margin = margin(row).filter(|_| with_costs).map(|margin| margin.to_string()).unwrap_or_default();
+    let (lines, moves) = (lines.into_iter().map(line).collect(), moves.collect());
+    Ok(LedgerRow { columns, lines, moves, segment: found.segment, offset: found.offset, costs, margin })
+}
+
+fn explain_cost(row: &v1::LedgerRow, attempt: &Attempt<'_>, lines: Vec<Line>) -> LedgerCost {
+    let columns = COSTS.iter().zip(cost(row, attempt)).map(|(column, cell)| (column.name.to_owned(), text(cell)));
+    LedgerCost { columns: columns.collect(), lines: lines.into_iter().map(line).collect() }
+}
+
+fn line(line: Line) -> LedgerLine {
+    LedgerLine {
+        meter: line.meter.as_str().to_owned(),
+        quantity: line.quantity,
+        rate: line.rate.to_string(),
+        amount: line.amount.to_string(),
+    }
+}
+
+/// What is left of what a row's tenant is billed. None where that is not billed, an upstream has no price, or bills in another currency.
+fn margin(row: &v1::LedgerRow) -> Option<Money> {
+    let amount = amount_of(row).filter(|_| !row.currency.is_empty() && !row.costs.is_empty())?;
+    attempts(row).try_fold(amount, |left, attempt| {
+        let cost = attempt.amount().filter(|_| attempt.cost.currency == row.currency)?;
+        Some(Money(left.0.saturating_sub(cost.0)))
+    })
 }
 
 fn text(cell: Cell<'_>) -> String {
@@ -147,5 +178,32 @@ pub(crate) fn unread(error: &io::Error) -> Status {
             Status::data_loss(format!("{error}; `tollgate ledger verify` on this node mends it where it can"))
         }
         _ => Status::internal(format!("the ledger of this node can't be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(costs: &[(&str, &str, i128)]) -> v1::LedgerRow {
+        let bytes = |pico: i128| pico.to_be_bytes().to_vec().into();
+        let cost = |&(price, currency, pico): &(&str, &str, i128)| v1::LedgerCost {
+            price: price.into(),
+            currency: currency.into(),
+            amount: bytes(pico),
+            ..v1::LedgerCost::default()
+        };
+        let costs = costs.iter().map(cost).collect();
+        v1::LedgerRow { currency: "USD".into(), amount: bytes(10), costs, ..v1::LedgerRow::default() }
+    }
+
+    #[test]
+    fn a_margin_is_told_where_all_of_it_is_known_in_one_currency() {
+        assert_eq!(margin(&row(&[("p", "USD", 4)])), Some(Money(6)));
+        assert_eq!(margin(&row(&[("p", "USD", 4), ("q", "USD", 9)])), Some(Money(-3)));
+        assert_eq!(margin(&row(&[("p", "USD", 4), ("q", "EUR", 1)])), None, "no sum of two currencies");
+        assert_eq!(margin(&row(&[("p", "USD", 4), ("", "", 0)])), None, "no price is not for nothing");
+        assert_eq!(margin(&row(&[])), None, "nobody worked for it");
+        assert_eq!(margin(&v1::LedgerRow { currency: String::new(), ..row(&[("p", "USD", 4)]) }), None);
     }
 }

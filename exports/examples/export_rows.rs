@@ -77,8 +77,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rows: u64 = args.next().map_or(Ok(10_000_000), |rows| rows.parse())?;
     let schema = Schema::parse(&args.next().unwrap_or_else(|| "events".to_owned()), "")?;
     let format = Format::parse(&args.next().unwrap_or_else(|| "parquet".to_owned()))?;
-    let query =
-        Query { tenant: None, from: Timestamp(0), to: Timestamp::MAX, schema, format, issuer: "Tollgate".to_owned() };
+    let (from, to, issuer) = (Timestamp(0), Timestamp::MAX, "Tollgate".to_owned());
+    let query = Query { tenant: None, from, to, schema, format, issuer, costs: true };
 
     let begun = Instant::now();
     let made: usize = (0..rows).map(|at| row(at, rows).request_id.len()).sum();

@@ -46,6 +46,9 @@ impl Query {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
         hasher.update(&self.from.0.to_le_bytes()).update(&self.to.0.to_le_bytes());
+        if !self.costs {
+            hasher.update(b"without costs");
+        }
         hasher.finalize().to_hex()[..DIGEST_DIGITS].to_owned()
     }
 }
@@ -103,6 +106,7 @@ mod tests {
             schema: Schema::Events,
             format: Format::Csv,
             issuer: "us".into(),
+            costs: true,
         }
     }
 
@@ -118,6 +122,7 @@ mod tests {
             Query { schema: Schema::Focus(FocusVersion::V1_2), ..query() },
             Query { format: Format::Jsonl, ..query() },
             Query { issuer: "others".into(), ..query() },
+            Query { costs: false, ..query() },
         ] {
             assert_eq!(Cursor::read(&text, &other), Err(CursorError::OfAnother));
         }

@@ -80,7 +80,7 @@ pub fn event(row: &LedgerRow) -> [Cell<'_>; EVENTS.len()] {
     ]
 }
 
-fn source(source: UsageSource) -> &'static str {
+pub(super) fn source(source: UsageSource) -> &'static str {
     match source {
         UsageSource::Unspecified => "",
         UsageSource::Provider => "provider",
@@ -89,7 +89,7 @@ fn source(source: UsageSource) -> &'static str {
     }
 }
 
-fn outcome(outcome: LedgerOutcome) -> &'static str {
+pub(super) fn outcome(outcome: LedgerOutcome) -> &'static str {
     match outcome {
         LedgerOutcome::Unspecified => "",
         LedgerOutcome::Settled => "settled",

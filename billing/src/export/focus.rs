@@ -3,7 +3,8 @@
 //!
 //! Cost is exact: of every currency the sum of `EffectiveCost` is the sum of the ledger's rows. A row whose price lines do not
 //! add up to what it says, as those of a correction do not, is a charge without a meter. What nobody is billed for is no
-//! charge. Unit prices and quantities are for the same unit, so that their product is the cost to the last digit.
+//! charge. What upstreams bill for it stands beside it, exactly, too: of every currency the sum of `x_ProviderCost` is the sum of the
+//! attempts; what is in another currency than the answer's is a charge of nothing. Unit prices and quantities are for the same unit, so that their product is the cost to the last digit.
 
 mod charge;
 
@@ -22,7 +23,7 @@ use super::{
     sums::{Sums, Took, add, add_money},
 };
 use crate::{
-    ledger::amount_of,
+    ledger::{amount_of, attempts},
     price::{Line, Meter, Quantities, Tariff},
 };
 
@@ -46,6 +47,8 @@ struct Key {
     price: (String, u64),
     currency: String,
     is_correction: bool,
+    /// What its upstream bills in; empty where that has no price.
+    bills_in: String,
     /// Both follow from the start and the tenant.
     end: Timestamp,
     month: (Timestamp, Timestamp),
@@ -62,6 +65,7 @@ struct Sum {
     requests: u64,
     estimated: u64,
     seqs: Option<(u64, u64)>,
+    provider_cost: i128,
 }
 
 /// The sums of one pass.
@@ -97,15 +101,15 @@ impl Focus {
         })
     }
 
-    fn tariff(&mut self, row: &LedgerRow) -> Result<Option<Arc<Tariff>>, ExportError> {
-        if row.price.is_empty() {
+    fn tariff(&mut self, price: &str, version: u64) -> Result<Option<Arc<Tariff>>, ExportError> {
+        if price.is_empty() {
             return Ok(None);
         }
-        let key = (row.price.clone(), row.price_version);
+        let key = (price.to_owned(), version);
         if let Some(tariff) = self.tariffs.get(&key) {
             return Ok(tariff.clone());
         }
-        let version = self.source.price(&row.price, row.price_version)?;
+        let version = self.source.price(price, version)?;
         let tariff = version.and_then(|version| Tariff::of(&version).ok()).map(Arc::new);
         if self.tariffs.len() >= MAX_KNOWN {
             self.tariffs.clear();
@@ -135,8 +139,34 @@ impl Focus {
             price: (row.price.clone(), row.price_version),
             currency: row.currency.clone(),
             is_correction: row.corrects != 0,
+            bills_in: String::new(),
         }
     }
+
+    /// What upstreams bill for a request in the currency of its answer's, with the meter that it is for, where it is for one; and all
+    /// that is in others.
+    fn costs<'r>(&mut self, row: &'r LedgerRow, bills_in: &str) -> Result<Costs<'r>, ExportError> {
+        let (mut same, mut others) = (Vec::new(), Vec::new());
+        for attempt in attempts(row) {
+            let (cost, Some(amount)) = (attempt.cost, attempt.amount()) else { continue };
+            if cost.currency != bills_in {
+                others.push((cost.currency.as_str(), amount));
+                continue;
+            }
+            let tariff = self.tariff(&cost.price, cost.price_version)?;
+            let lines = tariff.iter().flat_map(|tariff| tariff.lines((&attempt.usage).into()));
+            let lines: Vec<_> = lines.map(|line| (Some(line.meter), line.amount)).collect();
+            let sum = lines.iter().fold(0_i128, |sum, (_, amount)| sum.saturating_add(amount.0));
+            if sum == amount.0 { same.extend(lines) } else { same.push((None, amount)) }
+        }
+        Ok(Costs { same, others })
+    }
+}
+
+/// See [`Focus::costs`].
+struct Costs<'r> {
+    same: Vec<(Option<Meter>, Money)>,
+    others: Vec<(&'r str, Money)>,
 }
 
 impl Sums for Focus {
@@ -144,10 +174,23 @@ impl Sums for Focus {
         if row.currency.is_empty() {
             return Ok(());
         }
-        let tariff = self.tariff(row)?;
+        let tariff = self.tariff(&row.price, row.price_version)?;
         let parts = parts(row, tariff.as_deref());
-        let key = self.key(row);
+        let bills_in = attempts(row).find(|attempt| attempt.is_own).map_or("", |own| &own.cost.currency);
+        let costs = self.costs(row, bills_in)?;
+        let key = Key { bills_in: bills_in.to_owned(), ..self.key(row) };
+        for (currency, amount) in costs.others {
+            let key = Key { bills_in: currency.to_owned(), ..key.clone() };
+            self.groups.add(key, |sums| sums.entry(None).or_default().add_cost(amount, row))?;
+        }
         self.groups.add(key, |sums| {
+            // With the charge for the same meter, or else the first.
+            let first = parts.first().and_then(|(part, ..)| *part);
+            for (meter, amount) in costs.same {
+                let is_of = |part: &Part| part.is_some_and(|(it, _)| Some(it) == meter);
+                let part = parts.iter().map(|(part, ..)| *part).find(is_of).unwrap_or(first);
+                sums.entry(part).or_default().add_cost(amount, row)?;
+            }
             for (part, quantity, cost) in parts {
                 sums.entry(part).or_default().add(quantity, cost, row)?;
             }
@@ -194,8 +237,18 @@ impl Sum {
         add_money(&mut self.cost, cost, row)?;
         add(&mut self.requests, 1, row)?;
         add(&mut self.estimated, is_estimated.into(), row)?;
+        self.is_of(row);
+        Ok(())
+    }
+
+    fn add_cost(&mut self, amount: Money, row: &LedgerRow) -> Result<(), ExportError> {
+        add_money(&mut self.provider_cost, amount, row)?;
+        self.is_of(row);
+        Ok(())
+    }
+
+    fn is_of(&mut self, row: &LedgerRow) {
         let (from, to) = self.seqs.unwrap_or((row.seq, row.seq));
         self.seqs = Some((from.min(row.seq), to.max(row.seq)));
-        Ok(())
     }
 }

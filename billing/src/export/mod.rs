@@ -5,11 +5,12 @@
 //! A format is an [`Encode`]; that of Parquet is a crate of its own.
 
 mod cell;
+mod costs;
 mod cursor;
 mod encode;
 mod events;
 mod focus;
-mod groups;
+pub(crate) mod groups;
 mod query;
 mod run;
 mod source;
@@ -18,6 +19,7 @@ mod sums;
 mod text;
 
 pub use cell::{Cell, Column, Kind};
+pub use costs::{COSTS, cost};
 pub use cursor::{AtByte, Cursor, CursorError};
 pub use encode::Encode;
 pub use events::{COLUMNS, EVENTS, event};

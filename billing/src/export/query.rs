@@ -2,7 +2,7 @@
 
 use tollgate_model::Timestamp;
 
-use super::{cell::Column, events::EVENTS, focus, summary::SUMMARY};
+use super::{cell::Column, costs::COSTS, events::EVENTS, focus, summary::SUMMARY};
 
 /// Which rows are exported, and how: what two exports must have in common for one to go on behind the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Query {
     pub format: Format,
     /// Who sends the bill: FOCUS names it.
     pub issuer: String,
+    /// With what upstreams bill: that is none of a tenant's business.
+    pub costs: bool,
 }
 
 /// What a row of an export is.
@@ -30,6 +32,8 @@ pub enum Schema {
     Summary,
     /// A charge of one hour, as FinOps FOCUS has it.
     Focus(FocusVersion),
+    /// An attempt that an upstream bills.
+    Cost,
 }
 
 /// Which edition of FOCUS names the columns.
@@ -65,12 +69,13 @@ impl Schema {
         };
         match schema {
             "focus" => Ok(Self::Focus(version)),
-            "events" | "summary" if !focus_version.is_empty() => {
+            "events" | "summary" | "cost" if !focus_version.is_empty() => {
                 Err(format!("focus_version: schema `{schema}` has no versions"))
             }
             "events" => Ok(Self::Events),
             "summary" => Ok(Self::Summary),
-            other => Err(format!("schema: `{other}` is none of events | summary | focus")),
+            "cost" => Ok(Self::Cost),
+            other => Err(format!("schema: `{other}` is none of events | summary | focus | cost")),
         }
     }
 
@@ -82,6 +87,7 @@ impl Schema {
             Self::Summary => "summary",
             Self::Focus(FocusVersion::V1_2) => "focus-1.2",
             Self::Focus(FocusVersion::V1_3) => "focus-1.3",
+            Self::Cost => "cost",
         }
     }
 
@@ -92,6 +98,7 @@ impl Schema {
             Self::Events => &EVENTS,
             Self::Summary => &SUMMARY,
             Self::Focus(version) => focus::columns(version),
+            Self::Cost => &COSTS,
         }
     }
 }
@@ -125,7 +132,7 @@ impl Query {
     /// Whether bytes depend on their own row alone. If so an export goes on behind any row; all others are one piece.
     #[must_use]
     pub fn is_by_row(&self) -> bool {
-        self.schema == Schema::Events && self.format != Format::Parquet
+        matches!(self.schema, Schema::Events | Schema::Cost) && self.format != Format::Parquet
     }
 }
 

@@ -1,7 +1,7 @@
 //! An export as it runs: a chunk at a time, in bounded memory.
 //!
 //! What is exported is the ledger as it was when the export began, so it is a function of the query and the ledger's last
-//! row. Bytes that depend on their own row alone (`events` as text) go on behind any row. All others are one piece: to go on,
+//! row. Bytes that depend on their own row alone (`events` and `cost` as text) go on behind any row. All others are one piece: to go on,
 //! they are made again, and what there is already is left out once its hash has shown that it is the same.
 
 use std::{collections::VecDeque, io, sync::Arc};
@@ -9,6 +9,7 @@ use std::{collections::VecDeque, io, sync::Arc};
 use tollgate_proto::state::v1::LedgerRow;
 
 use super::{
+    costs::cost,
     cursor::{AtByte, Cursor, CursorError, DIGEST_DIGITS},
     encode::Encode,
     events::event,
@@ -18,6 +19,7 @@ use super::{
     summary::Summary,
     sums::{Sums, Took},
 };
+use crate::ledger::attempts;
 
 /// A chunk has more at the most by what one row has, or one group of sums.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -84,6 +86,7 @@ pub struct Export {
 
 enum Shape {
     Events,
+    Costs,
     Sums(Box<dyn Sums>),
 }
 
@@ -147,6 +150,7 @@ impl Export {
         };
         let shape = match query.schema {
             Schema::Events => Shape::Events,
+            Schema::Cost => Shape::Costs,
             Schema::Summary => Shape::Sums(Box::new(Summary::new())),
             Schema::Focus(_) => Shape::Sums(Box::new(Focus::new(Arc::clone(&source), tenants, query.issuer.clone()))),
         };
@@ -206,20 +210,29 @@ impl Export {
     /// Looks at rows of the ledger.
     fn read(&mut self, into: &mut Vec<u8>) -> Result<(), ExportError> {
         for _ in 0..CHUNK_ROWS {
-            let Some(row) = self.next_row()? else {
+            let Some(mut row) = self.next_row()? else {
                 self.after = self.until.max(self.after);
-                self.step = if matches!(self.shape, Shape::Events) { Step::Made } else { Step::Write };
+                self.step = if matches!(self.shape, Shape::Sums(_)) { Step::Write } else { Step::Made };
                 return Ok(());
             };
             self.after = row.seq;
             if !self.is_asked_for(&row) {
                 continue;
             }
+            if !self.query.costs {
+                row.costs.clear();
+            }
             match &mut self.shape {
                 Shape::Sums(sums) => sums.add(&row)?,
                 Shape::Events => {
                     self.encoder.row(&event(&row), into)?;
                     self.rows += 1;
+                }
+                Shape::Costs => {
+                    for attempt in attempts(&row) {
+                        self.encoder.row(&cost(&row, &attempt), into)?;
+                        self.rows += 1;
+                    }
                 }
             }
             if into.len() >= CHUNK_BYTES {

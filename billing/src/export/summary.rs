@@ -1,5 +1,9 @@
 //! The schema `summary`: a row for each tenant, consumer, route, provider, model and currency, over the whole time asked for.
+//!
+//! What upstreams bill stands with the provider that bills it, so a provider whose attempts brought no answer has rows without
+//! requests; and each of its currencies has rows of its own, as there is no sum of two.
 
+use tollgate_model::Money;
 use tollgate_proto::state::v1::LedgerRow;
 
 use super::{
@@ -9,10 +13,10 @@ use super::{
     groups::Groups,
     sums::{Sums, Took, add, add_money},
 };
-use crate::ledger::amount_of;
+use crate::ledger::{amount_of, attempts};
 
 /// The columns, in their order.
-pub const SUMMARY: [Column; 14] = [
+pub const SUMMARY: [Column; 17] = [
     Column::text("tenant"),
     Column::text("consumer"),
     Column::text("route"),
@@ -27,13 +31,16 @@ pub const SUMMARY: [Column; 14] = [
     Column::number("unpriced_requests"),
     Column::decimal("cost"),
     Column::text("currency"),
+    Column::decimal("provider_cost"),
+    Column::decimal("margin"),
+    Column::text("provider_currency"),
 ];
 
 /// Some 16 MB of keys and sums.
 const MAX_GROUPS: usize = 32_768;
 
-/// Tenant, consumer, route, provider, model, currency.
-type Key = [String; 6];
+/// Tenant, consumer, route, provider, model, currency, and in which currency the provider bills; none where it has no price.
+type Key = [String; 7];
 
 #[derive(Debug, Default)]
 struct Totals {
@@ -42,6 +49,7 @@ struct Totals {
     tokens: [u64; 5],
     unpriced: u64,
     cost: i128,
+    provider_cost: i128,
 }
 
 /// The sums of one pass.
@@ -58,17 +66,30 @@ impl Summary {
 
 impl Sums for Summary {
     fn add(&mut self, row: &LedgerRow) -> Result<(), ExportError> {
-        let key = [&row.tenant, &row.consumer, &row.route, &row.provider, &row.model, &row.currency].map(String::clone);
-        self.groups.add(key, |totals| totals.add(row))
+        let key = |provider: &str, bills_in: &str| {
+            [&row.tenant, &row.consumer, &row.route, provider, &row.model, &row.currency, bills_in].map(str::to_owned)
+        };
+        let own = attempts(row).find(|attempt| attempt.is_own).map_or("", |own| &own.cost.currency);
+        self.groups.add(key(&row.provider, own), |totals| totals.add(row))?;
+        for attempt in attempts(row) {
+            let Some(amount) = attempt.amount() else { continue };
+            let key = key(attempt.provider, &attempt.cost.currency);
+            self.groups.add(key, |totals| add_money(&mut totals.provider_cost, amount, row))?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, encoder: &mut dyn Encode, into: &mut Vec<u8>) -> Result<Took, ExportError> {
         let Some((key, totals)) = self.groups.take() else {
             return Ok(if self.groups.turn() { Took::Again } else { Took::All });
         };
-        let [tenant, consumer, route, provider, model, currency] = &key;
+        let [tenant, consumer, route, provider, model, currency, bills_in] = &key;
         let [input, cached, written, output, reasoning] = totals.tokens.map(Cell::Number);
-        let cost = if currency.is_empty() { Cell::Absent } else { Cell::Decimal(tollgate_model::Money(totals.cost)) };
+        let decimal = |is_there: bool, pico: i128| if is_there { Cell::Decimal(Money(pico)) } else { Cell::Absent };
+        let cost = decimal(!currency.is_empty(), totals.cost);
+        let provider_cost = decimal(!bills_in.is_empty(), totals.provider_cost);
+        let can_be_told = !currency.is_empty() && currency == bills_in;
+        let margin = decimal(can_be_told, totals.cost.saturating_sub(totals.provider_cost));
         let row: [Cell<'_>; SUMMARY.len()] = [
             Cell::text(tenant),
             Cell::text(consumer),
@@ -84,6 +105,9 @@ impl Sums for Summary {
             Cell::Number(totals.unpriced),
             cost,
             Cell::text(currency),
+            provider_cost,
+            margin,
+            Cell::text(bills_in),
         ];
         encoder.row(&row, into)?;
         Ok(Took::Rows(1))

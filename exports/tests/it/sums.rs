@@ -70,6 +70,50 @@ proptest! {
         prop_assert_eq!(requests, events.iter().filter(|event| event["corrects"].is_null()).count() as u64);
     }
 
+    /// What upstreams bill is in every schema but the events, to the last digit, and each currency for itself.
+    #[test]
+    fn what_upstreams_bill_is_the_same_in_every_schema(ledger in ledger(150)) {
+        let ledger = Arc::new(ledger);
+        let ask = |schema, costs| lines(&ledger, &Query { costs, ..query(schema, Format::Jsonl) });
+        let costs = ask(Schema::Cost, true);
+        let asked = query(Schema::Cost, Format::Jsonl);
+        let in_range = |row: &&tollgate_proto::state::v1::LedgerRow| (asked.from.0..asked.to.0).contains(&row.admitted_us);
+        let wanted: Vec<String> = ledger.rows.iter().filter(in_range)
+            .flat_map(|row| (1..=row.costs.len()).map(move |n| format!("{}.{n}", row.seq))).collect();
+        prop_assert_eq!(costs.iter().map(|cost| text(cost, "cost_id")).collect::<Vec<_>>(), wanted);
+
+        let by_provider = add_up(&costs, ["provider", "currency", "cost"]);
+        let by_tenant = add_up(&costs, ["tenant", "currency", "cost"]);
+        let summary = ask(Schema::Summary, true);
+        prop_assert_eq!(&add_up(&summary, ["provider", "provider_currency", "provider_cost"]), &by_provider);
+        prop_assert_eq!(&add_up(&summary, ["tenant", "provider_currency", "provider_cost"]), &by_tenant);
+        for line in &summary {
+            let told = text(line, "currency") == text(line, "provider_currency") && !line["currency"].is_null();
+            prop_assert_eq!(!line["margin"].is_null(), told, "{}", line);
+            if told {
+                prop_assert_eq!(money(line, "margin"), money(line, "cost") - money(line, "provider_cost"), "{}", line);
+            }
+        }
+        // Who is not billed has no charges.
+        let billed: Vec<String> = ledger.rows.iter().filter(|row| !row.currency.is_empty()).map(|row| row.seq.to_string()).collect();
+        let charged: Vec<Value> = costs.iter().filter(|cost| billed.iter().any(|seq| seq == text(cost, "event_id"))).cloned().collect();
+        let focus = ask(FOCUS, true);
+        prop_assert_eq!(
+            add_up(&focus, ["BillingAccountId", "x_ProviderCurrency", "x_ProviderCost"]),
+            add_up(&charged, ["tenant", "currency", "cost"])
+        );
+
+        for schema in [Schema::Summary, FOCUS, Schema::Cost] {
+            for line in ask(schema, false) {
+                for column in ["provider_cost", "margin", "provider_currency", "x_ProviderCost", "x_ProviderCurrency", "cost_id"] {
+                    prop_assert!(line.get(column).is_none_or(Value::is_null), "{}", line);
+                }
+            }
+        }
+        let requests = |lines: &[Value]| lines.iter().map(|line| line["requests"].as_u64().unwrap()).sum::<u64>();
+        prop_assert_eq!(requests(&summary), requests(&ask(Schema::Summary, false)));
+    }
+
     #[test]
     fn every_charge_is_its_price_times_its_quantity(ledger in ledger(100)) {
         let ledger = Arc::new(ledger);

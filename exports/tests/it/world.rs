@@ -9,7 +9,7 @@ use tollgate_billing::{
 };
 use tollgate_model::{TimeZone, Timestamp};
 use tollgate_proto::{
-    state::v1::{LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource},
+    state::v1::{LedgerCost, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource},
     v1::{Metadata, Price, PriceSpec, PriceTier},
 };
 
@@ -57,11 +57,16 @@ impl Tenants for Payers {
 
 pub(crate) fn query(schema: Schema, format: Format) -> Query {
     let (from, to) = (Timestamp(BEGIN - HOUR), Timestamp(BEGIN + 40 * HOUR));
-    Query { tenant: None, from, to, schema, format, issuer: "us".to_owned() }
+    Query { tenant: None, from, to, schema, format, issuer: "us".to_owned(), costs: true }
 }
 
-pub(crate) const SCHEMAS: [Schema; 4] =
-    [Schema::Events, Schema::Summary, Schema::Focus(FocusVersion::V1_2), Schema::Focus(FocusVersion::V1_3)];
+pub(crate) const SCHEMAS: [Schema; 5] = [
+    Schema::Events,
+    Schema::Summary,
+    Schema::Focus(FocusVersion::V1_2),
+    Schema::Focus(FocusVersion::V1_3),
+    Schema::Cost,
+];
 pub(crate) const FORMATS: [Format; 3] = [Format::Csv, Format::Jsonl, Format::Parquet];
 
 pub(crate) fn open(ledger: &Arc<Ledger>, query: &Query, cursor: &str) -> Result<Export, ExportError> {
@@ -103,6 +108,37 @@ pub(crate) fn prices() -> BTreeMap<(String, u64), Price> {
 pub(crate) fn reckon(row: &LedgerRow, price: &Price) -> i128 {
     let version = PriceVersionRow { price: Some(price.clone()), ..PriceVersionRow::default() };
     Tariff::of(&version).unwrap().amount(row.into()).0
+}
+
+/// An attempt as it comes: at its row's provider or one before that, with a price or without.
+fn cost(input: u64, n: usize) -> LedgerCost {
+    let (price, version, currency) = [("p", 7, "USD"), ("p", 9, "EUR"), ("", 0, ""), ("gone", 3, "CHF")][n % 4];
+    let mut cost = LedgerCost {
+        provider: ["first", "mock"][n % 2].into(),
+        provider_model: "other".into(),
+        usage_source: UsageSource::Counted.into(),
+        input_tokens: input,
+        output_at_most: 70,
+        price: price.into(),
+        price_version: version,
+        currency: currency.into(),
+        ..LedgerCost::default()
+    };
+    if !price.is_empty() {
+        cost.amount = (i128::from(input) * 1_000_003 + 5).to_be_bytes().to_vec().into();
+    }
+    cost
+}
+
+/// The attempts of a row: some before it, and its own. Its own amount is by its price, so that it has lines.
+fn costs(row: &LedgerRow, input: u64) -> Vec<LedgerCost> {
+    let n = usize::try_from(input).unwrap();
+    let earlier = (0..n % 3).map(|at| cost(input + at as u64, n / 3 + at));
+    let mut own = LedgerCost { provider: String::new(), ..cost(0, n / 2) };
+    if let Some(price) = prices().get(&(own.price.clone(), own.price_version)) {
+        own.amount = reckon(row, price).to_be_bytes().to_vec().into();
+    }
+    earlier.chain((n % 5 > 0).then_some(own)).collect()
 }
 
 /// A row as it comes, its place in the ledger set later.
@@ -154,6 +190,7 @@ fn row() -> impl Strategy<Value = LedgerRow> {
                 _ => 0,
             };
             row.amount = amount.to_be_bytes().to_vec().into();
+            row.costs = costs(&row, input);
             row
         },
     )
@@ -192,6 +229,7 @@ pub(crate) fn long(rows: u64) -> Ledger {
         price_version: 7,
         currency: "USD".into(),
         amount: (i128::from(100 + at % 7) * 2_500_000 + 100_000_000).to_be_bytes().to_vec().into(),
+        costs: vec![LedgerCost::default()],
         node: 1 + at % 3,
         zone: "az-a".into(),
         ..LedgerRow::default()

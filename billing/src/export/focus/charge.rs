@@ -15,12 +15,14 @@ use crate::{
 /// Tokens that unit prices are for.
 const PRICED_TOKENS: i128 = 1_000_000;
 
-/// FOCUS 1.2: its columns in the order of their names, then ours.
-const V1_2: [Column; 53] = columns_of(["ProviderName", "PublisherName"]);
-/// FOCUS 1.3 calls who sells the service and who runs the model otherwise.
-const V1_3: [Column; 53] = columns_of(["ServiceProviderName", "HostProviderName"]);
+const COLUMNS: usize = 55;
 
-const fn columns_of([seller, host]: [&'static str; 2]) -> [Column; 53] {
+/// FOCUS 1.2: its columns in the order of their names, then ours.
+const V1_2: [Column; COLUMNS] = columns_of(["ProviderName", "PublisherName"]);
+/// FOCUS 1.3 calls who sells the service and who runs the model otherwise.
+const V1_3: [Column; COLUMNS] = columns_of(["ServiceProviderName", "HostProviderName"]);
+
+const fn columns_of([seller, host]: [&'static str; 2]) -> [Column; COLUMNS] {
     [
         Column::decimal("BilledCost"),
         Column::text("BillingAccountId"),
@@ -74,6 +76,8 @@ const fn columns_of([seller, host]: [&'static str; 2]) -> [Column; 53] {
         Column::text("x_LedgerSeqTo"),
         Column::text("x_Model"),
         Column::text("x_PriceVersion"),
+        Column::decimal("x_ProviderCost"),
+        Column::text("x_ProviderCurrency"),
         Column::number("x_Requests"),
     ]
 }
@@ -113,7 +117,7 @@ fn measure(part: Part, sum: &Sum, currency: &str, has_price: bool) -> Measure {
 }
 
 /// A charge, in the order of [`columns`].
-pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part, sum: &Sum) -> [Cell<'a>; 53] {
+pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part, sum: &Sum) -> [Cell<'a>; COLUMNS] {
     let has_price = !key.price.0.is_empty();
     let measure = measure(part, sum, &key.currency, has_price);
     let decimal = |value: Option<Money>| value.map_or(Cell::Absent, Cell::Decimal);
@@ -177,6 +181,8 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
         Cell::owned(to.to_string()),
         Cell::text(&key.model),
         price.map_or(Cell::Absent, Cell::owned),
+        if key.bills_in.is_empty() { Cell::Absent } else { Cell::Decimal(Money(sum.provider_cost)) },
+        Cell::text(&key.bills_in),
         Cell::Number(sum.requests),
     ]
 }

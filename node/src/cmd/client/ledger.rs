@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tollgate_billing::{export::COLUMNS, ledger::verify_files};
+use tollgate_billing::{
+    export::{COLUMNS, COSTS, Kind},
+    ledger::verify_files,
+};
 use tollgate_proto::admin::v1::{
-    LedgerBalance, LedgerRow, ShowLedgerRequest, VerifyLedgerRequest, VerifyLedgerResponse,
+    LedgerBalance, LedgerCost, LedgerLine, LedgerRow, ShowLedgerRequest, VerifyLedgerRequest, VerifyLedgerResponse,
 };
 
 use super::{
@@ -142,16 +145,34 @@ fn flat(row: LedgerRow) -> Value {
     for column in COLUMNS {
         flat.insert(column.to_owned(), cell(column, row.columns.get(column).map_or("", String::as_str)));
     }
-    let lines = row
-        .lines
-        .iter()
-        .map(|it| json!({"meter": it.meter, "quantity": it.quantity, "rate": it.rate, "amount": it.amount}));
     let moves = row.moves.iter().map(balance);
-    flat.insert("lines".to_owned(), lines.collect());
+    flat.insert("lines".to_owned(), row.lines.iter().map(line).collect());
     flat.insert("moves".to_owned(), moves.collect());
+    flat.insert("costs".to_owned(), row.costs.iter().map(cost).collect());
+    flat.insert("margin".to_owned(), cell("margin", &row.margin));
     flat.insert("segment".to_owned(), row.segment.into());
     flat.insert("offset".to_owned(), row.offset.into());
     Value::Object(flat)
+}
+
+/// An attempt as the `cost` schema has it, and what explains it.
+fn cost(of: &LedgerCost) -> Value {
+    let mut flat = serde_json::Map::new();
+    for column in &COSTS {
+        let text = of.columns.get(column.name).map_or("", String::as_str);
+        let value = match (column.kind, text.parse::<u64>()) {
+            (Kind::Number, Ok(number)) => number.into(),
+            _ if text.is_empty() => Value::Null,
+            _ => text.into(),
+        };
+        flat.insert(column.name.to_owned(), value);
+    }
+    flat.insert("lines".to_owned(), of.lines.iter().map(line).collect());
+    Value::Object(flat)
+}
+
+fn line(it: &LedgerLine) -> Value {
+    json!({"meter": it.meter, "quantity": it.quantity, "rate": it.rate, "amount": it.amount})
 }
 
 fn cell(column: &str, text: &str) -> Value {
@@ -168,18 +189,47 @@ fn explain(row: LedgerRow) -> anyhow::Result<()> {
         Some(json!({"column": column, "value": value}))
     });
     write_table(&Table::of(&["column", "value"], &known.collect::<Vec<_>>()))?;
-    let lines = row
-        .lines
-        .iter()
-        .map(|it| json!({"meter": it.meter, "quantity": it.quantity, "rate": it.rate, "amount": it.amount}));
-    let lines: Vec<Value> = lines.collect();
-    if !lines.is_empty() {
-        write("\n")?;
-        write_table(&Table::of(&["meter", "quantity", "rate", "amount"], &lines))?;
-    }
+    lines(&row.lines)?;
     if !row.moves.is_empty() {
         write("\n")?;
         write_table(&balances(&row.moves))?;
     }
+    row.costs.iter().try_for_each(explain_cost)?;
+    if !row.margin.is_empty() {
+        write(&format!("\nmargin {} {}\n", row.margin, row.columns.get("currency").map_or("", String::as_str)))?;
+    }
     write(&format!("\nsegment {}, byte {}\n\n", row.segment, row.offset))
+}
+
+fn lines(lines: &[LedgerLine]) -> anyhow::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    write("\n")?;
+    write_table(&Table::of(&["meter", "quantity", "rate", "amount"], &lines.iter().map(line).collect::<Vec<_>>()))
+}
+
+/// What the row has of its request itself is not said once more.
+fn explain_cost(of: &LedgerCost) -> anyhow::Result<()> {
+    const SAID: [&str; 12] = [
+        "event_id",
+        "request_id",
+        "time",
+        "tenant",
+        "route",
+        "model",
+        "status",
+        "node",
+        "zone",
+        "corrects",
+        "outcome",
+        "cost_id",
+    ];
+    let text = |column: &str| of.columns.get(column).map_or("", String::as_str);
+    write(&format!("\nattempt {}, {}\n", text("attempt"), text("outcome")))?;
+    let told = COSTS.iter().map(|column| column.name).filter(|name| !SAID.contains(name) && *name != "attempt");
+    let told = told.filter(|name| !text(name).is_empty());
+    let told: Vec<Value> = told.map(|name| json!({"column": name, "value": text(name)})).collect();
+    write_table(&Table::of(&["column", "value"], &told))?;
+    lines(&of.lines)
 }
