@@ -21,6 +21,7 @@ mod ledger;
 mod limits;
 mod metrics;
 mod money;
+mod reconcile;
 mod server;
 pub mod tokens;
 mod usage;

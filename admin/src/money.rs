@@ -1,5 +1,4 @@
-//! `BillingService`: the ledger (`ledger.rs`) and exports (`bill.rs`). To reconcile is in the contract, in the table of methods and
-//! in reflection, and not built yet. Whoever may call a method is told so; nobody else learns anything.
+//! `BillingService`: the ledger (`ledger.rs`), exports (`bill.rs`), and what upstreams say (`reconcile.rs`).
 
 use std::sync::Arc;
 
@@ -10,18 +9,14 @@ use tollgate_proto::admin::v1::{
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{
-    backplane::Backplane,
-    bill::Exports,
-    call::{Call, not_available_yet},
-    ledger,
-};
+use crate::{backplane::Backplane, bill::Exports, call::Call, ledger, reconcile::Reconciles};
 
 /// The service.
 #[derive(Clone)]
 pub(crate) struct Money {
     pub(crate) backplane: Arc<dyn Backplane>,
     pub(crate) exports: Exports,
+    pub(crate) reconciles: Reconciles,
 }
 
 #[async_trait]
@@ -33,8 +28,12 @@ impl BillingService for Money {
         self.exports.begin(&self.backplane, &call, request.into_inner()).await.map(Response::new)
     }
 
-    async fn reconcile(&self, _: Request<Streaming<ReconcileRequest>>) -> Result<Response<ReconcileResponse>, Status> {
-        Err(not_available_yet())
+    async fn reconcile(
+        &self,
+        request: Request<Streaming<ReconcileRequest>>,
+    ) -> Result<Response<ReconcileResponse>, Status> {
+        let call = Call::of(&request)?;
+        self.reconciles.run(&self.backplane, &call, request.into_inner()).await.map(Response::new)
     }
 
     async fn verify_ledger(

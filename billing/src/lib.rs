@@ -8,6 +8,7 @@ pub mod export;
 pub mod ledger;
 pub mod price;
 mod query;
+pub mod reconcile;
 mod table;
 
 pub use credit::{Came, CreditBook, CreditView, MAX_BALANCE, OpenGrant};

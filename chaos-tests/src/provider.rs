@@ -99,6 +99,14 @@ impl Provider {
         Ok(serde_json::from_value(self.get("/__mock/requests?limit=200000").await?)?)
     }
 
+    /// What it bills, as a provider's usage report: by request, or by day.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn usage(&self, by_day: bool) -> anyhow::Result<Value> {
+        self.get(if by_day { "/__mock/usage?by=day" } else { "/__mock/usage" }).await
+    }
+
     /// The latest requests as they arrived: `headers` and `body` of each.
     ///
     /// # Errors

@@ -22,6 +22,7 @@
 //! | --- | --- |
 //! | `GET /__mock/witness` | counters since the start or the last reset, in all and by model |
 //! | `GET /__mock/requests?since=N&limit=N` | one record for each request, oldest first, with a sequence above `since` |
+//! | `GET /__mock/usage`, `?by=day` | what it bills, as a provider's usage report: a line for each request, or OpenAI's buckets of days |
 //! | `GET /__mock/last` | headers and bodies of the latest requests, as they arrived |
 //! | `GET`, `POST /__mock/knobs` | the server's knobs; changes some of them (a JSON object of strings) |
 //! | `POST /__mock/reset` | forgets records, counters and changed knobs |

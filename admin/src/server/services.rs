@@ -27,6 +27,7 @@ use crate::{
     health::NodeHealth,
     limits::Limits,
     money::Money,
+    reconcile::Reconciles,
     usage::Usage,
 };
 
@@ -41,7 +42,7 @@ pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationT
     let backplane = &state.backplane;
     let watchers = Watchers::new(tasks.clone(), drain.clone());
     let exports = Exports::new(tasks.clone(), drain.clone());
-    let money = Money { backplane: Arc::clone(backplane), exports };
+    let money = Money { backplane: Arc::clone(backplane), exports, reconciles: Reconciles::new(drain.clone()) };
     let config = Config { backplane: Arc::clone(backplane), key: state.key.clone(), watchers };
     let cluster = Cluster { backplane: Arc::clone(backplane), key: state.key.clone() };
     let health = NodeHealth { readiness: backplane.readiness(), drain: drain.clone() };

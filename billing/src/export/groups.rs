@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// The groups of one pass.
 #[derive(Debug)]
-pub(super) struct Groups<K, V> {
+pub(crate) struct Groups<K, V> {
     most: usize,
     /// Keys up to this one came out of an earlier pass.
     after: Option<K>,
@@ -17,12 +17,22 @@ pub(super) struct Groups<K, V> {
 }
 
 impl<K: Ord + Clone, V: Default> Groups<K, V> {
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { most: most.max(1), after: None, below: None, sums: BTreeMap::new() }
     }
 
+    /// The same, of which keys up to this one came out before.
+    pub(crate) fn beyond(most: usize, after: Option<K>) -> Self {
+        Self { after, ..Self::new(most) }
+    }
+
+    /// Whether there are sums of a key in this pass.
+    pub(crate) fn has(&self, key: &K) -> bool {
+        self.sums.contains_key(key)
+    }
+
     /// Adds to the sums of a key, if it is of this pass.
-    pub(super) fn add<E>(&mut self, key: K, add: impl FnOnce(&mut V) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn add<E>(&mut self, key: K, add: impl FnOnce(&mut V) -> Result<(), E>) -> Result<(), E> {
         let is_past = self.after.as_ref().is_some_and(|after| key <= *after);
         let is_later = self.below.as_ref().is_some_and(|below| key >= *below);
         if is_past || is_later {
@@ -36,14 +46,14 @@ impl<K: Ord + Clone, V: Default> Groups<K, V> {
     }
 
     /// The next group, in order of the keys, once all rows were added.
-    pub(super) fn take(&mut self) -> Option<(K, V)> {
+    pub(crate) fn take(&mut self) -> Option<(K, V)> {
         let (key, sums) = self.sums.pop_first()?;
         self.after = Some(key.clone());
         Some((key, sums))
     }
 
     /// Whether another pass is needed, once all groups were taken: it begins now.
-    pub(super) fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         self.below.take().is_some()
     }
 }

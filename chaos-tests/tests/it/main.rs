@@ -22,6 +22,7 @@ mod mix;
 mod overshoot;
 mod prices;
 mod race;
+mod reconcile;
 mod sdk;
 mod secrets;
 mod shadow_permits;

@@ -1,6 +1,7 @@
-//! `tollgate billing`: bills, to take away.
+//! `tollgate billing`: bills, to take away, and those of others, to compare.
 
 mod export;
+mod reconcile;
 mod target;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,7 +13,7 @@ use super::{
     usage::time,
 };
 
-/// Take bills away.
+/// Take bills away, and compare them with those that we get.
 #[derive(Args, Debug)]
 pub(crate) struct BillingArgs {
     #[command(subcommand)]
@@ -33,8 +34,13 @@ enum BillingCommand {
     Export(Box<ExportArgs>),
     /// Check an exported bill offline: not available yet.
     Verify(super::later::LaterArgs),
-    /// Compare with an upstream's own export: not available yet.
-    Reconcile(super::later::LaterArgs),
+    /// Compare what upstreams bill us, as the ledger has it, with an upstream's own usage report.
+    ///
+    /// The report is CSV with a header, JSON lines, or the pages of OpenAI's organization usage or Anthropic's usage report, by model.
+    /// Requests are compared where it names them by our x-request-id, else days of UTC and models. Exit code 0 where all agrees, 1
+    /// where something differs, which is listed.
+    #[command(after_help = "Example: tollgate billing reconcile --provider openai --provider-file usage-2026-11.json")]
+    Reconcile(reconcile::ReconcileArgs),
 }
 
 #[derive(Args, Debug)]
@@ -88,18 +94,21 @@ enum Schema {
     Summary,
     /// A charge of one hour, as FinOps FOCUS has it.
     Focus,
+    /// An attempt that an upstream bills. Not for a token that is narrowed to a tenant.
+    Cost,
 }
 
 pub(super) async fn run(args: BillingArgs) -> anyhow::Result<()> {
-    match args.command {
+    let BillingArgs { command, connection } = args;
+    match command {
         BillingCommand::Export(export) => {
             let output = export.output.clone();
             let is_text = export.format != Format::Parquet;
-            let connection = Connection::open(args.connection)?;
+            let connection = Connection::open(connection)?;
             export::run(&connection, request(*export), output, is_text).await
         }
         BillingCommand::Verify(_) => anyhow::bail!("billing verify is not available yet"),
-        BillingCommand::Reconcile(_) => anyhow::bail!("billing reconcile is not available yet"),
+        BillingCommand::Reconcile(args) => reconcile::run(&Connection::open(connection)?, args).await,
     }
 }
 

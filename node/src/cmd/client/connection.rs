@@ -238,6 +238,7 @@ fn plain(error: tonic::transport::Error) -> anyhow::Error {
 }
 
 /// One connection to one node.
+#[derive(Clone)]
 pub(super) struct Attempt {
     channel: Channel,
     token: Option<MetadataValue<Ascii>>,
