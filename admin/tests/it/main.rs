@@ -9,5 +9,6 @@ mod fake;
 mod http;
 mod ledger;
 mod limits;
+mod reconcile;
 mod server;
 mod tokens;

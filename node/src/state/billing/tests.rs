@@ -28,7 +28,7 @@ spec: {currency: USD, match: {models: [mock-1]}, per: 1, input: "1", output: "10
 apiVersion: tollgate/v1
 kind: Price
 metadata: {name: upstream}
-spec: {table: cost, currency: EUR, match: {providers: [dear], models: [dear-1]}, per: 1, input: "3", output: "30"}
+spec: {table: cost, currency: EUR, match: {models: [dear-1]}, per: 1, input: "3", output: "30"}
 "#;
 
 struct Driven {
