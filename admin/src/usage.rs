@@ -34,7 +34,7 @@ impl UsageService for Usage {
         let (from, to) = range::range(&from, &to, self.backplane.now()).map_err(invalid)?;
         let by = columns(&by).map_err(invalid)?;
         self.backplane.read_barrier(call.deadline).await?;
-        let query = Query { by, from: Some(from), to: Some(to), tenant };
+        let query = Query { by, from: Some(from), to: Some(to), tenant, max: Some(MAX_ROWS) };
         let (backplane, asked) = (Arc::clone(&self.backplane), query.tenant.clone());
         // Months of hours are added up: too long for a thread that serves others.
         let read = tokio::task::spawn_blocking(move || {

@@ -1,16 +1,15 @@
 //! Asking for usage: by any columns, over any hours.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, ops::Range, str::FromStr, sync::Arc};
 
 use tollgate_model::Timestamp;
 
 use crate::{
     Totals, UsageTable,
-    table::{Hour, Key},
+    table::{DAY, Named, Names, Sums as Part},
 };
 
 const HOUR_US: u64 = 3_600_000_000;
-const HOURS_PER_DAY: u64 = 24;
 
 /// What usage can be grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,17 +60,17 @@ impl Column {
         }
     }
 
-    fn value(self, key: &Key) -> String {
-        match self {
-            Self::Tenant => key.tenant.to_string(),
-            Self::Consumer => key.consumer.to_string(),
-            Self::Route => key.route.to_string(),
-            Self::Provider => key.provider.to_string(),
-            Self::Model => key.model.to_string(),
-            Self::ProviderModel => key.provider_model.to_string(),
-            Self::Hour => instant(key.hour),
-            Self::Day => instant(key.hour - key.hour % HOURS_PER_DAY),
-        }
+    /// None where it is a time.
+    fn value(self, of: &Named) -> Option<&Arc<str>> {
+        Some(match self {
+            Self::Tenant => of.tenant(),
+            Self::Consumer => of.consumer(),
+            Self::Route => of.route(),
+            Self::Provider => of.provider(),
+            Self::Model => of.model(),
+            Self::ProviderModel => of.provider_model(),
+            Self::Hour | Self::Day => return None,
+        })
     }
 }
 
@@ -101,6 +100,16 @@ pub struct Query {
     pub to: Option<Timestamp>,
     /// Of this tenant only.
     pub tenant: Option<String>,
+    /// Whoever asks takes no more lines: an answer with more than these may lack some.
+    pub max: Option<usize>,
+}
+
+impl Query {
+    /// The time by which sums are told apart.
+    fn time(&self, start: u64) -> Option<u64> {
+        let by = |column| self.by.contains(&column);
+        if by(Column::Hour) { Some(start) } else { by(Column::Day).then(|| start - start % DAY) }
+    }
 }
 
 /// One line of an answer.
@@ -117,26 +126,119 @@ pub struct UsageLine {
 impl UsageTable {
     /// Sums up usage. Lines are in order of their values; with nothing to group by there is always one. Currencies are never
     /// added up: values with several have a line for each, and one for what is not billed.
+    ///
+    /// Old hours are kept by day: these count where their day begins, and are shown as its first hour.
     #[must_use]
     pub fn query(&self, query: &Query) -> Vec<UsageLine> {
-        let mut lines: BTreeMap<Vec<String>, BTreeMap<&str, Totals>> = BTreeMap::new();
+        let mut lines: Lines<'_> = BTreeMap::new();
         if query.by.is_empty() {
             lines.entry(Vec::new()).or_default();
         }
-        for (key, totals) in self.within(query).flat_map(|hour| hour.iter()) {
-            if query.tenant.as_deref().is_some_and(|tenant| *tenant != *key.tenant) {
-                continue;
+        let groups = Groups::new(self.names(), query);
+        let mut sums = Sums::new(&groups);
+        let mut time = None;
+        for (start, part) in self.parts(query) {
+            let at = query.time(start);
+            if time.replace(at).is_some_and(|before| before != at) {
+                sums.end(query, &mut lines);
+                if query.max.is_some_and(|max| lines.len() > max) {
+                    break;
+                }
             }
-            let by = query.by.iter().map(|column| column.value(key)).collect();
-            lines.entry(by).or_default().entry(&*key.currency).or_default().add(totals);
+            sums.add(at, part);
         }
+        sums.end(query, &mut lines);
         lines.into_iter().flat_map(|(by, sums)| in_one_currency(by, sums)).collect()
     }
 
-    fn within(&self, query: &Query) -> impl Iterator<Item = &Hour> {
+    /// What is in the range, in the order of time: whole days where these are in it and nobody asks for hours.
+    fn parts(&self, query: &Query) -> impl Iterator<Item = (u64, &Part)> {
         let first = query.from.map_or(0, |from| from.0 / HOUR_US);
-        let end = query.to.map_or(u64::MAX, |to| to.0.div_ceil(HOUR_US));
-        self.hours().range(first..end.max(first)).map(|(_, hour)| &**hour)
+        let end = query.to.map_or(u64::MAX, |to| to.0.div_ceil(HOUR_US)).max(first);
+        let whole = if query.by.contains(&Column::Hour) {
+            end..end
+        } else {
+            let days = first.next_multiple_of(DAY)..end - end % DAY;
+            days.start.min(end)..days.end.clamp(days.start.min(end), end)
+        };
+        let (before, after) = (first..whole.start, whole.end..end);
+        let hours = |range: Range<u64>| self.hours().range(range.clone()).chain(self.rolled().range(range));
+        let parts = hours(before).chain(self.days().range(whole)).chain(hours(after));
+        let mut parts: Vec<(u64, &Part)> = parts.map(|(start, part)| (*start, &**part)).collect();
+        parts.sort_by_key(|(start, _)| *start);
+        parts.into_iter()
+    }
+}
+
+/// By values, and by currency.
+type Lines<'a> = BTreeMap<Vec<String>, BTreeMap<&'a str, Totals>>;
+
+/// Which group a combination is in, and what it is called: found once for a query, not once for each hour.
+struct Groups<'a> {
+    /// By the number of the combination; none where it is of somebody else.
+    of: Vec<Option<usize>>,
+    /// Values, without those of time, and the currency.
+    list: Vec<(Vec<Arc<str>>, &'a str)>,
+}
+
+impl<'a> Groups<'a> {
+    fn new(names: &'a Names, query: &Query) -> Self {
+        let (mut known, mut list) = (BTreeMap::new(), Vec::new());
+        let of = |named: &'a Arc<Named>| {
+            if query.tenant.as_deref().is_some_and(|tenant| *tenant != **named.tenant()) {
+                return None;
+            }
+            let values: Vec<_> = query.by.iter().filter_map(|column| column.value(named).cloned()).collect();
+            let group = (values, &**named.currency());
+            Some(*known.entry(group.clone()).or_insert_with(|| {
+                list.push(group);
+                list.len() - 1
+            }))
+        };
+        let of = names.all().iter().map(of).collect();
+        Self { of, list }
+    }
+}
+
+/// Sums of one time.
+struct Sums<'a> {
+    groups: &'a Groups<'a>,
+    time: Option<u64>,
+    all: Vec<Totals>,
+}
+
+impl<'a> Sums<'a> {
+    fn new(groups: &'a Groups<'a>) -> Self {
+        Self { groups, time: None, all: vec![Totals::default(); groups.list.len()] }
+    }
+
+    fn add(&mut self, time: Option<u64>, part: &Part) {
+        self.time = time;
+        for (number, totals) in part {
+            let number = usize::try_from(*number).unwrap_or(usize::MAX);
+            if let Some(group) = self.groups.of.get(number).copied().flatten() {
+                self.all[group].add(totals);
+            }
+        }
+    }
+
+    /// Makes lines of what there is, and begins anew.
+    fn end(&mut self, query: &Query, lines: &mut Lines<'a>) {
+        let time = self.time.unwrap_or_default();
+        for (sums, (values, currency)) in self.all.iter_mut().zip(&self.groups.list) {
+            if *sums == Totals::default() {
+                continue; // whatever was used has at least one request
+            }
+            let mut values = values.iter();
+            let text = |column: &Column| match column {
+                Column::Hour => instant(time),
+                Column::Day => instant(time - time % DAY),
+                _ => values.next().map(ToString::to_string).unwrap_or_default(),
+            };
+            let by = query.by.iter().map(text).collect();
+            lines.entry(by).or_default().entry(currency).or_default().add(sums);
+            *sums = Totals::default();
+        }
     }
 }
 
@@ -154,6 +256,7 @@ fn in_one_currency(by: Vec<String>, mut sums: BTreeMap<&str, Totals>) -> Vec<Usa
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::subsequence};
     use tollgate_model::{Currency, Money};
     use tollgate_proto::state::v1::{Attribution, Usage};
 
@@ -236,6 +339,67 @@ mod tests {
         assert_eq!(lines(vec![Column::Tenant]), by_tenant, "what is not billed is beside the only currency");
         let all = [said("", "", (1, 0, 0)), said("", "EUR", (1, 7, 0)), said("", "USD", (2, 5, 1))];
         assert_eq!(lines(Vec::new()), all);
+    }
+
+    #[test]
+    fn an_hour_and_its_day_stand_side_by_side() {
+        let by = vec![Column::Day, Column::Hour];
+        let lines = said(&[
+            ("1970-01-01T00:00:00Z,1970-01-01T00:00:00Z", 1),
+            ("1970-01-01T00:00:00Z,1970-01-01T01:00:00Z", 110),
+            ("1970-01-02T00:00:00Z,1970-01-02T00:00:00Z", 1_000),
+        ]);
+        assert_eq!(inputs(&Query { by, ..Query::default() }), lines);
+    }
+
+    #[test]
+    fn an_answer_that_nobody_takes_is_not_made_to_its_end() {
+        let by = vec![Column::Hour, Column::Model];
+        assert_eq!(inputs(&Query { by: by.clone(), max: Some(4), ..Query::default() }).len(), 4);
+        let cut = inputs(&Query { by, max: Some(2), ..Query::default() }).len();
+        assert!(cut > 2 && cut < 4, "{cut}: enough to refuse it, and not all of it");
+    }
+
+    proptest! {
+        /// Beside sums that are made anew from all that was used.
+        #[test]
+        fn whatever_was_rolled_up_the_sums_are_those_of_all_that_was_used(
+            used in vec((0..4_000_u64, 0..3_usize, 0..3_usize, 1..100_u64), 0..80),
+            (from, to) in (0..4_000_u64, 0..4_100_u64),
+            by in subsequence(vec![Column::Tenant, Column::Model, Column::Day], 0..=3),
+            tenant in proptest::option::of(0..3_usize),
+        ) {
+            const NAMES: [&str; 3] = ["a", "b", "c"];
+            let mut table = UsageTable::new();
+            for (hour, tenant, model, input) in &used {
+                let attribution =
+                    Attribution { tenant: NAMES[*tenant].into(), model: NAMES[*model].into(), ..Attribution::default() };
+                let usage = Usage { input_tokens: *input, ..Usage::default() };
+                table.record(Timestamp(hour * HOUR_US), &attribution, &usage, None, &mut Vec::new());
+                table.tend(&mut Vec::new());
+            }
+            // Whole days, as that is all that is known of old ones.
+            let (from, to) = (from / DAY * DAY, to / DAY * DAY);
+            let mut expected: BTreeMap<Vec<String>, u64> = BTreeMap::new();
+            for (hour, of, model, input) in &used {
+                if (from..to).contains(hour) && tenant.is_none_or(|tenant| tenant == *of) {
+                    let value = |column: &Column| match column {
+                        Column::Tenant => NAMES[*of].to_owned(),
+                        Column::Model => NAMES[*model].to_owned(),
+                        _ => instant(hour - hour % DAY),
+                    };
+                    *expected.entry(by.iter().map(value).collect()).or_default() += input;
+                }
+            }
+            if by.is_empty() {
+                expected.entry(Vec::new()).or_default();
+            }
+            let tenant = tenant.map(|tenant| NAMES[tenant].to_owned());
+            let (from, to) = (Some(Timestamp(from * HOUR_US)), Some(Timestamp(to * HOUR_US)));
+            let lines = table.query(&Query { by, from, to, tenant, max: None });
+            let lines: BTreeMap<_, _> = lines.into_iter().map(|line| (line.by, line.totals.input_tokens)).collect();
+            prop_assert_eq!(lines, expected);
+        }
     }
 
     #[test]

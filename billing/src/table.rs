@@ -1,10 +1,19 @@
 //! What was used: sums for each hour and each combination of who, where and by what.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+mod names;
 
-use prost::{Message, bytes::Bytes};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
+
+use prost::Message;
 use tollgate_model::{Currency, Money, Timestamp};
 use tollgate_proto::state::v1::{Attribution, Usage, UsageRow};
+
+use self::names::Name;
+pub(crate) use self::names::{Named, Names};
 
 /// Rows that changed: key, and value or `None` for a deletion.
 pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -67,30 +76,28 @@ impl Totals {
     }
 }
 
-/// What usage is summed up by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
-    /// Hours since the epoch, of UTC.
-    pub(crate) hour: u64,
-    pub(crate) tenant: Arc<str>,
-    pub(crate) consumer: Arc<str>,
-    pub(crate) route: Arc<str>,
-    pub(crate) provider: Arc<str>,
-    pub(crate) model: Arc<str>,
-    pub(crate) provider_model: Arc<str>,
-    /// Empty where nothing is billed.
-    pub(crate) currency: Arc<str>,
-}
-
-/// The sums, ordered by hour and then by whom. Which model names may appear is decided by the caller: here every
-/// spelling is a row of its own.
+/// The sums, by hour and by whom: by day where they are old, and not at all where they are very old. Which model names may appear
+/// is decided by the caller: here every spelling is a row of its own.
+///
+/// Who and what come again in each hour: their texts are kept once, and sums are by number. A clone costs a pointer for each hour.
 #[derive(Debug, Default, Clone)]
 pub struct UsageTable {
-    hours: BTreeMap<u64, Arc<Hour>>,
+    names: Arc<Names>,
+    hours: BTreeMap<u64, Arc<Sums>>,
+    /// By the first hour of a day, what was in its hours before they were rolled up.
+    rolled: BTreeMap<u64, Arc<Sums>>,
+    /// By the first hour of a day, all of it: no rows, as it follows from the others.
+    days: BTreeMap<u64, Arc<Sums>>,
 }
 
-/// Shared with images until it is written to: only the newest hour is, as a rule.
-pub(crate) type Hour = BTreeMap<Key, Totals>;
+/// By the number of who and what, in [`Names`]. Shared with images until it is written to: only the newest is, as a rule.
+pub(crate) type Sums = BTreeMap<u32, Totals>;
+
+/// Hours are kept for so long: two months, with the days that both can have.
+const HOURS: u64 = 62 * DAY;
+/// Days are kept for so long, in hours: 13 months and some. The ledger has all of it for ever.
+const DAYS: u64 = 400 * DAY;
+pub(crate) const DAY: u64 = 24;
 
 /// Rows that are no usage.
 #[derive(Debug, thiserror::Error)]
@@ -123,35 +130,103 @@ impl UsageTable {
         bill: Option<Bill>,
         changes: &mut Changes,
     ) {
-        let key = key(at.0 / HOUR_US, attribution, bill);
-        let hour = Arc::make_mut(self.hours.entry(key.hour).or_default());
-        let row_key = row_key(&key);
-        let totals = hour.entry(key.clone()).or_default();
-        totals.add(&Totals::of_one(usage, bill));
-        changes.push((row_key, Some(row(&key, totals))));
+        let hour = at.0 / HOUR_US;
+        let number = self.number(&Name::of(attribution, bill.as_ref()));
+        let (one, day) = (Totals::of_one(usage, bill), day_of(hour));
+        let is_rolled = self.newest().is_some_and(|newest| hour.saturating_add(HOURS) < newest);
+        add(self.days.entry(day).or_default(), number, &one);
+        let (level, start, span) = if is_rolled { (&mut self.rolled, day, DAY) } else { (&mut self.hours, hour, 1) };
+        let totals = add(level.entry(start).or_default(), number, &one);
+        changes.push(names::row(&self.names, (start, span), number, Some(&totals)));
     }
 
-    /// Combinations there are sums for.
+    /// Rolls up at most one hour, and drops at most one day, that are too old by now. Once in each entry: the one hour that is due in
+    /// each is little, and after a pause that was long no entry has to do it all.
+    pub fn tend(&mut self, changes: &mut Changes) {
+        let Some(newest) = self.newest() else { return };
+        if let Some(first) = self.hours.first_entry().filter(|first| first.key().saturating_add(HOURS) < newest) {
+            let (hour, sums) = first.remove_entry();
+            self.roll_up(hour, &sums, changes);
+        }
+        let oldest = self.rolled.keys().next().copied();
+        let dropped = oldest.filter(|day| day.saturating_add(DAYS) < newest && !self.has_hours(*day));
+        if let Some((day, sums)) = dropped.and_then(|day| self.rolled.remove_entry(&day)) {
+            self.days.remove(&day);
+            changes.extend(sums.keys().map(|number| names::row(&self.names, (day, DAY), *number, None)));
+        }
+    }
+
+    fn roll_up(&mut self, hour: u64, sums: &Sums, changes: &mut Changes) {
+        let day = day_of(hour);
+        let rolled = self.rolled.entry(day).or_default();
+        for (number, totals) in sums {
+            let all = add(rolled, *number, totals);
+            changes.push(names::row(&self.names, (hour, 1), *number, None));
+            changes.push(names::row(&self.names, (day, DAY), *number, Some(&all)));
+        }
+        let whole = Arc::clone(rolled);
+        if !self.has_hours(day) {
+            self.days.insert(day, whole);
+        }
+    }
+
+    fn has_hours(&self, day: u64) -> bool {
+        self.hours.range(day..day.saturating_add(DAY)).next().is_some()
+    }
+
+    fn newest(&self) -> Option<u64> {
+        self.hours.last_key_value().map(|(hour, _)| *hour)
+    }
+
+    fn number(&mut self, name: &Name<'_>) -> u32 {
+        match self.names.find(name) {
+            Some(number) => number,
+            None => Arc::make_mut(&mut self.names).add(name),
+        }
+    }
+
+    /// Sums there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.hours.values().map(|hour| hour.len()).sum()
+        self.hours.values().chain(self.rolled.values()).map(|sums| sums.len()).sum()
     }
 
     /// Whether nothing was used yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hours.is_empty()
+        self.hours.is_empty() && self.rolled.is_empty()
     }
 
-    pub(crate) fn hours(&self) -> &BTreeMap<u64, Arc<Hour>> {
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(crate) fn hours(&self) -> &BTreeMap<u64, Arc<Sums>> {
         &self.hours
+    }
+
+    pub(crate) fn rolled(&self) -> &BTreeMap<u64, Arc<Sums>> {
+        &self.rolled
+    }
+
+    pub(crate) fn days(&self) -> &BTreeMap<u64, Arc<Sums>> {
+        &self.days
     }
 
     /// Every row, in order of the keys. Take it from a clone: that costs a pointer for each hour.
     pub fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
-        self.hours
-            .into_values()
-            .flat_map(|hour| hour.iter().map(|(key, totals)| (row_key(key), row(key, totals))).collect::<Vec<_>>())
+        let Self { names, hours, rolled, days: _ } = self;
+        let starts: BTreeSet<u64> = hours.keys().chain(rolled.keys()).copied().collect();
+        starts.into_iter().flat_map(move |start| {
+            let of = |sums: Option<&Arc<Sums>>, span: u64| -> Vec<_> {
+                let row = |(number, totals): (&u32, &Totals)| names::row(&names, (start, span), *number, Some(totals));
+                sums.into_iter().flat_map(|sums| sums.iter()).map(row).collect()
+            };
+            let all = of(hours.get(&start), 1).into_iter().chain(of(rolled.get(&start), DAY));
+            let mut rows: Vec<_> = all.filter_map(|(key, value)| Some((key, value?))).collect();
+            rows.sort_unstable();
+            rows
+        })
     }
 
     /// The table that these rows are of.
@@ -165,86 +240,28 @@ impl UsageTable {
         let mut table = Self::new();
         for read in rows {
             let (row_key, value) = read?;
-            let row = UsageRow::decode(&*value).ok().and_then(from_row);
-            let (key, totals) = row.ok_or(RestoreError::Value { key: row_key })?;
-            Arc::make_mut(table.hours.entry(key.hour).or_default()).insert(key, totals);
+            let row = UsageRow::decode(&*value).ok();
+            let found =
+                row.as_ref().and_then(|row| Some((row.hour, row.hours, names::totals(row)?, Name::of_row(row))));
+            let (start, span, totals, name) = found.ok_or(RestoreError::Value { key: row_key })?;
+            let number = table.number(&name);
+            let sums = if span == DAY { &mut table.rolled } else { &mut table.hours };
+            add(sums.entry(start).or_default(), number, &totals);
+            add(table.days.entry(day_of(start)).or_default(), number, &totals);
         }
         Ok(table)
     }
 }
 
-fn key(hour: u64, attribution: &Attribution, bill: Option<Bill>) -> Key {
-    Key {
-        hour,
-        tenant: attribution.tenant.as_str().into(),
-        consumer: attribution.consumer.as_str().into(),
-        route: attribution.route.as_str().into(),
-        provider: attribution.provider.as_str().into(),
-        model: attribution.model.as_str().into(),
-        provider_model: attribution.provider_model.as_str().into(),
-        currency: bill.as_ref().map_or("", |bill| bill.currency.as_str()).into(),
-    }
+const fn day_of(hour: u64) -> u64 {
+    hour - hour % DAY
 }
 
-/// Orders as [`Key`] does: the hour, then every text escaped and ended so that a prefix comes first.
-fn row_key(key: &Key) -> Vec<u8> {
-    let mut bytes = key.hour.to_be_bytes().to_vec();
-    for text in [&key.tenant, &key.consumer, &key.route, &key.provider, &key.model, &key.provider_model] {
-        for byte in text.bytes() {
-            bytes.push(byte);
-            if byte == 0 {
-                bytes.push(0xff);
-            }
-        }
-        bytes.extend([0, 0]);
-    }
-    bytes.extend(key.currency.bytes());
-    bytes
-}
-
-fn row(key: &Key, totals: &Totals) -> Vec<u8> {
-    UsageRow {
-        requests: totals.requests,
-        input_tokens: totals.input_tokens,
-        cached_input_tokens: totals.cached_input_tokens,
-        output_tokens: totals.output_tokens,
-        reasoning_tokens: totals.reasoning_tokens,
-        hour: key.hour,
-        tenant: key.tenant.to_string(),
-        consumer: key.consumer.to_string(),
-        route: key.route.to_string(),
-        provider: key.provider.to_string(),
-        model: key.model.to_string(),
-        provider_model: key.provider_model.to_string(),
-        currency: key.currency.to_string(),
-        cost: if totals.cost.0 == 0 { Bytes::new() } else { totals.cost.0.to_be_bytes().to_vec().into() },
-        unpriced: totals.unpriced,
-    }
-    .encode_to_vec()
-}
-
-fn from_row(row: UsageRow) -> Option<(Key, Totals)> {
-    let cost = if row.cost.is_empty() { 0 } else { i128::from_be_bytes((&*row.cost).try_into().ok()?) };
-    let key = Key {
-        hour: row.hour,
-        tenant: row.tenant.into(),
-        consumer: row.consumer.into(),
-        route: row.route.into(),
-        provider: row.provider.into(),
-        model: row.model.into(),
-        provider_model: row.provider_model.into(),
-        currency: row.currency.into(),
-    };
-    let totals = Totals {
-        requests: row.requests,
-        input_tokens: row.input_tokens,
-        cached_input_tokens: row.cached_input_tokens,
-        output_tokens: row.output_tokens,
-        reasoning_tokens: row.reasoning_tokens,
-        cost: Money(cost),
-        unpriced: row.unpriced,
-    };
-    Some((key, totals))
+/// Adds to one of the sums; what it is now.
+fn add(sums: &mut Arc<Sums>, number: u32, more: &Totals) -> Totals {
+    let totals = Arc::make_mut(sums).entry(number).or_default();
+    totals.add(more);
+    *totals
 }
 
 #[cfg(test)]
@@ -284,6 +301,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_old_is_kept_by_day_and_what_is_very_old_not_at_all() {
+        let mut table = UsageTable::new();
+        let mut used = |hour: u64, tends: u64| {
+            let mut changes = Changes::new();
+            table.record(Timestamp(hour * HOUR_US), &attribution("acme", "m"), &tokens(1, 0), None, &mut changes);
+            (0..tends).for_each(|_| table.tend(&mut changes));
+            (table.hours.len(), table.rolled.len(), table.len())
+        };
+        for hour in 0..DAY {
+            used(hour, 1);
+        }
+        assert_eq!(used(HOURS, 99), (25, 0, 25), "two months are kept by the hour");
+        assert_eq!(used(HOURS + 2, 1), (25, 1, 26), "each entry rolls up one hour");
+        assert_eq!(used(HOURS + 2, 99), (24, 1, 25));
+        assert_eq!(used(0, 1), (24, 1, 25), "what comes late is in its day");
+        assert_eq!(used(HOURS + DAY, 99), (3, 1, 4));
+        let rolled = table.rolled[&0].values().next().unwrap().requests;
+        assert_eq!((rolled, table.days[&0].values().next().unwrap().requests), (25, 25));
+        let mut changes = Changes::new();
+        table.record(Timestamp((DAYS + 1) * HOUR_US), &attribution("acme", "m"), &tokens(1, 0), None, &mut changes);
+        (0..9).for_each(|_| table.tend(&mut changes));
+        assert!(!table.rolled.contains_key(&0) && !table.days.contains_key(&0));
+    }
+
+    #[test]
     fn a_sum_that_cannot_grow_stays_where_it_is() {
         let mut table = UsageTable::new();
         for _ in 0..2 {
@@ -307,19 +349,38 @@ mod tests {
     proptest! {
         #[test]
         fn rows_are_sorted_restore_the_table_and_agree_with_what_was_reported(
-            used in vec((0..5u64, "[a\0]{0,3}", "[ab\0]{0,3}", 0..1_000u64, bills()), 0..40)
+            used in vec((0..5u64, "[a\0]{0,3}", "[ab\0]{0,3}", 0..1_000u64, bills()), 0..40),
+            // Also of hours that are rolled up, and of days that are dropped.
+            apart in proptest::sample::select(vec![1, 7, HOURS / 3, DAYS / 2]),
         ) {
             let mut table = UsageTable::new();
             let mut store = BTreeMap::new();
             for (hour, tenant, model, input, bill) in used {
                 let mut changes = Changes::new();
-                table.record(Timestamp(hour * HOUR_US), &attribution(&tenant, &model), &tokens(input, 1), bill, &mut changes);
-                store.extend(changes.into_iter().map(|(key, value)| (key, value.unwrap())));
+                let at = Timestamp(hour * apart * HOUR_US);
+                table.record(at, &attribution(&tenant, &model), &tokens(input, 1), bill, &mut changes);
+                table.tend(&mut changes);
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => drop(store.insert(key, value)),
+                        None => prop_assert!(store.remove(&key).is_some(), "nothing is deleted that is not there"),
+                    }
+                }
             }
             let rows: Vec<_> = table.clone().into_rows().collect();
             prop_assert!(rows.is_sorted());
             prop_assert_eq!(&rows, &store.into_iter().collect::<Vec<_>>());
             let restored = UsageTable::restore(rows.iter().cloned().map(Ok::<_, Infallible>)).unwrap();
+            let days = |table: &UsageTable| -> Vec<_> {
+                let of = |(number, totals): (&u32, &Totals)| names::row(&table.names, (0, 1), *number, Some(totals));
+                let day = |(day, sums): (&u64, &Arc<Sums>)| {
+                    let mut sums: Vec<_> = sums.iter().map(of).collect();
+                    sums.sort();
+                    (*day, sums)
+                };
+                table.days.iter().map(day).collect()
+            };
+            prop_assert_eq!(days(&restored), days(&table), "days follow from rows");
             prop_assert_eq!(restored.into_rows().collect::<Vec<_>>(), rows);
         }
     }

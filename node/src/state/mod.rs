@@ -228,6 +228,7 @@ impl ReplicatedState {
                 usage.record(pricing::admitted_at(used, now), used.attribution, used.usage, bill, &mut rows);
             }
         }
+        usage.tend(&mut rows);
         drop(usage);
         Part::Usage.collect(rows.drain(..), changes);
         self.shared.books.record(ledger.finish(), &mut rows);
