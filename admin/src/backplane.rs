@@ -15,7 +15,7 @@ use tollgate_billing::{
 use tollgate_model::{Catalog, LogIndex, Money, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
-    state::v1::{Command, CreditEventRow},
+    state::v1::{Command, ConfigChange, ConfigProblem, CreditEventRow},
 };
 
 use crate::tokens::TokenTable;
@@ -41,6 +41,10 @@ pub trait Backplane: Send + Sync + 'static {
     /// The configuration as this node has applied it, and every later one. The new value is there before the entry
     /// that made it counts as applied.
     fn config(&self) -> watch::Receiver<ConfigState>;
+
+    /// What stands in the way of a change of the configuration that the catalog knows nothing of: credit that is there. Applying
+    /// finds the same.
+    fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem>;
 
     /// The admin tokens as this node has applied them.
     fn tokens(&self) -> Arc<TokenTable>;

@@ -28,7 +28,7 @@ use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError
 use tollgate_model::{BillingMode, Catalog, Checked, Kind, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitVerdict, NodeStatus},
-    state::v1::{Command, CreditEventRow},
+    state::v1::{Command, ConfigChange, ConfigProblem, CreditEventRow},
     v1::resource::Kind as Raw,
 };
 
@@ -151,6 +151,10 @@ impl Backplane for NodeBackplane {
 
     fn config(&self) -> watch::Receiver<ConfigState> {
         self.state.config()
+    }
+
+    fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem> {
+        self.state.credits(|book| book.problems(change))
     }
 
     fn tokens(&self) -> Arc<TokenTable> {

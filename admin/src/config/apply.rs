@@ -33,7 +33,7 @@ impl Config {
         let asked = asked(self.key.as_deref(), "apply", &ApplyRequest { request_id: Vec::new(), ..request.clone() });
         let dry_run = request.dry_run;
         let state = self.current(call).await?;
-        let plan = plan(request, &state, self.key.as_deref(), call)?;
+        let plan = self.plan(request, &state, call)?;
         let providers = plan.change.puts.iter().filter_map(|put| put.resource.as_ref()).filter(|it| is_provider(it));
         let providers: Vec<_> = providers.cloned().collect();
         let mut done = if dry_run {
@@ -43,6 +43,18 @@ impl Config {
         };
         done.warnings = self.warnings(providers).await?;
         Ok(done)
+    }
+
+    /// What the change would do, by all that has a say in it: a dry run refuses what the log would.
+    fn plan(&self, request: ApplyRequest, state: &ConfigState, call: &Call) -> Result<Plan, Status> {
+        let mut plan = plan(request, state, self.key.as_deref(), call)?;
+        let problems = self.backplane.problems(&plan.change);
+        if !problems.is_empty() {
+            plan.decision.changes.clear();
+            plan.decision.outcome.actions.clear();
+            plan.decision.outcome.problems.extend(problems);
+        }
+        Ok(plan)
     }
 
     async fn commit(
@@ -105,7 +117,7 @@ impl Config {
 
     pub(super) async fn diff(&self, call: &Call, request: ApplyRequest) -> Result<DiffResponse, Status> {
         let state = self.current(call).await?;
-        let Plan { decision, .. } = plan(request, &state, self.key.as_deref(), call)?;
+        let Plan { decision, .. } = self.plan(request, &state, call)?;
         let actions = predicted(answer(state.index, decision.outcome, call)?).changes;
         let diffs = decision.changes.into_iter().map(|change| ResourceDiff {
             change: actions.iter().find(|action| is_of(action, change.kind, &change.name)).cloned(),

@@ -90,6 +90,21 @@ async fn what_is_wrong_with_a_grant_is_said() {
     assert_eq!((credit.granted.as_str(), credit.balance.as_str(), credit.currency.as_str()), ("0", "0", "USD"));
 }
 
+/// A dry run and a diff refuse what applying would.
+#[tokio::test]
+async fn a_currency_that_credit_is_in_does_not_change_and_a_dry_run_says_so() {
+    let (server, mut client) = started().await;
+    client.grant(with(&secret(Role::Billing), grant("3", "k"))).await.unwrap();
+    let (parsed, _) = tollgate_model::yaml::parse("test.yaml", &TENANT.replace("USD", "EUR"));
+    let resources: Vec<_> = parsed.into_iter().map(|parsed| parsed.resource).collect();
+    let request = |dry_run| ApplyRequest { resources: resources.clone(), dry_run, ..ApplyRequest::default() };
+    let admin = &secret(Role::Admin);
+    let says = "spec.billing.currency: credit of 3 USD is there";
+    refused(&server.config().apply(with(admin, request(true))).await.unwrap_err(), Code::InvalidArgument, says);
+    refused(&server.config().diff(with(admin, request(false))).await.unwrap_err(), Code::InvalidArgument, says);
+    refused(&server.config().apply(with(admin, request(false))).await.unwrap_err(), Code::InvalidArgument, says);
+}
+
 #[tokio::test]
 async fn a_narrowed_token_sees_its_own_credit_and_no_other() {
     let (_server, mut client) = started().await;

@@ -28,7 +28,7 @@ use tollgate_model::{Catalog, Currency, LogIndex, Money, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
     state::v1::{
-        AccountFigures, Command, CreditEventRow, LedgerRow, LimitReset, LimitResetOutcome, PriceVersionRow,
+        AccountFigures, Command, ConfigChange, ConfigProblem, CreditEventRow, LedgerRow, LimitReset, LimitResetOutcome, PriceVersionRow,
         TokenChange, command,
     },
 };
@@ -197,6 +197,10 @@ impl Backplane for FakeNode {
 
     fn config(&self) -> watch::Receiver<ConfigState> {
         self.config.subscribe()
+    }
+
+    fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem> {
+        self.log.lock().unwrap().credits.problems(change)
     }
 
     fn tokens(&self) -> Arc<TokenTable> {

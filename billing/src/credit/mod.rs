@@ -16,6 +16,7 @@
 
 mod account;
 mod book;
+mod currency;
 mod rows;
 
 pub use account::{MAX_BALANCE, OpenGrant};

@@ -10,10 +10,7 @@ use tollgate_model::{
     Algorithm, Billing, BillingMode, Catalog, Checked, Currency, Kind, LogIndex, Money, TimeZone, Unit, Window,
     catalog::Change, purse_of, tenant_of_purse,
 };
-use tollgate_proto::{
-    state::v1::{ConfigChange, ConfigProblem, CreditGrant, CreditGrantOutcome},
-    v1::resource::Kind as Raw,
-};
+use tollgate_proto::state::v1::{CreditGrant, CreditGrantOutcome};
 use tollgate_quota::{
     Ledger, Rule, Used,
     ledger::{Bearer, PurseBill},
@@ -174,25 +171,4 @@ impl Both<'_> {
             self.book.write_off(self.came, tenant, amount, why, &mut self.rows.credits);
         }
     }
-}
-
-/// What a change of the configuration would make of credit that is there: a tenant's currency can't change meanwhile.
-pub(super) fn problems(book: &CreditBook, change: &ConfigChange) -> Vec<ConfigProblem> {
-    let tenants = change.puts.iter().filter_map(|put| match put.resource.as_ref()?.kind.as_ref()? {
-        Raw::Tenant(tenant) => Some(tenant),
-        _ => None,
-    });
-    let problem = |tenant: &tollgate_proto::v1::Tenant| {
-        let name = &tenant.metadata.as_ref()?.name;
-        let (currency, rest) = book.bound_to(name)?;
-        let billing = tenant.spec.as_ref().and_then(|spec| spec.billing.as_ref());
-        let pays = billing.map_or("", |billing| billing.currency.as_str());
-        (pays != currency.as_str()).then(|| ConfigProblem {
-            kind: Kind::Tenant.to_string(),
-            name: name.clone(),
-            field: "spec.billing.currency".into(),
-            message: format!("credit of {rest} {currency} is there: it can't change before that is spent or taken off"),
-        })
-    };
-    tenants.filter_map(problem).collect()
 }

@@ -167,7 +167,7 @@ impl ReplicatedState {
     }
 
     fn change_config(&mut self, at: LogIndex, now: Timestamp, change: &ConfigChange, changes: &mut Changes) -> Vec<u8> {
-        let problems = self.shared.credits(|book| credits::problems(book, change));
+        let problems = self.shared.credits(|book| book.problems(change));
         if !problems.is_empty() {
             return ConfigOutcome { problems, ..ConfigOutcome::default() }.encode_to_vec();
         }
