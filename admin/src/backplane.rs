@@ -15,7 +15,7 @@ use tollgate_billing::{
 use tollgate_model::{Catalog, LogIndex, Money, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
-    state::v1::{Command, ConfigChange, ConfigProblem, CreditEventRow},
+    state::v1::{BudgetAlertRow, Command, ConfigChange, ConfigProblem, CreditEventRow},
 };
 
 use crate::tokens::TokenTable;
@@ -82,6 +82,9 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// What happened to a tenant's credit, the newest first: before this event, or from the newest on.
     fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>>;
+
+    /// Which budgets were passed and who was told, the newest first: of a tenant or of all, before this one or from the newest on.
+    fn budget_alerts(&self, tenant: Option<&str>, before: Option<u64>, max: usize) -> Vec<Arc<BudgetAlertRow>>;
 
     /// Asks every member how it is. One that does not answer in time is in the list, as `unreachable`.
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>>;

@@ -8,6 +8,7 @@
 //! Always: writes are validated here, decided by the log, and forwarded to the leader by the backplane; an outcome that
 //! is not known is reported as such; every refusal says why in words and in [`details`].
 
+mod alerts;
 mod auth;
 pub mod backplane;
 mod bill;

@@ -1,15 +1,17 @@
-//! `BillingService`: the ledger (`ledger.rs`), exports (`bill.rs`), and what upstreams say (`reconcile.rs`).
+//! `BillingService`: the ledger (`ledger.rs`), exports (`bill.rs`), what upstreams say (`reconcile.rs`), and alerts of budgets
+//! (`alerts.rs`).
 
 use std::sync::Arc;
 
 use tokio_stream::wrappers::ReceiverStream;
 use tollgate_proto::admin::v1::{
-    ExportBillChunk, ExportBillRequest, ReconcileRequest, ReconcileResponse, ShowLedgerRequest, ShowLedgerResponse,
-    VerifyLedgerRequest, VerifyLedgerResponse, billing_service_server::BillingService,
+    ExportBillChunk, ExportBillRequest, ListAlertsRequest, ListAlertsResponse, ReconcileRequest, ReconcileResponse,
+    ShowLedgerRequest, ShowLedgerResponse, VerifyLedgerRequest, VerifyLedgerResponse,
+    billing_service_server::BillingService,
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{backplane::Backplane, bill::Exports, call::Call, ledger, reconcile::Reconciles};
+use crate::{alerts, backplane::Backplane, bill::Exports, call::Call, ledger, reconcile::Reconciles};
 
 /// The service.
 #[derive(Clone)]
@@ -47,5 +49,10 @@ impl BillingService for Money {
     async fn show_ledger(&self, request: Request<ShowLedgerRequest>) -> Result<Response<ShowLedgerResponse>, Status> {
         let call = Call::of(&request)?;
         ledger::show(&self.backplane, &call, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_alerts(&self, request: Request<ListAlertsRequest>) -> Result<Response<ListAlertsResponse>, Status> {
+        let call = Call::of(&request)?;
+        alerts::list(&self.backplane, &call, request.into_inner()).await.map(Response::new)
     }
 }

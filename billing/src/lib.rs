@@ -3,6 +3,7 @@
 //! [`PriceBook`] and [`UsageTable`] are parts of the replicated state: pure, filled from the configuration and from what the
 //! quota ledger says was used, in the order of the log.
 
+mod alert;
 mod credit;
 pub mod export;
 pub mod ledger;
@@ -11,6 +12,7 @@ mod query;
 pub mod reconcile;
 mod table;
 
+pub use alert::{AlertBook, AlertCounts, BudgetTerms, Outbox, alert_message, next_try};
 pub use credit::{Came, CreditBook, CreditView, MAX_BALANCE, OpenGrant};
 pub use price::PriceBook;
 pub use query::{Column, Query, UsageLine};

@@ -26,7 +26,7 @@ mod window;
 pub mod yaml;
 
 pub use catalog::Catalog;
-pub use check::{check, kind_and_name};
+pub use check::{check, kind_and_name, signing_key};
 pub use glob::Glob;
 pub use ids::{LogIndex, NodeId};
 pub use kind::Kind;
@@ -35,14 +35,14 @@ pub use nearest::nearest;
 pub use network::{NetworkError, parse_network};
 pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
-    Algorithm, Auth, Backend, Billing, BillingMode, Checked, Consumer, Credential, Durability, Endpoint, Failure,
-    FailureSet, Fallback, HostPattern, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, Mode, ModelMap, PathMatch, Price,
-    PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, Reserve, Route, RouteAction,
-    RouteMatch, Sent, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, WhenUnavailable,
-    percent_decode, purse_of, tenant_of_purse,
+    Algorithm, Auth, Backend, Billing, BillingMode, Budget, Checked, Consumer, Credential, Durability, Endpoint,
+    Failure, FailureSet, Fallback, HostPattern, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, Mode, ModelMap, PathMatch,
+    Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, Reserve, Route, RouteAction,
+    RouteMatch, Sent, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, Webhook,
+    WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};
 pub use units::{Currency, Money, Tokens, format_size, parse_size};
-pub use view::{Caller, ConfigView, keys_missing_here};
-pub use window::Window;
+pub use view::{Caller, ConfigView, key_here, keys_missing_here};
+pub use window::{Window, month_name, month_of};

@@ -28,7 +28,7 @@ use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError
 use tollgate_model::{BillingMode, Catalog, Checked, Kind, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitVerdict, NodeStatus},
-    state::v1::{Command, ConfigChange, ConfigProblem, CreditEventRow},
+    state::v1::{BudgetAlertRow, Command, ConfigChange, ConfigProblem, CreditEventRow},
     v1::resource::Kind as Raw,
 };
 
@@ -198,6 +198,10 @@ impl Backplane for NodeBackplane {
 
     fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>> {
         self.state.credits(|book| book.history(tenant, before, max))
+    }
+
+    fn budget_alerts(&self, tenant: Option<&str>, before: Option<u64>, max: usize) -> Vec<Arc<BudgetAlertRow>> {
+        self.state.alerts(|book| book.outbox().list(tenant, before, max))
     }
 
     fn members(&self, deadline: Instant) -> Answer<'_, Vec<NodeStatus>> {

@@ -1,6 +1,7 @@
 //! The `tollgate` program: one binary with a verb for everything.
 
 mod accounts;
+mod alerts;
 mod audit;
 mod backplane;
 mod clock;

@@ -15,7 +15,7 @@ use prometheus_client::{
 use tollgate_consensus::{CommitTimes, Consensus, Role};
 use tollgate_quota::{Desk, DeskStats, ledger::Sums};
 
-use crate::{audit::Findings, clock, state::Shared};
+use crate::{alerts::Tries, audit::Findings, clock, state::Shared};
 
 const RAFT_TERM: &str = "tollgate_raft_term";
 const RAFT_LEADER: &str = "tollgate_raft_is_leader";
@@ -58,6 +58,8 @@ const BOOK_SEGMENT: &str = "tollgate_ledger_segment";
 const BOOK_MISSING: &str = "tollgate_ledger_missing_bytes";
 const BOOK_FULL: &str = "tollgate_ledger_full";
 const BOOK_UNBALANCED: &str = "tollgate_ledger_unbalanced";
+const ALERTS: &str = "tollgate_budget_alerts";
+const ALERT_TRIES: &str = "tollgate_budget_alert_tries";
 const USAGE_DROPPED: &str = "tollgate_usage_records_dropped";
 
 /// What is read on each scrape, once it is there.
@@ -66,11 +68,13 @@ pub(crate) struct NodeMetrics {
     sources: Arc<OnceLock<Sources>>,
 }
 
-struct Sources {
-    consensus: Consensus,
-    desk: Desk,
-    state: Arc<Shared>,
-    findings: Arc<Findings>,
+/// Where figures are read.
+pub(crate) struct Sources {
+    pub(crate) consensus: Consensus,
+    pub(crate) desk: Desk,
+    pub(crate) state: Arc<Shared>,
+    pub(crate) findings: Arc<Findings>,
+    pub(crate) tries: Arc<Tries>,
 }
 
 impl NodeMetrics {
@@ -82,9 +86,9 @@ impl NodeMetrics {
     }
 
     /// Reads its figures from these from now on.
-    pub(crate) fn watch(&self, consensus: Consensus, desk: Desk, state: Arc<Shared>, findings: Arc<Findings>) {
+    pub(crate) fn watch(&self, sources: Sources) {
         // The first ones stay: a process has one of each.
-        let _ = self.sources.set(Sources { consensus, desk, state, findings });
+        let _ = self.sources.set(sources);
     }
 }
 
@@ -96,7 +100,7 @@ impl fmt::Debug for NodeMetrics {
 
 impl Collector for NodeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(Sources { consensus, desk, state, findings }) = self.sources.get() else { return Ok(()) };
+        let Some(Sources { consensus, desk, state, findings, tries }) = self.sources.get() else { return Ok(()) };
         let raft = consensus.status();
         gauge(&mut encoder, RAFT_TERM, "Raft term", raft.term)?;
         gauge(&mut encoder, RAFT_LEADER, "1 on the leader", u64::from(raft.role == Role::Leader))?;
@@ -146,6 +150,7 @@ impl Collector for NodeMetrics {
         quota(&mut encoder, &desk)?;
         ledger(&mut encoder, state)?;
         books(&mut encoder, state, findings)?;
+        alerts(&mut encoder, state, tries)?;
         audit(&mut encoder, findings)
     }
 }
@@ -166,6 +171,24 @@ fn books(encoder: &mut DescriptorEncoder<'_>, state: &Shared, findings: &Finding
     gauge(encoder, BOOK_FULL, "1 while there is no space for the ledger and rows wait in memory", full)?;
     let help = "Audits that found that the books of the billing ledger do not add up";
     counter(encoder, BOOK_UNBALANCED, help, findings.unbalanced.load(Relaxed))
+}
+
+/// Alerts of budgets, and the calls that tell of them.
+fn alerts(encoder: &mut DescriptorEncoder<'_>, state: &Shared, tries: &Tries) -> fmt::Result {
+    let counts = state.alerts(|book| book.outbox().counts());
+    let states = [
+        ("pending", counts.pending),
+        ("delivered", counts.delivered),
+        ("failed", counts.failed),
+        ("listed", counts.listed),
+    ];
+    let help = "Alerts of budgets that are kept: waiting for their webhook, delivered, given up, or without a webhook";
+    let mut family = encoder.encode_descriptor(ALERTS, help, None, MetricType::Gauge)?;
+    for (state, count) in states {
+        ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+    }
+    let results = [("delivered", tries.delivered.load(Relaxed)), ("failed", tries.failed.load(Relaxed))];
+    counters(encoder, ALERT_TRIES, "Calls of webhooks that this node has made", "result", &results)
 }
 
 /// What became of what this node's requests asked for.

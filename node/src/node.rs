@@ -20,12 +20,13 @@ use tollgate_quota::{Desk, DeskConfig, Recover, Replica};
 use tracing::{error, info};
 
 use crate::{
+    alerts,
     audit::{self, Findings},
     backplane::{Fault, NodeBackplane},
     config::{Members, NodeConfig},
     credits, journal,
     ledger::{self, Scribe},
-    metrics::NodeMetrics,
+    metrics::{NodeMetrics, Sources},
     run::{Port, bind},
     state::{ReplicatedState, Shared},
     uplink::LogUplink,
@@ -136,7 +137,14 @@ impl Node {
             Gateway::new(gateway_config(&config), view, prices, desk.clone(), accounts, &mut registry.write())
         };
         let findings = Arc::new(Findings::default());
-        metrics.watch(consensus.clone(), desk.clone(), Arc::clone(&state), Arc::clone(&findings));
+        let tries = Arc::new(alerts::Tries::default());
+        metrics.watch(Sources {
+            consensus: consensus.clone(),
+            desk: desk.clone(),
+            state: Arc::clone(&state),
+            findings: Arc::clone(&findings),
+            tries: Arc::clone(&tries),
+        });
         let fetch = ledger::fetch(Arc::clone(state.books()), consensus.clone(), findings.ledger_missing());
         background.spawn(stoppable(admin_shutdown.drain.clone(), fetch));
         let has_space = has_space(ledger_full, backplane.clone());
@@ -145,6 +153,8 @@ impl Node {
         background.spawn(stoppable(admin_shutdown.drain.clone(), audit));
         let ends = credits::pass_ends(Arc::clone(&state), consensus.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), ends));
+        let alerts = alerts::deliver(Arc::clone(&state), consensus.clone(), key.clone(), background.clone(), tries);
+        background.spawn(stoppable(admin_shutdown.drain.clone(), alerts));
 
         let presence = presence(consensus.clone(), backplane.clone(), served.subscribe());
         let prices = Arc::clone(&state);

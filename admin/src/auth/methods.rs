@@ -66,6 +66,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/tollgate.admin.v1.BillingService/Reconcile", Access::Read),
     ("/tollgate.admin.v1.BillingService/VerifyLedger", Access::Read),
     ("/tollgate.admin.v1.BillingService/ShowLedger", Access::ReadTenant),
+    ("/tollgate.admin.v1.BillingService/ListAlerts", Access::ReadTenant),
     ("/tollgate.admin.v1.UsageService/Query", Access::ReadTenant),
 ];
 

@@ -34,14 +34,14 @@ impl Config {
         let dry_run = request.dry_run;
         let state = self.current(call).await?;
         let plan = self.plan(request, &state, call)?;
-        let providers = plan.change.puts.iter().filter_map(|put| put.resource.as_ref()).filter(|it| is_provider(it));
-        let providers: Vec<_> = providers.cloned().collect();
+        let with_keys = plan.change.puts.iter().filter_map(|put| put.resource.as_ref()).filter(|it| has_keys(it));
+        let with_keys: Vec<_> = with_keys.cloned().collect();
         let mut done = if dry_run {
             predicted(answer(state.index, plan.decision.outcome, call)?)
         } else {
             self.commit(call, id, asked, plan, &state).await?
         };
-        done.warnings = self.warnings(providers).await?;
+        done.warnings = self.warnings(with_keys).await?;
         Ok(done)
     }
 
@@ -169,8 +169,8 @@ fn strictly(outcome: ConfigOutcome, change: &ConfigChange) -> Result<ConfigOutco
     if ours { Ok(outcome) } else { Err(used_before()) }
 }
 
-fn is_provider(resource: &Resource) -> bool {
-    kind_and_name(resource).is_some_and(|(kind, _)| kind == Kind::Provider)
+fn has_keys(resource: &Resource) -> bool {
+    kind_and_name(resource).is_some_and(|(kind, _)| matches!(kind, Kind::Provider | Kind::Tenant))
 }
 
 /// What would be done has no version yet.

@@ -28,8 +28,8 @@ use tollgate_model::{Catalog, Currency, LogIndex, Money, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitAccount, LimitVerdict, NodeStatus},
     state::v1::{
-        AccountFigures, Command, ConfigChange, ConfigProblem, CreditEventRow, LedgerRow, LimitReset, LimitResetOutcome, PriceVersionRow,
-        TokenChange, command,
+        AccountFigures, BudgetAlertRow, BudgetAlertState, Command, ConfigChange, ConfigProblem, CreditEventRow,
+        LedgerRow, LimitReset, LimitResetOutcome, PriceVersionRow, TokenChange, command,
     },
 };
 
@@ -288,6 +288,26 @@ impl Backplane for FakeNode {
 
     fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>> {
         self.log.lock().unwrap().credits.history(tenant, before, max)
+    }
+
+    fn budget_alerts(&self, tenant: Option<&str>, before: Option<u64>, max: usize) -> Vec<Arc<BudgetAlertRow>> {
+        let all = (1..=5_u64).rev().filter(|seq| before.is_none_or(|before| *seq < before));
+        let alert = |seq: u64| BudgetAlertRow {
+            seq,
+            id: format!("msg_{seq}"),
+            tenant: if seq.is_multiple_of(2) { "globex" } else { "acme" }.into(),
+            month: 2026 * 12 + 10,
+            currency: "USD".into(),
+            percent: 80,
+            budget: (100 * Money::ONE.0).to_be_bytes().to_vec().into(),
+            billed: (81 * Money::ONE.0 / 2 * 2 + 1).to_be_bytes().to_vec().into(),
+            raised_us: self.now().0,
+            state: if seq == 5 { BudgetAlertState::Pending } else { BudgetAlertState::Delivered }.into(),
+            tries: u32::from(seq != 5),
+            tried_us: self.now().0,
+            ..BudgetAlertRow::default()
+        };
+        all.map(alert).filter(|alert| tenant.is_none_or(|it| it == alert.tenant)).take(max).map(Arc::new).collect()
     }
 
     fn members(&self, _: Instant) -> Answer<'_, Vec<NodeStatus>> {

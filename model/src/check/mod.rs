@@ -6,6 +6,7 @@
 //!
 //! Not here: what a resource refers to ([`crate::catalog`] knows what there is).
 
+mod budget;
 mod context;
 mod limit;
 mod payer;
@@ -18,6 +19,7 @@ mod upstream;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use budget::signing_key;
 use tollgate_proto::v1::{self, resource::Kind as Raw};
 
 use crate::{Checked, Kind, Problem, Problems};

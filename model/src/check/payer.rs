@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tollgate_proto::v1;
 
 use super::{
+    budget,
     context::{Context, Value::Is},
     text,
 };
@@ -29,8 +30,10 @@ pub(super) fn tenant(raw: &v1::Tenant) -> Result<Checked, Problems> {
         "" => Some(TimeZone::UTC),
         name => context.keep(&spec.field("timeZone"), TimeZone::parse(name)),
     };
+    let at = spec.field("budget");
+    let budget = given.budget.as_ref().and_then(|given| budget::budget(&mut context, &at, given, billing.mode));
     let (name, version) = (context.name.clone(), context.version);
-    let tenant = Tenant { name, version, billing, time_zone: zone.unwrap_or_default() };
+    let tenant = Tenant { name, version, billing, time_zone: zone.unwrap_or_default(), budget };
     context.finish(Checked::Tenant(Arc::new(tenant)))
 }
 

@@ -142,7 +142,7 @@ fn keys(context: &mut Context, at: &Field<'_>, given: &[v1::ProviderKey]) -> Vec
     given.iter().enumerate().filter_map(|(n, key)| provider_key(context, &at.index(n), key)).collect()
 }
 
-fn provider_key(context: &mut Context, at: &Field<'_>, key: &v1::ProviderKey) -> Option<ProviderKey> {
+pub(super) fn provider_key(context: &mut Context, at: &Field<'_>, key: &v1::ProviderKey) -> Option<ProviderKey> {
     let forms = [&key.value, &key.env, &key.file, &key.sealed];
     if forms.iter().filter(|form| !form.is_empty()).count() != 1 {
         context.add(at, "must have exactly one of `value`, `env` and `file`");

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use account_key::{KEY_BYTES, KeyPart, MAX_KEY_PARTS};
 pub(crate) use limit::MAX_LIMIT;
 pub use limit::{Algorithm, Durability, Limit, Mode, Reserve, Unit, WhenUnavailable};
-pub use payer::{Billing, BillingMode, Consumer, Credential, Tenant, purse_of, tenant_of_purse};
+pub use payer::{Billing, BillingMode, Budget, Consumer, Credential, Tenant, Webhook, purse_of, tenant_of_purse};
 pub use price::{Price, PriceTable, PriceTier, Rates};
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch};

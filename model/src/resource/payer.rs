@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{Algorithm, Durability, Limit, Mode, Reserve, Unit, WhenUnavailable};
-use crate::{Currency, LogIndex, Name, TimeZone, Timestamp, Window};
+use super::{Algorithm, Durability, Limit, Mode, ProviderKey, Reserve, Unit, WhenUnavailable};
+use crate::{Currency, LogIndex, Money, Name, TimeZone, Timestamp, Window};
 
 /// Who pays.
 #[derive(Debug, Clone)]
@@ -17,6 +17,28 @@ pub struct Tenant {
     pub billing: Billing,
     /// For day and month windows, and bills.
     pub time_zone: TimeZone,
+    /// What it means to be billed in a month.
+    pub budget: Option<Budget>,
+}
+
+/// What a tenant means to be billed in a month: who passes it is told, and never refused.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// In the tenant's currency.
+    pub monthly: Money,
+    /// Percent of it, in their order, each once.
+    pub thresholds: Vec<u32>,
+    /// Who is told.
+    pub webhook: Option<Webhook>,
+}
+
+/// Where calls go that tell of something.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// With scheme and host.
+    pub url: http::Uri,
+    /// What they are signed with; absent while it is not sealed yet.
+    pub secret: Option<ProviderKey>,
 }
 
 /// How a tenant pays.

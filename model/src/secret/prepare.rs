@@ -37,6 +37,15 @@ pub fn prepare(
             }
             (Kind::Consumer, name_of(consumer.metadata.as_ref()))
         }
+        Some(Raw::Tenant(tenant)) => {
+            let current: Vec<_> = webhook_secret(current).cloned().into_iter().collect();
+            let budget = spec.field("budget");
+            let webhook = budget.field("webhook");
+            if let Some(entry) = tenant.spec.as_mut().and_then(secret_of) {
+                provider_key(entry, key, &current, &webhook.field("secret"), &mut problems);
+            }
+            (Kind::Tenant, name_of(tenant.metadata.as_ref()))
+        }
         _ => return Ok(resource),
     };
     let problem = |(field, message)| Problem { kind: Some(kind), name: name.clone(), field, message, at: None };
@@ -49,6 +58,7 @@ pub fn has_plain_secret(resource: &v1::Resource) -> bool {
     match &resource.kind {
         Some(Raw::Provider(it)) => it.spec.iter().flat_map(|spec| &spec.keys).any(|key| !key.value.is_empty()),
         Some(Raw::Consumer(it)) => it.spec.iter().flat_map(|spec| &spec.credentials).any(|it| !it.api_key.is_empty()),
+        Some(Raw::Tenant(_)) => webhook_secret(Some(resource)).is_some_and(|secret| !secret.value.is_empty()),
         _ => false,
     }
 }
@@ -60,6 +70,9 @@ pub fn without_plain(mut resource: v1::Resource) -> v1::Resource {
         Some(Raw::Provider(it)) => it.spec.iter_mut().flat_map(|spec| &mut spec.keys).for_each(|key| key.value.clear()),
         Some(Raw::Consumer(it)) => {
             it.spec.iter_mut().flat_map(|spec| &mut spec.credentials).for_each(|it| it.api_key.clear());
+        }
+        Some(Raw::Tenant(it)) => {
+            it.spec.iter_mut().filter_map(secret_of).for_each(|secret| secret.value.clear());
         }
         _ => {}
     }
@@ -117,6 +130,18 @@ fn provider_keys(resource: Option<&v1::Resource>) -> &[v1::ProviderKey] {
         Some(Raw::Provider(provider)) => provider.spec.as_ref().map_or(&[], |spec| &spec.keys),
         _ => &[],
     }
+}
+
+/// What the alerts of a tenant's budget are signed with.
+fn webhook_secret(resource: Option<&v1::Resource>) -> Option<&v1::ProviderKey> {
+    match resource?.kind.as_ref()? {
+        Raw::Tenant(it) => it.spec.as_ref()?.budget.as_ref()?.webhook.as_ref()?.secret.as_ref(),
+        _ => None,
+    }
+}
+
+fn secret_of(spec: &mut v1::TenantSpec) -> Option<&mut v1::ProviderKey> {
+    spec.budget.as_mut()?.webhook.as_mut()?.secret.as_mut()
 }
 
 fn name_of(metadata: Option<&v1::Metadata>) -> String {
@@ -186,6 +211,22 @@ mod tests {
         assert!(prepare(&provider(vec![sealed(key.seal("x"))]), None, None).is_err());
         let env = v1::ProviderKey { env: "KEY".into(), ..Default::default() };
         assert!(prepare(&provider(vec![env]), None, None).is_ok());
+    }
+
+    #[test]
+    fn a_webhooks_secret_is_sealed_as_a_providers_key_is() {
+        let (key, _) = ClusterKey::generate();
+        let webhook = Some(v1::Webhook { secret: Some(value("whsec_1")), ..Default::default() });
+        let budget = Some(v1::Budget { webhook, ..Default::default() });
+        let spec = Some(v1::TenantSpec { budget, ..Default::default() });
+        let raw = v1::Resource { kind: Some(Raw::Tenant(v1::Tenant { spec, ..Default::default() })) };
+        assert!(has_plain_secret(&raw) && !has_plain_secret(&without_plain(raw.clone())));
+        let first = prepare(&raw, Some(&key), None).unwrap();
+        assert!(!has_plain_secret(&first) && !format!("{first:?}").contains("whsec_1"));
+        assert_eq!(prepare(&raw, Some(&key), Some(&first)).unwrap(), first);
+        assert_eq!(key.open(&webhook_secret(Some(&first)).unwrap().sealed).unwrap().expose(), "whsec_1");
+        let problems = prepare(&raw, None, None).unwrap_err();
+        assert_eq!(problems.0[0].field, "spec.budget.webhook.secret.value");
     }
 
     #[test]

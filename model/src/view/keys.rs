@@ -42,14 +42,26 @@ fn unchanged(name: &Name, provider: &Arc<Provider>, old: &ConfigView) -> Option<
 
 fn all(provider: &Provider, key: Option<&ClusterKey>, problems: &mut Problems) -> Vec<Option<Secret<String>>> {
     let one = |(n, from): (usize, &ProviderKey)| {
-        let (field, found) = match from {
-            ProviderKey::Sealed(sealed) => ("sealed", open(sealed, key)),
-            ProviderKey::Env(name) => ("env", from_env(name)),
-            ProviderKey::File(path) => ("file", from_file(path)),
+        let field = match from {
+            ProviderKey::Sealed(_) => "sealed",
+            ProviderKey::Env(_) => "env",
+            ProviderKey::File(_) => "file",
         };
-        found.map_err(|message| problems.push(wrong(&provider.name, n, field, message))).ok()
+        key_here(from, key).map_err(|message| problems.push(wrong(&provider.name, n, field, message))).ok()
     };
     provider.keys.iter().enumerate().map(one).collect()
+}
+
+/// A key as this node has it. Reads files: not for where blocking is harmful.
+///
+/// # Errors
+/// Why it can't be had here, without the key.
+pub fn key_here(from: &ProviderKey, key: Option<&ClusterKey>) -> Result<Secret<String>, String> {
+    match from {
+        ProviderKey::Sealed(sealed) => open(sealed, key),
+        ProviderKey::Env(name) => from_env(name),
+        ProviderKey::File(path) => from_file(path),
+    }
 }
 
 fn wrong(provider: &str, n: usize, field: &str, message: String) -> Problem {
@@ -57,24 +69,41 @@ fn wrong(provider: &str, n: usize, field: &str, message: String) -> Problem {
     Problem { kind: Some(Kind::Provider), name: provider.to_owned(), field, message, at: None }
 }
 
-/// The keys of a provider that are to be read on each node and can't be had on this one. Reads files: not for where
-/// blocking is harmful.
+/// The keys of a provider, or of a tenant's webhook, that are to be read on each node and can't be had on this one. Reads files:
+/// not for where blocking is harmful.
 #[must_use]
 pub fn keys_missing_here(resource: &v1::Resource) -> Problems {
-    let Some(Raw::Provider(provider)) = &resource.kind else { return Problems::default() };
-    let name = provider.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
     let mut problems = Problems::default();
-    for (n, key) in provider.spec.iter().flat_map(|spec| &spec.keys).enumerate() {
-        let (field, found) = match (key.env.as_str(), key.file.as_str()) {
-            ("", "") => continue,
-            ("", file) => ("file", from_file(Path::new(file))),
-            (env, _) => ("env", from_env(env)),
-        };
-        if let Err(message) = found {
-            problems.push(wrong(name, n, field, message));
+    match &resource.kind {
+        Some(Raw::Provider(provider)) => {
+            let name = provider.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
+            for (n, key) in provider.spec.iter().flat_map(|spec| &spec.keys).enumerate() {
+                if let Some((field, message)) = missing_here(key) {
+                    problems.push(wrong(name, n, field, message));
+                }
+            }
         }
+        Some(Raw::Tenant(tenant)) => {
+            let name = tenant.metadata.as_ref().map_or("", |metadata| metadata.name.as_str()).to_owned();
+            let webhook = tenant.spec.as_ref().and_then(|spec| spec.budget.as_ref()?.webhook.as_ref());
+            if let Some((field, message)) = webhook.and_then(|it| missing_here(it.secret.as_ref()?)) {
+                let field = format!("spec.budget.webhook.secret.{field}");
+                problems.push(Problem { kind: Some(Kind::Tenant), name, field, message, at: None });
+            }
+        }
+        _ => {}
     }
     problems
+}
+
+/// By which field, and why.
+fn missing_here(key: &v1::ProviderKey) -> Option<(&'static str, String)> {
+    let (field, found) = match (key.env.as_str(), key.file.as_str()) {
+        ("", "") => return None,
+        ("", file) => ("file", from_file(Path::new(file))),
+        (env, _) => ("env", from_env(env)),
+    };
+    Some((field, found.err()?))
 }
 
 fn open(sealed: &str, key: Option<&ClusterKey>) -> Result<Secret<String>, String> {

@@ -15,7 +15,7 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use callers::Caller;
-pub use keys::keys_missing_here;
+pub use keys::{key_here, keys_missing_here};
 
 use self::{callers::Callers, keys::Keys, limits::LimitIndex};
 use crate::{

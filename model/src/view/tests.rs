@@ -226,5 +226,9 @@ fn keys_that_are_not_on_this_node_are_named() {
         found[2].starts_with("provider openai: spec.keys[3].file: ") && found[2].ends_with("is no file"),
         "{found:?}"
     );
+    let hook = "{url: 'https://example.com', secret: {env: TOLLGATE_TEST_NO_SUCH_HOOK}}";
+    let tenant = format!("kind: Tenant\nmetadata: {{name: a}}\nspec: {{budget: {{monthly: '1', webhook: {hook}}}}}\n");
+    let found: Vec<_> = keys_missing_here(&resource(&tenant)).iter().map(ToString::to_string).collect();
+    assert!(found.len() == 1 && found[0].starts_with("tenant a: spec.budget.webhook.secret.env: "), "{found:?}");
     assert!(keys_missing_here(&resource("kind: Tenant\nmetadata: {name: a}\n")).is_empty());
 }

@@ -1,7 +1,8 @@
-//! The replicated state of a node: seven pure parts behind one [`StateMachine`], changed by the log and nothing else.
+//! The replicated state of a node: eight pure parts behind one [`StateMachine`], changed by the log and nothing else.
 //!
 //! | rows begin with | part |
 //! | --- | --- |
+//! | `a` | budgets, and who is told of them (`billing::AlertBook`) |
 //! | `c` | resources (`model::Catalog`) |
 //! | `k` | credit (`billing::CreditBook`) |
 //! | `l` | how far the billing ledger has come, and its books (`billing::ledger::State`) |
@@ -16,6 +17,7 @@
 //! Readers get immutable values (`config`, `tokens`) or a short look under a read lock (`ledger`, `usage`, `credits`); `apply` holds the
 //! write lock for one command at a time and never waits for anything.
 
+mod alerts;
 mod billing;
 mod clock;
 mod credits;
@@ -38,14 +40,14 @@ use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{TokenTable, backplane::ConfigState};
 use tollgate_billing::{
-    Came, CreditBook, PriceBook, UsageTable,
+    AlertBook, Came, CreditBook, PriceBook, UsageTable,
     ledger::{self, Keeper},
 };
 use tollgate_consensus::{Applied, Changes, Files, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{
-    Command, CommandAsked, ConfigChange, ConfigOutcome, CreditGrant, LimitReset, NodeLost, QuotaBatch, TokenChange,
-    command,
+    BudgetAlertOutcome, BudgetAlertTried, Command, CommandAsked, ConfigChange, ConfigOutcome, CreditGrant, LimitReset,
+    NodeLost, QuotaBatch, TokenChange, command,
 };
 use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used, compact};
 use tracing::{info, warn};
@@ -59,6 +61,7 @@ pub(crate) struct Shared {
     books: Arc<Keeper>,
     usage: RwLock<UsageTable>,
     credits: RwLock<CreditBook>,
+    alerts: RwLock<AlertBook>,
     tokens: ArcSwap<TokenTable>,
     config: watch::Sender<ConfigState>,
     /// Log time of the last command applied.
@@ -116,6 +119,11 @@ impl Shared {
         look(&self.credits.read())
     }
 
+    /// A look at the budgets of all tenants.
+    pub(crate) fn alerts<T>(&self, look: impl FnOnce(&AlertBook) -> T) -> T {
+        look(&self.alerts.read())
+    }
+
     /// Every price, with its past, as of the last configuration change or later.
     pub(crate) fn prices(&self) -> Arc<PriceBook> {
         self.prices.load_full()
@@ -152,6 +160,7 @@ impl ReplicatedState {
             books: Arc::new(Keeper::new(dir)),
             usage: RwLock::new(UsageTable::default()),
             credits: RwLock::new(CreditBook::default()),
+            alerts: RwLock::new(AlertBook::default()),
             tokens: ArcSwap::from_pointee(TokenTable::default()),
             config: watch::Sender::new(config),
             prices: ArcSwap::default(),
@@ -186,6 +195,10 @@ impl ReplicatedState {
             pricing::follow(&mut self.prices, &decision.changes, at, now, &mut prices);
             Part::Prices.collect(prices, changes);
             self.change_credit(Came { at, now }, changes, |both, catalog| both.follow(catalog, &decision.changes));
+            let mut alerts = Vec::new();
+            let of = (&self.catalog, &self.zones);
+            alerts::follow(&mut self.shared.alerts.write(), of, &decision.changes, Came { at, now }, &mut alerts);
+            Part::Alerts.collect(alerts, changes);
             self.publish_config(at);
         }
         decision.outcome.encode_to_vec()
@@ -214,6 +227,7 @@ impl ReplicatedState {
     fn bill(&self, came: Came, all: &[Used<'_>], changes: &mut Changes) {
         let Came { at, now } = came;
         let (mut rows, mut spent) = (Vec::new(), Vec::new());
+        let mut months = alerts::Months::new(&self.zones);
         let mut ledger = billing::Rows::new(&self.shared.books, at, now);
         let mut usage = self.shared.usage.write();
         for used in all {
@@ -224,6 +238,9 @@ impl ReplicatedState {
             let bill = billed.map(|billed| billed.bill);
             let cost = bill.and_then(|bill| Some((bill.currency, bill.amount.filter(|amount| amount.0 > 0)?)));
             spent.extend(cost.map(|(currency, amount)| (used, currency, amount)));
+            if let Some(cost) = cost {
+                months.add(&used.attribution.tenant, pricing::admitted_at(used, now), cost);
+            }
             if used.outcome != Outcome::Voided && used.told != Told::Nobody {
                 usage.record(pricing::admitted_at(used, now), used.attribution, used.usage, bill, &mut rows);
             }
@@ -232,10 +249,19 @@ impl ReplicatedState {
         drop(usage);
         Part::Usage.collect(rows.drain(..), changes);
         self.shared.books.record(ledger.finish(), &mut rows);
-        Part::Ledger.collect(rows, changes);
+        Part::Ledger.collect(rows.drain(..), changes);
         if !spent.is_empty() {
+            self.shared.alerts.write().bill(came, months.sums(), &mut rows);
+            Part::Alerts.collect(rows, changes);
             self.change_credit(came, changes, |both, _| both.spend(&spent));
         }
+    }
+
+    fn alert_tried(&mut self, came: Came, tried: &BudgetAlertTried, changes: &mut Changes) -> Vec<u8> {
+        let mut rows = Vec::new();
+        let taken = self.shared.alerts.write().outbox_mut().tried(came, tried, &mut rows);
+        Part::Alerts.collect(rows, changes);
+        BudgetAlertOutcome { taken }.encode_to_vec()
     }
 
     fn open_node(&mut self, at: LogIndex, now: Timestamp, open: &NodeOpen, changes: &mut Changes) -> Vec<u8> {
@@ -359,6 +385,7 @@ impl StateMachine for ReplicatedState {
             command::Kind::LimitReset(reset) => self.reset_limit(now, reset, changes),
             command::Kind::NodeLost(lost) => self.lose_node(now, lost, changes),
             command::Kind::NodeOpen(open) => self.open_node(index, now, open, changes),
+            command::Kind::BudgetAlertTried(tried) => self.alert_tried(Came { at: index, now }, tried, changes),
             command::Kind::CreditGrant(grant) => self.grant_credit(Came { at: index, now }, grant, changes),
         };
         self.tend_credit(Came { at: index, now }, changes);
@@ -385,9 +412,11 @@ impl StateMachine for ReplicatedState {
         let ledger = self.shared.ledger.read().image();
         let usage = self.shared.usage.read().clone();
         let credits = self.shared.credits.read().rows();
+        let alerts = self.shared.alerts.read().rows();
         Box::new(
-            Part::Catalog
-                .prefixed(self.catalog.rows())
+            Part::Alerts
+                .prefixed(alerts)
+                .chain(Part::Catalog.prefixed(self.catalog.rows()))
                 .chain(Part::Credits.prefixed(credits))
                 .chain(Part::Ledger.prefixed(self.shared.books.look(|state| state.rows())))
                 .chain(Part::Prices.prefixed(self.prices.rows()))
@@ -408,8 +437,11 @@ impl StateMachine for ReplicatedState {
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let books = ledger::State::restore(parts.ledger.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let credits = CreditBook::restore(parts.credits.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        let mut alerts = AlertBook::restore(parts.alerts.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        alerts::set(&mut alerts, &self.catalog);
         self.prices = prices;
         self.shared.books.restore(books);
+        *self.shared.alerts.write() = alerts;
         *self.shared.credits.write() = credits;
         self.shared.change_ledger(|current| *current = ledger);
         *self.shared.usage.write() = usage;

@@ -7,6 +7,7 @@ use tollgate_consensus::{Changes, Row};
 /// A part of the replicated state. The bytes are in every data directory: they never change their meaning.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
+    Alerts,
     Catalog,
     Credits,
     Ledger,
@@ -19,6 +20,7 @@ pub(super) enum Part {
 impl Part {
     const fn prefix(self) -> u8 {
         match self {
+            Part::Alerts => b'a',
             Part::Catalog => b'c',
             Part::Credits => b'k',
             Part::Ledger => b'l',
@@ -30,8 +32,9 @@ impl Part {
     }
 
     fn of(prefix: u8) -> Option<Part> {
-        let all = [Part::Catalog, Part::Credits, Part::Ledger, Part::Prices, Part::Quota, Part::Tokens, Part::Usage];
-        all.into_iter().find(|part| part.prefix() == prefix)
+        let money = [Part::Alerts, Part::Credits, Part::Ledger, Part::Prices, Part::Usage];
+        let mut all = money.into_iter().chain([Part::Catalog, Part::Quota, Part::Tokens]);
+        all.find(|part| part.prefix() == prefix)
     }
 
     fn key(self, key: Vec<u8>) -> Vec<u8> {
@@ -60,6 +63,7 @@ impl Part {
 /// The rows of every part, without the byte in front.
 #[derive(Default)]
 pub(super) struct Parts {
+    pub(super) alerts: Vec<Row>,
     pub(super) catalog: Vec<Row>,
     pub(super) credits: Vec<Row>,
     pub(super) ledger: Vec<Row>,
@@ -81,6 +85,7 @@ pub(super) fn split(rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Resu
         let part = part.ok_or_else(|| invalid(format!("no part of the state has the row {}", hex::encode(&key))))?;
         key.remove(0);
         let list = match part {
+            Part::Alerts => &mut parts.alerts,
             Part::Catalog => &mut parts.catalog,
             Part::Credits => &mut parts.credits,
             Part::Ledger => &mut parts.ledger,

@@ -15,6 +15,7 @@ use tollgate_quota::{
     journal::Forgetful,
 };
 
+mod alerts;
 mod credits;
 
 use super::*;

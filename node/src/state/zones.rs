@@ -104,7 +104,7 @@ impl CatalogZones {
         zones
     }
 
-    fn of_tenant(&self, tenant: &str) -> Option<TimeZone> {
+    pub(super) fn of_tenant(&self, tenant: &str) -> Option<TimeZone> {
         let known = self.elsewhere.get(tenant).cloned();
         known.or_else(|| self.catalog.get(Kind::Tenant, tenant).map(|_| TimeZone::UTC))
     }

@@ -1,5 +1,6 @@
-//! `tollgate billing`: bills, to take away, and those of others, to compare.
+//! `tollgate billing`: bills, to take away, those of others, to compare, and what passes a budget.
 
+mod alerts;
 mod export;
 mod reconcile;
 mod target;
@@ -10,6 +11,7 @@ use tollgate_proto::admin::v1::ExportBillRequest;
 pub(super) use self::export::Interrupted;
 use super::{
     connection::{Connection, ConnectionArgs},
+    output::ListFormat,
     usage::time,
 };
 
@@ -32,6 +34,19 @@ enum BillingCommand {
         after_help = "Example: tollgate billing export --from 2026-11-01 --to 2026-12-01 --format csv --schema events --output november.csv"
     )]
     Export(Box<ExportArgs>),
+    /// Show which budgets tenants have passed, and who was told; the newest first.
+    #[command(after_help = "Example: tollgate billing alerts --tenant acme -o json")]
+    Alerts {
+        /// Only this tenant's.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// At most so many.
+        #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+        max: u32,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
+    },
     /// Check an exported bill offline: not available yet.
     Verify(super::later::LaterArgs),
     /// Compare what upstreams bill us, as the ledger has it, with an upstream's own usage report.
@@ -106,6 +121,9 @@ pub(super) async fn run(args: BillingArgs) -> anyhow::Result<()> {
             let is_text = export.format != Format::Parquet;
             let connection = Connection::open(connection)?;
             export::run(&connection, request(*export), output, is_text).await
+        }
+        BillingCommand::Alerts { tenant, max, output } => {
+            alerts::run(&Connection::open(connection)?, tenant.unwrap_or_default(), max, output).await
         }
         BillingCommand::Verify(_) => anyhow::bail!("billing verify is not available yet"),
         BillingCommand::Reconcile(args) => reconcile::run(&Connection::open(connection)?, args).await,

@@ -3,8 +3,8 @@ use std::net::SocketAddr;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tollgate_proto::admin::v1::{
-    ReconcileRequest, ReconcileResponse, ShowLedgerRequest, ShowLedgerResponse, VerifyLedgerRequest,
-    VerifyLedgerResponse,
+    ListAlertsRequest, ListAlertsResponse, ReconcileRequest, ReconcileResponse, ShowLedgerRequest, ShowLedgerResponse,
+    VerifyLedgerRequest, VerifyLedgerResponse,
     billing_service_server::{BillingService, BillingServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait, transport::Server};
@@ -47,6 +47,10 @@ impl BillingService for Node {
     }
 
     async fn show_ledger(&self, _: Request<ShowLedgerRequest>) -> Result<Response<ShowLedgerResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_alerts(&self, _: Request<ListAlertsRequest>) -> Result<Response<ListAlertsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 }
