@@ -161,12 +161,12 @@ fn calendar(
     }
 }
 
-fn next_month(date: Date) -> Result<Date, jiff::Error> {
+pub(crate) fn next_month(date: Date) -> Result<Date, jiff::Error> {
     date.last_of_month().tomorrow()
 }
 
 /// The first instant of a date; midnight, but where the zone has none that day. Dates before 1970 begin at the epoch.
-fn first_instant(date: Date, zone: &TimeZone) -> Timestamp {
+pub(crate) fn first_instant(date: Date, zone: &TimeZone) -> Timestamp {
     let midnight = date.to_zoned(zone.inner().clone()).expect("the years 1970 to 9000 are within the calendar");
     Timestamp::from_jiff(midnight.timestamp())
 }

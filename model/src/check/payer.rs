@@ -1,6 +1,6 @@
 //! Tenants and consumers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tollgate_proto::v1;
 
@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{
     Billing, BillingMode, Checked, Consumer, Credential, Currency, Durability, Field, Kind, Name, Problems, Tenant,
-    TimeZone, Timestamp, secret,
+    TimeZone, Timestamp, parse_duration, secret,
 };
+
+/// A month's bill is closed well before the next month ends.
+const MAX_GRACE: Duration = Duration::from_hours(14 * 24);
 
 /// Longer than any issuer's tokens.
 const MAX_API_KEY_BYTES: usize = 4096;
@@ -55,7 +58,17 @@ fn billing(context: &mut Context, at: &Field<'_>, given: Option<&v1::Billing>) -
     if mode != BillingMode::None && given.currency.is_empty() {
         context.add(&at.field("currency"), "is missing: a tenant that pays has a currency");
     }
-    Billing { mode, currency, durability: durability.unwrap_or(Durability::Journal) }
+    let grace = match given.grace.as_str() {
+        "" => None,
+        text => context.keep(&at.field("grace"), self::grace(text)),
+    };
+    let durability = durability.unwrap_or(Durability::Journal);
+    Billing { mode, currency, durability, grace: grace.unwrap_or(Billing::GRACE) }
+}
+
+fn grace(text: &str) -> Result<Duration, String> {
+    let grace = parse_duration(text)?;
+    if grace > MAX_GRACE { Err(format!("`{text}` is more than 14d")) } else { Ok(grace) }
 }
 
 pub(super) fn consumer(raw: &v1::Consumer) -> Result<Checked, Problems> {

@@ -89,6 +89,8 @@ fn every_wrong_value_of_a_tenant_or_a_consumer_is_told() {
             ("{billing: {mode: prepaid}}", "spec.billing.currency: is missing"),
             ("{billing: {currency: usd}}", "spec.billing.currency: `usd` is not a currency code"),
             ("{billing: {durability: memory}}", "spec.billing.durability: `memory` is unknown"),
+            ("{billing: {grace: 15d}}", "spec.billing.grace: `15d` is more than 14d"),
+            ("{billing: {grace: soon}}", "spec.billing.grace: `soon` is not a duration"),
             (
                 "{timeZone: Europe/Berln}",
                 "spec.timeZone: `Europe/Berln` is no IANA time zone (did you mean `Europe/Berlin`?)",

@@ -1,6 +1,6 @@
 //! Who calls, and who pays.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{Algorithm, Durability, Limit, Mode, ProviderKey, Reserve, Unit, WhenUnavailable};
 use crate::{Currency, LogIndex, Money, Name, TimeZone, Timestamp, Window};
@@ -50,6 +50,13 @@ pub struct Billing {
     pub currency: Option<Currency>,
     /// What has to be written down of a request before credit is spent on it.
     pub durability: Durability,
+    /// How long after a month's end its bill takes what was admitted in it.
+    pub grace: Duration,
+}
+
+impl Billing {
+    /// Where nothing else is said: longer than any call takes, and than a node is down without anybody looking.
+    pub const GRACE: Duration = Duration::from_hours(24);
 }
 
 impl Tenant {

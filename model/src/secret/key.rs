@@ -2,6 +2,7 @@
 
 use std::{fmt, io, path::Path, sync::Arc};
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroize;
 
@@ -24,6 +25,7 @@ struct Derived {
     api_keys: Secret<[u8; KEY_BYTES]>,
     tokens: Secret<[u8; KEY_BYTES]>,
     requests: Secret<[u8; KEY_BYTES]>,
+    statements: Secret<[u8; KEY_BYTES]>,
 }
 
 /// Why there is no cluster key.
@@ -96,6 +98,7 @@ impl ClusterKey {
             api_keys: derive("tollgate 2026 v1: hashes API keys"),
             tokens: derive("tollgate 2026 v1: hashes admin tokens"),
             requests: derive("tollgate 2026 v1: hashes requests"),
+            statements: derive("tollgate 2026 v1: signs statements"),
         }))
     }
 
@@ -121,6 +124,23 @@ impl ClusterKey {
     #[must_use]
     pub fn hash_request(&self, request: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(self.0.requests.expose(), request).as_bytes()
+    }
+
+    /// The Ed25519 signature of a statement: the same on every node that has the key, at any time.
+    #[must_use]
+    pub fn sign_statement(&self, said: &[u8]) -> [u8; 64] {
+        let signature = self.statements().sign(said);
+        signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
+    }
+
+    /// The public key by which statements are checked.
+    #[must_use]
+    pub fn statement_key(&self) -> [u8; 32] {
+        self.statements().public_key().as_ref().try_into().expect("an Ed25519 public key has 32 bytes")
+    }
+
+    fn statements(&self) -> Ed25519KeyPair {
+        Ed25519KeyPair::from_seed_unchecked(self.0.statements.expose()).expect("any 32 bytes are a seed")
     }
 
     pub(super) fn sealing(&self) -> &[u8; KEY_BYTES] {
@@ -165,6 +185,18 @@ mod tests {
         assert!(message(&STANDARD.encode([0; 32])).ends_with("these bytes are not random"));
         let missing = ClusterKey::read(Path::new("/nonexistent/cluster.key")).unwrap_err();
         assert!(matches!(missing, KeyFileError::Read(_)));
+    }
+
+    #[test]
+    fn a_statement_is_signed_the_same_by_all_who_have_the_key() {
+        use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+        let (key, text) = ClusterKey::generate();
+        let again = ClusterKey::parse(text.expose()).unwrap();
+        let signature = key.sign_statement(b"said");
+        assert_eq!((again.sign_statement(b"said"), again.statement_key()), (signature, key.statement_key()));
+        let public = UnparsedPublicKey::new(&ED25519, key.statement_key());
+        assert!(public.verify(b"said", &signature).is_ok() && public.verify(b"sad", &signature).is_err());
+        assert_ne!(ClusterKey::generate().0.statement_key(), key.statement_key());
     }
 
     #[test]
