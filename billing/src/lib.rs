@@ -7,9 +7,12 @@ mod alert;
 mod credit;
 pub mod export;
 pub mod ledger;
+pub mod period;
 pub mod price;
 mod query;
 pub mod reconcile;
+mod round;
+pub mod statement;
 mod table;
 
 pub use alert::{AlertBook, AlertCounts, BudgetTerms, Outbox, alert_message, next_try};

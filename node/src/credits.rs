@@ -1,4 +1,4 @@
-//! Credit out of the replicated state, and the entries that bring it to its end where nobody writes any.
+//! Credit out of the replicated state, and the entries that bring it, and months, to their end where nobody writes any.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ pub(crate) fn state(state: &Shared, tenant: &str) -> Option<CreditState> {
     })
 }
 
-/// Lets log time pass the end of grants, as long as this node leads: an entry that says nothing else.
+/// Lets log time pass the end of grants and of months, as long as this node leads: an entry that says nothing else.
 pub(crate) async fn pass_ends(state: Arc<Shared>, consensus: Consensus) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -37,6 +37,9 @@ pub(crate) async fn pass_ends(state: Arc<Shared>, consensus: Consensus) {
         let next = state.credits(|book| book.next_end());
         // Once log time is there, every entry does it, as far as it is free.
         let is_due = next.is_some_and(|end| state.log_time() < end && end <= clock::now());
+        // Of months an entry closes some at a time.
+        let is_due =
+            is_due || state.books().look(|it| it.periods().next_close()).is_some_and(|end| end <= clock::now());
         if is_due && consensus.status().role == Role::Leader {
             let deadline = Instant::now() + TIMEOUT;
             if let Err(error) = consensus.propose(None, command.clone().into(), deadline.into_std()).await {

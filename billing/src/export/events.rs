@@ -1,10 +1,13 @@
 //! The schema `events`: a row for each request that was sent out, and for each correction.
 
-use tollgate_model::Timestamp;
+use tollgate_model::{Month, Timestamp};
 use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow, UsageSource};
 
-use super::cell::{Cell, Column};
-use crate::ledger::amount_of;
+use super::{
+    cell::{Cell, Column},
+    leaf,
+};
+use crate::{ledger::amount_of, period::Digest};
 
 /// The columns, in their order.
 pub const EVENTS: [Column; 23] = [
@@ -47,11 +50,24 @@ pub const COLUMNS: [&str; EVENTS.len()] = {
 /// The cells of a row, in the order of [`EVENTS`].
 #[must_use]
 pub fn event(row: &LedgerRow) -> [Cell<'_>; EVENTS.len()] {
+    let mut cells = cells(row);
+    let digest = leaf::digest(row.seq, &cells[1..]);
+    cells[0] = Cell::owned(leaf::event_id(row.seq, &digest));
+    cells
+}
+
+/// What stands for a row in the tree of its month.
+pub(crate) fn digest(row: &LedgerRow) -> Digest {
+    leaf::digest(row.seq, &cells(row)[1..])
+}
+
+/// All but the first.
+fn cells(row: &LedgerRow) -> [Cell<'_>; EVENTS.len()] {
     let billed = !row.currency.is_empty();
     let price = (!row.price.is_empty()).then(|| format!("{}@{}", row.price, row.price_version));
     let cost = amount_of(row).filter(|_| billed);
     [
-        Cell::owned(row.seq.to_string()),
+        Cell::Absent,
         Cell::text(&row.request_id),
         Cell::Time(Timestamp(row.admitted_us)),
         Cell::text(&row.tenant),
@@ -73,11 +89,17 @@ pub fn event(row: &LedgerRow) -> [Cell<'_>; EVENTS.len()] {
         Cell::text(&row.currency),
         Cell::Number(row.node),
         Cell::text(&row.zone),
-        match row.corrects {
-            0 => Cell::Absent,
-            seq => Cell::owned(seq.to_string()),
-        },
+        corrects(row),
     ]
+}
+
+/// The number of the row that it corrects, or the month that it was too late for.
+fn corrects(row: &LedgerRow) -> Cell<'_> {
+    match (row.corrects, Month::from_number(row.late_for)) {
+        (0, None) => Cell::Absent,
+        (0, Some(month)) => Cell::owned(month.to_string()),
+        (seq, _) => Cell::owned(seq.to_string()),
+    }
 }
 
 pub(super) fn source(source: UsageSource) -> &'static str {

@@ -10,7 +10,7 @@ mod charge;
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 
-use tollgate_model::{Money, Timestamp, Window};
+use tollgate_model::{Money, Month, Timestamp, Window};
 use tollgate_proto::state::v1::{LedgerRow, UsageSource};
 
 use self::charge::cells;
@@ -126,10 +126,13 @@ impl Focus {
         }
         let month = known.month;
         let hour = Window::Hour.bounds(at, &tollgate_model::TimeZone::UTC);
+        // What came too late for its own month's bill is on a later one.
+        let late = Month::from_number(row.month).filter(|_| row.late_for != 0);
+        let bill = late.map_or(month, |on| (on.begins(&known.terms.zone), on.next().begins(&known.terms.zone)));
         Key {
             start: hour.0.max(month.0),
             end: hour.1.min(month.1),
-            month,
+            month: bill,
             tenant: row.tenant.clone(),
             consumer: row.consumer.clone(),
             route: row.route.clone(),
@@ -138,7 +141,7 @@ impl Focus {
             provider_model: row.provider_model.clone(),
             price: (row.price.clone(), row.price_version),
             currency: row.currency.clone(),
-            is_correction: row.corrects != 0,
+            is_correction: row.corrects != 0 || row.late_for != 0,
             bills_in: String::new(),
         }
     }

@@ -84,15 +84,18 @@ fn csv_line<'a>(cells: impl Iterator<Item = Cow<'a, str>>, into: &mut Vec<u8>) {
 /// Injection). Numbers are what they are.
 fn csv_cell<'a>(cell: &'a Cell<'_>) -> Cow<'a, str> {
     match cell {
-        Cell::Text(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%']) => {
-            format!("'{text}").into()
-        }
+        Cell::Text(text) if is_formula(text) => format!("'{text}").into(),
         Cell::Text(text) => Cow::Borrowed(text),
         Cell::Number(number) => number.to_string().into(),
         Cell::Decimal(decimal) => decimal.to_string().into(),
         Cell::Time(time) => time.to_string().into(),
         Cell::Absent => Cow::Borrowed(""),
     }
+}
+
+/// Whether a spreadsheet would calculate.
+pub(crate) fn is_formula(text: &str) -> bool {
+    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%'])
 }
 
 /// Decimals are text: most readers would make floats of them.
@@ -194,6 +197,6 @@ mod tests {
             (&value["model"], &value["node"], &value["zone"]),
             (&"=m".into(), &2.into(), &serde_json::Value::Null)
         );
-        assert_eq!((&value["cost"], &value["event_id"]), (&"0.000000000025".into(), &"458753".into()));
+        assert_eq!((&value["cost"], &value["event_id"]), (&"0.000000000025".into(), &"458753-376ba472f58fc62b".into()));
     }
 }

@@ -17,7 +17,7 @@ use tollgate_proto::state::v1::{LedgerRow, PriceVersionRow};
 use tollgate_storage::{Disk, RealDisk};
 
 use super::{Chain, Extent, Missing, Piece, SegmentReader, Segments, State, reader::Cursors};
-use crate::Changes;
+use crate::{Came, Changes, period::Terms};
 
 /// Records that wait to be written, at most: some minutes of a busy cluster.
 const MAX_PENDING_BYTES: usize = 64 << 20;
@@ -110,6 +110,19 @@ impl Keeper {
         }
         drop((pending, state));
         self.wake.notify_one();
+    }
+
+    /// Closes the months that are over by an entry's log time: see [`State::close_months`].
+    pub fn close_months(&self, came: Came, changes: &mut Changes) {
+        // Nearly every entry has nothing to close.
+        if self.look(|state| state.periods().next_close().is_some_and(|due| due <= came.now)) {
+            self.state.write().close_months(came, changes);
+        }
+    }
+
+    /// By what the months of a tenant go from here on; nothing when it is not declared any more.
+    pub fn change_terms(&self, tenant: &str, terms: Option<Terms>) {
+        self.state.write().change_terms(tenant, terms);
     }
 
     /// A node says where it is.

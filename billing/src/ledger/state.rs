@@ -6,21 +6,31 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use tollgate_model::{LogIndex, Timestamp};
 use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, PriceVersionRow, ledger_record::Kind};
 
 use super::{Books, Chain, Piece};
-use crate::{Changes, RestoreError};
+use crate::{
+    Came, Changes, RestoreError,
+    period::{Periods, Placed, Terms, Touched},
+};
 
 const BOOKS: u8 = b'b';
 const CHAIN: u8 = b'c';
+const MONTHS: u8 = b'm';
 const PRICES: u8 = b'p';
 const ZONES: u8 = b'z';
+
+/// Rows that one entry can have: the number of a row is that of its entry, times this, and which one it is.
+pub const ROWS_PER_ENTRY: u64 = 1 << 16;
 
 /// What the ledger is, but for its records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     chain: Chain,
     books: Books,
+    /// On which bills its rows are.
+    periods: Periods,
     /// Versions that rows name: each is a record before the first row that does.
     prices: BTreeMap<(String, u64), PriceVersionRow>,
     /// Where nodes are, as they last said.
@@ -35,8 +45,10 @@ impl State {
         rows: impl IntoIterator<Item = (LedgerRow, P)>,
         changes: &mut Changes,
     ) -> Option<Piece> {
-        let mut records = Vec::new();
-        for (row, prices) in rows {
+        let (mut records, mut touched) = (Vec::new(), Touched::default());
+        for (mut row, prices) in rows {
+            let came = Came { at: LogIndex(row.seq / ROWS_PER_ENTRY), now: Timestamp(row.settled_us) };
+            self.periods.take(&mut row, &Placed { came, open: *self.chain.open() }, &mut touched);
             for price in prices {
                 let (name, version) = name_of(&price);
                 changes.push((price_key(&name, version), Some(price.encode_to_vec())));
@@ -51,7 +63,37 @@ impl State {
         let mut placed = Changes::new();
         let piece = self.chain.append(&records, &mut placed);
         changes.extend(prefixed(CHAIN, placed));
+        self.changed(touched, changes);
         piece
+    }
+
+    /// Closes the months that are over by an entry's log time.
+    pub fn close_months(&mut self, came: Came, changes: &mut Changes) {
+        let mut touched = Touched::default();
+        self.periods.close_due(&Placed { came, open: *self.chain.open() }, &mut touched);
+        self.changed(touched, changes);
+    }
+
+    fn changed(&self, touched: Touched, changes: &mut Changes) {
+        let mut months = Changes::new();
+        self.periods.changed(touched, &mut months);
+        changes.extend(prefixed(MONTHS, months));
+    }
+
+    /// By what the months of tenants go, as the configuration has it.
+    pub fn set_terms(&mut self, terms: BTreeMap<String, Terms>) {
+        self.periods.set_terms(terms);
+    }
+
+    /// The terms of one tenant, or that it is not declared any more.
+    pub fn change_terms(&mut self, tenant: &str, terms: Option<Terms>) {
+        self.periods.change_terms(tenant, terms);
+    }
+
+    /// The months of tenants.
+    #[must_use]
+    pub fn periods(&self) -> &Periods {
+        &self.periods
     }
 
     /// Whether this version of a price is in the ledger.
@@ -99,7 +141,8 @@ impl State {
         let zones = self.zones.clone().into_iter().map(|(node, zone)| (zone_key(node), zone.into_bytes()));
         let books = self.books.rows().map(|(key, value)| (with(BOOKS, &key), value));
         let chain = self.chain.rows().map(|(key, value)| (with(CHAIN, &key), value));
-        books.chain(chain).chain(prices).chain(zones)
+        let months = self.periods.rows().map(|(key, value)| (with(MONTHS, &key), value));
+        books.chain(chain).chain(months).chain(prices).chain(zones)
     }
 
     /// The ledger that these rows are of.
@@ -110,7 +153,7 @@ impl State {
     where
         RestoreError: From<E>,
     {
-        let (mut books, mut chain, mut state) = (Vec::new(), Vec::new(), Self::default());
+        let (mut books, mut chain, mut months, mut state) = (Vec::new(), Vec::new(), Vec::new(), Self::default());
         for read in rows {
             let (key, value) = read?;
             let known = match key.split_first() {
@@ -122,13 +165,18 @@ impl State {
                     chain.push(Ok::<_, E>((rest.to_vec(), value)));
                     Some(())
                 }
+                Some((&MONTHS, rest)) => {
+                    months.push((rest.to_vec(), value));
+                    Some(())
+                }
                 Some((&PRICES, rest)) => state.take_price(rest, &value),
                 Some((&ZONES, rest)) => state.take_zone(rest, value),
                 _ => None,
             };
             known.ok_or(RestoreError::Value { key })?;
         }
-        Ok(Self { books: Books::restore(books)?, chain: Chain::restore(chain)?, ..state })
+        let (books, chain) = (Books::restore(books)?, Chain::restore(chain)?);
+        Ok(Self { books, chain, periods: Periods::restore(months)?, ..state })
     }
 
     fn take_price(&mut self, key: &[u8], value: &[u8]) -> Option<()> {

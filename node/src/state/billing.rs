@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use tollgate_billing::{PriceBook, ledger::Keeper};
+use tollgate_billing::{
+    PriceBook,
+    ledger::{Keeper, ROWS_PER_ENTRY},
+};
 use tollgate_model::{LogIndex, Name, Timestamp};
 use tollgate_proto::state::v1::{LedgerCost, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
 use tollgate_quota::{Attempt, Outcome, Told, Usage, Used};
 
 use super::pricing::{self, Billed, admitted_at};
-
-/// Rows that one entry can have: the number of a row is that of its entry, times this, and which one it is.
-const ROWS_PER_ENTRY: u64 = 1 << 16;
 
 /// Whether a request makes a row: only those that an upstream that bills was asked for. A request that was refused, or that found
 /// nobody to ask, makes none; of a request that was about to be sent when its process died nobody knows, so it makes one.
@@ -120,6 +120,9 @@ impl<'a> Rows<'a> {
             node: used.node,
             zone: self.keeper.look(|state| state.zone(used.node).to_owned()),
             costs: Vec::new(),
+            // The ledger says on which bill it is.
+            month: 0,
+            late_for: 0,
         }
     }
 

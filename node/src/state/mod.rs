@@ -22,6 +22,7 @@ mod billing;
 mod clock;
 mod credits;
 mod gate;
+mod months;
 mod pricing;
 mod rows;
 mod rules;
@@ -199,6 +200,7 @@ impl ReplicatedState {
             let of = (&self.catalog, &self.zones);
             alerts::follow(&mut self.shared.alerts.write(), of, &decision.changes, Came { at, now }, &mut alerts);
             Part::Alerts.collect(alerts, changes);
+            months::follow(&self.shared.books, &decision.changes);
             self.publish_config(at);
         }
         decision.outcome.encode_to_vec()
@@ -323,7 +325,7 @@ impl ReplicatedState {
         changed
     }
 
-    /// What every entry does, whatever it is about: log time has no other clock.
+    /// What every entry does, whatever it is about: log time has no other clock. Credit comes to its end.
     fn tend_credit(&mut self, came: Came, changes: &mut Changes) {
         let is_due = self.shared.credits(|book| book.is_due(came.now));
         if is_due || self.shared.ledger(|ledger| ledger.has_written_off() || ledger.is_closing_purses()) {
@@ -333,6 +335,13 @@ impl ReplicatedState {
                 both.take_off();
             });
         }
+    }
+
+    /// And so is a month.
+    fn close_months(&mut self, came: Came, changes: &mut Changes) {
+        let mut rows = Vec::new();
+        self.shared.books.close_months(came, &mut rows);
+        Part::Ledger.collect(rows, changes);
     }
 
     fn lose_node(&mut self, now: Timestamp, lost: &NodeLost, changes: &mut Changes) -> Vec<u8> {
@@ -389,6 +398,7 @@ impl StateMachine for ReplicatedState {
             command::Kind::CreditGrant(grant) => self.grant_credit(Came { at: index, now }, grant, changes),
         };
         self.tend_credit(Came { at: index, now }, changes);
+        self.close_months(Came { at: index, now }, changes);
         self.shared.log_time.send_replace(now);
         self.shared.clock.set(now);
         outcome.into()
@@ -435,7 +445,8 @@ impl StateMachine for ReplicatedState {
         let mut ledger = bounded(Ledger::restore(parts.quota.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?);
         ledger.live_in(Arc::new(self.zones.clone()));
         let usage = UsageTable::restore(parts.usage.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
-        let books = ledger::State::restore(parts.ledger.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        let mut books = ledger::State::restore(parts.ledger.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        books.set_terms(months::terms(&self.catalog));
         let credits = CreditBook::restore(parts.credits.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         let mut alerts = AlertBook::restore(parts.alerts.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         alerts::set(&mut alerts, &self.catalog);

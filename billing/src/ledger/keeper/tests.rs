@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use tollgate_model::Timestamp;
+use tollgate_model::{Month, Timestamp};
 use tollgate_proto::{state::v1::LedgerCost, v1};
 use tollgate_storage::sim::{Faults, SimDisk};
 
@@ -45,7 +45,9 @@ fn row(index: u64, n: u64) -> LedgerRow {
     LedgerRow {
         seq: (index << 16) + n,
         request_id: id(index * 10 + n),
+        admitted_us: (1_800_000_000_000 + index) * 1_000,
         settled_us: (1_800_000_000_000 + index) * 1_000,
+        month: Month::parse("2027-01").unwrap().number(),
         tenant: "acme".into(),
         input_tokens: tokens,
         currency: "USD".into(),

@@ -1,0 +1,35 @@
+//! By what the months of tenants go: their time zones and graces, as the catalog has them.
+
+use std::collections::BTreeMap;
+
+use tollgate_billing::{ledger::Keeper, period::Terms};
+use tollgate_model::{Catalog, Checked, Kind, catalog::Change};
+use tollgate_proto::v1::Resource;
+
+/// The terms of all tenants that are declared.
+pub(super) fn terms(catalog: &Catalog) -> BTreeMap<String, Terms> {
+    let tenants = catalog.kind(Kind::Tenant).iter();
+    tenants.map(|(name, stored)| (name.to_string(), of(name, &stored.resource))).collect()
+}
+
+/// Goes by the terms of tenants that have changed.
+pub(super) fn follow(books: &Keeper, changed: &[Change]) {
+    for change in changed.iter().filter(|change| change.kind == Kind::Tenant) {
+        books.change_terms(&change.name, change.after.as_ref().map(|stored| of(&change.name, &stored.resource)));
+    }
+}
+
+/// # Panics
+/// When a committed tenant does not check: the node that took it ran a version that this one can't follow.
+fn of(name: &str, resource: &Resource) -> Terms {
+    match tollgate_model::check(resource) {
+        Ok(Checked::Tenant(tenant)) => Terms { zone: tenant.time_zone.clone(), grace: tenant.billing.grace },
+        Ok(_) => Terms::default(),
+        Err(problems) => {
+            panic!("tenant {name} was committed by a version that allows more than this one does: {problems}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Driven by the log alone, as nodes are.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use prost::Message;
+use tollgate_billing::{
+    export::Source,
+    ledger::Keeper,
+    statement::{PublicKey, Statement, StatementFile, line, verify},
+};
+use tollgate_consensus::{Applied, Changes, StateMachine};
+use tollgate_model::{Month, Timestamp, secret::ClusterKey};
+use tollgate_proto::state::v1::{
+    Attribution, Command, ConfigChange, ConfigOutcome, Frame, NodeOpen, PutResource, QuotaBatch, Record, Settle, Usage,
+    command, record,
+};
+use tollgate_quota::Outcome;
+
+use crate::state::{ReplicatedState, Shared};
+
+const RESOURCES: &str = r#"
+apiVersion: tollgate/v1
+kind: Tenant
+metadata: {name: acme}
+spec: {timeZone: Europe/Berlin, billing: {mode: postpaid, currency: USD, grace: 2h}}
+---
+apiVersion: tollgate/v1
+kind: Price
+metadata: {name: mock}
+spec: {currency: USD, match: {models: [mock-1]}, per: 1, input: "0.0017", output: "0.0003"}
+"#;
+
+fn at(text: &str) -> u64 {
+    Timestamp::parse(text).unwrap().0
+}
+
+struct Node {
+    state: ReplicatedState,
+    shared: Arc<Shared>,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, shared) = ReplicatedState::new(dir.path().to_owned());
+        Self { state, shared, rows: BTreeMap::new(), _dir: dir }
+    }
+
+    /// The next process, from the rows that the one before has kept.
+    fn restart(&mut self) {
+        self.shared.books().sync().unwrap();
+        let (state, shared) = ReplicatedState::new(self._dir.path().to_owned());
+        (self.state, self.shared) = (state, shared);
+        self.state.restore(&mut self.rows.clone().into_iter().map(Ok)).unwrap();
+    }
+
+    fn apply(&mut self, index: u64, now: u64, command: &[u8]) -> bytes::Bytes {
+        let mut changes = Changes::default();
+        let outcome = self.state.apply(Applied { index, time_us: now, age_us: index * 1_000 }, command, &mut changes);
+        for (key, value) in changes.drain() {
+            match value {
+                Some(value) => self.rows.insert(key, value),
+                None => self.rows.remove(&key),
+            };
+        }
+        outcome
+    }
+
+    fn books(&self) -> &Arc<Keeper> {
+        self.shared.books()
+    }
+
+    fn file(&self, month: &str, key: &ClusterKey) -> Vec<u8> {
+        let month = Month::parse(month).unwrap();
+        let statement = self.books().look(|state| {
+            let period = state.periods().get("acme", month).unwrap();
+            Statement::of("acme", period, state.chain()).unwrap()
+        });
+        let source: Arc<dyn Source> = Arc::clone(self.books()) as _;
+        let file = StatementFile::open(source, &statement, line(&statement, key), "").unwrap();
+        file.flat_map(|chunk| chunk.unwrap().data).collect()
+    }
+}
+
+/// Three nodes with one log.
+struct Cluster {
+    nodes: [Node; 3],
+    index: u64,
+    frames: u64,
+    key: ClusterKey,
+}
+
+impl Cluster {
+    fn new(now: &str) -> Self {
+        let nodes = [(); 3].map(|()| Node::new());
+        let mut cluster = Self { nodes, index: 0, frames: 0, key: ClusterKey::generate().0 };
+        cluster.configure(at(now), RESOURCES);
+        cluster.apply(at(now), command::Kind::NodeOpen(NodeOpen { node: 1, incarnation: 1, ..NodeOpen::default() }));
+        cluster
+    }
+
+    fn apply(&mut self, now: u64, kind: command::Kind) -> bytes::Bytes {
+        self.index += 1;
+        let command = Command { kind: Some(kind), ..Command::default() }.encode_to_vec();
+        let index = self.index;
+        let [one, two, three] = self.nodes.each_mut().map(|node| node.apply(index, now, &command));
+        assert!(one == two && two == three);
+        one
+    }
+
+    fn configure(&mut self, now: u64, text: &str) {
+        let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", text);
+        assert!(problems.is_empty(), "{problems}");
+        let puts = parsed.into_iter().map(|it| PutResource { resource: Some(it.resource), expected_version: None });
+        let change = ConfigChange { puts: puts.collect(), ..ConfigChange::default() };
+        let outcome = ConfigOutcome::decode(self.apply(now, command::Kind::Config(change))).unwrap();
+        assert!(outcome.problems.is_empty(), "{outcome:?}");
+    }
+
+    /// A call that was admitted and has ended then.
+    fn settle(&mut self, admitted: &str, now: &str, tokens: u64) {
+        self.frames += 1;
+        let attribution = Attribution {
+            request_id: format!("00000000-0000-7000-8000-{:012x}", self.frames),
+            tenant: "acme".into(),
+            model: "mock-1".into(),
+            provider: "p".into(),
+            currency: "USD".into(),
+            config_index: self.index,
+            admitted_us: at(admitted),
+            status: 200,
+            ..Attribution::default()
+        };
+        let settle = Settle {
+            request: (1 << 40) + self.frames,
+            outcome: Outcome::Settled.into(),
+            usage: Some(Usage { input_tokens: tokens, output_tokens: 2 * tokens, ..Usage::default() }),
+            attribution: Some(attribution),
+            unheld: true,
+            ..Settle::default()
+        };
+        let records = vec![Record { kind: Some(record::Kind::Settle(settle)) }];
+        let frames = vec![Frame { node: 1, incarnation: 1, first_seq: self.frames, records }];
+        self.apply(at(now), command::Kind::Quota(QuotaBatch { frames }));
+    }
+
+    /// An entry that says nothing, as the leader of an idle cluster makes them.
+    fn pass(&mut self, now: &str) {
+        self.apply(at(now), command::Kind::Quota(QuotaBatch::default()));
+    }
+
+    fn files(&self, month: &str) -> [Vec<u8>; 3] {
+        self.nodes.each_ref().map(|node| node.file(month, &self.key))
+    }
+
+    fn is_closed(&self, month: &str) -> bool {
+        let month = Month::parse(month).unwrap();
+        self.nodes[0].books().look(|state| state.periods().get("acme", month).unwrap().closed.is_some())
+    }
+
+    /// What was kept row by row is the image, and makes the same months.
+    fn check_rows(&self) {
+        for node in &self.nodes {
+            let image: BTreeMap<_, _> = node.state.image().collect();
+            assert!(image == node.rows);
+        }
+    }
+}
+
+#[test]
+fn a_closed_month_is_the_same_bytes_on_every_node_and_at_any_time() {
+    let mut cluster = Cluster::new("2026-11-01T00:00:00Z");
+    for (n, day) in (3..28).enumerate() {
+        let now = format!("2026-11-{day:02}T12:00:00Z");
+        cluster.settle(&now, &now, n as u64 + 1);
+    }
+    cluster.nodes[1].restart();
+    cluster.settle("2026-11-30T22:59:59Z", "2026-12-01T00:30:00Z", 7);
+    cluster.pass("2026-12-01T00:59:59Z");
+    assert!(!cluster.is_closed("2026-11"));
+    // Midnight in Berlin, and two hours.
+    cluster.pass("2026-12-01T01:00:00Z");
+    assert!(cluster.is_closed("2026-11"));
+    let [one, two, three] = cluster.files("2026-11");
+    assert!(one == two && two == three);
+    cluster.check_rows();
+
+    let fingerprint = PublicKey(cluster.key.statement_key()).fingerprint();
+    let checked = verify(&*one, Some(fingerprint)).unwrap();
+    assert_eq!(checked.rows, 26);
+    for node in &cluster.nodes {
+        let found = node.books().reprice("acme", Month::parse("2026-11").unwrap()).unwrap().unwrap();
+        assert_eq!((found.rows, found.problems), (26, Vec::<String>::new()));
+        assert!(node.books().verify().unwrap().problems.is_empty());
+    }
+
+    // Late for November: it changes nothing there, and says so where it is.
+    cluster.settle("2026-11-30T22:00:00Z", "2026-12-01T01:00:01Z", 9);
+    cluster.settle("2026-12-01T08:00:00Z", "2026-12-01T08:00:01Z", 9);
+    cluster.configure(at("2026-12-05T00:00:00Z"), &RESOURCES.replace("Europe/Berlin", "Asia/Kolkata"));
+    cluster.nodes[2].restart();
+    assert_eq!(cluster.files("2026-11"), [one.clone(), one.clone(), one]);
+    // December had begun when the tenant moved, so it ends in Berlin.
+    cluster.pass("2027-01-01T01:00:00Z");
+    let december = cluster.files("2026-12");
+    let checked = verify(&*december[1], Some(fingerprint)).unwrap();
+    let (statement, _) = checked.statement.unwrap();
+    assert_eq!((statement.rows, statement.corrections, &*statement.time_zone), (2, 1, "Europe/Berlin"));
+    assert!(december[0] == december[1] && december[1] == december[2]);
+    let text = String::from_utf8(december[0].clone()).unwrap();
+    assert!(text.lines().nth(1).unwrap().ends_with("\"corrects\":\"2026-11\"}"), "{text}");
+    cluster.check_rows();
+}
+
+#[test]
+fn a_longer_grace_counts_from_the_entry_that_says_so() {
+    let mut cluster = Cluster::new("2026-11-01T00:00:00Z");
+    cluster.settle("2026-11-02T00:00:00Z", "2026-11-02T00:00:00Z", 1);
+    cluster.configure(at("2026-11-30T23:30:00Z"), &RESOURCES.replace("grace: 2h", "grace: 3d"));
+    cluster.nodes[0].restart();
+    cluster.pass("2026-12-03T22:59:59Z");
+    assert!(!cluster.is_closed("2026-11"));
+    cluster.pass("2026-12-03T23:00:00Z");
+    assert!(cluster.is_closed("2026-11"));
+    cluster.check_rows();
+}
