@@ -1,4 +1,4 @@
-//! `BillingService.Export`: a bill as a stream of chunks.
+//! `BillingService.Export` and `ExportStatement`: a bill as a stream of chunks.
 //!
 //! Rows are read and written where blocking is allowed, a chunk at a time, and only when the caller has room for it: a slow
 //! caller holds up nobody and a few hundred KB. What was cut goes on at the cursor of the last chunk, on any node.
@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_billing::export::{Chunk, ExportError, Format, Query, Schema};
-use tollgate_model::Timestamp;
-use tollgate_proto::admin::v1::{ExportBillChunk, ExportBillRequest};
+use tollgate_model::{Timestamp, secret::ClusterKey};
+use tollgate_proto::admin::v1::{ExportBillChunk, ExportBillRequest, ExportStatementRequest};
 use tonic::Status;
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     call::{Call, unknown_tenant},
     details::{Reason, refuse},
     ledger::unread,
+    periods::statement,
     usage::tenant_of,
 };
 
@@ -59,17 +60,46 @@ impl Exports {
         request: ExportBillRequest,
     ) -> Result<ReceiverStream<Sent>, Status> {
         let (query, cursor) = query(call, request)?;
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| refuse(Reason::Busy, "too many exports on this node"))?;
+        let place = self.place()?;
         backplane.read_barrier(call.deadline).await?;
         let must_exist = query.tenant.clone().filter(|_| cursor.is_empty());
         let unknown = must_exist.and_then(|tenant| unknown_tenant(&**backplane, &tenant));
         let from = Arc::clone(backplane);
-        let opened = tokio::task::spawn_blocking(move || from.export(query, &cursor)).await;
+        let standing = Standing::new(Arc::clone(backplane), call.caller.clone(), Access::ReadTenant);
+        self.stream(move || from.export(query, &cursor), standing, unknown, place).await
+    }
+
+    /// Begins the file of a statement, or goes on with one.
+    pub(crate) async fn begin_statement(
+        &self,
+        backplane: &Arc<dyn Backplane>,
+        key: Option<&ClusterKey>,
+        call: &Call,
+        request: ExportStatementRequest,
+    ) -> Result<ReceiverStream<Sent>, Status> {
+        let place = self.place()?;
+        backplane.read_barrier(call.deadline).await?;
+        let open = statement(backplane, key, call, request)?;
+        let standing = Standing::new(Arc::clone(backplane), call.caller.clone(), Access::ReadTenant);
+        self.stream(open, standing, None, place).await
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.map_err(|_| refuse(Reason::Busy, "too many exports on this node"))
+    }
+
+    async fn stream(
+        &self,
+        open: impl FnOnce() -> Result<BillExport, ExportError> + Send + 'static,
+        standing: Standing,
+        unknown: Option<String>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<ReceiverStream<Sent>, Status> {
+        let opened = tokio::task::spawn_blocking(open).await;
         let export = opened.map_err(|_| Status::internal("reading the ledger failed"))?.map_err(|why| refused(&why))?;
 
         let (chunks, stream) = mpsc::channel(QUEUE_CHUNKS);
-        let standing = Standing::new(Arc::clone(backplane), call.caller.clone(), Access::ReadTenant);
         let run = Run { export: Some(export), chunks: chunks.clone(), standing, unknown, _place: place };
         let stop = self.stop.clone();
         self.tasks.spawn(async move {

@@ -165,7 +165,10 @@ fn text(cell: Cell<'_>) -> String {
     }
 }
 
-async fn blocking<T: Send + 'static>(read: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Status> {
+/// Reads where blocking is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
     let read = tokio::task::spawn_blocking(read).await.map_err(|_| Status::internal("reading the ledger failed"))?;
     read.map_err(|error| unread(&error))
 }

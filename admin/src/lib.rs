@@ -22,6 +22,7 @@ mod ledger;
 mod limits;
 mod metrics;
 mod money;
+mod periods;
 mod reconcile;
 mod server;
 pub mod tokens;

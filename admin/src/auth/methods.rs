@@ -67,6 +67,10 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/tollgate.admin.v1.BillingService/VerifyLedger", Access::Read),
     ("/tollgate.admin.v1.BillingService/ShowLedger", Access::ReadTenant),
     ("/tollgate.admin.v1.BillingService/ListAlerts", Access::ReadTenant),
+    ("/tollgate.admin.v1.BillingService/ListPeriods", Access::ReadTenant),
+    ("/tollgate.admin.v1.BillingService/ExportStatement", Access::ReadTenant),
+    ("/tollgate.admin.v1.BillingService/VerifyPeriod", Access::ReadTenant),
+    ("/tollgate.admin.v1.BillingService/GetStatementKey", Access::ReadTenant),
     ("/tollgate.admin.v1.UsageService/Query", Access::ReadTenant),
 ];
 

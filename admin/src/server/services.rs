@@ -42,7 +42,8 @@ pub(super) fn all(state: &AdminState, tasks: &TaskTracker, drain: &CancellationT
     let backplane = &state.backplane;
     let watchers = Watchers::new(tasks.clone(), drain.clone());
     let exports = Exports::new(tasks.clone(), drain.clone());
-    let money = Money { backplane: Arc::clone(backplane), exports, reconciles: Reconciles::new(drain.clone()) };
+    let reconciles = Reconciles::new(drain.clone());
+    let money = Money { backplane: Arc::clone(backplane), exports, reconciles, key: state.key.clone() };
     let config = Config { backplane: Arc::clone(backplane), key: state.key.clone(), watchers };
     let cluster = Cluster { backplane: Arc::clone(backplane), key: state.key.clone() };
     let health = NodeHealth { readiness: backplane.readiness(), drain: drain.clone() };

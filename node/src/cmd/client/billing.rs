@@ -1,13 +1,16 @@
-//! `tollgate billing`: bills, to take away, those of others, to compare, and what passes a budget.
+//! `tollgate billing`: bills, to take away and to check, those of others, to compare, and what passes a budget.
 
 mod alerts;
 mod export;
+mod periods;
 mod reconcile;
 mod target;
+mod verify;
 
 use clap::{Args, Subcommand, ValueEnum};
-use tollgate_proto::admin::v1::ExportBillRequest;
+use tollgate_proto::admin::v1::{ExportBillRequest, ExportStatementRequest};
 
+use self::export::Asked;
 pub(super) use self::export::Interrupted;
 use super::{
     connection::{Connection, ConnectionArgs},
@@ -15,7 +18,7 @@ use super::{
     usage::time,
 };
 
-/// Take bills away, and compare them with those that we get.
+/// Take bills away, check them, and compare them with those that we get.
 #[derive(Args, Debug)]
 pub(crate) struct BillingArgs {
     #[command(subcommand)]
@@ -47,8 +50,43 @@ enum BillingCommand {
         #[arg(short, long, value_enum, default_value = "table")]
         output: ListFormat,
     },
-    /// Check an exported bill offline: not available yet.
-    Verify(super::later::LaterArgs),
+    /// List months: whether they are open, closing or closed, and what they come to.
+    Periods {
+        /// Only this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
+    },
+    /// Write the signed statement of a closed month, with all its rows, to standard output or a file.
+    #[command(after_help = "Example: tollgate billing statement acme 2026-11 --output acme-2026-11.jsonl")]
+    Statement(StatementArgs),
+    /// Show by which key statements are signed.
+    Key {
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
+    },
+    /// Check a statement, or an export of the schema events as csv or jsonl, offline and from the file alone.
+    ///
+    /// Exit code 1 where something is wrong, with the first line that is on standard error.
+    #[command(after_help = "Example: tollgate billing verify acme-2026-11.jsonl --key cluster.pub")]
+    Verify(verify::VerifyArgs),
+    /// Price a month again, from its rows and the prices that they name.
+    ///
+    /// Exit code 1 where that is not what the month says, to the last digit.
+    #[command(after_help = "Example: tollgate billing reprice acme 2026-11")]
+    Reprice {
+        /// Whose.
+        tenant: String,
+        /// 2026-11
+        #[arg(value_name = "MONTH", value_parser = month)]
+        period: String,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: ListFormat,
+    },
     /// Compare what upstreams bill us, as the ledger has it, with an upstream's own usage report.
     ///
     /// The report is CSV with a header, JSON lines, or the pages of OpenAI's organization usage or Anthropic's usage report, by model.
@@ -56,6 +94,25 @@ enum BillingCommand {
     /// where something differs, which is listed.
     #[command(after_help = "Example: tollgate billing reconcile --provider openai --provider-file usage-2026-11.json")]
     Reconcile(reconcile::ReconcileArgs),
+}
+
+#[derive(Args, Debug)]
+struct StatementArgs {
+    /// Whose.
+    tenant: String,
+    /// 2026-11
+    #[arg(value_name = "MONTH", value_parser = month)]
+    period: String,
+    /// Go on behind the chunk of an earlier run that told this.
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// Write to this file: under another name beside it, until it is complete.
+    #[arg(long, value_name = "FILE")]
+    output: Option<std::path::PathBuf>,
+}
+
+fn month(text: &str) -> Result<String, String> {
+    tollgate_model::Month::parse(text).map(|month| month.to_string())
 }
 
 #[derive(Args, Debug)]
@@ -120,12 +177,24 @@ pub(super) async fn run(args: BillingArgs) -> anyhow::Result<()> {
             let output = export.output.clone();
             let is_text = export.format != Format::Parquet;
             let connection = Connection::open(connection)?;
-            export::run(&connection, request(*export), output, is_text).await
+            export::run(&connection, Asked::Bill(request(*export)), output, is_text).await
+        }
+        BillingCommand::Statement(StatementArgs { tenant, period, cursor, output }) => {
+            let request = ExportStatementRequest { tenant, period, cursor: cursor.unwrap_or_default() };
+            let connection = Connection::open(connection)?;
+            export::run(&connection, Asked::Statement(request), output, true).await
         }
         BillingCommand::Alerts { tenant, max, output } => {
             alerts::run(&Connection::open(connection)?, tenant.unwrap_or_default(), max, output).await
         }
-        BillingCommand::Verify(_) => anyhow::bail!("billing verify is not available yet"),
+        BillingCommand::Periods { tenant, output } => {
+            periods::list(&Connection::open(connection)?, tenant.unwrap_or_default(), output).await
+        }
+        BillingCommand::Key { output } => periods::key(&Connection::open(connection)?, output).await,
+        BillingCommand::Verify(verify) => verify::run(&verify),
+        BillingCommand::Reprice { tenant, period, output } => {
+            periods::reprice(&Connection::open(connection)?, tenant, period, output).await
+        }
         BillingCommand::Reconcile(args) => reconcile::run(&Connection::open(connection)?, args).await,
     }
 }

@@ -1,4 +1,4 @@
-//! `tollgate billing export`: chunks of a bill from one node after another, until the last one.
+//! `tollgate billing export` and `statement`: chunks of a bill from one node after another, until the last one.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -7,8 +7,8 @@ use std::{
 };
 
 use tokio::signal::unix::{SignalKind, signal};
-use tollgate_proto::admin::v1::{ExportBillChunk, ExportBillRequest};
-use tonic::{Status, Streaming};
+use tollgate_proto::admin::v1::{ExportBillChunk, ExportBillRequest, ExportStatementRequest};
+use tonic::{Response, Status, Streaming};
 
 use super::target::Target;
 use crate::cmd::client::{
@@ -29,9 +29,32 @@ const CUT: &str = "the export was cut";
 #[error("interrupted")]
 pub(in crate::cmd::client) struct Interrupted;
 
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    Bill(ExportBillRequest),
+    Statement(ExportStatementRequest),
+}
+
+impl Asked {
+    fn cursor(&mut self) -> &mut String {
+        match self {
+            Self::Bill(request) => &mut request.cursor,
+            Self::Statement(request) => &mut request.cursor,
+        }
+    }
+
+    async fn of(self, at: &Attempt) -> Result<Response<Streaming<ExportBillChunk>>, Status> {
+        match self {
+            Self::Bill(request) => at.billing().export(at.stream_request(request)).await,
+            Self::Statement(request) => at.billing().export_statement(at.stream_request(request)).await,
+        }
+    }
+}
+
 pub(super) async fn run(
     connection: &Connection,
-    request: ExportBillRequest,
+    mut request: Asked,
     output: Option<PathBuf>,
     is_text: bool,
 ) -> anyhow::Result<()> {
@@ -40,7 +63,7 @@ pub(super) async fn run(
         return Err(Usage("Parquet is not for a terminal: give --output FILE".to_owned()).into());
     }
     let mut target = Target::open(output).await?;
-    let mut so_far = SoFar::new(request.cursor.clone(), to_stdout);
+    let mut so_far = SoFar::new(request.cursor().clone(), to_stdout);
     let mut stop = signal(SignalKind::terminate())?;
     let done = tokio::select! {
         biased;
@@ -72,7 +95,7 @@ pub(super) async fn run(
 /// Until the last chunk is written. Where a node goes away another one is asked, from the last chunk on.
 async fn copy(
     connection: &Connection,
-    mut request: ExportBillRequest,
+    mut request: Asked,
     target: &mut Target,
     so_far: &mut SoFar,
 ) -> anyhow::Result<()> {
@@ -80,7 +103,7 @@ async fn copy(
     loop {
         // A node that tells no first chunk has not answered: the next one is asked.
         let open = async |at: &Attempt| {
-            let mut chunks = at.billing().export(at.stream_request(request.clone())).await?.into_inner();
+            let mut chunks = request.clone().of(at).await?.into_inner();
             let first = chunks.message().await?.ok_or_else(|| Status::unavailable(CUT))?;
             Ok((first, chunks))
         };
@@ -90,7 +113,7 @@ async fn copy(
             let (bytes, last) = (data.len() as u64, chunk.last);
             target.write(data).await?;
             deadline = connection.deadline();
-            request.cursor.clone_from(&chunk.cursor);
+            request.cursor().clone_from(&chunk.cursor);
             so_far.add(chunk, bytes);
             if last {
                 return Ok(());

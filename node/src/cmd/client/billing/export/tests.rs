@@ -3,8 +3,9 @@ use std::net::SocketAddr;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tollgate_proto::admin::v1::{
-    ListAlertsRequest, ListAlertsResponse, ReconcileRequest, ReconcileResponse, ShowLedgerRequest, ShowLedgerResponse,
-    VerifyLedgerRequest, VerifyLedgerResponse,
+    GetStatementKeyRequest, GetStatementKeyResponse, ListAlertsRequest, ListAlertsResponse, ListPeriodsRequest,
+    ListPeriodsResponse, ReconcileRequest, ReconcileResponse, ShowLedgerRequest, ShowLedgerResponse,
+    VerifyLedgerRequest, VerifyLedgerResponse, VerifyPeriodRequest, VerifyPeriodResponse,
     billing_service_server::{BillingService, BillingServiceServer},
 };
 use tonic::{Request, Response, Status, async_trait, transport::Server};
@@ -46,6 +47,31 @@ impl BillingService for Node {
         Err(Status::unimplemented(""))
     }
 
+    type ExportStatementStream = Self::ExportStream;
+
+    async fn export_statement(
+        &self,
+        request: Request<ExportStatementRequest>,
+    ) -> Result<Response<Self::ExportStatementStream>, Status> {
+        let cursor = request.into_inner().cursor;
+        self.export(Request::new(ExportBillRequest { cursor, ..ExportBillRequest::default() })).await
+    }
+
+    async fn list_periods(&self, _: Request<ListPeriodsRequest>) -> Result<Response<ListPeriodsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn verify_period(&self, _: Request<VerifyPeriodRequest>) -> Result<Response<VerifyPeriodResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_statement_key(
+        &self,
+        _: Request<GetStatementKeyRequest>,
+    ) -> Result<Response<GetStatementKeyResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn show_ledger(&self, _: Request<ShowLedgerRequest>) -> Result<Response<ShowLedgerResponse>, Status> {
         Err(Status::unimplemented(""))
     }
@@ -65,6 +91,13 @@ async fn start(node: Node, nodes: &mut JoinSet<()>) -> SocketAddr {
 
 /// What is in the file when all is done, and how that went.
 async fn exported(nodes: &[Node]) -> (String, anyhow::Result<()>) {
+    let (bill, done) = of(nodes, Asked::Bill(ExportBillRequest::default())).await;
+    let (statement, also) = of(nodes, Asked::Statement(ExportStatementRequest::default())).await;
+    assert_eq!((&statement, also.is_ok()), (&bill, done.is_ok()));
+    (bill, done)
+}
+
+async fn of(nodes: &[Node], asked: Asked) -> (String, anyhow::Result<()>) {
     let (folder, mut running, mut admins) = (tempfile::tempdir().unwrap(), JoinSet::new(), Vec::new());
     for node in nodes {
         admins.push(format!("http://{}", start(node.clone(), &mut running).await));
@@ -73,7 +106,7 @@ async fn exported(nodes: &[Node]) -> (String, anyhow::Result<()>) {
     let connection = Connection::new(admins, String::new(), Duration::from_secs(2));
     let mut target = Target::open(Some(path.clone())).await.unwrap();
     let mut so_far = SoFar::new(String::new(), false);
-    let done = copy(&connection, ExportBillRequest::default(), &mut target, &mut so_far).await;
+    let done = copy(&connection, asked, &mut target, &mut so_far).await;
     target.finish().await.unwrap();
     (std::fs::read_to_string(path).unwrap(), done)
 }
