@@ -12,6 +12,8 @@ use crate::{
 
 /// No row is longer, by far.
 const MAX_LINE_BYTES: usize = 1 << 20;
+/// And no `event_id`.
+const MAX_EVENT_BYTES: usize = 64;
 /// Texts of one row that may or may not have been kept from being a formula: callers choose two.
 const MAX_UNSURE: usize = 6;
 
@@ -158,9 +160,16 @@ fn variants(cells: Vec<Cell<'static>>, unsure: &[usize]) -> impl Iterator<Item =
 
 type Cells = Result<Vec<Cell<'static>>, (Option<String>, String)>;
 
+/// The `event_id` of a line that may be no JSON any more.
+fn event_in(raw: &[u8]) -> Option<String> {
+    let text = raw.strip_prefix(b"{\"event_id\":\"")?;
+    let end = text.iter().take(MAX_EVENT_BYTES).position(|byte| *byte == b'"')?;
+    String::from_utf8(text[..end].to_vec()).ok()
+}
+
 fn json(raw: &[u8]) -> Cells {
     let object: Map<String, Value> =
-        serde_json::from_slice(raw).map_err(|error| (None, format!("is no row: {error}")))?;
+        serde_json::from_slice(raw).map_err(|error| (event_in(raw), format!("is no row: {error}")))?;
     let event = object.get("event_id").and_then(Value::as_str).map(str::to_owned);
     let wrong = |what: String| (event.clone(), what);
     if let Some(unknown) = object.keys().find(|key| !EVENTS.iter().any(|column| column.name == **key)) {

@@ -230,6 +230,9 @@ fn whatever_byte_is_changed_its_line_is_named() {
                 if with != bytes[at] {
                     let wrong = wrong(&changed, believed);
                     assert_eq!(wrong.line, line_of(&bytes, at), "byte {at} as {with}: {wrong}");
+                    // Where it can still be read at all, so is the row's name.
+                    let is_row = bytes[at..].starts_with(b"ettled");
+                    assert!(!is_row || wrong.event.is_some(), "byte {at} as {with}: {wrong}");
                 }
             }
             let mut shorter = bytes.clone();

@@ -21,6 +21,7 @@ mod membership;
 mod metrics;
 mod mix;
 mod overshoot;
+mod periods;
 mod prices;
 mod race;
 mod reconcile;
