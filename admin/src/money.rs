@@ -9,8 +9,7 @@ use tollgate_proto::admin::v1::{
     ExportBillChunk, ExportBillRequest, ExportStatementRequest, GetStatementKeyRequest, GetStatementKeyResponse,
     ListAlertsRequest, ListAlertsResponse, ListPeriodsRequest, ListPeriodsResponse, ReconcileRequest,
     ReconcileResponse, ShowLedgerRequest, ShowLedgerResponse, VerifyLedgerRequest, VerifyLedgerResponse,
-    VerifyPeriodRequest, VerifyPeriodResponse,
-    billing_service_server::BillingService,
+    VerifyPeriodRequest, VerifyPeriodResponse, billing_service_server::BillingService,
 };
 use tonic::{Request, Response, Status, Streaming, async_trait};
 

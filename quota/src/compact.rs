@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use prost::Message;
 use tollgate_proto::state::v1::{Attribution, Frame, Settle, record::Kind};
 use uuid::Uuid;
 
@@ -17,21 +18,20 @@ pub fn pack(frame: &mut Frame) {
     let mut settles = records.iter_mut().filter_map(|record| settle(&mut record.kind)).peekable();
     let first = settles.peek().and_then(|settle| settle.attribution.as_ref());
     *since_us = first.map_or(0, |attribution| attribution.admitted_us);
-    let mut known: HashMap<Attribution, u32> = HashMap::new();
+    let mut known: HashMap<Vec<u8>, u32> = HashMap::new();
     for settle in settles {
         let Some((id, after)) = settle.attribution.as_ref().and_then(|it| own(it, *since_us)) else { continue };
         let Some(request) = counted_from(first_request, settle.request) else { continue };
         let Some(mut common) = settle.attribution.take() else { continue };
         (common.request_id, common.admitted_us) = (String::new(), 0);
-        let next = u32::try_from(known.len()).expect("a frame is bounded") + 1;
-        settle.attributed = *known.entry(common).or_insert(next);
+        settle.attributed = *known.entry(common.encode_to_vec()).or_insert_with(|| {
+            attributions.push(common);
+            u32::try_from(attributions.len()).expect("a frame is bounded")
+        });
         settle.request_uuid = id.into_bytes().to_vec().into();
         settle.admitted_after_us = after;
         settle.request = request;
     }
-    let mut common: Vec<(Attribution, u32)> = known.into_iter().collect();
-    common.sort_unstable_by_key(|(_, at)| *at);
-    attributions.extend(common.into_iter().map(|(common, _)| common));
 }
 
 /// The number of a request within its incarnation; requests that nothing is held for have none.
@@ -96,7 +96,6 @@ fn settle(kind: &mut Option<Kind>) -> Option<&mut Settle> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use prost::Message;
     use tollgate_proto::state::v1::{Hold, Outcome, Record, Usage};
 
     use super::*;
@@ -119,6 +118,7 @@ mod tests {
             config_index: 123_456,
             currency: "USD".into(),
             prepaid: true,
+            ..Attribution::default()
         };
         let usage = Usage { input_tokens: 1_234, output_tokens: 345, cost: 1_234_567_890, ..Usage::default() };
         let settle = Settle {

@@ -48,8 +48,17 @@ async fn server() -> (Server, BillingServiceClient<Channel>) {
 
 type Client = BillingServiceClient<Channel>;
 
-async fn send(billing: &mut Client, token: &str, first: ReconcileRequest, file: &str, piece: usize) -> Result<ReconcileResponse, Status> {
-    let rest = file.as_bytes().chunks(piece).map(|data| ReconcileRequest { data: data.to_vec(), ..ReconcileRequest::default() });
+async fn send(
+    billing: &mut Client,
+    token: &str,
+    first: ReconcileRequest,
+    file: &str,
+    piece: usize,
+) -> Result<ReconcileResponse, Status> {
+    let rest = file
+        .as_bytes()
+        .chunks(piece)
+        .map(|data| ReconcileRequest { data: data.to_vec(), ..ReconcileRequest::default() });
     let pieces: Vec<_> = std::iter::once(first).chain(rest).collect();
     Ok(billing.reconcile(with(token, tokio_stream::iter(pieces))).await?.into_inner())
 }
@@ -68,7 +77,8 @@ async fn a_report_is_compared_however_it_is_cut_into_pieces() {
         assert_eq!((told.from.as_str(), told.to.as_str()), ("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z"));
         let told = send(&mut billing, &token, of_mock(), &FILE.replace("10,3", "10,4"), piece).await.unwrap();
         let [one] = &told.differences[..] else { panic!("{told:?}") };
-        let said = (one.period.as_str(), one.model.as_str(), one.figure.as_str(), one.ours.as_str(), one.theirs.as_str());
+        let said =
+            (one.period.as_str(), one.model.as_str(), one.figure.as_str(), one.ours.as_str(), one.theirs.as_str());
         assert_eq!(said, ("2026-11-01T00:00:00Z", "m", "output_tokens", "3", "4"));
     }
 }
