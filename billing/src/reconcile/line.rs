@@ -189,8 +189,8 @@ impl Partial {
         };
         let mut figures = self.figures;
         if let (Some(uncached), None) = (self.uncached, figures[INPUT]) {
-            let parts = [figures[CACHED], figures[WRITTEN]].into_iter().flatten();
-            let all = parts.fold(Some(uncached), |sum, part| sum?.checked_add(part));
+            let mut parts = [figures[CACHED], figures[WRITTEN]].into_iter().flatten();
+            let all = parts.try_fold(uncached, u64::checked_add);
             figures[INPUT] = Some(all.ok_or_else(|| wrong("input_tokens", "is more than there can be"))?);
         }
         let (provider, request) = (said.provider, said.request);
