@@ -142,7 +142,7 @@ impl Cluster {
             ..Settle::default()
         };
         let records = vec![Record { kind: Some(record::Kind::Settle(settle)) }];
-        let frames = vec![Frame { node: 1, incarnation: 1, first_seq: self.frames, records }];
+        let frames = vec![Frame { node: 1, incarnation: 1, first_seq: self.frames, records, ..Frame::default() }];
         self.apply(at(now), command::Kind::Quota(QuotaBatch { frames }));
     }
 

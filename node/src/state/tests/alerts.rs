@@ -51,7 +51,7 @@ fn bill(driven: &mut Driven, seq: u64, at: &str, tokens: u64) {
         ..Settle::default()
     };
     let records = vec![Record { kind: Some(record::Kind::Settle(settle)) }];
-    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: seq, records }];
+    let frames = vec![Frame { node: 1, incarnation: 1, first_seq: seq, records, ..Frame::default() }];
     driven.apply(command::Kind::Quota(QuotaBatch { frames }));
     assert_eq!(driven.rows, driven.image(), "what was written adds up to what there is");
 }
