@@ -8,7 +8,7 @@ use std::{
 
 use tollgate_billing::{
     export::{COLUMNS, COSTS, Cell, Source, cost, event},
-    ledger::{Attempt, Found, Keeper, Verified, amount_of, attempts, billed, cost_lines, lines, moves},
+    ledger::{Attempt, Found, Keeper, Nowhere, Verified, amount_of, attempts, billed, cost_lines, lines, moves},
     price::Line,
 };
 use tollgate_model::Money;
@@ -176,6 +176,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// What is said where this node's ledger can't be read.
 pub(crate) fn unread(error: &io::Error) -> Status {
     match error.kind() {
+        // Another node may have it still.
+        io::ErrorKind::NotFound if error.get_ref().is_some_and(|it| it.is::<Nowhere>()) => {
+            Status::unavailable(error.to_string())
+        }
         io::ErrorKind::WouldBlock | io::ErrorKind::StorageFull => Status::unavailable(error.to_string()),
         io::ErrorKind::InvalidData => {
             Status::data_loss(format!("{error}; `tollgate ledger verify` on this node mends it where it can"))

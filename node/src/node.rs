@@ -94,7 +94,7 @@ impl Node {
         let admin_metrics = AdminMetrics::register(&mut registry);
         let registry = Arc::new(RwLock::new(registry));
 
-        let (machine, state) = ReplicatedState::new(config.data_dir.join(ledger::DIR));
+        let (machine, state) = ReplicatedState::with(ledger::keeper(&config));
         let backplane = Arc::new(NodeBackplane::new(Arc::clone(&state)));
         let admin = AdminState {
             backplane: backplane.clone(),
@@ -147,6 +147,10 @@ impl Node {
         });
         let fetch = ledger::fetch(Arc::clone(state.books()), consensus.clone(), findings.ledger_missing());
         background.spawn(stoppable(admin_shutdown.drain.clone(), fetch));
+        if let Some(after) = config.archive_after {
+            let archive = ledger::archive(Arc::clone(&state), after);
+            background.spawn(stoppable(admin_shutdown.drain.clone(), archive));
+        }
         let has_space = has_space(ledger_full, backplane.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), has_space));
         let audit = audit::run(Arc::clone(&state), desk.clone(), findings);

@@ -3,20 +3,25 @@
 //! Whoever applies the log records; that never waits for the disk. The records wait in memory for a thread that writes them, or for
 //! a reader: it writes first what was applied before it came, and so reads all of that. Where there is no space they wait on. Too
 //! many are let go, which leaves a gap: then nothing is called durable until that is closed, so that the log is kept for it.
+//!
+//! Old segments go to an archive, where there is one. No lock is held while that is written or read: its disk may be far away.
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
+    io::{self, Read as _},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{LedgerRow, PriceVersionRow};
 use tollgate_storage::{Disk, RealDisk};
 
-use super::{Chain, Extent, Missing, Piece, SegmentReader, Segments, State, reader::Cursors};
+use super::{
+    Archive, Chain, Extent, Missing, Nowhere, Piece, SegmentReader, Segments, State, archive, reader::Cursors,
+};
 use crate::{Came, Changes, period::Terms};
 
 /// Records that wait to be written, at most: some minutes of a busy cluster.
@@ -31,6 +36,7 @@ pub struct Fetching(pub u64);
 pub struct Keeper {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    archive: Option<Archive>,
     state: RwLock<State>,
     pending: Mutex<Pending>,
     wake: Condvar,
@@ -78,12 +84,19 @@ impl Keeper {
         Self {
             disk,
             dir,
+            archive: None,
             state: RwLock::default(),
             pending: Mutex::default(),
             wake: Condvar::new(),
             files: Mutex::new(Files::new(Chain::default())),
             cursors: Mutex::default(),
         }
+    }
+
+    /// The same with an archive, from which it reads what it has let go of.
+    #[must_use]
+    pub fn with_archive(self, archive: Archive) -> Self {
+        Self { archive: Some(archive), ..self }
     }
 
     /// A short look at the replicated part. Applying waits meanwhile.
@@ -251,22 +264,104 @@ impl Keeper {
         Ok(())
     }
 
+    /// Copies the next segment to the archive and lets go of it: the first one that is not there yet, if its rows are all of
+    /// closed months, and were settled before then. False when there is none, or no archive.
+    ///
+    /// # Errors
+    /// What either file system says; `InvalidData` where the segment is broken; `WouldBlock` where it is still fetched. Then
+    /// nothing was let go of.
+    pub fn archive_next(&self, before: Timestamp) -> io::Result<bool> {
+        let Some(archive) = &self.archive else { return Ok(false) };
+        let Some((of, next)) = self.next_to_archive()? else { return Ok(false) };
+        // Log time only grows: what comes next is not older than its last row.
+        if self.begins(&next)? >= before.0 {
+            return Ok(false);
+        }
+        let mut bytes = Vec::new();
+        self.segment(&of.extent)?.read_to_end(&mut bytes)?;
+        of.check(&bytes).map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken))?;
+        archive.put(&of, &bytes)?;
+        self.let_go(&of)?;
+        Ok(true)
+    }
+
+    /// The first segment that was not let go of, if its months are closed, and the one behind it.
+    fn next_to_archive(&self) -> io::Result<Option<(Missing, Missing)>> {
+        let first = self.first_kept()?;
+        Ok(self.look(|state| {
+            let extent = state.closed().find(|extent| extent.segment == first)?;
+            Some((Missing::of(state.chain(), extent.segment)?, Missing::of(state.chain(), extent.segment + 1)?))
+        }))
+    }
+
+    /// The first segment that this node has not let go of.
+    pub(super) fn first_kept(&self) -> io::Result<u64> {
+        let mut files = self.files.lock();
+        let segments = self.written(&mut files)?;
+        Ok((1..).find(|segment| !segments.is_archived(*segment)).unwrap_or(u64::MAX))
+    }
+
+    fn let_go(&self, of: &Missing) -> io::Result<()> {
+        self.cursors.lock().clear();
+        self.written(&mut self.files.lock())?.let_go(&of.extent)
+    }
+
+    /// Finds a missing segment in the archive; whether it is there. It then stays there.
+    ///
+    /// # Errors
+    /// What either file system says; `InvalidData` where the archive has something else by its name.
+    pub fn find_archived(&self, missing: &Missing) -> io::Result<bool> {
+        let is_complete = self.look(|state| state.chain().complete().any(|extent| *extent == missing.extent));
+        let Some(archive) = self.archive.as_ref().filter(|_| is_complete) else { return Ok(false) };
+        match archive.get(missing) {
+            Ok(_) => self.let_go(missing).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Bytes of a segment, for another node: fewer than asked for where no more are there.
     ///
     /// # Errors
     /// What the file system says; `NotFound` when this node lacks it, too.
     pub fn read(&self, segment: u64, offset: u64, most: usize) -> io::Result<Vec<u8>> {
-        self.written(&mut self.files.lock())?.read(segment, offset, most)
+        {
+            let mut files = self.files.lock();
+            let segments = self.written(&mut files)?;
+            if !segments.is_archived(segment) {
+                return segments.read(segment, offset, most);
+            }
+        }
+        let extent = self.look(|state| state.chain().extent(segment)).ok_or(io::ErrorKind::NotFound)?;
+        let mut bytes = Vec::new();
+        self.archived(&extent)?.from(offset).take(most as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// A segment, from its beginning.
     pub(super) fn segment(&self, of: &Extent) -> io::Result<SegmentReader> {
-        let mut files = self.files.lock();
-        let segments = self.written(&mut files)?;
-        if segments.gaps().any(|gap| gap == of.segment) {
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, Fetching(of.segment)));
+        {
+            let mut files = self.files.lock();
+            let segments = self.written(&mut files)?;
+            if segments.gaps().any(|gap| gap == of.segment) {
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, Fetching(of.segment)));
+            }
+            if !segments.is_archived(of.segment) {
+                return segments.reader(of.segment);
+            }
         }
-        segments.reader(of.segment)
+        self.archived(of)
+    }
+
+    fn archived(&self, of: &Extent) -> io::Result<SegmentReader> {
+        match &self.archive {
+            Some(archive) => archive.reader(of),
+            None => {
+                let name = archive::name(of.segment, &of.hash);
+                let nowhere = Nowhere::NoArchive { segment: of.segment, name };
+                Err(io::Error::new(io::ErrorKind::NotFound, nowhere))
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | 4 | CRC-32C of the 48 bytes above |
 //! | records | 4 bytes of length, 4 of CRC-32C over the message, little-endian, and the message |
 
+mod archive;
 mod books;
 mod chain;
 mod cost;
@@ -24,6 +25,7 @@ mod segments;
 mod state;
 mod verify;
 
+pub use archive::{Archive, Nowhere};
 pub use books::{Account, Books, amount_of, billed, moves};
 pub use chain::{Chain, Extent, Hash, Piece, SEGMENT_BYTES};
 pub use cost::{Attempt, attempts, cost_of};

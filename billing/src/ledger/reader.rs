@@ -105,7 +105,7 @@ impl Keeper {
     }
 
     /// When the first row of a segment was settled.
-    fn begins(&self, of: &Missing) -> io::Result<u64> {
+    pub(super) fn begins(&self, of: &Missing) -> io::Result<u64> {
         let (mut records, extent) = (self.reading(of)?, of.extent);
         while let Some(record) = next(&mut records, &extent)? {
             if let Some(Kind::Row(row)) = record.kind {
@@ -144,6 +144,11 @@ impl Source for Keeper {
         // Log time only grows: the last segment that begins before then is where to look first.
         let extents = self.extents();
         let (mut low, mut high) = (0, extents.len());
+        // The archive is asked only for what is there: what was settled lately is found without it.
+        let kept = self.first_kept()?;
+        if let Some(first) = extents.iter().position(|of| of.extent.segment >= kept).filter(|first| *first > 0) {
+            if self.begins(&extents[first])? < settled.0 { low = first } else { high = first }
+        }
         while low < high {
             let middle = low.midpoint(high);
             if self.begins(&extents[middle])? < settled.0 {

@@ -6,6 +6,9 @@
 //! the place of the file only once all of it was checked.
 //!
 //! A segment is begun only after the one before it was synced as a whole, so only the last file can be torn.
+//!
+//! In the place of a segment that was let go of is a note of what the archive calls it: so its absence is no gap. Where there
+//! are both, the file counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +20,7 @@ use std::{
 use tollgate_storage::{Disk, DiskFile, read_full, write_full};
 
 use super::{
+    archive,
     chain::{Chain, Extent, Hash, Piece},
     segment::{Broken, Records, Why},
 };
@@ -26,6 +30,8 @@ const ASIDE: &str = "aside";
 const SUFFIX: &str = "seg";
 /// What comes from another node, until all of it is there.
 const PART: &str = "part";
+/// In the place of a segment that is in the archive.
+const NOTE: &str = "archived";
 
 /// The files.
 pub struct Segments {
@@ -39,6 +45,8 @@ pub struct Segments {
     current: Option<(u64, Arc<dyn DiskFile>)>,
     /// Segments that lack something.
     gaps: BTreeSet<u64>,
+    /// Segments that were let go of.
+    archived: BTreeSet<u64>,
     /// What came for them meanwhile, in order: at most the rest of the segment that was open when it was lost.
     waiting: Vec<Piece>,
 }
@@ -95,9 +103,10 @@ impl Segments {
             new_names: false,
             current: None,
             gaps: BTreeSet::new(),
+            archived: BTreeSet::new(),
             waiting: Vec::new(),
         };
-        let there = segments.numbers()?;
+        let (there, notes) = (segments.numbers(SUFFIX)?, segments.numbers(NOTE)?);
         let open = Some(chain.open().segment).filter(|_| chain.open().bytes > 0);
         let wanted: Vec<u64> = chain.complete().map(|it| it.segment).chain(open).collect();
         for segment in there.iter().filter(|segment| wanted.binary_search(segment).is_err()) {
@@ -106,6 +115,11 @@ impl Segments {
         let last = there.last().copied().unwrap_or(0);
         for of in wanted.into_iter().filter_map(|segment| Missing::of(chain, segment)) {
             let segment = of.extent.segment;
+            let is_noted = notes.binary_search(&segment).is_ok() && !there.contains(&segment);
+            if is_noted && segment < chain.open().segment {
+                segments.archived.insert(segment);
+                continue;
+            }
             let has = if there.contains(&segment) { segments.keep(&of, segment == last)? } else { 0 };
             if has < of.extent.bytes {
                 segments.gaps.insert(segment);
@@ -121,6 +135,7 @@ impl Segments {
 
     /// Something of a segment was found to be wrong, or was not written: it is to be had from another node.
     pub fn lose(&mut self, segment: u64) {
+        self.archived.remove(&segment);
         self.gaps.insert(segment);
     }
 
@@ -242,6 +257,34 @@ impl Segments {
         Ok(())
     }
 
+    /// Whether a segment was let go of.
+    #[must_use]
+    pub fn is_archived(&self, segment: u64) -> bool {
+        self.archived.contains(&segment)
+    }
+
+    /// Lets go of a complete segment that the archive durably has: a note takes the place of the file. Closes the gap, where it is one.
+    ///
+    /// # Errors
+    /// What the file system says: then the file is still what counts.
+    pub fn let_go(&mut self, of: &Extent) -> io::Result<()> {
+        let (path, note) = (self.path(of.segment), self.path(of.segment).with_extension(NOTE));
+        let file = self.disk.file(&note, true)?;
+        write_full(&*file, archive::name(of.segment, &of.hash).as_bytes(), 0)?;
+        file.sync_data()?;
+        self.disk.sync_dir(&self.dir)?;
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) | Ok(()) => self.disk.sync_dir(&self.dir)?,
+        }
+        self.current = self.current.take().filter(|(current, _)| *current != of.segment);
+        self.dirty.remove(&of.segment);
+        self.waiting.retain(|piece| piece.segment != of.segment);
+        self.gaps.remove(&of.segment);
+        self.archived.insert(of.segment);
+        Ok(())
+    }
+
     /// Bytes of a segment, for another node: fewer than asked for where no more are there.
     ///
     /// # Errors
@@ -261,13 +304,13 @@ impl Segments {
     /// # Errors
     /// `NotFound` when it is not there; what the file system says.
     pub fn reader(&self, segment: u64) -> io::Result<SegmentReader> {
-        Ok(SegmentReader { file: self.file(segment)?, at: 0 })
+        Ok(SegmentReader::new(self.file(segment)?))
     }
 
-    fn numbers(&self) -> io::Result<Vec<u64>> {
+    fn numbers(&self, suffix: &str) -> io::Result<Vec<u64>> {
         let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse().ok();
         let files = self.disk.list(&self.dir)?;
-        let segments = files.iter().filter(|path| path.extension().is_some_and(|it| it == SUFFIX));
+        let segments = files.iter().filter(|path| path.extension().is_some_and(|it| it == suffix));
         let mut numbers: Vec<u64> = segments.filter_map(number).collect();
         numbers.sort_unstable();
         Ok(numbers)
@@ -296,6 +339,17 @@ impl Segments {
 pub struct SegmentReader {
     file: Arc<dyn DiskFile>,
     at: u64,
+}
+
+impl SegmentReader {
+    pub(super) fn new(file: Arc<dyn DiskFile>) -> Self {
+        Self { file, at: 0 }
+    }
+
+    /// Goes on from there.
+    pub(super) fn from(self, at: u64) -> Self {
+        Self { at, ..self }
+    }
 }
 
 impl io::Read for SegmentReader {

@@ -9,7 +9,7 @@ use prost::Message;
 use tollgate_model::{LogIndex, Timestamp};
 use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, PriceVersionRow, ledger_record::Kind};
 
-use super::{Books, Chain, Piece};
+use super::{Books, Chain, Extent, Piece};
 use crate::{
     Came, Changes, RestoreError,
     period::{Periods, Placed, Terms, Touched},
@@ -96,6 +96,12 @@ impl State {
         &self.periods
     }
 
+    /// The complete segments whose rows are all on bills that are closed, from the first one on.
+    pub fn closed(&self) -> impl Iterator<Item = &Extent> {
+        let open = self.periods.first_open_segment().unwrap_or(u64::MAX);
+        self.chain.complete().take_while(move |extent| extent.segment < open)
+    }
+
     /// Whether this version of a price is in the ledger.
     #[must_use]
     pub fn names(&self, price: &str, version: u64) -> bool {
@@ -106,6 +112,11 @@ impl State {
     #[must_use]
     pub fn price(&self, name: &str, version: u64) -> Option<&PriceVersionRow> {
         self.prices.get(&(name.to_owned(), version))
+    }
+
+    /// Every version of a price that rows name.
+    pub fn prices(&self) -> impl Iterator<Item = &PriceVersionRow> {
+        self.prices.values()
     }
 
     /// A node says where it is.

@@ -1,17 +1,18 @@
-//! Reads a ledger through, from its first record: the chain, each row against the price that it names, and the sums.
+//! Reads a ledger through, from its first record: the chain, each row against the price that it names, and the sums. What was
+//! archived is read there; what is not to be had is told, and never taken for checked.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tollgate_model::Money;
 use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, ledger_record::Kind};
 
 use super::{
-    Attempt, Books, Broken, Hash, Keeper, Missing, Records, State, amount_of, attempts,
+    Attempt, Books, Broken, Hash, Keeper, Missing, Nowhere, Records, State, amount_of, archive, attempts,
     chain::genesis,
     cost_of,
     reader::{extents, next},
@@ -25,6 +26,8 @@ use crate::{
 /// What is wrong is told so often; beyond it there is only more.
 const MAX_PROBLEMS: usize = 100;
 const SUFFIX: &str = "seg";
+/// Of a segment that was archived, in its place.
+const NOTE: &str = "archived";
 
 /// What a ledger was found to be.
 #[derive(Debug, Default)]
@@ -45,7 +48,11 @@ pub struct Verified {
     pub problems: Vec<String>,
     /// Segments that are not what the cluster wrote.
     pub broken: Vec<u64>,
+    /// Segments that were archived, and could not be looked at: what they are is not known.
+    pub unseen: Vec<u64>,
     tariffs: BTreeMap<(String, u64), Tariff>,
+    /// Prices may be in what was not looked at.
+    is_partial: bool,
 }
 
 impl Verified {
@@ -99,6 +106,9 @@ impl Verified {
         }
         let id = format!("{price}@{version}");
         let Some(tariff) = self.tariffs.get(&(price.to_owned(), version)) else {
+            if self.is_partial {
+                return None;
+            }
             return Some(format!("names the price {id}, which is not in the ledger before it"));
         };
         let right = tariff.amount(used);
@@ -110,9 +120,32 @@ impl Verified {
         self.problem(broken.to_string());
     }
 
+    /// Goes on behind a segment that could not be read through.
+    fn failed(&mut self, of: &Missing, error: io::Error, state: &State) -> io::Result<()> {
+        let error = match error.downcast::<Broken>() {
+            Ok(broken) => {
+                self.broke(&broken);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let nowhere = error.downcast::<Nowhere>()?;
+        self.problem(format!("{nowhere}: it was not looked at"));
+        match nowhere {
+            Nowhere::Lost { segment, .. } => self.broken.push(segment),
+            Nowhere::NoArchive { .. } => {}
+        }
+        self.unseen.push(of.extent.segment);
+        (self.hash, self.last_seq) = (of.extent.hash, of.extent.last_seq);
+        // What later rows name may be in there.
+        let tariffs = state.prices().filter_map(|version| Tariff::of(version).ok());
+        self.tariffs.extend(tariffs.map(|tariff| ((tariff.name.to_string(), tariff.version.0), tariff)));
+        Ok(())
+    }
+
     /// What the sums should be, as the state has them.
     fn compare(&mut self, state: &State) {
-        if !self.broken.is_empty() {
+        if !self.broken.is_empty() || !self.unseen.is_empty() {
             return;
         }
         if self.records != state.chain().records() {
@@ -156,10 +189,7 @@ impl Keeper {
                     let after_seq = verified.last_seq;
                     verified.broke(&Broken { segment, offset: of.extent.bytes, after_seq, why });
                 }
-                Err(error) => match error.downcast::<Broken>() {
-                    Ok(broken) => verified.broke(&broken),
-                    Err(error) => return Err(error),
-                },
+                Err(error) => verified.failed(&of, error, &state)?,
             }
         }
         verified.compare(&state);
@@ -176,29 +206,39 @@ impl Keeper {
     }
 }
 
-/// Reads the files in a directory through, of a node that does not run: the chain from its beginning, prices and sums. How far
-/// it should go, only a node that runs can say.
+/// Reads the files in a directory through, of a node that does not run: the chain from its beginning, prices and sums, with what
+/// it has let go of where that archive is given. How far it should go, only a node that runs can say.
 ///
 /// # Errors
 /// What the file system says.
-pub fn verify_files(dir: &Path) -> io::Result<Verified> {
-    let mut files = Vec::new();
+pub fn verify_files(dir: &Path, archive: Option<&Path>) -> io::Result<Verified> {
+    let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u64>().ok();
+    let (mut files, mut notes) = (BTreeMap::new(), BTreeMap::new());
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let is_segment = path.extension().is_some_and(|it| it == SUFFIX);
-        let number = path.file_stem().and_then(|it| it.to_str()).and_then(|it| it.parse::<u64>().ok());
-        files.extend(number.filter(|_| is_segment).map(|number| (number, path)));
+        let kind = path.extension().and_then(|it| it.to_str()).unwrap_or_default();
+        let of = match kind {
+            SUFFIX => &mut files,
+            NOTE => &mut notes,
+            _ => continue,
+        };
+        of.extend(number(&path).map(|number| (number, path)));
     }
-    files.sort();
+    let archived = archive.map(archived_files).transpose()?;
+    let last = files.keys().next_back().max(notes.keys().next_back()).copied().unwrap_or(0);
     let mut verified = Verified { hash: genesis(), ..Verified::default() };
-    for (at, (number, path)) in (1..).zip(files) {
-        if number != at {
-            verified.problem(format!("segment {at} is not there: it was removed, or is still to be fetched"));
-            break;
-        }
-        verified.segments = at;
-        if let Err(broken) = verified.read_file(number, File::open(path)?) {
-            verified.broke(&broken);
+    for segment in 1..=last {
+        let copies = archived.as_ref().and_then(|archived| archived.get(&segment));
+        let goes_on = match (files.get(&segment), copies, notes.get(&segment)) {
+            (Some(file), ..) => verified.read_one(segment, std::slice::from_ref(file))?,
+            (None, Some(copies), _) => verified.read_one(segment, copies)?,
+            (None, None, Some(note)) => verified.pass_over(segment, note, archive)?,
+            (None, None, None) => {
+                verified.problem(format!("segment {segment} is not there: it was removed, or is still to be fetched"));
+                false
+            }
+        };
+        if !goes_on {
             break;
         }
     }
@@ -206,14 +246,63 @@ pub fn verify_files(dir: &Path) -> io::Result<Verified> {
     Ok(verified)
 }
 
+/// The files of an archive, by segment: several where it is of more than one cluster.
+fn archived_files(dir: &Path) -> io::Result<BTreeMap<u64, Vec<PathBuf>>> {
+    let mut files: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if let Some(segment) = archive::segment_of(&path) {
+            files.entry(segment).or_default().push(path);
+        }
+    }
+    Ok(files)
+}
+
 impl Verified {
-    fn read_file(&mut self, segment: u64, file: File) -> Result<(), Broken> {
-        let mut records = Records::open(BufReader::new(file), segment, self.hash, self.last_seq)?;
+    /// Reads a segment from the first of these files that goes on from the one before it; whether it is in order.
+    fn read_one(&mut self, segment: u64, files: &[PathBuf]) -> io::Result<bool> {
+        self.segments += 1;
+        let mut begins_wrong = None;
+        for path in files {
+            let file = BufReader::new(File::open(path)?);
+            match Records::open(file, segment, self.hash, self.last_seq) {
+                Ok(records) => {
+                    let read = self.read_records(records, archive::hash_of(path));
+                    read.as_ref().err().into_iter().for_each(|broken| self.broke(broken));
+                    return Ok(read.is_ok());
+                }
+                Err(broken) => begins_wrong = begins_wrong.or(Some(broken)),
+            }
+        }
+        begins_wrong.iter().for_each(|broken| self.broke(broken));
+        Ok(false)
+    }
+
+    /// `named`: the hash that the file has in its name, if it is one of an archive.
+    fn read_records(&mut self, mut records: Records<BufReader<File>>, named: Option<Hash>) -> Result<(), Broken> {
         for record in &mut records {
             self.take(record?);
         }
         self.hash = records.hash();
-        Ok(())
+        match named {
+            Some(hash) if hash != self.hash => Err(Broken { why: Why::Hash, ..records.ended() }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A segment that was archived, without its archive: the chain goes on behind it from the hash in its note.
+    fn pass_over(&mut self, segment: u64, note: &Path, archive: Option<&Path>) -> io::Result<bool> {
+        let name = std::fs::read_to_string(note)?;
+        let Some(hash) = archive::hash_of(Path::new(&name)) else {
+            self.problem(format!("segment {segment} is not there, and {} does not say what it was", note.display()));
+            return Ok(false);
+        };
+        if let Some(archive) = archive {
+            self.problem(Nowhere::Lost { segment, path: archive.join(&name) }.to_string());
+        }
+        self.unseen.push(segment);
+        (self.hash, self.is_partial) = (hash, true);
+        Ok(true)
     }
 }
 

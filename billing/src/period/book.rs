@@ -206,6 +206,16 @@ impl Periods {
         })
     }
 
+    /// The first segment of the ledger with a row of a month that is not closed.
+    #[must_use]
+    pub fn first_open_segment(&self) -> Option<u64> {
+        let open = |months: &'_ Months| {
+            let open = months.values().rev().take_while(|it| it.closed.is_none());
+            open.filter_map(|it| it.segments.first().map(|(first, _)| *first)).min()
+        };
+        self.tenants.values().filter_map(open).min()
+    }
+
     /// A month of a tenant.
     #[must_use]
     pub fn get(&self, tenant: &str, month: Month) -> Option<&Arc<Period>> {

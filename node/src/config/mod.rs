@@ -60,6 +60,8 @@ pub(crate) const KEYS: &[&str] = &[
     "drain.delay",
     "drain.timeout",
     "limits.isolation",
+    "ledger.archive",
+    "ledger.archive_after",
     "telemetry.log",
     "telemetry.otlp",
 ];
@@ -101,6 +103,10 @@ pub(crate) struct NodeConfig {
     pub(crate) drain_timeout: Duration,
     /// For so long a node that nobody answers spends the leases it has.
     pub(crate) isolation: Duration,
+    /// Where old segments of the ledger are.
+    pub(crate) archive: Option<PathBuf>,
+    /// How old they are when they go there; none where this node only reads it.
+    pub(crate) archive_after: Option<Duration>,
     /// A `tracing` filter: `info`, `warn,tollgate_gateway=debug`.
     pub(crate) log: String,
 }
@@ -177,6 +183,11 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let drain_delay = take.duration("drain.delay", DRAIN_DELAY);
     let drain_timeout = take.duration("drain.timeout", DRAIN_TIMEOUT);
     let isolation = take.duration("limits.isolation", ISOLATION);
+    let archive = take.optional_path("ledger.archive");
+    let archive_after = take.optional_duration("ledger.archive_after");
+    if archive.is_none() {
+        take.refuse("ledger.archive_after", "is given without ledger.archive: name the directory that segments go to");
+    }
     let log = take.log_filter("telemetry.log");
     Some(NodeConfig {
         id: id?,
@@ -196,6 +207,8 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         drain_delay,
         drain_timeout,
         isolation,
+        archive,
+        archive_after,
         log,
     })
 }

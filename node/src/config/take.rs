@@ -280,15 +280,13 @@ impl<'a> Take<'a> {
     }
 
     pub(super) fn duration(&mut self, key: &str, default: Duration) -> Duration {
-        let Some(found) = self.raw(key) else { return default };
-        let Some((text, origin)) = self.text(key, found) else { return default };
-        match parse_duration(&text) {
-            Ok(duration) => duration,
-            Err(error) => {
-                self.add(key, error, origin);
-                default
-            }
-        }
+        self.optional_duration(key).unwrap_or(default)
+    }
+
+    pub(super) fn optional_duration(&mut self, key: &str) -> Option<Duration> {
+        let found = self.raw(key)?;
+        let (text, origin) = self.text(key, found)?;
+        parse_duration(&text).map_err(|error| self.add(key, error, origin)).ok()
     }
 
     pub(super) fn size(&mut self, key: &str, default: u64) -> u64 {

@@ -87,6 +87,20 @@ fn every_problem_is_reported_at_once_with_its_line() {
 }
 
 #[test]
+fn an_archive_is_read_alone_or_written_too_but_not_without_a_directory() {
+    let ledger = |text: &str| parse(&format!("{GOOD}[ledger]\n{text}\n"), &[]);
+    let config = ledger("archive = \"old\"").unwrap();
+    assert_eq!((config.archive, config.archive_after), (Some(PathBuf::from("/etc/tollgate/old")), None));
+    let config = ledger("archive = \"/mnt/old\"\narchive_after = \"90d\"").unwrap();
+    assert_eq!(config.archive_after, Some(Duration::from_hours(90 * 24)));
+    let problems = ledger("archive_after = \"90d\"").unwrap_err();
+    assert!(problems[0].contains("ledger.archive_after: is given without ledger.archive"), "{problems:#?}");
+    let problems = ledger("archive = \"\"\narchive_after = \"soon\"").unwrap_err();
+    assert!(problems.iter().any(|it| it.contains("ledger.archive: is empty")), "{problems:#?}");
+    assert!(problems.iter().any(|it| it.contains("ledger.archive_after: `soon` is not")), "{problems:#?}");
+}
+
+#[test]
 fn broken_syntax_is_located() {
     let problems = parse("[node\nid = 1", &[]).unwrap_err();
     assert!(problems[0].starts_with("node.toml:1:"), "{problems:#?}");

@@ -1,4 +1,4 @@
-//! Segments of the ledger from other nodes, and for them.
+//! Segments of the ledger from the archive and from other nodes, and for them.
 //!
 //! A segment is the same bytes on every node, and the state has its hash: so whoever has it may send it, and nobody need be
 //! believed. It is asked of one node after another, in pieces, and taken in only as a whole.
@@ -89,8 +89,17 @@ pub(crate) async fn fetch(keeper: Arc<Keeper>, consensus: Consensus, left: Arc<A
     }
 }
 
-/// Asks one node after another; whether one had it.
+/// Looks into the archive, and asks one node after another; whether it was to be had.
 async fn obtain(keeper: &Arc<Keeper>, consensus: &Consensus, missing: Missing) -> bool {
+    let of = Arc::clone(keeper);
+    match spawn_blocking(move || of.find_archived(&missing)).await {
+        Ok(Ok(true)) => return true,
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(%error, segment = missing.extent.segment, "the archive does not have this segment");
+        }
+        Err(error) => warn!(%error, "the archive could not be looked into"),
+    }
     let status = consensus.status();
     let mut peers: Vec<u64> = status.members.iter().map(|member| member.node).filter(|it| *it != status.node).collect();
     // Not all segments of the same node.

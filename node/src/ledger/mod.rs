@@ -1,8 +1,10 @@
-//! The files of the billing ledger on this node: one thread that writes what was applied, and a task that fetches what is missing.
+//! The files of the billing ledger on this node: one thread that writes what was applied, a task that fetches what is missing, and
+//! one that archives what is old.
 //!
 //! A full disk is waited for: the node is not ready meanwhile, rows wait in memory, and neither snapshots nor the state store
 //! say that they are durable, so that the log is kept for them. Any other failure of a write ends the process.
 
+mod archive;
 mod fetch;
 
 use std::{
@@ -13,9 +15,12 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tollgate_billing::ledger::Keeper;
+use tollgate_billing::ledger::{Archive, Keeper};
 use tracing::{error, info, warn};
 
+use crate::config::NodeConfig;
+
+pub(crate) use self::archive::archive;
 pub(crate) use self::fetch::{SERVICE, Serving, fetch};
 
 /// The directory under `node.data_dir`.
@@ -24,6 +29,15 @@ pub(crate) const DIR: &str = "ledger";
 const IDLE: Duration = Duration::from_secs(1);
 /// Between two attempts on a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(100);
+
+/// The ledger that a node will have, and its archive.
+pub(crate) fn keeper(config: &NodeConfig) -> Keeper {
+    let keeper = Keeper::new(config.data_dir.join(DIR));
+    match &config.archive {
+        Some(dir) => keeper.with_archive(Archive::new(dir.clone(), config.id)),
+        None => keeper,
+    }
+}
 
 /// The writing thread. Dropping it writes what waits, and ends it.
 pub(crate) struct Scribe {

@@ -30,7 +30,6 @@ mod zones;
 
 use std::{
     io,
-    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
@@ -153,12 +152,18 @@ pub(crate) struct ReplicatedState {
 }
 
 impl ReplicatedState {
-    /// An empty state, and what its readers hold. The billing ledger will be in `dir`.
-    pub(crate) fn new(dir: PathBuf) -> (ReplicatedState, Arc<Shared>) {
+    /// The same with the billing ledger in `dir`.
+    #[cfg(test)]
+    pub(crate) fn new(dir: std::path::PathBuf) -> (ReplicatedState, Arc<Shared>) {
+        Self::with(Keeper::new(dir))
+    }
+
+    /// An empty state, and what its readers hold.
+    pub(crate) fn with(books: Keeper) -> (ReplicatedState, Arc<Shared>) {
         let config = ConfigState { index: LogIndex(0), catalog: Arc::new(Catalog::default()) };
         let shared = Arc::new(Shared {
             ledger: RwLock::new(bounded(Ledger::new())),
-            books: Arc::new(Keeper::new(dir)),
+            books: Arc::new(books),
             usage: RwLock::new(UsageTable::default()),
             credits: RwLock::new(CreditBook::default()),
             alerts: RwLock::new(AlertBook::default()),

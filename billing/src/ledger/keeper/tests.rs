@@ -275,6 +275,8 @@ fn verify_names_the_segment_and_the_place_and_what_does_not_add_up() {
     assert!(problems.iter().any(|it| it.contains("and the books say 0")), "{problems:?}");
 }
 
+mod archiving;
+
 fn restarted_with(disk: &SimDisk, state: State) -> Keeper {
     let next = keeper(disk);
     next.restore(state);

@@ -47,12 +47,15 @@ enum LedgerCommand {
     ///
     /// Exit code 1 where something is wrong, with the first of it on standard error.
     #[command(
-        after_help = "Examples:\n  tollgate ledger verify --admin http://127.0.0.1:9000\n  tollgate ledger verify --dir /var/lib/tollgate"
+        after_help = "Examples:\n  tollgate ledger verify --admin http://127.0.0.1:9000\n  tollgate ledger verify --dir /var/lib/tollgate --archive /mnt/archive"
     )]
     Verify {
         /// The `node.data_dir` of a node that does not run: its files alone, without a cluster.
         #[arg(long, value_name = "DATA_DIR")]
         dir: Option<PathBuf>,
+        /// The `ledger.archive` of that node: what it has archived is read there. Without it, that is not looked at.
+        #[arg(long, value_name = "ARCHIVE_DIR", requires = "dir")]
+        archive: Option<PathBuf>,
         /// How to print it.
         #[arg(short, long, value_enum, default_value = "table")]
         output: ListFormat,
@@ -69,12 +72,15 @@ enum LedgerCommand {
 
 pub(super) async fn run(args: LedgerArgs) -> anyhow::Result<()> {
     match args.command {
-        LedgerCommand::Verify { dir: Some(dir), output } => verified(offline(&dir)?, output),
-        LedgerCommand::Verify { dir: None, output } => {
+        LedgerCommand::Verify { dir: Some(dir), archive, output } => {
+            let (found, unseen) = offline(&dir, archive.as_deref())?;
+            verified(found, &unseen, output)
+        }
+        LedgerCommand::Verify { dir: None, output, .. } => {
             let connection = Connection::open(args.connection)?;
             let answer =
                 connection.read(async |at| at.billing().verify_ledger(at.request(VerifyLedgerRequest {})).await);
-            verified(answer.await?.into_inner(), output)
+            verified(answer.await?.into_inner(), &[], output)
         }
         LedgerCommand::Show { request_id, output } => {
             let connection = Connection::open(args.connection)?;
@@ -89,21 +95,26 @@ pub(super) async fn run(args: LedgerArgs) -> anyhow::Result<()> {
     }
 }
 
-fn offline(data_dir: &Path) -> anyhow::Result<VerifyLedgerResponse> {
+/// What was found, and the segments that were not looked at.
+fn offline(data_dir: &Path, archive: Option<&Path>) -> anyhow::Result<(VerifyLedgerResponse, Vec<u64>)> {
     let dir = data_dir.join(DIR);
-    let verified = verify_files(&dir).with_context(|| format!("--dir: can't read {}", dir.display()))?;
-    Ok(VerifyLedgerResponse {
+    if let Some(archive) = archive {
+        archive.read_dir().with_context(|| format!("--archive: can't read {}", archive.display()))?;
+    }
+    let verified = verify_files(&dir, archive).with_context(|| format!("--dir: can't read {}", dir.display()))?;
+    let found = VerifyLedgerResponse {
         rows: verified.rows,
         segments: verified.segments,
         last_seq: verified.last_seq,
         hash: hex::encode(verified.hash),
         problems: verified.problems,
         ..VerifyLedgerResponse::default()
-    })
+    };
+    Ok((found, verified.unseen))
 }
 
 /// What was found; a failure where something is wrong.
-fn verified(found: VerifyLedgerResponse, output: ListFormat) -> anyhow::Result<()> {
+fn verified(found: VerifyLedgerResponse, unseen: &[u64], output: ListFormat) -> anyhow::Result<()> {
     let node = (found.node != 0).then_some(found.node);
     let row = json!({
         "node": node,
@@ -113,6 +124,7 @@ fn verified(found: VerifyLedgerResponse, output: ListFormat) -> anyhow::Result<(
         "lastSeq": found.last_seq,
         "hash": found.hash,
         "problems": found.problems,
+        "notLookedAt": unseen,
         "balances": found.balances.iter().map(balance).collect::<Vec<_>>(),
     });
     match output {
@@ -125,10 +137,23 @@ fn verified(found: VerifyLedgerResponse, output: ListFormat) -> anyhow::Result<(
             }
         }
     }
+    if let Some(told) = not_looked_at(unseen) {
+        anstream::eprintln!("tollgate: {told}");
+    }
     for problem in &found.problems {
         anstream::eprintln!("tollgate: {problem}");
     }
     if found.problems.is_empty() { Ok(()) } else { Err(Told.into()) }
+}
+
+/// That the rest being in order says nothing of these.
+fn not_looked_at(unseen: &[u64]) -> Option<String> {
+    let (first, last) = (unseen.first()?, unseen.last()?);
+    let which = if first == last { format!("segment {first}") } else { format!("segments {first} to {last}") };
+    Some(format!(
+        "{which} of the ledger, archived by this node, {} not looked at, and no row by a price that only they have: name the directory with --archive",
+        if first == last { "was" } else { "were" },
+    ))
 }
 
 fn balances(balances: &[LedgerBalance]) -> Table {
