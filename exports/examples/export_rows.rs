@@ -7,7 +7,7 @@ use std::{env, error::Error, io, sync::Arc, time::Instant};
 
 use tollgate_billing::export::{Export, Format, Query, Schema, Source, Tenants, Terms};
 use tollgate_model::Timestamp;
-use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
+use tollgate_proto::state::v1::{CreditEventRow, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
 
 const BEGIN: u64 = 1_793_491_200_000_000;
 
@@ -69,6 +69,10 @@ struct Nobody;
 impl Tenants for Nobody {
     fn terms(&self, _: &str) -> Terms {
         Terms::default()
+    }
+
+    fn credit(&self, _: Option<&str>, _: Timestamp, _: Timestamp) -> Vec<Arc<CreditEventRow>> {
+        Vec::new()
     }
 }
 

@@ -188,7 +188,8 @@ impl Backplane for NodeBackplane {
 
     fn export(&self, query: export::Query, cursor: &str) -> Result<BillExport, ExportError> {
         let encoder = tollgate_exports::encoder(&query)?;
-        let payers = Payers(Arc::clone(&self.config().borrow().catalog));
+        let catalog = Arc::clone(&self.config().borrow().catalog);
+        let payers = Payers { catalog, state: Arc::clone(&self.state) };
         Ok(Box::new(Export::open(self.ledger(), Arc::new(payers), query, cursor, encoder)?))
     }
 
@@ -240,11 +241,14 @@ impl Backplane for NodeBackplane {
 }
 
 /// The tenants, as they were when an export began.
-struct Payers(Arc<Catalog>);
+struct Payers {
+    catalog: Arc<Catalog>,
+    state: Arc<Shared>,
+}
 
 impl Tenants for Payers {
     fn terms(&self, tenant: &str) -> Terms {
-        let Some(stored) = self.0.kind(Kind::Tenant).get(tenant) else { return Terms::default() };
+        let Some(stored) = self.catalog.kind(Kind::Tenant).get(tenant) else { return Terms::default() };
         let Ok(Checked::Tenant(checked)) = tollgate_model::check(&stored.resource) else { return Terms::default() };
         let tags = match &stored.resource.kind {
             Some(Raw::Tenant(raw)) => raw.metadata.as_ref().map(|metadata| metadata.labels.clone()),
@@ -255,6 +259,10 @@ impl Tenants for Payers {
             zone: checked.time_zone.clone(),
             tags: tags.unwrap_or_default().into_iter().collect(),
         }
+    }
+
+    fn credit(&self, tenant: Option<&str>, from: Timestamp, to: Timestamp) -> Vec<Arc<CreditEventRow>> {
+        self.state.credits(|book| book.events(tenant, from, to))
     }
 }
 

@@ -82,6 +82,10 @@ impl Tenants for NoTerms {
     fn terms(&self, _: &str) -> Terms {
         Terms::default()
     }
+
+    fn credit(&self, _: Option<&str>, _: Timestamp, _: Timestamp) -> Vec<Arc<CreditEventRow>> {
+        Vec::new()
+    }
 }
 
 #[derive(Default)]

@@ -270,6 +270,14 @@ impl CreditBook {
         Some(CreditView { currency, granted, spent, expired, pending, owed, grants })
     }
 
+    /// All events of a tenant, or of all in their order, from then on and before then; each tenant's in order.
+    #[must_use]
+    pub fn events(&self, tenant: Option<&str>, from: Timestamp, to: Timestamp) -> Vec<Arc<CreditEventRow>> {
+        let accounts = self.tenants.iter().filter(|(name, _)| tenant.is_none_or(|tenant| tenant == **name));
+        let events = accounts.flat_map(|(_, account)| account.events.values());
+        events.filter(|event| (from.0..to.0).contains(&event.time_us)).cloned().collect()
+    }
+
     /// Events of a tenant, the newest first: those before this one, or from the newest on.
     #[must_use]
     pub fn history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>> {

@@ -5,13 +5,17 @@
 //! add up to what it says, as those of a correction do not, is a charge without a meter. What nobody is billed for is no
 //! charge. What upstreams bill for it stands beside it, exactly, too: of every currency the sum of `x_ProviderCost` is the sum of the
 //! attempts; what is in another currency than the answer's is a charge of nothing. Unit prices and quantities are for the same unit, so that their product is the cost to the last digit.
+//!
+//! Beside what a contract says stands what was on the list when the request was admitted; what only the list has, as its own minimum,
+//! is a charge of nothing with a `ListCost`. Behind all usage comes what was bought, corrected and lost of credit, by tenant.
 
 mod charge;
+mod credit;
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 
 use tollgate_model::{Money, Month, Timestamp, Window};
-use tollgate_proto::state::v1::{LedgerRow, UsageSource};
+use tollgate_proto::state::v1::{CreditEventRow, LedgerRow, UsageSource};
 
 use self::charge::cells;
 pub(super) use self::charge::columns;
@@ -19,6 +23,7 @@ use super::{
     ExportError,
     encode::Encode,
     groups::Groups,
+    query::Query,
     source::{Source, Tenants, Terms},
     sums::{Sums, Took, add, add_money},
 };
@@ -45,6 +50,8 @@ struct Key {
     provider_model: String,
     /// Name and version; no name where there was none.
     price: (String, u64),
+    /// Of the price that was on the list, where another counts.
+    list: (String, u64),
     currency: String,
     is_correction: bool,
     /// What its upstream bills in; empty where that has no price.
@@ -54,14 +61,34 @@ struct Key {
     month: (Timestamp, Timestamp),
 }
 
-/// One of the price's lines: its meter, and what one unit of it costs, in pico-units. None: not of a price.
-type Part = Option<(Meter, i128)>;
+/// One of the price's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Metered {
+    meter: Meter,
+    /// What one unit of it costs, in pico-units.
+    rate: i128,
+    /// And by the list.
+    list_rate: i128,
+}
+
+/// None: not of a price.
+type Part = Option<Metered>;
+
+/// What a row has of a part.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    part: Part,
+    quantity: u64,
+    cost: Money,
+    list_cost: Money,
+}
 
 /// The sums of a charge.
 #[derive(Debug, Default)]
 struct Sum {
     quantity: u64,
     cost: i128,
+    list_cost: i128,
     requests: u64,
     estimated: u64,
     seqs: Option<(u64, u64)>,
@@ -76,6 +103,8 @@ pub(super) struct Focus {
     groups: Groups<Key, BTreeMap<Part, Sum>>,
     tariffs: HashMap<(String, u64), Option<Arc<Tariff>>>,
     known: HashMap<String, Known>,
+    /// What became of credit, and is not written yet.
+    credit: std::vec::IntoIter<Arc<CreditEventRow>>,
 }
 
 /// A tenant, and the month that was asked for last.
@@ -85,9 +114,12 @@ struct Known {
 }
 
 impl Focus {
-    pub(super) fn new(source: Arc<dyn Source>, tenants: Arc<dyn Tenants>, issuer: String) -> Self {
-        let groups = Groups::new(MAX_GROUPS);
-        Self { source, tenants, issuer, groups, tariffs: HashMap::new(), known: HashMap::new() }
+    pub(super) fn new(source: Arc<dyn Source>, tenants: Arc<dyn Tenants>, query: &Query) -> Self {
+        let (groups, issuer) = (Groups::new(MAX_GROUPS), query.issuer.clone());
+        let mut credit = tenants.credit(query.tenant.as_deref(), query.from, query.to);
+        credit.retain(|event| credit::is_charge(event));
+        let credit = credit.into_iter();
+        Self { source, tenants, issuer, groups, tariffs: HashMap::new(), known: HashMap::new(), credit }
     }
 
     fn known(&mut self, tenant: &str) -> &mut Known {
@@ -140,10 +172,18 @@ impl Focus {
             model: row.model.clone(),
             provider_model: row.provider_model.clone(),
             price: (row.price.clone(), row.price_version),
+            list: (row.list_price.clone(), row.list_price_version),
             currency: row.currency.clone(),
             is_correction: row.corrects != 0 || row.late_for != 0,
             bills_in: String::new(),
         }
+    }
+
+    fn take_credit(&mut self, encoder: &mut dyn Encode, into: &mut Vec<u8>) -> Result<Took, ExportError> {
+        let Some(event) = self.credit.next() else { return Ok(Took::All) };
+        let terms = Arc::clone(&self.known(&event.tenant).terms);
+        encoder.row(&credit::cells(&self.issuer, &terms, &event), into)?;
+        Ok(Took::Rows(1))
     }
 
     /// What upstreams bill for a request in the currency of its answer's, with the meter that it is for, where it is for one; and all
@@ -178,7 +218,8 @@ impl Sums for Focus {
             return Ok(());
         }
         let tariff = self.tariff(&row.price, row.price_version)?;
-        let parts = parts(row, tariff.as_deref());
+        let list = self.tariff(&row.list_price, row.list_price_version)?;
+        let parts = parts(row, tariff.as_deref(), list.as_deref());
         let bills_in = attempts(row).find(|attempt| attempt.is_own).map_or("", |own| &own.cost.currency);
         let costs = self.costs(row, bills_in)?;
         let key = Key { bills_in: bills_in.to_owned(), ..self.key(row) };
@@ -188,14 +229,14 @@ impl Sums for Focus {
         }
         self.groups.add(key, |sums| {
             // With the charge for the same meter, or else the first.
-            let first = parts.first().and_then(|(part, ..)| *part);
+            let first = parts.first().and_then(|share| share.part);
             for (meter, amount) in costs.same {
-                let is_of = |part: &Part| part.is_some_and(|(it, _)| Some(it) == meter);
-                let part = parts.iter().map(|(part, ..)| *part).find(is_of).unwrap_or(first);
+                let is_of = |part: &Part| part.is_some_and(|it| Some(it.meter) == meter);
+                let part = parts.iter().map(|share| share.part).find(is_of).unwrap_or(first);
                 sums.entry(part).or_default().add_cost(amount, row)?;
             }
-            for (part, quantity, cost) in parts {
-                sums.entry(part).or_default().add(quantity, cost, row)?;
+            for share in parts {
+                sums.entry(share.part).or_default().add(&share, row)?;
             }
             Ok(())
         })
@@ -203,7 +244,7 @@ impl Sums for Focus {
 
     fn take(&mut self, encoder: &mut dyn Encode, into: &mut Vec<u8>) -> Result<Took, ExportError> {
         let Some((key, sums)) = self.groups.take() else {
-            return Ok(if self.groups.turn() { Took::Again } else { Took::All });
+            return if self.groups.turn() { Ok(Took::Again) } else { self.take_credit(encoder, into) };
         };
         let terms = Arc::clone(&self.known(&key.tenant).terms);
         for (part, sum) in &sums {
@@ -214,30 +255,73 @@ impl Sums for Focus {
 }
 
 /// What a row charges, in parts that add up to it.
-fn parts(row: &LedgerRow, tariff: Option<&Tariff>) -> Vec<(Part, u64, Money)> {
+fn parts(row: &LedgerRow, tariff: Option<&Tariff>, list: Option<&Tariff>) -> Vec<Share> {
     let amount = amount_of(row).unwrap_or_default();
     let used = Quantities::from(row);
-    let part = |line: Line| match line.meter {
-        // What lacks to the least is another amount each time: it is told in the currency, at 1.
-        Meter::Minimum => (Some((Meter::Minimum, Money::ONE.0)), 0, line.amount),
-        meter => (Some((meter, line.rate.0)), line.quantity, line.amount),
+    let mut parts: Vec<_> = match tariff {
+        Some(tariff) => tariff.lines_with_free(used).map(Share::of).collect(),
+        None => used.meters().map(|(meter, quantity)| Share::free(meter, quantity)).collect(),
     };
-    let parts: Vec<_> = match tariff {
-        Some(tariff) => tariff.lines_with_free(used).map(part).collect(),
-        None => used.meters().map(|(meter, quantity)| (Some((meter, 0)), quantity, Money(0))).collect(),
-    };
-    let sum = parts.iter().fold(0_i128, |sum, (_, _, cost)| sum.saturating_add(cost.0));
+    let sum = parts.iter().fold(0_i128, |sum, share| sum.saturating_add(share.cost.0));
     if row.corrects != 0 || sum != amount.0 || parts.is_empty() {
-        return vec![(None, 0, amount)];
+        let list_cost = list.filter(|_| row.corrects == 0).map_or(amount, |list| list.amount(used));
+        return vec![Share { part: None, quantity: 0, cost: amount, list_cost }];
+    }
+    if let Some(list) = list {
+        put_beside(&mut parts, list.lines_with_free(used));
     }
     parts
 }
 
+/// Puts what is on the list beside each part. What the list does not count apart costs nothing there.
+fn put_beside(parts: &mut Vec<Share>, list: impl Iterator<Item = Line>) {
+    for share in parts.iter_mut() {
+        share.at_list(0, Money(0));
+    }
+    for line in list {
+        let of_list = Share::of(line);
+        let is_of =
+            |share: &&mut Share| share.part.is_some_and(|it| it.meter == line.meter) && line.meter != Meter::Minimum;
+        match parts.iter_mut().find(is_of) {
+            Some(share) => share.at_list(line.rate.0, line.amount),
+            // What lacks to the least is another amount in each table.
+            None => parts.push(Share {
+                part: of_list.part.map(|part| Metered { rate: 0, ..part }),
+                cost: Money(0),
+                ..of_list
+            }),
+        }
+    }
+}
+
+impl Share {
+    fn of(line: Line) -> Self {
+        let (meter, cost) = (line.meter, line.amount);
+        // What lacks to the least is another amount each time: it is told in the currency, at 1.
+        let (rate, quantity) = match meter {
+            Meter::Minimum => (Money::ONE.0, 0),
+            _ => (line.rate.0, line.quantity),
+        };
+        Self { part: Some(Metered { meter, rate, list_rate: rate }), quantity, cost, list_cost: cost }
+    }
+
+    fn free(meter: Meter, quantity: u64) -> Self {
+        let part = Some(Metered { meter, rate: 0, list_rate: 0 });
+        Self { part, quantity, cost: Money(0), list_cost: Money(0) }
+    }
+
+    fn at_list(&mut self, rate: i128, cost: Money) {
+        self.part = self.part.map(|part| Metered { list_rate: rate, ..part });
+        self.list_cost = cost;
+    }
+}
+
 impl Sum {
-    fn add(&mut self, quantity: u64, cost: Money, row: &LedgerRow) -> Result<(), ExportError> {
+    fn add(&mut self, share: &Share, row: &LedgerRow) -> Result<(), ExportError> {
         let is_estimated = !matches!(row.usage_source(), UsageSource::Provider);
-        add(&mut self.quantity, quantity, row)?;
-        add_money(&mut self.cost, cost, row)?;
+        add(&mut self.quantity, share.quantity, row)?;
+        add_money(&mut self.cost, share.cost, row)?;
+        add_money(&mut self.list_cost, share.list_cost, row)?;
         add(&mut self.requests, 1, row)?;
         add(&mut self.estimated, is_estimated.into(), row)?;
         self.is_of(row);

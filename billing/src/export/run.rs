@@ -152,7 +152,7 @@ impl Export {
             Schema::Events => Shape::Events,
             Schema::Cost => Shape::Costs,
             Schema::Summary => Shape::Sums(Box::new(Summary::new())),
-            Schema::Focus(_) => Shape::Sums(Box::new(Focus::new(Arc::clone(&source), tenants, query.issuer.clone()))),
+            Schema::Focus(_) => Shape::Sums(Box::new(Focus::new(Arc::clone(&source), tenants, &query))),
         };
         Ok(Self { source, query, encoder, shape, step, first, until, after, read: VecDeque::new(), rows: 0, output })
     }

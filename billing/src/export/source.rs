@@ -1,9 +1,9 @@
 //! Where the rows of an export come from.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use tollgate_model::{TimeZone, Timestamp};
-use tollgate_proto::state::v1::{LedgerRow, PriceVersionRow};
+use tollgate_proto::state::v1::{CreditEventRow, LedgerRow, PriceVersionRow};
 
 /// The ledger of one node, as an export reads it. Reading blocks: on a thread that may.
 pub trait Source: Send + Sync {
@@ -33,6 +33,9 @@ pub trait Source: Send + Sync {
 pub trait Tenants: Send + Sync {
     /// Of a tenant; of one that is gone what is left to say.
     fn terms(&self, tenant: &str) -> Terms;
+
+    /// What became of the credit of a tenant, or of all in their order, from then on and before then.
+    fn credit(&self, tenant: Option<&str>, from: Timestamp, to: Timestamp) -> Vec<Arc<CreditEventRow>>;
 }
 
 /// How a tenant pays.

@@ -83,6 +83,10 @@ impl Verified {
         if let Some(wrong) = wrong {
             self.problem(format!("{row_itself} {wrong}"));
         }
+        if !row.list_price.is_empty() && !self.knows(&row.list_price, row.list_price_version) {
+            let id = format!("{}@{}", row.list_price, row.list_price_version);
+            self.problem(format!("{row_itself} names the price {id}, which is not in the ledger before it"));
+        }
         for attempt in attempts(row) {
             let (cost, used) = (attempt.cost, Quantities::from(&attempt.usage));
             let wrong = self.misprices((&cost.price, cost.price_version), is_added, used, cost_of(cost));
@@ -90,6 +94,10 @@ impl Verified {
                 self.problem(format!("{row_itself}, attempt {} at {}, {wrong}", attempt.number, attempt.provider));
             }
         }
+    }
+
+    fn knows(&self, price: &str, version: u64) -> bool {
+        self.is_partial || self.tariffs.contains_key(&(price.to_owned(), version))
     }
 
     /// What is wrong with an amount, by the price that is named; a correction's is none of its own quantities.

@@ -144,11 +144,20 @@ impl PriceBook {
     /// The price of a request: of all that match, the one for its tenant before the list, then the one with the closest
     /// model, then one that names the provider; of equals the newest, then by name.
     pub fn find(&self, asked: &Asked<'_>) -> Option<&Arc<Tariff>> {
+        self.find_where(asked, |table| (table == PriceTable::Cost) == asked.cost)
+    }
+
+    /// The price of a request as if no contract were with its tenant.
+    pub fn find_on_list(&self, asked: &Asked<'_>) -> Option<&Arc<Tariff>> {
+        self.find_where(asked, |table| table == PriceTable::List)
+    }
+
+    fn find_where(&self, asked: &Asked<'_>, is_in_table: impl Fn(PriceTable) -> bool) -> Option<&Arc<Tariff>> {
         let names = self.matching(asked);
         let in_force = names.iter().filter_map(|name| in_force(self.names.get(name)?, asked));
         let is_of = |tariff: &&Arc<Tariff>| {
             let is_in = asked.currency.is_none_or(|currency| currency == tariff.currency);
-            is_in && (tariff.table == PriceTable::Cost) == asked.cost
+            is_in && is_in_table(tariff.table)
         };
         let fits = in_force.filter(is_of).filter_map(|tariff| {
             let specificity = tariff.fits(asked.tenant, asked.provider, asked.model)?;

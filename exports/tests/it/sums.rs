@@ -7,7 +7,7 @@ use serde_json::Value;
 use tollgate_billing::export::{FocusVersion, Format, Query, Schema};
 use tollgate_model::{Money, Timestamp};
 
-use crate::world::{BEGIN, HOUR, Ledger, bytes, chunks, ledger, query};
+use crate::world::{BEGIN, CREDIT, HOUR, Ledger, bytes, chunks, ledger, query, reckon};
 
 fn lines(ledger: &Arc<Ledger>, query: &Query) -> Vec<Value> {
     let text = String::from_utf8(bytes(&chunks(ledger, query, ""))).unwrap();
@@ -58,6 +58,14 @@ proptest! {
         let costs = add_up(&events, ["tenant", "currency", "cost"]);
         prop_assert_eq!(&add_up(&summary, ["tenant", "currency", "cost"]), &costs);
         prop_assert_eq!(&add_up(&focus, ["BillingAccountId", "BillingCurrency", "EffectiveCost"]), &costs);
+        prop_assert_eq!(&add_up(&focus, ["BillingAccountId", "BillingCurrency", "ContractedCost"]), &costs);
+        let mut on_list = BTreeMap::new();
+        for row in ledger.rows.iter().filter(in_range).filter(|row| !row.currency.is_empty()) {
+            let list = ledger.prices.get(&(row.list_price.clone(), row.list_price_version)).filter(|_| row.corrects == 0);
+            let amount = || i128::from_be_bytes(row.amount.as_ref().try_into().unwrap());
+            *on_list.entry((row.tenant.clone(), row.currency.clone())).or_default() += list.map_or_else(amount, |list| reckon(row, list));
+        }
+        prop_assert_eq!(&add_up(&focus, ["BillingAccountId", "BillingCurrency", "ListCost"]), &on_list);
         let billed = add_up(&focus, ["BillingAccountId", "BillingCurrency", "BilledCost"]);
         for ((tenant, currency), cost) in &costs {
             let wanted = if tenant == "acme" { 0 } else { *cost };
@@ -121,12 +129,15 @@ proptest! {
         let charges = lines(&ledger, &query(FOCUS, Format::Jsonl));
         let mut order = Vec::new();
         for charge in &charges {
-            if !charge["ListUnitPrice"].is_null() {
-                let (price, quantity) = (money(charge, "ListUnitPrice"), money(charge, "PricingQuantity"));
+            for [price, cost] in [["ListUnitPrice", "ListCost"], ["ContractedUnitPrice", "ContractedCost"]] {
+                prop_assert_eq!(charge[price].is_null(), charge["SkuPriceId"].is_null());
+                if charge[price].is_null() {
+                    continue;
+                }
+                let (price, quantity) = (money(charge, price), money(charge, "PricingQuantity"));
                 // Both have twelve places; their product has no more than twelve that are not 0.
                 let product = price.checked_mul(quantity).unwrap();
-                prop_assert_eq!(product, money(charge, "ListCost") * Money::ONE.0, "{}", charge);
-                prop_assert!(!charge["SkuPriceId"].is_null());
+                prop_assert_eq!(product, money(charge, cost) * Money::ONE.0, "{}", charge);
             }
             let within = ["BillingPeriodStart", "ChargePeriodStart", "ChargePeriodEnd", "BillingPeriodEnd"];
             let times = within.map(|column| Timestamp::parse(text(charge, column)).unwrap());
@@ -173,6 +184,62 @@ fn a_month_begins_where_its_tenant_is() {
             ["acme", "2026-10-31T18:30:00Z", "2026-10-31T19:00:00Z", "2026-10-31T18:30:00Z"],
         ]
     );
+}
+
+#[test]
+fn what_a_contract_saves_is_what_lies_between_it_and_the_list() {
+    let mut ledger = crate::world::long(1);
+    // Tiers, and no fee; on the list a fee, and a least amount that this request does not come to.
+    let row = &mut ledger.rows[0];
+    (row.list_price, row.list_price_version) = ("p".into(), 9);
+    let charges = lines(&Arc::new(ledger), &query(FOCUS, Format::Jsonl));
+    let columns = ["SkuMeter", "ContractedUnitPrice", "ContractedCost", "ListUnitPrice", "ListCost", "PricingQuantity"];
+    let said: Vec<_> = charges.iter().map(|charge| columns.map(|column| text(charge, column))).collect();
+    assert_eq!(
+        said,
+        [
+            ["input", "2.5", "0.00025", "0.3", "0.00003", "0.0001"],
+            ["output", "10", "0.0001", "0.000001", "0.00000000001", "0.00001"],
+            ["request", "0", "0", "0.001", "0.001", "1"],
+            ["minimum", "0", "0", "1", "0.00096999999", "0.00096999999"],
+        ]
+    );
+}
+
+#[test]
+fn credit_is_billed_when_it_is_bought_and_comes_behind_all_usage() {
+    let ledger = Arc::new(crate::world::long(1));
+    let all = Query { from: Timestamp(CREDIT), ..query(FOCUS, Format::Jsonl) };
+    let charges = lines(&ledger, &all);
+    let columns = ["ChargeCategory", "ChargeClass", "BilledCost", "EffectiveCost", "PricingQuantity", "ListUnitPrice"];
+    let said: Vec<_> = charges.iter().map(|charge| columns.map(|column| text(charge, column))).collect();
+    assert_eq!(said[0][0], "Usage");
+    assert_eq!(
+        said[said.len() - 3..],
+        [
+            ["Purchase", "", "100", "0", "100", "1"],
+            ["Adjustment", "Correction", "-20", "0", "", ""],
+            ["Adjustment", "", "0", "45", "", ""],
+        ]
+    );
+    let bought = &charges[charges.len() - 3];
+    assert_eq!(text(bought, "ChargeDescription"), "credit (event 1): order 7");
+    assert_eq!((text(bought, "SkuPriceId"), text(bought, "ChargeFrequency")), ("credit-USD", "One-Time"));
+    // On the bill of the month in which it was bought, where its tenant is.
+    let starts = ["BillingPeriodStart", "ChargePeriodStart"].map(|column| text(bought, column));
+    assert_eq!(starts, ["2025-08-31T18:30:00Z", "2025-09-10T09:00:00Z"]);
+
+    let other = Query { tenant: Some("globex".to_owned()), ..all.clone() };
+    assert_eq!(lines(&ledger, &other).len(), charges.len() - 3);
+    let earlier = Query { to: Timestamp(CREDIT + 2 * HOUR), ..all.clone() };
+    assert_eq!(lines(&ledger, &earlier).len(), 1, "the end is not within");
+    for format in crate::world::FORMATS {
+        let all = Query { format, ..all.clone() };
+        let whole = chunks(&ledger, &all, "");
+        let first = &whole[0];
+        let rest = bytes(&chunks(&ledger, &all, &first.cursor));
+        assert_eq!([first.data.clone(), rest].concat(), bytes(&whole));
+    }
 }
 
 #[test]

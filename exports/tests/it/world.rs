@@ -9,13 +9,15 @@ use tollgate_billing::{
 };
 use tollgate_model::{TimeZone, Timestamp};
 use tollgate_proto::{
-    state::v1::{LedgerCost, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource},
+    state::v1::{CreditEventKind, CreditEventRow, LedgerCost, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource},
     v1::{Metadata, Price, PriceSpec, PriceTier},
 };
 
 /// 2026-11-01T00:00:00Z, and the hour that everything is around.
 pub(crate) const BEGIN: u64 = 1_793_491_200_000_000;
 pub(crate) const HOUR: u64 = 3_600_000_000;
+/// When something became of credit.
+pub(crate) const CREDIT: u64 = BEGIN - 10_000 * HOUR;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -53,6 +55,29 @@ impl Tenants for Payers {
         let zone = if acme { TimeZone::parse("Asia/Kolkata").unwrap() } else { TimeZone::UTC };
         Terms { prepaid: acme, zone, tags: BTreeMap::from([("team".to_owned(), "=x".to_owned())]) }
     }
+
+    fn credit(&self, tenant: Option<&str>, from: Timestamp, to: Timestamp) -> Vec<Arc<CreditEventRow>> {
+        let asked = |event: &CreditEventRow| tenant.is_none_or(|it| it == event.tenant);
+        let events = credit().into_iter().filter(|event| asked(event) && (from.0..to.0).contains(&event.time_us));
+        events.map(Arc::new).collect()
+    }
+}
+
+/// One of each kind: long before anything else, so that few exports are of that time.
+pub(crate) fn credit() -> Vec<CreditEventRow> {
+    use CreditEventKind::{Corrected, Expired, Granted, Spent, WrittenOff};
+    let kinds = [(Granted, 100), (Spent, -30), (Corrected, -20), (Expired, -45), (WrittenOff, 5)];
+    let event = |(n, (kind, amount)): (u64, (CreditEventKind, i128))| CreditEventRow {
+        tenant: "acme".into(),
+        event: n,
+        time_us: CREDIT + n * HOUR,
+        kind: kind.into(),
+        amount: (amount * 1_000_000_000_000).to_be_bytes().to_vec().into(),
+        currency: "USD".into(),
+        reason: if n == 1 { "order 7".into() } else { String::new() },
+        ..CreditEventRow::default()
+    };
+    (1..).zip(kinds).map(event).collect()
 }
 
 pub(crate) fn query(schema: Schema, format: Format) -> Query {
@@ -190,6 +215,9 @@ fn row() -> impl Strategy<Value = LedgerRow> {
                 _ => 0,
             };
             row.amount = amount.to_be_bytes().to_vec().into();
+            if currency == "USD" && output % 3 == 0 {
+                (row.list_price, row.list_price_version) = ("p".into(), [9, 7][usize::from(version == 9)]);
+            }
             row.costs = costs(&row, input);
             row
         },

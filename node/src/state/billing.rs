@@ -47,6 +47,10 @@ impl<'a> Rows<'a> {
         debug_assert!(n < ROWS_PER_ENTRY, "entry {} has more rows than there are numbers for", self.at);
         let mut row = self.row(self.at.0 * ROWS_PER_ENTRY + n, used, billed);
         let mut versions: Vec<_> = billed.and_then(|billed| billed.price.clone()).into_iter().collect();
+        if let Some(list) = billed.and_then(|billed| pricing::on_list(prices, used, billed, self.at, self.now)) {
+            (row.list_price, row.list_price_version) = (list.0.to_string(), list.1.0);
+            versions.push(list);
+        }
         row.costs = self.costs(used, prices, &mut versions);
         let new = versions.into_iter().filter(|version| self.is_new(version)).collect::<Vec<_>>();
         let new = new.iter().filter_map(|(name, version)| prices.version(name, *version)).collect();
@@ -120,6 +124,8 @@ impl<'a> Rows<'a> {
             node: used.node,
             zone: self.keeper.look(|state| state.zone(used.node).to_owned()),
             costs: Vec::new(),
+            list_price: String::new(),
+            list_price_version: 0,
             // The ledger says on which bill it is.
             month: 0,
             late_for: 0,

@@ -62,6 +62,20 @@ pub(super) fn bill(book: &PriceBook, used: &Used<'_>, at: LogIndex, now: Timesta
     Some(Billed { bill: Bill { currency, amount }, price })
 }
 
+/// What was on the list for a request when it was admitted, where something else counts for it.
+pub(super) fn on_list(
+    book: &PriceBook,
+    used: &Used<'_>,
+    billed: &Billed,
+    at: LogIndex,
+    now: Timestamp,
+) -> Option<(Name, LogIndex)> {
+    let counts = billed.price.as_ref()?;
+    let list = book.find_on_list(&asked_by(Asked::by(used.attribution)?, at, now))?;
+    let list = (list.name.clone(), list.version);
+    (list != *counts).then_some(list)
+}
+
 /// What the upstream that was asked for this model bills for it. None where nobody knows.
 pub(super) fn cost<'b>(
     book: &'b PriceBook,

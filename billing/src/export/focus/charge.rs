@@ -2,7 +2,7 @@
 
 use tollgate_model::Money;
 
-use super::{Key, Part, Sum};
+use super::{Key, Metered, Part, Sum};
 use crate::{
     export::{
         cell::{Cell, Column},
@@ -15,7 +15,7 @@ use crate::{
 /// Tokens that unit prices are for.
 const PRICED_TOKENS: i128 = 1_000_000;
 
-const COLUMNS: usize = 55;
+pub(super) const COLUMNS: usize = 55;
 
 /// FOCUS 1.2: its columns in the order of their names, then ours.
 const V1_2: [Column; COLUMNS] = columns_of(["ProviderName", "PublisherName"]);
@@ -95,25 +95,34 @@ struct Measure {
     consumed: Option<(Money, &'static str)>,
     priced: Option<(Money, String)>,
     unit_price: Option<Money>,
+    list_unit_price: Option<Money>,
 }
 
 fn measure(part: Part, sum: &Sum, currency: &str, has_price: bool) -> Measure {
     let whole = |count: u64, per: i128| Money(i128::from(count) * (Money::ONE.0 / per));
-    let (consumed, priced, unit_price) = match part {
+    let (consumed, priced, per) = match part {
         None => (None, None, None),
-        Some((Meter::Minimum, rate)) => (None, Some((Money(sum.cost), currency.to_owned())), Some(Money(rate))),
-        Some((Meter::Request, rate)) => {
-            let count = whole(sum.quantity, 1);
-            (Some((count, "Requests")), Some((count, "Requests".to_owned())), Some(Money(rate)))
+        // Told in the currency: by the list where the price that counts has no such line.
+        Some(Metered { meter: Meter::Minimum, rate, .. }) => {
+            let amount = Money(if rate == 0 { sum.list_cost } else { sum.cost });
+            (None, Some((amount, currency.to_owned())), Some(1))
         }
-        Some((_, rate)) => {
+        Some(Metered { meter: Meter::Request, .. }) => {
+            let count = whole(sum.quantity, 1);
+            (Some((count, "Requests")), Some((count, "Requests".to_owned())), Some(1))
+        }
+        Some(_) => {
             let priced = (whole(sum.quantity, PRICED_TOKENS), format!("{PRICED_TOKENS} Tokens"));
-            let unit_price = Money(rate.saturating_mul(PRICED_TOKENS));
-            (Some((whole(sum.quantity, 1), "Tokens")), Some(priced), Some(unit_price))
+            (Some((whole(sum.quantity, 1), "Tokens")), Some(priced), Some(PRICED_TOKENS))
         }
     };
-    let priced = priced.filter(|_| has_price);
-    Measure { consumed, priced, unit_price: unit_price.filter(|_| has_price) }
+    let unit_price = |of: fn(Metered) -> i128| Some(Money(of(part?).saturating_mul(per?))).filter(|_| has_price);
+    Measure {
+        consumed,
+        priced: priced.filter(|_| has_price),
+        unit_price: unit_price(|it| it.rate),
+        list_unit_price: unit_price(|it| it.list_rate),
+    }
 }
 
 /// A charge, in the order of [`columns`].
@@ -122,10 +131,11 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
     let measure = measure(part, sum, &key.currency, has_price);
     let decimal = |value: Option<Money>| value.map_or(Cell::Absent, Cell::Decimal);
     let unit_price = || decimal(measure.unit_price);
+    let list_unit_price = || decimal(measure.list_unit_price);
     let cost = || Cell::Decimal(Money(sum.cost));
     let price = has_price.then(|| format!("{}@{}", key.price.0, key.price.1));
     let price_id = price.clone().filter(|_| part.is_some()); // it would promise a unit price
-    let meter = part.map(|(meter, _)| meter.as_str());
+    let meter = part.map(|it| it.meter.as_str());
     let served = if key.provider_model.is_empty() { &key.model } else { &key.provider_model };
     let (from, to) = sum.seqs.unwrap_or_default();
     [
@@ -149,13 +159,13 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
         cost(),
         Cell::Absent,
         Cell::text(issuer),
-        cost(),
-        unit_price(),
+        Cell::Decimal(Money(sum.list_cost)),
+        list_unit_price(),
         if has_price && part.is_some() { Cell::text("Standard") } else { Cell::text("Other") },
         Cell::text(&key.currency),
         unit_price(),
         cost(),
-        unit_price(),
+        list_unit_price(),
         decimal(measure.priced.as_ref().map(|(quantity, _)| *quantity)),
         measure.priced.map_or(Cell::Absent, |(_, unit)| Cell::owned(unit)),
         Cell::text(issuer),

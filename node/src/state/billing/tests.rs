@@ -31,6 +31,19 @@ metadata: {name: upstream}
 spec: {table: cost, currency: EUR, match: {models: [dear-1]}, per: 1, input: "3", output: "30"}
 "#;
 
+/// Of another tenant's; its list price is the one above.
+const CONTRACT: &str = r#"
+apiVersion: tollgate/v1
+kind: Tenant
+metadata: {name: globex}
+spec: {billing: {mode: postpaid, currency: USD}}
+---
+apiVersion: tollgate/v1
+kind: Price
+metadata: {name: for-globex}
+spec: {table: contract, currency: USD, match: {models: [mock-1], tenants: [globex]}, per: 1, input: "0.5", output: "4"}
+"#;
+
 struct Driven {
     state: ReplicatedState,
     shared: std::sync::Arc<Shared>,
@@ -42,12 +55,16 @@ impl Driven {
     fn new(dir: &Path) -> Self {
         let (state, shared) = ReplicatedState::new(dir.to_owned());
         let mut driven = Self { state, shared, rows: BTreeMap::new(), index: 0 };
-        let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", RESOURCES);
-        assert!(problems.is_empty(), "{problems}");
-        let puts = parsed.into_iter().map(|it| PutResource { resource: Some(it.resource), expected_version: None });
-        driven.apply(command::Kind::Config(ConfigChange { puts: puts.collect(), ..ConfigChange::default() }));
+        driven.put(RESOURCES);
         driven.open(1, 1);
         driven
+    }
+
+    fn put(&mut self, resources: &str) {
+        let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", resources);
+        assert!(problems.is_empty(), "{problems}");
+        let puts = parsed.into_iter().map(|it| PutResource { resource: Some(it.resource), expected_version: None });
+        self.apply(command::Kind::Config(ConfigChange { puts: puts.collect(), ..ConfigChange::default() }));
     }
 
     fn apply(&mut self, kind: command::Kind) -> Bytes {
@@ -217,6 +234,34 @@ fn each_attempt_that_an_upstream_bills_has_a_cost_in_that_ones_currency() {
     assert_eq!(driven.rows, driven.state.image().collect(), "what was written adds up to what there is");
     let verified = driven.shared.books().verify().unwrap();
     assert_eq!((verified.rows, verified.records, verified.problems), (3, 5, Vec::new()), "and two prices, once each");
+}
+
+/// What the list said when it was admitted, not what it says by now; and nothing where the list is what counts.
+#[test]
+fn beside_a_contract_stands_the_list_price_of_its_admission() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut driven = Driven::new(dir.path());
+    driven.put(CONTRACT);
+    let pinned = driven.index;
+    driven.put(RESOURCES.replace("input: \"1\"", "input: \"2\"").as_str());
+    let of = |request, tenant: &str, config_index| {
+        let attribution = Attribution { tenant: tenant.to_owned(), config_index, ..attribution(request) };
+        let settle = settle(request, Outcome::Settled, (3, 1));
+        record::Kind::Settle(Settle { attribution: Some(attribution), ..settle })
+    };
+    driven.say(1, 1, vec![of(1, "globex", pinned), of(2, "globex", pinned + 2), of(3, "acme", pinned)]);
+    let named = |row: &LedgerRow| (row.price.clone(), row.list_price.clone(), row.list_price_version);
+    let rows = driven.ledger();
+    let contract = |version| ("for-globex".to_owned(), "mock".to_owned(), version);
+    let expected = [contract(1), contract(pinned + 1), ("mock".to_owned(), String::new(), 0)];
+    assert_eq!(rows.iter().map(named).collect::<Vec<_>>(), expected);
+    let verified = driven.shared.books().verify().unwrap();
+    assert_eq!(
+        (verified.rows, verified.records, verified.problems),
+        (3, 6, Vec::new()),
+        "and three versions, once each"
+    );
+    assert_eq!(driven.rows, driven.state.image().collect());
 }
 
 /// A process that dies while it recovers another one is followed by one that begins anew.
