@@ -1,17 +1,21 @@
 //! Credit that is paid in: exactly so many calls as it pays for, on all nodes at once and through the death of the leader.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, env, sync::Arc, time::Duration};
 
+use anyhow::Context;
+use rand::RngExt;
 use serde_json::Value;
 use tokio::{
+    sync::{Notify, watch},
     task::JoinSet,
     time::{self, Instant},
 };
+use tokio_util::sync::CancellationToken;
 use tollgate_chaos_tests::{
-    Cluster, Outcome, Provider, SOON,
+    Cluster, Outcome, Provider, SOON, Seed,
     calls::Call,
-    client::LIMIT,
-    eventually, now,
+    client::{Client, LIMIT},
+    eventually, nightly, now,
     resources::{self, api_key, document},
 };
 
@@ -19,6 +23,10 @@ use crate::matrix::say;
 
 /// What each call costs, whatever it uses: millionths of a dollar.
 const CALL: u64 = 1_000;
+/// Between two calls of one who waits for credit: the shape of the load.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Another number of races.
+const ROUNDS: &str = "TOLLGATE_ROUNDS";
 
 /// Millionths, as they are written.
 fn dollars(micros: u64) -> String {
@@ -156,6 +164,149 @@ async fn a_leader_that_dies_in_the_middle_makes_no_call_free_and_none_lost() -> 
     say(&format!("credit through a leader's death: served={served} of {} witnessed={finished}", told.len()));
     assert_eq!((served as u64, finished, told.len()), (PAID, PAID, CALLERS));
     stands_at(&cluster, PAID * CALL, PAID * CALL).await?;
+    Ok(())
+}
+
+/// How often a race for credit is run: chance decides who is in flight where when the leader dies.
+fn rounds() -> u64 {
+    let told = env::var(ROUNDS).ok().map(|text| text.parse().expect("TOLLGATE_ROUNDS is a whole number"));
+    told.unwrap_or(if nightly() { 20 } else { 1 })
+}
+
+/// One that keeps calling, on one node after the other, until it is served or nothing is left; the request that served it.
+async fn until_served(client: Client, origins: Vec<String>, first: usize, spent: CancellationToken) -> Option<String> {
+    for at in first.. {
+        // Nobody learns from a refusal alone that nothing comes back: what a dead node had in hand does.
+        if let Ok(answer) = client.send(call().request(&origins[at % origins.len()]), LIMIT).await
+            && answer.status == 200
+        {
+            return Some(answer.header("x-request-id").to_owned());
+        }
+        tokio::select! {
+            () = spent.cancelled() => return None,
+            () = time::sleep(AGAIN) => (),
+        }
+    }
+    None
+}
+
+/// Those who race for credit, and the calls that there is credit for.
+const RACERS: usize = 500;
+const PLACES: u64 = 100;
+
+/// The requests that were billed.
+async fn billed(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
+    let asked = ["billing", "export", "--format", "jsonl", "--from", "2026-01-01", "--to", "2999-01-01"];
+    let run = cluster.cli().run(&asked).await?.ok()?;
+    let rows = run.stdout.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    let paid = rows.iter().filter(|row| row["cost"] != "0");
+    let paid = paid.map(|row| {
+        anyhow::ensure!(row["cost"] == dollars(CALL).as_str(), "{row}");
+        Ok(row["request_id"].as_str().unwrap_or_default().to_owned())
+    });
+    paid.collect()
+}
+
+/// All callers on all nodes, and the leader killed in the middle. Each unit of credit serves somebody, or was spent on a call
+/// whose answer was on its way when its node died; how many were.
+async fn race_through_a_death(cluster: &mut Cluster, seed: Seed, round: u64) -> anyhow::Result<u64> {
+    let before = billed(cluster).await?;
+    grant(cluster, &dollars(PLACES * CALL), &format!("round-{round}"), &[]).await?;
+    let leader = cluster.leader().await?;
+    let (spent, origins) = (CancellationToken::new(), cluster.origins());
+    let mut callers = JoinSet::new();
+    for first in 0..RACERS {
+        callers.spawn(until_served(cluster.client.clone(), origins.clone(), first, spent.clone()));
+    }
+    let mut served = BTreeSet::new();
+    let middle = seed.rng(&format!("middle {round}")).random_range(1..PLACES * 3 / 4);
+    while (served.len() as u64) < middle {
+        served.extend(callers.join_next().await.context("there are more callers than credit")??);
+    }
+    cluster.node(leader).kill()?;
+    cluster.node(leader).start()?;
+    cluster.ready().await?;
+    stands_at(cluster, (round + 1) * PLACES * CALL, (round + 1) * PLACES * CALL).await?;
+    spent.cancel();
+    while let Some(one) = callers.join_next().await {
+        served.extend(one?);
+    }
+    let billed: BTreeSet<String> = billed(cluster).await?.difference(&before).cloned().collect();
+    anyhow::ensure!(billed.len() as u64 == PLACES, "{} were billed", billed.len());
+    anyhow::ensure!(served.is_subset(&billed), "served for nothing: {:?}", served.difference(&billed));
+    let unheard = billed.difference(&served).cloned().collect::<Vec<_>>();
+    for request in &unheard {
+        let row = cluster.cli().rows(&["ledger", "show", request]).await?.remove(0);
+        anyhow::ensure!(row["node"] == leader, "billed, and its caller was not served: {row}");
+    }
+    Ok(unheard.len() as u64)
+}
+
+#[tokio::test]
+async fn five_hundred_callers_through_a_leaders_death_get_what_is_paid_for_and_not_one_call_more() -> Outcome {
+    let (mut cluster, provider) = paying().await?;
+    let (seed, begun, mut unheard) = (Seed::from_env(), Instant::now(), 0);
+    for round in 0..rounds() {
+        unheard += race_through_a_death(&mut cluster, seed, round).await?;
+    }
+    let finished = provider.settled().await?.total.finished;
+    say(&format!(
+        "credit through {} deaths of a leader: {PLACES} billed each of {RACERS} callers, unheard={unheard} witnessed={finished} in {:.0?} seed={seed}",
+        rounds(),
+        begun.elapsed()
+    ));
+    assert!(finished >= rounds() * PLACES, "{finished}");
+    Ok(())
+}
+
+/// One who polls a node; how long after `since` it was served.
+async fn served_after(
+    client: Client,
+    origin: String,
+    polls: Arc<Notify>,
+    since: watch::Receiver<Option<Instant>>,
+) -> anyhow::Result<Duration> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let answer = client.send(call().request(&origin), LIMIT).await?;
+        if answer.status == 200 {
+            let now = Instant::now();
+            // Served before whoever paid in was told: at once.
+            return Ok(since.borrow().map_or(Duration::ZERO, |since| now - since));
+        }
+        anyhow::ensure!(answer.status == 429 && Instant::now() < deadline, "{} {}", answer.status, answer.text());
+        polls.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_on_any_node_is_served_once_somebody_pays() -> Outcome {
+    let (cluster, _provider) = paying().await?;
+    let mut took = Vec::new();
+    for round in 0..if nightly() { 50 } else { 5 } {
+        let (told, since) = watch::channel(None);
+        let mut waiting = JoinSet::new();
+        for origin in cluster.origins() {
+            let polls = Arc::new(Notify::new());
+            waiting.spawn(served_after(cluster.client.clone(), origin, Arc::clone(&polls), since.clone()));
+            time::timeout(SOON, polls.notified()).await?;
+        }
+        grant(&cluster, &dollars(3 * CALL), &format!("top-up-{round}"), &[]).await?;
+        told.send_replace(Some(Instant::now()));
+        while let Some(one) = waiting.join_next().await {
+            took.push(one??);
+        }
+        stands_at(&cluster, (round + 1) * 3 * CALL, (round + 1) * 3 * CALL).await?;
+    }
+    took.sort();
+    let of = |percent: usize| took[(took.len() - 1) * percent / 100];
+    say(&format!(
+        "top-up: served after its answer: p50={:?} p90={:?} most={:?} of {}",
+        of(50),
+        of(90),
+        of(100),
+        took.len()
+    ));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Bills: what the provider counted is in them, and whoever is killed meanwhile, they are the same bytes.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -15,7 +15,7 @@ use tokio::{
     io::AsyncReadExt,
     process::{Child, Command},
     task::JoinSet,
-    time,
+    time::{self, Instant},
 };
 use tollgate_chaos_tests::{
     Cli, Cluster, Outcome, Provider, Seed,
@@ -23,15 +23,22 @@ use tollgate_chaos_tests::{
     client::LIMIT,
     eventually,
     faults::SmallDisk,
+    nightly,
     resources::{api_key, document},
     tollgate,
 };
+
+use crate::matrix::say;
 
 /// Some 3 MB of events as JSON lines: more than pipes, windows and queues hold of an export that nobody reads.
 const CALLS: usize = 6_000;
 const CALLERS: usize = 16;
 /// How often the exporter is killed, and the node that it reads from.
 const KILLS: usize = 12;
+/// How often both are killed at once, unless something else is asked for.
+const BOTH_KILLS: usize = 5;
+const BOTH_KILLS_NIGHTLY: usize = 100;
+const KILLS_ENV: &str = "TOLLGATE_KILLS";
 /// A verb that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -85,7 +92,7 @@ async fn events(cli: &Cli) -> anyhow::Result<Vec<Value>> {
 }
 
 /// A whole export, as a file.
-async fn whole(cli: &Cli, (schema, format): (&str, &str), to: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) async fn whole(cli: &Cli, (schema, format): (&str, &str), to: &Path) -> anyhow::Result<Vec<u8>> {
     let path = to.to_string_lossy();
     let asked = ["billing", "export", "--schema", schema, "--format", format, "--output", &path];
     cli.run(&[&asked[..], &RANGE].concat()).await?.ok()?;
@@ -204,6 +211,71 @@ async fn a_node_that_dies_under_an_export_is_followed_by_another_one() -> Outcom
         cluster.node(id).start()?;
         cluster.ready().await?;
     }
+    Ok(())
+}
+
+fn both_kills() -> usize {
+    let told = env::var(KILLS_ENV).ok().map(|text| text.parse().expect("TOLLGATE_KILLS is a whole number"));
+    told.unwrap_or(if nightly() { BOTH_KILLS_NIGHTLY } else { BOTH_KILLS })
+}
+
+/// An export that is read up to some byte, when its node dies and then the exporter, or the other way round. All that it wrote up
+/// to the last cursor that it told, and that cursor.
+async fn cut(
+    cluster: &mut Cluster,
+    (id, shape): (u64, (&str, &str)),
+    (bytes, node_first): (usize, bool),
+    told: &Path,
+) -> anyhow::Result<(Vec<u8>, Option<String>)> {
+    let mut export = begin(&cluster.cli_from(usize::try_from(id - 1)?), shape, None, Stdio::piped(), told)?;
+    let mut out = export.stdout.take().context("standard output is a pipe")?;
+    let mut got = vec![0; bytes];
+    // Nothing more is read, so both are under way.
+    out.read_exact(&mut got).await?;
+    if node_first {
+        cluster.node(id).kill()?;
+        export.kill().await?;
+    } else {
+        export.kill().await?;
+        cluster.node(id).kill()?;
+    }
+    // What it has written is in the pipe.
+    time::timeout(PATIENCE, out.read_to_end(&mut got)).await??;
+    let Some((cursor, bytes)) = last_cursor(told)? else { return Ok((Vec::new(), None)) };
+    anyhow::ensure!(bytes <= got.len(), "it told a cursor after {bytes} bytes, and had written {}", got.len());
+    got.truncate(bytes);
+    Ok((got, Some(cursor)))
+}
+
+#[tokio::test]
+async fn an_exporter_that_dies_with_its_node_goes_on_elsewhere_with_the_very_next_byte() -> Outcome {
+    let (mut cluster, _provider) = called(CALLS).await?;
+    let (files, seed, begun) = (Files::new()?, Seed::from_env(), Instant::now());
+    let (mut rng, mut wanted, mut resumed) = (seed.rng("both"), Vec::new(), 0);
+    for shape in SHAPES {
+        wanted.push(whole(&cluster.cli(), shape, &files.out).await?);
+    }
+    for kill in 0..both_kills() {
+        let (at, id) = (kill % SHAPES.len(), rng.random_range(1..=3));
+        let point = (rng.random_range(0..wanted[at].len()), rng.random());
+        let (mut got, cursor) = cut(&mut cluster, (id, SHAPES[at]), point, &files.told).await?;
+        resumed += usize::from(cursor.is_some());
+        // The dead one is asked first, and does not answer.
+        let cli = cluster.cli_from(usize::try_from(id - 1)?);
+        let mut export = begin(&cli, SHAPES[at], cursor.as_deref(), fs::File::create(&files.out)?.into(), &files.told)?;
+        let done = time::timeout(PATIENCE, export.wait()).await??;
+        assert!(done.success(), "{}", fs::read_to_string(&files.told)?);
+        got.extend(fs::read(&files.out)?);
+        assert!(got == wanted[at], "{:?}, kill {kill} of node {id} at {point:?}, seed {seed}", SHAPES[at]);
+        cluster.node(id).start()?;
+        cluster.ready().await?;
+    }
+    say(&format!(
+        "exports: killed={} with their node, resumed={resumed} in {:.0?} seed={seed}",
+        both_kills(),
+        begun.elapsed()
+    ));
+    assert!(resumed > 0, "no cursor was ever told");
     Ok(())
 }
 

@@ -85,7 +85,7 @@ async fn verify(cluster: &Cluster, node: u64) -> anyhow::Result<Run> {
 }
 
 /// What a node says of a ledger that is whole.
-async fn whole(cluster: &Cluster, node: u64) -> anyhow::Result<Value> {
+pub(crate) async fn whole(cluster: &Cluster, node: u64) -> anyhow::Result<Value> {
     eventually(&format!("the ledger of node {node} is whole"), || async {
         let run = verify(cluster, node).await?;
         anyhow::ensure!(run.code == 0, "{run:?}");
@@ -103,7 +103,7 @@ fn segments(cluster: &Cluster, node: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// The same bytes on every node, and something at all.
-async fn same_everywhere(cluster: &Cluster) -> anyhow::Result<()> {
+pub(crate) async fn same_everywhere(cluster: &Cluster) -> anyhow::Result<()> {
     eventually("all nodes have the same segments", || async {
         let [one, two, three] = [1, 2, 3].map(|node| segments(cluster, node));
         anyhow::ensure!(one.values().any(|bytes| !bytes.is_empty()), "there is no ledger");

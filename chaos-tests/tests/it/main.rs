@@ -23,6 +23,7 @@ mod mix;
 mod overshoot;
 mod periods;
 mod prices;
+mod proof;
 mod race;
 mod reconcile;
 mod sdk;

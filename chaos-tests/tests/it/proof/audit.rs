@@ -1,0 +1,275 @@
+//! The judge: every row against what the providers counted, and every sum against every other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context;
+use tollgate_chaos_tests::{Run, eventually};
+use tollgate_mock_llm::{Outcome as Ended, Record};
+
+use super::{
+    evidence::{Balances, Cost, Evidence, Row, pico},
+    load::Told,
+    stage::{COST, MAIN, PAYERS, Payer, Stage},
+    strikes::Struck,
+};
+
+/// A call is written down by then after its provider was done with it, on a machine that is busy.
+const WRITTEN_US: u128 = 10_000_000;
+
+type Witnessed = BTreeMap<&'static str, Record>;
+
+/// How many rows there are of each sort, and their tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Found {
+    rows: u64,
+    dispatched: u64,
+    /// Heard by their callers to the end.
+    complete: u64,
+    /// Equal to the provider's count, token by token.
+    exact: u64,
+    exact_tokens: u64,
+    /// Ended early: within what was written to the gateway, and not less than the caller got.
+    bounded: u64,
+    voided: u64,
+    orphaned: u64,
+    recovered: u64,
+    /// Of requests that no provider has seen: their nodes died with them on their way.
+    unseen: u64,
+    costs: u64,
+    exact_costs: u64,
+}
+
+impl Found {
+    pub(super) fn line(&self) -> String {
+        format!("{self:?}")
+    }
+
+    /// A proof about nothing is none.
+    pub(super) fn must_be_much_of(&self, calls: u64) -> anyhow::Result<()> {
+        let Found { dispatched, complete, exact, bounded, voided, exact_costs, .. } = *self;
+        let much = dispatched >= calls && complete * 2 > calls && exact * 2 > calls && exact_costs * 2 > calls;
+        anyhow::ensure!(much && bounded > 0 && voided > 0, "too little was tried: {self:?}");
+        Ok(())
+    }
+}
+
+pub(super) async fn audit(stage: &mut Stage, told: &BTreeMap<String, Told>, struck: &Struck) -> anyhow::Result<Found> {
+    let witnessed = stage.witnessed().await?;
+    stage.at_rest().await?;
+    let evidence = Evidence::of(&stage.cluster, |rows| {
+        let known: BTreeSet<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
+        let missing: Vec<_> = witnessed.iter().filter(|(id, _)| !known.contains(id.as_str())).take(3).collect();
+        anyhow::ensure!(missing.is_empty(), "no row of {missing:?}");
+        Ok(())
+    })
+    .await?;
+    let mut found = Found { dispatched: witnessed.len() as u64, ..Found::default() };
+    let rows = one_each(&evidence.rows)?;
+    for (id, row) in &rows {
+        let (records, told) = (witnessed.get(*id), told.get(*id));
+        found.judge(row, records, told, struck).with_context(|| format!("{row:?} of {records:?}, told {told:?}"))?;
+    }
+    for (id, told) in told.iter().filter(|(_, told)| told.complete) {
+        found.complete += 1;
+        anyhow::ensure!(rows.contains_key(id.as_str()), "{id} was answered and has no row: {told:?}");
+    }
+    found.judge_costs(&rows, &witnessed, &evidence.costs)?;
+    sums(stage, &evidence).await?;
+    offline(stage).await?;
+    Ok(found)
+}
+
+fn one_each(rows: &[Row]) -> anyhow::Result<BTreeMap<&str, &Row>> {
+    let events: BTreeSet<&str> = rows.iter().map(|row| row.event_id.as_str()).collect();
+    anyhow::ensure!(events.len() == rows.len(), "two rows have one event id");
+    let mut by_request = BTreeMap::new();
+    for row in rows {
+        let other = by_request.insert(row.request_id.as_str(), row);
+        anyhow::ensure!(other.is_none(), "two rows of one request: {row:?}, {other:?}");
+    }
+    Ok(by_request)
+}
+
+impl Found {
+    fn judge(
+        &mut self,
+        row: &Row,
+        records: Option<&Witnessed>,
+        told: Option<&Told>,
+        struck: &Struck,
+    ) -> anyhow::Result<()> {
+        self.rows += 1;
+        self.recovered += u64::from(row.usage_source == "recovered");
+        self.unseen += u64::from(records.is_none());
+        let payer = payer(&row.tenant)?;
+        let used = i128::from(row.input_tokens) * payer.input + i128::from(row.output_tokens) * payer.output;
+        let cost = pico(row.cost.as_deref().unwrap_or("0"))?;
+        anyhow::ensure!(row.currency == payer.currency && cost == used, "{cost} pico, and not {used}");
+        match row.outcome.as_str() {
+            "orphaned" => self.orphaned(row, records, told, struck),
+            "voided" => self.voided(row, records.context("nobody refused it")?, told),
+            "settled" => self.settled(row, asked_last(row, records)?, told),
+            "partial" => self.partial(row, asked_last(row, records)?, told),
+            other => anyhow::bail!("{other} is no end"),
+        }
+    }
+
+    /// Nobody knows its end: its node was killed under it, and its caller did not hear the end either.
+    fn orphaned(
+        &mut self,
+        row: &Row,
+        records: Option<&Witnessed>,
+        told: Option<&Told>,
+        struck: &Struck,
+    ) -> anyhow::Result<()> {
+        self.orphaned += 1;
+        anyhow::ensure!((row.input_tokens, row.output_tokens) == (0, 0), "nobody knows what it used");
+        anyhow::ensure!(!told.is_some_and(|it| it.complete), "its caller has heard it to the end");
+        let begun = records.and_then(|it| it.values().map(|it| it.started_us).min());
+        let ended = records.and_then(|it| it.values().map(|it| it.ended_us).max());
+        let (begun, ended) = (begun.map_or(0, u128::from), ended.map_or(u128::MAX, |it| u128::from(it) + WRITTEN_US));
+        let killed = struck.killed.iter().any(|(node, at)| *node == row.node && (begun..=ended).contains(at));
+        anyhow::ensure!(killed, "its node was not killed under it: {:?}", struck.killed);
+        Ok(())
+    }
+
+    /// Refused by whoever was asked, so it is free; its caller was told what the row says.
+    fn voided(&mut self, row: &Row, records: &Witnessed, told: Option<&Told>) -> anyhow::Result<()> {
+        self.voided += 1;
+        let refused = records.values().all(|it| it.outcome == Ended::Refused && it.status >= 400);
+        let same = told.is_none_or(|it| it.status == row.status);
+        anyhow::ensure!(refused && same && (row.input_tokens, row.output_tokens) == (0, 0), "it is not free");
+        Ok(())
+    }
+
+    /// Answered to its end: token by token what the provider counted.
+    fn settled(&mut self, row: &Row, record: &Record, told: Option<&Told>) -> anyhow::Result<()> {
+        anyhow::ensure!(record.outcome == Ended::Finished, "its provider was not done");
+        anyhow::ensure!(row.output_tokens == record.output_tokens, "another output");
+        if row.usage_source != "counted" {
+            anyhow::ensure!(row.input_tokens == record.input_tokens, "another input");
+        }
+        anyhow::ensure!(told.is_none_or(|it| it.tokens <= row.output_tokens), "its caller has more");
+        self.exact += 1;
+        self.exact_tokens += row.input_tokens + row.output_tokens;
+        Ok(())
+    }
+
+    /// Ended early: not more than was written to the gateway, and not less than its caller got.
+    fn partial(&mut self, row: &Row, record: &Record, told: Option<&Told>) -> anyhow::Result<()> {
+        self.bounded += 1;
+        anyhow::ensure!(!told.is_some_and(|it| it.complete), "its caller has heard it to the end");
+        let least = told.map_or(0, |it| it.tokens);
+        anyhow::ensure!((least..=record.output_tokens).contains(&row.output_tokens), "its caller got {least}");
+        Ok(())
+    }
+
+    /// Each attempt that a provider worked for has one cost; of an orphan nobody knows who did.
+    fn judge_costs(
+        &mut self,
+        rows: &BTreeMap<&str, &Row>,
+        witnessed: &BTreeMap<String, Witnessed>,
+        costs: &[Cost],
+    ) -> anyhow::Result<()> {
+        let mut open = BTreeMap::new();
+        for (id, records) in witnessed {
+            if rows[id.as_str()].outcome != "orphaned" {
+                let worked = records.iter().filter(|(_, record)| record.outcome != Ended::Refused);
+                open.extend(worked.map(|(provider, record)| ((id.as_str(), *provider), record)));
+            }
+        }
+        for cost in costs {
+            let record = open.remove(&(cost.request_id.as_str(), cost.provider.as_str()));
+            self.judge_cost(cost, record).with_context(|| format!("{cost:?} of {record:?}"))?;
+        }
+        let missing: Vec<_> = open.iter().take(3).collect();
+        anyhow::ensure!(missing.is_empty(), "no cost of {} attempts: {missing:?}", open.len());
+        Ok(())
+    }
+
+    fn judge_cost(&mut self, cost: &Cost, record: Option<&Record>) -> anyhow::Result<()> {
+        let record = record.context("nobody worked for that")?;
+        let amount = i128::from(cost.input_tokens) * COST.0 + i128::from(cost.output_tokens) * COST.1;
+        anyhow::ensure!(cost.currency == "USD" && pico(&cost.cost)? == amount, "not {amount} pico");
+        self.costs += 1;
+        // Whoever works a whole answer out bills it all, and of a stream what was taken.
+        let output = if record.stream { record.output_tokens } else { record.planned_tokens };
+        if cost.usage_source == "provider" {
+            self.exact_costs += 1;
+            let told = (cost.input_tokens, cost.output_tokens);
+            anyhow::ensure!(told == (record.input_tokens, output), "the provider bills {output}");
+        }
+        let within = record.input_tokens <= cost.input_at_most && output <= cost.output_at_most;
+        anyhow::ensure!(within, "the provider bills {output}, more than all that it can have been");
+        Ok(())
+    }
+}
+
+fn payer(tenant: &str) -> anyhow::Result<Payer> {
+    PAYERS.into_iter().find(|it| it.tenant == tenant).with_context(|| format!("there is no tenant {tenant}"))
+}
+
+/// What the provider knows that the row is about.
+fn asked_last<'a>(row: &Row, records: Option<&'a Witnessed>) -> anyhow::Result<&'a Record> {
+    let provider = row.provider.as_deref().unwrap_or(MAIN);
+    records.and_then(|it| it.get(provider)).with_context(|| format!("{provider} was not asked"))
+}
+
+/// Σ rows = Σ balances, to the pico, and all of them together are nothing; what was paid in is what was used and what is left.
+async fn sums(stage: &Stage, evidence: &Evidence) -> anyhow::Result<()> {
+    let mut sums = Balances::new();
+    let mut post = |to: String, from: String, currency: &str, amount: i128| {
+        *sums.entry((to, currency.to_owned())).or_default() += amount;
+        *sums.entry((from, currency.to_owned())).or_default() -= amount;
+    };
+    for row in &evidence.rows {
+        let amount = pico(row.cost.as_deref().unwrap_or("0"))?;
+        post(format!("tenant:{}:consumed", row.tenant), "provider:revenue".into(), &row.currency, amount);
+    }
+    for cost in &evidence.costs {
+        let owed = format!("upstream:{}:owed", cost.provider);
+        post("provider:cost".into(), owed, &cost.currency, pico(&cost.cost)?);
+    }
+    sums.retain(|_, amount| *amount != 0);
+    let mut balances = evidence.balances.clone();
+    balances.retain(|_, amount| *amount != 0);
+    anyhow::ensure!(sums == balances, "the rows come to {sums:?}, the balances are {balances:?}");
+    let mut trial = BTreeMap::<&str, i128>::new();
+    for ((_, currency), amount) in &balances {
+        *trial.entry(currency).or_default() += amount;
+    }
+    anyhow::ensure!(trial.values().all(|sum| *sum == 0), "together they are not nothing: {trial:?}");
+    for payer in PAYERS {
+        let key = (format!("tenant:{}:consumed", payer.tenant), payer.currency.to_owned());
+        credit(stage, payer, balances.get(&key).copied().unwrap_or_default()).await?;
+    }
+    Ok(())
+}
+
+async fn credit(stage: &Stage, payer: Payer, consumed: i128) -> anyhow::Result<()> {
+    anyhow::ensure!(consumed > 0, "{} has used nothing", payer.tenant);
+    let Some(credit) = payer.credit else { return Ok(()) };
+    for first in 0..3 {
+        eventually("the credit is what the rows left of it", || async {
+            let row = stage.cluster.cli_from(first).rows(&["credits", "show", payer.tenant]).await?.remove(0);
+            let of = |name: &str| pico(row[name].as_str().unwrap_or("none"));
+            let told = (of("granted")?, of("spent")?, of("balance")?, of("owed")?);
+            let granted = credit * 1_000_000_000_000;
+            anyhow::ensure!(told == (granted, consumed, granted - consumed, 0), "{row}, and {consumed} pico used");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The files alone say the same, without any node's word: those of each node are whole.
+async fn offline(stage: &mut Stage) -> anyhow::Result<()> {
+    for node in &mut stage.cluster.nodes {
+        node.kill()?;
+        let dir = node.data_dir();
+        let run = Run::offline(&["ledger", "verify", "--dir", &dir.to_string_lossy()], &node.dir, &[]).await?;
+        anyhow::ensure!(run.code == 0, "node {}: {run:?}", node.id);
+    }
+    Ok(())
+}
