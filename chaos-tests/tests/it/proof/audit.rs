@@ -33,8 +33,10 @@ pub(super) struct Found {
     voided: u64,
     orphaned: u64,
     recovered: u64,
-    /// Of requests that no provider has seen: their nodes died with them on their way.
+    /// Of requests that no provider has seen, as their nodes died with them on their way.
     unseen: u64,
+    /// The same, as the provider was so busy that it had not read them when their time was up.
+    unread: u64,
     costs: u64,
     exact_costs: u64,
 }
@@ -46,9 +48,10 @@ impl Found {
 
     /// A proof about nothing is none.
     pub(super) fn must_be_much_of(&self, calls: u64) -> anyhow::Result<()> {
-        let Found { dispatched, complete, exact, bounded, voided, exact_costs, .. } = *self;
+        let Found { dispatched, complete, exact, bounded, voided, exact_costs, unread, .. } = *self;
         let much = dispatched >= calls && complete * 2 > calls && exact * 2 > calls && exact_costs * 2 > calls;
         anyhow::ensure!(much && bounded > 0 && voided > 0, "too little was tried: {self:?}");
+        anyhow::ensure!(unread * 50 <= calls, "too much is billed that nobody has read: {self:?}");
         Ok(())
     }
 }
@@ -100,7 +103,6 @@ impl Found {
     ) -> anyhow::Result<()> {
         self.rows += 1;
         self.recovered += u64::from(row.usage_source == "recovered");
-        self.unseen += u64::from(records.is_none());
         let payer = payer(&row.tenant)?;
         let used = i128::from(row.input_tokens) * payer.input + i128::from(row.output_tokens) * payer.output;
         let cost = pico(row.cost.as_deref().unwrap_or("0"))?;
@@ -109,6 +111,7 @@ impl Found {
             "orphaned" => self.orphaned(row, records, told, struck),
             "voided" => self.voided(row, records.context("nobody refused it")?, told),
             "settled" => self.settled(row, asked_last(row, records)?, told),
+            "partial" if records.is_none() => self.unread(row, told),
             "partial" => self.partial(row, asked_last(row, records)?, told),
             other => anyhow::bail!("{other} is no end"),
         }
@@ -123,6 +126,7 @@ impl Found {
         struck: &Struck,
     ) -> anyhow::Result<()> {
         self.orphaned += 1;
+        self.unseen += u64::from(records.is_none());
         anyhow::ensure!((row.input_tokens, row.output_tokens) == (0, 0), "nobody knows what it used");
         anyhow::ensure!(!told.is_some_and(|it| it.complete), "its caller has heard it to the end");
         let begun = records.and_then(|it| it.values().map(|it| it.started_us).min());
@@ -164,6 +168,14 @@ impl Found {
         Ok(())
     }
 
+    /// Sent, and its time was up before the provider had read it: for all that anybody can know that may be billed, the input alone.
+    fn unread(&mut self, row: &Row, told: Option<&Told>) -> anyhow::Result<()> {
+        self.unread += 1;
+        let failed = told.is_none_or(|it| it.status == row.status && it.tokens == 0);
+        anyhow::ensure!(failed && row.status == 504 && row.output_tokens == 0, "main was not asked");
+        Ok(())
+    }
+
     /// Each attempt that a provider worked for has one cost; of an orphan nobody knows who did.
     fn judge_costs(
         &mut self,
@@ -180,18 +192,23 @@ impl Found {
         }
         for cost in costs {
             let record = open.remove(&(cost.request_id.as_str(), cost.provider.as_str()));
-            self.judge_cost(cost, record).with_context(|| format!("{cost:?} of {record:?}"))?;
+            let unread = record.is_none() && rows[cost.request_id.as_str()].status == 504;
+            self.judge_cost(cost, record, unread).with_context(|| format!("{cost:?} of {record:?}"))?;
         }
         let missing: Vec<_> = open.iter().take(3).collect();
         anyhow::ensure!(missing.is_empty(), "no cost of {} attempts: {missing:?}", open.len());
         Ok(())
     }
 
-    fn judge_cost(&mut self, cost: &Cost, record: Option<&Record>) -> anyhow::Result<()> {
-        let record = record.context("nobody worked for that")?;
+    fn judge_cost(&mut self, cost: &Cost, record: Option<&Record>, unread: bool) -> anyhow::Result<()> {
         let amount = i128::from(cost.input_tokens) * COST.0 + i128::from(cost.output_tokens) * COST.1;
         anyhow::ensure!(cost.currency == "USD" && pico(&cost.cost)? == amount, "not {amount} pico");
         self.costs += 1;
+        if unread {
+            anyhow::ensure!(cost.usage_source == "counted" && cost.output_tokens == 0, "nobody worked for that");
+            return Ok(());
+        }
+        let record = record.context("nobody worked for that")?;
         // Whoever works a whole answer out bills it all, and of a stream what was taken.
         let output = if record.stream { record.output_tokens } else { record.planned_tokens };
         if cost.usage_source == "provider" {

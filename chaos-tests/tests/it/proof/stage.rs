@@ -19,7 +19,7 @@ use super::{
 pub(super) const MODEL: &str = "gpt-4o-proof";
 /// Who answers in the end, whoever was asked first.
 pub(super) const MAIN: &str = "main";
-const CALLERS: usize = 24;
+const CALLERS: usize = 48;
 
 /// Providers that never answer, each with its knob; `gone` is not there at all.
 const UNFIT: [(&str, &str, &str); 3] =
@@ -99,7 +99,7 @@ impl Stage {
     }
 
     fn resources(&self) -> String {
-        let timeouts = ", timeouts: {request: 8s, firstByte: 1s, idle: 1s}";
+        let timeouts = ", timeouts: {request: 8s, firstByte: 2s, idle: 2s}";
         let mut yaml = String::new();
         for (name, provider) in &self.providers {
             yaml += &resources::provider(name, "openai", &provider.url());

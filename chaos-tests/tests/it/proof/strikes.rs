@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rand::{RngExt, rngs::StdRng};
 use tokio::time;
-use tollgate_chaos_tests::{Cluster, SOON, Seed, now};
+use tollgate_chaos_tests::{Cluster, SOON, Seed, nightly, now};
 
-/// Between two strikes, and for how long a node is away: both are faults in time.
+/// Between two strikes, in a short run and in a long one, and for how long a node is away: faults in time.
 const BETWEEN_MS: std::ops::Range<u64> = 300..2_500;
+const BETWEEN_MS_NIGHTLY: std::ops::Range<u64> = 500..10_000;
 const AWAY_MS: std::ops::Range<u64> = 0..1_500;
 
 /// What was done, and which process died when, in microseconds since the epoch.
@@ -44,7 +45,7 @@ impl Strikes {
 
     /// The next one; all nodes are ready before and after it.
     pub(super) async fn next(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
-        self.pause(BETWEEN_MS).await;
+        self.pause(if nightly() { BETWEEN_MS_NIGHTLY } else { BETWEEN_MS }).await;
         let id = self.rng.random_range(1..=3);
         match self.rng.random_range(0..10) {
             0..=2 => self.kill(cluster, id).await?,
