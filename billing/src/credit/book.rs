@@ -70,7 +70,7 @@ impl CreditBook {
         changes: &mut Changes,
     ) -> CreditGrantOutcome {
         if let Some(known) = self.known(grant) {
-            let same = known.amount == grant.amount;
+            let same = known.amount == grant.amount && known.expires_us == grant.expires_us;
             let problem = if same { String::new() } else { conflict(&known) };
             return CreditGrantOutcome { problem, known: true, event: Some((*known).clone()) };
         }
@@ -376,8 +376,12 @@ fn conflict(first: &CreditEventRow) -> String {
     let amount = Money(pico(&first.amount).unwrap_or(0));
     let CreditEventRow { key, currency, time_us, actor, .. } = first;
     let when = Timestamp(*time_us);
+    let until = match first.expires_us {
+        0 => String::new(),
+        expires => format!(" that expire at {}", Timestamp(expires)),
+    };
     format!(
-        "key: `{key}` was used before, for {amount} {currency}, at {when} by token {actor}: take another key for another amount"
+        "key: `{key}` was used before, for {amount} {currency}{until}, at {when} by token {actor}: take another key for another grant"
     )
 }
 

@@ -5,7 +5,7 @@ use tollgate_proto::state::v1::LedgerRow;
 
 use super::{
     cell::{Cell, Column},
-    events::{outcome, source},
+    events::{event_id, outcome, source},
 };
 use crate::ledger::Attempt;
 
@@ -52,7 +52,7 @@ pub fn cost<'a>(row: &'a LedgerRow, attempt: &Attempt<'a>) -> [Cell<'a>; COSTS.l
     let at_most = |known: u64, most: u64| Cell::Number(if attempt.is_bounded() { known.max(most) } else { known });
     [
         Cell::owned(format!("{}.{}", row.seq, attempt.number)),
-        Cell::owned(row.seq.to_string()),
+        Cell::owned(event_id(row)),
         Cell::text(&row.request_id),
         Cell::Number(attempt.number.into()),
         Cell::Time(Timestamp(row.admitted_us)),

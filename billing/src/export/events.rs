@@ -56,6 +56,11 @@ pub fn event(row: &LedgerRow) -> [Cell<'_>; EVENTS.len()] {
     cells
 }
 
+/// What a row is called in every schema.
+pub(super) fn event_id(row: &LedgerRow) -> String {
+    leaf::event_id(row.seq, &digest(row))
+}
+
 /// What stands for a row in the tree of its month.
 pub(crate) fn digest(row: &LedgerRow) -> Digest {
     leaf::digest(row.seq, &cells(row)[1..])

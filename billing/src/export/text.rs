@@ -93,9 +93,9 @@ fn csv_cell<'a>(cell: &'a Cell<'_>) -> Cow<'a, str> {
     }
 }
 
-/// Whether a spreadsheet would calculate.
+/// Whether a spreadsheet would calculate: some take the signs of full width for the others.
 pub(crate) fn is_formula(text: &str) -> bool {
-    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%'])
+    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%', '＝', '＋', '－', '＠'])
 }
 
 /// Decimals are text: most readers would make floats of them.
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn nothing_that_a_caller_chose_is_a_formula() {
-        for model in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "|x", "%x"] {
+        for model in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "|x", "%x", "＝1", "＋1", "－1", "＠SUM(A1)"] {
             let text = csv(&row(model, -5));
             let mut reader = csv::Reader::from_reader(text.as_bytes());
             let read = reader.records().next().unwrap().unwrap();

@@ -87,7 +87,8 @@ pub fn verify(from: impl Read, believed: Option<Fingerprint>) -> Result<Checked,
         _ if believed.is_some() => {
             Err(VerifyError::at(1, "there is no statement, and so no signature of the key that was given"))
         }
-        [] | [b'{', ..] => plain(&mut lines, TextFormat::Jsonl, Some(first)),
+        [] => Err(VerifyError::at(1, "the file is empty: there is nothing in it to check")),
+        [b'{', ..] => plain(&mut lines, TextFormat::Jsonl, Some(first)),
         line if line == header.as_bytes() => plain(&mut lines, TextFormat::Csv, None),
         [b'P', b'A', b'R', b'1', ..] => {
             Err(VerifyError::at(1, "Parquet is not checked: export the same as csv or jsonl, or ask for the statement"))

@@ -62,13 +62,14 @@ pub(super) async fn run(
     if to_stdout && !is_text && io::stdout().is_terminal() {
         return Err(Usage("Parquet is not for a terminal: give --output FILE".to_owned()).into());
     }
+    // Before there is a file that would be left.
+    let (mut interrupt, mut stop) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut target = Target::open(output).await?;
     let mut so_far = SoFar::new(request.cursor().clone(), to_stdout);
-    let mut stop = signal(SignalKind::terminate())?;
     let done = tokio::select! {
         biased;
         done = copy(connection, request, &mut target, &mut so_far) => done,
-        _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
+        _ = interrupt.recv() => Err(Interrupted.into()),
         _ = stop.recv() => Err(Interrupted.into()),
     };
     so_far.clear();
