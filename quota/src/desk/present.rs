@@ -5,7 +5,7 @@
 //! is in flight, and what the log was told and is not true any more.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -28,35 +28,54 @@ struct State {
     changed: HashSet<Arc<Account>>,
     /// When it is told.
     due: Option<Instant>,
+    seats: Seats,
+}
+
+/// What the log knows accounts by: a number is free again once it was told that nobody is there.
+#[derive(Debug, Default)]
+struct Seats {
+    free: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Seats {
+    fn take(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
     now: u64,
     said: u64,
+    /// From when the log is told of somebody until it is told of nobody.
+    seat: Option<u32>,
 }
 
 impl State {
-    fn change(&mut self, account: &Arc<Account>, change: i64) -> u64 {
+    fn change(&mut self, account: &Arc<Account>, change: i64) -> Count {
         let count = self.counts.entry(Arc::clone(account)).or_default();
         count.now = count.now.saturating_add_signed(change);
-        let Count { now, said } = *count;
-        if now != said {
+        let count = *count;
+        if count.now != count.said {
             self.changed.insert(Arc::clone(account));
             self.due.get_or_insert_with(|| Instant::now() + DRAWS_WITHIN);
-            return now;
+            return count;
         }
         self.changed.remove(account);
-        if now == 0 {
+        if count.now == 0 {
             self.counts.remove(account);
         }
-        now
+        count
     }
 }
 
 impl Presences {
     /// How many there are with it on this node; and whether that is to be told to the log at a time that nobody waits for yet.
-    fn enter(&self, accounts: &[Arc<Account>]) -> (Vec<u64>, bool) {
+    fn enter(&self, accounts: &[Arc<Account>]) -> (Vec<Count>, bool) {
         let mut state = self.state.lock();
         let was_due = state.due.is_some();
         let counts = accounts.iter().map(|account| state.change(account, 1)).collect();
@@ -83,22 +102,24 @@ impl Presences {
         if state.due.take_if(|due| *due <= now).is_none() {
             return Vec::new();
         }
-        let State { counts, changed, .. } = &mut *state;
-        changed.drain().filter_map(|account| said(counts, account)).collect()
+        let State { counts, changed, seats, .. } = &mut *state;
+        changed.drain().filter_map(|account| said(counts, seats, account)).collect()
     }
 }
 
 /// Notes that the log is told.
-fn said(counts: &mut HashMap<Arc<Account>, Count>, account: Arc<Account>) -> Option<Present> {
+fn said(counts: &mut HashMap<Arc<Account>, Count>, seats: &mut Seats, account: Arc<Account>) -> Option<Present> {
     let count = counts.get_mut(&account)?;
-    let change = i64::try_from(i128::from(count.now) - i128::from(count.said)).ok()?;
+    let seat = *count.seat.get_or_insert_with(|| seats.take());
     count.said = count.now;
-    if count.now == 0 {
+    let count = count.now;
+    if count == 0 {
         counts.remove(&account);
+        seats.free.insert(seat);
     }
     let Account { limit, version, key } = Arc::unwrap_or_clone(account);
     let account = ShadowCharge { limit: limit.to_string(), key, limit_version: version.0 };
-    Some(Present { account: Some(account), change })
+    Some(Present { seat, account: Some(account), count })
 }
 
 /// A request that is in flight under shadow limits, until it is dropped.
@@ -112,19 +133,20 @@ impl Presence {
     /// others have said last.
     pub(super) fn new(shared: &Arc<Shared>, accounts: Vec<Account>) -> (Self, Vec<u64>) {
         let accounts: Vec<_> = accounts.into_iter().map(Arc::new).collect();
-        let (mut counts, wakes) = shared.presences.enter(&accounts);
+        let (counts, wakes) = shared.presences.enter(&accounts);
+        let mut in_flight: Vec<u64> = counts.iter().map(|count| count.now).collect();
         if wakes {
             shared.wake.notify_one();
         }
         if let Some(replica) = &shared.config.replica {
             let own = (shared.config.node.0, shared.config.incarnation);
             replica.show(&mut |ledger| {
-                for (account, count) in accounts.iter().zip(&mut counts) {
-                    *count = count.saturating_add(ledger.held_elsewhere(own, &account.limit, &account.key));
+                for ((account, Count { seat, .. }), all) in accounts.iter().zip(&counts).zip(&mut in_flight) {
+                    *all = all.saturating_add(ledger.held_elsewhere(own, *seat, &account.limit, &account.key));
                 }
             });
         }
-        (Self { shared: Arc::clone(shared), accounts }, counts)
+        (Self { shared: Arc::clone(shared), accounts }, in_flight)
     }
 }
 

@@ -30,9 +30,9 @@ pub(crate) fn requests_of(incarnation: u64) -> u64 {
 /// The last numbers of an incarnation are those of its tallies (`present.rs`): its requests do not come that far.
 const FIRST_TALLY: u64 = (1 << REQUEST_BITS) - (1 << u32::BITS);
 
-/// What one incarnation has in flight of an account where nobody asks for permits.
-pub(super) fn tally_of(incarnation: u64, account: u32) -> u64 {
-    requests_of(incarnation) + FIRST_TALLY + u64::from(account)
+/// What one incarnation has in flight of an account, at this seat, where nobody asks for permits.
+pub(super) fn tally_of(incarnation: u64, seat: u32) -> u64 {
+    requests_of(incarnation) + FIRST_TALLY + u64::from(seat)
 }
 
 /// Whether a hold is of no single request.

@@ -101,7 +101,7 @@ fn said(kind: Option<&Kind>, outcome: Option<&FrameOutcome>) -> String {
             format!("touch({name} held {} spent {} returned {})", said.held, said.spent, said.returned)
         }
         Some(Kind::Knows(it)) => format!("knows({} since {})", it.limit, it.version),
-        Some(Kind::Present(it)) => format!("present({:+})", it.change),
+        Some(Kind::Present(it)) => format!("present({} at {})", it.count, it.seat),
         Some(Kind::Want(want)) => format!("want({} of {})", want.target, path(&want.limit, &want.key.concat())),
         None => String::new(),
     }
