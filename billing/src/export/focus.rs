@@ -1,8 +1,8 @@
 //! The schema `focus`: charges as FinOps FOCUS has them, one for each hour, payer, caller, route, provider, model, price and
 //! meter.
 //!
-//! Cost is exact: of every currency the sum of `EffectiveCost` is the sum of the ledger's rows. A row whose price lines do not
-//! add up to what it says, as those of a correction do not, is a charge without a meter. What nobody is billed for is no
+//! Cost is exact: of every currency the sum of `EffectiveCost` of usage is the sum of the ledger's rows. A row whose price lines do
+//! not add up to what it says, as those of a correction do not, is a charge without a unit price. What nobody is billed for is no
 //! charge. What upstreams bill for it stands beside it, exactly, too: of every currency the sum of `x_ProviderCost` is the sum of the
 //! attempts; what is in another currency than the answer's is a charge of nothing. Unit prices and quantities are for the same unit, so that their product is the cost to the last digit.
 //!

@@ -4,4 +4,5 @@
 mod readers;
 mod resume;
 mod sums;
+mod validator;
 mod world;

@@ -1,6 +1,6 @@
 //! The columns of FOCUS, and what of them a charge fills.
 
-use tollgate_model::Money;
+use tollgate_model::{Money, Month};
 
 use super::{Key, Metered, Part, Sum};
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
 
 /// Tokens that unit prices are for.
 const PRICED_TOKENS: i128 = 1_000_000;
+const REQUESTS: &str = "Requests";
 
 pub(super) const COLUMNS: usize = 55;
 
@@ -98,18 +99,20 @@ struct Measure {
     list_unit_price: Option<Money>,
 }
 
-fn measure(part: Part, sum: &Sum, currency: &str, has_price: bool) -> Measure {
+fn measure(part: Part, sum: &Sum, key: &Key) -> Measure {
+    let (currency, has_price) = (&key.currency, !key.price.0.is_empty());
     let whole = |count: u64, per: i128| Money(i128::from(count) * (Money::ONE.0 / per));
     let (consumed, priced, per) = match part {
-        None => (None, None, None),
+        None if key.is_correction => (None, None, None),
+        None => (Some((whole(sum.requests, 1), REQUESTS)), None, None),
         // Told in the currency: by the list where the price that counts has no such line.
         Some(Metered { meter: Meter::Minimum, rate, .. }) => {
             let amount = Money(if rate == 0 { sum.list_cost } else { sum.cost });
-            (None, Some((amount, currency.to_owned())), Some(1))
+            (Some((whole(sum.requests, 1), REQUESTS)), Some((amount, currency.clone())), Some(1))
         }
         Some(Metered { meter: Meter::Request, .. }) => {
             let count = whole(sum.quantity, 1);
-            (Some((count, "Requests")), Some((count, "Requests".to_owned())), Some(1))
+            (Some((count, REQUESTS)), Some((count, REQUESTS.to_owned())), Some(1))
         }
         Some(_) => {
             let priced = (whole(sum.quantity, PRICED_TOKENS), format!("{PRICED_TOKENS} Tokens"));
@@ -128,7 +131,7 @@ fn measure(part: Part, sum: &Sum, currency: &str, has_price: bool) -> Measure {
 /// A charge, in the order of [`columns`].
 pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part, sum: &Sum) -> [Cell<'a>; COLUMNS] {
     let has_price = !key.price.0.is_empty();
-    let measure = measure(part, sum, &key.currency, has_price);
+    let measure = measure(part, sum, key);
     let decimal = |value: Option<Money>| value.map_or(Cell::Absent, Cell::Decimal);
     let unit_price = || decimal(measure.unit_price);
     let list_unit_price = || decimal(measure.list_unit_price);
@@ -136,6 +139,10 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
     let price = has_price.then(|| format!("{}@{}", key.price.0, key.price.1));
     let price_id = price.clone().filter(|_| part.is_some()); // it would promise a unit price
     let meter = part.map(|it| it.meter.as_str());
+    // A charge that is of no line of a price is of whole requests, or of what was wrong with some.
+    let sku_meter = meter.unwrap_or(if key.is_correction { "correction" } else { Meter::Request.as_str() });
+    let details = price_id.as_ref().and(meter).map(|meter| serde_json::json!({"x_TokenType": meter}).to_string());
+    let invoice = format!("{}-{}", key.tenant, Month::of(key.month.0, &terms.zone));
     let served = if key.provider_model.is_empty() { &key.model } else { &key.provider_model };
     let (from, to) = sum.seqs.unwrap_or_default();
     [
@@ -157,7 +164,7 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
         cost(),
         unit_price(),
         cost(),
-        Cell::Absent,
+        Cell::owned(invoice),
         Cell::text(issuer),
         Cell::Decimal(Money(sum.list_cost)),
         list_unit_price(),
@@ -179,8 +186,8 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
         Cell::text(served),
         Cell::text("Generative AI"),
         Cell::text(served),
-        meter.map_or(Cell::Absent, Cell::text),
-        meter.map_or(Cell::Absent, |meter| Cell::owned(serde_json::json!({"x_TokenType": meter}).to_string())),
+        Cell::text(sku_meter),
+        details.map_or(Cell::Absent, Cell::owned),
         price_id.map_or(Cell::Absent, Cell::owned),
         Cell::text(&key.consumer),
         Cell::text(&key.consumer),

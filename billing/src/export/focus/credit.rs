@@ -84,7 +84,8 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, event: &'a CreditEventRo
         billed(),
         one(),
         effective(),
-        Cell::Absent,
+        // Of its own: it is on no month's statement.
+        Cell::owned(format!("{}-credit-{}", event.tenant, event.event)),
         Cell::text(issuer),
         billed(),
         one(),
