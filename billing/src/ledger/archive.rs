@@ -79,6 +79,11 @@ impl Archive {
         checked(of, self.file(&of.extent)?)
     }
 
+    /// Whether the directory has segments at all: where it has none it is probably not mounted.
+    pub fn has_some(&self) -> bool {
+        self.disk.list(&self.dir).is_ok_and(|files| files.iter().any(|path| segment_of(path).is_some()))
+    }
+
     /// Copies a segment here. Once this returns it is durable.
     ///
     /// # Errors

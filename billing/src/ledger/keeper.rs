@@ -306,6 +306,11 @@ impl Keeper {
         self.written(&mut self.files.lock())?.let_go(&of.extent)
     }
 
+    /// Whether its archive is there, if it has one.
+    pub(super) fn has_archive(&self) -> bool {
+        self.archive.as_ref().is_some_and(Archive::has_some)
+    }
+
     /// Finds a missing segment in the archive; whether it is there. It then stays there.
     ///
     /// # Errors

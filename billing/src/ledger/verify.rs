@@ -129,7 +129,7 @@ impl Verified {
     }
 
     /// Goes on behind a segment that could not be read through.
-    fn failed(&mut self, of: &Missing, error: io::Error, state: &State) -> io::Result<()> {
+    fn failed(&mut self, of: &Missing, error: io::Error, state: &State, has_archive: bool) -> io::Result<()> {
         let error = match error.downcast::<Broken>() {
             Ok(broken) => {
                 self.broke(&broken);
@@ -139,9 +139,9 @@ impl Verified {
         };
         let nowhere = error.downcast::<Nowhere>()?;
         self.problem(format!("{nowhere}: it was not looked at"));
-        match nowhere {
-            Nowhere::Lost { segment, .. } => self.broken.push(segment),
-            Nowhere::NoArchive { .. } => {}
+        // Of an archive that is only away, nothing is to be fetched: all of it would fill this node's disk.
+        if has_archive && matches!(nowhere, Nowhere::Lost { .. }) {
+            self.broken.push(of.extent.segment);
         }
         self.unseen.push(of.extent.segment);
         (self.hash, self.last_seq) = (of.extent.hash, of.extent.last_seq);
@@ -197,7 +197,7 @@ impl Keeper {
                     let after_seq = verified.last_seq;
                     verified.broke(&Broken { segment, offset: of.extent.bytes, after_seq, why });
                 }
-                Err(error) => verified.failed(&of, error, &state)?,
+                Err(error) => verified.failed(&of, error, &state, self.has_archive())?,
             }
         }
         verified.compare(&state);

@@ -188,6 +188,12 @@ fn what_is_nowhere_is_named_and_the_rest_is_still_read() {
     let verified = keeper.verify().unwrap();
     assert_eq!((&verified.unseen[..], &verified.broken[..]), (&[3][..], &[3][..]));
     assert_eq!(verified.problems, [format!("{lost}: it was not looked at")], "what is behind it is in order");
+    // An archive that is away is not fetched from others.
+    let away = archiving(&disk, &SimDisk::default());
+    keeper.sync().unwrap();
+    away.restore(keeper.look(State::clone));
+    let verified = away.verify().unwrap();
+    assert_eq!((verified.unseen, verified.broken), ((1..=gone).collect::<Vec<_>>(), Vec::new()));
     // Without an archive at all, what was settled lately is read.
     keeper.sync().unwrap();
     let last = recorded.last().unwrap();
