@@ -9,7 +9,7 @@ use tollgate_mock_llm::{Outcome as Ended, Record};
 use super::{
     evidence::{Balances, Cost, Evidence, Row, pico},
     load::Told,
-    stage::{COST, MAIN, PAYERS, Payer, Stage},
+    stage::{COST, MAIN, PAYERS, Payer, Stage, UNTOLD},
     strikes::Struck,
 };
 
@@ -150,9 +150,11 @@ impl Found {
     fn settled(&mut self, row: &Row, record: &Record, told: Option<&Told>) -> anyhow::Result<()> {
         anyhow::ensure!(record.outcome == Ended::Finished, "its provider was not done");
         anyhow::ensure!(row.output_tokens == record.output_tokens, "another output");
-        if row.usage_source != "counted" {
-            anyhow::ensure!(row.input_tokens == record.input_tokens, "another input");
-        }
+        let is_told = record.model != UNTOLD;
+        // The provider's words are not those of its vocabulary: where it says nothing, what comes in is counted otherwise.
+        anyhow::ensure!(!is_told || row.input_tokens == record.input_tokens, "another input");
+        let source = if is_told { "provider" } else { "counted" };
+        anyhow::ensure!([source, "recovered"].contains(&row.usage_source.as_str()), "its provider has said otherwise");
         anyhow::ensure!(told.is_none_or(|it| it.tokens <= row.output_tokens), "its caller has more");
         self.exact += 1;
         self.exact_tokens += row.input_tokens + row.output_tokens;

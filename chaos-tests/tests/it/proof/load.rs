@@ -12,7 +12,7 @@ use tollgate_chaos_tests::{
     resources::api_key,
 };
 
-use super::stage::{GONE, MAIN, MODEL, PAYERS, consumer};
+use super::stage::{GONE, MAIN, MODEL, PAYERS, UNTOLD, consumer};
 
 /// A caller gives up on a call after this long.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 struct Kind {
     /// Who is asked first.
     provider: &'static str,
+    model: &'static str,
     stream: bool,
     knobs: &'static [(&'static str, &'static str)],
     leaves_after: Option<usize>,
@@ -32,7 +33,12 @@ struct Kind {
 }
 
 const fn kind(weight: u32, stream: bool, knobs: &'static [(&'static str, &'static str)]) -> Kind {
-    Kind { provider: MAIN, stream, knobs, leaves_after: None, weight }
+    Kind { provider: MAIN, model: MODEL, stream, knobs, leaves_after: None, weight }
+}
+
+/// Of which the provider does not say what it used.
+const fn untold(stream: bool) -> Kind {
+    Kind { model: UNTOLD, ..kind(4, stream, &[]) }
 }
 
 const fn after(provider: &'static str, weight: u32) -> Kind {
@@ -47,8 +53,8 @@ const KINDS: &[Kind] = &[
     kind(20, false, &[]),
     kind(20, true, &[]),
     kind(4, true, &[("pace", "5ms")]),
-    kind(4, false, &[("usage", "missing")]),
-    kind(4, true, &[("usage", "missing")]),
+    untold(false),
+    untold(true),
     kind(3, true, &[("usage", "twice")]),
     kind(4, false, &[("status", "503")]),
     kind(3, false, &[("status", "429")]),
@@ -143,7 +149,7 @@ fn pick(mut at: u32) -> Kind {
 /// A call whose answer has `tokens` tokens, less than it asks for.
 fn call(kind: Kind, tenant: &str, tokens: u64, is_openai: bool) -> Call {
     let key = api_key(&consumer(tenant));
-    let call = if is_openai { Call::chat(&key, MODEL) } else { Call::messages(&key, MODEL) };
+    let call = if is_openai { Call::chat(&key, kind.model) } else { Call::messages(&key, kind.model) };
     let call = call.max_tokens(tokens + 20).header("x-mock-output", &tokens.to_string());
     let call = call.header("host", &format!("{}.test", kind.provider));
     let call = if kind.stream { call.stream().header("x-mock-chunk", "4") } else { call };

@@ -17,6 +17,8 @@ use super::{
 
 /// A name with a known vocabulary, so that what has no usage block is counted exactly.
 pub(super) const MODEL: &str = "gpt-4o-proof";
+/// The same, whose provider says no usage.
+pub(super) const UNTOLD: &str = "gpt-4o-proof-nousage";
 /// Who answers in the end, whoever was asked first.
 pub(super) const MAIN: &str = "main";
 const CALLERS: usize = 48;
@@ -119,7 +121,7 @@ impl Stage {
             yaml += &document("Tenant", tenant, &format!("{{billing: {billing}}}"));
             yaml += &resources::consumer(&consumer(tenant), tenant);
             let price = figures(payer.input, payer.output);
-            let of = format!("{{tenants: [{tenant}], models: ['{MODEL}']}}");
+            let of = format!("{{tenants: [{tenant}], models: ['{MODEL}*']}}");
             let spec = format!("{{table: contract, currency: {currency}, match: {of}, {price}}}");
             yaml += &document("Price", &format!("{tenant}-price"), &spec);
         }
