@@ -13,7 +13,9 @@ use super::{
     strikes::Struck,
 };
 
-/// A call is written down by then after its provider was done with it, on a machine that is busy.
+/// A provider reads by then what a node that is dead now has sent, on a machine that is busy.
+const READ_US: u128 = 3_000_000;
+/// A call is written down by then after its provider was done with it.
 const WRITTEN_US: u128 = 10_000_000;
 
 type Witnessed = BTreeMap<&'static str, Record>;
@@ -131,7 +133,8 @@ impl Found {
         anyhow::ensure!(!told.is_some_and(|it| it.complete), "its caller has heard it to the end");
         let begun = records.and_then(|it| it.values().map(|it| it.started_us).min());
         let ended = records.and_then(|it| it.values().map(|it| it.ended_us).max());
-        let (begun, ended) = (begun.map_or(0, u128::from), ended.map_or(u128::MAX, |it| u128::from(it) + WRITTEN_US));
+        let (begun, ended) =
+            (begun.map_or(0, |it| u128::from(it) - READ_US), ended.map_or(u128::MAX, |it| u128::from(it) + WRITTEN_US));
         let killed = struck.killed.iter().any(|(node, at)| *node == row.node && (begun..=ended).contains(at));
         anyhow::ensure!(killed, "its node was not killed under it: {:?}", struck.killed);
         Ok(())
