@@ -295,3 +295,79 @@ async fn offline(stage: &mut Stage) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(outcome: Ended) -> Record {
+        Record {
+            sequence: 1,
+            request_id: Some("r".into()),
+            path: "/v1/chat/completions".into(),
+            model: super::super::stage::MODEL.into(),
+            stream: true,
+            status: 200,
+            input_tokens: 5,
+            output_tokens: 30,
+            planned_tokens: 30,
+            started_us: 50_000_000,
+            first_byte_us: 50_000_001,
+            ended_us: 50_000_002,
+            outcome,
+        }
+    }
+
+    /// Of the first payer, at its price.
+    fn row(outcome: &str, input: u64, output: u64) -> Row {
+        let cost = i128::from(input) * PAYERS[0].input + i128::from(output) * PAYERS[0].output;
+        Row {
+            event_id: "1-1".into(),
+            request_id: "r".into(),
+            tenant: PAYERS[0].tenant.into(),
+            provider: Some(MAIN.into()),
+            input_tokens: input,
+            output_tokens: output,
+            usage_source: "provider".into(),
+            status: 200,
+            outcome: outcome.into(),
+            cost: Some(format!("0.{cost:012}")),
+            currency: PAYERS[0].currency.into(),
+            node: 1,
+        }
+    }
+
+    fn is_right(row: &Row, record: Record, told: Option<&Told>, killed: &[(u64, u128)]) -> bool {
+        let mut struck = Struck::default();
+        struck.killed.extend(killed);
+        Found::default().judge(row, Some(&Witnessed::from([(MAIN, record)])), told, &struck).is_ok()
+    }
+
+    #[test]
+    fn a_token_or_a_pico_too_many_or_too_few_is_seen() {
+        let finished = || record(Ended::Finished);
+        assert!(is_right(&row("settled", 5, 30), finished(), None, &[]));
+        for (input, output) in [(5, 29), (5, 31), (4, 30), (6, 30)] {
+            assert!(!is_right(&row("settled", input, output), finished(), None, &[]), "{input} {output}");
+        }
+        let dear = Row { cost: Some("0.000312500226".into()), ..row("settled", 5, 30) };
+        assert!(!is_right(&dear, finished(), None, &[]), "a pico more than {:?}", row("settled", 5, 30).cost);
+        let told = |complete, tokens| Told { status: 200, complete, tokens };
+        let left = || record(Ended::Aborted);
+        assert!(is_right(&row("partial", 5, 20), left(), Some(&told(false, 20)), &[]));
+        assert!(!is_right(&row("partial", 5, 19), left(), Some(&told(false, 20)), &[]), "its caller got more");
+        assert!(!is_right(&row("partial", 5, 31), left(), None, &[]), "more than was written");
+        assert!(!is_right(&row("settled", 5, 30), left(), None, &[]));
+    }
+
+    #[test]
+    fn nothing_is_free_but_what_was_refused_or_died() {
+        let complete = Told { status: 200, complete: true, tokens: 30 };
+        assert!(is_right(&row("orphaned", 0, 0), record(Ended::Aborted), None, &[(1, 50_000_001)]));
+        assert!(!is_right(&row("orphaned", 0, 0), record(Ended::Aborted), None, &[(2, 50_000_001)]), "another node");
+        assert!(!is_right(&row("orphaned", 0, 0), record(Ended::Aborted), None, &[(1, 90_000_000)]), "long after");
+        assert!(!is_right(&row("orphaned", 0, 0), record(Ended::Finished), Some(&complete), &[(1, 50_000_001)]));
+        assert!(!is_right(&row("voided", 0, 0), record(Ended::Finished), None, &[]));
+        assert!(!is_right(&row("partial", 5, 30), record(Ended::Finished), Some(&complete), &[]));
+    }
+}
