@@ -34,6 +34,8 @@ pub(super) struct Found {
     bounded: u64,
     voided: u64,
     orphaned: u64,
+    /// Of these, streams whose last event was out when their nodes died: that does not wait until the end is written down.
+    heard: u64,
     recovered: u64,
     /// Of requests that no provider has seen, as their nodes died with them on their way.
     unseen: u64,
@@ -50,9 +52,10 @@ impl Found {
 
     /// A proof about nothing is none.
     pub(super) fn must_be_much_of(&self, calls: u64) -> anyhow::Result<()> {
-        let Found { dispatched, complete, exact, bounded, voided, exact_costs, unread, .. } = *self;
+        let Found { dispatched, complete, exact, bounded, voided, exact_costs, unread, heard, .. } = *self;
         let much = dispatched >= calls && complete * 2 > calls && exact * 2 > calls && exact_costs * 2 > calls;
         anyhow::ensure!(much && bounded > 0 && voided > 0, "too little was tried: {self:?}");
+        anyhow::ensure!(heard <= 1 + calls / 1_000, "too much was heard for nothing: {self:?}");
         anyhow::ensure!(unread * 50 <= calls, "too much is billed that nobody has read: {self:?}");
         Ok(())
     }
@@ -130,7 +133,11 @@ impl Found {
         self.orphaned += 1;
         self.unseen += u64::from(records.is_none());
         anyhow::ensure!((row.input_tokens, row.output_tokens) == (0, 0), "nobody knows what it used");
-        anyhow::ensure!(!told.is_some_and(|it| it.complete), "its caller has heard it to the end");
+        if told.is_some_and(|it| it.complete) {
+            self.heard += 1;
+            let is_stream = records.is_some_and(|it| it.values().all(|it| it.stream));
+            anyhow::ensure!(is_stream, "its caller has heard it to the end");
+        }
         let begun = records.and_then(|it| it.values().map(|it| it.started_us).min());
         let ended = records.and_then(|it| it.values().map(|it| it.ended_us).max());
         let (begun, ended) =
@@ -366,7 +373,8 @@ mod tests {
         assert!(is_right(&row("orphaned", 0, 0), record(Ended::Aborted), None, &[(1, 50_000_001)]));
         assert!(!is_right(&row("orphaned", 0, 0), record(Ended::Aborted), None, &[(2, 50_000_001)]), "another node");
         assert!(!is_right(&row("orphaned", 0, 0), record(Ended::Aborted), None, &[(1, 90_000_000)]), "long after");
-        assert!(!is_right(&row("orphaned", 0, 0), record(Ended::Finished), Some(&complete), &[(1, 50_000_001)]));
+        let whole = Record { stream: false, ..record(Ended::Finished) };
+        assert!(!is_right(&row("orphaned", 0, 0), whole, Some(&complete), &[(1, 50_000_001)]), "heard to its end");
         assert!(!is_right(&row("voided", 0, 0), record(Ended::Finished), None, &[]));
         assert!(!is_right(&row("partial", 5, 30), record(Ended::Finished), Some(&complete), &[]));
     }
