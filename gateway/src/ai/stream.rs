@@ -43,12 +43,13 @@ pub(crate) struct AiStream {
 
 impl AiStream {
     /// `ends_by` is for the whole of it, where the route names a time.
-    pub(super) fn new(source: Source, first: Emit, idle: Duration, ends_by: Option<Instant>) -> Self {
+    pub(super) fn new(mut source: Source, first: Emit, idle: Duration, ends_by: Option<Instant>) -> Self {
+        let written = last_words_wait(&mut source);
         Self {
             source: Some(source),
             ready: first.into_iter(),
             farewell: None,
-            written: None,
+            written,
             idle,
             waiting_since: None,
             gave_at: None,
@@ -108,7 +109,10 @@ impl AiStream {
     fn push(&mut self, data: &Bytes, waited: Duration) {
         let Some(source) = &mut self.source else { return };
         match source.push(data, waited) {
-            Ok(emit) => self.ready = emit.into_iter(),
+            Ok(emit) => {
+                self.ready = emit.into_iter();
+                self.written = last_words_wait(source);
+            }
             Err(error) => self.broke(&error),
         }
     }
@@ -156,6 +160,11 @@ impl AiStream {
     fn end(&mut self) {
         self.written = self.source.take().map(|mut source| source.settle());
     }
+}
+
+/// Settles once the terminal event is there: callers take it for the end, whenever the connection ends, so it is among the last bytes.
+fn last_words_wait(source: &mut Source) -> Option<Written> {
+    source.relay.is_complete().then(|| source.settle())
 }
 
 impl Drop for AiStream {
