@@ -202,6 +202,7 @@ impl Book {
         let enough = enough || (self.bug == Some(Bug::DrawsOnCredit) && cell.spendable(age) > ask.amount / 2);
         let part = cell.lease.filter(|_| serves && enough && !closed).map(|lease| {
             cell.held += ask.amount;
+            cell.undecided += ask.amount;
             let below_ceiling = spending == Spending::BelowCeiling && lease.is_used_up();
             if below_ceiling && cell.draw_unjournaled(age, ask.amount, ask.amount.saturating_mul(STEP)) {
                 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -263,8 +264,15 @@ impl Book {
             part.at = Some(age);
             let cell = self.cells.get_mut(part.cell as usize).and_then(Option::as_mut);
             let Some(cell) = cell.filter(|cell| cell.is_of(part)) else { continue };
-            let Some(span) = cell.span() else { continue };
-            cell.send_out(span, age, part.amount, part.below_ceiling);
+            cell.undecided = cell.undecided.saturating_sub(part.amount);
+            if let Some(span) = cell.span() {
+                cell.send_out(span, age, part.amount, part.below_ceiling);
+            }
+            // Said as undecided before: nothing else will say that it is not.
+            if !cell.is_dirty {
+                self.due = true;
+                self.touch(part.cell);
+            }
         }
     }
 
@@ -286,6 +294,7 @@ impl Book {
         let used = actual(lease.unit, usage, outcome);
         let within = used.min(part.amount);
         cell.held = cell.held.saturating_sub(part.amount);
+        cell.undecided = cell.undecided.saturating_sub(if part.at.is_none() { part.amount } else { 0 });
         match cell.span() {
             Some(span) => cell.end_aged(span, part.at, part.amount, within, part.below_ceiling),
             None => {

@@ -41,6 +41,8 @@ pub(super) struct Cell {
     pub(super) held: u64,
     /// Of `held`, what is in a pocket and no request held when somebody last looked.
     pub(super) idle: u64,
+    /// Of `held`, what requests have drawn that have not gone out: they may yet be refused.
+    pub(super) undecided: u64,
     pub(super) spent: u64,
     pub(super) returned: u64,
     pub(super) overrun: u64,
@@ -212,7 +214,7 @@ impl Cell {
         (self.held, self.spent, self.returned, self.overrun, self.said) = (0, 0, 0, 0, 0);
         (self.unjournaled, self.unjournaled_spent, self.ceiling, self.ceiling_at) = (0, 0, 0, 0);
         (self.slide, self.unjournaled_slide) = (Slide::default(), Slide::default());
-        (self.waiting, self.idle) = (0, 0);
+        (self.waiting, self.idle, self.undecided) = (0, 0, 0);
         #[cfg(any(test, feature = "seeded-bugs"))]
         ((self.missed, self.reported) = (0, (0, 0, 0)));
         (self.own, self.own_epoch, self.is_told) = (0, 0, false);

@@ -97,7 +97,8 @@ impl Book {
             spent,
             returned: cell.returned,
             overrun: cell.overrun,
-            held: held.saturating_sub(cell.idle),
+            // Whoever was granted nothing yet holds nothing for anybody to see.
+            held: held.saturating_sub(cell.idle).saturating_sub(cell.undecided),
         };
         #[cfg(any(test, feature = "seeded-bugs"))]
         if bug == Some(Bug::ReturnsAndKeeps) {

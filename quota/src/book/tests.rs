@@ -135,6 +135,32 @@ fn what_has_not_gone_out_does_not_age() {
     assert!(bench.draw(80).is_some());
 }
 
+/// What is shown of an account: as held, and as in hand.
+fn shown(bench: &mut Bench) -> (u64, u64) {
+    bench.say();
+    let page = bench.ledger.accounts(Timestamp(SECOND), &crate::ledger::Query::default());
+    (page.accounts[0].held, page.accounts[0].leased)
+}
+
+#[test]
+fn what_a_request_has_drawn_is_shown_as_held_from_when_it_goes_out() {
+    for unit in [Unit::Tokens, Unit::Concurrency] {
+        let mut bench = Bench::with(unit, 200);
+        let in_hand = shown(&mut bench).1;
+        let mut parts = Parts::from_iter(bench.draw(10));
+        assert_eq!(shown(&mut bench), (0, in_hand), "the log may yet refuse the rest of its path");
+        let refused = parts.pop().unwrap();
+        bench.book.finish(refused, &Usage::default(), Outcome::Voided);
+        assert_eq!(shown(&mut bench), (0, in_hand));
+        let mut parts = Parts::from_iter(bench.draw(10));
+        assert_eq!(shown(&mut bench), (0, in_hand));
+        bench.book.go_out(&mut parts);
+        assert_eq!(shown(&mut bench), (10, in_hand - 10), "that it went out is said");
+        bench.book.finish(parts[0], &Usage::default(), Outcome::Voided);
+        assert_eq!(shown(&mut bench), (0, in_hand));
+    }
+}
+
 #[test]
 fn a_lease_that_is_called_back_gives_back_what_is_fresh_and_the_rest_as_it_ages() {
     let mut bench = Bench::with(Unit::Tokens, 200);
