@@ -1,6 +1,6 @@
 //! The whole of it in one thread and virtual time: nodes with their agents and replicas, one log, a network that loses,
 //! repeats and reorders, crashes, incarnations, zombies, partitions, leader outages, clock skew, limit edits, window turns
-//! and snapshots. A witness that shares nothing with the ledger counts every unit really dispatched.
+//! and snapshots; in runs of their own tenants that move, purses, and a limit that changes between fixed and sliding. A witness that shares nothing with the ledger counts every unit really dispatched.
 //!
 //! After every event: I1 in the log's own ledger, I2 and I5 on every node, I3 by the witness, I6 by the rows that count. At
 //! the end of every run I7: the network heals, and whatever is left of an account is admitted, all of it, to any node. And
@@ -54,6 +54,10 @@ pub struct Plan {
     pub lingers: bool,
     /// The keys of one limit live in several zones, and move; edits of limits are of that as often as not.
     pub zones: bool,
+    /// What requests cost is taken from a purse that somebody pays into, and takes from.
+    pub purses: bool,
+    /// One more limit changes between fixed and sliding; edits of limits are of that as often as not.
+    pub flips: bool,
     /// Requests that come at most, those at the end not counted.
     pub arrivals: u64,
     /// What is deliberately wrong.
@@ -68,14 +72,49 @@ impl Plan {
     pub fn chaos(seed: u64) -> Self {
         let standing = !seed.is_multiple_of(2);
         let (faults, checks) = (Faults::ALL, Checks::ALL);
-        let (zones, lingers, arrivals, bug) = (false, false, u64::MAX, None);
-        Self { seed, nodes: 3, faults, scarce: true, standing, lingers, zones, arrivals, bug, checks }
+        let (zones, purses, flips, lingers) = (false, false, false, false);
+        let (arrivals, bug) = (u64::MAX, None);
+        Self { seed, nodes: 3, faults, scarce: true, standing, lingers, zones, purses, flips, arrivals, bug, checks }
     }
 
     /// As [`Plan::chaos`], and one limit is of the hours of several zones.
     #[must_use]
     pub fn zoned(seed: u64) -> Self {
         Self { zones: true, ..Self::chaos(seed) }
+    }
+
+    /// As [`Plan::chaos`], and requests are paid for in advance.
+    #[must_use]
+    pub fn prepaid(seed: u64) -> Self {
+        Self { purses: true, ..Self::chaos(seed) }
+    }
+
+    /// As [`Plan::chaos`], and one more limit changes between fixed and sliding.
+    #[must_use]
+    pub fn flipping(seed: u64) -> Self {
+        Self { flips: true, ..Self::chaos(seed) }
+    }
+
+    /// The runs of `simulate`: of eight seeds in a row, two are of each kind, one with standing shares and one without.
+    #[must_use]
+    pub fn mixed(seed: u64) -> Self {
+        match seed / 2 % 4 {
+            1 => Self::zoned(seed),
+            2 => Self::flipping(seed),
+            3 => Self::prepaid(seed),
+            _ => Self::chaos(seed),
+        }
+    }
+
+    /// Which of these it is, for people.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match (self.zones, self.purses, self.flips) {
+            (true, ..) => "zoned",
+            (_, true, _) => "prepaid",
+            (.., true) => "flipping",
+            _ => "chaos",
+        }
     }
 
     /// Three nodes, nothing goes wrong, and there is enough of everything.
@@ -130,6 +169,12 @@ pub struct Report {
     pub suspense: u64,
     /// Grants of what was left at the end.
     pub drained: u64,
+    /// Units of credit that were billed.
+    pub billed_units: u64,
+    /// Units that were served against credit, and that nobody will ever be billed for.
+    pub lost_units: u64,
+    /// Times that a limit has come to count in another way.
+    pub flips: u64,
     /// Hash of all entries of the log.
     pub trace: u64,
 }
@@ -158,6 +203,9 @@ impl Report {
         self.waited += next.waited;
         self.suspense += next.suspense;
         self.drained += next.drained;
+        self.billed_units += next.billed_units;
+        self.lost_units += next.lost_units;
+        self.flips += next.flips;
         self.hash(&next.trace.to_be_bytes());
     }
 

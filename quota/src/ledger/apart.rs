@@ -189,6 +189,11 @@ impl Ledger {
         let end = self.window_in_zone(state, key, now.saturating_add(ahead)).1;
         let account = self.accounts.slab.get_mut(id).expect("it was there a line ago");
         account.rare_mut().window = (start, end);
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(super::bugs::Bug::MovingForgetsUse) {
+            let used = std::mem::take(&mut account.used);
+            account.give(used);
+        }
         self.dirty.accounts.push(id);
         // Shares stay out of it as long as it lasts.
         if self.rules.get(rule).epoch == epoch {

@@ -84,6 +84,8 @@ pub(crate) enum Bug {
     VoidKeepsItsSlot,
     /// A limit counts in another way at once, and what nodes have in hand counts as used.
     ChangesAtOnce,
+    /// A window that moves with its tenant forgets what was used of it.
+    MovingForgetsUse,
 }
 
 impl Ledger {

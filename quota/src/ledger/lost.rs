@@ -145,6 +145,12 @@ impl Ledger {
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 impl Ledger {
+    /// Whether others have what a node had in hand that was given up.
+    pub(crate) fn is_written_off(&self, node: u64) -> bool {
+        let lost = self.nodes.get(node).and_then(|state| state.lost);
+        lost.is_some_and(|lost| lost.done && lost.write_off != WriteOff::Hold)
+    }
+
     /// What a lost node may have spent, and others were given all the same: incarnation, account, window, amount.
     pub(crate) fn released_by(&self, node: u64) -> Vec<((u64, u32, u64), u64)> {
         let released = self.leases.slab.iter().filter(|(_, lease)| lease.node == node && lease.released > 0);

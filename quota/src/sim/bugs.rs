@@ -31,6 +31,12 @@ pub(super) enum Wrong {
     OrphansAtTheCheckpoint,
     /// The first part of a long recovery says already that this is all.
     DoneFirst,
+    /// What nobody was billed for is free before the bills of its entry are taken in.
+    ClosesBeforeItBills,
+    /// Bills don't say who has spent what they are for.
+    BillsNobody,
+    /// A correction takes off what is in the hands of nodes, too.
+    TakesWhatIsHeld,
 }
 
 impl Wrong {
@@ -52,7 +58,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 60] = [
+const ALL: [(&str, Wrong, &str); 67] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -113,6 +119,13 @@ const ALL: [(&str, Wrong, &str); 60] = [
     ("suspended-share-is-free", Wrong::Ledger(LedgerBug::SuspendedShareIsFree), "I3"),
     ("next-roster-stays", Wrong::Ledger(LedgerBug::NextRosterStays), "I1"),
     ("done-first", Wrong::DoneFirst, "I3"),
+    ("purse-times-out", Wrong::Ledger(LedgerBug::PurseTimesOut), "I4"),
+    ("purse-keeps-the-unknown", Wrong::Ledger(LedgerBug::PurseKeepsTheUnknown), "I4"),
+    ("closes-before-it-bills", Wrong::ClosesBeforeItBills, "I4"),
+    ("bills-nobody", Wrong::BillsNobody, "I3"),
+    ("takes-what-is-held", Wrong::TakesWhatIsHeld, "I3"),
+    ("changes-at-once", Wrong::Ledger(LedgerBug::ChangesAtOnce), "I3"),
+    ("moving-forgets-use", Wrong::Ledger(LedgerBug::MovingForgetsUse), "I3"),
 ];
 
 impl Bug {

@@ -186,7 +186,7 @@ impl<'a> Counter<'a> {
     fn admits(&mut self, at: u64, log: u64, charges: &'a [(String, String, u64)], fate: Fate) -> bool {
         let of = |(name, key, amount): &'a (String, String, u64)| {
             let rule = *self.rules.get(name.as_str())?;
-            let turns = rule.unit != Unit::Concurrency && slides(rule).is_none();
+            let turns = rule.turns();
             let window = if turns { log - log % rule.window.longest_us() } else { 0 };
             Some((((name.as_str(), key.as_str(), window), rule.unit, slides(rule), *amount), rule.capacity))
         };

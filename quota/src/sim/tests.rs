@@ -35,6 +35,24 @@ fn wherever_tenants_live_and_move_no_limit_is_exceeded_and_no_unit_lost() {
 }
 
 #[test]
+fn no_credit_is_served_twice_and_what_is_left_is_what_was_not_billed() {
+    let mut sum = Report::default();
+    for seed in 0..seeds(24) {
+        sum.add(&run(Plan::prepaid(seed)).unwrap_or_else(|failure| panic!("{failure:#?}")));
+    }
+    assert!([sum.billed_units, sum.lost_units, sum.refusals].into_iter().all(|times| times >= 1_000), "{sum:?}");
+}
+
+#[test]
+fn whichever_way_a_limit_counts_by_now_it_is_never_exceeded() {
+    let mut sum = Report::default();
+    for seed in 0..seeds(24) {
+        sum.add(&run(Plan::flipping(seed)).unwrap_or_else(|failure| panic!("{failure:#?}")));
+    }
+    assert!(sum.flips >= 50, "{sum:?}");
+}
+
+#[test]
 fn without_faults_everything_is_usable_and_most_requests_meet_no_log() {
     let mut local = 0;
     let mut all = 0;
@@ -164,7 +182,7 @@ fn is_found(name: &str) {
     let (mut events, mut broken) = (0, BTreeSet::new());
     for seed in 0.. {
         assert!(events < WITHIN, "it broke {broken:?}");
-        match run(Plan { bug: Some(bug), ..Plan::chaos(seed) }) {
+        match run(Plan { bug: Some(bug), ..Plan::mixed(seed) }) {
             Ok(report) => events += report.events,
             Err(failure) if failure.violation.invariant == bug.breaks() => return,
             Err(failure) => {
@@ -250,6 +268,13 @@ variants! {
     a_share_in_suspense_that_is_free_is_found: "suspended-share-is-free";
     a_roster_of_the_next_window_with_the_dead_on_it_is_found: "next-roster-stays";
     a_recovery_that_ends_with_its_first_part_is_found: "done-first";
+    credit_that_is_free_in_time_is_found: "purse-times-out";
+    credit_that_stays_spent_though_nobody_is_billed_is_found: "purse-keeps-the-unknown";
+    credit_that_is_free_before_it_is_billed_is_found: "closes-before-it-bills";
+    bills_that_do_not_say_who_has_spent_are_found: "bills-nobody";
+    a_correction_that_takes_what_nodes_have_is_found: "takes-what-is-held";
+    a_limit_that_counts_in_another_way_at_once_is_found: "changes-at-once";
+    a_window_that_moves_and_forgets_what_was_used_is_found: "moving-forgets-use";
 }
 
 /// In a window that is over and that the log says nothing of, a lease was let go that a request had drawn on, and another took

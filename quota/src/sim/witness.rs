@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::world::{PERMITS, SLIDING};
+use super::world::{FLIPS, PERMITS, PURSE, SLIDING};
 use crate::invariants::{Terminals, Violation, require, safe};
 
 /// Limit, key, and where the window began.
@@ -108,7 +108,7 @@ impl Witness {
             let place = &self.places[&(account, epoch)];
             let figures = self.figures.get_mut(place).expect("it was seen");
             match &*place.0 {
-                PERMITS => {}
+                PERMITS | PURSE | FLIPS => {}
                 SLIDING => {
                     let taken = self.taken.entry(place.clone()).or_default();
                     take(taken, Taken { at, request, amount, ended: false });
@@ -143,7 +143,7 @@ impl Witness {
                 note(self.beyond.entry(place.clone()).or_default(), now, used.saturating_sub(amount));
                 continue;
             }
-            if place.0 == PERMITS {
+            if [PERMITS, PURSE, FLIPS].contains(&&*place.0) {
                 continue;
             }
             let figures = self.figures.get_mut(place).expect("it was seen");

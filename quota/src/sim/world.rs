@@ -3,8 +3,10 @@
 mod books;
 #[cfg(test)]
 mod by_hand;
+mod credit;
 mod disk;
 mod drain;
+mod flips;
 mod log;
 mod lost;
 mod names;
@@ -29,6 +31,7 @@ use tollgate_proto::state::v1::{
     Usage, record::Kind,
 };
 
+use credit::Credit;
 use disk::Disk;
 use streams::{Part, Stream};
 
@@ -53,7 +56,11 @@ const TROUBLES: u64 = START + 18 * SECOND;
 /// In windows of the clock, one that slides, and one of what is in flight.
 const LIMITS: [&str; 5] = ["a", "b", "c", SLIDING, PERMITS];
 pub(super) const SLIDING: &str = "d";
+pub(super) use credit::PURSE;
+pub(super) use flips::FLIPS;
 pub(super) const PERMITS: &str = "e";
+/// The one more that some plans have.
+const SIXTH: usize = LIMITS.len();
 /// How long a caller waits for a decision.
 const PATIENCE: u64 = 3 * SECOND;
 /// How long a process may spend its leases without an answer, and what it has in flight may last after that.
@@ -71,6 +78,10 @@ enum Command {
     Remove(Name),
     /// A key lives elsewhere from here on.
     Move(Arc<zones::Homes>, &'static str),
+    /// So much is paid in.
+    Grant(u64),
+    /// So much is taken off what was paid in, as far as nobody holds it.
+    TakeOff(u64),
 }
 
 #[derive(Debug)]
@@ -87,6 +98,7 @@ struct Process {
     incarnation: u64,
     agent: Agent,
     replica: Ledger,
+    credit: Credit,
     applied: usize,
     alive: bool,
     cut: bool,
@@ -159,15 +171,21 @@ pub(super) struct World {
     orders: Dice,
     /// Of how streams grow.
     growth: Dice,
+    /// Of whether requests ask for the sixth limit, and what is paid in.
+    sixth: Dice,
     queue: Queue,
     now: u64,
     log: Vec<Entry>,
     /// What the log says, applied as it is written.
     truth: Ledger,
+    credit: Credit,
     /// The rows of all its changes.
     store: BTreeMap<Vec<u8>, Vec<u8>>,
     processes: Vec<Process>,
     witness: Witness,
+    /// What went out against credit.
+    served: credit::Served,
+    flips: flips::Flips,
     /// What the log holds for requests, as it was granted.
     central: BTreeMap<(u64, u64, u64), Vec<Label>>,
     /// When it was.
@@ -210,19 +228,29 @@ pub(super) struct World {
 }
 
 impl World {
+    /// What a limit is called, by its place.
+    fn name_of(&self, limit: usize) -> &'static str {
+        let sixth = if self.plan.flips { FLIPS } else { PURSE };
+        LIMITS.get(limit).copied().unwrap_or(sixth)
+    }
+
     pub(super) fn new(plan: Plan, story: Option<VecDeque<String>>) -> Self {
         let mut world = Self {
             plan,
             dice: Dice(plan.seed),
             orders: Dice(!plan.seed),
             growth: Dice(plan.seed.rotate_left(32)),
+            sixth: Dice(!plan.seed.rotate_left(16)),
             queue: Queue::default(),
             now: START,
             log: Vec::new(),
             truth: Ledger::with_bounds(bounds(plan)),
+            credit: Credit::of(plan),
             store: BTreeMap::new(),
             processes: Vec::new(),
             witness: Witness::default(),
+            served: credit::Served::default(),
+            flips: flips::Flips::default(),
             central: BTreeMap::new(),
             granted_at: BTreeMap::new(),
             promised: BTreeMap::new(),
@@ -264,6 +292,8 @@ impl World {
     pub(super) fn run(mut self) -> Result<Report, Box<Failure>> {
         let done = self.live();
         self.report.recalls = self.truth.counters().recalls;
+        (self.report.billed_units, self.report.lost_units) = self.served.sums();
+        self.report.flips = self.flips.changes();
         self.compare();
         let Self { plan, report, story, .. } = self;
         match done {
@@ -284,6 +314,12 @@ impl World {
             let few = name == PERMITS && self.plan.scarce;
             let capacity = if few { self.dice.range(4, 20) } else { self.dice.range(least, 3 * least + 5_000) };
             self.set(limit, capacity)?;
+        }
+        if self.plan.purses {
+            self.append(Command::Grant(2_000))?;
+        }
+        if self.plan.flips {
+            self.flip()?;
         }
         for node in 1..=self.plan.nodes {
             self.spawn(node, 1, Disk::default())?;

@@ -93,6 +93,13 @@ impl Ledger {
         Some((start, state.rule.capacity, roster.by_rule(0).sum()))
     }
 
+    /// Whether what is used of a limit ages, and the window that is open: as it counts by now.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn way_of(&self, limit: &str) -> Option<(bool, u64, u64)> {
+        let state = self.rules.get(self.rules.live(limit)?);
+        Some((state.rule.span().is_some(), state.window_start, state.window_end))
+    }
+
     /// The windows that nodes may draw on by rule: where each began, and as [`Ledger::window_of`].
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub(crate) fn windows(&self) -> Vec<(u64, u64, u64, u64)> {

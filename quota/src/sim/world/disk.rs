@@ -161,7 +161,8 @@ impl World {
     pub(super) fn granted(&mut self, at: usize, request: u64) -> Checked {
         let process = &mut self.processes[at];
         let Some(waiting) = process.waiting.get(&request).copied() else { return Ok(()) };
-        let named = |id| Attribution { request_id: id, ..Attribution::default() };
+        let prepaid = self.plan.purses && waiting.wanted.has(SIXTH);
+        let named = |id| Attribution { request_id: id, prepaid, ..Attribution::default() };
         let attribution = match waiting.wanted.part {
             Part::Whole => named(id_of(process, request)),
             Part::First => {

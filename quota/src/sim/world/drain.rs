@@ -31,7 +31,8 @@ impl World {
             }
             self.everything_is_usable(limit, key)?;
         }
-        Ok(())
+        self.the_flipped_is_usable()?;
+        self.credit_is_true()
     }
 
     /// Every replica is the same to the bit, whether it came by entries or by snapshots.
@@ -41,6 +42,7 @@ impl World {
         require(kept.eq(truth.iter().cloned()), "same", || "the rows that changed are not those there are".into())?;
         for process in self.processes.iter().filter(|it| it.alive && it.applied == self.log.len()) {
             let same = process.replica.image().into_rows().eq(truth.iter().cloned());
+            let same = same && process.credit == self.credit;
             require(same, "same", || format!("the replica of node {} is not the log's ledger", process.node))?;
         }
         Ok(())
@@ -65,7 +67,7 @@ impl World {
     /// The account of a limit in the window that is open, should it have been touched.
     fn account(&self, limit: usize, key: &str) -> Option<u32> {
         let key: Vec<String> = if key.is_empty() { Vec::new() } else { vec![key.to_owned()] };
-        let view = self.truth.lease_of(0, 0, LIMITS[limit], &key)?;
+        let view = self.truth.lease_of(0, 0, self.name_of(limit), &key)?;
         (view.window_end.0 > self.now).then_some(view.account)
     }
 
@@ -79,7 +81,7 @@ impl World {
     }
 
     /// I7: what is left is granted, a half of it and then the rest or all at once, to any node and each at once; then nothing.
-    fn everything_is_usable(&mut self, limit: usize, key: &str) -> Checked {
+    pub(super) fn everything_is_usable(&mut self, limit: usize, key: &str) -> Checked {
         self.hand_out(limit, key)?;
         // All at once has to be called together from those who have some in hand.
         let parts: &[u64] = if self.dice.percent(50) { &[1] } else { &[2, 1] };
@@ -89,16 +91,16 @@ impl World {
             if amount > 0 {
                 let decision = self.ask(limit, key, amount)?;
                 require(decision == Some(Decision::Granted), "I7", || {
-                    format!("{amount} of {left} that are left of {}/{key}: {decision:?}", LIMITS[limit])
+                    format!("{amount} of {left} that are left of {}/{key}: {decision:?}", self.name_of(limit))
                 })?;
                 self.report.drained += 1;
             }
         }
         // What a second ago was used of a sliding limit may be there again.
-        if limit < 2 {
+        if limit < 2 || self.name_of(limit) == PURSE {
             let decision = self.ask(limit, key, 1)?;
             require(decision.is_some_and(|it| it != Decision::Granted), "I7", || {
-                format!("nothing is left of {}/{key}, and the answer is {decision:?}", LIMITS[limit])
+                format!("nothing is left of {}/{key}, and the answer is {decision:?}", self.name_of(limit))
             })?;
         }
         Ok(())
@@ -111,7 +113,7 @@ impl World {
             if limit != 2 && left > SMALL {
                 let decision = self.ask(limit, key, 1)?;
                 require(decision == Some(Decision::Granted), "I7", || {
-                    format!("1 of {left} that are left of {}/{key}: {decision:?}", LIMITS[limit])
+                    format!("1 of {left} that are left of {}/{key}: {decision:?}", self.name_of(limit))
                 })?;
             }
         }
@@ -120,15 +122,16 @@ impl World {
 
     fn left(&self, limit: usize, key: &str) -> u64 {
         let rules = self.truth.rules();
-        let capacity = rules.iter().find(|rule| *rule.limit == *LIMITS[limit]).map_or(0, |rule| rule.capacity);
+        let capacity = rules.iter().find(|rule| *rule.limit == *self.name_of(limit)).map_or(0, |rule| rule.capacity);
         let Some(account) = self.account(limit, key) else {
             let key: Vec<String> = if key.is_empty() { Vec::new() } else { vec![key.to_owned()] };
-            let stands = self.truth.peek(Timestamp(self.now), LIMITS[limit], &key);
+            let stands = self.truth.peek(Timestamp(self.now), self.name_of(limit), &key);
             return stands.map_or(capacity, |standing| standing.remaining);
         };
         let ([_, _, leased, _, _], available) = self.truth.figures(account);
         // What is used of a sliding limit is still with its node.
-        let ages = if LIMITS[limit] == SLIDING { self.truth.used_by_nodes(account) } else { 0 };
+        let slides = limit == SIXTH && self.flips.slides() || self.name_of(limit) == SLIDING;
+        let ages = if slides { self.truth.used_by_nodes(account) } else { 0 };
         u64::try_from(available + i128::from(leased) - i128::from(ages)).unwrap_or(0)
     }
 

@@ -39,14 +39,18 @@ impl World {
             Command::Lose(lost) => self.book_gone(lost.node, lost.incarnation),
             Command::Set(rule) => self.oracle.limit(self.now, entry.at.0, &rule.limit, Some(rule)),
             Command::Remove(limit) => self.oracle.limit(self.now, entry.at.0, limit, None),
+            Command::Grant(_) | Command::TakeOff(_) => self.pay(&entry),
             Command::Batch(_) | Command::Move(..) => {}
         }
-        let outcome = apply(&mut self.truth, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
+        let closes = self.closes(&entry.command);
+        let state = (&mut self.truth, &mut self.credit);
+        let outcome = apply(state, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
         self.keep(changes);
         self.trace(&entry);
         self.tell(|_| format!("entry {index}: {}", story::entry(&entry.command, outcome.as_ref())));
         ended.iter().try_for_each(|id| self.witness.terminals.count(id))?;
         self.is_counted_apart(&ended)?;
+        self.note_bills(&ended, &closes);
         let news = self.truth.take_news();
         if news.all || index.is_multiple_of(FULL_AUDIT_EVERY) {
             self.truth.audit()?;
@@ -59,9 +63,11 @@ impl World {
         if let (Command::Batch(batch), Some(outcome)) = (&entry.command, &outcome) {
             self.note_recovery(&batch.frames[0], outcome);
         }
+        self.note_flip(&news);
         self.note_accounts(&news)?;
         self.note_released();
         self.nothing_sent_out_is_free(&news)?;
+        self.no_credit_is_free_twice()?;
         if let Command::Batch(batch) = &entry.command {
             self.note_holds(&batch.frames[0]);
             self.note_ends(&batch.frames[0], outcome.as_ref());
@@ -96,6 +102,7 @@ impl World {
             Command::Set(rule) => rule.capacity.to_be_bytes().to_vec(),
             Command::Remove(name) => name.as_bytes().to_vec(),
             Command::Move(homes, key) => format!("{key} {homes:?}").into_bytes(),
+            Command::Grant(amount) | Command::TakeOff(amount) => amount.to_be_bytes().to_vec(),
         };
         self.report.hash(&entry.at.0.to_be_bytes());
         self.report.hash(&bytes);
@@ -126,8 +133,8 @@ impl World {
     fn nothing_sent_out_is_free(&self, news: &News) -> Checked {
         for account in changed(news) {
             let Some((epoch, place, _)) = self.place(account) else { continue };
-            if place.0 == SLIDING || place.0 == PERMITS {
-                continue;
+            if [SLIDING, PERMITS, PURSE, FLIPS].contains(&&*place.0) {
+                continue; // what they hold is looked at elsewhere
             }
             let [used, held, leased, suspense, _] = self.truth.figures(account).0;
             let Some(seen) = self.witness.figures.get(&place) else { continue };
@@ -214,7 +221,8 @@ impl World {
         while process.applied < upto {
             let entry = &self.log[process.applied];
             process.applied += 1;
-            apply(&mut process.replica, process.applied as u64, entry, &mut changes, |_| ());
+            let state = (&mut process.replica, &mut process.credit);
+            apply(state, process.applied as u64, entry, &mut changes, |_| ());
             changes.clear();
             let news = process.replica.take_news();
             if news.all {
@@ -232,16 +240,30 @@ impl World {
 
 /// Applies one entry; the outcome of a frame. Names the requests whose usage counted.
 fn apply(
-    ledger: &mut Ledger,
+    (ledger, credit): (&mut Ledger, &mut Credit),
     index: u64,
     entry: &Entry,
     changes: &mut Changes,
     ended: impl FnMut(&str),
 ) -> Option<FrameOutcome> {
     ledger.stamp(entry.stamp);
+    let outcome = apply_command(ledger, credit, index, entry, changes, ended);
+    credit.close(ledger, entry.at, changes);
+    outcome
+}
+
+fn apply_command(
+    ledger: &mut Ledger,
+    credit: &mut Credit,
+    index: u64,
+    entry: &Entry,
+    changes: &mut Changes,
+    ended: impl FnMut(&str),
+) -> Option<FrameOutcome> {
     match &entry.command {
         Command::Batch(batch) => {
             let applied = ledger.apply(LogIndex(index), entry.at, batch, changes);
+            credit.spend(ledger, entry.at, &applied.used, changes);
             // What a request without an end used nobody knows, so nobody counts it.
             let counts = |used: &&Used<'_>| used.outcome != Outcome::Voided && used.told != Told::Nobody;
             let counts = applied.used.iter().filter(counts);
@@ -256,12 +278,14 @@ fn apply(
             ledger.live_in(homes.clone());
             ledger.move_accounts(entry.at, &|_, of| of == [*key], changes);
         }
+        Command::Grant(amount) => credit.grant(ledger, entry.at, *amount, changes),
+        Command::TakeOff(amount) => credit.take_off(ledger, entry.at, *amount, changes),
     }
     None
 }
 
 /// Accounts that may have changed.
-fn changed(news: &News) -> impl Iterator<Item = u32> {
+pub(super) fn changed(news: &News) -> impl Iterator<Item = u32> {
     let all = if news.all { 0..256 } else { 0..0 };
     all.chain(news.accounts.iter().copied())
 }

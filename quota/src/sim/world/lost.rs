@@ -36,6 +36,7 @@ impl World {
         let write_off = orders[self.orders.index(orders.len())].into();
         let lost = NodeLost { node, incarnation, write_off, actor: String::new() };
         self.append(Command::Lose(lost))?;
+        self.served.give_up(node, incarnation);
         // By its own clock, which may be slow by one in a hundred.
         self.queue.at(self.now + ISOLATION * 100 / 99, Event::Isolated { process: at });
         // Somebody finds the machine, or sets up another one.

@@ -8,8 +8,14 @@ use crate::journal::OWN_NUMBERS;
 /// Accounts by window and key, once a node has drawn on one that it knew no number of.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    by_name: BTreeMap<(u64, String), u32>,
+    by_name: BTreeMap<u64, BTreeMap<String, u32>>,
     given: u32,
+}
+
+impl Numbers {
+    fn of(&self, epoch: u64, key: &str) -> Option<u32> {
+        self.by_name.get(&epoch)?.get(key).copied()
+    }
 }
 
 impl World {
@@ -34,20 +40,23 @@ impl World {
             return self.common(account, epoch);
         }
         let key = self.processes[at].agent.name_of_own(account).map(|(_, key)| key.concat()).unwrap_or_default();
-        self.numbers.by_name.get(&(epoch, key)).copied().unwrap_or(account)
+        self.numbers.of(epoch, &key).unwrap_or(account)
     }
 
     /// The number that all labels of an account have, the log's among them.
     pub(super) fn common(&self, account: u32, epoch: u64) -> u32 {
+        if !self.numbers.by_name.contains_key(&epoch) {
+            return account;
+        }
         let place = self.witness.place(account, epoch);
-        let known = place.and_then(|(_, key, _)| self.numbers.by_name.get(&(epoch, key.clone())));
-        known.copied().unwrap_or(account)
+        place.and_then(|(_, key, _)| self.numbers.of(epoch, key)).unwrap_or(account)
     }
 
     fn number(&mut self, at: usize, own: u32, epoch: u64) {
         let Some((limit, key)) = self.processes[at].agent.name_of_own(own) else { return };
         let (limit, key) = (limit.to_owned(), key.to_vec());
-        let btree_map::Entry::Vacant(place) = self.numbers.by_name.entry((epoch, key.concat())) else { return };
+        let names = self.numbers.by_name.entry(epoch).or_default();
+        let btree_map::Entry::Vacant(place) = names.entry(key.concat()) else { return };
         if let Some(account) = self.truth.account_in(epoch, &limit, &key) {
             place.insert(account);
             return;

@@ -14,7 +14,7 @@ const SHORT_HOLD: u64 = 3 * SECOND;
 const UNBILLED: u8 = 0b1_0100;
 
 /// How soon after its entry a request goes out that the log holds: what is later counts from then on.
-const SOON: u64 = 50 * MS;
+pub(super) const SOON: u64 = 50 * MS;
 
 /// Keys that are asked for now and then.
 pub(super) const RARE: &str = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVW";
@@ -40,6 +40,7 @@ impl World {
         let limits = u8::try_from(picked).expect("there are five limits");
         let unbilled = limits & UNBILLED;
         let limits = if unbilled != 0 && self.growth.percent(10) { unbilled } else { limits };
+        let limits = limits | self.sixth_limit()?;
         let part = self.begins_stream(limits);
         let request = self.ask_for(process, Wanted { limits, key, amount, part })?;
         let patience = if self.plan.scarce && self.dice.percent(10) { 3 * MS } else { SECOND };
@@ -98,12 +99,12 @@ impl World {
     pub(super) fn charges(&self, at: usize, wanted: Wanted) -> Option<Vec<Charge>> {
         let rules = &self.processes[at].rules;
         let charge = |limit: usize| {
-            let rule = rules.iter().find(|rule| *rule.limit == *LIMITS[limit])?;
+            let rule = rules.iter().find(|rule| *rule.limit == *self.name_of(limit))?;
             let key = rule.per.iter().map(|_| wanted.key.to_owned()).collect();
             let amount = if matches!(rule.unit, Unit::Requests | Unit::Concurrency) { 1 } else { wanted.amount };
             Some(Charge { limit: rule.limit.clone(), version: rule.version, key, amount })
         };
-        (0..LIMITS.len()).filter(|limit| wanted.has(*limit)).map(charge).collect()
+        (0..=SIXTH).filter(|limit| wanted.has(*limit)).map(charge).collect()
     }
 
     /// I8: what was applied counts at once. Nothing is drawn from an account that this node knows to be called back.
@@ -151,6 +152,8 @@ impl World {
         let times = (0..labels.len()).map(|nth| if nth < drawn { reserved } else { granted });
         self.witness.dispatch((at, request), &labels, times)?;
         self.permits(&labels)?;
+        self.serve(at, request, wanted, &labels)?;
+        self.goes_out_anew((at, request), &labels, (reserved, granted), drawn)?;
         self.book_dispatch(at, &labels);
         self.decide(at, request, Decision::Granted);
         let process = &mut self.processes[at];
@@ -211,13 +214,14 @@ impl World {
     pub(super) fn record(&mut self, at: usize, request: u64, outcome: Outcome) -> Option<Attribution> {
         let process = &self.processes[at];
         let id = disk::id_of(process, request);
+        let prepaid = self.served.knows(&id);
         if outcome != Outcome::Voided {
             if !process.is_newest(&self.truth) {
                 self.forgotten.insert(id.clone()); // nobody listens to it any more, and it does not know yet
             }
             self.settled.push((at, id.clone()));
         }
-        Some(Attribution { request_id: id, ..Attribution::default() })
+        Some(Attribution { request_id: id, prepaid, ..Attribution::default() })
     }
 
     /// Ends what holds something; without a record for what a stream holds in parts.
@@ -241,6 +245,8 @@ impl World {
             _ => used,
         };
         self.witness.settle(self.now, (at, request), labels, used_of);
+        self.ends_served(at, request, labels, used_of);
+        self.flips.end((at, request), if voided { 0 } else { used });
         self.book_end(at, request, labels, used_of);
         let id = attribution.as_ref().filter(|_| !voided).map(|it| &*it.request_id);
         let unprotected = self.ends_apart(at, request, id, used_of);

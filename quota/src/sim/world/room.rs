@@ -54,7 +54,12 @@ impl World {
         let Some(view) = self.truth.lease_of(0, 0, &charge.limit, &charge.key) else { return true };
         let account = self.common(view.account, view.epoch);
         let Some(place) = self.witness.place(account, view.epoch) else { return charge.amount <= view.capacity };
-        let counts = if place.0 == PERMITS { self.in_use(place) } else { self.witness.counts(place, self.now) };
+        let counts = match &*place.0 {
+            PERMITS => self.in_use(place),
+            PURSE => self.served.unbilled(),
+            FLIPS => self.flips.counts(place, self.now),
+            _ => self.witness.counts(place, self.now),
+        };
         let is_later = |name: &(u64, u64, u64)| {
             (name.0, name.1) == (node, incarnation) && later.iter().any(|(hold, _)| hold.request == name.2)
         };

@@ -60,9 +60,11 @@ pub(super) fn entry(command: &Command, outcome: Option<&FrameOutcome>) -> String
         Command::Batch(batch) => frame(&batch.frames[0], outcome),
         Command::Open(open) => format!("node {}/{} is opened", open.node, open.incarnation),
         Command::Lose(lost) => format!("node {}/{} is given up: {:?}", lost.node, lost.incarnation, lost.write_off()),
-        Command::Set(rule) => format!("limit {} is {}", rule.limit, rule.capacity),
+        Command::Set(rule) => format!("limit {} is {}, {:?}", rule.limit, rule.capacity, rule.algorithm),
         Command::Remove(limit) => format!("limit {limit} is deleted"),
         Command::Move(homes, key) => format!("{key} moves: {homes:?}"),
+        Command::Grant(amount) => format!("{amount} is paid in"),
+        Command::TakeOff(amount) => format!("{amount} is to be taken off what was paid in"),
     }
 }
 

@@ -14,7 +14,7 @@ const MOST_GROWTH: u64 = 4;
 /// How long a stream waits for more before it is cut.
 const WAITS: u64 = 500 * MS;
 /// What a stream is charged for as it grows: tokens. A request is one, and has one permit, however long it is.
-const GROWS_IN: u8 = 0b0_1011;
+const GROWS_IN: u8 = 0b10_1011;
 
 /// What a request is to a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) enum Part {
 /// One that has begun.
 #[derive(Debug)]
 pub(super) struct Stream {
-    row: u64,
+    pub(super) row: u64,
     wanted: Wanted,
     /// What it draws on, in order, and since when.
     parts: Vec<(u64, u64)>,

@@ -28,6 +28,9 @@ impl World {
             let predecessor_is_dead = remains.iter().any(|it| it.incarnation() == known);
             let open =
                 NodeOpen { node, incarnation, predecessor_is_dead, isolation_us: ISOLATION, ..NodeOpen::default() };
+            if self.plan.purses {
+                self.append(Command::TakeOff(0))?; // what is due by then is done before
+            }
             self.append(Command::Open(open))?;
             for process in (0..self.processes.len()).filter(|at| self.processes[*at].node == node) {
                 // By its own clock, which may be slow by one in a hundred.
@@ -50,6 +53,7 @@ impl World {
             incarnation,
             agent,
             replica,
+            credit: self.credit.clone(),
             applied: self.log.len(),
             alive: true,
             cut: false,
@@ -149,6 +153,9 @@ impl World {
                 if self.plan.zones && self.orders.percent(50) {
                     return self.someone_moves();
                 }
+                if self.plan.flips && self.orders.percent(50) {
+                    return self.flip();
+                }
                 let (limit, mut capacity) = (self.dice.index(LIMITS.len()), self.dice.range(50, 6_000));
                 if LIMITS[limit] == PERMITS {
                     capacity = capacity % 20 + 2;
@@ -167,7 +174,8 @@ impl World {
     }
 
     pub(super) fn remove(&mut self) -> Checked {
-        let rules = self.truth.rules();
+        let mut rules = self.truth.rules();
+        rules.retain(|rule| LIMITS.contains(&&*rule.limit));
         if self.deleted.is_none() {
             let rule = rules[self.dice.index(rules.len())].clone();
             self.report.faults.note(Fault::Delete);
@@ -245,7 +253,7 @@ impl World {
         let replica = self.snapshot();
         let process = &mut self.processes[at];
         process.applied = self.log.len();
-        process.replica = replica;
+        (process.replica, process.credit) = (replica, self.credit.clone());
         process.rules = process.replica.rules();
         let news = process.replica.take_news();
         process.agent.follow(&process.replica, &news);

@@ -45,7 +45,7 @@ impl World {
         let charges = self.charges(at, wanted).filter(|_| is_silent && is_open && is_undecided);
         let Some(charges) = charges else { return Ok(false) };
         let allowed: Vec<bool> =
-            (0..LIMITS.len()).filter(|limit| wanted.has(*limit)).map(|limit| ALLOW >> limit & 1 == 1).collect();
+            (0..=SIXTH).filter(|limit| wanted.has(*limit)).map(|limit| ALLOW >> limit & 1 == 1).collect();
         let now = self.clock(at);
         let allowed = self.processes[at].agent.allow(&charges, &allowed, durability, now);
         let Some(Allowed { request: next, unprotected, .. }) = allowed else { return Ok(false) };
