@@ -104,7 +104,7 @@ fn the_same_seed_is_the_same_run() {
 #[test]
 fn a_failing_run_is_shrunk_to_a_smaller_one_that_breaks_the_same_and_tells_how() {
     let bug = Bug::named("raise-forgets-leases").expect("it is listed");
-    let found = (0..60).find_map(|seed| run(Plan { bug: Some(bug), ..Plan::chaos(seed) }).err()).expect("it is found");
+    let found = (1..60).find_map(|seed| run(Plan { bug: Some(bug), ..Plan::chaos(seed) }).err()).expect("it is found");
     let least = shrink((*found).clone());
     assert_eq!(least.violation.invariant, found.violation.invariant);
     assert_eq!(run(least.plan), Err(Box::new(least.clone())), "it can be repeated");
