@@ -94,6 +94,8 @@ pub use nodes::Earlier;
 pub use purse::{Bearer, PurseBill, PurseView, WrittenOff};
 pub use rows::RestoreError;
 pub use show::{AccountView, Keep, Page, Position, Query, Sort, title};
+#[cfg(any(test, feature = "seeded-bugs"))]
+pub(crate) use standing::WayView;
 pub(crate) use standing::{MAX_UNRECORDED, ShareView, Shares};
 pub use unprotected::Unprotected;
 

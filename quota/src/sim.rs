@@ -106,6 +106,11 @@ impl Plan {
         }
     }
 
+    /// It has nothing beside what every run has.
+    fn is_plain(&self) -> bool {
+        !self.zones && !self.purses && !self.flips
+    }
+
     /// Which of these it is, for people.
     #[must_use]
     pub fn kind(&self) -> &'static str {

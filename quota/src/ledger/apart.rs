@@ -173,6 +173,10 @@ impl Ledger {
         let accounts: Vec<u32> = of_rule.map(|(account, _)| account).collect();
         let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
         state.shut_rosters();
+        #[cfg(any(test, feature = "seeded-bugs"))]
+        if self.bug == Some(super::bugs::Bug::PartingForgetsShares) {
+            state.roster = Roster::default();
+        }
         state.parted = true;
         state.window_start = now;
         state.window_end = if state.roster.share > 0 { last } else { u64::MAX };

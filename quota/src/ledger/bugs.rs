@@ -86,6 +86,8 @@ pub(crate) enum Bug {
     ChangesAtOnce,
     /// A window that moves with its tenant forgets what was used of it.
     MovingForgetsUse,
+    /// A limit that parts forgets what nodes have by rule.
+    PartingForgetsShares,
 }
 
 impl Ledger {

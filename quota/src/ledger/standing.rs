@@ -24,6 +24,8 @@ use tollgate_proto::state::v1::{Consumed, NamedConsumed, Report, Touch};
 
 pub(crate) use self::views::ShareView;
 #[cfg(any(test, feature = "seeded-bugs"))]
+pub(crate) use self::views::WayView;
+#[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
 use super::{
     Ledger,

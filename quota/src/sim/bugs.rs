@@ -58,7 +58,7 @@ impl Wrong {
 }
 
 /// Its name, and the invariant that shows it.
-const ALL: [(&str, Wrong, &str); 67] = [
+const ALL: [(&str, Wrong, &str); 68] = [
     ("raise-forgets-leases", Wrong::Ledger(LedgerBug::RaiseForgetsLeases), "I1"),
     ("draws-when-central", Wrong::Book(BookBug::DrawsWhenCentral), "I8"),
     ("remade-begins-anew", Wrong::Ledger(LedgerBug::RemadeBeginsAnew), "I3"),
@@ -94,7 +94,7 @@ const ALL: [(&str, Wrong, &str); 67] = [
     ("says-before-the-journal", Wrong::SaysBeforeTheJournal, "I6"),
     ("recovers-nothing", Wrong::RecoversNothing, "I3"),
     ("ignores-isolation", Wrong::Book(BookBug::IgnoresIsolation), "I8"),
-    ("ignores-ceilings", Wrong::Book(BookBug::IgnoresCeilings), "I4"),
+    ("ignores-ceilings", Wrong::Book(BookBug::IgnoresCeilings), "I3"),
     ("ages-at-the-edge", Wrong::Ledger(LedgerBug::AgesAtTheEdge), "I3"),
     ("suspense-at-once", Wrong::Ledger(LedgerBug::SuspenseAtOnce), "I3"),
     ("recovered-is-fresh", Wrong::Ledger(LedgerBug::RecoveredIsFresh), "I3"),
@@ -126,6 +126,7 @@ const ALL: [(&str, Wrong, &str); 67] = [
     ("takes-what-is-held", Wrong::TakesWhatIsHeld, "I3"),
     ("changes-at-once", Wrong::Ledger(LedgerBug::ChangesAtOnce), "I3"),
     ("moving-forgets-use", Wrong::Ledger(LedgerBug::MovingForgetsUse), "I3"),
+    ("parting-forgets-shares", Wrong::Ledger(LedgerBug::PartingForgetsShares), "I2"),
 ];
 
 impl Bug {

@@ -275,6 +275,7 @@ variants! {
     a_correction_that_takes_what_nodes_have_is_found: "takes-what-is-held";
     a_limit_that_counts_in_another_way_at_once_is_found: "changes-at-once";
     a_window_that_moves_and_forgets_what_was_used_is_found: "moving-forgets-use";
+    shares_that_are_forgotten_when_a_limit_parts_are_found: "parting-forgets-shares";
 }
 
 /// In a window that is over and that the log says nothing of, a lease was let go that a request had drawn on, and another took

@@ -337,6 +337,11 @@ impl World {
         self.plan.scarce && self.now < TROUBLES
     }
 
+    /// Whether a limit may be edited now, beside the edits that come with other trouble.
+    fn may_be_edited(&self) -> bool {
+        self.may_fail() && !self.leaderless && self.plan.faults.has(Fault::Edit)
+    }
+
     /// Whether this goes wrong now: `dice` says so, and it may. Counts it.
     fn fails(&mut self, fault: Fault, dice: bool) -> bool {
         let fails = dice && self.plan.faults.has(fault);

@@ -24,6 +24,16 @@ pub(crate) struct ShareView {
     pub(crate) current: bool,
 }
 
+/// See [`Ledger::way_of`].
+#[cfg(any(test, feature = "seeded-bugs"))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WayView {
+    pub(crate) slides: bool,
+    pub(crate) window: (u64, u64),
+    pub(crate) epoch: u64,
+    pub(crate) next: Option<(u64, u64)>,
+}
+
 impl Ledger {
     /// Standing shares of an incarnation.
     pub(crate) fn shares_of(&self, node: u64, incarnation: u64) -> Vec<ShareView> {
@@ -93,11 +103,17 @@ impl Ledger {
         Some((start, state.rule.capacity, roster.by_rule(0).sum()))
     }
 
-    /// Whether what is used of a limit ages, and the window that is open: as it counts by now.
+    /// Whether what is used of a limit ages, and the window that is open, with what names it: as it counts by now. Where nodes may
+    /// draw on the next window already, when that begins, and what names it.
     #[cfg(any(test, feature = "seeded-bugs"))]
-    pub(crate) fn way_of(&self, limit: &str) -> Option<(bool, u64, u64)> {
+    pub(crate) fn way_of(&self, limit: &str) -> Option<WayView> {
         let state = self.rules.get(self.rules.live(limit)?);
-        Some((state.rule.span().is_some(), state.window_start, state.window_end))
+        Some(WayView {
+            slides: state.rule.span().is_some(),
+            window: (state.window_start, state.window_end),
+            epoch: state.epoch,
+            next: state.next.as_ref().map(|next| (next.start, next.epoch)),
+        })
     }
 
     /// The windows that nodes may draw on by rule: where each began, and as [`Ledger::window_of`].

@@ -53,7 +53,7 @@ const BESIDE: [(&str, &[&str]); 5] = [
     ("a time-out refunds credit, or nobody ever does", &["purse-times-out", "purse-keeps-the-unknown"]),
     ("credit is lowered below what is out", &["takes-what-is-held"]),
     ("fixed to sliding and back with leases out", &["changes-at-once"]),
-    ("a window that moves with its tenant's zone", &["moving-forgets-use"]),
+    ("a window that moves with its tenant's zone", &["moving-forgets-use", "parting-forgets-shares"]),
 ];
 
 /// That each is found, `variants!` shows.

@@ -16,8 +16,8 @@ pub(in crate::sim) const PURSE: &str = "p";
 /// Of requests, those that are paid for in advance; and how often somebody pays in, or takes off, when one comes.
 const PERCENT: u64 = 60;
 const PERCENT_PAID_IN: u64 = 3;
-/// Or, in runs of that kind, that the limit comes to count in the other way.
-const PERCENT_FLIPS: u64 = 1;
+/// Or, in runs of that kind, that a key moves, or keys come to go by clocks of their own, or no longer do.
+const PERCENT_MOVES: u64 = 1;
 
 /// What was paid in and is not spent, as the books have it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -182,6 +182,10 @@ impl Served {
 impl World {
     /// Whether a request asks for the sixth limit, too. Now and then somebody pays in when it comes, or takes off; or changes it.
     pub(super) fn sixth_limit(&mut self) -> Result<u8, Violation> {
+        if self.plan.zones && self.may_be_edited() && self.sixth.percent(PERCENT_MOVES) {
+            self.report.faults.note(Fault::Edit);
+            self.someone_moves()?;
+        }
         if !self.plan.purses && !self.plan.flips {
             return Ok(0);
         }
@@ -192,8 +196,8 @@ impl World {
             };
             self.append(command)?;
         }
-        let flips = self.plan.flips && !self.leaderless && self.sixth.percent(PERCENT_FLIPS);
-        if flips && self.may_fail() && self.plan.faults.has(Fault::Edit) {
+        let flips = if self.plan.flips { self.flips_in_a_thousand() } else { 0 };
+        if flips > 0 && self.may_be_edited() && self.sixth.range(0, 1_000) < flips {
             self.report.faults.note(Fault::Edit);
             self.flip()?;
         }

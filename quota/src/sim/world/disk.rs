@@ -200,6 +200,12 @@ impl World {
         unsaid.max_by_key(|(at, it)| (it.agent.unrecorded(), *at)).map(|(at, _)| at)
     }
 
+    /// Who has been without an answer for longest: the log has not heard of most that it did.
+    pub(super) fn unheard_for_longest(&self) -> Option<usize> {
+        let alive = self.processes.iter().enumerate().filter(|(_, it)| it.alive);
+        alive.min_by_key(|(at, it)| (it.heard, *at)).map(|(at, _)| at)
+    }
+
     /// Whose disk has most to do: a crash hurts most there.
     pub(super) fn with_the_slowest_disk(&self) -> Option<usize> {
         let busy = self.processes.iter().enumerate().filter(|(_, it)| it.alive && it.disk.busy_until > self.now);

@@ -2,23 +2,29 @@
 //!
 //! What went out counts in one window of the clock, or in one time of sliding: where its label says. With a change to sliding what
 //! was taken of the window that is open counts on, since it was taken or later; with a change to fixed, what was taken within the
-//! last length of a window. Anything that was out then belongs to both, also when it is sent out later. I3: what counts in a window of
-//! the clock, and in any window of that length, is never more than the limit.
+//! last length of a window, before the one of the clock began or since. Anything that was out then belongs to both, also when it is
+//! sent out later. I3: what counts in a window of the clock, and in any window of that length, is never more than the limit.
 
 use super::*;
 use crate::{
-    ledger::News,
+    ledger::{News, WayView},
     sim::witness::{Place, Request},
 };
 
 pub(in crate::sim) const FLIPS: &str = "f";
+/// How often it changes when a request comes; while some node can't hear of it; and soon after the last time.
+const PER_MILLE: u64 = 20;
+const PER_MILLE_UNHEARD: u64 = 120;
+const PER_MILLE_SOON: u64 = 3;
 /// How long its windows are, in either way.
 const WINDOW: u64 = SECOND;
 /// What is older is forgotten: no request goes out so long after it was granted.
 const KEPT: u64 = 8 * WINDOW;
 
-/// Where something counts: in the window that began then, or in any; since it has changed so many times. What comes back to a
-/// window that it counted in may have aged meanwhile, if it was held from before then.
+/// Where something counts: in the window that began then, or in any; since it has changed so many times. With the first change to
+/// fixed in a window what slides from before it counts there too. Of that, what has aged until the limit comes back to the same
+/// window is free, so each time counts what is carried over to it anew. That forgives nothing that was taken in the window itself: this
+/// is younger than a window is long, and carried over each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Fixed(u64, u64),
@@ -49,10 +55,15 @@ pub(super) struct Flips {
     slides: bool,
     /// The window that was open after the last entry.
     window: (u64, u64),
-    /// Times that it has changed.
+    /// When the next one begins, where nodes may draw on that already.
+    next: Option<u64>,
+    /// Times that it has changed, and when it last did.
     times: u64,
+    changed_at: u64,
     /// By account and window.
     labels: BTreeMap<(u32, u64), Way>,
+    /// By window alone, where all accounts have the same: nodes draw on accounts that the log has no number for.
+    windows: BTreeMap<u64, Way>,
     /// By key, in order of time.
     taken: BTreeMap<String, Vec<Taken>>,
     /// From what to what it has changed, and after when what counted there counts here.
@@ -68,18 +79,27 @@ impl Flips {
         self.times
     }
 
-    fn turns_over(&mut self, now: u64, log: u64, (slides, start, end): (bool, u64, u64)) {
-        let was = self.way(self.window.0);
+    fn turns_over(&mut self, now: u64, log: u64, open: WayView) {
+        let (was, next) = (self.way(self.window.0), self.next.map(|start| self.way(start)));
         let is_open = log < self.window.1;
-        let changes = self.slides != slides;
+        let changes = self.slides != open.slides;
         self.times += u64::from(changes);
-        (self.slides, self.window) = (slides, (start, end));
-        // A request may count from some moments before it goes out.
-        let after = if slides { 0 } else { (now + requests::SOON).saturating_sub(WINDOW) };
-        let change = (changes && is_open).then(|| (was, self.way(start), after));
-        if let Some(change) = change {
-            self.taken.values_mut().flatten().for_each(|taken| taken.goes_over(change));
-            self.carried.push(change);
+        (self.slides, self.window, self.next) = (open.slides, open.window, open.next.map(|(start, _)| start));
+        let way = self.way(open.window.0);
+        if changes {
+            self.changed_at = now;
+            let after = if open.slides { 0 } else { now.saturating_sub(WINDOW) };
+            // What is drawn of the next window, too, by those who have heard of nothing.
+            for was in Some(was).filter(|_| is_open).into_iter().chain(next) {
+                let change = (was, way, after);
+                self.taken.values_mut().flatten().for_each(|taken| taken.goes_over(change));
+                self.carried.push(change);
+            }
+        }
+        self.windows.entry(open.epoch).or_insert(way);
+        if let Some((start, epoch)) = open.next {
+            let way = self.way(start);
+            self.windows.entry(epoch).or_insert(way);
         }
     }
 
@@ -89,7 +109,8 @@ impl Flips {
     }
 
     fn way_of(&self, label: (u32, u64), place: &Place) -> Way {
-        self.labels.get(&label).copied().unwrap_or(Way::Fixed(place.2, self.times))
+        let known = self.labels.get(&label).or_else(|| self.windows.get(&label.1));
+        known.copied().unwrap_or(Way::Fixed(place.2, self.times))
     }
 
     fn take(&mut self, key: &str, way: Way, at: u64, request: Request, amount: u64) -> Vec<(Way, u64)> {
@@ -155,10 +176,24 @@ impl World {
         self.append(Command::Set(rule)).map(drop)
     }
 
+    /// Of a thousand requests, those with which it comes to count in the other way. Seldom soon after the last time: what was spent
+    /// unheard of meanwhile shows once a whole window has passed. Most often while a node can't hear of it.
+    pub(super) fn flips_in_a_thousand(&self) -> u64 {
+        let wanted = self.truth.rule(FLIPS).map(|rule| rule.algorithm == Algorithm::Sliding);
+        let is_pending = wanted.is_some_and(|slides| slides != self.flips.slides);
+        let is_soon = self.now < self.flips.changed_at + 2 * WINDOW;
+        let unheard = || self.processes.iter().any(|it| it.alive && it.cut);
+        match is_pending || is_soon {
+            true => PER_MILLE_SOON,
+            false if unheard() => PER_MILLE_UNHEARD,
+            false => PER_MILLE,
+        }
+    }
+
     /// Takes in how it counts after an entry.
     pub(super) fn note_flip(&mut self, news: &News) {
-        let Some(way) = self.truth.way_of(FLIPS) else { return };
-        self.flips.turns_over(self.now, self.truth.counters().last_time_us, way);
+        let Some(open) = self.truth.way_of(FLIPS) else { return };
+        self.flips.turns_over(self.now, self.truth.counters().last_time_us, open);
         for account in log::changed(news) {
             if let Some((epoch, (limit, _, start), _)) = self.truth.place(account).filter(|_| self.plan.flips)
                 && limit == FLIPS

@@ -12,9 +12,12 @@ const SHORT_HOLD: u64 = 3 * SECOND;
 
 /// Of `LIMITS`, those of which no journal is kept when a request asks for them alone.
 const UNBILLED: u8 = 0b1_0100;
+/// How often one that asks for these asks for nothing else.
+const UNBILLED_ALONE_PLAIN: u64 = 10;
+const UNBILLED_ALONE: u64 = 35;
 
 /// How soon after its entry a request goes out that the log holds: what is later counts from then on.
-pub(super) const SOON: u64 = 50 * MS;
+const SOON: u64 = 50 * MS;
 
 /// Keys that are asked for now and then.
 pub(super) const RARE: &str = "abcdefghijklmnopqrstuvwABCDEFGHIJKLMNOPQRSTUVW";
@@ -39,7 +42,8 @@ impl World {
         };
         let limits = u8::try_from(picked).expect("there are five limits");
         let unbilled = limits & UNBILLED;
-        let limits = if unbilled != 0 && self.growth.percent(10) { unbilled } else { limits };
+        let percent = if self.plan.is_plain() { UNBILLED_ALONE_PLAIN } else { UNBILLED_ALONE };
+        let limits = if unbilled != 0 && self.growth.percent(percent) { unbilled } else { limits };
         let limits = limits | self.sixth_limit()?;
         let part = self.begins_stream(limits);
         let request = self.ask_for(process, Wanted { limits, key, amount, part })?;
@@ -74,6 +78,7 @@ impl World {
         let durability = match wanted.limits {
             limits if limits & !UNBILLED == 0 => Durability::Memory,
             1 if !wanted.key.is_empty() && RARE.contains(wanted.key) => Durability::Memory,
+            1..=3 if !self.plan.is_plain() && wanted.amount.is_multiple_of(4) => Durability::Memory,
             _ if self.dice.percent(3) => Durability::Quorum,
             8 if wanted.amount.is_multiple_of(4) => Durability::Memory,
             _ => Durability::Journal,

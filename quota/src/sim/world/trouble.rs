@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Of crashes in runs of a kind of their own, those of whoever has been without an answer for longest.
+const PERCENT_UNHEARD: u64 = 50;
+
 impl World {
     pub(super) fn set(&mut self, limit: usize, capacity: u64) -> Checked {
         let algorithm = if LIMITS[limit] == SLIDING { Algorithm::Sliding } else { Algorithm::Fixed };
@@ -194,7 +197,9 @@ impl World {
     }
 
     fn crash(&mut self, at: usize, fault: Fault) -> Checked {
-        let at = self.with_unrecorded_draws().or(self.with_the_slowest_disk()).unwrap_or(at);
+        let unheard = !self.plan.is_plain() && self.sixth.percent(PERCENT_UNHEARD);
+        let most = self.with_unrecorded_draws().or(self.with_the_slowest_disk());
+        let at = self.unheard_for_longest().filter(|_| unheard).or(most).unwrap_or(at);
         self.report.faults.note(fault);
         self.tell(|it| format!("{} dies", it.named(at)));
         self.lose_power(at, fault == Fault::LostDisk)?;

@@ -28,7 +28,7 @@ fn named(zone: usize) -> TimeZone {
 impl World {
     /// Everybody lives somewhere before the first limit is made.
     pub(super) fn settle_down(&mut self) -> Checked {
-        self.parted = self.orders.percent(50);
+        self.parted = self.orders.percent(if self.plan.standing { 20 } else { 50 });
         KEYS.into_iter().try_for_each(|key| self.move_home(key))
     }
 
