@@ -374,6 +374,31 @@ fn a_change_that_is_taken_back_before_it_is_effective_changes_nothing() {
     assert_eq!(world.bench.account("tpm", "alice").0, 47);
 }
 
+/// A node's word that it knows is on its way, while it comes to see an account that it has a share of, and gives that back as well.
+#[test]
+fn a_share_that_goes_back_twice_is_free_once() {
+    let mut world = World::new(None, 0);
+    world.step(&Op::Set { way: 1 }).unwrap();
+    (0..2).for_each(|node| world.follow(node));
+    let (name, now) = ([KEYS[0].to_owned()], world.bench.now);
+    let ask = Ask { limit: "tpm", version: world.versions[0], key: &name, amount: 1 };
+    assert!(
+        world.books[0].draw(ask, Spending::Journaled, now).is_none(),
+        "it is called in, and nobody has a record of it"
+    );
+    let word: Vec<Kind> = world.books[0].knows().into_iter().map(Kind::Knows).collect();
+    assert_eq!(word.len(), 1);
+    world.step(&Op::Ask { node: 1, key: 0, amount: 100 }).unwrap();
+    world.step(&Op::Follow { node: 0 }).unwrap();
+    let back = world.books[0].reports(100);
+    assert!(back.len() == 1 && back[0].returned > 0, "{back:?}");
+    world.apply(0, word);
+    world.step(&Op::Ask { node: 1, key: 0, amount: 100 }).unwrap();
+    world.step(&Op::Follow { node: 0 }).unwrap();
+    world.apply(0, back.into_iter().map(Kind::Report).collect());
+    world.quiet().unwrap();
+}
+
 #[test]
 fn a_request_in_flight_is_waited_for_and_not_for_ever() {
     let mut world = World::new(None, 0);
