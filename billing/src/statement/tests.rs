@@ -343,7 +343,7 @@ fn what_is_no_export_of_events_is_told_so() {
     assert_eq!(wrong(&long, None).what, "is longer than any row");
     let open = [header.as_bytes(), b"\r\n\"", &vec![b'x'; 2 << 20]].concat();
     assert_eq!((wrong(&open, None).line, &*wrong(&open, None).what), (2, "is longer than any row"));
-    assert_eq!(verify(&b""[..], None).unwrap().rows, 0);
+    assert!(wrong(b"", None).what.starts_with("the file is empty"), "what was to be an export, and is not");
     assert_eq!(verify(format!("{header}\r\n").as_bytes(), None).unwrap().rows, 0);
 }
 

@@ -33,7 +33,7 @@ fn rests(book: &CreditBook) -> Vec<(String, i128)> {
 }
 
 #[test]
-fn a_key_grants_once_and_another_amount_is_shown_the_first() {
+fn a_key_grants_once_and_another_grant_is_shown_the_first() {
     let mut book = CreditBook::default();
     let first = grant(&mut book, 1, "po-1", 5 * Money::ONE.0, 0);
     assert_eq!((first.problem.as_str(), first.known), ("", false));
@@ -43,9 +43,11 @@ fn a_key_grants_once_and_another_amount_is_shown_the_first() {
     let other = grant(&mut book, 3, "po-1", 6 * Money::ONE.0, 0);
     assert_eq!(
         other.problem,
-        "key: `po-1` was used before, for 5 USD, at 1970-01-01T00:00:00.000001Z by token t1: take another key for another amount"
+        "key: `po-1` was used before, for 5 USD, at 1970-01-01T00:00:00.000001Z by token t1: take another key for another grant"
     );
     assert_eq!(other.event, first.event);
+    let longer = grant(&mut book, 4, "po-1", 5 * Money::ONE.0, 1_000_000);
+    assert!(longer.problem.starts_with("key: `po-1` was used before, for 5 USD, at"), "{}", longer.problem);
     assert_eq!(book.rest("acme"), Money(5 * Money::ONE.0));
 }
 
