@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tollgate_llm::{ApiError, Emit, code};
-use tollgate_quota::{HeldPart, Touch};
+use tollgate_quota::{HeldPart, Touch, Written};
 use tracing::debug;
 
 use super::{
@@ -119,6 +119,7 @@ pub(super) fn relay(
         asking: None,
         ask_again_at: None,
         undecided_by: None,
+        written: None,
         queue: first.into_iter().collect(),
         waiting_bytes,
         heard_at,
@@ -153,6 +154,8 @@ struct Relay {
     ask_again_at: Option<Instant>,
     /// While more must be held before the stream may go on: it is cut then.
     undecided_by: Option<Instant>,
+    /// What the caller has not been sent yet waits for it.
+    written: Option<Written>,
     /// What the caller has not been sent yet, and how much that is.
     queue: VecDeque<Bytes>,
     waiting_bytes: usize,
@@ -180,7 +183,7 @@ impl Relay {
                 break end;
             }
         };
-        let Self { mut source, mut queue, tell, .. } = self;
+        let Self { mut source, mut queue, mut written, tell, .. } = self;
         match end {
             End::Whole(emit) => {
                 queue.extend(emit);
@@ -212,6 +215,7 @@ impl Relay {
             }
             End::Left => return source.leave(CUT_BY_CALLER),
         }
+        end_written(&mut written).await;
         for piece in queue.into_iter().filter(|piece| !piece.is_empty()) {
             if tell.send(piece).await.is_err() {
                 return; // the caller has left
@@ -226,8 +230,14 @@ impl Relay {
             Ok(None) => return None,
             Err(end) => return Some(end),
         };
+        if turn.sends && self.source.relay.is_complete() && self.source.call().is_some() {
+            // Callers take the terminal event for the end, whenever the connection ends. Nothing more is asked for from here on.
+            self.written = Some(self.source.settle());
+            self.growth = None;
+            return None;
+        }
         let next = self.queue.front().cloned().unwrap_or_default();
-        let sends = turn.sends && !self.queue.is_empty();
+        let sends = turn.sends && self.written.is_none() && !self.queue.is_empty();
         let silent_by = (self.heard_at + self.idle).min(self.ends_by);
         tokio::select! {
             biased;
@@ -239,6 +249,7 @@ impl Relay {
             }
             () = sleep_until(turn.cut_at.unwrap_or(self.ends_by)), if turn.cut_at.is_some() => Some(End::Cut),
             () = sleep_until(turn.ask_again_at.unwrap_or(self.ends_by)), if turn.ask_again_at.is_some() => None,
+            () = end_written(&mut self.written), if self.written.is_some() => None,
             sent = self.tell.send(next), if sends => {
                 self.waiting_bytes -= self.queue.pop_front().map_or(0, |piece| piece.len());
                 sent.is_err().then_some(End::Left)
@@ -358,6 +369,14 @@ impl Relay {
             }
         }
     }
+}
+
+/// Resolves once it is written down; then nothing waits for it.
+async fn end_written(written: &mut Option<Written>) {
+    if let Some(written) = written {
+        written.await;
+    }
+    *written = None;
 }
 
 /// What the log says to what was asked; never, where nothing was.

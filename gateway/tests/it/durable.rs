@@ -1,8 +1,11 @@
 //! What is journaled is on the disk before anything of it is sent, and the way to the upstream is made meanwhile.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{sync::watch, task::JoinSet};
@@ -13,8 +16,9 @@ use tollgate_quota::{
 
 use crate::{
     ai::{completion, provider},
-    clients::{call, get},
+    clients::{call, get, read_until},
     cluster::{Cluster, until},
+    growing::{EVERY, TELLING, answer as stream, limited, open as begin, show},
     upstream::{Reply, Upstream, answer, json},
 };
 
@@ -130,4 +134,41 @@ async fn a_service_whose_limit_is_journaled_is_connected_to_meanwhile_and_sent_n
     disk.go_on();
     let next = get(address, "/x", "").await;
     assert_eq!(next.header("x-ratelimit-remaining-requests"), Some("3"), "what was not sent counts for nothing");
+}
+
+/// Callers take the terminal event for the end, whatever becomes of the connection: a node that died then would have given the
+/// answer away. So for streams that are read as they are taken, and for those whose holds grow.
+#[tokio::test]
+async fn the_terminal_event_of_a_stream_waits_until_its_end_is_written_down() {
+    for grows in [false, true] {
+        let disk: Arc<OnceLock<Arc<Disk>>> = Arc::default();
+        let seen = Arc::clone(&disk);
+        let upstream = Upstream::start(move |request| {
+            if request.contains(&format!("texts:{TELLING}")) {
+                return stream(TELLING, EVERY);
+            }
+            // It is on its way, so it is journaled; nothing after it is, and its connection does not end.
+            seen.get().unwrap().stop();
+            let Reply::Keep(whole) = stream(3, Duration::ZERO) else { unreachable!("it comes at once") };
+            Reply::Hang(whole.strip_suffix("0\r\n\r\n").unwrap().to_owned())
+        })
+        .await;
+        let resources = if grows { limited(&upstream, 20_000) } else { provider(&upstream, "openai") };
+        let (cluster, its_disk) = with_disk(&resources).await;
+        disk.set(Arc::clone(&its_disk)).unwrap();
+        if grows {
+            show(&cluster).await;
+        }
+        let admitted = its_disk.appended.load(Ordering::SeqCst) + 1;
+        let mut caller = begin(&cluster, 3).await;
+        until("its end is told to the journal", || its_disk.appended.load(Ordering::SeqCst) > admitted).await;
+        let mut early = vec![0; 1 << 16];
+        let read = caller.try_read(&mut early).unwrap_or(0);
+        let early = String::from_utf8_lossy(&early[..read]).into_owned();
+        assert!(!early.contains("[DONE]"), "{early}");
+        its_disk.go_on();
+        read_until(&mut caller, "[DONE]").await;
+        assert_eq!(open(&upstream), 1, "its connection goes on");
+        cluster.settled(if grows { 2 } else { 1 }).await;
+    }
 }

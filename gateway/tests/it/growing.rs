@@ -34,7 +34,7 @@ fn piece(event: &str) -> String {
 }
 
 /// So many texts, then the end: what the provider says to have been used is one token in four of the bytes.
-fn answer(texts: usize, every: Duration) -> Reply {
+pub(crate) fn answer(texts: usize, every: Duration) -> Reply {
     let text = piece(&chunk(&json!({"content": TEXT}), None));
     let usage = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
         "usage": {"prompt_tokens": 7, "completion_tokens": 5 * texts, "total_tokens": 7 + 5 * texts}});
