@@ -13,6 +13,7 @@ use crate::ledger::requests_of;
 
 /// Says once what is the same. What has no request id of ours stays as it is.
 pub fn pack(frame: &mut Frame) {
+    debug_assert!(frame.attributions.is_empty(), "a frame is packed once");
     let Frame { incarnation, records, attributions, since_us, .. } = frame;
     let first_request = requests_of(*incarnation);
     let mut settles = records.iter_mut().filter_map(|record| settle(&mut record.kind)).peekable();

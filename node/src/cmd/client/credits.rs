@@ -9,7 +9,7 @@ use tollgate_proto::admin::v1::{
 use super::{
     apply::WriteArgs,
     connection::{Connection, ConnectionArgs},
-    output::{ListFormat, write_list},
+    output::{ListFormat, some, write_list},
 };
 
 const COLUMNS: [&str; 11] =
@@ -195,8 +195,4 @@ fn event(event: CreditEvent) -> Value {
         "reason": some(&event.reason),
         "logIndex": event.log_index,
     })
-}
-
-fn some(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
 }

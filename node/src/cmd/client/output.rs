@@ -54,6 +54,11 @@ pub(super) fn write_list(format: ListFormat, columns: &[&str], rows: Vec<Value>)
     }
 }
 
+/// The text, or nothing where it is empty: what a message leaves out is `null` in JSON.
+pub(super) fn some(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
 /// The convention of no-color.org.
 fn no_colour() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())

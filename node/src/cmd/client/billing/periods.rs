@@ -8,7 +8,7 @@ use tollgate_proto::admin::v1::{
 use crate::cmd::client::{
     connection::Connection,
     failure::Told,
-    output::{ListFormat, write_json, write_table},
+    output::{ListFormat, some, write_json, write_table},
     table::Table,
 };
 
@@ -37,7 +37,6 @@ pub(super) async fn list(connection: &Connection, tenant: String, output: ListFo
 fn rows(period: &Period) -> Vec<Value> {
     let none = [PeriodTotal::default()];
     let totals = if period.totals.is_empty() { &none } else { &period.totals[..] };
-    let text = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
     let row = |total: &PeriodTotal| {
         json!({
             "tenant": period.tenant,
@@ -48,11 +47,11 @@ fn rows(period: &Period) -> Vec<Value> {
             "timeZone": period.time_zone,
             "rows": period.rows,
             "corrections": period.corrections,
-            "exact": text(&total.exact),
-            "rounding": text(&total.rounding),
-            "amount": text(&total.amount),
-            "currency": text(&total.currency),
-            "closedAt": text(&period.closed_at),
+            "exact": some(&total.exact),
+            "rounding": some(&total.rounding),
+            "amount": some(&total.amount),
+            "currency": some(&total.currency),
+            "closedAt": some(&period.closed_at),
         })
     };
     totals.iter().map(row).collect()

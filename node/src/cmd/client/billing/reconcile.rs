@@ -16,7 +16,7 @@ use tollgate_proto::admin::v1::{CostDifference, ReconcileRequest, ReconcileRespo
 use crate::cmd::client::{
     connection::{Attempt, Connection},
     failure::{CallError, Told},
-    output::{ListFormat, write, write_table},
+    output::{ListFormat, some, write, write_table},
     table::Table,
     usage::time,
 };
@@ -175,20 +175,19 @@ impl Printed {
 }
 
 fn flat(it: &CostDifference) -> Value {
-    let text = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
     // Money is text; what is counted is a number.
     let figure = |value: &str| match value.parse::<u64>() {
         Ok(count) if it.currency.is_empty() => count.into(),
-        _ => text(value),
+        _ => json!(some(value)),
     };
     json!({
-        "period": text(&it.period),
-        "requestId": text(&it.request_id),
+        "period": some(&it.period),
+        "requestId": some(&it.request_id),
         "model": it.model,
         "figure": it.figure,
         "ours": figure(&it.ours),
         "theirs": figure(&it.theirs),
-        "currency": text(&it.currency),
+        "currency": some(&it.currency),
         "atLeast": figure(&it.at_least),
         "atMost": figure(&it.at_most),
     })
