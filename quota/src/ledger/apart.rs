@@ -13,15 +13,19 @@
 //! whoever does not know: they stay out of every account until its first own window is over. So a record that is made later for a
 //! window that was open then has the label of before; and what it labels is kept until no such share is left, as
 //! no key may have that label twice. A limit that has settled on shares of its next window parts when that begins, some moments later.
+//!
+//! **Coming together.** A limit whose tenants live in one zone again stays parted until the next turn of that zone: its accounts go over
+//! to the window that is open there, each by itself, so that labels and old shares mean what they meant before. At a turn that finds no old
+//! share, all of them are over, and the limit begins its window with a label that nobody has ever seen.
 
 use std::{fmt, sync::Arc};
 
 use tollgate_model::{KeyPart, TimeZone, Timestamp};
 
 use super::{
-    Changes, Ledger,
+    Changes, Ledger, Rule,
     accounts::{Account, overflow_key},
-    rules::RuleState,
+    rules::{RuleState, window_around},
     standing::{ByRule, Roster},
 };
 
@@ -64,6 +68,11 @@ impl RuleState {
         self.parted && self.roster.share > 0
     }
 
+    /// All accounts have windows of one zone: at the end of those the limit has one window again, if no old share is left.
+    pub(super) fn comes_together(&self) -> bool {
+        self.parted && !self.rule.apart && self.deleted_at.is_none() && !self.has_old_shares()
+    }
+
     /// Whether a record whose window is over still tells that its label is taken.
     pub(super) fn keeps_label(&self, account: &Account, now: u64) -> bool {
         self.has_old_shares() && account.epoch == self.epoch && now < self.window_end
@@ -94,6 +103,11 @@ impl Ledger {
         for account in accounts.map(|(id, _)| id).collect::<Vec<_>>() {
             self.begin_own_window(account, 0);
         }
+        // Accounts without a record have moved as well.
+        let with_shares = self.rules.slab.iter().filter(|(_, rule)| rule.has_old_shares()).map(|(id, _)| id);
+        for rule in with_shares.collect::<Vec<_>>() {
+            self.keep_old_shares(rule, self.last_old_end(now, rule));
+        }
         self.finish(now, changes);
     }
 
@@ -117,7 +131,7 @@ impl Ledger {
     fn window_in_zone(&self, state: &RuleState, key: &str, now: u64) -> (u64, u64) {
         let rule = &state.rule;
         let values = rule.values(key);
-        let zone = (!values.is_empty()).then(|| self.zones.zone(&rule.per, &values)).flatten();
+        let zone = (rule.apart && !values.is_empty()).then(|| self.zones.zone(&rule.per, &values)).flatten();
         let (start, end) = rule.window.bounds(Timestamp(now), zone.as_ref().unwrap_or(&rule.time_zone));
         (start.0, end.0)
     }
@@ -219,47 +233,57 @@ impl Ledger {
 
     /// When the last window ends that somebody is in, at this time.
     fn last_end(&self, at: u64, id: u32) -> u64 {
-        let rule = &self.rules.get(id).rule;
-        let zones = self.zones.all();
-        let ends = zones.iter().chain([&rule.time_zone]).map(|zone| rule.window.bounds(Timestamp(at), zone).1.0);
-        ends.max().unwrap_or(at)
+        self.windows_at(at, id).map(|(_, end)| end).max().unwrap_or(at)
     }
 
-    /// A limit that has parted is changed: accounts go over to windows of another length, or to those of the limit.
-    pub(super) fn change_windows_apart(&mut self, now: u64, id: u32, same_window: bool) {
-        let state = self.rules.get(id);
-        let stays_apart = state.rule.apart;
-        if stays_apart && same_window {
-            return;
+    /// Every window that somebody is in, at this time.
+    fn windows_at(&self, at: u64, id: u32) -> impl Iterator<Item = (u64, u64)> {
+        let rule = &self.rules.get(id).rule;
+        let zones = if rule.apart { self.zones.all() } else { Vec::new() };
+        let bounds = move |zone: TimeZone| {
+            let (start, end) = rule.window.bounds(Timestamp(at), &zone);
+            (start.0, end.0)
+        };
+        zones.into_iter().chain([rule.time_zone.clone()]).map(bounds)
+    }
+
+    /// When the last window ends that was open when the limit parted, of those that somebody is in, as zones are now.
+    fn last_old_end(&self, now: u64, id: u32) -> u64 {
+        let parted_at = self.rules.get(id).window_start;
+        let open = self.windows_at(now, id).filter(|(start, _)| *start <= parted_at);
+        open.map(|(_, end)| end).max().unwrap_or(now)
+    }
+
+    /// A limit that has parted is changed: accounts go over to windows of another length, of their zones, or of the limit's own.
+    pub(super) fn change_windows_apart(&mut self, now: u64, id: u32, was: &Rule) {
+        let rule = &self.rules.get(id).rule;
+        if (rule.apart, rule.window, &rule.time_zone) != (was.apart, was.window, &was.time_zone) {
+            self.keep_old_shares(id, self.last_old_end(now, id));
+            let state = self.rules.get(id);
+            let open = self.accounts.slab.iter().filter(|(_, it)| it.rule == id && state.is_open(it, now));
+            let open: Vec<u32> = open.map(|(account, _)| account).collect();
+            open.into_iter().for_each(|account| self.begin_own_window(account, 0));
         }
-        let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id);
-        let (open, over): (Vec<_>, Vec<_>) = of_rule.partition(|(_, it)| state.is_open(it, now));
-        let [open, over] = [open, over].map(|accounts| accounts.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
-        if stays_apart {
-            self.keep_old_shares(id, self.last_end(now, id));
-            return open.into_iter().for_each(|account| self.begin_own_window(account, 0));
+        if !self.rules.get(id).has_old_shares() {
+            self.await_turn(now, id);
         }
-        // What is of a window that has passed is not carried over.
-        over.into_iter().for_each(|account| self.remove_account(account));
-        for account in open {
-            let it = self.accounts.slab.get_mut(account).expect("it was there a line ago");
-            it.rare_mut().window = (0, 0);
-            self.dirty.accounts.push(account);
-        }
-        let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
-        state.parted = false;
-        let (start, end) = state.rule.window.bounds(Timestamp(now), &state.rule.time_zone);
-        (state.window_start, state.window_end) = (start.0, end.0);
     }
 
     /// The last window is over that was open when a limit parted: nothing of its shares matters any more.
     pub(super) fn end_old_shares(&mut self, now: u64, id: u32) {
         let state = self.rules.slab.get_mut(id).expect("only what is there turns");
-        let end = std::mem::replace(&mut state.window_end, u64::MAX);
+        let end = state.window_end;
         state.roster = Roster::default();
         if state.deleted_at.is_some() && self.rules.buried.remove(&(end, id)) {
             self.rules.buried.insert((now, id));
         }
+        self.await_turn(now, id);
+    }
+
+    /// A parted limit without old shares has nothing to turn, but for the turn at which it comes together.
+    fn await_turn(&mut self, now: u64, id: u32) {
+        let state = self.rules.slab.get_mut(id).expect("only what is there turns");
+        state.window_end = if state.comes_together() { window_around(now, &state.rule).1 } else { u64::MAX };
         self.dirty.rules.push(id);
     }
 }

@@ -251,7 +251,7 @@ impl Ledger {
         if !counts_alike {
             self.begin_change(id, &was);
         } else if state.parted {
-            self.change_windows_apart(now, id, same_window);
+            self.change_windows_apart(now, id, &was);
         } else if !same_window || (was.time_zone != state.rule.time_zone && !state.rule.apart) {
             (state.window_start, state.window_end) = window_around(now, &state.rule);
             // Who does not know yet goes by the old one: what is drawn of the next window then counts in the one that follows.
@@ -299,7 +299,7 @@ impl Ledger {
         if now < self.rules.get(id).window_end {
             return self.freeze_ahead(now, id);
         }
-        if self.rules.get(id).parted {
+        if self.rules.get(id).parted && !self.rules.get(id).comes_together() {
             return self.end_old_shares(now, id);
         }
         let records = self.accounts.count(id);
@@ -312,7 +312,7 @@ impl Ledger {
         let next = next.map_or_else(|| self.window_from(now, id, records), |next| *next);
         let state = self.rules.slab.get_mut(id).expect("it was there a line ago");
         (state.window_start, state.window_end) = (next.start, next.end);
-        (state.epoch, state.roster) = (next.epoch, next.roster);
+        (state.epoch, state.roster, state.parted) = (next.epoch, next.roster, false);
         if is_deleted {
             self.rules.buried.insert((state.over_at(), id));
         }

@@ -245,7 +245,7 @@ impl Ledger {
         }
         let state = self.rules.get(id);
         let is_time = now.saturating_add(state.lead()) >= state.window_end && now < state.window_end;
-        let shares = state.rule.turns() && !state.rule.apart;
+        let shares = state.rule.turns() && !state.rule.apart && !state.parted;
         if !is_time || state.next.is_some() || state.deleted_at.is_some() || state.changing.is_some() || !shares {
             return;
         }

@@ -229,6 +229,50 @@ fn a_limit_whose_tenants_live_in_one_zone_again_has_one_window_and_forgets_nothi
     assert!(bench.take("angel", 1_000) && bench.take("kiwi", 1_000));
 }
 
+/// A label must never fit twice: of the window that was open when the limit parted some node may still say what it drew.
+#[test]
+fn a_limit_that_comes_together_takes_in_nothing_of_a_day_that_was_over_before() {
+    let bounds = Bounds { standing: Some(SHARES), ..Bounds::default() };
+    let mut bench = Bench::bounded(bounds, &[]);
+    bench.open(2, 1);
+    bench.set(daily(1, false));
+    let epoch = bench.ledger.shares_of(1, 1)[0].epoch;
+    let touch = |bench: &mut Bench, key: &str| {
+        let report = Some(Report { epoch, spent: 250, ..Report::default() });
+        let frame = bench.frame(Kind::Touch(Touch { limit: "tpm".into(), key: vec![key.into()], report }));
+        bench.apply(&frame);
+    };
+    bench.live(homes(), &["kiwi", "angel"]);
+    bench.set(daily(1, true));
+    let long = bench.hold(vec![charge("tpm", 1, "kiwi", 300)]);
+    assert!(long.granted);
+    bench.now = day_of(AUCKLAND, NOON).1;
+    assert!(bench.take("kiwi", 1_000), "its next day");
+
+    bench.live(Homes::default(), &["kiwi", "angel"]);
+    bench.set(daily(1, false));
+    touch(&mut bench, "kiwi");
+    assert_eq!((bench.look("kiwi").used, bench.look("kiwi").held), (0, 1_000), "that was drawn of the day before");
+    touch(&mut bench, "angel");
+    assert_eq!((bench.look("angel").used, bench.look("angel").leased), (250, 250), "and this of the day that goes on");
+    assert!(!bench.take("kiwi", 1) && !bench.take("angel", 501) && bench.take("angel", 500));
+    assert!(bench.again(Homes::default()).image().into_rows().eq(bench.ledger.image().into_rows()));
+
+    // The day of Los Angeles was the last one of before: at the next turn one window is everybody's, and shares are given again.
+    for (day, free) in [(1, 600), (2, 100)] {
+        bench.now = day_of("UTC", bench.now).1 - SECOND;
+        assert!(bench.take("any", 1), "the node is heard of");
+        bench.now += SECOND;
+        assert!(bench.take("kiwi", 400) && bench.take("angel", 400), "day {day}");
+        assert_eq!((bench.look("kiwi").free, bench.look("angel").free), (free, free), "day {day}");
+    }
+    let [share] = &bench.ledger.shares_of(1, 1)[..] else { panic!("one share of one window") };
+    assert!(share.epoch > epoch && !share.shut, "{share:?}");
+    touch(&mut bench, "kiwi");
+    bench.settle(long.request, 300, Outcome::Settled);
+    assert_eq!((bench.taken("kiwi"), bench.taken("angel")), (400, 400), "all of that was of days that have passed");
+}
+
 #[test]
 fn a_limit_made_again_finds_each_account_in_its_own_day_and_is_forgotten_with_the_last() {
     let mut bench = bench();
