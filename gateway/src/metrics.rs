@@ -10,6 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use tollgate_model::tenant_of_purse;
+use tollgate_quota::Way;
 
 /// What a label says when its value is not one of the configuration's.
 pub(crate) const OTHER: &str = "_OTHER";
@@ -175,7 +176,7 @@ impl Metrics {
         registry.register("quota_decisions", "Reservations granted and refused", self.quota.clone());
         let help = "Requests that went on without a limit that says `whenUnavailable: allow`, as nobody could decide";
         registry.register("quota_unprotected", help, self.quota_unprotected.clone());
-        let help = "From asking for a reservation to its grant: from memory, or by the log";
+        let help = "From asking for a reservation to its grant: from memory, by the log, or after others had given back or ended";
         registry.register_with_unit("quota_wait", help, second(), self.quota_wait.clone());
         registry.register("upstream_attempts", "Requests sent to upstreams, by what came back", self.attempts.clone());
         let help = "Answers whose usage was nonsense and was brought to sane values";
@@ -237,9 +238,8 @@ impl Metrics {
     }
 
     /// A reservation that was granted after so long.
-    pub(crate) fn waited(&self, local: bool, waited: Duration) {
-        let path = if local { "local" } else { "central" };
-        self.quota_wait.get_or_create(&PathLabels { path }).observe(waited.as_secs_f64());
+    pub(crate) fn waited(&self, way: Way, waited: Duration) {
+        self.quota_wait.get_or_create(&PathLabels { path: way.as_str() }).observe(waited.as_secs_f64());
     }
 
     /// The end of one attempt at a provider.

@@ -195,7 +195,7 @@ fn alerts(encoder: &mut DescriptorEncoder<'_>, state: &Shared, tries: &Tries) ->
 fn quota(encoder: &mut DescriptorEncoder<'_>, desk: &DeskStats) -> fmt::Result {
     let admitted =
         [("local", desk.local), ("central", desk.granted.saturating_sub(desk.parked)), ("parked", desk.parked)];
-    let help = "Reservations granted: from this node's leases, by the log, or after other nodes had given back";
+    let help = "Reservations granted: from this node's leases, by the log, or after others had given back or ended";
     counters(encoder, ADMISSIONS, help, "path", &admitted)?;
     let outcomes = [("granted", desk.local + desk.granted), ("refused", desk.refused), ("undecided", desk.undecided)];
     let help = "Reservations asked for on this node: granted, refused by the log, or not decided in time";

@@ -41,7 +41,8 @@ use tollgate_model::NodeId;
 use tollgate_proto::state::v1::{Attribution, Outcome, Recover, Usage};
 
 use crate::{
-    Charge, Durability, Ledger, Replica, Reservation, ReserveError, Unavailable, Uplink, journal::Journal, ledger::News,
+    Charge, Durability, Ledger, Replica, Reservation, ReserveError, Unavailable, Uplink, Way, journal::Journal,
+    ledger::News,
 };
 
 pub(crate) use path::Taken;
@@ -204,7 +205,7 @@ impl Desk {
         hold_for: Duration,
     ) -> Result<Reservation, ReserveError> {
         if charges.is_empty() {
-            return Ok(Reservation::new(self.shared.admit(&self.shared, durability)?, Vec::new()));
+            return Ok(Reservation::new(self.shared.admit(&self.shared, durability)?, Vec::new(), Way::Central));
         }
         if durability == Durability::Memory
             && let Some(reservation) = self.shared.take(&charges)

@@ -40,7 +40,7 @@ pub use desk::{Account, Desk, DeskConfig, DeskStats, Flushed, Path, Presence, To
 pub use error::{ReserveError, Unavailable};
 pub use ledger::{Applied, Changes, Ledger, Told, Used};
 pub use replica::Replica;
-pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Shadow, Standing, Written};
+pub use reservation::{Charge, Durability, HeldPart, InFlight, Reservation, Shadow, Standing, Way, Written};
 pub use rule::Rule;
 pub use uplink::{BoxFuture, Uplink, UplinkError};
 

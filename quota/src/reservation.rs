@@ -77,32 +77,57 @@ pub struct Shadow {
     pub presence: Option<Presence>,
 }
 
+/// How a reservation came to be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Drawn from leases alone, without asking the log.
+    Local,
+    /// By the log.
+    Central,
+    /// By the log, after it had waited for others: for nodes to give back, or for requests in flight to end.
+    Parked,
+}
+
+impl Way {
+    /// As metrics name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Central => "central",
+            Self::Parked => "parked",
+        }
+    }
+}
+
 /// Units held for a request that has not been sent anywhere yet. Dropping it gives them back.
 #[derive(Debug)]
 #[must_use = "dropping a reservation voids it"]
 pub struct Reservation {
     ticket: Ticket,
     standings: Vec<Standing>,
-    local: bool,
+    way: Way,
 }
 
 impl Reservation {
-    pub(crate) fn new(ticket: Ticket, standings: Vec<Standing>) -> Self {
-        Self { ticket, standings, local: false }
-    }
-
-    pub(crate) fn drawn(ticket: Ticket, standings: Vec<Standing>) -> Self {
-        Self { ticket, standings, local: true }
+    pub(crate) fn new(ticket: Ticket, standings: Vec<Standing>, way: Way) -> Self {
+        Self { ticket, standings, way }
     }
 
     pub(crate) fn taken(ticket: Ticket) -> Self {
-        Self { ticket, standings: Vec::new(), local: true }
+        Self::new(ticket, Vec::new(), Way::Local)
+    }
+
+    /// How it came to be granted.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.way
     }
 
     /// Whether it was drawn from leases alone, without asking the log.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.local
+        self.way == Way::Local
     }
 
     /// The limits that it goes on without, as nobody could decide on them.

@@ -153,12 +153,16 @@ async fn slow(scene: &Scene) -> anyhow::Result<Vec<Figure>> {
 
 fn waits(scene: &Scene, load: &'static str, seen: &Seen) -> Vec<Figure> {
     let commit = |q| 1e3 * seen.after.quantile(&seen.before, "tollgate_raft_commit_duration_seconds", "", q);
-    let wait = |q| 1e3 * seen.after.quantile(&seen.before, "tollgate_quota_wait_seconds", "path=\"central\"", q);
+    let waited = |path, q| 1e3 * seen.after.quantile(&seen.before, "tollgate_quota_wait_seconds", path, q);
+    let wait = |q| waited("path=\"central\"", q);
+    let for_others = |q| waited("path=\"parked\"", q);
     let told = seen.told(scene.time);
     vec![Figure::new(load, wait(0.99), "ms").at_most(2.0 * commit(0.99) + 10.0).detail(format!(
-        "p99 of the wait, p50 {:.2} ms; of a commit p50 {:.2}, p99 {:.2} ms; {told}",
+        "p99 of the wait, p50 {:.2} ms; of a commit p50 {:.2}, p99 {:.2} ms; waits for others to end, besides: p50 {:.2}, p99 {:.2} ms; {told}",
         wait(0.5),
         commit(0.5),
-        commit(0.99)
+        commit(0.99),
+        for_others(0.5),
+        for_others(0.99)
     ))]
 }

@@ -194,7 +194,7 @@ fn admission(shared: &Shared, met: Met, subject: Subject<'_>, need: Need, reserv
     let Met { limits, shadows, asked } = met;
     let asked = (!limits.is_empty()).then_some(asked);
     if let Some(asked) = asked {
-        shared.metrics.waited(reservation.is_local(), asked.elapsed());
+        shared.metrics.waited(reservation.way(), asked.elapsed());
     }
     let without: Vec<&str> = reservation.unprotected().collect();
     for limit in &limits {

@@ -40,6 +40,12 @@ impl Agent {
         self.requests.get(&request)?.refused.as_ref().map(|refused| &refused.word)
     }
 
+    /// Whether a request had to wait for others before the log said its last word on it.
+    #[must_use]
+    pub fn was_parked(&self, request: u64) -> bool {
+        self.requests.get(&request).is_some_and(|known| known.was_parked)
+    }
+
     /// Has a request ask once more that the log has just refused, if it may.
     pub(super) fn linger(&mut self, said: &HoldOutcome, hold: &Hold, now: u64) -> bool {
         let Some(until) = self.lingers_until(said, hold) else { return false };

@@ -88,6 +88,11 @@ impl Shared {
         said
     }
 
+    /// Whether a request waited for others to give back, or to end.
+    pub(super) fn was_parked(&self, request: u64) -> bool {
+        self.lock().agent.was_parked(request)
+    }
+
     fn tell(&self, state: &mut State, answers: Vec<Answer>) {
         for Answer { request, outcome } in answers {
             let Some(waiting) = state.waiting.remove(&request) else { continue };

@@ -24,7 +24,7 @@ use super::{
     quarantine::Quarantine,
 };
 use crate::{
-    Charge, Durability, Ledger, Reservation, ReserveError, Standing, Unavailable,
+    Charge, Durability, Ledger, Reservation, ReserveError, Standing, Unavailable, Way,
     agent::Agent,
     journal::{Journal, Progress},
     ledger::News,
@@ -196,7 +196,7 @@ impl Shared {
                 self.wake.notify_one();
             }
             self.count_others(charges, &unnumbered, &mut standings);
-            return Ok(Reserved::Now(Reservation::drawn(ticket, standings)));
+            return Ok(Reserved::Now(Reservation::new(ticket, standings, Way::Local)));
         }
         let (tell, told) = oneshot::channel();
         state.waiting.insert(request, tell);

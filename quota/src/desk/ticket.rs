@@ -12,7 +12,9 @@ use super::{
     path::Taken,
     shared::{Shared, Word},
 };
-use crate::{Charge, Durability, Reservation, ReserveError, Shadow, Standing, Unavailable, Written, book::Figures};
+use crate::{
+    Charge, Durability, Reservation, ReserveError, Shadow, Standing, Unavailable, Way, Written, book::Figures,
+};
 
 /// Ends its request when it is dropped: a hold is given back, or voided once it is granted.
 pub(crate) struct Ticket {
@@ -162,12 +164,21 @@ impl Ticket {
         said.map_or_else(|| self.shared().too_late(), |said| refusal(&said, charges))
     }
 
+    /// Whether the log had it wait for others.
+    fn was_parked(&self) -> bool {
+        match &self.claim {
+            Claim::Agent { shared, request, .. } => shared.was_parked(*request),
+            Claim::Pockets(_) => false,
+        }
+    }
+
     /// Turns the log's word on this request into the caller's answer. What was not granted needs no end.
     pub(super) fn answered(mut self, word: Word, charges: Vec<Charge>) -> Result<Reservation, ReserveError> {
         match word {
             Some(said) if said.granted => {
                 let standings = said.standings.iter().map(standing).collect();
-                Ok(Reservation::new(self, standings))
+                let way = if self.was_parked() { Way::Parked } else { Way::Central };
+                Ok(Reservation::new(self, standings, way))
             }
             Some(said) => {
                 self.open = false;

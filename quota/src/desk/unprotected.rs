@@ -19,7 +19,7 @@ use super::{
     shared::{Shared, Word},
     ticket::standing,
 };
-use crate::{Charge, Durability, Reservation, ReserveError, Unavailable, agent::Allowed};
+use crate::{Charge, Durability, Reservation, ReserveError, Unavailable, Way, agent::Allowed};
 
 impl Shared {
     /// The log is asked.
@@ -86,7 +86,7 @@ impl Shared {
         let drawn = (0..charges.len()).filter(|at| !unprotected.contains(at)).map(|at| charges[at].clone());
         let mut standings: Vec<_> = standings.iter().map(standing).collect();
         self.count_others(&drawn.collect::<Vec<_>>(), &unnumbered, &mut standings);
-        Ok(Some(Reservation::drawn(ticket, standings)))
+        Ok(Some(Reservation::new(ticket, standings, Way::Local)))
     }
 
     /// Waits for the log's word, or until nobody is there to say it.

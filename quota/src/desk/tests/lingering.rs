@@ -3,6 +3,7 @@
 use tokio::time::sleep;
 
 use super::*;
+use crate::Way;
 
 /// A frame waits for so long for company, and the log of these tests answers at once.
 const ONE_FRAME: Duration = Duration::from_millis(4);
@@ -26,6 +27,7 @@ async fn an_end_that_the_log_holds_something_of_is_said_within_two_milliseconds(
     let log = Log::with_limit(100);
     let (desk, _tracker) = desk(&log);
     let held = reserve(&desk, 60).await.unwrap();
+    assert_eq!(held.way(), Way::Central);
     let begun = Instant::now();
     settle(held, 10);
     while log.alice() != (10, 0, 0) {
@@ -51,6 +53,7 @@ async fn who_comes_just_before_an_end_is_admitted_with_it() {
     let second = second.unwrap();
     assert_eq!((second.standings()[0].remaining, desk.stats().parked, desk.stats().refused), (35, 1, 0));
     assert!(took <= ms(30), "{took:?}");
+    assert_eq!(second.way(), Way::Parked, "a wait for others is none for the log");
     settle(second, 5);
     assert_eq!(stopped(&desk, &tracker).await, 0);
     assert_eq!(log.alice(), (10, 0, 0));
