@@ -157,8 +157,12 @@ impl Ledger {
             state.before = Some(Before { units: unknown, at: age, until });
         }
         let mut holds = self.holds_to_move(id, &old);
-        let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id && old.is_open(it, now));
-        for account in of_rule.map(|(account, _)| account).collect::<Vec<_>>() {
+        let of_rule = self.accounts.slab.iter().filter(|(_, it)| it.rule == id);
+        let (open, over): (Vec<_>, Vec<_>) = of_rule.partition(|(_, it)| old.is_open(it, now));
+        let [open, over] = [open, over].map(|accounts| accounts.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
+        // Whoever says something of a window that has passed is not to find a record that would take it for the new way's.
+        over.into_iter().for_each(|account| self.remove_account(account));
+        for account in open {
             let epoch = if span.is_some() { self.next_epoch() } else { epoch };
             let it = self.accounts.slab.get_mut(account).expect("it was there a line ago");
             let held = holds.remove(&(account, it.epoch)).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! what was sent out.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
+use tollgate_proto::state::v1::Knows;
 
 use super::*;
 use crate::{
@@ -397,6 +398,23 @@ fn a_share_that_goes_back_twice_is_free_once() {
     world.step(&Op::Follow { node: 0 }).unwrap();
     world.apply(0, back.into_iter().map(Kind::Report).collect());
     world.quiet().unwrap();
+}
+
+#[test]
+fn what_is_said_of_a_window_that_was_over_before_the_change_is_of_nothing() {
+    let mut bench = Bench::with(&[rule("tpm", 1, 1_000)]);
+    // So many that some records are still there when the window is over: they are swept a few with each entry.
+    let keys: Vec<String> = (0..400).map(|nth| format!("key-{nth}")).collect();
+    let leases: Vec<_> = keys.iter().map(|key| bench.want("tpm", 1, key, 300, 10).unwrap()).collect();
+    bench.now += MINUTE;
+    bench.set(Rule { algorithm: Algorithm::Sliding, ..rule("tpm", 2, 1_000) });
+    let knows = bench.frame(Kind::Knows(Knows { limit: "tpm".into(), version: 2 }));
+    bench.apply(&knows);
+    assert!(bench.ledger.rules.changing.is_empty(), "what was in hand was of the window before");
+    for (key, lease) in keys.iter().zip(leases) {
+        bench.report(lease, 7, 293, 0);
+        assert!(bench.hold(vec![charge("tpm", 2, key, 1_000)]).granted);
+    }
 }
 
 #[test]
