@@ -21,7 +21,7 @@ use tollgate_billing::export::{Cell, Column, Encode};
 use self::column::Buffer;
 
 /// Rows of a group. They wait in memory until it is complete.
-const GROUP_ROWS: usize = 65_536;
+const GROUP_ROWS: usize = 49_152;
 /// Text of a group, where names are long.
 const GROUP_TEXT: usize = 16 << 20;
 /// Columns that have another value in each row: a dictionary of them would be in vain.

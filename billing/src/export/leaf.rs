@@ -45,13 +45,8 @@ fn say(cell: &Cell<'_>, said: &mut Vec<u8>) {
 
 /// The `event_id` of a row with this hash.
 pub(crate) fn event_id(seq: u64, digest: &Digest) -> String {
-    use std::fmt::Write as _;
-    let mut id = format!("{seq}-");
-    for byte in &digest[..DIGITS / 2] {
-        // Writing to a string does not fail.
-        let _ = write!(id, "{byte:02x}");
-    }
-    id
+    let first = digest[..DIGITS / 2].iter().fold(0_u64, |first, byte| (first << 8) | u64::from(*byte));
+    format!("{seq}-{first:0DIGITS$x}")
 }
 
 /// The number in an `event_id`; none where it is not written as one.
