@@ -5,7 +5,10 @@
 
 use std::{env, error::Error, io, sync::Arc, time::Instant};
 
-use tollgate_billing::export::{Export, Format, Query, Schema, Source, Tenants, Terms};
+use tollgate_billing::{
+    export::{Export, Format, Query, Schema, Source, Tenants, Terms},
+    period::Months,
+};
 use tollgate_model::Timestamp;
 use tollgate_proto::state::v1::{CreditEventRow, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
 
@@ -69,6 +72,10 @@ struct Nobody;
 impl Tenants for Nobody {
     fn terms(&self, _: &str) -> Terms {
         Terms::default()
+    }
+
+    fn months(&self, _: &str) -> Months {
+        Months::new()
     }
 
     fn credit(&self, _: Option<&str>, _: Timestamp, _: Timestamp) -> Vec<Arc<CreditEventRow>> {

@@ -47,4 +47,4 @@ pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};
 pub use units::{Currency, Money, Tokens, format_size, parse_size};
 pub use view::{Caller, ConfigView, key_here, keys_missing_here};
-pub use window::{Window, month_name, month_of};
+pub use window::{Window, month_name};

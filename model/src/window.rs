@@ -86,15 +86,6 @@ impl Window {
     }
 }
 
-/// Which month it is in a zone, counted since the year 0: 12 times the year, and 0 for January. As [`Window::Month`] has it.
-#[must_use]
-pub fn month_of(at: Timestamp, zone: &TimeZone) -> u32 {
-    let (start, _) = Window::Month.bounds(at, zone);
-    let date = Zoned::new(start.to_jiff(), zone.inner().clone()).date();
-    let of = |part: i16| u32::try_from(part).unwrap_or(0);
-    of(date.year()) * 12 + of(date.month().into()) - 1
-}
-
 /// As it is written: `2026-11`.
 #[must_use]
 pub fn month_name(month: u32) -> String {

@@ -21,18 +21,21 @@ use tollgate_admin::{
 };
 use tollgate_billing::{
     Query, UsageLine, UsageTable,
-    export::{self, Export, ExportError, Tenants, Terms},
+    export::{self, Export, ExportError, Schema, Tenants, Terms},
     ledger::Keeper,
+    period::Months,
 };
 use tollgate_consensus::{Change, ChangeError, Consensus, ProposeError, ReadError};
 use tollgate_model::{BillingMode, Catalog, Checked, Kind, LogIndex, NodeId, Timestamp};
 use tollgate_proto::{
     admin::v1::{LimitVerdict, NodeStatus},
     state::v1::{BudgetAlertRow, Command, ConfigChange, ConfigProblem, CreditEventRow},
-    v1::resource::Kind as Raw,
 };
 
-use crate::{accounts, clock, credits, explain, state::Shared};
+use crate::{
+    accounts, clock, credits, explain,
+    state::{Shared, labels},
+};
 
 /// This node as the planes above it see it.
 pub(crate) struct NodeBackplane {
@@ -188,8 +191,7 @@ impl Backplane for NodeBackplane {
 
     fn export(&self, query: export::Query, cursor: &str) -> Result<BillExport, ExportError> {
         let encoder = tollgate_exports::encoder(&query)?;
-        let catalog = Arc::clone(&self.config().borrow().catalog);
-        let payers = Payers { catalog, state: Arc::clone(&self.state) };
+        let payers = Payers::now(&self.state, &query);
         Ok(Box::new(Export::open(self.ledger(), Arc::new(payers), query, cursor, encoder)?))
     }
 
@@ -243,22 +245,34 @@ impl Backplane for NodeBackplane {
 /// The tenants, as they were when an export began.
 struct Payers {
     catalog: Arc<Catalog>,
+    months: BTreeMap<String, Months>,
     state: Arc<Shared>,
+}
+
+impl Payers {
+    fn now(state: &Arc<Shared>, query: &export::Query) -> Payers {
+        let catalog = Arc::clone(&state.config().borrow().catalog);
+        let months = match query.schema {
+            Schema::Focus(_) => state.books().look(|books| books.periods().months(query.tenant.as_deref())),
+            Schema::Events | Schema::Summary | Schema::Cost => BTreeMap::new(),
+        };
+        Payers { catalog, months, state: Arc::clone(state) }
+    }
 }
 
 impl Tenants for Payers {
     fn terms(&self, tenant: &str) -> Terms {
         let Some(stored) = self.catalog.kind(Kind::Tenant).get(tenant) else { return Terms::default() };
         let Ok(Checked::Tenant(checked)) = tollgate_model::check(&stored.resource) else { return Terms::default() };
-        let tags = match &stored.resource.kind {
-            Some(Raw::Tenant(raw)) => raw.metadata.as_ref().map(|metadata| metadata.labels.clone()),
-            _ => None,
-        };
         Terms {
             prepaid: checked.billing.mode == BillingMode::Prepaid,
             zone: checked.time_zone.clone(),
-            tags: tags.unwrap_or_default().into_iter().collect(),
+            tags: labels(&stored.resource),
         }
+    }
+
+    fn months(&self, tenant: &str) -> Months {
+        self.months.get(tenant).cloned().unwrap_or_default()
     }
 
     fn credit(&self, tenant: Option<&str>, from: Timestamp, to: Timestamp) -> Vec<Arc<CreditEventRow>> {

@@ -23,6 +23,7 @@ use tollgate_billing::{
     Came, CreditBook, Query, UsageLine,
     export::{self, Export, ExportError, Source, Tenants, Terms, Text, TextFormat},
     ledger::Keeper,
+    period::Months,
 };
 use tollgate_model::{Catalog, Currency, LogIndex, Money, NodeId, Timestamp};
 use tollgate_proto::{
@@ -81,6 +82,10 @@ struct NoTerms;
 impl Tenants for NoTerms {
     fn terms(&self, _: &str) -> Terms {
         Terms::default()
+    }
+
+    fn months(&self, _: &str) -> Months {
+        Months::new()
     }
 
     fn credit(&self, _: Option<&str>, _: Timestamp, _: Timestamp) -> Vec<Arc<CreditEventRow>> {

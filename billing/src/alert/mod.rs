@@ -3,7 +3,7 @@
 //! A part of the replicated state, pure: the entry that bills past a threshold raises its alert, and time is log time.
 //!
 //! What always holds:
-//! 1. A bill counts once, in the month of its tenant's zone in which the request was admitted, as that zone is when it is billed. A
+//! 1. A bill counts once, in the month in which the request was admitted, from when to when that month's statement has it. A
 //!    tenant that moves to another zone keeps its months.
 //! 2. In a month, a percentage is raised once, and again only of a greater budget than it was ever raised of: a budget that is
 //!    lowered below the bill is told of at once, one that is raised tells again when the bill comes up to it, and one that goes

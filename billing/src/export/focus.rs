@@ -8,27 +8,32 @@
 //!
 //! Beside what a contract says stands what was on the list when the request was admitted; what only the list has, as its own minimum,
 //! is a charge of nothing with a `ListCost`. Behind all usage comes what was bought, corrected and lost of credit, by tenant.
+//!
+//! Months, how a request was paid for, and what is written on a closed month's bill are the ledger's: an edit of a tenant changes
+//! what is not closed alone (`payer.rs`).
 
 mod charge;
 mod credit;
+mod payer;
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 
-use tollgate_model::{Money, Month, Timestamp, Window};
+use tollgate_model::{Money, Timestamp, Window};
 use tollgate_proto::state::v1::{CreditEventRow, LedgerRow, UsageSource};
 
-use self::charge::cells;
 pub(super) use self::charge::columns;
+use self::{charge::cells, payer::Payer};
 use super::{
     ExportError,
     encode::Encode,
     groups::Groups,
     query::Query,
-    source::{Source, Tenants, Terms},
+    source::{Source, Tenants},
     sums::{Sums, Took, add, add_money},
 };
 use crate::{
     ledger::{amount_of, attempts},
+    period::Span,
     price::{Line, Meter, Quantities, Tariff},
 };
 
@@ -54,11 +59,14 @@ struct Key {
     list: (String, u64),
     currency: String,
     is_correction: bool,
+    /// What is billed for it was billed before.
+    is_prepaid: bool,
     /// What its upstream bills in; empty where that has no price.
     bills_in: String,
-    /// Both follow from the start and the tenant.
+    /// It follows from the start and the tenant.
     end: Timestamp,
-    month: (Timestamp, Timestamp),
+    /// The month whose bill it is on.
+    bill: Span,
 }
 
 /// One of the price's lines.
@@ -102,15 +110,9 @@ pub(super) struct Focus {
     issuer: String,
     groups: Groups<Key, BTreeMap<Part, Sum>>,
     tariffs: HashMap<(String, u64), Option<Arc<Tariff>>>,
-    known: HashMap<String, Known>,
+    payers: HashMap<String, Payer>,
     /// What became of credit, and is not written yet.
     credit: std::vec::IntoIter<Arc<CreditEventRow>>,
-}
-
-/// A tenant, and the month that was asked for last.
-struct Known {
-    terms: Arc<Terms>,
-    month: (Timestamp, Timestamp),
 }
 
 impl Focus {
@@ -119,18 +121,16 @@ impl Focus {
         let mut credit = tenants.credit(query.tenant.as_deref(), query.from, query.to);
         credit.retain(|event| credit::is_charge(event));
         let credit = credit.into_iter();
-        Self { source, tenants, issuer, groups, tariffs: HashMap::new(), known: HashMap::new(), credit }
+        Self { source, tenants, issuer, groups, tariffs: HashMap::new(), payers: HashMap::new(), credit }
     }
 
-    fn known(&mut self, tenant: &str) -> &mut Known {
-        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(tenant) {
-            self.known.clear();
+    fn payer(&mut self, tenant: &str) -> &mut Payer {
+        if self.payers.len() >= MAX_KNOWN && !self.payers.contains_key(tenant) {
+            self.payers.clear();
         }
         let tenants = &self.tenants;
-        self.known.entry(tenant.to_owned()).or_insert_with(|| {
-            let terms = Arc::new(tenants.terms(tenant));
-            Known { terms, month: (Timestamp(0), Timestamp(0)) }
-        })
+        let known = self.payers.entry(tenant.to_owned());
+        known.or_insert_with(|| Payer::new(tenants.terms(tenant), tenants.months(tenant)))
     }
 
     fn tariff(&mut self, price: &str, version: u64) -> Result<Option<Arc<Tariff>>, ExportError> {
@@ -152,19 +152,15 @@ impl Focus {
 
     fn key(&mut self, row: &LedgerRow) -> Key {
         let at = Timestamp(row.admitted_us).min(Timestamp::MAX);
-        let known = self.known(&row.tenant);
-        if !(known.month.0 <= at && at < known.month.1) {
-            known.month = Window::Month.bounds(at, &known.terms.zone);
-        }
-        let month = known.month;
+        let payer = self.payer(&row.tenant);
+        let month = payer.month(at);
         let hour = Window::Hour.bounds(at, &tollgate_model::TimeZone::UTC);
-        // What came too late for its own month's bill is on a later one.
-        let late = Month::from_number(row.month).filter(|_| row.late_for != 0);
-        let bill = late.map_or(month, |on| (on.begins(&known.terms.zone), on.next().begins(&known.terms.zone)));
         Key {
-            start: hour.0.max(month.0),
-            end: hour.1.min(month.1),
-            month: bill,
+            start: hour.0.max(month.start),
+            end: hour.1.min(month.end),
+            // What came too late for its own month's bill is on a later one.
+            bill: payer.bill_of(row, month),
+            is_prepaid: payer.is_prepaid(row),
             tenant: row.tenant.clone(),
             consumer: row.consumer.clone(),
             route: row.route.clone(),
@@ -181,8 +177,10 @@ impl Focus {
 
     fn take_credit(&mut self, encoder: &mut dyn Encode, into: &mut Vec<u8>) -> Result<Took, ExportError> {
         let Some(event) = self.credit.next() else { return Ok(Took::All) };
-        let terms = Arc::clone(&self.known(&event.tenant).terms);
-        encoder.row(&credit::cells(&self.issuer, &terms, &event), into)?;
+        let payer = self.payer(&event.tenant);
+        let month = payer.month(Timestamp(event.time_us).min(Timestamp::MAX));
+        let bill = payer.bill(&event.tenant, month.month);
+        encoder.row(&credit::cells(&self.issuer, &bill, month, &event), into)?;
         Ok(Took::Rows(1))
     }
 
@@ -246,9 +244,9 @@ impl Sums for Focus {
         let Some((key, sums)) = self.groups.take() else {
             return if self.groups.turn() { Ok(Took::Again) } else { self.take_credit(encoder, into) };
         };
-        let terms = Arc::clone(&self.known(&key.tenant).terms);
+        let bill = self.payer(&key.tenant).bill(&key.tenant, key.bill.month);
         for (part, sum) in &sums {
-            encoder.row(&cells(&self.issuer, &terms, &key, *part, sum), into)?;
+            encoder.row(&cells(&self.issuer, &bill, &key, *part, sum), into)?;
         }
         Ok(Took::Rows(sums.len() as u64))
     }

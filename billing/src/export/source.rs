@@ -1,9 +1,11 @@
 //! Where the rows of an export come from.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use tollgate_model::{TimeZone, Timestamp};
 use tollgate_proto::state::v1::{CreditEventRow, LedgerRow, PriceVersionRow};
+
+use crate::period::{Labels, Months};
 
 /// The ledger of one node, as an export reads it. Reading blocks: on a thread that may.
 pub trait Source: Send + Sync {
@@ -29,22 +31,25 @@ pub trait Source: Send + Sync {
     fn price(&self, name: &str, version: u64) -> io::Result<Option<PriceVersionRow>>;
 }
 
-/// What a bill says of a tenant beside its rows, as this node knows it now.
+/// What a bill says of a tenant beside its rows.
 pub trait Tenants: Send + Sync {
-    /// Of a tenant; of one that is gone what is left to say.
+    /// As this node knows it now; of one that is gone what is left to say.
     fn terms(&self, tenant: &str) -> Terms;
+
+    /// The months of a tenant, as the ledger has them: those that are closed stay as they are, whatever becomes of its terms.
+    fn months(&self, tenant: &str) -> Months;
 
     /// What became of the credit of a tenant, or of all in their order, from then on and before then.
     fn credit(&self, tenant: Option<&str>, from: Timestamp, to: Timestamp) -> Vec<Arc<CreditEventRow>>;
 }
 
-/// How a tenant pays.
+/// What counts of a tenant where the ledger says nothing itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// From credit: what it uses was billed when it bought that.
+    /// From credit: what it uses was billed when it bought that. Of rows that do not say how they were paid for.
     pub prepaid: bool,
-    /// Where its months begin.
+    /// Where months begin that the ledger has not begun.
     pub zone: TimeZone,
-    /// Its labels.
-    pub tags: BTreeMap<String, String>,
+    /// Its labels, of months that are not closed.
+    pub tags: Labels,
 }

@@ -10,16 +10,13 @@ use std::{
 use tollgate_model::{Currency, Money, Month, Timestamp};
 use tollgate_proto::state::v1::LedgerRow;
 
-use super::{Closed, LineKey, Period, Terms, rows};
+use super::{Closed, LineKey, Months, Period, Span, Terms, month_at, rows};
 use crate::{Came, Changes, RestoreError, export, ledger::Extent};
 
 /// Months that one entry closes, but for those of tenants that it has rows of: some milliseconds.
 const MAX_CLOSED: usize = 256;
 /// A tenant's months begin with its first row, though not longer ago than that.
 const LOOK_BACK: Duration = Duration::from_hours(62 * 24);
-
-/// The months of one tenant, in order, without a gap.
-type Months = BTreeMap<Month, Arc<Period>>;
 
 /// Where an entry finds the ledger.
 #[derive(Debug, Clone, Copy)]
@@ -139,14 +136,13 @@ impl Periods {
         let new = match begun {
             None => {
                 let oldest = Timestamp(now.0.saturating_sub(LOOK_BACK.as_micros().try_into().unwrap_or(u64::MAX)));
-                let month = Month::of(admitted.max(oldest), &terms.zone);
-                let bounds = (month.begins(&terms.zone), month.next().begins(&terms.zone));
-                Some(Period::new(month, bounds, terms.zone))
+                let span = month_at(&Months::new(), &terms.zone, admitted.max(oldest));
+                Some(Period::new(span, terms.zone))
             }
             Some(first) if admitted < first.start && now < first.start.saturating_add(terms.grace) => {
                 let month = first.month.previous();
-                let bounds = (month.begins(&terms.zone), first.start);
-                (bounds.0 <= admitted).then(|| Period::new(month, bounds, terms.zone))
+                let span = Span { month, start: month.begins(&terms.zone), end: first.start };
+                (span.start <= admitted).then(|| Period::new(span, terms.zone))
             }
             Some(_) => None,
         };
@@ -164,9 +160,7 @@ impl Periods {
                 return;
             }
             let zone = self.terms(tenant).zone;
-            let month = last.month.next();
-            let end = month.next().begins(&zone).max(last.end.saturating_add(Duration::from_micros(1)));
-            let next = Period::new(month, (last.end, end), zone);
+            let next = Period::new(last.span().next(&zone), zone);
             self.put(tenant, Some(next), touched);
         }
     }
@@ -180,13 +174,14 @@ impl Periods {
 
     /// Closes the first month that is not closed.
     fn close_next(&mut self, tenant: &str, placed: &Placed, touched: &mut Touched) {
+        let labels = Some(self.terms(tenant).labels);
         let months = self.tenants.entry(tenant.to_owned()).or_default();
         let Some(next) = months.values_mut().rev().take_while(|it| it.closed.is_none()).last() else { return };
         let period = Arc::make_mut(next);
         let open = placed.open;
         let is_open = period.segments.last().is_some_and(|(_, last)| *last == open.segment);
         let tail = is_open.then_some((open.bytes, open.hash));
-        period.closed = Some(Closed { at: placed.came.at, now: placed.came.now, tail });
+        period.closed = Some(Closed { at: placed.came.at, now: placed.came.now, tail, labels });
         for (currency, total) in period.totals() {
             let sum = self.rounding.entry(currency).or_default();
             *sum = Money(sum.0.saturating_add(total.rounding().0));
@@ -214,6 +209,20 @@ impl Periods {
             open.filter_map(|it| it.segments.first().map(|(first, _)| *first)).min()
         };
         self.tenants.values().filter_map(open).min()
+    }
+
+    /// The month of a tenant that an instant is in, begun or not: see [`month_at`].
+    #[must_use]
+    pub fn month_at(&self, tenant: &str, at: Timestamp) -> Span {
+        let none = Months::new();
+        month_at(self.tenants.get(tenant).unwrap_or(&none), &self.terms(tenant).zone, at)
+    }
+
+    /// The months of one tenant, or of all, as they are now.
+    #[must_use]
+    pub fn months(&self, tenant: Option<&str>) -> BTreeMap<String, Months> {
+        let Some(tenant) = tenant else { return self.tenants.clone() };
+        self.tenants.get_key_value(tenant).map(|(name, months)| (name.clone(), months.clone())).into_iter().collect()
     }
 
     /// A month of a tenant.

@@ -4,19 +4,22 @@
 //! settled, and closed once log time has passed its end by the tenant's grace, in the very entry that is the first to know.
 //! What comes later goes to the first month that is not closed, and says which it was late for. The months of a tenant follow one
 //! another without a gap or an overlap: where one begins and ends is set when it is begun, so a change of the tenant's
-//! zone moves the end of the next one. So each row is on one bill: it says itself on which.
+//! zone moves the end of the next one. So each row is on one bill: it says itself on which. What a bill says of its tenant's labels
+//! is set when it is closed.
 //!
 //! Pure, and a part of [`crate::ledger::State`]. Sums are kept as rows come; what is hashed of them is the tree in `tree.rs`, so
 //! that no row is read again to close a month.
 
 mod book;
 mod rows;
+mod span;
 mod tree;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub(crate) use book::Touched;
 pub use book::{Periods, Placed};
+pub use span::{Months, Span, month_at};
 use tollgate_model::{Billing, Currency, LogIndex, Money, Month, TimeZone, Timestamp};
 use tollgate_proto::state::v1::LedgerRow;
 pub(crate) use tree::leaf;
@@ -31,11 +34,16 @@ pub struct Terms {
     pub zone: TimeZone,
     /// From a month's end until it is closed.
     pub grace: Duration,
+    /// What its bills are labelled with.
+    pub labels: Labels,
 }
+
+/// The labels of a tenant, by name.
+pub type Labels = Arc<BTreeMap<String, String>>;
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { zone: TimeZone::UTC, grace: Billing::GRACE }
+        Self { zone: TimeZone::UTC, grace: Billing::GRACE, labels: Labels::default() }
     }
 }
 
@@ -99,6 +107,8 @@ pub struct Closed {
     pub now: Timestamp,
     /// Bytes and hash of the last of its segments by then, where that was open still.
     pub tail: Option<(u64, Hash)>,
+    /// Its tenant's, by then; none where it was closed before they were kept.
+    pub labels: Option<Labels>,
 }
 
 /// How a month stands.
@@ -187,7 +197,7 @@ impl LineSums {
 }
 
 impl Period {
-    fn new(month: Month, (start, end): (Timestamp, Timestamp), zone: TimeZone) -> Self {
+    fn new(Span { month, start, end }: Span, zone: TimeZone) -> Self {
         Self {
             month,
             start,
@@ -216,6 +226,12 @@ impl Period {
         }
         self.lines.entry(key.clone()).or_default().add(row);
         key
+    }
+
+    /// From when to when it is.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        Span { month: self.month, start: self.start, end: self.end }
     }
 
     /// How it stands by then.

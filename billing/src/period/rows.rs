@@ -1,10 +1,12 @@
 //! Months as key–value rows: `l` lines, `p` months, `r` what rounding has added.
 
+use std::sync::Arc;
+
 use prost::{Message, bytes::Bytes};
 use tollgate_model::{Currency, LogIndex, Money, Month, TimeZone, Timestamp};
-use tollgate_proto::state::v1::{PeriodClose, PeriodLineRow, PeriodRow, RoundingRow};
+use tollgate_proto::state::v1::{PeriodClose, PeriodLabels, PeriodLineRow, PeriodRow, RoundingRow};
 
-use super::{Closed, LineKey, LineSums, Period, Tree};
+use super::{Closed, LineKey, LineSums, Period, Span, Tree};
 
 const LINE: u8 = b'l';
 const PERIOD: u8 = b'p';
@@ -76,7 +78,8 @@ fn line(tenant: &str, month: Month, key: &LineKey, sums: &LineSums) -> Row {
 pub(super) fn period(tenant: &str, of: &Period) -> Row {
     let closed = of.closed.as_ref().map(|closed| {
         let (bytes, chain) = closed.tail.map_or((0, Vec::new()), |(bytes, hash)| (bytes, hash.to_vec()));
-        PeriodClose { log_index: closed.at.0, at_us: closed.now.0, bytes, chain: chain.into() }
+        let labels = closed.labels.as_ref().map(|labels| PeriodLabels { labels: (**labels).clone() });
+        PeriodClose { log_index: closed.at.0, at_us: closed.now.0, bytes, chain: chain.into(), labels }
     });
     let row = PeriodRow {
         tenant: tenant.to_owned(),
@@ -150,12 +153,14 @@ fn read_period(row: PeriodRow) -> Option<Period> {
                 true => None,
                 false => Some((closed.bytes, (&*closed.chain).try_into().ok()?)),
             };
-            Some(Closed { at: LogIndex(closed.log_index), now: Timestamp(closed.at_us), tail })
+            let labels = closed.labels.map(|it| Arc::new(it.labels));
+            Some(Closed { at: LogIndex(closed.log_index), now: Timestamp(closed.at_us), tail, labels })
         }
     };
     let (runs, rest) = row.segments.as_chunks::<2>();
-    let bounds = (Timestamp(row.start_us), Timestamp(row.end_us));
-    let empty = Period::new(Month::from_number(row.month)?, bounds, TimeZone::parse(&row.time_zone).ok()?);
+    let month = Month::from_number(row.month)?;
+    let span = Span { month, start: Timestamp(row.start_us), end: Timestamp(row.end_us) };
+    let empty = Period::new(span, TimeZone::parse(&row.time_zone).ok()?);
     rest.is_empty().then_some(())?;
     Some(Period {
         corrections: row.corrections,

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use proptest::prelude::*;
 use tollgate_billing::{
     export::{Chunk, Export, ExportError, FocusVersion, Format, Query, Schema, Source, Tenants, Terms},
+    period::Months,
     price::Tariff,
 };
 use tollgate_model::{TimeZone, Timestamp};
@@ -53,7 +54,12 @@ impl Tenants for Payers {
     fn terms(&self, tenant: &str) -> Terms {
         let acme = tenant == "acme";
         let zone = if acme { TimeZone::parse("Asia/Kolkata").unwrap() } else { TimeZone::UTC };
-        Terms { prepaid: acme, zone, tags: BTreeMap::from([("team".to_owned(), "=x".to_owned())]) }
+        Terms { prepaid: acme, zone, tags: Arc::new([("team".to_owned(), "=x".to_owned())].into()) }
+    }
+
+    /// By the calendar.
+    fn months(&self, _: &str) -> Months {
+        Months::new()
     }
 
     fn credit(&self, tenant: Option<&str>, from: Timestamp, to: Timestamp) -> Vec<Arc<CreditEventRow>> {

@@ -7,7 +7,7 @@ use tollgate_billing::{
     ledger::{Keeper, ROWS_PER_ENTRY},
 };
 use tollgate_model::{LogIndex, Name, Timestamp};
-use tollgate_proto::state::v1::{LedgerCost, LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
+use tollgate_proto::state::v1::{LedgerCost, LedgerOutcome, LedgerPayment, LedgerRow, PriceVersionRow, UsageSource};
 use tollgate_quota::{Attempt, Outcome, Told, Usage, Used};
 
 use super::pricing::{self, Billed, admitted_at};
@@ -129,6 +129,7 @@ impl<'a> Rows<'a> {
             // The ledger says on which bill it is.
             month: 0,
             late_for: 0,
+            payment: payment(used).into(),
         }
     }
 
@@ -165,6 +166,14 @@ fn cost_of(attempt: &Attempt, usage: &Usage) -> LedgerCost {
 /// What the provider may say that it was. It has, where the figures are its own.
 fn at_most(usage: &Usage) -> (u64, u64) {
     if usage.counted { (usage.input_at_most, usage.output_at_most) } else { (0, 0) }
+}
+
+fn payment(used: &Used<'_>) -> LedgerPayment {
+    match used.attribution {
+        nobody if nobody.currency.is_empty() => LedgerPayment::Unspecified,
+        it if it.prepaid => LedgerPayment::Prepaid,
+        _ => LedgerPayment::Postpaid,
+    }
 }
 
 fn outcome(used: &Used<'_>) -> LedgerOutcome {

@@ -52,6 +52,7 @@ use tollgate_proto::state::v1::{
 use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used, compact};
 use tracing::{info, warn};
 
+pub(crate) use self::months::labels;
 use self::{clock::LogClock, credits::Both, rows::Part, zones::CatalogZones};
 
 /// What readers of the replicated state hold.
@@ -201,11 +202,11 @@ impl ReplicatedState {
             pricing::follow(&mut self.prices, &decision.changes, at, now, &mut prices);
             Part::Prices.collect(prices, changes);
             self.change_credit(Came { at, now }, changes, |both, catalog| both.follow(catalog, &decision.changes));
+            months::follow(&self.shared.books, &decision.changes);
             let mut alerts = Vec::new();
-            let of = (&self.catalog, &self.zones);
+            let of = (&self.catalog, &*self.shared.books);
             alerts::follow(&mut self.shared.alerts.write(), of, &decision.changes, Came { at, now }, &mut alerts);
             Part::Alerts.collect(alerts, changes);
-            months::follow(&self.shared.books, &decision.changes);
             self.publish_config(at);
         }
         decision.outcome.encode_to_vec()
@@ -234,7 +235,6 @@ impl ReplicatedState {
     fn bill(&self, came: Came, all: &[Used<'_>], changes: &mut Changes) {
         let Came { at, now } = came;
         let (mut rows, mut spent) = (Vec::new(), Vec::new());
-        let mut months = alerts::Months::new(&self.zones);
         let mut ledger = billing::Rows::new(&self.shared.books, at, now);
         let mut usage = self.shared.usage.write();
         for used in all {
@@ -245,9 +245,6 @@ impl ReplicatedState {
             let bill = billed.map(|billed| billed.bill);
             let cost = bill.and_then(|bill| Some((bill.currency, bill.amount.filter(|amount| amount.0 > 0)?)));
             spent.extend(cost.map(|(currency, amount)| (used, currency, amount)));
-            if let Some(cost) = cost {
-                months.add(&used.attribution.tenant, pricing::admitted_at(used, now), cost);
-            }
             if used.outcome != Outcome::Voided && used.told != Told::Nobody {
                 usage.record(pricing::admitted_at(used, now), used.attribution, used.usage, bill, &mut rows);
             }
@@ -258,6 +255,10 @@ impl ReplicatedState {
         self.shared.books.record(ledger.finish(), &mut rows);
         Part::Ledger.collect(rows.drain(..), changes);
         if !spent.is_empty() {
+            let mut months = alerts::Months::new(&self.shared.books);
+            for (used, currency, amount) in &spent {
+                months.add(&used.attribution.tenant, pricing::admitted_at(used, now), (*currency, *amount));
+            }
             self.shared.alerts.write().bill(came, months.sums(), &mut rows);
             Part::Alerts.collect(rows, changes);
             self.change_credit(came, changes, |both, _| both.spend(&spent));

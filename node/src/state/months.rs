@@ -1,10 +1,13 @@
-//! By what the months of tenants go: their time zones and graces, as the catalog has them.
+//! By what the months of tenants go: their time zones, graces and labels, as the catalog has them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use tollgate_billing::{ledger::Keeper, period::Terms};
+use tollgate_billing::{
+    ledger::Keeper,
+    period::{Labels, Terms},
+};
 use tollgate_model::{Catalog, Checked, Kind, catalog::Change};
-use tollgate_proto::v1::Resource;
+use tollgate_proto::v1::{Resource, resource::Kind as Raw};
 
 /// The terms of all tenants that are declared.
 pub(super) fn terms(catalog: &Catalog) -> BTreeMap<String, Terms> {
@@ -23,11 +26,22 @@ pub(super) fn follow(books: &Keeper, changed: &[Change]) {
 /// When a committed tenant does not check: the node that took it ran a version that this one can't follow.
 fn of(name: &str, resource: &Resource) -> Terms {
     match tollgate_model::check(resource) {
-        Ok(Checked::Tenant(tenant)) => Terms { zone: tenant.time_zone.clone(), grace: tenant.billing.grace },
+        Ok(Checked::Tenant(tenant)) => {
+            let (zone, grace) = (tenant.time_zone.clone(), tenant.billing.grace);
+            Terms { zone, grace, labels: labels(resource) }
+        }
         Ok(_) => Terms::default(),
         Err(problems) => {
             panic!("tenant {name} was committed by a version that allows more than this one does: {problems}")
         }
+    }
+}
+
+/// The labels of a tenant.
+pub(crate) fn labels(resource: &Resource) -> Labels {
+    match &resource.kind {
+        Some(Raw::Tenant(raw)) => Arc::new(raw.metadata.as_ref().map(|it| it.labels.clone()).unwrap_or_default()),
+        _ => Labels::default(),
     }
 }
 

@@ -1,13 +1,12 @@
 //! The columns of FOCUS, and what of them a charge fills.
 
-use tollgate_model::{Money, Month};
+use tollgate_model::Money;
 
-use super::{Key, Metered, Part, Sum};
+use super::{Key, Metered, Part, Sum, payer::Bill};
 use crate::{
     export::{
         cell::{Cell, Column},
         query::FocusVersion,
-        source::Terms,
     },
     price::Meter,
 };
@@ -129,7 +128,7 @@ fn measure(part: Part, sum: &Sum, key: &Key) -> Measure {
 }
 
 /// A charge, in the order of [`columns`].
-pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part, sum: &Sum) -> [Cell<'a>; COLUMNS] {
+pub(super) fn cells<'a>(issuer: &'a str, bill: &Bill, key: &'a Key, part: Part, sum: &Sum) -> [Cell<'a>; COLUMNS] {
     let has_price = !key.price.0.is_empty();
     let measure = measure(part, sum, key);
     let decimal = |value: Option<Money>| value.map_or(Cell::Absent, Cell::Decimal);
@@ -142,17 +141,16 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
     // A charge that is of no line of a price is of whole requests, or of what was wrong with some.
     let sku_meter = meter.unwrap_or(if key.is_correction { "correction" } else { Meter::Request.as_str() });
     let details = price_id.as_ref().and(meter).map(|meter| serde_json::json!({"x_TokenType": meter}).to_string());
-    let invoice = format!("{}-{}", key.tenant, Month::of(key.month.0, &terms.zone));
     let served = if key.provider_model.is_empty() { &key.model } else { &key.provider_model };
     let (from, to) = sum.seqs.unwrap_or_default();
     [
-        Cell::Decimal(if terms.prepaid { Money(0) } else { Money(sum.cost) }),
+        Cell::Decimal(if key.is_prepaid { Money(0) } else { Money(sum.cost) }),
         Cell::text(&key.tenant),
         Cell::text(&key.tenant),
         Cell::text("Tenant"),
         Cell::text(&key.currency),
-        Cell::Time(key.month.1),
-        Cell::Time(key.month.0),
+        Cell::Time(key.bill.end),
+        Cell::Time(key.bill.start),
         Cell::text("Usage"),
         if key.is_correction { Cell::text("Correction") } else { Cell::Absent },
         Cell::owned(description(served, key.is_correction, meter)),
@@ -164,7 +162,7 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
         cost(),
         unit_price(),
         cost(),
-        Cell::owned(invoice),
+        bill.invoice.clone().map_or(Cell::Absent, Cell::owned),
         Cell::text(issuer),
         Cell::Decimal(Money(sum.list_cost)),
         list_unit_price(),
@@ -192,7 +190,7 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, key: &'a Key, part: Part
         Cell::text(&key.consumer),
         Cell::text(&key.consumer),
         if key.consumer.is_empty() { Cell::Absent } else { Cell::text("Consumer") },
-        Cell::owned(serde_json::json!(terms.tags).to_string()),
+        Cell::owned(bill.tags()),
         Cell::Number(sum.estimated),
         Cell::owned(from.to_string()),
         Cell::owned(to.to_string()),

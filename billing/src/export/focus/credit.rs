@@ -7,11 +7,8 @@
 use tollgate_model::{Money, TimeZone, Timestamp, Window};
 use tollgate_proto::state::v1::{CreditEventKind, CreditEventRow};
 
-use super::charge::COLUMNS;
-use crate::{
-    credit::amount_of,
-    export::{cell::Cell, source::Terms},
-};
+use super::{charge::COLUMNS, payer::Bill};
+use crate::{credit::amount_of, export::cell::Cell, period::Span};
 
 /// Of the service that it is bought from.
 const SERVICE: &str = "Prepaid Credit";
@@ -55,10 +52,10 @@ fn charge(event: &CreditEventRow) -> Charge {
     }
 }
 
-/// An event, in the order of [`super::columns`].
-pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, event: &'a CreditEventRow) -> [Cell<'a>; COLUMNS] {
+/// An event in a month, in the order of [`super::columns`].
+pub(super) fn cells<'a>(issuer: &'a str, bill: &Bill, month: Span, event: &'a CreditEventRow) -> [Cell<'a>; COLUMNS] {
     let at = Timestamp(event.time_us).min(Timestamp::MAX);
-    let (month, hour) = (Window::Month.bounds(at, &terms.zone), Window::Hour.bounds(at, &TimeZone::UTC));
+    let hour = Window::Hour.bounds(at, &TimeZone::UTC);
     let charge = charge(event);
     let (billed, effective) = (|| Cell::Decimal(charge.billed), || Cell::Decimal(charge.effective));
     // Only what is bought is a quantity of something, at a price.
@@ -71,14 +68,14 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, event: &'a CreditEventRo
         Cell::text(&event.tenant),
         Cell::text("Tenant"),
         Cell::text(&event.currency),
-        Cell::Time(month.1),
-        Cell::Time(month.0),
+        Cell::Time(month.end),
+        Cell::Time(month.start),
         Cell::text(charge.category),
         charge.class.map_or(Cell::Absent, Cell::text),
         Cell::owned(description(charge.what, event)),
         Cell::text("One-Time"),
-        Cell::Time(hour.1.min(month.1)),
-        Cell::Time(hour.0.max(month.0)),
+        Cell::Time(hour.1.min(month.end)),
+        Cell::Time(hour.0.max(month.start)),
         Cell::Absent,
         Cell::Absent,
         billed(),
@@ -113,7 +110,7 @@ pub(super) fn cells<'a>(issuer: &'a str, terms: &Terms, event: &'a CreditEventRo
         Cell::Absent,
         Cell::Absent,
         Cell::Absent,
-        Cell::owned(serde_json::json!(terms.tags).to_string()),
+        Cell::owned(bill.tags()),
         Cell::Number(0),
         Cell::Absent,
         Cell::Absent,

@@ -19,7 +19,7 @@ fn month(text: &str) -> Month {
 }
 
 fn terms(zone: &str, hours: u64) -> Terms {
-    Terms { zone: TimeZone::parse(zone).unwrap(), grace: Duration::from_hours(hours) }
+    Terms { zone: TimeZone::parse(zone).unwrap(), grace: Duration::from_hours(hours), ..Terms::default() }
 }
 
 /// Months as the log drives them, and their rows of the state.
@@ -180,6 +180,49 @@ fn a_tenant_that_moves_has_each_instant_in_one_month() {
 }
 
 #[test]
+fn an_instant_is_in_the_month_that_was_begun_for_it_wherever_its_tenant_lives_now() {
+    let mut world = World::new("Europe/Berlin");
+    let span = |world: &World, of: &str| {
+        let span = world.periods.month_at("acme", at(of));
+        (span.month.to_string(), span.start.to_string(), span.end.to_string())
+    };
+    let is = |month: &str, start: &str, end: &str| (month.to_owned(), start.to_owned(), end.to_owned());
+    let november = is("2026-11", "2026-10-31T23:00:00Z", "2026-11-30T23:00:00Z");
+    assert_eq!(span(&world, "2026-11-10T00:00:00Z"), november, "nothing is begun: by the calendar");
+    world.acme("2026-11-10T00:00:00Z", "2026-11-10T00:00:00Z");
+    world.periods.change_terms("acme", Some(terms("Asia/Kolkata", 24)));
+    for at in ["2026-10-31T23:00:00Z", "2026-11-30T22:59:59Z"] {
+        assert_eq!(span(&world, at), november);
+    }
+    // Before it by the clock that it was begun by, and behind it as the next one will be begun.
+    assert_eq!(span(&world, "2026-10-31T22:59:59Z"), is("2026-10", "2026-09-30T22:00:00Z", "2026-10-31T23:00:00Z"));
+    let december = is("2026-12", "2026-11-30T23:00:00Z", "2026-12-31T18:30:00Z");
+    assert_eq!(span(&world, "2026-11-30T23:00:00Z"), december);
+    assert_eq!(span(&world, "2027-01-31T18:29:59Z"), is("2027-01", "2026-12-31T18:30:00Z", "2027-01-31T18:30:00Z"));
+    world.acme("2026-12-10T00:00:00Z", "2026-12-10T00:00:00Z");
+    world.periods.change_terms("acme", Some(terms("UTC", 24)));
+    assert_eq!(span(&world, "2026-12-31T18:29:59Z"), december);
+}
+
+#[test]
+fn a_closed_month_keeps_the_labels_that_its_tenant_had() {
+    let labelled = |team: &str| {
+        let labels = Arc::new([("team".to_owned(), team.to_owned())].into());
+        Some(Terms { labels, ..terms("UTC", 24) })
+    };
+    let mut world = World::new("UTC");
+    world.periods.change_terms("acme", labelled("red"));
+    world.acme("2026-11-10T00:00:00Z", "2026-11-10T00:00:00Z");
+    world.periods.change_terms("acme", labelled("green"));
+    world.acme("2026-12-10T00:00:00Z", "2026-12-10T00:00:00Z");
+    world.periods.change_terms("acme", labelled("blue"));
+    let closed = |name: &str| world.periods.get("acme", month(name)).unwrap().closed.clone();
+    assert_eq!(closed("2026-11").unwrap().labels, labelled("green").map(|terms| terms.labels));
+    assert_eq!(closed("2026-12"), None);
+    world.check_rows();
+}
+
+#[test]
 fn who_is_not_declared_any_more_keeps_its_clock_and_is_closed() {
     let mut world = World::new("Europe/Berlin");
     world.acme("2026-11-10T00:00:00Z", "2026-11-10T00:00:00Z");
@@ -311,7 +354,14 @@ fn lives(steps: Vec<Step>, begin: Timestamp, moves: bool) {
             Step::Settle { tenant, on, before, pico } => {
                 now = Timestamp(now.0 + on);
                 let admitted = Timestamp(now.0 - before);
+                let first = world.periods.list(Some(TENANTS[tenant]), None).next().map(|(_, it)| it.start);
+                let foretold = world.periods.month_at(TENANTS[tenant], admitted);
+                assert!(foretold.has(admitted));
                 let (month, late) = world.settle(TENANTS[tenant], admitted, now, pico);
+                if first.is_some_and(|first| first <= admitted) {
+                    assert_eq!(foretold.month, late.unwrap_or(month), "begun or not, it is the same month");
+                    assert_eq!(world.periods.month_at(TENANTS[tenant], admitted), foretold);
+                }
                 (count, sum) = (count + 1, sum + pico);
                 let period = world.periods.get(TENANTS[tenant], month).unwrap();
                 assert!(period.closed.is_none() && admitted < period.end);

@@ -3,20 +3,24 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
+use tollgate_admin::backplane::Backplane;
 use tollgate_billing::{
-    export::Source,
+    export::{FocusVersion, Format, Query, Schema, Source},
     ledger::Keeper,
     statement::{PublicKey, Statement, StatementFile, line, verify},
 };
 use tollgate_consensus::{Applied, Changes, StateMachine};
 use tollgate_model::{Month, Timestamp, secret::ClusterKey};
 use tollgate_proto::state::v1::{
-    Attribution, Command, ConfigChange, ConfigOutcome, Frame, NodeOpen, PutResource, QuotaBatch, Record, Settle, Usage,
-    command, record,
+    Attribution, Command, ConfigChange, ConfigOutcome, CreditGrant, DeleteResource, Frame, NodeOpen, PutResource,
+    QuotaBatch, Record, Settle, Usage, command, record,
 };
 use tollgate_quota::Outcome;
 
-use crate::state::{ReplicatedState, Shared};
+use crate::{
+    backplane::NodeBackplane,
+    state::{ReplicatedState, Shared},
+};
 
 const RESOURCES: &str = r#"
 apiVersion: tollgate/v1
@@ -82,6 +86,16 @@ impl Node {
         let file = StatementFile::open(source, &statement, line(&statement, key), "").unwrap();
         file.flat_map(|chunk| chunk.unwrap().data).collect()
     }
+
+    /// FOCUS of what was admitted in that time.
+    fn focus(&self, from: &str, to: &str) -> String {
+        let schema = Schema::Focus(FocusVersion::V1_2);
+        let (from, to) = (Timestamp(at(from)), Timestamp(at(to)));
+        let (tenant, format, issuer) = (Some("acme".to_owned()), Format::Jsonl, "us".to_owned());
+        let query = Query { tenant, from, to, schema, format, issuer, costs: true };
+        let export = NodeBackplane::new(Arc::clone(&self.shared)).export(query, "").unwrap();
+        String::from_utf8(export.flat_map(|chunk| chunk.unwrap().data).collect()).unwrap()
+    }
 }
 
 /// Three nodes with one log.
@@ -111,22 +125,32 @@ impl Cluster {
     }
 
     fn configure(&mut self, now: u64, text: &str) {
+        let outcome = self.try_configure(now, text);
+        assert!(outcome.problems.is_empty(), "{outcome:?}");
+    }
+
+    fn try_configure(&mut self, now: u64, text: &str) -> ConfigOutcome {
         let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", text);
         assert!(problems.is_empty(), "{problems}");
         let puts = parsed.into_iter().map(|it| PutResource { resource: Some(it.resource), expected_version: None });
         let change = ConfigChange { puts: puts.collect(), ..ConfigChange::default() };
-        let outcome = ConfigOutcome::decode(self.apply(now, command::Kind::Config(change))).unwrap();
-        assert!(outcome.problems.is_empty(), "{outcome:?}");
+        ConfigOutcome::decode(self.apply(now, command::Kind::Config(change))).unwrap()
     }
 
     /// A call that was admitted and has ended then.
     fn settle(&mut self, admitted: &str, now: &str, tokens: u64) {
+        self.settle_as(admitted, now, tokens, false);
+    }
+
+    fn settle_as(&mut self, admitted: &str, now: &str, tokens: u64, prepaid: bool) {
         self.frames += 1;
         let attribution = Attribution {
+            prepaid,
             request_id: format!("00000000-0000-7000-8000-{:012x}", self.frames),
             tenant: "acme".into(),
             model: "mock-1".into(),
             provider: "p".into(),
+            provider_model: "mock-1".into(),
             currency: "USD".into(),
             config_index: self.index,
             admitted_us: at(admitted),
@@ -149,6 +173,13 @@ impl Cluster {
     /// An entry that says nothing, as the leader of an idle cluster makes them.
     fn pass(&mut self, now: &str) {
         self.apply(at(now), command::Kind::Quota(QuotaBatch::default()));
+    }
+
+    /// The same from every node.
+    fn focus(&self, from: &str, to: &str) -> String {
+        let [one, two, three] = self.nodes.each_ref().map(|node| node.focus(from, to));
+        assert!(one == two && two == three);
+        one
     }
 
     fn files(&self, month: &str) -> [Vec<u8>; 3] {
@@ -225,4 +256,91 @@ fn a_longer_grace_counts_from_the_entry_that_says_so() {
     cluster.pass("2026-12-03T23:00:00Z");
     assert!(cluster.is_closed("2026-11"));
     cluster.check_rows();
+}
+
+/// Each charge: what these columns say.
+fn said<const N: usize>(focus: &str, columns: [&str; N]) -> Vec<[String; N]> {
+    let charges = focus.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("none").to_owned();
+    charges.map(|charge| columns.map(|column| text(&charge[column]))).collect()
+}
+
+/// November in Berlin.
+const NOVEMBER: [&str; 2] = ["2026-10-31T23:00:00Z", "2026-11-30T23:00:00Z"];
+
+#[test]
+fn an_edit_of_a_tenant_changes_no_byte_of_a_closed_month() {
+    let labelled = |resources: &str, team: &str| {
+        resources.replace("metadata: {name: acme}", &format!("metadata: {{name: acme, labels: {{team: {team}}}}}"))
+    };
+    let mut cluster = Cluster::new("2026-11-01T00:00:00Z");
+    cluster.configure(at("2026-11-01T00:00:01Z"), &labelled(RESOURCES, "red"));
+    let grant = CreditGrant {
+        tenant: "acme".into(),
+        key: "k".into(),
+        amount: 1_000_000_000_i128.to_be_bytes().to_vec().into(),
+        ..CreditGrant::default()
+    };
+    cluster.apply(at("2026-11-02T00:00:00Z"), command::Kind::CreditGrant(grant));
+    // The first and the last minutes of the month in Berlin, which are of other months elsewhere.
+    cluster.settle("2026-10-31T23:10:00Z", "2026-11-02T00:00:01Z", 3);
+    cluster.settle("2026-11-30T22:50:00Z", "2026-11-30T22:50:01Z", 5);
+    let [from, to] = NOVEMBER;
+    let open = said(&cluster.focus(from, to), ["ChargeCategory", "InvoiceId", "Tags"]);
+    assert_eq!(open.len(), 5, "two meters of two hours, and what was bought: {open:?}");
+    let is = |charge: [&str; 3]| charge.map(str::to_owned);
+    assert!(open[..4].iter().all(|it| *it == is(["Usage", "none", "{\"team\":\"red\"}"])), "{open:?}");
+
+    cluster.pass("2026-12-01T01:00:00Z");
+    assert!(cluster.is_closed("2026-11"));
+    let closed = cluster.focus(from, to);
+    let columns = ["InvoiceId", "BillingPeriodStart", "BillingPeriodEnd"];
+    let [.., bought] = &said(&closed, columns)[..] else { panic!("{closed}") };
+    assert_eq!(bought[1..], [from, to].map(str::to_owned));
+    assert_eq!(
+        said(&closed, columns)[..4],
+        [
+            is(["acme-2026-11", from, to]),
+            is(["acme-2026-11", from, to]),
+            is(["acme-2026-11", from, to]),
+            is(["acme-2026-11", from, to])
+        ]
+    );
+
+    let moved = RESOURCES.replace("Europe/Berlin", "Asia/Kolkata").replace("postpaid", "prepaid");
+    cluster.configure(at("2026-12-05T00:00:00Z"), &labelled(&moved, "blue"));
+    cluster.settle_as("2026-12-05T00:00:01Z", "2026-12-05T00:00:02Z", 7, true);
+    assert_eq!(cluster.focus(from, to), closed);
+    cluster.nodes[1].restart();
+    assert_eq!(cluster.focus(from, to), closed);
+    // What is not closed goes by what its tenant is now, and begins where November ended.
+    let december = cluster.focus(to, "2027-02-01T00:00:00Z");
+    let columns = ["InvoiceId", "BillingPeriodStart", "Tags"];
+    assert_eq!(said(&december, columns)[0], is(["none", to, "{\"team\":\"blue\"}"]));
+    let acme = DeleteResource { kind: "Tenant".into(), name: "acme".into(), ..DeleteResource::default() };
+    let change = ConfigChange { deletes: vec![acme], ..ConfigChange::default() };
+    let outcome = ConfigOutcome::decode(cluster.apply(at("2026-12-06T00:00:00Z"), command::Kind::Config(change)));
+    assert!(outcome.unwrap().problems.is_empty());
+    assert_eq!(cluster.focus(from, to), closed);
+    cluster.check_rows();
+}
+
+#[test]
+fn a_call_is_billed_as_it_was_admitted_however_its_tenant_pays_later() {
+    let mut cluster = Cluster::new("2026-11-01T00:00:00Z");
+    cluster.settle("2026-11-02T00:10:00Z", "2026-11-02T00:10:01Z", 3);
+    cluster.configure(at("2026-11-02T00:20:00Z"), &RESOURCES.replace("postpaid", "prepaid"));
+    cluster.settle_as("2026-11-02T00:30:00Z", "2026-11-02T00:30:01Z", 3, true);
+    let [from, to] = NOVEMBER;
+    let columns = ["SkuMeter", "BilledCost", "EffectiveCost"];
+    let wanted = [
+        ["input", "0.0051", "0.0051"],
+        ["output", "0.0018", "0.0018"],
+        ["input", "0", "0.0051"],
+        ["output", "0", "0.0018"],
+    ];
+    let wanted = wanted.map(|charge| charge.map(str::to_owned));
+    assert_eq!(said(&cluster.focus(from, to), columns), wanted);
+    cluster.configure(at("2026-11-03T00:00:00Z"), RESOURCES);
+    assert_eq!(said(&cluster.focus(from, to), columns), wanted);
 }

@@ -105,6 +105,22 @@ fn a_zone_that_changes_takes_no_bill_along_and_raises_nothing_twice() {
 }
 
 #[test]
+fn a_budget_has_the_months_that_the_bill_has() {
+    let mut driven = started("UTC");
+    apply_yaml(&mut driven, &PRICE.replace("per: 1,", "per: 1, effectiveFrom: '2026-12-01T00:00:00Z',"));
+    bill(&mut driven, 1, "2027-01-10T00:00:00Z", 4);
+    apply_yaml(&mut driven, &tenant("Pacific/Pago_Pago", 10));
+    // There it was the last evening of December; the bill of January has it.
+    bill(&mut driven, 2, "2027-01-01T05:00:00Z", 4);
+    let january = driven.shared.books().look(|state| {
+        let months: Vec<_> = state.periods().list(Some("acme"), None).map(|(_, it)| it.tree.leaves()).collect();
+        months
+    });
+    assert_eq!(january, [2]);
+    assert_eq!(raised(&driven), said(&[("2027-01", 50), ("2027-01", 80)]));
+}
+
+#[test]
 fn a_node_that_starts_again_knows_what_was_raised_and_what_waits() {
     let mut original = started("Europe/Berlin");
     let now = |driven: &Driven| Timestamp(1_800_000_000_000_000 + driven.index * 1_000).to_string();
