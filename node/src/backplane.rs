@@ -157,7 +157,7 @@ impl Backplane for NodeBackplane {
     }
 
     fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem> {
-        self.state.credits(|book| book.problems(change))
+        self.state.problems(change)
     }
 
     fn tokens(&self) -> Arc<TokenTable> {

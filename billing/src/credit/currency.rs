@@ -12,11 +12,7 @@ impl CreditBook {
     /// What is wrong with a change of the configuration, for the credit that is there.
     #[must_use]
     pub fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem> {
-        let tenants = change.puts.iter().filter_map(|put| match put.resource.as_ref()?.kind.as_ref()? {
-            Raw::Tenant(tenant) => Some(tenant),
-            _ => None,
-        });
-        tenants.filter_map(|tenant| self.problem(tenant)).collect()
+        tenants_put(change).filter_map(|tenant| self.problem(tenant)).collect()
     }
 
     fn problem(&self, tenant: &Tenant) -> Option<ConfigProblem> {
@@ -24,11 +20,23 @@ impl CreditBook {
         let (currency, rest) = self.bound_to(name)?;
         let billing = tenant.spec.as_ref().and_then(|spec| spec.billing.as_ref());
         let pays = billing.map_or("", |billing| billing.currency.as_str());
-        (pays != currency.as_str()).then(|| ConfigProblem {
-            kind: Kind::Tenant.to_string(),
-            name: name.clone(),
-            field: "spec.billing.currency".into(),
-            message: format!("credit of {rest} {currency} is there: it can't change before that is spent or taken off"),
+        (pays != currency.as_str()).then(|| {
+            let has = format!("credit of {rest} {currency} is there");
+            other_currency(name, format!("{has}: it can't change before that is spent or taken off"))
         })
     }
+}
+
+/// The tenants that a change puts.
+pub(crate) fn tenants_put(change: &ConfigChange) -> impl Iterator<Item = &Tenant> {
+    change.puts.iter().filter_map(|put| match put.resource.as_ref()?.kind.as_ref()? {
+        Raw::Tenant(tenant) => Some(tenant),
+        _ => None,
+    })
+}
+
+/// Why a tenant can't pay in another currency than before.
+pub(crate) fn other_currency(tenant: &str, message: String) -> ConfigProblem {
+    let field = "spec.billing.currency".into();
+    ConfigProblem { kind: Kind::Tenant.to_string(), name: tenant.to_owned(), field, message }
 }

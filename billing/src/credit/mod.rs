@@ -26,3 +26,4 @@ pub(crate) fn amount_of(event: &tollgate_proto::state::v1::CreditEventRow) -> Op
 
 pub use account::{MAX_BALANCE, OpenGrant};
 pub use book::{Came, CreditBook, CreditView};
+pub(crate) use currency::{other_currency, tenants_put};

@@ -11,6 +11,7 @@
 //! that no row is read again to close a month.
 
 mod book;
+mod currency;
 mod rows;
 mod span;
 mod tree;

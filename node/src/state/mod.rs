@@ -46,8 +46,8 @@ use tollgate_billing::{
 use tollgate_consensus::{Applied, Changes, Files, Fingerprint, Gate, Image, Row, StateMachine, fingerprint_of};
 use tollgate_model::{Catalog, LogIndex, Timestamp};
 use tollgate_proto::state::v1::{
-    BudgetAlertOutcome, BudgetAlertTried, Command, CommandAsked, ConfigChange, ConfigOutcome, CreditGrant, LimitReset,
-    NodeLost, QuotaBatch, TokenChange, command,
+    BudgetAlertOutcome, BudgetAlertTried, Command, CommandAsked, ConfigChange, ConfigOutcome, ConfigProblem,
+    CreditGrant, LimitReset, NodeLost, QuotaBatch, TokenChange, command,
 };
 use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used, compact};
 use tracing::{info, warn};
@@ -120,6 +120,13 @@ impl Shared {
         look(&self.credits.read())
     }
 
+    /// What is wrong with a change of the configuration, for what tenants were billed and the credit that they have.
+    pub(crate) fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem> {
+        let mut problems = self.credits(|book| book.problems(change));
+        problems.extend(self.books.look(|state| state.periods().problems(change)));
+        problems
+    }
+
     /// A look at the budgets of all tenants.
     pub(crate) fn alerts<T>(&self, look: impl FnOnce(&AlertBook) -> T) -> T {
         look(&self.alerts.read())
@@ -183,7 +190,7 @@ impl ReplicatedState {
     }
 
     fn change_config(&mut self, at: LogIndex, now: Timestamp, change: &ConfigChange, changes: &mut Changes) -> Vec<u8> {
-        let problems = self.shared.credits(|book| book.problems(change));
+        let problems = self.shared.problems(change);
         if !problems.is_empty() {
             return ConfigOutcome { problems, ..ConfigOutcome::default() }.encode_to_vec();
         }

@@ -326,6 +326,32 @@ fn an_edit_of_a_tenant_changes_no_byte_of_a_closed_month() {
 }
 
 #[test]
+fn a_currency_can_change_while_nothing_is_billed_in_a_month_that_goes_on() {
+    let in_euro = RESOURCES.replace("currency: USD", "currency: EUR");
+    let mut cluster = Cluster::new("2026-11-01T00:00:00Z");
+    let refused = |cluster: &mut Cluster, now: &str| {
+        let outcome = cluster.try_configure(at(now), &in_euro);
+        outcome.problems.into_iter().map(|it| (it.field, it.message)).collect::<Vec<_>>()
+    };
+    cluster.configure(at("2026-11-01T00:00:01Z"), &in_euro);
+    cluster.configure(at("2026-11-01T00:00:02Z"), RESOURCES);
+    cluster.settle("2026-11-02T00:00:00Z", "2026-11-02T00:00:01Z", 3);
+    // Open, closing, and on the bill of nobody else.
+    for now in ["2026-11-02T00:00:02Z", "2026-12-01T00:30:00Z"] {
+        let [(field, message)] = &refused(&mut cluster, now)[..] else { panic!("it is refused once") };
+        assert_eq!(field, "spec.billing.currency");
+        assert!(message.starts_with("0.0069 USD is billed in 2026-11, which is not closed"), "{message}");
+    }
+    let unbilled = RESOURCES.replace("mode: postpaid, currency: USD", "mode: none, currency: EUR");
+    cluster.configure(at("2026-12-01T00:40:00Z"), &unbilled);
+    assert_eq!(refused(&mut cluster, "2026-12-01T00:50:00Z").len(), 1, "not by way of none either");
+    cluster.pass("2026-12-01T01:00:00Z");
+    assert!(cluster.is_closed("2026-11"));
+    assert_eq!(refused(&mut cluster, "2026-12-01T01:00:01Z"), []);
+    cluster.check_rows();
+}
+
+#[test]
 fn a_call_is_billed_as_it_was_admitted_however_its_tenant_pays_later() {
     let mut cluster = Cluster::new("2026-11-01T00:00:00Z");
     cluster.settle("2026-11-02T00:10:00Z", "2026-11-02T00:10:01Z", 3);

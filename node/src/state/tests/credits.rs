@@ -187,6 +187,12 @@ fn a_correction_waits_for_what_is_held_and_a_currency_for_what_is_there() {
     settle(&mut driven, 2, Some(1), "acme", 3);
     assert_eq!(figures(&driven, "acme"), ([5, 3, 2, 0], 2, 2), "effective");
     assert_eq!(grant(&mut driven, "acme", "fix-2", -2, 0).problem, "");
+    // Credit holds it no more, and what was spent of it does: that is on the bill of this month.
+    let refused = apply_yaml(&mut driven, &euro);
+    assert_eq!((refused.problems.len(), refused.problems[0].field.as_str()), (1, "spec.billing.currency"));
+    assert!(refused.problems[0].message.starts_with("3 USD is billed in 2027-01, which is not closed"), "{refused:?}");
+    driven.index += 20 * 24 * 3_600 * 1_000;
+    driven.apply(command::Kind::Quota(QuotaBatch::default()));
     let unbound = apply_yaml(&mut driven, &euro);
     assert!(unbound.problems.is_empty(), "{unbound:?}");
     assert!(!hold(&mut driven, 3, "acme", 1));

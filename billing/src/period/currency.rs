@@ -1,0 +1,41 @@
+//! A tenant's currency can't change while something is billed in a month that goes on: a bill is in one currency.
+
+use tollgate_model::{Currency, Money};
+use tollgate_proto::{
+    state::v1::{ConfigChange, ConfigProblem},
+    v1::Tenant,
+};
+
+use super::{Period, Periods};
+use crate::credit::{other_currency, tenants_put};
+
+impl Periods {
+    /// What is wrong with a change of the configuration, for what is billed in months that are not closed.
+    #[must_use]
+    pub fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem> {
+        tenants_put(change).filter_map(|tenant| self.problem(tenant)).collect()
+    }
+
+    fn problem(&self, tenant: &Tenant) -> Option<ConfigProblem> {
+        let billing = tenant.spec.as_ref()?.billing.as_ref()?;
+        // Whoever is billed nothing may say any: what comes later is looked at again.
+        let pays = Some(&*billing.currency).filter(|_| matches!(&*billing.mode, "prepaid" | "postpaid"))?;
+        let name = &tenant.metadata.as_ref()?.name;
+        let open = self.list(Some(name), None).map(|(_, period)| period).filter(|period| period.closed.is_none());
+        let (month, (currency, billed)) = open.filter_map(|it| Some((it.month, it.billed_but_in(pays)?))).next()?;
+        let message = format!(
+            "{billed} {currency} is billed in {month}, which is not closed, and a bill is in one currency: it can change while no \
+             month that is open or closing has anything billed; to bill in {pays} now, declare another tenant"
+        );
+        Some(other_currency(name, message))
+    }
+}
+
+impl Period {
+    /// What it bills in another currency than this, and how much.
+    fn billed_but_in(&self, currency: &str) -> Option<(Currency, Money)> {
+        let others = self.lines.iter().filter(|(key, sums)| sums.amount.0 != 0 && key.currency != currency);
+        let first = others.filter_map(|(key, _)| key.currency()).next()?;
+        self.totals().get(&first).map(|total| (first, total.exact))
+    }
+}
