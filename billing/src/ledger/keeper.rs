@@ -20,7 +20,8 @@ use tollgate_proto::state::v1::{LedgerRow, PriceVersionRow};
 use tollgate_storage::{Disk, RealDisk};
 
 use super::{
-    Archive, Chain, Extent, Missing, Nowhere, Piece, SegmentReader, Segments, State, archive, reader::Cursors,
+    Archive, Chain, Extent, Missing, Nowhere, Piece, SegmentReader, Segments, State, archive, head::Head,
+    reader::Cursors,
 };
 use crate::{Came, Changes, period::Terms};
 
@@ -187,14 +188,16 @@ impl Keeper {
     /// # Errors
     /// As [`Keeper::write`]; `StorageFull`, too, while something is lacking that only the log still has.
     pub fn sync(&self) -> io::Result<()> {
-        let mut files = self.files.lock();
-        let segments = self.written(&mut files)?;
+        let files = &mut *self.files.lock();
+        // What is recorded from here on may be written, too, and is not in it.
+        let head = self.look(|state| Head::of(state.chain()));
+        let segments = self.written(files)?;
         segments.sync()?;
         let open: BTreeSet<u64> = segments.gaps().collect();
         files.dropped.retain(|segment| open.contains(segment));
         match files.dropped.first() {
             Some(segment) => Err(io::Error::new(io::ErrorKind::StorageFull, Fetching(*segment))),
-            None => Ok(()),
+            None => files.open.as_mut().map_or(Ok(()), |segments| segments.note(head)),
         }
     }
 

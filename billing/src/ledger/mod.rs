@@ -17,6 +17,7 @@ mod archive;
 mod books;
 mod chain;
 mod cost;
+mod head;
 mod keeper;
 mod reader;
 mod reprice;

@@ -128,6 +128,11 @@ impl<R: Read> Records<R> {
         self.last_seq
     }
 
+    /// The segment that they are of.
+    pub(super) fn segment(&self) -> u64 {
+        self.segment
+    }
+
     /// What is wrong where a segment ends here, and should not.
     pub(super) fn ended(&self) -> Broken {
         Broken { segment: self.segment, offset: self.offset, after_seq: self.last_seq, why: Why::Short }

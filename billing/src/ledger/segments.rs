@@ -7,6 +7,8 @@
 //!
 //! A segment is begun only after the one before it was synced as a whole, so only the last file can be torn.
 //!
+//! How far they were synced is noted beside them (`head.rs`), for whoever reads them without the state.
+//!
 //! In the place of a segment that was let go of is a note of what the archive calls it: so its absence is no gap. Where there
 //! are both, the file counts.
 
@@ -22,6 +24,7 @@ use tollgate_storage::{Disk, DiskFile, read_full, write_full};
 use super::{
     archive,
     chain::{Chain, Extent, Hash, Piece},
+    head::{Head, Note},
     segment::{Broken, Records, Why},
 };
 
@@ -37,6 +40,7 @@ const NOTE: &str = "archived";
 pub struct Segments {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    head: Note,
     /// Written to since the last sync.
     dirty: BTreeMap<u64, Arc<dyn DiskFile>>,
     /// Files were made since the last sync.
@@ -96,8 +100,11 @@ impl Segments {
     /// What the file system says.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, chain: &Chain) -> io::Result<Self> {
         disk.create_dir(dir)?;
+        // Before anything is cut.
+        let head = Note::open(&*disk, dir, Head::of(chain))?;
         let mut segments = Self {
             disk,
+            head,
             dir: dir.to_owned(),
             dirty: BTreeMap::new(),
             new_names: false,
@@ -220,6 +227,14 @@ impl Segments {
             self.new_names = false;
         }
         Ok(())
+    }
+
+    /// Notes that all up to there is synced, or is a gap.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(super) fn note(&mut self, head: Head) -> io::Result<()> {
+        self.head.synced(head)
     }
 
     /// Puts a segment that another node had in the place of whatever is there of it, and what waited for it behind it.

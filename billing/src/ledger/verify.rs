@@ -15,6 +15,7 @@ use super::{
     Attempt, Books, Broken, Hash, Keeper, Missing, Nowhere, Records, State, amount_of, archive, attempts,
     chain::genesis,
     cost_of,
+    head::Head,
     reader::{extents, next},
     segment::Why,
 };
@@ -53,6 +54,11 @@ pub struct Verified {
     tariffs: BTreeMap<(String, u64), Tariff>,
     /// Prices may be in what was not looked at.
     is_partial: bool,
+    /// How far the files were synced, where that is noted, and whether the records go through there.
+    head: Option<Head>,
+    is_through: bool,
+    /// They end before.
+    is_cut: bool,
 }
 
 impl Verified {
@@ -215,7 +221,7 @@ impl Keeper {
 }
 
 /// Reads the files in a directory through, of a node that does not run: the chain from its beginning, prices and sums, with what
-/// it has let go of where that archive is given. How far it should go, only a node that runs can say.
+/// it has let go of where that archive is given. It should go to where it was last synced at the least, which the node has noted.
 ///
 /// # Errors
 /// What the file system says.
@@ -233,9 +239,10 @@ pub fn verify_files(dir: &Path, archive: Option<&Path>) -> io::Result<Verified> 
         of.extend(number(&path).map(|number| (number, path)));
     }
     let archived = archive.map(archived_files).transpose()?;
-    let last = files.keys().next_back().max(notes.keys().next_back()).copied().unwrap_or(0);
-    let mut verified = Verified { hash: genesis(), ..Verified::default() };
-    for segment in 1..=last {
+    let there = files.keys().next_back().max(notes.keys().next_back()).copied().unwrap_or(0);
+    let head = Head::read(dir)?;
+    let mut verified = Verified { hash: genesis(), head, ..Verified::default() };
+    for segment in 1..=there.max(head.map_or(0, |head| head.segment)) {
         let copies = archived.as_ref().and_then(|archived| archived.get(&segment));
         let goes_on = match (files.get(&segment), copies, notes.get(&segment)) {
             (Some(file), ..) => verified.read_one(segment, std::slice::from_ref(file))?,
@@ -243,6 +250,7 @@ pub fn verify_files(dir: &Path, archive: Option<&Path>) -> io::Result<Verified> 
             (None, None, Some(note)) => verified.pass_over(segment, note, archive)?,
             (None, None, None) => {
                 verified.problem(format!("segment {segment} is not there: it was removed, or is still to be fetched"));
+                verified.is_cut = segment > there;
                 false
             }
         };
@@ -250,6 +258,7 @@ pub fn verify_files(dir: &Path, archive: Option<&Path>) -> io::Result<Verified> 
             break;
         }
     }
+    verified.compare_head(there > 0);
     verified.trial();
     Ok(verified)
 }
@@ -288,13 +297,50 @@ impl Verified {
 
     /// `named`: the hash that the file has in its name, if it is one of an archive.
     fn read_records(&mut self, mut records: Records<BufReader<File>>, named: Option<Hash>) -> Result<(), Broken> {
-        for record in &mut records {
+        while let Some(record) = records.next() {
             self.take(record?);
+            self.goes_through(&records)?;
         }
         self.hash = records.hash();
-        match named {
-            Some(hash) if hash != self.hash => Err(Broken { why: Why::Hash, ..records.ended() }),
-            Some(_) | None => Ok(()),
+        if named.is_some_and(|hash| hash != self.hash) {
+            return Err(Broken { why: Why::Hash, ..records.ended() });
+        }
+        let before_head = self.head.filter(|head| head.segment == records.segment() && !self.is_through);
+        match before_head {
+            Some(head) if records.offset() < head.bytes => {
+                self.is_cut = true;
+                Err(records.ended())
+            }
+            Some(_) => Err(Broken { why: Why::Hash, ..records.ended() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the record that was last synced is the one that was noted, if it is the last one read.
+    fn goes_through(&mut self, records: &Records<BufReader<File>>) -> Result<(), Broken> {
+        let at = (records.segment(), records.offset());
+        let Some(head) = self.head.filter(|head| (head.segment, head.bytes) == at) else { return Ok(()) };
+        self.is_through = head.hash == records.hash();
+        if self.is_through { Ok(()) } else { Err(Broken { why: Why::Hash, ..records.ended() }) }
+    }
+
+    /// What is missing at the end.
+    fn compare_head(&mut self, has_files: bool) {
+        match self.head {
+            None if has_files => self.problem(
+                "there is no note of how far the ledger was synced, or none that can be read (the file `head`): whether anything \
+                 is missing at its end is not known"
+                    .to_owned(),
+            ),
+            Some(head) if self.is_cut => {
+                let count = head.records.checked_sub(self.records).filter(|_| !self.is_partial);
+                let count = count.map_or_else(String::new, |count| format!("{count} "));
+                let Head { last_seq, segment, bytes, .. } = head;
+                self.problem(format!(
+                    "{count}records are missing at the end: the ledger was synced to row {last_seq}, byte {bytes} of segment {segment}"
+                ));
+            }
+            Some(_) | None => {}
         }
     }
 

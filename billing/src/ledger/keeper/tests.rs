@@ -276,6 +276,7 @@ fn verify_names_the_segment_and_the_place_and_what_does_not_add_up() {
 }
 
 mod archiving;
+mod head;
 
 fn restarted_with(disk: &SimDisk, state: State) -> Keeper {
     let next = keeper(disk);

@@ -44,7 +44,8 @@ fn complete(keeper: &Keeper) -> u64 {
 /// Numbers of the segments that a directory has, by the files' names.
 fn there(disk: &SimDisk, dir: &str) -> Vec<String> {
     let name = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-    disk.list(Path::new(dir)).unwrap().iter().map(name).filter(|name| !name.ends_with(".archived")).collect()
+    let is_bytes = |name: &String| !name.ends_with(".archived") && name != "head";
+    disk.list(Path::new(dir)).unwrap().iter().map(name).filter(is_bytes).collect()
 }
 
 fn archived_path(keeper: &Keeper, segment: u64) -> std::path::PathBuf {
