@@ -4,7 +4,7 @@
 //! requests; and each of its currencies has rows of its own, as there is no sum of two.
 
 use tollgate_model::Money;
-use tollgate_proto::state::v1::LedgerRow;
+use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow};
 
 use super::{
     ExportError,
@@ -116,10 +116,8 @@ impl Sums for Summary {
 
 impl Totals {
     fn add(&mut self, row: &LedgerRow) -> Result<(), ExportError> {
-        let is_request = row.corrects == 0;
-        let is_unpriced = is_request && !row.currency.is_empty() && row.price.is_empty();
-        add(&mut self.requests, is_request.into(), row)?;
-        add(&mut self.unpriced, is_unpriced.into(), row)?;
+        add(&mut self.requests, (row.corrects == 0).into(), row)?;
+        add(&mut self.unpriced, is_unpriced(row).into(), row)?;
         let of_row = [
             row.input_tokens,
             row.cached_input_tokens,
@@ -132,4 +130,10 @@ impl Totals {
         }
         add_money(&mut self.cost, amount_of(row).unwrap_or_default(), row)
     }
+}
+
+/// Whether no price was for a request that is billed. What nobody did work for, or nobody can say the end of, needs none.
+fn is_unpriced(row: &LedgerRow) -> bool {
+    let is_free = matches!(row.outcome(), LedgerOutcome::Voided | LedgerOutcome::Orphaned);
+    row.corrects == 0 && !is_free && !row.currency.is_empty() && row.price.is_empty()
 }

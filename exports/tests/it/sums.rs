@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tollgate_billing::export::{FocusVersion, Format, Query, Schema};
 use tollgate_model::{Money, Timestamp};
+use tollgate_proto::state::v1::LedgerOutcome;
 
 use crate::world::{BEGIN, CREDIT, HOUR, Ledger, bytes, chunks, ledger, query, reckon};
 
@@ -240,6 +241,37 @@ fn credit_is_billed_when_it_is_bought_and_comes_behind_all_usage() {
         let rest = bytes(&chunks(&ledger, &all, &first.cursor));
         assert_eq!([first.data.clone(), rest].concat(), bytes(&whole));
     }
+}
+
+#[test]
+fn what_no_price_was_for_is_told_from_what_costs_nothing() {
+    let mut ledger = crate::world::long(5);
+    let kinds = [
+        ("p", LedgerOutcome::Settled, "USD"),
+        ("", LedgerOutcome::Partial, "USD"),
+        ("", LedgerOutcome::Voided, "USD"),
+        ("", LedgerOutcome::Orphaned, "USD"),
+        ("", LedgerOutcome::Settled, ""),
+    ];
+    for (row, (price, outcome, currency)) in ledger.rows.iter_mut().zip(kinds) {
+        (row.price, row.currency) = (price.into(), currency.into());
+        row.set_outcome(outcome);
+        if price.is_empty() {
+            row.amount = Vec::new().into();
+        }
+    }
+    let ledger = Arc::new(ledger);
+    let events = lines(&ledger, &query(Schema::Events, Format::Jsonl));
+    // As the README has it.
+    let is_unpriced = |event: &&Value| {
+        let worked_for = ["settled", "partial"].contains(&text(event, "outcome"));
+        worked_for && event["price"].is_null() && !event["currency"].is_null()
+    };
+    let unpriced: Vec<_> = events.iter().filter(is_unpriced).collect();
+    assert_eq!(unpriced, [&events[1]]);
+    assert_eq!(text(unpriced[0], "cost"), "0");
+    let summary = lines(&ledger, &query(Schema::Summary, Format::Jsonl));
+    assert_eq!(summary.iter().map(|line| line["unpriced_requests"].as_u64().unwrap()).sum::<u64>(), 1);
 }
 
 #[test]
