@@ -17,8 +17,11 @@ mod archive;
 mod books;
 mod chain;
 mod cost;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod head;
 mod keeper;
+mod priced;
 mod reader;
 mod reprice;
 mod segment;

@@ -1,20 +1,18 @@
 //! A month of a tenant, priced again: each row by the version of the price that it names, as the ledger itself has it.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    io,
-};
+use std::{collections::BTreeMap, io};
 
 use tollgate_model::{Currency, Money, Month};
 use tollgate_proto::state::v1::LedgerRow;
 
-use super::{Keeper, amount_of};
-use crate::{export::Source, price::Tariff};
+use super::{
+    Keeper,
+    priced::{Priced, Tariffs, called, tell},
+};
+use crate::export::Source;
 
 /// Rows of the ledger in memory at a time.
 const READ_ROWS: usize = 1_024;
-/// What is wrong is told so often; beyond it there is only more.
-const MAX_PROBLEMS: usize = 100;
 
 /// What a month comes to when it is priced again.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,32 +36,7 @@ pub struct Sums {
 
 impl Repriced {
     fn problem(&mut self, what: String) {
-        if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(what);
-        }
-    }
-}
-
-/// The prices that rows name, each made once.
-#[derive(Default)]
-struct Tariffs(BTreeMap<(String, u64), Tariff>);
-
-impl Tariffs {
-    /// What a row comes to by its price. What no price was for, and what corrects another row, is what it says.
-    fn amount(&mut self, row: &LedgerRow, from: &Keeper) -> io::Result<Result<Money, String>> {
-        let id = || format!("{}@{}", row.price, row.price_version);
-        if row.price.is_empty() || row.corrects != 0 {
-            return Ok(amount_of(row).ok_or_else(|| "has no amount that can be read".to_owned()));
-        }
-        let tariff = match self.0.entry((row.price.clone(), row.price_version)) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => match from.price(&row.price, row.price_version)?.map(|price| Tariff::of(&price)) {
-                Some(Ok(tariff)) => new.insert(tariff),
-                Some(Err(why)) => return Ok(Err(format!("names the price {}, which is none: {why}", id()))),
-                None => return Ok(Err(format!("names the price {}, which is not in the ledger", id()))),
-            },
-        };
-        Ok(Ok(tariff.amount(row.into())))
+        tell(&mut self.problems, what);
     }
 }
 
@@ -86,28 +59,34 @@ impl Keeper {
             let is_of =
                 |row: &&LedgerRow| row.seq <= period.last_seq && row.tenant == tenant && row.month == month.number();
             for row in rows.iter().filter(is_of) {
-                let right = tariffs.amount(row, self)?;
-                found.take(row, right);
+                self.learn(&Priced::row(row), &mut tariffs)?;
+                found.take(row, &tariffs);
             }
         }
         found.compare(period.tree.leaves());
         Ok(Some(found))
     }
+
+    /// The price of a row, from the ledger.
+    fn learn(&self, of: &Priced<'_>, tariffs: &mut Tariffs) -> io::Result<()> {
+        let Some((price, version)) = of.price().filter(|(price, version)| !tariffs.knows(price, *version)) else {
+            return Ok(());
+        };
+        if let Some(Err(why)) = self.price(price, version)?.map(|row| tariffs.add(&row)) {
+            tariffs.add_none(price, version, why);
+        }
+        Ok(())
+    }
 }
 
 impl Repriced {
-    fn take(&mut self, row: &LedgerRow, right: Result<Money, String>) {
+    fn take(&mut self, row: &LedgerRow, tariffs: &Tariffs) {
         self.rows += 1;
-        let whose = format!("row {} (request {})", row.seq, row.request_id);
-        let right = match right {
-            Ok(right) => right,
-            Err(why) => return self.problem(format!("{whose} {why}")),
-        };
-        let amount = amount_of(row).unwrap_or_default();
-        if amount != right {
-            self.problem(format!("{whose} amounts to {amount}, and by its price it is {right}"));
+        let priced = Priced::row(row);
+        if let Some(wrong) = tariffs.wrong(&priced) {
+            self.problem(format!("{} {wrong}", called(row)));
         }
-        if let Ok(currency) = Currency::parse(&row.currency) {
+        if let (Ok(right), Ok(currency)) = (tariffs.right(&priced), Currency::parse(&row.currency)) {
             let sum = self.sums.entry(currency).or_default();
             sum.repriced = Money(sum.repriced.0.saturating_add(right.0));
         }

@@ -8,24 +8,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tollgate_model::Money;
 use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, ledger_record::Kind};
 
 use super::{
-    Attempt, Books, Broken, Hash, Keeper, Missing, Nowhere, Records, State, amount_of, archive, attempts,
+    Attempt, Books, Broken, Hash, Keeper, Missing, Nowhere, Records, State, archive, attempts,
     chain::genesis,
-    cost_of,
     head::Head,
+    priced::{Priced, Tariffs, called, tell, unknown},
     reader::{extents, next},
     segment::Why,
 };
 use crate::{
     Changes,
-    price::{Line, Quantities, Tariff},
+    price::{Line, Tariff},
 };
 
-/// What is wrong is told so often; beyond it there is only more.
-const MAX_PROBLEMS: usize = 100;
 const SUFFIX: &str = "seg";
 /// Of a segment that was archived, in its place.
 const NOTE: &str = "archived";
@@ -51,7 +48,7 @@ pub struct Verified {
     pub broken: Vec<u64>,
     /// Segments that were archived, and could not be looked at: what they are is not known.
     pub unseen: Vec<u64>,
-    tariffs: BTreeMap<(String, u64), Tariff>,
+    tariffs: Tariffs,
     /// Prices may be in what was not looked at.
     is_partial: bool,
     /// How far the files were synced, where that is noted, and whether the records go through there.
@@ -63,18 +60,17 @@ pub struct Verified {
 
 impl Verified {
     fn problem(&mut self, what: String) {
-        if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(what);
-        }
+        tell(&mut self.problems, what);
     }
 
     fn take(&mut self, record: LedgerRecord) {
         self.records += 1;
         match record.kind {
-            Some(Kind::Price(version)) => match Tariff::of(&version) {
-                Ok(tariff) => drop(self.tariffs.insert((tariff.name.to_string(), tariff.version.0), tariff)),
-                Err(why) => self.problem(format!("a price after row {} is none: {why}", self.last_seq)),
-            },
+            Some(Kind::Price(version)) => {
+                if let Err(why) = self.tariffs.add(&version) {
+                    self.problem(format!("a price after row {} is none: {why}", self.last_seq));
+                }
+            }
             Some(Kind::Row(row)) => self.take_row(&row),
             None => self.problem(format!("a record after row {} is of a kind that is not known", self.last_seq)),
         }
@@ -83,50 +79,28 @@ impl Verified {
     fn take_row(&mut self, row: &LedgerRow) {
         (self.rows, self.last_seq) = (self.rows + 1, row.seq);
         self.books.post(row, &mut Changes::new());
-        let row_itself = format!("row {} (request {})", row.seq, row.request_id);
-        let is_added = row.corrects != 0;
-        let wrong = self.misprices((&row.price, row.price_version), is_added, row.into(), amount_of(row));
-        if let Some(wrong) = wrong {
+        let row_itself = called(row);
+        if let Some(wrong) = self.wrong(&Priced::row(row)) {
             self.problem(format!("{row_itself} {wrong}"));
         }
         if !row.list_price.is_empty() && !self.knows(&row.list_price, row.list_price_version) {
-            let id = format!("{}@{}", row.list_price, row.list_price_version);
-            self.problem(format!("{row_itself} names the price {id}, which is not in the ledger before it"));
+            self.problem(format!("{row_itself} {}", unknown(&row.list_price, row.list_price_version)));
         }
         for attempt in attempts(row) {
-            let (cost, used) = (attempt.cost, Quantities::from(&attempt.usage));
-            let wrong = self.misprices((&cost.price, cost.price_version), is_added, used, cost_of(cost));
-            if let Some(wrong) = wrong {
+            if let Some(wrong) = self.wrong(&Priced::attempt(row, &attempt)) {
                 self.problem(format!("{row_itself}, attempt {} at {}, {wrong}", attempt.number, attempt.provider));
             }
         }
     }
 
+    /// A price that may be in what was not looked at is believed.
     fn knows(&self, price: &str, version: u64) -> bool {
-        self.is_partial || self.tariffs.contains_key(&(price.to_owned(), version))
+        self.is_partial || self.tariffs.knows(price, version)
     }
 
-    /// What is wrong with an amount, by the price that is named; a correction's is none of its own quantities.
-    fn misprices(
-        &self,
-        (price, version): (&str, u64),
-        is_added: bool,
-        used: Quantities,
-        amount: Option<Money>,
-    ) -> Option<String> {
-        let Some(amount) = amount else { return Some("has no amount that can be read".to_owned()) };
-        if price.is_empty() || is_added {
-            return None;
-        }
-        let id = format!("{price}@{version}");
-        let Some(tariff) = self.tariffs.get(&(price.to_owned(), version)) else {
-            if self.is_partial {
-                return None;
-            }
-            return Some(format!("names the price {id}, which is not in the ledger before it"));
-        };
-        let right = tariff.amount(used);
-        (right != amount).then(|| format!("amounts to {amount}, and by its price {id} it is {right}"))
+    fn wrong(&self, of: &Priced<'_>) -> Option<String> {
+        let may_be_unseen = |(price, version): (&str, u64)| self.is_partial && !self.tariffs.knows(price, version);
+        if of.price().is_some_and(may_be_unseen) { None } else { self.tariffs.wrong(of) }
     }
 
     fn broke(&mut self, broken: &Broken) {
@@ -152,8 +126,10 @@ impl Verified {
         self.unseen.push(of.extent.segment);
         (self.hash, self.last_seq) = (of.extent.hash, of.extent.last_seq);
         // What later rows name may be in there.
-        let tariffs = state.prices().filter_map(|version| Tariff::of(version).ok());
-        self.tariffs.extend(tariffs.map(|tariff| ((tariff.name.to_string(), tariff.version.0), tariff)));
+        for version in state.prices() {
+            // One that is none was told of, or is in what was not looked at.
+            let _ = self.tariffs.add(version);
+        }
         Ok(())
     }
 

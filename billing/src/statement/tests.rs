@@ -1,17 +1,14 @@
 use std::sync::Arc;
 
 use tollgate_model::{LogIndex, Month, TimeZone, Timestamp, secret::ClusterKey};
-use tollgate_proto::{
-    state::v1::{LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource},
-    v1,
-};
+use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow, UsageSource};
 use tollgate_storage::sim::SimDisk;
 
 use super::*;
 use crate::{
     Came, Changes,
     export::{COLUMNS, CursorError, EVENTS, Encode as _, ExportError, Source, Text, TextFormat, event},
-    ledger::Keeper,
+    ledger::{Keeper, fixture::price},
     period::Terms,
 };
 
@@ -30,21 +27,6 @@ fn key() -> ClusterKey {
 
 fn fingerprint(key: &ClusterKey) -> Fingerprint {
     PublicKey(key.statement_key()).fingerprint()
-}
-
-fn price() -> PriceVersionRow {
-    let price = v1::Price {
-        api_version: "tollgate/v1".into(),
-        kind: "Price".into(),
-        metadata: Some(v1::Metadata { name: "a".into(), resource_version: Some(3), ..v1::Metadata::default() }),
-        spec: Some(v1::PriceSpec {
-            currency: "USD".into(),
-            per: Some(1),
-            input: "0.0011".into(),
-            ..v1::PriceSpec::default()
-        }),
-    };
-    PriceVersionRow { price: Some(price), since_us: 7, ..PriceVersionRow::default() }
 }
 
 fn row(n: u64, admitted: Timestamp, settled: Timestamp) -> LedgerRow {
@@ -89,7 +71,7 @@ fn ledger(count: u64) -> Arc<Keeper> {
         let admitted = if n == LATE { at("2026-10-05T00:00:00Z") } else { Timestamp(now.0 - 1_000) };
         let named = keeper.look(|state| state.names("a", 3));
         let row = row(n, admitted, now);
-        let price = (!named && row.price == "a").then(price);
+        let price = (!named && row.price == "a").then(|| price("0.0011"));
         keeper.record([(row, price)], &mut Changes::new());
     }
     let end = at("2026-12-01T23:00:00Z");

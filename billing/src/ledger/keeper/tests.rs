@@ -1,11 +1,14 @@
 use std::path::Path;
 
 use tollgate_model::{Month, Timestamp};
-use tollgate_proto::{state::v1::LedgerCost, v1};
+use tollgate_proto::state::v1::LedgerCost;
 use tollgate_storage::sim::{Faults, SimDisk};
 
 use super::*;
-use crate::{export::Source, ledger::Verified};
+use crate::{
+    export::Source,
+    ledger::{Verified, fixture::price},
+};
 
 const DIR: &str = "/ledger";
 
@@ -23,21 +26,6 @@ fn restarted(disk: &SimDisk, before: &Keeper) -> Keeper {
 fn id(index: u64) -> String {
     let ms = 1_800_000_000_000 + index;
     format!("{:08x}-{:04x}-7abc-8abc-{index:012x}", ms >> 16, ms & 0xffff)
-}
-
-fn price() -> PriceVersionRow {
-    let price = v1::Price {
-        api_version: "tollgate/v1".into(),
-        kind: "Price".into(),
-        metadata: Some(v1::Metadata { name: "a".into(), resource_version: Some(3), ..v1::Metadata::default() }),
-        spec: Some(v1::PriceSpec {
-            currency: "USD".into(),
-            per: Some(1),
-            input: "0.5".into(),
-            ..v1::PriceSpec::default()
-        }),
-    };
-    PriceVersionRow { price: Some(price), since_us: 7, ..PriceVersionRow::default() }
 }
 
 fn row(index: u64, n: u64) -> LedgerRow {
@@ -63,7 +51,7 @@ fn record(keeper: &Keeper, entries: std::ops::RangeInclusive<u64>) -> Vec<Ledger
     let mut all = Vec::new();
     for index in entries {
         let named = keeper.look(|state| state.names("a", 3));
-        let rows = [(row(index, 0), (!named).then(price)), (row(index, 1), None)];
+        let rows = [(row(index, 0), (!named).then(|| price("0.5"))), (row(index, 1), None)];
         all.extend(rows.iter().map(|(row, _)| row.clone()));
         keeper.record(rows, &mut Changes::new());
     }
@@ -257,6 +245,10 @@ fn verify_names_the_segment_and_the_place_and_what_does_not_add_up() {
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[0].contains("amounts to 0.000000000005, and by its price a@3 it is 3"), "{}", problems[0]);
     assert!(problems[1].contains("names the price b@3, which is not in the ledger"), "{}", problems[1]);
+    // Whoever prices the month again finds the same, in the same words.
+    let repriced = keeper.reprice("acme", Month::parse("2027-01").unwrap()).unwrap().unwrap();
+    assert_eq!(repriced.problems[..2], problems);
+    assert_eq!(repriced.rows, recorded.len() as u64 + 2);
     let cost = LedgerCost { price: "a".into(), price_version: 3, currency: "USD".into(), ..LedgerCost::default() };
     let other = LedgerCost { provider: "first".into(), price: "b".into(), input_tokens: 2, ..cost.clone() };
     keeper.record(

@@ -89,7 +89,8 @@ fn offline_another_ledger_that_is_in_order_is_not_this_one() {
     // The same but for one request, which has another name of the same length.
     let named = |n: u64| LedgerRow { request_id: id(if n == 390 { 77 } else { n }), ..row(n / 10, n % 10) };
     for n in 1..=40 {
-        others.record([(named(n * 10), (n == 1).then(price)), (named(n * 10 + 1), None)], &mut Changes::new());
+        others
+            .record([(named(n * 10), (n == 1).then(|| price("0.5"))), (named(n * 10 + 1), None)], &mut Changes::new());
     }
     others.sync().unwrap();
     let segment = keeper.look(|state| state.chain().open().segment);
