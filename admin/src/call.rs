@@ -88,9 +88,14 @@ pub(crate) fn request_id_or_new(bytes: &[u8]) -> Result<RequestId, Status> {
 
 /// What is said of a tenant that is not declared, as this node has applied it.
 pub(crate) fn unknown_tenant(backplane: &dyn Backplane, tenant: &str) -> Option<String> {
+    unknown(backplane, Kind::Tenant, tenant)
+}
+
+/// The same of a resource of any kind.
+pub(crate) fn unknown(backplane: &dyn Backplane, kind: Kind, name: &str) -> Option<String> {
     let catalog = Arc::clone(&backplane.config().borrow().catalog);
-    let tenants = catalog.kind(Kind::Tenant);
-    (!tenants.contains_key(tenant)).then(|| missing(Kind::Tenant, tenant, tenants.keys().map(Name::as_str)))
+    let declared = catalog.kind(kind);
+    (!declared.contains_key(name)).then(|| missing(kind, name, declared.keys().map(Name::as_str)))
 }
 
 /// Refuses an answer of nothing about a tenant that there is not: it would look like one that used nothing. What was used

@@ -16,14 +16,14 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tollgate_billing::reconcile::{Asked, Difference, ReconcileError, Reconciled, Reconciler};
-use tollgate_model::Timestamp;
+use tollgate_model::{Kind, Timestamp};
 use tollgate_proto::admin::v1::{CostDifference, ReconcileRequest, ReconcileResponse};
 use tonic::Status;
 
 use crate::{
     auth::{Access, Standing},
     backplane::Backplane,
-    call::Call,
+    call::{Call, unknown},
     details::{Reason, refuse},
     ledger::unread,
 };
@@ -61,6 +61,7 @@ impl Reconciles {
         backplane.read_barrier(call.deadline).await?;
         let first = next(&mut pieces).await?.unwrap_or_default();
         let reconciler = Reconciler::new(asked(&first)?).map_err(|why| refused(&why))?;
+        let provider = first.provider.clone();
         let (file, received) = mpsc::channel(QUEUE_PIECES);
         let left = Left::default();
         let (stop, ledger) = (Arc::clone(&left.0), backplane.ledger());
@@ -78,13 +79,25 @@ impl Reconciles {
             let compared = compared.await.map_err(|_| Status::internal("reading the ledger failed"))?;
             sent?;
             standing.check()?;
-            compared.map(to_wire).map_err(|why| refused(&why))
+            let compared = compared.map_err(|why| refused(&why))?;
+            refuse_unknown(&**backplane, &provider, &compared)?;
+            Ok(to_wire(compared))
         };
         tokio::select! {
             compared = compared => compared,
             () = self.stop.cancelled() => Err(refuse(Reason::NoLeader, "this node is stopping: ask another one")),
         }
     }
+}
+
+/// Refuses a comparison with nothing of a provider that there is not: it would look like one that agrees. What was asked of a
+/// provider that is gone is compared.
+fn refuse_unknown(backplane: &dyn Backplane, provider: &str, compared: &Reconciled) -> Result<(), Status> {
+    if provider.is_empty() || compared.attempts > 0 {
+        return Ok(());
+    }
+    let unknown = unknown(backplane, Kind::Provider, provider);
+    unknown.map_or(Ok(()), |message| Err(refuse(Reason::NotFound, format!("provider: {message}"))))
 }
 
 /// Tells whoever compares that nobody waits for it any more.

@@ -4,8 +4,12 @@ use tollgate_admin::{
     Role,
     details::{Reason, reason_of},
 };
+use tollgate_model::yaml;
 use tollgate_proto::{
-    admin::v1::{ReconcileRequest, ReconcileResponse, ShowLedgerRequest, billing_service_client::BillingServiceClient},
+    admin::v1::{
+        ApplyRequest, ReconcileRequest, ReconcileResponse, ShowLedgerRequest,
+        billing_service_client::BillingServiceClient,
+    },
     state::v1::{LedgerCost, LedgerRow},
 };
 use tonic::{Code, Status, transport::Channel};
@@ -103,6 +107,29 @@ async fn what_is_wrong_is_named_and_a_tenant_compares_nothing() {
     }
     let said = send(&mut billing, NARROWED, of_mock(), FILE, 100).await.unwrap_err();
     assert_eq!(said.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_provider_that_nobody_knows_agrees_with_nothing() {
+    const PROVIDER: &str = "apiVersion: tollgate/v1\nkind: Provider\nmetadata: {name: openai}\n\
+                            spec: {type: openai, endpoints: [{url: 'http://127.0.0.1:1/v1'}], keys: [{env: KEY}]}\n";
+    let (server, mut billing) = server().await;
+    let resources = yaml::parse("test.yaml", PROVIDER).0.into_iter().map(|it| it.resource).collect();
+    let request = ApplyRequest { resources, ..ApplyRequest::default() };
+    server.config().apply(with(&secret(Role::Admin), request)).await.unwrap();
+    let token = secret(Role::Viewer);
+    let of = |provider: &str| ReconcileRequest { provider: provider.into(), ..ReconcileRequest::default() };
+    // The file says nothing of it, and neither does the ledger.
+    let elsewhere = "date,provider,model,input_tokens\n2026-11-01,mock,m,10\n";
+    for file in [FILE, elsewhere] {
+        let said = send(&mut billing, &token, of("opnai"), file, 100).await.unwrap_err();
+        assert_eq!(reason_of(&said), Some(Reason::NotFound), "{said}");
+        assert_eq!(said.message(), "provider: there is no provider `opnai` (did you mean `openai`?)");
+        // One that is declared may have had nothing to do, and one that is gone has what it had.
+        assert!(send(&mut billing, &token, of("openai"), file, 100).await.is_ok());
+    }
+    let gone = send(&mut billing, &token, of_mock(), FILE, 100).await.unwrap();
+    assert_eq!((gone.attempts, gone.differences.len()), (1, 0));
 }
 
 #[tokio::test]

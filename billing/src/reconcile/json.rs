@@ -9,13 +9,15 @@ use std::{collections::VecDeque, io::BufRead};
 
 use super::{
     bytes::{Bytes, MAX_TEXT_BYTES, Stop},
-    line::{Line, Partial, field},
+    line::{FileError, Line, Partial, field},
 };
 
 /// Objects and lists within each other.
 const MAX_DEPTH: usize = 32;
 /// An object whose figures are those of the one that it is in.
 const PART: &str = "cache_creation";
+/// A page with this is not the last one.
+const MORE: &str = "has_more";
 
 /// Values one after another, with or without lines between them.
 pub(super) struct Json<R> {
@@ -23,6 +25,8 @@ pub(super) struct Json<R> {
     /// What is open, the innermost last.
     open: Vec<Open>,
     ready: VecDeque<Line>,
+    /// The last page says that there is another, in this line.
+    goes_on: Option<u64>,
 }
 
 /// An object or a list that is not closed yet.
@@ -36,17 +40,20 @@ struct Open {
     said: Partial,
     /// What those around it say.
     around: Partial,
+    /// It says that there is another page, in this line.
+    goes_on: Option<u64>,
 }
 
 /// A value that is neither an object nor a list.
 enum Scalar {
     Text(String),
+    True,
     Nothing,
 }
 
 impl<R: BufRead> Json<R> {
     pub(super) fn new(bytes: Bytes<R>) -> Self {
-        Self { bytes, open: Vec::new(), ready: VecDeque::new() }
+        Self { bytes, open: Vec::new(), ready: VecDeque::new(), goes_on: None }
     }
 
     /// The next line that says what was used.
@@ -54,7 +61,7 @@ impl<R: BufRead> Json<R> {
         while self.ready.is_empty() {
             let byte = self.bytes.skip_space()?;
             match (self.open.last(), byte) {
-                (None, None) => return Ok(None),
+                (None, None) => return self.end(),
                 (Some(open), None) => return self.bytes.wrong(&open.name, "ends before it is closed"),
                 (Some(open), Some(b']')) if open.is_list => self.close()?,
                 (Some(open), Some(b'}')) if !open.is_list => self.close()?,
@@ -63,6 +70,13 @@ impl<R: BufRead> Json<R> {
             }
         }
         Ok(self.ready.pop_front())
+    }
+
+    /// A file whose last page says that there is another is not all of the report.
+    fn end(&self) -> Result<Option<Line>, Stop> {
+        let Some(line) = self.goes_on else { return Ok(None) };
+        let why = "is true in the last page, so the report is not whole: fetch the pages behind it, too, and put them behind each other";
+        Err(FileError::new(line, MORE, why).into())
     }
 
     /// The next value of the innermost list or object.
@@ -93,9 +107,11 @@ impl<R: BufRead> Json<R> {
             _ => {
                 let line = self.bytes.line();
                 let scalar = self.scalar(&name)?;
-                let object = self.open.last_mut().filter(|open| !open.is_list);
-                if let (Some(open), Some(field), Scalar::Text(text)) = (object, field(&name), scalar) {
-                    open.said.set(field, &name, text.trim(), line)?;
+                let Some(object) = self.open.last_mut().filter(|open| !open.is_list) else { return Ok(()) };
+                match (field(&name), scalar) {
+                    (Some(field), Scalar::Text(text)) => object.said.set(field, &name, text.trim(), line)?,
+                    (None, Scalar::True) if name == MORE => object.goes_on = Some(line),
+                    _ => {}
                 }
                 Ok(())
             }
@@ -107,7 +123,8 @@ impl<R: BufRead> Json<R> {
             return self.bytes.wrong(&name, format!("is within more than {MAX_DEPTH} others"));
         }
         let around = self.open.last().map(|open| open.said.within(&open.around)).unwrap_or_default();
-        self.open.push(Open { name, is_list, has_more: false, said: Partial::default(), around });
+        self.goes_on = None;
+        self.open.push(Open { name, is_list, has_more: false, said: Partial::default(), around, goes_on: None });
         Ok(())
     }
 
@@ -115,6 +132,7 @@ impl<R: BufRead> Json<R> {
         self.bytes.next()?;
         let Some(closed) = self.open.pop() else { return Ok(()) };
         let line = self.bytes.line();
+        self.goes_on = self.goes_on.or(closed.goes_on);
         match self.open.last_mut().filter(|_| closed.name == PART && !closed.is_list) {
             Some(whole) => whole.said.take_figures(&closed.said, PART, line)?,
             None => self.ready.extend(closed.said.finish(&closed.around, line)?),
@@ -140,7 +158,8 @@ impl<R: BufRead> Json<R> {
             self.push(&mut text, char::from(byte), name)?;
         }
         match &*text {
-            "null" | "true" | "false" => Ok(Scalar::Nothing),
+            "true" => Ok(Scalar::True),
+            "null" | "false" => Ok(Scalar::Nothing),
             number if number.starts_with(|it: char| it.is_ascii_digit() || it == '-') => Ok(Scalar::Text(text)),
             _ => self.bytes.wrong(name, "is no JSON: there should be a value"),
         }

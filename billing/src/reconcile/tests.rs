@@ -71,6 +71,22 @@ fn the_reports_of_openai_and_anthropic_are_read_as_they_come() {
 }
 
 #[test]
+fn a_report_whose_last_page_says_that_there_is_another_is_not_whole() {
+    let (first, rest) = OPENAI.split_once("\n{\"object\": \"page\"").unwrap();
+    let says = "line 7, field `has_more`: is true in the last page, so the report is not whole";
+    assert!(wrong(first).starts_with(says), "{}", wrong(first));
+    let second = format!("{{\"object\": \"page\"{rest}");
+    assert_eq!(told(&format!("[{first},\n{second}]")).len(), 3, "pages in a list, too");
+    assert!(wrong(&format!("[{second},\n{first}]")).contains("field `has_more`: is true in the last page"));
+    // Wherever in the page it stands.
+    let line = "{\"date\": \"2026-11-01\", \"model\": \"m\", \"input_tokens\": 1}";
+    for more in ["true", "false"] {
+        let page = format!("{{\"has_more\": {more}, \"data\": [{line}]}}");
+        assert_eq!(lines(page.as_bytes(), 64).is_err(), more == "true");
+    }
+}
+
+#[test]
 fn columns_are_known_by_their_names_however_they_are_written() {
     let expected = [
         (0, "m".to_owned(), String::new(), [Some(2), Some(10), None, None, Some(3), None]),

@@ -13,6 +13,8 @@ use crate::{Field, Kind, check::API_VERSION, kind::UnknownKind, nearest, nearest
 
 /// What a message calls that which has fields or items.
 const CONTAINERS: [&str; 2] = ["a map", "a list"];
+/// And an amount of money.
+const DECIMAL: &str = "a decimal such as 2.50";
 
 /// What one document holds.
 pub(super) struct Read {
@@ -301,7 +303,9 @@ impl Reader {
                 let all = Message::find(name).names().collect::<Vec<_>>().join(", ");
                 self.wrong_with(node, at, "a map", &format!(": its fields are {all}"))
             }
-            (ValueType::Text, Value::Scalar { text, .. }) => Some(Json::String(text.clone())),
+            (ValueType::Amount, Value::Scalar { text, .. }) if text.is_empty() => self.wrong(node, at, DECIMAL),
+            (ValueType::Text | ValueType::Amount, Value::Scalar { text, .. }) => Some(Json::String(text.clone())),
+            (ValueType::Amount, _) => self.wrong(node, at, DECIMAL),
             (ValueType::Text, _) => self.wrong(node, at, "text"),
             (ValueType::Bool, Value::Scalar { text, quoted: false }) if text == "true" => Some(Json::Bool(true)),
             (ValueType::Bool, Value::Scalar { text, quoted: false }) if text == "false" => Some(Json::Bool(false)),
@@ -348,7 +352,7 @@ impl Reader {
 /// Stands in a list for an item that could not be read, so that the others keep their places.
 fn empty(wanted: &ValueType) -> Json {
     match wanted {
-        ValueType::Text => Json::String(String::new()),
+        ValueType::Text | ValueType::Amount => Json::String(String::new()),
         ValueType::Bool => Json::Bool(false),
         ValueType::Number(_) => Json::Number(Number::from(0)),
         ValueType::Message(_) => Json::Object(Map::new()),

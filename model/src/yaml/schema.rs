@@ -29,6 +29,27 @@ const NARROWER: [(&str, &str, u64); 4] = [
     ("ServiceEndpoint", "weight", MAX_WEIGHT as u64),
 ];
 
+/// Amounts of money: text without a character is none of them, where a field that is left out is.
+const AMOUNTS: [(&str, &[&str]); 3] = [
+    (
+        "PriceSpec",
+        &[
+            "input",
+            "cached_input",
+            "cache_write",
+            "output",
+            "reasoning",
+            "audio_input",
+            "audio_output",
+            "image",
+            "request",
+            "minimum",
+        ],
+    ),
+    ("PriceTier", &["input", "cached_input", "cache_write", "output", "reasoning"]),
+    ("Budget", &["monthly"]),
+];
+
 /// Whole numbers that may be decimals, too: those are in a field of their own, which is written under the first one's name.
 const DECIMALS: [(&str, &str, &str); 1] = [("LimitSpec", "limit", "limit_decimal")];
 
@@ -55,6 +76,8 @@ pub(super) enum Shape {
 #[derive(Debug, Clone)]
 pub(super) enum ValueType {
     Text,
+    /// Text that is a decimal.
+    Amount,
     Bool,
     /// A whole number from 0 to this.
     Number(u64),
@@ -127,7 +150,8 @@ fn is_decimal(message: &DescriptorProto, field: &FieldDescriptorProto) -> bool {
 
 fn narrower(message: &DescriptorProto, field: &FieldDescriptorProto) -> Option<ValueType> {
     let known = NARROWER.iter().find(|(of, name, _)| (*of, *name) == (message.name(), field.name()));
-    known.map(|(.., most)| ValueType::Number(*most))
+    let is_amount = AMOUNTS.iter().any(|(of, names)| *of == message.name() && names.contains(&field.name()));
+    known.map(|(.., most)| ValueType::Number(*most)).or(is_amount.then_some(ValueType::Amount))
 }
 
 /// A map is written as a list of generated entries.
@@ -167,6 +191,16 @@ mod tests {
         for (message, name, most) in NARROWER {
             let shape = &Message::find(&format!(".tollgate.v1.{message}")).field(name).unwrap().shape;
             assert!(matches!(shape, Shape::One(ValueType::Number(max)) if *max == most), "{message}.{name}: {shape:?}");
+        }
+        for (message, name) in AMOUNTS.iter().flat_map(|(message, names)| names.iter().map(move |name| (message, name)))
+        {
+            let name: String = name
+                .split('_')
+                .enumerate()
+                .map(|(n, word)| if n == 0 { word.to_owned() } else { word[..1].to_uppercase() + &word[1..] })
+                .collect();
+            let shape = &Message::find(&format!(".tollgate.v1.{message}")).field(&name).unwrap().shape;
+            assert!(matches!(shape, Shape::One(ValueType::Amount)), "{message}.{name}: {shape:?}");
         }
         for (message, name, _) in DECIMALS {
             let field = Message::find(&format!(".tollgate.v1.{message}")).field(name).unwrap();

@@ -48,6 +48,23 @@ fn a_wrong_type_says_what_would_be_right() {
     }
 }
 
+#[test]
+fn an_amount_without_a_digit_is_none_and_one_that_is_left_out_is_not_there() {
+    let price = |spec: &str| examined("Price", &format!("spec: {{currency: USD, output: '1', {spec}}}\n"));
+    for (spec, field) in [
+        ("input: ''", "spec.input"),
+        ("cachedInput: \"\"", "spec.cachedInput"),
+        ("minimum: ''", "spec.minimum"),
+        ("tiers: [{aboveInputTokens: 5, input: '1', output: ''}]", "spec.tiers[0].output"),
+    ] {
+        assert_eq!(price(spec), [format!("4 {field}: must be a decimal such as 2.50, not `\"\"`")]);
+    }
+    assert_eq!(price("input: [1]"), ["4 spec.input: must be a decimal such as 2.50, not a list"]);
+    assert_eq!(price("input: two"), ["4 spec.input: `two` is not a decimal such as 2.50"]);
+    assert_eq!(price("input:"), [] as [&str; 0], "as if it were left out");
+    assert_eq!(price("input: 2.5"), [] as [&str; 0]);
+}
+
 /// Whether 64 bits hold it or not.
 #[test]
 fn a_weight_that_is_too_great_gets_one_answer() {
