@@ -8,6 +8,7 @@ use tollgate_admin::backplane::CreditState;
 use tollgate_consensus::{Consensus, Role};
 use tollgate_model::{Money, purse_of};
 use tollgate_proto::state::v1::{Command, QuotaBatch, command};
+use tollgate_quota::Ledger;
 use tracing::debug;
 
 use crate::{clock, state::Shared};
@@ -26,7 +27,8 @@ pub(crate) fn state(state: &Shared, tenant: &str) -> Option<CreditState> {
     })
 }
 
-/// Lets log time pass the end of grants and of months, as long as this node leads: an entry that says nothing else.
+/// Lets log time pass the end of grants and of months, and until what a lost node had in hand is written off, as long as this node
+/// leads: an entry that says nothing else.
 pub(crate) async fn pass_ends(state: Arc<Shared>, consensus: Consensus) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -40,6 +42,7 @@ pub(crate) async fn pass_ends(state: Arc<Shared>, consensus: Consensus) {
         // Of months an entry closes some at a time.
         let is_due =
             is_due || state.books().look(|it| it.periods().next_close()).is_some_and(|end| end <= clock::now());
+        let is_due = is_due || state.ledger(Ledger::awaits_write_off);
         if is_due && consensus.status().role == Role::Leader {
             let deadline = Instant::now() + TIMEOUT;
             if let Err(error) = consensus.propose(None, command.clone().into(), deadline.into_std()).await {

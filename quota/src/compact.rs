@@ -1,12 +1,12 @@
-//! Frames as the log has them: who used what is most of a settlement, and the same for many.
+//! Frames as the log has them: who used what is most of a settlement, and the same for many; so is for whom a hold is.
 //!
-//! [`pack`] says in a frame once what the attributions of its settlements have in common, and [`unpack`] puts it back, before anybody
+//! [`pack`] says in a frame once what the attributions of its settlements and holds have in common, and [`unpack`] puts it back, before anybody
 //! looks at it. A frame that was never packed is unpacked already.
 
 use std::collections::HashMap;
 
-use prost::Message;
-use tollgate_proto::state::v1::{Attribution, Frame, Settle, record::Kind};
+use prost::{Message, bytes::Bytes};
+use tollgate_proto::state::v1::{Attribution, Frame, Hold, Record, Settle, record::Kind};
 use uuid::Uuid;
 
 use crate::ledger::requests_of;
@@ -16,22 +16,21 @@ pub fn pack(frame: &mut Frame) {
     debug_assert!(frame.attributions.is_empty(), "a frame is packed once");
     let Frame { incarnation, records, attributions, since_us, .. } = frame;
     let first_request = requests_of(*incarnation);
-    let mut settles = records.iter_mut().filter_map(|record| settle(&mut record.kind)).peekable();
-    let first = settles.peek().and_then(|settle| settle.attribution.as_ref());
-    *since_us = first.map_or(0, |attribution| attribution.admitted_us);
+    let admitted = |record: &mut Record| Some(packable(&mut record.kind)?.attribution.as_ref()?.admitted_us);
+    *since_us = records.iter_mut().find_map(admitted).unwrap_or(0);
     let mut known: HashMap<Vec<u8>, u32> = HashMap::new();
-    for settle in settles {
-        let Some((id, after)) = settle.attribution.as_ref().and_then(|it| own(it, *since_us)) else { continue };
-        let Some(request) = counted_from(first_request, settle.request) else { continue };
-        let Some(mut common) = settle.attribution.take() else { continue };
+    for said in records.iter_mut().filter_map(|record| packable(&mut record.kind)) {
+        let Some((id, after)) = said.attribution.as_ref().and_then(|it| own(it, *since_us)) else { continue };
+        let Some(request) = counted_from(first_request, *said.request) else { continue };
+        let Some(mut common) = said.attribution.take() else { continue };
         (common.request_id, common.admitted_us) = (String::new(), 0);
-        settle.attributed = *known.entry(common.encode_to_vec()).or_insert_with(|| {
+        *said.attributed = *known.entry(common.encode_to_vec()).or_insert_with(|| {
             attributions.push(common);
             u32::try_from(attributions.len()).expect("a frame is bounded")
         });
-        settle.request_uuid = id.into_bytes().to_vec().into();
-        settle.admitted_after_us = after;
-        settle.request = request;
+        *said.request_uuid = id.into_bytes().to_vec().into();
+        *said.admitted_after_us = after;
+        *said.request = request;
     }
 }
 
@@ -51,21 +50,21 @@ fn own(attribution: &Attribution, since: u64) -> Option<(Uuid, i64)> {
 /// Puts everything back. What names nothing that the frame has is of nobody: the gate lets no such frame into the log.
 pub fn unpack(frame: &mut Frame) {
     let Frame { incarnation, records, attributions, since_us, .. } = frame;
-    for settle in records.iter_mut().filter_map(|record| settle(&mut record.kind)) {
-        if settle.attributed == 0 {
+    for said in records.iter_mut().filter_map(|record| packable(&mut record.kind)) {
+        if *said.attributed == 0 {
             continue;
         }
-        let common = attribution(settle, attributions);
-        let id = Uuid::from_slice(&std::mem::take(&mut settle.request_uuid)).unwrap_or_default();
-        settle.attribution = common.map(|common| Attribution {
+        let common = attribution(*said.attributed, attributions);
+        let id = Uuid::from_slice(&std::mem::take(said.request_uuid)).unwrap_or_default();
+        *said.attribution = common.map(|common| Attribution {
             request_id: id.hyphenated().to_string(),
-            admitted_us: since_us.saturating_add_signed(settle.admitted_after_us),
+            admitted_us: since_us.saturating_add_signed(*said.admitted_after_us),
             ..common.clone()
         });
-        if settle.request != 0 {
-            settle.request = settle.request.saturating_add(requests_of(*incarnation));
+        if *said.request != 0 {
+            *said.request = said.request.saturating_add(requests_of(*incarnation));
         }
-        (settle.attributed, settle.admitted_after_us) = (0, 0);
+        (*said.attributed, *said.admitted_after_us) = (0, 0);
     }
     attributions.clear();
     *since_us = 0;
@@ -74,22 +73,37 @@ pub fn unpack(frame: &mut Frame) {
 /// Whether all that a frame refers to is in it.
 #[must_use]
 pub fn is_whole(frame: &Frame) -> bool {
-    let settles = frame.records.iter().filter_map(|record| match &record.kind {
-        Some(Kind::Settle(settle)) => Some(settle),
+    let refers = frame.records.iter().filter_map(|record| match &record.kind {
+        Some(Kind::Settle(it)) => Some((it.attributed, it.request_uuid.len())),
+        Some(Kind::Hold(it)) => Some((it.attributed, it.request_uuid.len())),
         _ => None,
     });
-    let is_known =
-        |settle: &Settle| attribution(settle, &frame.attributions).is_some() && settle.request_uuid.len() == 16;
-    settles.into_iter().all(|settle| settle.attributed == 0 || is_known(settle))
+    let is_known = |to: u32, id_bytes: usize| attribution(to, &frame.attributions).is_some() && id_bytes == 16;
+    refers.into_iter().all(|(to, id_bytes)| to == 0 || is_known(to, id_bytes))
 }
 
-fn attribution<'a>(settle: &Settle, attributions: &'a [Attribution]) -> Option<&'a Attribution> {
-    attributions.get(usize::try_from(settle.attributed).ok()?.checked_sub(1)?)
+fn attribution(attributed: u32, attributions: &[Attribution]) -> Option<&Attribution> {
+    attributions.get(usize::try_from(attributed).ok()?.checked_sub(1)?)
 }
 
-fn settle(kind: &mut Option<Kind>) -> Option<&mut Settle> {
+/// What of a record says whose request it is, in full or in short.
+struct Packable<'a> {
+    request: &'a mut u64,
+    attribution: &'a mut Option<Attribution>,
+    attributed: &'a mut u32,
+    request_uuid: &'a mut Bytes,
+    admitted_after_us: &'a mut i64,
+}
+
+/// A settlement, or a hold.
+fn packable(kind: &mut Option<Kind>) -> Option<Packable<'_>> {
     match kind {
-        Some(Kind::Settle(settle)) => Some(settle),
+        Some(Kind::Settle(Settle { request, attribution, attributed, request_uuid, admitted_after_us, .. })) => {
+            Some(Packable { request, attribution, attributed, request_uuid, admitted_after_us })
+        }
+        Some(Kind::Hold(Hold { request, attribution, attributed, request_uuid, admitted_after_us, .. })) => {
+            Some(Packable { request, attribution, attributed, request_uuid, admitted_after_us })
+        }
         _ => None,
     }
 }
@@ -97,7 +111,7 @@ fn settle(kind: &mut Option<Kind>) -> Option<&mut Settle> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tollgate_proto::state::v1::{Hold, Outcome, Record, Usage};
+    use tollgate_proto::state::v1::{Outcome, Usage};
 
     use super::*;
 
@@ -137,6 +151,12 @@ mod tests {
         uuid::Builder::from_unix_timestamp_millis(at / 1_000, &[7; 10]).into_uuid().hyphenated().to_string()
     }
 
+    /// What was held for it.
+    fn as_hold(settled: Record) -> Record {
+        let Some(Kind::Settle(Settle { request, attribution, .. })) = settled.kind else { panic!("{settled:?}") };
+        Record { kind: Some(Kind::Hold(Hold { request, attribution, journaled: true, ..Hold::default() })) }
+    }
+
     fn id() -> impl Strategy<Value = String> {
         let ours = any::<u128>().prop_map(|id| Uuid::from_u128(id).hyphenated().to_string());
         prop_oneof![8 => ours.clone(), 1 => ours.prop_map(|id| id.to_uppercase()), 1 => "[a-f0-9-]{0,40}"]
@@ -146,10 +166,11 @@ mod tests {
         let first = requests_of(7);
         let request = prop_oneof![Just(0), Just(1), first - 1..first + 3, any::<u64>()];
         let settled = (request, 0..8_u64, id(), any::<u64>());
-        let settled = settled.prop_map(|(request, consumer, id, at)| of(request, consumer, id, at));
+        let settled = settled.prop_map(|(request, consumer, id, at)| of(request, consumer, id, at)).boxed();
+        let held = settled.clone().prop_map(as_hold);
         let other = [Record::default(), Record { kind: Some(Kind::Hold(Hold::default())) }];
         let unnamed = Record { kind: Some(Kind::Settle(Settle { request: 9, ..Settle::default() })) };
-        prop_oneof![8 => settled, 1 => prop::sample::select(other.to_vec()), 1 => Just(unnamed)]
+        prop_oneof![8 => settled, 4 => held, 1 => prop::sample::select(other.to_vec()), 1 => Just(unnamed)]
     }
 
     proptest! {

@@ -204,6 +204,17 @@ impl Desk {
         deadline: Instant,
         hold_for: Duration,
     ) -> Result<Reservation, ReserveError> {
+        self.reserve_for(charges, durability, deadline, hold_for, None).await
+    }
+
+    async fn reserve_for(
+        &self,
+        charges: Vec<Charge>,
+        durability: Durability,
+        deadline: Instant,
+        hold_for: Duration,
+        whose: Option<&Attribution>,
+    ) -> Result<Reservation, ReserveError> {
         if charges.is_empty() {
             return Ok(Reservation::new(self.shared.admit(&self.shared, durability)?, Vec::new(), Way::Central));
         }
@@ -212,7 +223,18 @@ impl Desk {
         {
             return Ok(reservation);
         }
-        let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, durability, hold_for)? {
+        let reserved = self.shared.reserve(&self.shared, &charges, durability, hold_for, whose)?;
+        self.decided(reserved, charges, deadline).await
+    }
+
+    /// Waits for the log's word.
+    async fn decided(
+        &self,
+        reserved: Reserved,
+        charges: Vec<Charge>,
+        deadline: Instant,
+    ) -> Result<Reservation, ReserveError> {
+        let (ticket, answer) = match reserved {
             Reserved::Now(reservation) => return Ok(reservation),
             Reserved::Later(ticket, answer) => (ticket, answer),
         };
@@ -223,9 +245,30 @@ impl Desk {
         }
     }
 
+    /// A place for the settlement of a request whose holds are apart from it, in the log: so that it makes its row though this
+    /// node never comes back.
+    ///
+    /// # Errors
+    /// As [`Desk::reserve`].
+    ///
+    /// # Cancel safety
+    /// As [`Desk::reserve`].
+    pub async fn record_in_log(
+        &self,
+        whose: &Attribution,
+        deadline: Instant,
+        hold_for: Duration,
+    ) -> Result<Reservation, ReserveError> {
+        let reserved = self.shared.record_in_log(&self.shared, whose, hold_for)?;
+        self.decided(reserved, Vec::new(), deadline).await
+    }
+
     /// As [`Desk::reserve`], where the limits of some charges say `whenUnavailable: allow`: those that are `allowed`, by their
     /// place. The request goes on without them once nobody has answered this node for [`DeskConfig::silence`], if leases
     /// cover all the others; what it uses is counted apart then. Never when the log says no, nor while it answers.
+    ///
+    /// What the log holds for it says `whose` it is, where it will make a row of the billing ledger and is of no class of
+    /// [`Durability::Memory`]: so that it makes one though this node never comes back.
     ///
     /// # Errors
     /// As [`Desk::reserve`].
@@ -239,9 +282,10 @@ impl Desk {
         durability: Durability,
         deadline: Instant,
         hold_for: Duration,
+        whose: Option<&Attribution>,
     ) -> Result<Reservation, ReserveError> {
         if !allowed.contains(&true) {
-            return self.reserve(charges, durability, deadline, hold_for).await;
+            return self.reserve_for(charges, durability, deadline, hold_for, whose).await;
         }
         if durability == Durability::Memory
             && let Some(reservation) = self.shared.take(&charges)
@@ -251,7 +295,7 @@ impl Desk {
         if let Some(reservation) = self.shared.allow(&self.shared, &charges, allowed, durability)? {
             return Ok(reservation);
         }
-        let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, durability, hold_for)? {
+        let (ticket, answer) = match self.shared.reserve(&self.shared, &charges, durability, hold_for, whose)? {
             Reserved::Now(reservation) => return Ok(reservation),
             Reserved::Later(ticket, answer) => (ticket, answer),
         };

@@ -261,7 +261,8 @@ impl Remains {
             }
             // Of a part of what a request holds it is not said whose it is: the request itself is here too.
             let attribution = admit.attribution.filter(|it| !it.request_id.is_empty());
-            orphans.extend(attribution.map(|it| Orphan { request: admit.request, attribution: Some(it) }));
+            let (request, in_log) = (admit.request, admit.in_log);
+            orphans.extend(attribution.map(|it| Orphan { request, attribution: Some(it), in_log }));
         }
         let mut names = self.names;
         let consumed = self.leases.into_iter().map(|((account, epoch), sums)| {

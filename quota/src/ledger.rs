@@ -70,6 +70,7 @@ mod show;
 mod slab;
 mod spread;
 mod standing;
+mod unknown;
 mod unprotected;
 
 #[cfg(test)]
@@ -97,6 +98,7 @@ pub use show::{AccountView, Keep, Page, Position, Query, Sort, title};
 #[cfg(any(test, feature = "seeded-bugs"))]
 pub(crate) use standing::WayView;
 pub(crate) use standing::{MAX_UNRECORDED, ShareView, Shares};
+pub use unknown::Unknown;
 pub use unprotected::Unprotected;
 
 /// Rows that changed: key, and value or `None` for a deletion.
@@ -194,6 +196,8 @@ pub struct Used<'a> {
     pub outcome: Outcome,
     /// Who said so.
     pub told: Told,
+    /// The row of the billing ledger that has said before that nobody knows what it used; 0 if there is none.
+    pub corrects: u64,
 }
 
 /// Who says how a request ended.

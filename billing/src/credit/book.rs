@@ -232,13 +232,23 @@ impl CreditBook {
         })
     }
 
-    /// Tells of what a node that is gone may have spent, and nobody will ever know: it is free again, and no tenant's loss.
-    pub fn write_off(&mut self, came: Came, tenant: &str, amount: Money, why: String, changes: &mut Changes) {
-        let Some(currency) = self.tenants.get(tenant).map(|account| account.sums.currency) else { return };
-        self.change(tenant, currency, changes, |account, touched| {
+    /// Tells of what a node that is gone may have spent, and nobody will ever know: it is free again, and no tenant's loss. Why, and
+    /// on whose word, if on anybody's. None if the tenant never had any credit.
+    pub fn write_off(
+        &mut self,
+        came: Came,
+        tenant: &str,
+        amount: Money,
+        (why, actor): (String, String),
+        changes: &mut Changes,
+    ) -> Option<CreditEventRow> {
+        let currency = self.tenants.get(tenant).map(|account| account.sums.currency)?;
+        Some(self.change(tenant, currency, changes, |account, touched| {
             let told = event(account, came, CreditEventKind::WrittenOff, amount.0);
-            account.record(CreditEventRow { tenant: tenant.to_owned(), reason: why, ..told }, touched);
-        });
+            let told = CreditEventRow { tenant: tenant.to_owned(), reason: why, actor, ..told };
+            account.record(told.clone(), touched);
+            told
+        }))
     }
 
     /// What is left of all grants of a tenant.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use tollgate_model::{Currency, Money};
-use tollgate_proto::state::v1::{BalanceRow, LedgerRow};
+use tollgate_proto::state::v1::{BalanceRow, LedgerLoss, LedgerRow};
 
 use super::attempts;
 use crate::{Changes, RestoreError};
@@ -14,6 +14,10 @@ use crate::{Changes, RestoreError};
 pub enum Account {
     /// What a tenant has used, and owes or has paid for in advance.
     Consumed(String),
+    /// What was given back to a tenant of what nobody knows the use of, which is less than nothing.
+    Forgiven(String),
+    /// What that was of all tenants: at the operator's expense.
+    Loss,
     /// What was earned.
     Revenue,
     /// What was spent on upstreams.
@@ -32,6 +36,8 @@ impl Account {
     fn key(&self) -> String {
         match self {
             Self::Consumed(tenant) => format!("tenant:{tenant}:consumed"),
+            Self::Forgiven(tenant) => format!("tenant:{tenant}:forgiven"),
+            Self::Loss => "provider:loss".to_owned(),
             Self::Revenue => "provider:revenue".to_owned(),
             Self::Cost => "provider:cost".to_owned(),
             Self::Owed(upstream) => format!("upstream:{upstream}:owed"),
@@ -43,7 +49,9 @@ impl Account {
         match key {
             "provider:revenue" => Some(Self::Revenue),
             "provider:cost" => Some(Self::Cost),
+            "provider:loss" => Some(Self::Loss),
             _ if key.starts_with("upstream:") => named("upstream:", ":owed").map(Self::Owed),
+            _ if key.ends_with(":forgiven") => named("tenant:", ":forgiven").map(Self::Forgiven),
             _ => named("tenant:", ":consumed").map(Self::Consumed),
         }
     }
@@ -62,6 +70,15 @@ impl Books {
             self.add(account, currency, amount.0, changes);
         }
         debug_assert_eq!(self.trial(), Ok(()), "after row {}", row.seq);
+    }
+
+    /// Posts what was written off: from what its tenant was forgiven to what was lost.
+    pub fn post_loss(&mut self, loss: &LedgerLoss, changes: &mut Changes) {
+        let (to, from) = (Account::Loss, Account::Forgiven(loss.tenant.clone()));
+        for (account, currency, amount) in moved(to, from, &loss.currency, pico(&loss.amount).map(Money)) {
+            self.add(account, currency, amount.0, changes);
+        }
+        debug_assert_eq!(self.trial(), Ok(()), "after the loss of entry {}", loss.log_index);
     }
 
     fn add(&mut self, account: Account, currency: Currency, amount: i128, changes: &mut Changes) {

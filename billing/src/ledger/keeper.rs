@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tollgate_model::Timestamp;
-use tollgate_proto::state::v1::{LedgerRow, PriceVersionRow};
+use tollgate_proto::state::v1::{LedgerLoss, LedgerRow, PriceVersionRow};
 use tollgate_storage::{Disk, RealDisk};
 
 use super::{
@@ -111,8 +111,17 @@ impl Keeper {
         rows: impl IntoIterator<Item = (LedgerRow, P)>,
         changes: &mut Changes,
     ) {
+        self.take_down(|state| state.record(rows, changes));
+    }
+
+    /// Takes down what one entry writes off: see [`State::record_losses`].
+    pub fn record_losses(&self, losses: Vec<LedgerLoss>, changes: &mut Changes) {
+        self.take_down(|state| state.record_losses(losses, changes));
+    }
+
+    fn take_down(&self, record: impl FnOnce(&mut State) -> Option<Piece>) {
         let mut state = self.state.write();
-        let Some(piece) = state.record(rows, changes) else { return };
+        let Some(piece) = record(&mut state) else { return };
         // Before anybody can see it in the state.
         let mut pending = self.pending.lock();
         pending.bytes += piece.bytes.len();

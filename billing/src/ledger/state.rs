@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use tollgate_model::{LogIndex, Timestamp};
-use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, PriceVersionRow, ledger_record::Kind};
+use tollgate_proto::state::v1::{LedgerLoss, LedgerRecord, LedgerRow, PriceVersionRow, ledger_record::Kind};
 
 use super::{Books, Chain, Extent, Piece};
 use crate::{
@@ -64,6 +64,18 @@ impl State {
         let piece = self.chain.append(&records, &mut placed);
         changes.extend(prefixed(CHAIN, placed));
         self.changed(touched, changes);
+        piece
+    }
+
+    /// Takes down what one entry writes off, after its rows, and posts it. Where the records go is told.
+    pub fn record_losses(&mut self, losses: Vec<LedgerLoss>, changes: &mut Changes) -> Option<Piece> {
+        let mut moved = Changes::new();
+        losses.iter().for_each(|loss| self.books.post_loss(loss, &mut moved));
+        changes.extend(prefixed(BOOKS, moved));
+        let records: Vec<_> = losses.into_iter().map(|loss| LedgerRecord { kind: Some(Kind::Loss(loss)) }).collect();
+        let mut placed = Changes::new();
+        let piece = self.chain.append(&records, &mut placed);
+        changes.extend(prefixed(CHAIN, placed));
         piece
     }
 

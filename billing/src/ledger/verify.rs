@@ -8,10 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tollgate_proto::state::v1::{LedgerRecord, LedgerRow, ledger_record::Kind};
+use tollgate_model::Currency;
+use tollgate_proto::state::v1::{LedgerLoss, LedgerRecord, LedgerRow, ledger_record::Kind};
 
 use super::{
     Attempt, Books, Broken, Hash, Keeper, Missing, Nowhere, Records, State, archive, attempts,
+    books::pico,
     chain::genesis,
     head::Head,
     priced::{Priced, Tariffs, called, tell, unknown},
@@ -72,6 +74,7 @@ impl Verified {
                 }
             }
             Some(Kind::Row(row)) => self.take_row(&row),
+            Some(Kind::Loss(loss)) => self.take_loss(&loss),
             None => self.problem(format!("a record after row {} is of a kind that is not known", self.last_seq)),
         }
     }
@@ -90,6 +93,14 @@ impl Verified {
             if let Some(wrong) = self.wrong(&Priced::attempt(row, &attempt)) {
                 self.problem(format!("{row_itself}, attempt {} at {}, {wrong}", attempt.number, attempt.provider));
             }
+        }
+    }
+
+    fn take_loss(&mut self, loss: &LedgerLoss) {
+        self.books.post_loss(loss, &mut Changes::new());
+        if pico(&loss.amount).is_none_or(|amount| amount <= 0) || Currency::parse(&loss.currency).is_err() {
+            let LedgerLoss { log_index, node, .. } = loss;
+            self.problem(format!("what entry {log_index} wrote off of node {node} has no amount that can be read"));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     error::Rejection,
     exchange::Exchange,
     filters::{
-        admit::{self, Admission, Need, Refused},
+        admit::{self, Admission, Need, Refused, Terms},
         output::OutputPath,
     },
     gateway::Shared,
@@ -95,14 +95,18 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
     let may_grow = may_fit && request.output_bound_with(bound) <= room;
     let growing = if may_grow { asking.growing(bound, &candidates).await? } else { None };
     let first = growing.as_ref().map_or(bound, |growing| growing.held);
-    let (admission, held) = match asking.ask(first).await {
+    // Whoever holds it in parts is recorded apart from them.
+    let (admission, held) = match asking.ask(first, Some(&attribution).filter(|_| growing.is_none())).await {
         Ok(admission) => (admission, first),
-        Err(refused) if may_fit => asking.fit(refused, first, asking.usual(bound, &candidates)).await?,
+        Err(refused) if may_fit => asking.fit(refused, first, asking.usual(bound, &candidates), &attribution).await?,
         Err(refused) => return Err(refused.tell(&exchange.shared)),
     };
     let reserved = asking.need(held);
     // What does not even begin as it should is fitted: its provider ends by itself.
-    let growing = growing.filter(|_| held == first);
+    let mut growing = growing.filter(|_| held == first);
+    if let Some(growing) = growing.as_mut().filter(|_| !admission.reservation.is_local()) {
+        growing.record = Some(asking.record_in_log(&attribution).await?);
+    }
     let max_tokens = if held == first { max_tokens } else { MaxTokens::Set(held) };
     let Admission { reservation, headers, permit, prepaid } = admission;
     attribution.prepaid = prepaid;
@@ -197,10 +201,11 @@ impl Asking<'_> {
         self.exchange.record.started() + self.exchange.plan.route.timeouts.request
     }
 
-    async fn ask(&self, bound: u64) -> Result<Admission, Refused> {
+    async fn ask(&self, bound: u64, whose: Option<&Attribution>) -> Result<Admission, Refused> {
         let Exchange { shared, compiled, .. } = self.exchange;
-        let (need, hold_for, deadline) = (self.need(bound), self.hold_for(), self.deadline());
-        admit::ask(shared, &compiled.view, self.subject, need, Durability::Journal, hold_for, deadline).await
+        let (hold_for, deadline) = (self.hold_for(), self.deadline());
+        let terms = Terms { at_least: Durability::Journal, hold_for, deadline, whose };
+        admit::ask(shared, &compiled.view, self.subject, self.need(bound), terms).await
     }
 
     /// Whether to begin with less than `bound` and to hold more as the stream goes: where little is left, and the provider
@@ -221,6 +226,11 @@ impl Asking<'_> {
         Ok(Some(Growing { record, path, held, bound, hold_for: self.hold_for() }))
     }
 
+    /// A place for its record, in the log as what it holds is.
+    async fn record_in_log(&self, whose: &Attribution) -> Result<Reservation, Rejection> {
+        admit::record_in_log(&self.exchange.shared, whose, self.deadline(), self.hold_for()).await
+    }
+
     /// What an answer takes at most, by those of late that were seen here; 0 where none was.
     fn usual(&self, bound: u64, candidates: &[Candidate]) -> u64 {
         let paces = &self.exchange.shared.paces;
@@ -233,7 +243,13 @@ impl Asking<'_> {
 
     /// Asks for less, where `bound` was `refused`; with the bound that was admitted. The refusal is the first one: it says
     /// when all that was asked for may be had.
-    async fn fit(&self, refused: Refused, mut bound: u64, usual: u64) -> Result<(Admission, u64), Rejection> {
+    async fn fit(
+        &self,
+        refused: Refused,
+        mut bound: u64,
+        usual: u64,
+        whose: &Attribution,
+    ) -> Result<(Admission, u64), Rejection> {
         let shared = &self.exchange.shared;
         let mut left = refused.output_left(self.need(bound), self.pricing);
         for _ in 0..fit::TRIES {
@@ -243,7 +259,7 @@ impl Asking<'_> {
                 break;
             }
             bound = next;
-            match self.ask(bound).await {
+            match self.ask(bound, Some(whose)).await {
                 Ok(admission) => return Ok((admission, bound)),
                 Err(refused) => left = refused.output_left(self.need(bound), self.pricing),
             }

@@ -8,7 +8,7 @@ use tollgate_llm::code;
 use tollgate_model::{
     ConfigView, Durability, KeyPart, Limit, Mode, Reserve, Subject, Unit, WhenUnavailable, tenant_of_purse,
 };
-use tollgate_quota::{Charge, InFlight, Reservation, ReserveError, Standing, Touch, Unavailable};
+use tollgate_quota::{Attribution, Charge, InFlight, Reservation, ReserveError, Standing, Touch, Unavailable};
 
 use super::{
     rate_headers::{Figures, rate_headers},
@@ -164,20 +164,30 @@ pub(crate) async fn durable(in_flight: &InFlight, deadline: Instant) -> Result<(
     })
 }
 
-/// Reserves `need` in all limits that concern the subject; what is written down of it is what the strongest of them asks for, and
-/// `at_least`. Should a limit have changed meanwhile, the newest
-/// configuration's limits count.
+/// How a request asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// What is written down of it is what the strongest of its limits asks for, and this.
+    pub(crate) at_least: Durability,
+    /// How long it can last at most.
+    pub(crate) hold_for: Duration,
+    pub(crate) deadline: Instant,
+    /// Whose it is, where it will make a row of the ledger by this hold.
+    pub(crate) whose: Option<&'a Attribution>,
+}
+
+/// Reserves `need` in all limits that concern the subject. Should a limit have changed meanwhile, the newest configuration's limits
+/// count.
 pub(crate) async fn ask(
     shared: &Shared,
     view: &Arc<ConfigView>,
     subject: Subject<'_>,
     need: Need,
-    at_least: Durability,
-    hold_for: Duration,
-    deadline: Instant,
+    terms: Terms<'_>,
 ) -> Result<Admission, Refused> {
+    let Terms { at_least, hold_for, deadline, whose } = terms;
     let deadline = deadline.min(Instant::now() + PATIENCE);
-    let asking = Asking { subject, at_least, hold_for, deadline };
+    let asking = Asking { subject, at_least, hold_for, deadline, whose };
     let wanted = |met: &Met| charges(&met.limits, &subject, need).map_err(NotReserved::Never);
     let (met, reserved) = asking.reserve(shared, view, |limit| need.meets(limit), wanted).await;
     let why = match reserved {
@@ -231,17 +241,26 @@ pub(crate) async fn record_apart(shared: &Shared, deadline: Instant) -> Result<R
     placed.map_err(|error| refusal(shared, error, &Figures::of([])))
 }
 
+/// The same in the log.
+pub(crate) async fn record_in_log(
+    shared: &Shared,
+    whose: &Attribution,
+    deadline: Instant,
+    hold_for: Duration,
+) -> Result<Reservation, Rejection> {
+    let placed = shared.desk.record_in_log(whose, deadline.min(Instant::now() + PATIENCE), hold_for).await;
+    placed.map_err(|error| refusal(shared, error, &Figures::of([])))
+}
+
 /// The same for a request that is admitted as it is or not at all.
 pub(crate) async fn admit(
     shared: &Shared,
     view: &Arc<ConfigView>,
     subject: Subject<'_>,
     need: Need,
-    at_least: Durability,
-    hold_for: Duration,
-    deadline: Instant,
+    terms: Terms<'_>,
 ) -> Result<Admission, Rejection> {
-    let asked = ask(shared, view, subject, need, at_least, hold_for, deadline).await;
+    let asked = ask(shared, view, subject, need, terms).await;
     asked.map_err(|refused| refused.tell(shared))
 }
 

@@ -40,7 +40,7 @@ impl Again<'_> {
     pub(crate) async fn hold(self, shared: &Shared, view: &Arc<ConfigView>) -> Result<Option<HeldPart>, NotHeld> {
         let Self { subject, need, at_least, hold_for, .. } = self;
         let deadline = self.deadline.min(Instant::now() + PATIENCE);
-        let asking = Asking { subject, at_least, hold_for, deadline };
+        let asking = Asking { subject, at_least, hold_for, deadline, whose: None };
         let wanted = |met: &Met| match met.limits.is_empty() && met.shadows.is_empty() {
             true => Err(NotReserved::Nothing),
             false => charges(&met.limits, &subject, need).map_err(NotReserved::Never),

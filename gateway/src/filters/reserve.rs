@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tollgate_model::{ConfigView, Durability, Limit, LogIndex, Mode, Subject, WhenUnavailable};
-use tollgate_quota::{Charge, Reservation, ReserveError};
+use tollgate_quota::{Attribution, Charge, Reservation, ReserveError};
 
 use crate::{error::Rejection, gateway::Shared};
 
@@ -16,6 +16,8 @@ pub(super) struct Asking<'a> {
     pub(super) at_least: Durability,
     pub(super) hold_for: Duration,
     pub(super) deadline: Instant,
+    /// Whose the request is, where the log is to know.
+    pub(super) whose: Option<&'a Attribution>,
 }
 
 /// The limits that a request has met, as they were when they were asked last.
@@ -79,7 +81,7 @@ impl Asking<'_> {
         let durability = limits.iter().map(|limit| limit.durability).fold(self.at_least, Durability::max);
         let allowed: Vec<bool> = limits.iter().map(|it| it.when_unavailable == WhenUnavailable::Allow).collect();
         let durability = quota_durability(durability);
-        shared.desk.reserve_or_allow(charges, &allowed, durability, self.deadline, self.hold_for).await
+        shared.desk.reserve_or_allow(charges, &allowed, durability, self.deadline, self.hold_for, self.whose).await
     }
 }
 

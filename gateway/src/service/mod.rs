@@ -16,7 +16,7 @@ use crate::{
     body::{BodyFault, ClientBody, Replay, ResponseBody},
     error::Rejection,
     exchange::{Exchange, RequestBody},
-    filters::admit::{self, Need},
+    filters::admit::{self, Need, Terms},
     headers,
 };
 use attempts::{Failed, Outgoing};
@@ -120,8 +120,8 @@ async fn admit(exchange: &mut Exchange, deadline: Instant) -> Result<Admitted, R
         return Ok((None, HeaderMap::new(), None));
     }
     let hold_for = exchange.plan.route.timeouts.request + HOLD_SLACK;
-    let admitted =
-        admit::admit(&exchange.shared, view, subject, Need::default(), Durability::Memory, hold_for, deadline).await?;
+    let terms = Terms { at_least: Durability::Memory, hold_for, deadline, whose: None };
+    let admitted = admit::admit(&exchange.shared, view, subject, Need::default(), terms).await?;
     let attribution = Attribution {
         request_id: exchange.record.request_id.as_str().to_owned(),
         tenant: subject.tenant.unwrap_or_default().to_owned(),

@@ -40,12 +40,13 @@ impl<'a> Rows<'a> {
         Self { keeper, at, now, rows: Vec::new(), named: BTreeSet::new() }
     }
 
-    /// The row of one request.
-    pub(super) fn add(&mut self, used: &Used<'_>, billed: Option<&Billed>, prices: &PriceBook) {
+    /// The row of one request; its number.
+    pub(super) fn add(&mut self, used: &Used<'_>, billed: Option<&Billed>, prices: &PriceBook) -> u64 {
         let n = self.rows.len() as u64;
         // An entry is smaller than the settlements of so many requests.
         debug_assert!(n < ROWS_PER_ENTRY, "entry {} has more rows than there are numbers for", self.at);
-        let mut row = self.row(self.at.0 * ROWS_PER_ENTRY + n, used, billed);
+        let seq = self.at.0 * ROWS_PER_ENTRY + n;
+        let mut row = self.row(seq, used, billed);
         let mut versions: Vec<_> = billed.and_then(|billed| billed.price.clone()).into_iter().collect();
         if let Some(list) = billed.and_then(|billed| pricing::on_list(prices, used, billed, self.at, self.now)) {
             (row.list_price, row.list_price_version) = (list.0.to_string(), list.1.0);
@@ -55,6 +56,7 @@ impl<'a> Rows<'a> {
         let new = versions.into_iter().filter(|version| self.is_new(version)).collect::<Vec<_>>();
         let new = new.iter().filter_map(|(name, version)| prices.version(name, *version)).collect();
         self.rows.push((row, new));
+        seq
     }
 
     fn is_new(&mut self, (name, version): &(Name, LogIndex)) -> bool {
@@ -99,7 +101,7 @@ impl<'a> Rows<'a> {
         let (price, price_version) = billed.and_then(|billed| billed.price.clone()).unzip();
         LedgerRow {
             seq,
-            corrects: 0,
+            corrects: used.corrects,
             request_id: attribution.request_id.clone(),
             admitted_us: admitted_at(used, self.now).0,
             settled_us: self.now.0,

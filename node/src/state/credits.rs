@@ -10,10 +10,10 @@ use tollgate_model::{
     Algorithm, Billing, BillingMode, Catalog, Checked, Currency, Kind, LogIndex, Money, TimeZone, Unit, Window,
     catalog::Change, purse_of, tenant_of_purse,
 };
-use tollgate_proto::state::v1::{CreditGrant, CreditGrantOutcome};
+use tollgate_proto::state::v1::{CreditEventRow, CreditGrant, CreditGrantOutcome, LedgerLoss};
 use tollgate_quota::{
     Ledger, Rule, Used,
-    ledger::{Bearer, PurseBill},
+    ledger::{Bearer, PurseBill, WrittenOff},
 };
 
 /// How a tenant pays, if it is declared.
@@ -47,6 +47,12 @@ fn unit(currency: Currency) -> Unit {
 /// Pico-units as the ledger counts them; grants are bounded so that they fit.
 fn units(amount: Money) -> u64 {
     u64::try_from(amount.0.max(0)).unwrap_or(u64::MAX)
+}
+
+/// What the books have of credit that was written off.
+fn loss(node: u64, event: CreditEventRow) -> LedgerLoss {
+    let CreditEventRow { tenant, currency, amount, time_us, log_index, actor, .. } = event;
+    LedgerLoss { tenant, currency, amount, node, time_us, log_index, actor }
 }
 
 /// Rows that a change of credit has made.
@@ -162,13 +168,16 @@ impl Both<'_> {
         }
     }
 
-    /// Tells tenants what is theirs again, as nobody will ever know what became of it.
-    pub(super) fn write_off(&mut self) {
-        for lost in self.ledger.take_written_off() {
-            let Some(tenant) = tenant_of_purse(&lost.limit) else { continue };
-            let why = format!("node {}: what it may have spent and told nobody is free again", lost.node);
-            let amount = Money(lost.amount.into());
-            self.book.write_off(self.came, tenant, amount, why, &mut self.rows.credits);
+    /// Tells tenants what is theirs again, as nobody will ever know what became of it; what is lost with that, for the books.
+    pub(super) fn write_off(&mut self) -> Vec<LedgerLoss> {
+        let mut losses = Vec::new();
+        for WrittenOff { limit, node, amount, actor } in self.ledger.take_written_off() {
+            let Some(tenant) = tenant_of_purse(&limit) else { continue };
+            let why = format!("node {node}: what it may have spent and told nobody is free again");
+            let told =
+                self.book.write_off(self.came, tenant, Money(amount.into()), (why, actor), &mut self.rows.credits);
+            losses.extend(told.map(|event| loss(node, event)));
         }
+        losses
     }
 }

@@ -49,7 +49,7 @@ use tollgate_proto::state::v1::{
     BudgetAlertOutcome, BudgetAlertTried, Command, CommandAsked, ConfigChange, ConfigOutcome, ConfigProblem,
     CreditGrant, LimitReset, NodeLost, QuotaBatch, TokenChange, command,
 };
-use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used, compact};
+use tollgate_quota::{Desk, Ledger, NodeOpen, Outcome, Told, Used, compact, ledger::Unknown};
 use tracing::{info, warn};
 
 pub(crate) use self::months::labels;
@@ -227,28 +227,57 @@ impl ReplicatedState {
 
     fn apply_quota(&mut self, at: LogIndex, now: Timestamp, batch: &QuotaBatch, changes: &mut Changes) -> Vec<u8> {
         let mut rows = Vec::new();
-        let applied = self.shared.change_ledger(|ledger| {
+        let (unknown, applied) = self.shared.change_ledger(|ledger| {
             ledger.stamp(self.stamp);
-            ledger.apply(at, now, batch, &mut rows)
+            let applied = ledger.apply(at, now, batch, &mut rows);
+            (ledger.take_unknown(now, &mut rows), applied)
         });
         Part::Quota.collect(rows.drain(..), changes);
-        if !applied.used.is_empty() {
-            self.bill(Came { at, now }, &applied.used, changes);
-        }
+        self.bill_all(Came { at, now }, &unknown, applied.used, changes);
         applied.outcome.encode_to_vec()
     }
 
-    /// What requests have used, and what that costs: a row each, sums, and what comes off the credit of their tenants.
-    fn bill(&self, came: Came, all: &[Used<'_>], changes: &mut Changes) {
+    /// Requests of which nobody will know the end, in entries that are about something else than quota: log time has no other clock.
+    fn tell_unknown(&self, came: Came, changes: &mut Changes) {
+        if self.shared.ledger(Ledger::has_unknown) {
+            let mut rows = Vec::new();
+            let unknown = self.shared.change_ledger(|ledger| {
+                ledger.stamp(self.stamp);
+                ledger.take_unknown(came.now, &mut rows)
+            });
+            Part::Quota.collect(rows, changes);
+            self.bill_all(came, &unknown, Vec::new(), changes);
+        }
+    }
+
+    /// The rows of one entry: of requests of which nobody knows the end, who are told of theirs, and of those that have ended.
+    fn bill_all(&self, came: Came, unknown: &[Unknown], ended: Vec<Used<'_>>, changes: &mut Changes) {
+        let all: Vec<Used<'_>> = unknown.iter().map(Unknown::used).chain(ended).collect();
+        if all.is_empty() {
+            return;
+        }
+        let seqs = self.bill(came, &all, changes);
+        let told: Vec<_> = unknown.iter().zip(seqs).filter_map(|(it, seq)| Some((it, seq?))).collect();
+        if !told.is_empty() {
+            let mut rows = Vec::new();
+            self.shared.change_ledger(|ledger| {
+                ledger.stamp(self.stamp);
+                ledger.note_unknown(came.now, &told, &mut rows);
+            });
+            Part::Quota.collect(rows, changes);
+        }
+    }
+
+    /// What requests have used, and what that costs: a row each, sums, and what comes off the credit of their tenants. The numbers
+    /// of their rows, of those that make one.
+    fn bill(&self, came: Came, all: &[Used<'_>], changes: &mut Changes) -> Vec<Option<u64>> {
         let Came { at, now } = came;
-        let (mut rows, mut spent) = (Vec::new(), Vec::new());
+        let (mut rows, mut spent, mut seqs) = (Vec::new(), Vec::new(), Vec::with_capacity(all.len()));
         let mut ledger = billing::Rows::new(&self.shared.books, at, now);
         let mut usage = self.shared.usage.write();
         for used in all {
             let billed = pricing::bill(&self.prices, used, at, now);
-            if billing::makes_a_row(used) {
-                ledger.add(used, billed.as_ref(), &self.prices);
-            }
+            seqs.push(billing::makes_a_row(used).then(|| ledger.add(used, billed.as_ref(), &self.prices)));
             let bill = billed.map(|billed| billed.bill);
             let cost = bill.and_then(|bill| Some((bill.currency, bill.amount.filter(|amount| amount.0 > 0)?)));
             spent.extend(cost.map(|(currency, amount)| (used, currency, amount)));
@@ -270,6 +299,7 @@ impl ReplicatedState {
             Part::Alerts.collect(rows, changes);
             self.change_credit(came, changes, |both, _| both.spend(&spent));
         }
+        seqs
     }
 
     fn alert_tried(&mut self, came: Came, tried: &BudgetAlertTried, changes: &mut Changes) -> Vec<u8> {
@@ -342,11 +372,15 @@ impl ReplicatedState {
     fn tend_credit(&mut self, came: Came, changes: &mut Changes) {
         let is_due = self.shared.credits(|book| book.is_due(came.now));
         if is_due || self.shared.ledger(|ledger| ledger.has_written_off() || ledger.is_closing_purses()) {
-            self.change_credit(came, changes, |both, _| {
+            let losses = self.change_credit(came, changes, |both, _| {
                 both.close();
-                both.write_off();
+                let losses = both.write_off();
                 both.take_off();
+                losses
             });
+            let mut rows = Vec::new();
+            self.shared.books.record_losses(losses, &mut rows);
+            Part::Ledger.collect(rows, changes);
         }
     }
 
@@ -410,6 +444,9 @@ impl StateMachine for ReplicatedState {
             command::Kind::BudgetAlertTried(tried) => self.alert_tried(Came { at: index, now }, tried, changes),
             command::Kind::CreditGrant(grant) => self.grant_credit(Came { at: index, now }, grant, changes),
         };
+        if !matches!(command, command::Kind::Quota(_)) {
+            self.tell_unknown(Came { at: index, now }, changes);
+        }
         self.tend_credit(Came { at: index, now }, changes);
         self.close_months(Came { at: index, now }, changes);
         self.shared.log_time.send_replace(now);

@@ -136,6 +136,7 @@ mod tests {
                 usage: &usage,
                 outcome: Outcome::Settled,
                 told: Told::Itself,
+                corrects: 0,
             };
             // Also of an entry that is stamped before the node believed to admit it.
             for now in [EFFECTIVE_US - 5_000_000, EFFECTIVE_US + 5_000_000] {
@@ -158,7 +159,8 @@ mod tests {
             (Outcome::Partial, Told::Nobody, 0),
             (Outcome::Voided, Told::Itself, 0),
         ] {
-            let used = Used { node: 1, incarnation: 1, attribution: &attribution, usage: &usage, outcome, told };
+            let used =
+                Used { node: 1, incarnation: 1, attribution: &attribution, usage: &usage, outcome, told, corrects: 0 };
             let bill = bill(&book, &used, LogIndex(40), Timestamp(2)).unwrap().bill;
             assert_eq!(bill.amount, Some(Money(units * Money::ONE.0)), "{outcome:?} {told:?}");
         }

@@ -42,9 +42,8 @@ impl Agent {
         write!(out, "{parked:?} {lingering:?} {patience} {queued} {in_flight:?} {fenced} ")?;
         // Of the rest of a request only figures are made.
         let acted_upon = requests.iter().map(|(number, request)| {
-            let Request { phase, parts, path, in_log, durability, journaled, refused, was_parked: _, since: _ } =
-                request;
-            (number, phase, parts, path, in_log, durability, journaled, refused)
+            let Request { phase, parts, path, in_log, attributed, durability, journaled, refused, .. } = request;
+            (number, phase, parts, path, (in_log, attributed), durability, journaled, refused)
         });
         let mut known: Vec<_> = acted_upon.collect();
         known.sort_unstable_by_key(|(request, ..)| **request);

@@ -49,6 +49,7 @@ impl Agent {
                 let queued = self.requests.get_mut(&hold.request).filter(|it| it.phase == Phase::Queued);
                 let Some(request) = queued else { continue };
                 (request.phase, request.in_log) = (Phase::Sent, true);
+                request.attributed = hold.attribution.is_some();
                 self.queued -= 1;
                 bytes += hold.encoded_len();
                 Kind::Hold(hold)

@@ -39,9 +39,10 @@ impl Outbox {
         request: u64,
         drawn: Vec<Consumed>,
         attribution: &Attribution,
+        in_log: bool,
         age_us: u64,
     ) -> (JournalAdmit, u64) {
-        let admit = JournalAdmit { request, drawn, attribution: Some(attribution.clone()), age_us };
+        let admit = JournalAdmit { request, drawn, attribution: Some(attribution.clone()), age_us, in_log };
         let position = self.push(Kind::Admit(admit.clone()));
         (admit, position)
     }
@@ -150,7 +151,8 @@ impl Agent {
         }
         let drawn = known.parts.iter().filter(|part| !part.below_ceiling);
         let drawn = drawn.map(|part| self.book.at_most(part)).collect();
-        let (admit, position) = self.outbox.admit(request, drawn, attribution, self.book.age());
+        let in_log = known.in_log && known.attributed;
+        let (admit, position) = self.outbox.admit(request, drawn, attribution, in_log, self.book.age());
         known.journaled = Some(Box::new(admit));
         position
     }

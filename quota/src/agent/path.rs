@@ -24,7 +24,9 @@ impl Path {
     /// What is left to the log.
     pub(super) fn rest(&self) -> Hold {
         let charges = self.hold.charges.iter().enumerate().filter(|(at, _)| !self.is_drawn(*at));
-        Hold { charges: charges.map(|(_, charge)| charge.clone()).collect(), ..self.hold }
+        let charges = charges.map(|(_, charge)| charge.clone()).collect();
+        let Hold { request, hold_for_us, journaled, ref attribution, .. } = self.hold;
+        Hold { request, charges, hold_for_us, journaled, attribution: attribution.clone(), ..Hold::default() }
     }
 
     /// Which charge of the path is the `nth` that was left to the log.

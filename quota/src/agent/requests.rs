@@ -1,5 +1,7 @@
 //! The lives of requests: what they draw, what they ask the log for, and how they end.
 
+use tollgate_proto::state::v1::Attribution;
+
 use super::{lingering::Refused, *};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(super) struct Request {
     pub(super) path: Option<Box<Path>>,
     /// The log holds something for it, or may.
     pub(super) in_log: bool,
+    /// And knows whose it is.
+    pub(super) attributed: bool,
     pub(super) durability: Durability,
     /// It was sent out, and this is what the journal says of it.
     pub(super) journaled: Option<Box<JournalAdmit>>,
@@ -44,6 +48,7 @@ impl Request {
             parts: Parts::new(),
             path: None,
             in_log: false,
+            attributed: false,
             durability,
             journaled: None,
             was_parked: false,
@@ -73,18 +78,20 @@ impl Agent {
         hold_for_us: u64,
         now: Timestamp,
     ) -> (u64, Option<Vec<Standing>>) {
-        let (request, granted) = self.reserve_now(charges, durability, hold_for_us, now);
+        let (request, granted) = self.reserve_now(charges, durability, hold_for_us, now, None);
         let parts = self.requests.get(&request).into_iter().flat_map(|known| &known.parts);
         (request, granted.then(|| parts.map(|part| self.book.standing(part, now.0)).collect()))
     }
 
-    /// The same, and only whether it is granted at once: how the accounts stand, [`Agent::figures`] says.
+    /// The same, and only whether it is granted at once: how the accounts stand, [`Agent::figures`] says. What the log holds for it
+    /// says whose it is, if that is said here and the journal is to have it too.
     pub(crate) fn reserve_now(
         &mut self,
         charges: &[Charge],
         durability: Durability,
         hold_for_us: u64,
         now: Timestamp,
+        whose: Option<&Attribution>,
     ) -> (u64, bool) {
         let request = self.number();
         let mut known = Request::queued(durability, self.contact.now());
@@ -97,9 +104,10 @@ impl Agent {
             return (request, true);
         }
         let charges = charges.iter().map(to_wire).collect();
-        let path =
-            Path { hold: Hold { request, charges, hold_for_us, journaled: durability != Durability::Memory }, drawn };
-        self.ask(request, known, path);
+        let journaled = durability != Durability::Memory;
+        let attribution = whose.filter(|_| journaled).cloned();
+        let hold = Hold { request, charges, hold_for_us, journaled, attribution, ..Hold::default() };
+        self.ask(request, known, Path { hold, drawn });
         (request, false)
     }
 

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tollgate_model::Timestamp;
-use tollgate_proto::state::v1::{HoldOutcome, Settle};
+use tollgate_proto::state::v1::{Attribution, Hold, HoldOutcome, Settle};
 
 use super::{
     DeskConfig, Flushed, Signal, Ticket,
@@ -167,6 +167,7 @@ impl Shared {
         charges: &[Charge],
         durability: Durability,
         hold_for: Duration,
+        whose: Option<&Attribution>,
     ) -> Result<Reserved, ReserveError> {
         if self.quarantine.refuses(charges) {
             return Err(self.undecided(Unavailable::Quarantined));
@@ -177,7 +178,7 @@ impl Shared {
         self.pass(&mut state);
         let known = &mut *state;
         known.pockets.make_room(&mut known.agent, now, charges);
-        let (request, granted) = known.agent.reserve_now(charges, durability, micros(hold_for), now);
+        let (request, granted) = known.agent.reserve_now(charges, durability, micros(hold_for), now, whose);
         let ticket = Ticket::held(Arc::clone(this), request, durability);
         if granted {
             let names = charges.iter().map(|charge| charge.limit.clone());
@@ -198,12 +199,33 @@ impl Shared {
             self.count_others(charges, &unnumbered, &mut standings);
             return Ok(Reserved::Now(Reservation::new(ticket, standings, Way::Local)));
         }
+        Ok(Reserved::Later(ticket, self.asked(state, request)))
+    }
+
+    /// A hold of nothing, that says whose the request is.
+    pub(super) fn record_in_log(
+        &self,
+        this: &Arc<Self>,
+        whose: &Attribution,
+        hold_for: Duration,
+    ) -> Result<Reserved, ReserveError> {
+        let mut state = self.lock();
+        self.refuse_when_closed(&state, Durability::Quorum)?;
+        let (hold_for_us, attribution) = (micros(hold_for), Some(whose.clone()));
+        let hold = Hold { hold_for_us, journaled: true, attribution, ..Hold::default() };
+        let request = state.agent.hold(hold);
+        let ticket = Ticket::held(Arc::clone(this), request, Durability::Quorum);
+        Ok(Reserved::Later(ticket, self.asked(state, request)))
+    }
+
+    /// The log is asked for it: what it says will be told.
+    fn asked(&self, mut state: Locked<'_>, request: u64) -> oneshot::Receiver<Word> {
         let (tell, told) = oneshot::channel();
         state.waiting.insert(request, tell);
         state.holds_since.get_or_insert_with(Instant::now);
         drop(state);
         self.wake.notify_one();
-        Ok(Reserved::Later(ticket, told))
+        told
     }
 
     /// Takes in what an entry has changed.

@@ -1,6 +1,6 @@
 //! Frames: records once each, and an answer for every hold in them.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use smallvec::SmallVec;
 use tollgate_model::LogIndex;
@@ -13,7 +13,7 @@ use super::bugs::Bug;
 use super::{
     Ledger, MAX_CHARGES, MAX_KEY_BYTES, Told, Used,
     accounts::Account,
-    holds::{Held, HoldState},
+    holds::{Counted, Held, HoldState},
     rules::RuleState,
 };
 use crate::{
@@ -78,14 +78,14 @@ impl Ledger {
                 Some(Kind::Hold(hold)) => outcome.holds.push(self.hold(at, now, frame.node, hold)),
                 #[cfg(any(test, feature = "seeded-bugs"))]
                 Some(Kind::Settle(settle)) if self.bug == Some(Bug::RepeatsCount) && settle.unheld => {
-                    used.extend(used_by((frame.node, frame.incarnation), settle));
+                    used.extend(used_by((frame.node, frame.incarnation), settle, Counted::default()));
                 }
                 Some(Kind::Settle(settle)) if !known => {
                     if let Some(state) = self.nodes.get_mut(frame.node) {
                         state.last_terminal = state.last_terminal.max(settle.terminal);
                     }
-                    if self.settle(now, frame.node, settle) {
-                        used.extend(used_by((frame.node, frame.incarnation), settle));
+                    if let Some(counted) = self.settle(now, frame.node, settle) {
+                        used.extend(used_by((frame.node, frame.incarnation), settle, counted));
                     }
                 }
                 #[cfg(any(test, feature = "seeded-bugs"))]
@@ -146,6 +146,9 @@ impl Ledger {
             at,
             expired: false,
             journaled: hold.journaled,
+            attribution: hold.attribution.clone().map(Arc::new),
+            orphaned_in: 0,
+            closed: false,
             charges,
         };
         let id = self.holds.insert(state);
@@ -445,8 +448,10 @@ pub(super) static NOTHING: Usage = Usage {
 pub(super) fn used_by<'a>(
     (node, incarnation): (u64, u64),
     settle: &'a tollgate_proto::state::v1::Settle,
+    counted: Counted,
 ) -> Option<Used<'a>> {
     let (attribution, outcome) = (settle.attribution.as_ref()?, settle.outcome());
     let usage = if outcome == Outcome::Voided { &NOTHING } else { settle.usage.as_ref()? };
-    Some(Used { node, incarnation, attribution, usage, outcome, told: Told::Itself })
+    let Counted { corrects } = counted;
+    Some(Used { node, incarnation, attribution, usage, outcome, told: Told::Itself, corrects })
 }

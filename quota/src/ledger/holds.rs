@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::BuildHasherDefault,
+    sync::Arc,
 };
 
 use smallvec::SmallVec;
-use tollgate_proto::state::v1::{Outcome, Settle, Usage};
+use tollgate_proto::state::v1::{Attribution, Outcome, Settle, Usage};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
@@ -40,8 +41,15 @@ pub(super) fn is_tally(request: u64) -> bool {
     request - requests_of(incarnation_of(request)) >= FIRST_TALLY
 }
 
-fn incarnation_of(request: u64) -> u64 {
+pub(super) fn incarnation_of(request: u64) -> u64 {
     request >> REQUEST_BITS
+}
+
+/// How the usage of a request counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counted {
+    /// The row that said that nobody knows.
+    pub(super) corrects: u64,
 }
 
 /// What one hold took of one account.
@@ -52,7 +60,7 @@ pub(super) struct Held {
     pub(super) amount: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct HoldState {
     pub(super) node: u64,
     pub(super) request: u64,
@@ -63,6 +71,12 @@ pub(super) struct HoldState {
     pub(super) expired: bool,
     /// A journal has its request before that goes out.
     pub(super) journaled: bool,
+    /// Whose it is, until somebody was told what became of it.
+    pub(super) attribution: Option<Arc<Attribution>>,
+    /// The row of the billing ledger that says that nobody knows.
+    pub(super) orphaned_in: u64,
+    /// It is over but for that: nobody will say more of it.
+    pub(super) closed: bool,
     pub(super) charges: SmallVec<[Held; 4]>,
 }
 
@@ -80,6 +94,8 @@ pub(super) struct Holds {
     /// By node and request. Never iterated.
     index: HashMap<(u64, u64), u32, BuildHasherDefault<Spread>>,
     due: BTreeSet<(u64, u32)>,
+    /// Those that go once it was told that nobody knows.
+    closed: BTreeSet<u32>,
 }
 
 impl Holds {
@@ -101,7 +117,11 @@ impl Holds {
 
     pub(super) fn restore(&mut self, id: u32, hold: HoldState) {
         self.index.insert((hold.node, hold.request), id);
-        self.due.insert((hold.due(), id));
+        if hold.closed {
+            self.closed.insert(id);
+        } else {
+            self.due.insert((hold.due(), id));
+        }
         self.slab.put(id, hold);
     }
 
@@ -109,7 +129,16 @@ impl Holds {
         let hold = self.slab.remove(id)?;
         self.index.remove(&(hold.node, hold.request));
         self.due.remove(&(hold.due(), id));
+        self.closed.remove(&id);
         Some(hold)
+    }
+
+    /// Time does nothing to it any more.
+    fn close(&mut self, id: u32) {
+        let Some(hold) = self.slab.get_mut(id) else { return };
+        self.due.remove(&(hold.due(), id));
+        hold.closed = true;
+        self.closed.insert(id);
     }
 
     fn first_due(&self, now: u64) -> Option<u32> {
@@ -123,8 +152,13 @@ impl Holds {
         self.due.insert((hold.due(), id));
     }
 
+    /// The first of those that go once it was told that nobody knows.
+    pub(super) fn first_closed(&self) -> Option<u32> {
+        self.closed.first().copied()
+    }
+
     /// The holds of one node, in order of their numbers.
-    fn of_node(&self, node: u64) -> Vec<u32> {
+    pub(super) fn of_node(&self, node: u64) -> Vec<u32> {
         self.slab.iter().filter(|(_, hold)| hold.node == node).map(|(id, _)| id).collect()
     }
 }
@@ -148,29 +182,30 @@ pub(crate) fn actual(unit: Unit, usage: &Usage, outcome: Outcome) -> u64 {
 }
 
 impl Ledger {
-    /// Ends a request. Whether its usage counts: once for each request that was dispatched.
-    pub(super) fn settle(&mut self, now: u64, node: u64, settle: &Settle) -> bool {
+    /// Ends a request. How its usage counts, if it does: once for each request that was dispatched.
+    pub(super) fn settle(&mut self, now: u64, node: u64, settle: &Settle) -> Option<Counted> {
         let outcome = settle.outcome();
-        if !settle.unheld && !self.end_hold(node, settle, outcome) {
+        let ended = if settle.unheld { Some(Counted::default()) } else { self.end_hold(node, settle, outcome) };
+        if ended.is_none() {
             self.meta.second_terminals += 1;
-            return false;
+            return None;
         }
         if outcome == Outcome::Voided {
             self.meta.voided += 1;
-            return settle.attribution.is_some();
+            return ended.filter(|_| settle.attribution.is_some());
         }
         self.meta.settled += 1;
         self.count_shadows(now, settle);
         self.count_unprotected(settle);
-        settle.attribution.is_some()
+        ended.filter(|_| settle.attribution.is_some())
     }
 
-    /// False when there is no such hold: it has ended before.
-    fn end_hold(&mut self, node: u64, settle: &Settle, outcome: Outcome) -> bool {
-        let Some(id) = self.holds.find(node, settle.request) else { return false };
+    /// None when there is no such hold: it has ended before.
+    fn end_hold(&mut self, node: u64, settle: &Settle, outcome: Outcome) -> Option<Counted> {
+        let id = self.holds.find(node, settle.request)?;
         #[cfg(any(test, feature = "seeded-bugs"))]
         if self.bug == Some(Bug::LateSettlesAreLost) && self.holds.slab.get(id).is_some_and(|hold| hold.expired) {
-            return false;
+            return None;
         }
         let hold = self.holds.remove(id).expect("the index knows only what there is");
         self.dirty.holds.push(id);
@@ -180,7 +215,7 @@ impl Ledger {
             self.settle_charge(*held, &hold, &usage, outcome);
         }
         self.release_place(node);
-        true
+        Some(Counted { corrects: hold.orphaned_in })
     }
 
     /// Moves what was used from `held` to `used`, what was used beyond that to `overrun`, and frees the rest. What was
@@ -307,8 +342,13 @@ impl Ledger {
         }
     }
 
-    /// Forgets a hold that can't be corrected any more, but for its permits: those stay until somebody ends them.
-    fn forget_hold(&mut self, id: u32) {
+    /// Forgets a hold that can't be corrected any more, but for its permits: those stay until somebody ends them. Where it is known
+    /// whose it is, it is first told that nobody knows what became of it.
+    pub(super) fn forget_hold(&mut self, id: u32) {
+        if self.holds.slab.get(id).is_some_and(|hold| hold.attribution.is_some()) {
+            self.dirty.holds.push(id);
+            return self.holds.close(id);
+        }
         let Some(mut hold) = self.holds.remove(id) else { return };
         self.dirty.holds.push(id);
         hold.charges.retain(|held| self.is_permit(*held));

@@ -10,6 +10,9 @@
 //!
 //! Of a purse all but *hold* is released: what a node may have spent and told nobody is no tenant's loss (`purse.rs`).
 //!
+//! Of its requests those that the log knows, and whose they are, are told of as ones of which nobody knows the end, unless they are
+//! *held* (`unknown.rs`).
+//!
 //! What it had by rule and has not touched (`standing.rs`) stays in suspense, whatever was said: nobody knows how much of which
 //! accounts that was.
 //!
@@ -26,13 +29,17 @@ use super::bugs::Bug;
 use super::{Changes, Ledger};
 
 /// What is to become of what a lost node had in hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) write_off: WriteOff,
     /// The age from which on it spends nothing any more.
     pub(super) at: u64,
     /// It is written off.
     pub(super) done: bool,
+    /// All its requests are told of.
+    pub(super) told: bool,
+    /// Who gave it up.
+    pub(super) actor: String,
 }
 
 impl Ledger {
@@ -59,7 +66,7 @@ impl Ledger {
         if state.incarnation != lost.incarnation {
             return Err(format!("node {node} has started anew meanwhile: it is not lost"));
         }
-        let (at, orphaned) = match state.lost {
+        let (at, orphaned) = match &state.lost {
             Some(known) => (known.at, 0),
             None => self.fence(lost, state.isolation_us),
         };
@@ -67,10 +74,7 @@ impl Ledger {
             WriteOff::Unspecified => WriteOff::Consume,
             said => said,
         };
-        let mut state = self.nodes.get(node).cloned().expect("it was there a line ago");
-        state.lost = Some(Lost { write_off, at, done: false });
-        self.nodes.put(node, state);
-        self.dirty.nodes.push(node);
+        self.note_lost(node, Lost { write_off, at, done: false, told: false, actor: lost.actor.clone() });
         let leases = self.leases_to_write_off(node).len();
         self.write_off_lost();
         Ok(NodeLostOutcome {
@@ -91,15 +95,32 @@ impl Ledger {
         (gone.at, orphaned)
     }
 
+    /// All its requests are told of.
+    pub(super) fn note_told(&mut self, node: u64) {
+        if let Some(lost) = self.nodes.get(node).and_then(|state| state.lost.clone()) {
+            self.note_lost(node, Lost { told: true, ..lost });
+        }
+    }
+
+    fn note_lost(&mut self, node: u64, lost: Lost) {
+        let Some(mut state) = self.nodes.get(node).cloned() else { return };
+        state.lost = Some(lost);
+        self.nodes.put(node, state);
+        self.dirty.nodes.push(node);
+    }
+
+    /// Whether something is still to be written off, or told of: time has to pass in the log.
+    #[must_use]
+    pub fn awaits_write_off(&self) -> bool {
+        self.nodes.has_due() || self.has_unknown()
+    }
+
     /// Does what was ordered for nodes that spend nothing any more.
     pub(super) fn write_off_lost(&mut self) {
         while let Some(node) = self.nodes.first_due(self.age()) {
-            let mut state = self.nodes.get(node).cloned().expect("what is due is there");
-            let Some(lost) = &mut state.lost else { return };
-            lost.done = true;
+            let Some(lost) = self.nodes.get(node).and_then(|state| state.lost.clone()) else { return };
             let write_off = lost.write_off;
-            self.nodes.put(node, state);
-            self.dirty.nodes.push(node);
+            self.note_lost(node, Lost { done: true, told: write_off == WriteOff::Hold, ..lost });
             self.leases_to_write_off(node).into_iter().for_each(|id| self.write_off(id, write_off));
         }
     }
@@ -147,7 +168,7 @@ impl Ledger {
 impl Ledger {
     /// Whether others have what a node had in hand that was given up.
     pub(crate) fn is_written_off(&self, node: u64) -> bool {
-        let lost = self.nodes.get(node).and_then(|state| state.lost);
+        let lost = self.nodes.get(node).and_then(|state| state.lost.as_ref());
         lost.is_some_and(|lost| lost.done && lost.write_off != WriteOff::Hold)
     }
 

@@ -54,6 +54,8 @@ pub(super) struct Nodes {
     by_id: BTreeMap<u64, NodeState>,
     /// Lost ones whose leases are not written off yet, by when they are.
     due: BTreeSet<(u64, u64)>,
+    /// Lost ones that are, and whose requests are not all told of.
+    untold: BTreeSet<u64>,
 }
 
 impl Nodes {
@@ -66,7 +68,12 @@ impl Nodes {
     }
 
     pub(super) fn put(&mut self, node: u64, state: NodeState) {
-        let due = |state: &NodeState| state.lost.filter(|lost| !lost.done).map(|lost| (lost.at, node));
+        let due = |state: &NodeState| state.lost.as_ref().filter(|lost| !lost.done).map(|lost| (lost.at, node));
+        if state.lost.as_ref().is_some_and(|lost| lost.done && !lost.told) {
+            self.untold.insert(node);
+        } else {
+            self.untold.remove(&node);
+        }
         self.due.extend(due(&state));
         if let Some(was) =
             self.by_id.insert(node, state.clone()).as_ref().and_then(due).filter(|it| Some(*it) != due(&state))
@@ -84,6 +91,16 @@ impl Nodes {
     /// A lost node that spends nothing any more at this age, and is not written off.
     pub(super) fn first_due(&self, age: u64) -> Option<u64> {
         self.due.first().filter(|(at, _)| *at <= age).map(|(_, node)| *node)
+    }
+
+    /// Whether there are any that are not written off, or not told of.
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty() || !self.untold.is_empty()
+    }
+
+    /// A lost node whose requests are not all told of.
+    pub(super) fn first_untold(&self) -> Option<u64> {
+        self.untold.first().copied()
     }
 
     /// Nodes that ever opened an incarnation.

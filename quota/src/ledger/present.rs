@@ -56,7 +56,18 @@ impl Ledger {
         account.take(said.count);
         let deadline_us = now.saturating_add(MAX_HOLD_US);
         let charges = [held].into_iter().collect();
-        let hold = HoldState { node, request, deadline_us, at, expired: false, journaled: false, charges };
+        let hold = HoldState {
+            node,
+            request,
+            deadline_us,
+            at,
+            expired: false,
+            journaled: false,
+            attribution: None,
+            orphaned_in: 0,
+            closed: false,
+            charges,
+        };
         let hold = self.holds.insert(hold);
         self.dirty.holds.push(hold);
         self.dirty.accounts.push(id);

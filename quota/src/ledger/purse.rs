@@ -27,6 +27,8 @@ pub struct WrittenOff {
     pub node: u64,
     /// In the purse's unit.
     pub amount: u64,
+    /// Who gave the node up; empty where its own journal does not know.
+    pub actor: String,
 }
 
 /// What is billed to a purse.
@@ -285,8 +287,10 @@ impl Ledger {
 
     fn tell_written_off(&mut self, account: u32, node: u64, amount: u64) {
         let limit = self.accounts.get(account).map(|it| self.rules.get(it.rule).rule.limit.clone());
+        let lost = self.nodes.get(node).and_then(|state| state.lost.as_ref());
+        let actor = lost.map(|lost| lost.actor.clone()).unwrap_or_default();
         if let Some(limit) = limit.filter(|_| amount > 0) {
-            self.written_off.push(WrittenOff { limit, node, amount });
+            self.written_off.push(WrittenOff { limit, node, amount, actor });
         }
     }
 }

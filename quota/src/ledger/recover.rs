@@ -29,9 +29,9 @@ impl Ledger {
         for settle in &recover.settles {
             if settle.terminal > last {
                 last = settle.terminal;
-                if self.settle(now, node, settle) {
+                if let Some(counted) = self.settle(now, node, settle) {
                     let told = Told::Journal;
-                    used.extend(used_by((node, incarnation), settle).map(|used| Used { told, ..used }));
+                    used.extend(used_by((node, incarnation), settle, counted).map(|used| Used { told, ..used }));
                 }
             }
         }
@@ -51,13 +51,20 @@ impl Ledger {
         }
     }
 
-    /// Requests without an end, each once: they come in the order of their numbers. What is held for them counts as used.
+    /// Requests without an end, each once: they come in the order of their numbers. What is held for them counts as used. What the
+    /// log has said whose it is may have been told before (`unknown.rs`): then it is no more to be found there.
     fn tell_orphans<'a>(&mut self, node: u64, recover: &'a Recover, used: &mut Vec<Used<'a>>) {
         let earlier = self.nodes.get_mut(node).into_iter().flat_map(|state| &mut state.earlier);
         for it in earlier.filter(|it| it.incarnation == recover.incarnation) {
             for orphan in recover.orphans.iter().filter(|orphan| orphan.attribution.is_some()) {
                 if orphan.request > it.last_orphan {
                     it.last_orphan = orphan.request;
+                    let held = self.holds.find(node, orphan.request);
+                    let untold = held.and_then(|id| self.holds.slab.get_mut(id)).and_then(|it| it.attribution.take());
+                    if orphan.in_log && untold.is_none() {
+                        continue;
+                    }
+                    self.dirty.holds.extend(held);
                     let (outcome, told) = (Outcome::Partial, Told::Nobody);
                     let attribution = orphan.attribution.iter();
                     used.extend(attribution.map(|attribution| Used {
@@ -67,6 +74,7 @@ impl Ledger {
                         usage: &NOTHING,
                         outcome,
                         told,
+                        corrects: 0,
                     }));
                 }
             }

@@ -6,7 +6,7 @@
 
 mod rule;
 
-use std::io;
+use std::{io, sync::Arc};
 
 use prost::Message;
 use tollgate_proto::state::v1::{
@@ -339,6 +339,9 @@ pub(super) fn hold_row(hold: &HoldState) -> Vec<u8> {
         expired: hold.expired,
         at_us: hold.at,
         journaled: hold.journaled,
+        attribution: hold.attribution.as_deref().cloned(),
+        orphaned_in: hold.orphaned_in,
+        closed: hold.closed,
     }
     .encode_to_vec()
 }
@@ -352,6 +355,9 @@ fn hold(row: HoldRow) -> HoldState {
         at: row.at_us,
         expired: row.expired,
         journaled: row.journaled,
+        attribution: row.attribution.map(Arc::new),
+        orphaned_in: row.orphaned_in,
+        closed: row.closed,
         charges: row.charges.into_iter().map(charge).collect(),
     }
 }
@@ -368,7 +374,7 @@ pub(super) fn node_row(node: &NodeState) -> Vec<u8> {
         last_terminal: node.last_terminal,
         earlier: node.earlier.iter().map(row).collect(),
         isolation_us: node.isolation_us,
-        lost: node.lost.map(|it| LostNode { write_off: it.write_off.into(), at_us: it.at, done: it.done }),
+        lost: node.lost.as_ref().map(lost_row),
         heard_us: node.heard,
     }
     .encode_to_vec()
@@ -388,6 +394,17 @@ fn state_of_node(row: NodeRow) -> NodeState {
         heard: row.heard_us,
         holds: 0,
         isolation_us: row.isolation_us,
-        lost: row.lost.map(|it| Lost { write_off: it.write_off(), at: it.at_us, done: it.done }),
+        lost: row.lost.map(|it| Lost {
+            write_off: it.write_off(),
+            at: it.at_us,
+            done: it.done,
+            told: it.told,
+            actor: it.actor,
+        }),
     }
+}
+
+fn lost_row(lost: &Lost) -> LostNode {
+    let &Lost { write_off, at: at_us, done, told, ref actor } = lost;
+    LostNode { write_off: write_off.into(), at_us, done, actor: actor.clone(), told }
 }

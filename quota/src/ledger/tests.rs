@@ -21,6 +21,7 @@ mod shadow;
 mod slide;
 mod standing;
 mod undispatched;
+mod unknown;
 mod world;
 
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, TimeZone, Timestamp, Unit, Window};

@@ -153,7 +153,11 @@ fn history_pages_from_the_newest_on_and_tells_days_of_spending() {
     for time in [2, 3, DAY_US, DAY_US + 1] {
         book.spend(at(time), "acme", (usd(), Money(10)), true, &mut Changes::new());
     }
-    book.write_off(at(DAY_US + 2), "acme", Money(5), "node 3 is lost".into(), &mut Changes::new());
+    let why = ("node 3 is lost".to_owned(), "operator-1".to_owned());
+    let told = book.write_off(at(DAY_US + 2), "acme", Money(5), why.clone(), &mut Changes::new()).unwrap();
+    assert_eq!((told.reason, told.actor, told.currency.as_str()), (why.0, why.1, "USD"));
+    let nobody = (String::new(), String::new());
+    assert_eq!(book.write_off(at(DAY_US + 2), "globex", Money(5), nobody, &mut Changes::new()), None);
     let told = |events: &[Arc<CreditEventRow>]| -> Vec<_> {
         events.iter().map(|it| (it.event, it.kind(), pico(&it.amount).unwrap())).collect()
     };
@@ -265,7 +269,11 @@ proptest! {
                     prop_assert_eq!(taken.0, model.take(now, free));
                 }
                 Step::Wait(time) => now += time,
-                Step::WriteOff => book.write_off(at(now), "acme", Money(1), "lost".into(), &mut changes),
+                Step::WriteOff => {
+                    let why = ("lost".to_owned(), "operator-1".to_owned());
+                    let told = book.write_off(at(now), "acme", Money(1), why, &mut changes);
+                    prop_assert_eq!(told.is_some(), book.view("acme").is_some());
+                }
             }
             for (key, value) in changes {
                 match value {

@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 
 use proptest::prelude::*;
-use tollgate_proto::state::v1::LedgerCost;
+use tollgate_proto::state::v1::{LedgerCost, LedgerLoss};
 
 use super::*;
 
@@ -28,6 +28,32 @@ fn what_a_row_moves_comes_from_somewhere() {
     assert_eq!(books.balance(&Account::Consumed("acme".into()), usd()), Money(3));
     assert_eq!(books.balance(&Account::Revenue, usd()), Money(-3));
     assert_eq!(books.trial(), Ok(()));
+}
+
+fn loss(tenant: &str, currency: &str, pico: i128) -> LedgerLoss {
+    let amount = pico.to_be_bytes().to_vec().into();
+    LedgerLoss { tenant: tenant.to_owned(), currency: currency.to_owned(), amount, node: 3, ..LedgerLoss::default() }
+}
+
+#[test]
+fn what_is_written_off_is_the_operators_loss_and_no_tenant_has_used_it() {
+    let mut books = Books::default();
+    books.post(&row("acme", "USD", 5), &mut Changes::new());
+    books.post_loss(&loss("acme", "USD", 7), &mut Changes::new());
+    books.post_loss(&loss("globex", "USD", 2), &mut Changes::new());
+    books.post_loss(&loss("acme", "", 4), &mut Changes::new());
+    let has = |account: Account| books.balance(&account, usd());
+    assert_eq!((has(Account::Consumed("acme".into())), has(Account::Revenue)), (Money(5), Money(-5)));
+    assert_eq!(has(Account::Loss), Money(9));
+    let forgiven = ["acme", "globex"].map(|tenant| has(Account::Forgiven(tenant.into())));
+    assert_eq!((forgiven, books.trial()), ([Money(-7), Money(-2)], Ok(())));
+    let names: Vec<_> = books.balances().map(|(account, ..)| account.to_string()).collect();
+    let all =
+        ["tenant:acme:consumed", "tenant:acme:forgiven", "tenant:globex:forgiven", "provider:loss", "provider:revenue"];
+    assert_eq!(names, all);
+    for name in names {
+        assert_eq!(Account::parse(&name).map(|account| account.to_string()), Some(name));
+    }
 }
 
 #[test]
@@ -85,12 +111,15 @@ proptest! {
             let mut changes = Changes::new();
             let costs = [(tenant.as_str(), "EUR", *cost), ("", "USD", cost * 7)];
             books.post(&with_costs(tenant, currency, *pico, costs), &mut changes);
+            books.post_loss(&loss(tenant, currency, cost.abs() + 1), &mut changes);
             kept.extend(changes.into_iter().map(|(key, value)| (key, value.unwrap())));
         }
         prop_assert_eq!(books.trial(), Ok(()));
         for tenant in ["a", "b", "c"] {
             let sum: i128 = posted.iter().filter(|it| it.0 == tenant && it.1 == "USD").map(|it| it.2).sum();
             prop_assert_eq!(books.balance(&Account::Consumed(tenant.into()), usd()), Money(sum));
+            let lost: i128 = posted.iter().filter(|it| it.0 == tenant && it.1 == "USD").map(|it| it.3.abs() + 1).sum();
+            prop_assert_eq!(books.balance(&Account::Forgiven(tenant.into()), usd()), Money(-lost));
         }
         let rows: Vec<_> = books.rows().collect();
         prop_assert!(rows.is_sorted());

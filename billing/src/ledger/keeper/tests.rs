@@ -267,6 +267,37 @@ fn verify_names_the_segment_and_the_place_and_what_does_not_add_up() {
     assert!(problems.iter().any(|it| it.contains("and the books say 0")), "{problems:?}");
 }
 
+#[test]
+fn what_was_written_off_is_checked_with_the_rows() {
+    let disk = SimDisk::default();
+    let keeper = keeper(&disk);
+    small(&keeper);
+    let mut recorded = record(&keeper, 1..=3);
+    let loss = |log_index: u64, amount: i128, currency: &str| LedgerLoss {
+        tenant: "acme".into(),
+        currency: currency.into(),
+        amount: amount.to_be_bytes().to_vec().into(),
+        node: 2,
+        log_index,
+        ..LedgerLoss::default()
+    };
+    keeper.record_losses(vec![loss(3, 70, "USD"), loss(3, 5, "USD")], &mut Changes::new());
+    recorded.extend(record(&keeper, 4..=40));
+    keeper.sync().unwrap();
+    let verified = keeper.verify().unwrap();
+    ok(&verified, recorded.len());
+    assert_eq!(all(&keeper, 9), recorded, "they are no rows");
+    let usd = tollgate_model::Currency::parse("USD").unwrap();
+    assert_eq!(verified.books.balance(&crate::ledger::Account::Loss, usd), tollgate_model::Money(75));
+    assert_eq!(verified.books.trial(), Ok(()));
+    let restarted = restarted(&disk, &keeper);
+    ok(&restarted.verify().unwrap(), recorded.len());
+    keeper.record_losses(vec![loss(41, -1, "USD"), loss(42, 1, "")], &mut Changes::new());
+    let problems = keeper.verify().unwrap().problems;
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].starts_with("what entry 41 wrote off of node 2 has no amount"), "{}", problems[0]);
+}
+
 mod archiving;
 mod head;
 

@@ -274,6 +274,7 @@ fn what_a_journal_tells_of_a_dead_process_makes_each_row_once() {
     let orphan = |request| Orphan {
         request,
         attribution: Some(Attribution { provider: String::new(), ..attribution(request) }),
+        in_log: false,
     };
     let recover = |done| {
         vec![

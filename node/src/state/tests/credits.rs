@@ -2,7 +2,8 @@
 
 use tollgate_model::{Money, purse_of};
 use tollgate_proto::state::v1::{
-    CreditEventKind, CreditEventRow, CreditGrant, CreditGrantOutcome, Orphan, Recover, Settle,
+    CreditEventKind, CreditEventRow, CreditGrant, CreditGrantOutcome, LedgerOutcome, NodeLost, Orphan, Recover, Settle,
+    WriteOff,
 };
 
 use super::*;
@@ -213,7 +214,7 @@ fn what_a_journal_tells_to_its_last_word_in_one_entry_is_billed_and_spent_once()
     let ended = Settle { terminal: 1, ..settled(&driven, 1, Some(1), "acme", 2) };
     let voided =
         Settle { terminal: 2, outcome: Outcome::Voided.into(), usage: None, ..settled(&driven, 3, Some(3), "acme", 0) };
-    let unknown = Orphan { request: request(2), attribution: Some(attribution(&driven, "acme", true)) };
+    let unknown = Orphan { request: request(2), attribution: Some(attribution(&driven, "acme", true)), in_log: false };
     let of = Recover { incarnation: 1, ..Recover::default() };
     let said = [
         Recover { settles: vec![ended, voided], ..of.clone() },
@@ -231,6 +232,102 @@ fn what_a_journal_tells_to_its_last_word_in_one_entry_is_billed_and_spent_once()
     let amounts: Vec<_> = history.iter().filter(|row| written_off(row)).map(|row| row.amount.to_vec()).collect();
     assert_eq!(amounts, [(4 * Money::ONE.0).to_be_bytes()], "what nobody knows, and nothing of what is billed");
     let records = driven.shared.books().look(|state| state.chain().records());
-    assert_eq!(records, 4, "a row for each, and the price");
+    assert_eq!(records, 5, "a row for each, the price, and what nobody knows");
+    assert_eq!(lost(&driven), (4, -4, vec![(CreditEventKind::WrittenOff, 4, String::new())]));
+    sound(&driven);
+}
+
+/// Who is asked for is in the log with what is held for it.
+fn hold_for(driven: &mut Driven, seq: u64, whole: u64) {
+    let charge = Charge { limit: purse_of("acme").to_string(), amount: whole * ONE, ..Charge::default() };
+    let whose =
+        Attribution { request_id: format!("r{seq}"), provider: String::new(), ..attribution(driven, "acme", false) };
+    let hold = Hold {
+        request: request(seq),
+        charges: vec![charge],
+        hold_for_us: 60_000_000,
+        journaled: true,
+        attribution: Some(whose),
+        ..Hold::default()
+    };
+    assert!(frame(driven, seq, record::Kind::Hold(hold)).frames[0].holds[0].granted);
+}
+
+/// Whole units that were lost, and forgiven to `acme`; and its history.
+fn lost(driven: &Driven) -> (i128, i128, Vec<(CreditEventKind, i128, String)>) {
+    let usd = tollgate_model::Currency::parse("USD").unwrap();
+    let balance = |account| driven.shared.books().look(|state| state.books().balance(&account, usd)).0 / Money::ONE.0;
+    let amount = |row: &CreditEventRow| i128::from_be_bytes((&*row.amount).try_into().unwrap()) / Money::ONE.0;
+    let history = driven.shared.credits(|book| book.history("acme", None, 10));
+    let written_off = history.iter().filter(|row| row.kind() == CreditEventKind::WrittenOff);
+    let told = written_off.map(|row| (row.kind(), amount(row), row.actor.clone())).collect();
+    (balance(ledger::Account::Loss), balance(ledger::Account::Forgiven("acme".into())), told)
+}
+
+#[test]
+fn what_a_lost_node_had_in_flight_is_a_row_without_a_price_and_its_credit_is_the_operators_loss() {
+    let mut driven = started();
+    grant(&mut driven, "acme", "a", 10, 0);
+    hold_for(&mut driven, 1, 3);
+    hold_for(&mut driven, 2, 4);
+    settle(&mut driven, 3, Some(1), "acme", 2);
+    let actor = "operator-1".to_owned();
+    let gone = NodeLost { node: 1, incarnation: 1, write_off: WriteOff::Consume.into(), actor };
+    driven.apply(command::Kind::NodeLost(gone));
+    assert_eq!(figures(&driven, "acme"), ([10, 2, 8, 0], 8, 4));
+    let rows = |driven: &Driven| driven.shared.books().rows(0, 100).unwrap();
+    assert_eq!(rows(&driven).len(), 1, "its journal may still speak");
+    // Nobody writes anything but the leader, once a second.
+    while driven.shared.ledger(Ledger::awaits_write_off) {
+        driven.index += 1_000;
+        driven.apply(command::Kind::Quota(QuotaBatch::default()));
+    }
+    assert_eq!(figures(&driven, "acme"), ([10, 2, 8, 0], 8, 8), "all of it is there again");
+    let told = rows(&driven);
+    assert_eq!(told.len(), 2);
+    let row = &told[1];
+    assert_eq!((row.outcome(), row.request_id.as_str(), row.node), (LedgerOutcome::Orphaned, "r2", 1));
+    assert_eq!((row.tenant.as_str(), row.model.as_str(), row.amount.len(), row.corrects), ("acme", "m", 0, 0));
+    assert_eq!(lost(&driven), (4, -4, vec![(CreditEventKind::WrittenOff, 4, "operator-1".to_owned())]));
+    let verified = driven.shared.books().verify().unwrap();
+    assert_eq!((verified.problems, verified.rows), (Vec::new(), 2));
+    sound(&driven);
+
+    // The disk comes back after all: what it tells corrects the row, and is billed.
+    let next = NodeOpen { node: 1, incarnation: 2, predecessor_is_dead: true, ..NodeOpen::default() };
+    driven.apply(command::Kind::NodeOpen(next));
+    let ended = Settle { terminal: 1, ..settled(&driven, 2, Some(2), "acme", 1) };
+    let of = Recover { incarnation: 1, ..Recover::default() };
+    let said = [Recover { settles: vec![ended], ..of.clone() }, Recover { done: true, ..of }];
+    let records = said.map(|said| Record { kind: Some(record::Kind::Recover(said)) }).to_vec();
+    let frames = vec![Frame { node: 1, incarnation: 2, first_seq: 1, records, ..Frame::default() }];
+    driven.apply(command::Kind::Quota(QuotaBatch { frames }));
+    let told = rows(&driven);
+    assert_eq!((told.len(), told[2].corrects, told[2].outcome()), (3, told[1].seq, LedgerOutcome::Settled));
+    assert_eq!(figures(&driven, "acme"), ([10, 3, 7, 0], 7, 7));
+    assert_eq!(driven.shared.books().verify().unwrap().problems, [] as [&str; 0]);
+    sound(&driven);
+}
+
+#[test]
+fn rows_and_losses_of_many_entries_are_each_told_once_and_in_order() {
+    const ALL: u64 = 1_500;
+    let mut driven = started();
+    grant(&mut driven, "acme", "a", 2_000, 0);
+    (1..=ALL).for_each(|seq| hold_for(&mut driven, seq, 1));
+    let gone = NodeLost { node: 1, incarnation: 1, ..NodeLost::default() };
+    driven.apply(command::Kind::NodeLost(gone));
+    driven.index += 40_000;
+    // Of whatever an entry is.
+    grant(&mut driven, "acme", "b", 1, 0);
+    assert_eq!(driven.shared.books().rows(0, 2_000).unwrap().len(), 1_024);
+    sound(&driven);
+    driven.apply(command::Kind::Quota(QuotaBatch::default()));
+    let rows = driven.shared.books().rows(0, 2_000).unwrap();
+    let ids: std::collections::BTreeSet<_> = rows.iter().map(|row| row.request_id.clone()).collect();
+    assert_eq!((rows.len() as u64, ids.len() as u64), (ALL, ALL));
+    assert!(!driven.shared.ledger(Ledger::awaits_write_off));
+    assert_eq!(lost(&driven).0, i128::from(ALL));
+    assert_eq!(driven.shared.books().verify().unwrap().problems, [] as [&str; 0]);
     sound(&driven);
 }

@@ -93,7 +93,7 @@ async fn a_deadline_tells_what_the_log_has_said() {
     for allowed in [false, true] {
         let begun = Instant::now();
         let (allowed, by, hold_for) = ([allowed], begun + ms(30), Duration::from_secs(60));
-        let asked = desk.reserve_or_allow(charges(60), &allowed, Durability::Quorum, by, hold_for);
+        let asked = desk.reserve_or_allow(charges(60), &allowed, Durability::Quorum, by, hold_for, None);
         let refused = asked.await.unwrap_err();
         assert!(matches!(refused, ReserveError::Exhausted { remaining: 40, .. }), "{refused:?}");
         assert_eq!(begun.elapsed().as_millis(), 30);

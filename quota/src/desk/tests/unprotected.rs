@@ -8,7 +8,7 @@ const AWAY: [Fault; 1_000] = [Fault::Unreachable; 1_000];
 
 async fn ask(desk: &Desk, charges: Vec<Charge>, allowed: &[bool]) -> Result<Reservation, ReserveError> {
     let by = Instant::now() + Duration::from_secs(10);
-    desk.reserve_or_allow(charges, allowed, Durability::Journal, by, Duration::from_secs(600)).await
+    desk.reserve_or_allow(charges, allowed, Durability::Journal, by, Duration::from_secs(600), None).await
 }
 
 fn without(reservation: &Reservation) -> Vec<String> {

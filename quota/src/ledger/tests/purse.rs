@@ -175,7 +175,8 @@ fn time_frees_nothing_and_the_journal_everything_that_was_not_billed() {
     bench.ledger.close_purses(Timestamp(bench.now), &mut Changes::new());
     bench.sound_purse();
     assert_eq!(bench.has(), view(830, 0, 0, 0));
-    let written_off = vec![WrittenOff { limit: Name::new("credits:acme"), node: 1, amount: 30 }];
+    let actor = String::new();
+    let written_off = vec![WrittenOff { limit: Name::new("credits:acme"), node: 1, amount: 30, actor }];
     assert_eq!(bench.ledger.take_written_off(), written_off);
 }
 
@@ -186,14 +187,16 @@ fn a_node_that_is_given_up_costs_its_tenants_nothing() {
         let lease = bench.lend(400, 10);
         assert!(bench.ask(70).granted, "of another path");
         bench.say(lease, 20, 0);
-        let lost = NodeLost { node: 1, incarnation: 1, write_off: write_off.into(), ..NodeLost::default() };
+        let actor = "operator-1".to_owned();
+        let lost = NodeLost { node: 1, incarnation: 1, write_off: write_off.into(), actor: actor.clone() };
         bench.ledger.lose(Timestamp(bench.now), &lost, &mut Changes::new());
         assert_eq!(bench.has(), view(1_000, 0, 0, 470), "what it held, had, and was not billed for");
         bench.now += 40 * SECOND;
         bench.fund(1_000);
         assert_eq!(bench.has(), view(1_000, 0, 0, if is_free { 0 } else { 470 }), "{write_off:?}");
-        let told: u64 = bench.ledger.take_written_off().iter().map(|it| it.amount).sum();
-        assert_eq!(told, if is_free { 470 } else { 0 });
+        let told = bench.ledger.take_written_off();
+        assert!(told.iter().all(|it| it.actor == actor && it.node == 1), "{told:?}");
+        assert_eq!(told.iter().map(|it| it.amount).sum::<u64>(), if is_free { 470 } else { 0 });
     }
 }
 
