@@ -77,8 +77,8 @@ pub trait Backplane: Send + Sync + 'static {
     /// When there is no such place to go on from, or the ledger can't be read.
     fn export(&self, query: export::Query, cursor: &str) -> Result<BillExport, ExportError>;
 
-    /// How a tenant's credit stands; none if it never had any.
-    fn credit(&self, tenant: &str) -> Option<CreditState>;
+    /// How a tenant's credit stands, should these nodes be away: what they have of it is in suspense. None if it never had any.
+    fn credit(&self, tenant: &str, away: &[u64]) -> Option<CreditState>;
 
     /// What happened to a tenant's credit, the newest first: before this event, or from the newest on.
     fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>>;
@@ -123,8 +123,10 @@ pub struct CreditState {
     pub view: CreditView,
     /// Reserved by requests in flight.
     pub held: Money,
-    /// Was in the hands of nodes that are gone.
+    /// Was in the hands of nodes that are gone, or away.
     pub suspense: Money,
+    /// Nodes that have some of it in hand, there or not.
+    pub holders: Vec<u64>,
 }
 
 /// A command that was committed.

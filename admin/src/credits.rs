@@ -1,6 +1,9 @@
 //! `CreditService`: what tenants have paid in, what is left of it, and who gave it.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::{civil::Date, tz::TimeZoneDatabase};
 use prost::Message;
@@ -20,12 +23,15 @@ use crate::{
     auth::Caller,
     backplane::{Backplane, CreditState},
     call::{Call, asked, request_id_or_new, unknown_tenant, used_before},
+    cluster::UNREACHABLE,
     details::{Reason, refuse},
 };
 
 /// Events on a page for a caller that names no number.
 const DEFAULT_PAGE: u32 = 1_000;
 const MAX_PAGE: u32 = 10_000;
+/// A node that has not said by then that it is there is away.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// The service.
 #[derive(Clone)]
@@ -56,7 +62,7 @@ impl CreditService for Credits {
         info!(index = committed.index.0, token = %call.caller.token, tenant, key = said.key, known, "credit granted");
         // What it has come to: of this node, which may have to hear of it first.
         self.backplane.read_barrier(call.deadline).await?;
-        let credit = Some(self.credit(&tenant)?);
+        let credit = Some(self.credit(&tenant, call.deadline).await?);
         Ok(Response::new(GrantCreditResponse { index: event.log_index, credit, known, event: Some(told(&event)) }))
     }
 
@@ -64,7 +70,7 @@ impl CreditService for Credits {
         let call = Call::of(&request)?;
         let tenant = tenant_of(&call.caller, &request.into_inner().tenant)?;
         self.backplane.read_barrier(call.deadline).await?;
-        Ok(Response::new(ShowCreditResponse { credit: Some(self.credit(&tenant)?) }))
+        Ok(Response::new(ShowCreditResponse { credit: Some(self.credit(&tenant, call.deadline).await?) }))
     }
 
     async fn history(&self, request: Request<CreditHistoryRequest>) -> Result<Response<CreditHistoryResponse>, Status> {
@@ -153,11 +159,24 @@ impl Credits {
         unknown_tenant(&*self.backplane, tenant).map_or(Ok(()), |message| Err(refuse(Reason::NotFound, message)))
     }
 
-    /// How a tenant's credit stands. One that never had any has nothing; one that is gone is shown as it was.
-    fn credit(&self, tenant: &str) -> Result<Credit, Status> {
+    /// How a tenant's credit stands. What is with nodes that do not answer now nobody can have before they are back, or given up.
+    async fn state(&self, tenant: &str, deadline: Instant) -> Result<Option<CreditState>, Status> {
+        let own = self.backplane.node().0;
+        let Some(known) = self.backplane.credit(tenant, &[]) else { return Ok(None) };
+        if known.holders.iter().all(|holder| *holder == own) {
+            return Ok(Some(known));
+        }
+        let members = self.backplane.members(deadline.min(Instant::now() + ANSWERS_WITHIN)).await?;
+        let answers = |node: u64| members.iter().any(|member| member.id == node && member.state != UNREACHABLE);
+        let away: Vec<u64> = known.holders.iter().copied().filter(|holder| !answers(*holder)).collect();
+        if away.is_empty() { Ok(Some(known)) } else { Ok(self.backplane.credit(tenant, &away)) }
+    }
+
+    /// The same, as it is told. One that never had any has nothing; one that is gone is shown as it was.
+    async fn credit(&self, tenant: &str, deadline: Instant) -> Result<Credit, Status> {
         let declared = self.declared(tenant);
         let mode = declared.as_ref().map_or("none", |tenant| mode(tenant.billing.mode)).to_owned();
-        let Some(CreditState { view, held, suspense }) = self.backplane.credit(tenant) else {
+        let Some(CreditState { view, held, suspense, .. }) = self.state(tenant, deadline).await? else {
             self.refuse_unknown(tenant)?;
             let currency = declared.and_then(|tenant| tenant.billing.currency);
             let zero = Money(0).to_string();

@@ -195,8 +195,8 @@ impl Backplane for NodeBackplane {
         Ok(Box::new(Export::open(self.ledger(), Arc::new(payers), query, cursor, encoder)?))
     }
 
-    fn credit(&self, tenant: &str) -> Option<CreditState> {
-        credits::state(&self.state, tenant)
+    fn credit(&self, tenant: &str, away: &[u64]) -> Option<CreditState> {
+        credits::state(&self.state, tenant, away)
     }
 
     fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>> {

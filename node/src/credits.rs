@@ -17,13 +17,15 @@ use crate::{clock, state::Shared};
 const EVERY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a tenant's credit stands, as this node has applied it.
-pub(crate) fn state(state: &Shared, tenant: &str) -> Option<CreditState> {
+/// How a tenant's credit stands, as this node has applied it; should these nodes be away.
+pub(crate) fn state(state: &Shared, tenant: &str, away: &[u64]) -> Option<CreditState> {
     state.credits(|book| {
-        let view = book.view(tenant)?;
-        let purse = state.ledger(|ledger| ledger.purse(&purse_of(tenant))).unwrap_or_default();
+        let (view, limit) = (book.view(tenant)?, purse_of(tenant));
+        let look = |ledger: &Ledger| (ledger.purse_without(&limit, away), ledger.holders_of_purse(&limit));
+        let (purse, holders) = state.ledger(look);
+        let purse = purse.unwrap_or_default();
         let [held, suspense] = [purse.held, purse.suspense].map(|units| Money(units.into()));
-        Some(CreditState { view, held, suspense })
+        Some(CreditState { view, held, suspense, holders })
     })
 }
 

@@ -27,6 +27,25 @@ async fn started() -> (Server, CreditServiceClient<Channel>) {
     (server, client)
 }
 
+/// Some of it is with a node that does not answer, and with one that is no member any more.
+#[tokio::test]
+async fn what_is_with_nodes_that_do_not_answer_is_in_suspense_and_in_no_balance() {
+    let (server, mut client) = started().await;
+    let (parsed, _) = tollgate_model::yaml::parse("test.yaml", &TENANT.replace("acme", "globex"));
+    let resources = parsed.into_iter().map(|parsed| parsed.resource).collect();
+    let request = ApplyRequest { resources, ..ApplyRequest::default() };
+    server.config().apply(with(&secret(Role::Admin), request)).await.unwrap();
+    let billing = &secret(Role::Billing);
+    for (tenant, figures) in [("acme", ["10", "0", "1", "0", "9"]), ("globex", ["10", "0", "1", "2", "7"])] {
+        let granted = GrantCreditRequest { tenant: tenant.into(), ..grant("10", "po-1") };
+        let granted = client.grant(with(billing, granted)).await.unwrap().into_inner().credit.unwrap();
+        let shown = client.show(with(billing, ShowCreditRequest { tenant: tenant.into() })).await.unwrap().into_inner();
+        for it in [granted, shown.credit.unwrap()] {
+            assert_eq!([it.granted, it.spent, it.held, it.suspense, it.balance], figures, "{tenant}");
+        }
+    }
+}
+
 fn grant(amount: &str, key: &str) -> GrantCreditRequest {
     GrantCreditRequest {
         tenant: "acme".into(),

@@ -290,9 +290,14 @@ impl Backplane for FakeNode {
         Ok(Box::new(Export::open(rows, Arc::new(NoTerms), query, cursor, encoder)?))
     }
 
-    fn credit(&self, tenant: &str) -> Option<CreditState> {
+    /// One is held by a call on node 1; of `globex` one more is with node 2, which does not answer, and one with a node that is no
+    /// member any more.
+    fn credit(&self, tenant: &str, away: &[u64]) -> Option<CreditState> {
         let view = self.log.lock().unwrap().credits.view(tenant)?;
-        Some(CreditState { view, held: Money(Money::ONE.0), suspense: Money(0) })
+        let holders = if tenant == "globex" { vec![1, 2, 7] } else { vec![1] };
+        let suspense = holders.iter().filter(|node| away.contains(node)).count();
+        let suspense = Money(Money::ONE.0 * i128::try_from(suspense).unwrap());
+        Some(CreditState { view, held: Money::ONE, suspense, holders })
     }
 
     fn credit_history(&self, tenant: &str, before: Option<u64>, max: usize) -> Vec<Arc<CreditEventRow>> {

@@ -16,6 +16,7 @@ mod leaving;
 mod ledger;
 mod limit;
 mod limit_verbs;
+mod lost;
 mod matrix;
 mod membership;
 mod metrics;

@@ -13,9 +13,11 @@
 //! is what was left of its leases. Before that time frees nothing of a purse. A journal's last word may be in the entry of its first
 //! one, so purses are closed at the end of that, when all of it is billed ([`Ledger::close_purses`]).
 
+use std::collections::BTreeSet;
+
 use tollgate_model::{Name, Timestamp};
 
-use super::{Changes, Ledger, leases::Lease};
+use super::{Changes, Ledger, holds::Held, leases::Lease};
 use crate::Rule;
 
 /// What was written off: free again, and the operator's loss.
@@ -156,21 +158,49 @@ impl Ledger {
     /// How a purse stands; none if there is no such.
     #[must_use]
     pub fn purse(&self, limit: &str) -> Option<PurseView> {
+        self.purse_without(limit, &[])
+    }
+
+    /// The same, should these nodes be away: what they have of it is in suspense.
+    #[must_use]
+    pub fn purse_without(&self, limit: &str, away: &[u64]) -> Option<PurseView> {
         let (id, account) = self.purse_of(limit)?;
         let (rule, it) = (self.rules.get(id), self.accounts.get(account)?);
-        let out = self.out_of(account);
-        let gone = self.leases.of_account(account).filter(|lease| !self.is_open(lease));
-        let unexplained: u64 = gone.map(|lease| u64::try_from(lease.unbilled).unwrap_or(0)).sum();
-        let unexplained = unexplained.min(it.used);
+        let is_there = |lease: &&Lease| self.is_open(lease) && !away.contains(&lease.node);
+        let of_account = || self.leases.of_account(account);
+        let unexplained = of_account().filter(|it| !is_there(it)).map(|it| u64::try_from(it.unbilled).unwrap_or(0));
+        let unexplained = unexplained.sum::<u64>().min(it.used);
+        let held_by_leases: u64 = of_account().filter(is_there).map(|lease| lease.held).sum();
+        // What is open and away is leased, as far as the log knows.
+        let leased_away = of_account().filter(|it| self.is_open(it) && !is_there(it)).map(Lease::outstanding).sum();
+        let held_away = if away.is_empty() { 0 } else { self.held_of(account, away) };
         Some(PurseView {
             capacity: rule.rule.capacity,
             free: it.available(rule, self.age()),
-            held: it.held.saturating_add(out.held).saturating_add(it.used - unexplained),
-            leased: it.leased.saturating_sub(out.held),
-            suspense: it.rare().suspense.saturating_add(unexplained),
+            held: (it.held - held_away).saturating_add(held_by_leases).saturating_add(it.used - unexplained),
+            leased: it.leased.saturating_sub(leased_away).saturating_sub(held_by_leases),
+            suspense: it.rare().suspense.saturating_add(unexplained).saturating_add(leased_away + held_away),
             billed: it.rare().billed,
             overrun: it.rare().overrun,
         })
+    }
+
+    /// What the log holds of an account for requests of these nodes.
+    fn held_of(&self, account: u32, nodes: &[u64]) -> u64 {
+        let holds = self.holds.slab.iter().filter(|(_, hold)| !hold.expired && nodes.contains(&hold.node));
+        let charges = holds.flat_map(|(_, hold)| &hold.charges).filter(|held| held.account == account);
+        charges.map(|held| held.amount).sum()
+    }
+
+    /// The nodes that have some of a purse in hand, or requests that hold some, as far as the log knows.
+    #[must_use]
+    pub fn holders_of_purse(&self, limit: &str) -> Vec<u64> {
+        let Some((_, account)) = self.purse_of(limit) else { return Vec::new() };
+        let leases = self.leases.of_account(account).filter(|it| it.outstanding() > 0 || it.unbilled > 0);
+        let is_of = |held: &Held| held.account == account && held.amount > 0;
+        let holds = self.holds.slab.iter().filter(|(_, hold)| !hold.expired && hold.charges.iter().any(is_of));
+        let nodes: BTreeSet<u64> = leases.map(|it| it.node).chain(holds.map(|(_, hold)| hold.node)).collect();
+        nodes.into_iter().collect()
     }
 
     /// What was written off since this was last called.

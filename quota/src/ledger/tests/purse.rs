@@ -201,6 +201,29 @@ fn a_node_that_is_given_up_costs_its_tenants_nothing() {
 }
 
 #[test]
+fn what_a_node_has_that_is_away_is_in_suspense_whatever_it_is() {
+    let mut bench = funded(1_000);
+    let lease = bench.lend(400, 10);
+    assert!(bench.ask(70).granted, "of another path");
+    let LeaseView { account, epoch, generation, .. } = lease;
+    let report = Report { account, epoch, generation, spent: 20, held: 30, ..Report::default() };
+    let frame = bench.frame(Kind::Report(report));
+    bench.apply(&frame);
+    let held = 70 + 20 + 30;
+    assert_eq!(bench.has(), view(1_000, held, 350, 0));
+    assert_eq!(bench.ledger.holders_of_purse("credits:acme"), [1]);
+    let without = |bench: &Bench, away: &[u64]| bench.ledger.purse_without("credits:acme", away).unwrap();
+    assert_eq!(without(&bench, &[2]), bench.has());
+    assert_eq!(without(&bench, &[1]), view(1_000, 0, 0, 470));
+    bench.bill(20);
+    assert_eq!(without(&bench, &[1]), view(980, 0, 0, 450));
+    // What the log knows to be gone is counted once.
+    bench.open(1, 2);
+    assert_eq!(bench.has(), view(980, 0, 0, 450));
+    assert_eq!(without(&bench, &[1]), bench.has());
+}
+
+#[test]
 fn what_a_journal_tells_after_all_is_spent_after_all() {
     let mut bench = funded(1_000);
     let lease = bench.lend(400, 10);
