@@ -4,7 +4,10 @@
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use std::cell::RefCell;
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// An invariant that does not hold, with what shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +105,7 @@ pub fn all_or_nothing(granted: bool, asked: usize, taken: usize) -> bool {
 #[derive(Debug, Clone, Default)]
 pub struct Terminals {
     seen: BTreeMap<String, u32>,
+    rows: BTreeSet<String>,
 }
 
 impl Terminals {
@@ -113,6 +117,17 @@ impl Terminals {
         let times = self.seen.entry(request.to_owned()).or_default();
         *times += 1;
         require(*times == 1, "I6", || format!("request {request} has ended {times} times"))
+    }
+
+    /// A request has a row, or, where one is named, another that corrects it: there is none of nothing.
+    ///
+    /// # Errors
+    /// When it has one already; when what is corrected is not there.
+    pub fn row(&mut self, request: &str, corrects: u64) -> Result<(), Violation> {
+        if corrects != 0 {
+            return require(self.rows.contains(request), "I6", || format!("no row of request {request} is corrected"));
+        }
+        require(self.rows.insert(request.to_owned()), "I6", || format!("request {request} has two rows"))
     }
 
     /// How often the end of this request was counted.

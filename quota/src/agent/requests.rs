@@ -78,13 +78,24 @@ impl Agent {
         hold_for_us: u64,
         now: Timestamp,
     ) -> (u64, Option<Vec<Standing>>) {
-        let (request, granted) = self.reserve_now(charges, durability, hold_for_us, now, None);
+        self.reserve_for(charges, durability, hold_for_us, now, None)
+    }
+
+    /// The same for somebody: what the log holds for it says whose it is, if the journal is to have it too.
+    pub fn reserve_for(
+        &mut self,
+        charges: &[Charge],
+        durability: Durability,
+        hold_for_us: u64,
+        now: Timestamp,
+        whose: Option<&Attribution>,
+    ) -> (u64, Option<Vec<Standing>>) {
+        let (request, granted) = self.reserve_now(charges, durability, hold_for_us, now, whose);
         let parts = self.requests.get(&request).into_iter().flat_map(|known| &known.parts);
         (request, granted.then(|| parts.map(|part| self.book.standing(part, now.0)).collect()))
     }
 
-    /// The same, and only whether it is granted at once: how the accounts stand, [`Agent::figures`] says. What the log holds for it
-    /// says whose it is, if that is said here and the journal is to have it too.
+    /// The same, and only whether it is granted at once: how the accounts stand, [`Agent::figures`] says.
     pub(crate) fn reserve_now(
         &mut self,
         charges: &[Charge],
@@ -122,6 +133,12 @@ impl Agent {
     pub(crate) fn unnumbered(&self, request: u64) -> SmallVec<[(usize, u64); 4]> {
         let parts = self.requests.get(&request).into_iter().flat_map(|known| &known.parts).enumerate();
         parts.filter(|(_, part)| !self.book.has_number(part)).map(|(at, part)| (at, part.epoch)).collect()
+    }
+
+    /// The number that the next request has.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn next_request(&self) -> u64 {
+        self.next_request
     }
 
     /// What leases cover of a path, and which of its charges that is: nothing of one that the log would call malformed.

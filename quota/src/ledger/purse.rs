@@ -173,7 +173,7 @@ impl Ledger {
         let held_by_leases: u64 = of_account().filter(is_there).map(|lease| lease.held).sum();
         // What is open and away is leased, as far as the log knows.
         let leased_away = of_account().filter(|it| self.is_open(it) && !is_there(it)).map(Lease::outstanding).sum();
-        let held_away = if away.is_empty() { 0 } else { self.held_of(account, away) };
+        let held_away = if away.is_empty() { 0 } else { self.held_of((account, it.epoch), away) };
         Some(PurseView {
             capacity: rule.rule.capacity,
             free: it.available(rule, self.age()),
@@ -186,9 +186,10 @@ impl Ledger {
     }
 
     /// What the log holds of an account for requests of these nodes.
-    fn held_of(&self, account: u32, nodes: &[u64]) -> u64 {
+    fn held_of(&self, (account, epoch): (u32, u64), nodes: &[u64]) -> u64 {
         let holds = self.holds.slab.iter().filter(|(_, hold)| !hold.expired && nodes.contains(&hold.node));
-        let charges = holds.flat_map(|(_, hold)| &hold.charges).filter(|held| held.account == account);
+        let charges = holds.flat_map(|(_, hold)| &hold.charges);
+        let charges = charges.filter(|held| (held.account, held.epoch) == (account, epoch));
         charges.map(|held| held.amount).sum()
     }
 

@@ -33,7 +33,7 @@ impl World {
         self.stamped = (stamp + (self.now - since) * self.leader_rate / 1_010, self.now);
         let entry = Entry { at: Timestamp(self.now + self.leader_skew), stamp: self.stamped.0, command };
         let mut changes = Changes::new();
-        let mut ended = Vec::new();
+        let (mut ended, mut rows) = (Vec::new(), Vec::new());
         match &entry.command {
             Command::Open(open) => self.book_gone(open.node, open.incarnation - 1),
             Command::Lose(lost) => self.book_gone(lost.node, lost.incarnation),
@@ -44,11 +44,21 @@ impl World {
         }
         let closes = self.closes(&entry.command);
         let state = (&mut self.truth, &mut self.credit);
-        let outcome = apply(state, index, &entry, &mut changes, |id| ended.push(id.to_owned()));
+        let outcome = apply(state, index, &entry, &mut changes, |used| {
+            let id = &used.attribution.request_id;
+            // What a request without an end used nobody knows, so nobody counts it.
+            if used.outcome != Outcome::Voided && used.told != Told::Nobody {
+                ended.push(id.clone());
+            }
+            if !id.is_empty() {
+                rows.push((id.clone(), used.corrects));
+            }
+        });
         self.keep(changes);
         self.trace(&entry);
         self.tell(|_| format!("entry {index}: {}", story::entry(&entry.command, outcome.as_ref())));
         ended.iter().try_for_each(|id| self.witness.terminals.count(id))?;
+        rows.iter().try_for_each(|(id, corrects)| self.witness.terminals.row(id, *corrects))?;
         self.is_counted_apart(&ended)?;
         self.note_bills(&ended, &closes);
         let news = self.truth.take_news();
@@ -238,16 +248,22 @@ impl World {
     }
 }
 
-/// Applies one entry; the outcome of a frame. Names the requests whose usage counted.
+/// Applies one entry; the outcome of a frame. Tells of the requests that have ended, and of those of which nobody knows.
 fn apply(
     (ledger, credit): (&mut Ledger, &mut Credit),
     index: u64,
     entry: &Entry,
     changes: &mut Changes,
-    ended: impl FnMut(&str),
+    mut ended: impl FnMut(&Used<'_>),
 ) -> Option<FrameOutcome> {
     ledger.stamp(entry.stamp);
-    let outcome = apply_command(ledger, credit, index, entry, changes, ended);
+    let outcome = apply_command(ledger, credit, index, entry, changes, &mut ended);
+    let unknown = ledger.take_unknown(entry.at, changes);
+    if !unknown.is_empty() {
+        unknown.iter().for_each(|it| ended(&it.used()));
+        let rows: Vec<_> = unknown.iter().zip(index << 16..).collect();
+        ledger.note_unknown(entry.at, &rows, changes);
+    }
     credit.close(ledger, entry.at, changes);
     outcome
 }
@@ -258,16 +274,13 @@ fn apply_command(
     index: u64,
     entry: &Entry,
     changes: &mut Changes,
-    ended: impl FnMut(&str),
+    ended: impl FnMut(&Used<'_>),
 ) -> Option<FrameOutcome> {
     match &entry.command {
         Command::Batch(batch) => {
             let applied = ledger.apply(LogIndex(index), entry.at, batch, changes);
             credit.spend(ledger, entry.at, &applied.used, changes);
-            // What a request without an end used nobody knows, so nobody counts it.
-            let counts = |used: &&Used<'_>| used.outcome != Outcome::Voided && used.told != Told::Nobody;
-            let counts = applied.used.iter().filter(counts);
-            counts.map(|used| &*used.attribution.request_id).for_each(ended);
+            applied.used.iter().for_each(ended);
             return applied.outcome.frames.into_iter().next();
         }
         Command::Open(open) => drop(ledger.open(LogIndex(index), entry.at, open, changes)),

@@ -84,7 +84,11 @@ impl World {
             _ => Durability::Journal,
         };
         let process = &mut self.processes[at];
-        let (request, granted) = process.agent.reserve(&charges, durability, hold_for, now);
+        let request_id = disk::id_of(process, process.agent.next_request());
+        // What is held in parts is recorded apart.
+        let whose = Attribution { request_id, ..Attribution::default() };
+        let whose = Some(&whose).filter(|_| wanted.part == Part::Whole);
+        let (request, granted) = process.agent.reserve_for(&charges, durability, hold_for, now, whose);
         process.waiting.insert(request, Waiting { charges: charges.len(), durability, wanted });
         if !self.draining {
             self.oracle.arrives(self.now, self.now + self.leader_skew, (at, request), &charges);
