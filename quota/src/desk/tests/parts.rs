@@ -56,3 +56,36 @@ async fn after_a_crash_every_part_counts_as_it_was_reserved_and_makes_no_row() {
     drop((desk, tracker));
     assert!(log.used.lock().is_empty());
 }
+
+/// What is in the log says whose it is, unless nobody would have a row by it.
+#[tokio::test(start_paused = true)]
+async fn what_the_log_has_outlives_the_node_and_its_disk() {
+    let log = Log::with_limit(100_000);
+    let (desk, tracker) = desk(&log);
+    let (by, hold_for) = (Instant::now() + Duration::from_secs(10), Duration::from_secs(600));
+    let asked = |durability, whose: Attribution| {
+        let desk = desk.clone();
+        async move { desk.reserve_or_allow(charges(20), &[], durability, by, hold_for, Some(&whose)).await.unwrap() }
+    };
+    let whole = asked(Durability::Quorum, named("whole")).await.dispatch(named("whole"));
+    let ended = asked(Durability::Journal, named("ended")).await.dispatch(named("ended"));
+    let unjournaled = asked(Durability::Memory, named("unjournaled")).await.dispatch(named("unjournaled"));
+    let row = desk.record_in_log(&named("in parts"), by, hold_for).await.unwrap().dispatch(named("in parts"));
+    let (part, unsent) =
+        (reserve(&desk, 20).await.unwrap().dispatch_part(), asked(Durability::Quorum, named("unsent")).await);
+    let unused = desk.record_in_log(&named("unused"), by, hold_for).await.unwrap();
+    assert_eq!((log.alice(), log.ledger.lock().open_holds()), ((0, 100, 0), 7));
+    ended.settle(input(5), Outcome::Settled, named("ended"));
+    drop((unsent, unused));
+    while log.ledger.lock().open_holds() > 4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(*log.used.lock(), ["ended"]);
+    let lost = crate::NodeLost { node: 1, incarnation: 1, ..crate::NodeLost::default() };
+    log.ledger.lock().lose(Timestamp(0), &lost, &mut Changes::new());
+    log.turn();
+    let unknown = log.ledger.lock().take_unknown(Timestamp(0), &mut Changes::new());
+    let ids: Vec<_> = unknown.iter().map(|it| it.used().attribution.request_id.clone()).collect();
+    assert_eq!(ids, ["whole", "in parts"]);
+    drop((whole, unjournaled, row, part, desk, tracker));
+}
