@@ -8,21 +8,21 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tollgate_llm::{AiRequest, Dialect, Operation, code};
-use tollgate_model::{BillingMode, Caller, Currency, RouteAction, Sent, Subject};
+use tollgate_model::{Backend, BillingMode, Caller, Currency, RouteAction, Sent, Subject, Traffic};
 
 use crate::{
     ai,
     body::{Arriving, ClientBody, ResponseBody},
     compiled::Compiled,
     error::{CloseAfter, Rejection},
-    filters::{self, admit::Knows},
+    filters::{self, admit::Knows, cors, rewrite::Rewritten},
     gateway::Shared,
     headers,
     listener::{Connection, MAX_HEAD_BYTES, Malformed},
     normalize::{self, Target},
     record::Record,
     request_id::X_REQUEST_ID,
-    routing::{Facts, Found, Model, Plan},
+    routing::{Asker, Facts, Found, Model, Plan},
     service,
 };
 
@@ -31,8 +31,14 @@ pub(crate) struct Exchange {
     pub(crate) shared: Arc<Shared>,
     pub(crate) compiled: Arc<Compiled>,
     pub(crate) plan: Arc<Plan>,
+    /// Which of the route's matches took it.
+    matched: usize,
     pub(crate) head: request::Parts,
     pub(crate) target: Target,
+    /// What a service is asked for in place of that.
+    rewritten: Option<Box<Rewritten>>,
+    /// That the caller is to be told.
+    cookie: Option<HeaderValue>,
     pub(crate) body: RequestBody,
     /// Asked for, once that was read.
     pub(crate) model: Option<String>,
@@ -117,6 +123,49 @@ impl Exchange {
         (tenant.billing.mode == BillingMode::Prepaid).then_some(tenant.name.as_str())
     }
 
+    /// The backend that this request is for.
+    pub(crate) fn select<'p>(&mut self, plan: &'p Plan) -> Option<&'p Backend> {
+        let asker = || Asker {
+            headers: &self.head.headers,
+            query: self.target.query.as_deref(),
+            consumer: self.record.caller.as_ref().map(|caller| caller.consumer.name.as_str()),
+            address: self.client_address(),
+        };
+        let (backend, told) = plan.select(asker, rand::random)?;
+        if told.is_some() {
+            self.cookie = told;
+        }
+        Some(backend)
+    }
+
+    /// Path and query as a service is asked for them.
+    pub(crate) fn outgoing_path(&self) -> String {
+        match self.rewritten.as_ref().and_then(|rewritten| rewritten.path.as_ref()) {
+            Some(path) => self.target.with_query(path),
+            None => self.target.path_and_query(),
+        }
+    }
+
+    /// The host that a service is told.
+    pub(crate) fn outgoing_host(&self) -> &str {
+        let host = self.rewritten.as_ref().and_then(|rewritten| rewritten.host.as_deref());
+        host.unwrap_or(self.target.host.as_str())
+    }
+
+    /// What the route does to its answers, whichever they are.
+    fn dress(&self, headers: &mut HeaderMap) {
+        // Without a route in the record none was found in the end.
+        if let Some(traffic) = self.plan.route.traffic.as_deref().filter(|_| self.record.route.is_some()) {
+            traffic.response_headers.apply(headers);
+            if let Some(cors) = &traffic.cors {
+                cors::dress(cors, &self.head.headers, headers);
+            }
+            if let Some(cookie) = &self.cookie {
+                headers.append(header::SET_COOKIE, cookie.clone());
+            }
+        }
+    }
+
     fn client_address(&self) -> IpAddr {
         let (config, peer) = (&self.shared.config, self.record.connection().peer.ip());
         headers::client_address(&self.head.headers, peer, |address| config.trusts(address))
@@ -164,13 +213,27 @@ type Answered = Result<(Response<ResponseBody>, Box<Record>), (Rejection, Box<Re
 async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arriving>) -> Answered {
     let (mut head, body) = request.into_parts();
     let compiled = shared.current();
-    let (target, plan, needs_model) = match route(&compiled, &mut head) {
+    let Routed { target, plan, matched, needs_model } = match route(&compiled, &mut head) {
         Ok(routed) => routed,
         Err(rejection) => return Err((rejection, record)),
     };
     let body = RequestBody::Unread(body);
     let (model, identified, credentials) = (None, false, None);
-    let mut exchange = Exchange { shared, compiled, plan, head, target, body, model, identified, credentials, record };
+    let mut exchange = Exchange {
+        shared,
+        compiled,
+        plan,
+        matched,
+        head,
+        target,
+        rewritten: None,
+        cookie: None,
+        body,
+        model,
+        identified,
+        credentials,
+        record,
+    };
     let answered = match settle_route(&mut exchange, needs_model).await {
         Ok(()) => answer(&mut exchange).await,
         Err(rejection) => Err(rejection),
@@ -178,10 +241,12 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arrivi
     match answered {
         Ok(mut response) => {
             exchange.tell_limits(response.headers_mut());
+            exchange.dress(response.headers_mut());
             Ok((response, exchange.record))
         }
         Err(mut rejection) => {
             exchange.tell_limits(rejection.headers_mut());
+            exchange.dress(rejection.headers_mut());
             Err((rejection, exchange.record))
         }
     }
@@ -189,16 +254,42 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arrivi
 
 async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
+    let traffic = plan.route.traffic.as_deref();
     exchange.record.route = Some(plan.route.name.clone());
+    if let Some(answer) = traffic.map(|traffic| before_authentication(exchange, traffic)).transpose()?.flatten() {
+        return Ok(answer);
+    }
     exchange.record.caller = exchange.authenticate()?;
+    if let Some(faults) = traffic.and_then(|traffic| traffic.faults.as_ref()) {
+        Box::pin(filters::faults::inject(faults, &exchange.shared.metrics)).await?;
+    }
     match &plan.route.action {
         RouteAction::Respond { status, body, headers } => {
             service::answer(exchange, fixed(*status, body.clone(), headers.clone())).await
         }
-        RouteAction::Redirect { location, status } => service::answer(exchange, redirect(*status, location)).await,
+        RouteAction::Redirect { to, status } => {
+            let location = filters::rewrite::location(to, &exchange.target, plan.matched_path(exchange.matched))?;
+            service::answer(exchange, redirect(*status, location)).await
+        }
         RouteAction::Forward { .. } if plan.route.is_ai() => ai::serve(exchange).await,
-        RouteAction::Forward { .. } => service::serve(exchange).await,
+        RouteAction::Forward { .. } => {
+            if let Some(rewrite) = traffic.and_then(|traffic| traffic.rewrite.as_ref()) {
+                let matched = plan.matched_path(exchange.matched);
+                exchange.rewritten = Some(Box::new(Rewritten::new(rewrite, &exchange.target, matched)?));
+            }
+            service::serve(exchange).await
+        }
     }
+}
+
+/// Who is not let in, and preflights, which come without credentials.
+fn before_authentication(exchange: &Exchange, traffic: &Traffic) -> Result<Option<Response<ResponseBody>>, Rejection> {
+    if traffic.ips.as_ref().is_some_and(|ips| !ips.allows(exchange.client_address())) {
+        return Err(Rejection::new(403, code::ACCESS_DENIED, "This route is not for this address."));
+    }
+    let preflight = traffic.cors.as_ref().filter(|_| cors::asked_method(&exchange.head).is_some());
+    let no_content = StatusCode::NO_CONTENT.as_u16();
+    Ok(preflight.map(|cors| fixed(no_content, Bytes::new(), cors::preflight(cors, &exchange.head.headers))))
 }
 
 fn facts<'a>(head: &'a request::Parts, target: &'a Target, model: Model<'a>) -> Facts<'a> {
@@ -212,8 +303,16 @@ fn facts<'a>(head: &'a request::Parts, target: &'a Target, model: Model<'a>) -> 
     }
 }
 
+/// Where a request goes, as far as its head says.
+struct Routed {
+    target: Target,
+    plan: Arc<Plan>,
+    matched: usize,
+    needs_model: bool,
+}
+
 /// Reads the target, once, and finds its route: the first that could be, and whether its model decides.
-fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<(Target, Arc<Plan>, bool), Rejection> {
+fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<Routed, Rejection> {
     refuse_oversize(head)?;
     // HTTP/1's framing was checked on the raw head. h2 takes equal lengths for one.
     if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
@@ -224,12 +323,23 @@ fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<(Target, Arc<
     }
     let target = Target::read(head)?;
     normalize::join_cookies(&mut head.headers);
-    let (plan, needs_model) = match compiled.table.find(&facts(head, &target, Model::Unread)) {
-        Found::Route(plan) => (Arc::clone(plan), false),
-        Found::NeedsModel(plan) => (Arc::clone(plan), true),
+    let facts = facts(head, &target, Model::Unread);
+    let found = preflighted(compiled, head, facts).unwrap_or_else(|| compiled.table.find(&facts));
+    let (plan, matched, needs_model) = match found {
+        Found::Route(plan, matched) => (Arc::clone(plan), matched, false),
+        Found::NeedsModel(plan, matched) => (Arc::clone(plan), matched, true),
         Found::Nothing => return Err(Rejection::route_not_found()),
     };
-    Ok((target, plan, needs_model))
+    Ok(Routed { target, plan, matched, needs_model })
+}
+
+/// A preflight is for the route of the request that it asks about, if that one answers preflights.
+fn preflighted<'a>(compiled: &'a Compiled, head: &request::Parts, facts: Facts<'_>) -> Option<Found<'a>> {
+    let method = cors::asked_method(head)?;
+    let found = compiled.table.find(&Facts { method: &method, ..facts });
+    let (Found::Route(plan, matched) | Found::NeedsModel(plan, matched)) = found else { return None };
+    let answers = plan.route.traffic.as_ref().is_some_and(|traffic| traffic.cors.is_some());
+    answers.then_some(Found::Route(plan, matched))
 }
 
 /// What every route refuses; then the model, where it decides on the route.
@@ -255,13 +365,13 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
     };
     let model = ai.as_ref().map(AiRequest::model).or_else(|| Operation::model_in_path(path));
     let found = exchange.compiled.table.find(&facts(&exchange.head, &exchange.target, Model::Read(model)));
-    let plan = match (found, model) {
-        (Found::Route(plan), _) => Arc::clone(plan),
+    let (plan, matched) = match (found, model) {
+        (Found::Route(plan, matched), _) => (Arc::clone(plan), matched),
         (_, Some(model)) => return Err(Rejection::model_not_found(model)),
         // An operation without a model, as the list of models, is for whatever route could have one.
-        (_, None) => Arc::clone(&exchange.plan),
+        (_, None) => (Arc::clone(&exchange.plan), exchange.matched),
     };
-    exchange.plan = plan;
+    (exchange.plan, exchange.matched) = (plan, matched);
     exchange.body = RequestBody::Read(body, ai);
     Ok(())
 }
@@ -316,11 +426,9 @@ fn fixed(status: u16, body: Bytes, headers: HeaderMap) -> Response<ResponseBody>
     response
 }
 
-fn redirect(status: u16, location: &str) -> Response<ResponseBody> {
+fn redirect(status: u16, location: HeaderValue) -> Response<ResponseBody> {
     let mut response = fixed(status, Bytes::new(), HeaderMap::new());
-    if let Ok(location) = HeaderValue::from_str(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
+    response.headers_mut().insert(header::LOCATION, location);
     response
 }
 

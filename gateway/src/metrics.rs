@@ -68,6 +68,7 @@ pub(crate) struct Metrics {
     pub(crate) streams_cut: Family<ByLabels, Counter>,
     pub(crate) usage_missing: Family<ProviderLabels, Counter>,
     pub(crate) false_refusals: Family<LimitLabels, Counter>,
+    pub(crate) faults: Family<FaultLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -123,6 +124,12 @@ pub(crate) struct ByLabels {
     pub(crate) by: &'static str,
 }
 
+/// A failure on purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct FaultLabels {
+    pub(crate) fault: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProviderLabels {
     pub(crate) provider: String,
@@ -152,6 +159,7 @@ impl Metrics {
             streams_cut: Family::default(),
             usage_missing: Family::default(),
             false_refusals: Family::default(),
+            faults: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -191,9 +199,16 @@ impl Metrics {
         let help =
             "Refusals that fitted into what was not used, by this node's replica: others held it, or had it in hand";
         registry.register("quota_false_refusals_estimate", help, self.false_refusals.clone());
+        let help = "Requests that were delayed or aborted on purpose, by a route's `faults`";
+        registry.register("http_faults_injected", help, self.faults.clone());
         for by in [CUT_BY_LIMIT, CUT_BY_CALLER, CUT_BY_TIME, CUT_BY_ISOLATION] {
             drop(self.streams_cut.get_or_create(&ByLabels { by })); // from the start, so that its first is seen as a rise
         }
+    }
+
+    /// A request is made to wait, or refused, on purpose.
+    pub(crate) fn fault(&self, fault: &'static str) {
+        self.faults.get_or_create(&FaultLabels { fault }).inc();
     }
 
     /// A stream ended early.

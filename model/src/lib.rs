@@ -17,6 +17,7 @@ mod month;
 mod name;
 mod nearest;
 mod network;
+mod percent;
 mod problem;
 mod resource;
 pub mod secret;
@@ -35,13 +36,15 @@ pub use month::Month;
 pub use name::Name;
 pub use nearest::nearest;
 pub use network::{NetworkError, parse_network};
+pub use percent::Percent;
 pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
-    Algorithm, Auth, Backend, Billing, BillingMode, Budget, Checked, Consumer, Credential, Durability, Endpoint,
-    Failure, FailureSet, Fallback, HostPattern, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, Mode, ModelMap, PathMatch,
-    Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, Reserve, Route, RouteAction,
-    RouteMatch, Sent, Service, Subject, Tenant, Timeouts, TokenPolicy, Unit, UpstreamRef, ValueMatch, Webhook,
-    WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
+    Algorithm, AnyOr, Auth, Backend, Billing, BillingMode, Budget, Checked, Consumer, Cors, Credential, Durability,
+    Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit, HostPattern, IpFilter, KEY_BYTES, KeyPart, Limit,
+    MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mode, ModelMap, OriginPattern, PathMatch, PathRewrite, Price, PriceTable,
+    PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, RedirectTo, Reserve, Rewrite, Route, RouteAction,
+    RouteMatch, Sent, Service, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef,
+    ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -269,9 +269,9 @@ impl Asking<'_> {
 }
 
 /// The backend whose turn it is, then all fallbacks.
-fn candidates(exchange: &Exchange) -> Result<Vec<Candidate>, Rejection> {
-    let plan = &exchange.plan;
-    let Backend { upstream, model, .. } = plan.next_backend().ok_or_else(Rejection::no_healthy_upstream)?;
+fn candidates(exchange: &mut Exchange) -> Result<Vec<Candidate>, Rejection> {
+    let plan = Arc::clone(&exchange.plan);
+    let Backend { upstream, model, .. } = exchange.select(&plan).ok_or_else(Rejection::no_healthy_upstream)?;
     let first = Candidate { upstream: upstream.clone(), model: model.clone(), fallback: None };
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Ok(vec![first]) };
     let fallback = |(index, Fallback { upstream, model, .. }): (usize, &Fallback)| Candidate {

@@ -76,6 +76,9 @@ fn outgoing_headers(exchange: &Exchange, provider: &ProviderUpstream) -> HeaderM
     remove_credentials(&mut headers);
     headers.remove(header::COOKIE);
     headers.remove(header::CONTENT_ENCODING);
+    if let Some(traffic) = &exchange.plan.route.traffic {
+        traffic.request_headers.apply(&mut headers);
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     authenticate(&mut headers, provider);

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Uri, Version, header, request};
 
 use crate::listener::Malformed;
 pub(crate) use host::Host;
+pub(crate) use path::normalize as normal_path;
 
 /// A request's host and target, without ambiguity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +38,14 @@ impl Target {
 
     /// Path and query as they are sent on.
     pub(crate) fn path_and_query(&self) -> String {
+        self.with_query(&self.path)
+    }
+
+    /// Another path with the query that came.
+    pub(crate) fn with_query(&self, path: &str) -> String {
         match &self.query {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.clone(),
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 /// The normal form of a path, or none when it has no safe one.
-pub(super) fn normalize(path: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn normalize(path: &str) -> Option<Cow<'_, str>> {
     if !path.starts_with('/') {
         return None;
     }

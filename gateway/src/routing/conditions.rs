@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, Method, header};
-use tollgate_model::{RouteMatch, ValueMatch, percent_decode};
+use tollgate_model::{Name, RouteMatch, ValueMatch, When, percent_decode};
+
+use super::split::Asker;
 
 /// What routes are matched by, all of it normalised.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +39,7 @@ pub(super) enum Holds {
 /// Whether everything but host and path is as the route wants it.
 pub(super) fn hold(wanted: &RouteMatch, facts: &Facts<'_>) -> Holds {
     let rest = (wanted.methods.is_empty() || wanted.methods.contains(facts.method))
-        && wanted.headers.iter().all(|(name, value)| header_matches(value, facts.headers, name))
-        && wanted.query.iter().all(|(name, value)| value.matches(parameter(facts.query, name).as_deref()))
-        && wanted.cookies.iter().all(|(name, value)| value.matches(cookie(facts.headers, name)));
+        && values_match((&wanted.headers, &wanted.query, &wanted.cookies), facts.headers, facts.query);
     if !rest {
         return Holds::No;
     }
@@ -49,6 +49,25 @@ pub(super) fn hold(wanted: &RouteMatch, facts: &Facts<'_>) -> Holds {
         Model::Read(Some(model)) if wanted.models.iter().any(|glob| glob.matches(model)) => Holds::Yes,
         Model::Read(_) => Holds::No,
     }
+}
+
+/// Whether a backend is for this request.
+pub(super) fn meets(when: &When, asker: &Asker<'_>) -> bool {
+    let among = |names: &[Name]| asker.consumer.is_some_and(|consumer| names.iter().any(|name| **name == *consumer));
+    (when.consumers.is_empty() || among(&when.consumers))
+        && values_match((&when.headers, &when.query, &when.cookies), asker.headers, asker.query)
+}
+
+type Named<T> = [(T, ValueMatch)];
+
+fn values_match(
+    (in_headers, in_query, in_cookies): (&Named<header::HeaderName>, &Named<String>, &Named<String>),
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> bool {
+    in_headers.iter().all(|(name, value)| header_matches(value, headers, name))
+        && in_query.iter().all(|(name, value)| value.matches(parameter(query, name).as_deref()))
+        && in_cookies.iter().all(|(name, value)| value.matches(cookie(headers, name)))
 }
 
 /// Of a header that came several times the first value counts; one that is not text is only there.
@@ -76,7 +95,7 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
     cookies.split(';').find_map(|pair| {
         let (key, value) = pair.trim().split_once('=')?;

@@ -2,6 +2,8 @@
 
 mod conditions;
 mod plan;
+mod rendezvous;
+mod split;
 mod table;
 
 #[cfg(test)]
@@ -9,4 +11,5 @@ mod tests;
 
 pub(crate) use conditions::{Facts, Model, decode};
 pub(crate) use plan::Plan;
+pub(crate) use split::Asker;
 pub(crate) use table::{Found, Table};

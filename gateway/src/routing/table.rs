@@ -40,12 +40,12 @@ struct Entry {
     index: usize,
 }
 
-/// What the table says.
+/// What the table says: a route, and which of its matches it is.
 #[derive(Debug, Clone)]
 pub(crate) enum Found<'a> {
-    Route(&'a Arc<Plan>),
+    Route(&'a Arc<Plan>, usize),
     /// It depends on the model: ask again when the body has been read. This route's body limit holds until then.
-    NeedsModel(&'a Arc<Plan>),
+    NeedsModel(&'a Arc<Plan>, usize),
     Nothing,
 }
 
@@ -130,8 +130,8 @@ impl Entry {
 
     fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
         match hold(self.wanted(), facts) {
-            Holds::Yes => Some(Found::Route(&self.plan)),
-            Holds::DependsOnModel => Some(Found::NeedsModel(&self.plan)),
+            Holds::Yes => Some(Found::Route(&self.plan, self.index)),
+            Holds::DependsOnModel => Some(Found::NeedsModel(&self.plan, self.index)),
             Holds::No => None,
         }
     }

@@ -133,16 +133,16 @@ proptest! {
         let facts = |model| Facts { host, path, method: &method, headers: &sent, query, model };
         let expected = slowly(&plans, &facts(Model::Unread), model);
         let found = match table.find(&facts(Model::Read(model))) {
-            Found::Route(plan) => Some(&*plan.route.name),
+            Found::Route(plan, _) => Some(&*plan.route.name),
             Found::Nothing => None,
-            Found::NeedsModel(_) => panic!("the model is known"),
+            Found::NeedsModel(..) => panic!("the model is known"),
         };
         prop_assert_eq!(found, expected);
         // Without the model the answer is the same, or that it is needed.
         match table.find(&facts(Model::Unread)) {
-            Found::Route(plan) => prop_assert_eq!(Some(&*plan.route.name), expected),
+            Found::Route(plan, _) => prop_assert_eq!(Some(&*plan.route.name), expected),
             Found::Nothing => prop_assert_eq!(None, expected),
-            Found::NeedsModel(_) => {}
+            Found::NeedsModel(..) => {}
         }
     }
 }
@@ -172,7 +172,7 @@ fn among_ten_thousand_routes_a_lookup_is_a_few_hash_lookups() {
             let host = if host.is_empty() { "any" } else { &host };
             let facts =
                 Facts { host, path, method: &Method::GET, headers: &headers, query: None, model: Model::Unread };
-            assert!(matches!(table.find(&facts), Found::Route(plan) if *plan.route.name == *format!("r{n}")));
+            assert!(matches!(table.find(&facts), Found::Route(plan, _) if *plan.route.name == *format!("r{n}")));
         }
     }
     let each = started.elapsed() / (rounds * 10_000);

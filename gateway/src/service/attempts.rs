@@ -28,7 +28,7 @@ pub(super) struct Outgoing<'a> {
 /// The backend whose turn it is, then the fallbacks that are for what happened before.
 pub(super) async fn send(exchange: &mut Exchange, outgoing: Outgoing<'_>) -> Result<Response<UpstreamBody>, Failed> {
     let plan = Arc::clone(&exchange.plan);
-    let backend = plan.next_backend().ok_or(Failed::NoUpstream)?;
+    let backend = exchange.select(&plan).ok_or(Failed::NoUpstream)?;
     let mut last = attempt(exchange, &backend.upstream, outgoing).await;
     for fallback in fallbacks(&plan.route.action) {
         if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && outgoing.body.body().is_some() {
@@ -138,8 +138,11 @@ fn request(
     if let Some(caller) = &exchange.record.caller {
         headers::add_identity(&mut headers, &caller.consumer.name, &caller.tenant.name);
     }
+    if let Some(traffic) = &exchange.plan.route.traffic {
+        traffic.request_headers.apply(&mut headers);
+    }
     match service.service.protocol {
-        Protocol::Http => drop(headers.insert(header::HOST, exchange.target.host.as_str().try_into().ok()?)),
+        Protocol::Http => drop(headers.insert(header::HOST, exchange.outgoing_host().try_into().ok()?)),
         // TLS and HTTP/2 name the endpoint itself, and `x-forwarded-host` what the client asked for: two different
         // names in one HTTP/2 request would be ambiguous.
         Protocol::Https => {}
@@ -148,7 +151,7 @@ fn request(
     }
     let mut request = Request::new(body);
     *request.method_mut() = exchange.head.method.clone();
-    *request.uri_mut() = service.origins.next(&exchange.target.path_and_query())?;
+    *request.uri_mut() = service.origins.next(&exchange.outgoing_path())?;
     *request.headers_mut() = headers;
     Some(request)
 }

@@ -6,7 +6,8 @@
 //! 3. no secret is plain;
 //! 4. a contract is in the currency that its tenants pay in;
 //! 5. a limit on cost says in which currency it counts;
-//! 6. a change is made as a whole or not at all.
+//! 6. a route rewrites the host only for services that can be told one;
+//! 7. a change is made as a whole or not at all.
 //!
 //! Not here: whether a resource makes sense by itself. [`crate::check()`] decides that before a change is proposed, as
 //! nodes of different versions may differ about it and must not differ about what was committed.
@@ -15,6 +16,7 @@ mod credentials;
 mod currencies;
 mod plan;
 mod references;
+mod rewrites;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use super::{
     currencies::{Payers, mixed},
     has_labels,
     references::{missing, references},
+    rewrites::untold,
     without_version,
 };
 use crate::{
@@ -41,6 +42,7 @@ pub(super) fn plan(catalog: &Catalog, at: LogIndex, change: &ConfigChange) -> De
     plan.check_deleted();
     plan.check_credentials();
     plan.check_currencies();
+    plan.check_rewrites();
     plan.decide()
 }
 
@@ -257,6 +259,28 @@ impl Plan<'_> {
         }
         for (name, field, message) in wrong {
             self.problem(Some(Kind::Price), &name, &field, &message);
+        }
+    }
+
+    /// No route tells a host to a service that names its own, whichever of them is changed.
+    fn check_rewrites(&mut self) {
+        if !self.after.keys().any(|(kind, _)| matches!(kind, Kind::Route | Kind::Service)) {
+            return;
+        }
+        let there = |kind: Kind, name: &str| match self.after.get(&(kind, Name::new(name))) {
+            Some(after) => after.as_ref(),
+            None => self.catalog.get(kind, name),
+        };
+        let put = self.after.keys().filter(|(kind, _)| *kind == Kind::Route).map(|(_, name)| name);
+        let names: BTreeSet<&Name> = self.catalog.kind(Kind::Route).keys().chain(put).collect();
+        let mut wrong = Vec::new();
+        for name in names {
+            let Some(route) = there(Kind::Route, name) else { continue };
+            let service = |name: &str| there(Kind::Service, name).map(|stored| &stored.resource);
+            wrong.extend(untold(&route.resource, service).map(|message| (name.clone(), message)));
+        }
+        for (name, message) in wrong {
+            self.problem(Some(Kind::Route), &name, "spec.rewrite.host", &message);
         }
     }
 

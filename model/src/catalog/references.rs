@@ -60,7 +60,11 @@ pub(super) fn references(resource: &v1::Resource, found: &mut dyn FnMut(&Field<'
 fn route(route: &v1::RouteSpec, spec: &Field<'_>, found: &mut dyn FnMut(&Field<'_>, Kind, &str)) {
     let (backends, fallbacks) = (spec.field("backends"), spec.field("fallbacks"));
     for (n, backend) in route.backends.iter().enumerate() {
-        upstream(&backend.provider, &backend.service, &backends.index(n), found);
+        let at = backends.index(n);
+        upstream(&backend.provider, &backend.service, &at, found);
+        if let Some(when) = &backend.when {
+            each(&when.consumers, &at.field("when").field("consumers"), Kind::Consumer, found);
+        }
     }
     for (n, fallback) in route.fallbacks.iter().enumerate() {
         upstream(&fallback.provider, &fallback.service, &fallbacks.index(n), found);

@@ -85,7 +85,7 @@ fn a_change_is_made_as_a_whole_or_not_at_all() {
 #[test]
 fn every_reference_must_be_there() {
     let mut catalog = Catalog::default();
-    let text = "kind: Route\nmetadata: {name: r}\nspec:\n  backends: [{service: a}]\n  \
+    let text = "kind: Route\nmetadata: {name: r}\nspec:\n  backends: [{service: a, when: {consumers: [k]}}]\n  \
                 fallbacks: [{provider: b, on: [reset]}]\n  auth: {allow: {tenants: [c], consumers: [d]}}\n";
     let limit = "kind: Limit\nmetadata: {name: l}\nspec: {match: {tenants: [e], consumers: [f], routes: [g]}}\n";
     let price = "kind: Price\nmetadata: {name: p}\nspec: {match: {tenants: [h], providers: [i]}}\n";
@@ -96,6 +96,7 @@ fn every_reference_must_be_there() {
         fields,
         [
             "Route r spec.backends[0].service",
+            "Route r spec.backends[0].when.consumers[0]",
             "Route r spec.fallbacks[0].provider",
             "Route r spec.auth.allow.tenants[0]",
             "Route r spec.auth.allow.consumers[0]",
@@ -107,6 +108,30 @@ fn every_reference_must_be_there() {
             "Price p spec.match.tenants[0]",
         ]
     );
+}
+
+#[test]
+fn a_route_tells_no_host_to_a_service_that_names_its_own() {
+    let service = |protocol: &str| {
+        resource(&format!(
+            "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: {protocol}, endpoints: [{{address: 'a:1'}}]}}\n"
+        ))
+    };
+    let route = |rewrite: &str| {
+        resource(&format!(
+            "kind: Route\nmetadata: {{name: r}}\nspec: {{backends: [{{service: s}}], rewrite: {{{rewrite}}}}}\n"
+        ))
+    };
+    let told = "Route r spec.rewrite.host: service `s` speaks https, which names its own endpoint";
+    let mut catalog = Catalog::default();
+    let found = problems(&catalog.apply(LogIndex(1), &put([service("https"), route("host: a")])));
+    assert!(found.len() == 1 && found[0].starts_with(told), "{found:?}");
+    assert!(catalog.apply(LogIndex(2), &put([service("http"), route("host: a")])).outcome.problems.is_empty());
+    let found = problems(&catalog.apply(LogIndex(3), &put([service("https")])));
+    assert!(found.len() == 1 && found[0].starts_with(told), "{found:?}");
+    assert!(catalog.apply(LogIndex(4), &put([service("https"), route("path: /a")])).outcome.problems.is_empty());
+    let found = problems(&catalog.apply(LogIndex(5), &put([route("host: a")])));
+    assert!(found.len() == 1 && found[0].starts_with(told), "{found:?}");
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn per(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<KeyPart> 
 }
 
 /// Networks or single addresses. An IPv4 network in its IPv6 form is the IPv4 network, as callers' addresses are.
-fn cidrs(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<IpNet> {
+pub(super) fn cidrs(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for (n, text) in given.iter().enumerate() {
         let network = match parse_network(text) {

@@ -11,9 +11,11 @@ mod context;
 mod limit;
 mod payer;
 mod price;
+mod rewrite;
 mod route;
 mod route_match;
 mod text;
+mod traffic;
 mod upstream;
 
 #[cfg(test)]

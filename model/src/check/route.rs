@@ -11,12 +11,13 @@ use super::{
         Context,
         Value::{Is, NotYet},
     },
-    route_match,
+    rewrite::{self, Way},
+    route_match, traffic as traffic_of,
     upstream::served_model,
 };
 use crate::{
-    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Route, RouteAction, Timeouts, TokenPolicy,
-    UpstreamRef, nearest::hint,
+    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Route, RouteAction, RouteMatch, Timeouts,
+    TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
 };
 
 /// Long enough for the slowest answer of a model, short enough to notice what hangs.
@@ -39,21 +40,28 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let ai = given.backends.iter().any(|backend| !backend.provider.is_empty());
     let hosts = route_match::hosts(&mut context, &spec.field("hosts"), &given.hosts);
     let matches = route_match::matches(&mut context, &spec.field("match"), &given.r#match, ai);
-    let action = action(&mut context, &spec, given);
+    let action = action(&mut context, &spec, given, &matches);
     let timeouts = timeouts(&mut context, &spec.field("timeouts"), given.timeouts.as_ref());
     context.not_yet(&spec.field("retries"), given.retries.is_some());
     let auth = auth(&mut context, &spec.field("auth"), given.auth.as_ref(), ai);
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
     context.word(&spec.field("onAbort"), &given.on_abort, &[("cut", Is(())), ("drain", NotYet)]);
+    let traffic = traffic(&mut context, &spec, given, (ai, &matches, &timeouts));
     let (name, version) = (context.name.clone(), context.version);
-    let checked = |action| Route { name, version, hosts, matches, action, timeouts, auth, tokens, body_limit_bytes };
+    let checked =
+        |action| Route { name, version, hosts, matches, action, timeouts, auth, tokens, body_limit_bytes, traffic };
     let route = action.map(checked);
     context.finish(route).map(|route| Checked::Route(Arc::new(route.expect("a route without an action is a problem"))))
 }
 
 /// Exactly one thing is done; `None` only with a problem.
-fn action(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Option<RouteAction> {
+fn action(
+    context: &mut Context,
+    spec: &Field<'_>,
+    given: &v1::RouteSpec,
+    matches: &[RouteMatch],
+) -> Option<RouteAction> {
     let forward = !given.backends.is_empty();
     if !forward && !given.fallbacks.is_empty() {
         context.add(&spec.field("fallbacks"), "need `backends`: they are tried when a backend has failed");
@@ -68,7 +76,7 @@ fn action(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Opt
         return Some(self::forward(context, spec, given));
     }
     if let Some(redirect) = &given.redirect {
-        return Some(self::redirect(context, &spec.field("redirect"), redirect));
+        return Some(rewrite::redirect(context, &spec.field("redirect"), redirect, matches));
     }
     given.response.as_ref().map(|response| respond(context, &spec.field("response"), response))
 }
@@ -79,10 +87,10 @@ fn forward(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Ro
     let mut backends = Vec::new();
     for (n, raw) in given.backends.iter().enumerate() {
         let at = list.index(n);
-        let weight = context.weight(&at.field("weight"), raw.weight);
+        let (weight, when) = share(context, &at, raw);
         let model = served_model(context, &at.field("model"), &raw.model, raw.service.is_empty());
         let upstream = upstream(context, &at, &raw.provider, &raw.service);
-        backends.extend(upstream.map(|upstream| Backend { upstream, weight, model }));
+        backends.extend(upstream.map(|upstream| Backend { upstream, weight, when, model }));
     }
     let mut fallbacks = Vec::new();
     for (n, raw) in given.fallbacks.iter().enumerate() {
@@ -93,7 +101,9 @@ fn forward(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Ro
         fallbacks.extend(upstream.map(|upstream| Fallback { upstream, model, on }));
     }
     if backends.len() == before {
-        if backends.iter().all(|backend| backend.weight == 0) {
+        if backends.iter().all(|backend| backend.when.is_some()) {
+            context.add(&list, "every one has `when`, so other requests could not be sent anywhere: add one without");
+        } else if backends.iter().all(|backend| backend.weight == 0) {
             context.add(&list, "every weight is 0, so no request could be sent anywhere");
         }
         twice(context, &list, &backends);
@@ -102,10 +112,21 @@ fn forward(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Ro
     RouteAction::Forward { backends, fallbacks }
 }
 
+/// By what a backend gets its requests: its share, or those that it is for.
+fn share(context: &mut Context, at: &Field<'_>, given: &v1::Backend) -> (u32, Option<Box<When>>) {
+    let Some(when) = &given.when else { return (context.weight(&at.field("weight"), given.weight), None) };
+    if given.weight.is_some() {
+        context.add(&at.field("weight"), "is for backends without `when`: this one takes all that it is for");
+    }
+    (0, Some(Box::new(route_match::when(context, &at.field("when"), when))))
+}
+
 fn twice(context: &mut Context, at: &Field<'_>, backends: &[Backend]) {
     for (n, backend) in backends.iter().enumerate() {
-        let same = |other: &Backend| other.upstream == backend.upstream && other.model == backend.model;
-        if backends[..n].iter().any(same) {
+        let same = |other: &Backend| {
+            other.when.is_none() && other.upstream == backend.upstream && other.model == backend.model
+        };
+        if backend.when.is_none() && backends[..n].iter().any(same) {
             context.add(&at.index(n), "is there twice: add the weights up");
         }
     }
@@ -162,23 +183,6 @@ fn failures(context: &mut Context, at: &Field<'_>, words: &[String]) -> FailureS
     set
 }
 
-fn redirect(context: &mut Context, at: &Field<'_>, given: &v1::Redirect) -> RouteAction {
-    let location = &given.location;
-    let absolute = ["http://", "https://"]
-        .iter()
-        .any(|scheme| location.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')));
-    if location.is_empty() {
-        context.add(&at.field("location"), "is missing");
-    } else if !location.bytes().all(|b| b.is_ascii_graphic()) || !(absolute || location.starts_with('/')) {
-        context.add(&at.field("location"), "must be a URL with http:// or https://, or a path that begins with `/`");
-    }
-    let status = given.status.unwrap_or(302);
-    if ![301, 302, 303, 307, 308].contains(&status) {
-        context.add(&at.field("status"), format!("{status} is no redirect: 301 | 302 | 303 | 307 | 308"));
-    }
-    RouteAction::Redirect { location: location.clone(), status: u16::try_from(status).unwrap_or(302) }
-}
-
 fn respond(context: &mut Context, at: &Field<'_>, given: &v1::DirectResponse) -> RouteAction {
     /// These frame the message or belong to the connection: the server sets them itself.
     const FRAMING: [&str; 8] = [
@@ -214,6 +218,53 @@ fn respond(context: &mut Context, at: &Field<'_>, given: &v1::DirectResponse) ->
     }
     let status = u16::try_from(status).unwrap_or(200);
     RouteAction::Respond { status, body: Bytes::from(given.body.clone()), headers }
+}
+
+/// What else is done to the route's traffic.
+fn traffic(
+    context: &mut Context,
+    spec: &Field<'_>,
+    given: &v1::RouteSpec,
+    (ai, matches, timeouts): (bool, &[RouteMatch], &Timeouts),
+) -> Option<Box<Traffic>> {
+    let forward = !given.backends.is_empty();
+    let rewrite = given.rewrite.as_ref().and_then(|given| {
+        let at = spec.field("rewrite");
+        if ai || !forward {
+            context.add(&at, "is only for routes with services: a provider is asked under its own URL");
+        }
+        rewrite::rewrite(context, &at, given, matches)
+    });
+    if given.request_headers.is_some() && !forward {
+        context.add(&spec.field("requestHeaders"), "needs `backends`: nothing else is sent the request");
+    }
+    let to = if ai { Way::ToProvider } else { Way::ToService };
+    let traffic = Traffic {
+        rewrite,
+        request_headers: rewrite::header_edit(
+            context,
+            &spec.field("requestHeaders"),
+            given.request_headers.as_ref(),
+            to,
+        ),
+        response_headers: rewrite::header_edit(
+            context,
+            &spec.field("responseHeaders"),
+            given.response_headers.as_ref(),
+            Way::Back,
+        ),
+        ips: given.ips.as_ref().map(|given| traffic_of::ips(context, &spec.field("ips"), given)),
+        cors: given.cors.as_ref().map(|given| traffic_of::cors(context, &spec.field("cors"), given)),
+        faults: given
+            .faults
+            .as_ref()
+            .map(|given| traffic_of::faults(context, &spec.field("faults"), given, timeouts.request)),
+        sticky: given.sticky.as_ref().and_then(|sticky| {
+            let shares = given.backends.iter().filter(|it| it.when.is_none() && it.weight != Some(0)).count();
+            traffic_of::sticky(context, &spec.field("sticky"), sticky, shares)
+        }),
+    };
+    (!traffic.is_empty()).then(|| Box::new(traffic))
 }
 
 fn timeouts(context: &mut Context, at: &Field<'_>, given: Option<&v1::Timeouts>) -> Timeouts {

@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 use tollgate_proto::v1;
 
 use super::{context::Context, text, upstream::globs};
-use crate::{Field, HostPattern, PathMatch, RouteMatch, ValueMatch};
+use crate::{Field, HostPattern, PathMatch, RouteMatch, ValueMatch, When};
 
 pub(super) fn hosts(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<HostPattern> {
     let mut hosts = Vec::new();
@@ -61,6 +61,19 @@ fn route_match(context: &mut Context, at: &Field<'_>, given: &v1::RouteMatch, ai
     }
 }
 
+pub(super) fn when(context: &mut Context, at: &Field<'_>, given: &v1::When) -> When {
+    let conditions = given.headers.len() + given.query.len() + given.cookies.len() + given.consumers.len();
+    if conditions == 0 {
+        context.add(at, "must have `headers`, `query`, `cookies` or `consumers`");
+    }
+    When {
+        headers: headers(context, &at.field("headers"), &given.headers),
+        query: values(context, &at.field("query"), &given.query, |name| !name.is_empty()),
+        cookies: values(context, &at.field("cookies"), &given.cookies, is_token),
+        consumers: context.names(&at.field("consumers"), &given.consumers),
+    }
+}
+
 fn path(context: &mut Context, at: &Field<'_>, given: Option<&v1::PathMatch>) -> PathMatch {
     let Some(given) = given else { return PathMatch::Any };
     match (given.exact.as_str(), given.prefix.as_str(), given.regex.as_str()) {
@@ -82,7 +95,7 @@ fn path(context: &mut Context, at: &Field<'_>, given: Option<&v1::PathMatch>) ->
     }
 }
 
-fn methods(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<Method> {
+pub(super) fn methods(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<Method> {
     context.once(at, given);
     let mut methods = Vec::new();
     for (n, text) in given.iter().enumerate() {
@@ -135,7 +148,7 @@ fn values(
 }
 
 /// RFC 6265 §4.1.1: a cookie's name is a token.
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !name.is_empty() && name.bytes().all(token)
 }

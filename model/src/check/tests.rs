@@ -1,5 +1,6 @@
 mod limit;
 mod route;
+mod traffic;
 mod upstream;
 
 use super::*;

@@ -79,6 +79,15 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     }
 }
 
+/// A host with a port, or without one.
+pub(super) fn authority(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        return Err(format!("`{text}` is a URL: give the host alone, or host:port"));
+    }
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    if has_port { address(text) } else { host(text) }
+}
+
 /// `host:port`, as an authority.
 pub(super) fn address(text: &str) -> Result<String, String> {
     if text.contains("://") {
@@ -203,6 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_has_a_port_or_none() {
+        for (given, kept) in
+            [("A.com", "a.com"), ("a.com:81", "a.com:81"), ("[::1]", "[::1]"), ("[::1]:81", "[::1]:81")]
+        {
+            assert_eq!(authority(given), Ok(kept.to_owned()));
+        }
+        for bad in ["", "a:", "a:0", "http://a", "u@a", "a/x", "::1", "[::1", "a b"] {
+            assert!(authority(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_base_url_has_scheme_host_port_and_path() {
         for (given, kept) in [
             ("https://api.openai.com/v1", "https://api.openai.com/v1"),
@@ -235,7 +256,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in ".{0,60}") {
-            let _ = (regex(&text), path(&text), host(&text), address(&text), base_url(&text), visible(&text, 10));
+            let _ = (regex(&text), path(&text), host(&text), address(&text), authority(&text), base_url(&text), visible(&text, 10));
         }
     }
 }

@@ -3,24 +3,30 @@
 //! Only [`crate::check()`] makes them. They hold plain text where the hot path compares text, and secrets only sealed.
 
 mod account_key;
+mod header_edit;
 mod limit;
 mod payer;
 mod price;
+mod rewrite;
 mod route;
 mod route_match;
 mod subject;
+mod traffic;
 mod upstream;
 
 use std::sync::Arc;
 
 pub use account_key::{KEY_BYTES, KeyPart, MAX_KEY_PARTS};
+pub use header_edit::HeaderEdit;
 pub(crate) use limit::MAX_LIMIT;
 pub use limit::{Algorithm, Durability, Limit, Mode, Reserve, Unit, WhenUnavailable};
 pub use payer::{Billing, BillingMode, Budget, Consumer, Credential, Tenant, Webhook, purse_of, tenant_of_purse};
 pub use price::{Price, PriceTable, PriceTier, Rates};
+pub use rewrite::{MAX_REWRITTEN_BYTES, PathRewrite, RedirectTo, Rewrite, Template};
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
-pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch};
+pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch, When};
 pub use subject::{Sent, Subject, percent_decode};
+pub use traffic::{AnyOr, Cors, Faults, IpFilter, OriginPattern, Sticky, Traffic};
 pub(crate) use upstream::MAX_WEIGHT;
 pub use upstream::{Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service};
 

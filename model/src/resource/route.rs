@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::{RedirectTo, Traffic, When};
 use crate::{HostPattern, LogIndex, Name, RouteMatch};
 
 /// Which requests, and what happens to them.
@@ -29,6 +30,8 @@ pub struct Route {
     pub tokens: TokenPolicy,
     /// The largest request body.
     pub body_limit_bytes: u64,
+    /// What else is done to its traffic; absent where that is nothing.
+    pub traffic: Option<Box<Traffic>>,
 }
 
 impl Route {
@@ -51,15 +54,15 @@ impl Route {
 pub enum RouteAction {
     /// Sent on. The weights' sum is greater than zero.
     Forward {
-        /// One is chosen by weight; never empty.
+        /// The first whose `when` holds, or one of those without, by weight; never empty.
         backends: Vec<Backend>,
         /// Tried in order when that failed, before the first byte has gone to the caller.
         fallbacks: Vec<Fallback>,
     },
     /// Answered with a `location`.
     Redirect {
-        /// A valid header value.
-        location: String,
+        /// Where to.
+        to: RedirectTo,
         /// 301, 302, 303, 307 or 308.
         status: u16,
     },
@@ -75,12 +78,14 @@ pub enum RouteAction {
 }
 
 /// A weighted reference to an upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Backend {
     /// Where to.
     pub upstream: UpstreamRef,
     /// The share of requests; 0 takes none.
     pub weight: u32,
+    /// The requests that it takes, with a weight of 0; absent where it takes its share of all others.
+    pub when: Option<Box<When>>,
     /// Served in place of what the caller asked for; providers only. The provider's model map does not apply to it.
     /// A `Name` only for its cheap clone: it is any text that a provider takes for a model.
     pub model: Option<Name>,

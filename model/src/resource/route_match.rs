@@ -3,7 +3,7 @@
 use http::{HeaderName, Method};
 use regex::Regex;
 
-use crate::Glob;
+use crate::{Glob, Name};
 
 /// Which host a request must name; compared without port, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,19 @@ pub struct RouteMatch {
     pub cookies: Vec<(String, ValueMatch)>,
     /// The model asked for is any of these; any model, or none, when empty.
     pub models: Vec<Glob>,
+}
+
+/// The requests that a backend is for; all that is given must hold.
+#[derive(Debug, Clone)]
+pub struct When {
+    /// Each of these.
+    pub headers: Vec<(HeaderName, ValueMatch)>,
+    /// Each of these, by decoded name and value.
+    pub query: Vec<(String, ValueMatch)>,
+    /// Each of these.
+    pub cookies: Vec<(String, ValueMatch)>,
+    /// Any of these calls; anybody when empty.
+    pub consumers: Vec<Name>,
 }
 
 /// A condition on the path.

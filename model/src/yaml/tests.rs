@@ -2,6 +2,7 @@
 
 mod mistakes;
 mod random;
+mod readme;
 
 use super::*;
 use crate::Kind;
