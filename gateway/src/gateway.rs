@@ -21,6 +21,7 @@ use crate::{
     ai::{ModelLists, Paces},
     compiled::Compiled,
     metrics::Metrics,
+    service::Mirrors,
     upstream::Pool,
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// What is read of answers whose callers have left, so that it is settled at what it is. Bounded by time, each.
     pub(crate) last_words: TaskTracker,
+    /// Copies of requests.
+    pub(crate) mirrors: Mirrors,
     current: ArcSwap<Compiled>,
     /// Told of every new configuration.
     pub(crate) changed: Notify,
@@ -92,6 +95,7 @@ impl Gateway {
             in_flight,
             tasks,
             last_words,
+            mirrors: Mirrors::new(),
             current,
             changed,
         };

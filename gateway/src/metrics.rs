@@ -69,6 +69,7 @@ pub(crate) struct Metrics {
     pub(crate) usage_missing: Family<ProviderLabels, Counter>,
     pub(crate) false_refusals: Family<LimitLabels, Counter>,
     pub(crate) faults: Family<FaultLabels, Counter>,
+    pub(crate) mirrored: Family<MirrorLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -130,6 +131,13 @@ pub(crate) struct FaultLabels {
     pub(crate) fault: &'static str,
 }
 
+/// What became of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct MirrorLabels {
+    pub(crate) route: String,
+    pub(crate) result: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProviderLabels {
     pub(crate) provider: String,
@@ -160,6 +168,7 @@ impl Metrics {
             usage_missing: Family::default(),
             false_refusals: Family::default(),
             faults: Family::default(),
+            mirrored: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -201,6 +210,8 @@ impl Metrics {
         registry.register("quota_false_refusals_estimate", help, self.false_refusals.clone());
         let help = "Requests that were delayed or aborted on purpose, by a route's `faults`";
         registry.register("http_faults_injected", help, self.faults.clone());
+        let help = "Copies of requests, by what became of them";
+        registry.register("http_mirrored_requests", help, self.mirrored.clone());
         for by in [CUT_BY_LIMIT, CUT_BY_CALLER, CUT_BY_TIME, CUT_BY_ISOLATION] {
             drop(self.streams_cut.get_or_create(&ByLabels { by })); // from the start, so that its first is seen as a rise
         }
@@ -209,6 +220,11 @@ impl Metrics {
     /// A request is made to wait, or refused, on purpose.
     pub(crate) fn fault(&self, fault: &'static str) {
         self.faults.get_or_create(&FaultLabels { fault }).inc();
+    }
+
+    /// A copy of a request has ended, or was not made.
+    pub(crate) fn mirrored(&self, route: &str, result: &'static str) {
+        self.mirrored.get_or_create(&MirrorLabels { route: route.to_owned(), result }).inc();
     }
 
     /// A stream ended early.

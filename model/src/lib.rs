@@ -41,10 +41,10 @@ pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
     Algorithm, AnyOr, Auth, Backend, Billing, BillingMode, Budget, Checked, Consumer, Cors, Credential, Durability,
     Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit, HostPattern, IpFilter, KEY_BYTES, KeyPart, Limit,
-    MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mode, ModelMap, OriginPattern, PathMatch, PathRewrite, Price, PriceTable,
-    PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, RedirectTo, Reserve, Rewrite, Route, RouteAction,
-    RouteMatch, Sent, Service, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef,
-    ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
+    MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap, OriginPattern, PathMatch, PathRewrite, Price,
+    PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, RedirectTo, Reserve, Rewrite, Route,
+    RouteAction, RouteMatch, Sent, Service, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit,
+    UpstreamRef, ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -13,7 +13,10 @@ use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::rest::Arriving;
+use super::{
+    keep::{Keeper, Kept},
+    rest::Arriving,
+};
 use crate::timer::LazyTimer;
 
 /// A body may be silent for this long, and is measured over this long.
@@ -42,6 +45,7 @@ pub(crate) struct ClientBody {
     left: u64,
     floor: Floor,
     touched: bool,
+    keeper: Option<Box<Keeper>>,
 }
 
 impl ClientBody {
@@ -51,7 +55,7 @@ impl ClientBody {
         if inner.size_hint().lower() > limit {
             return Err(BodyFault::TooLarge { limit });
         }
-        Ok(Self { inner, limit, left: limit, floor: Floor::default(), touched: false })
+        Ok(Self { inner, limit, left: limit, floor: Floor::default(), touched: false, keeper: None })
     }
 
     /// Reads all of it; trailers are dropped.
@@ -95,13 +99,25 @@ impl Body for ClientBody {
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(_)) => return Poll::Ready(Some(Err(BodyFault::Broken))),
-            None => return Poll::Ready(None),
+            None => {
+                if let Some(keeper) = &mut this.keeper {
+                    keeper.ended();
+                }
+                return Poll::Ready(None);
+            }
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         this.floor.received(length);
         match this.left.checked_sub(length) {
             Some(left) => this.left = left,
             None => return Poll::Ready(Some(Err(BodyFault::TooLarge { limit: this.limit }))),
+        }
+        if let Some(keeper) = &mut this.keeper {
+            keeper.goes_by(frame.data_ref().unwrap_or(&Bytes::new()));
+            // Whoever knows that this was the last of it does not ask for more.
+            if this.inner.is_end_stream() {
+                keeper.ended();
+            }
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -186,6 +202,22 @@ pub(crate) enum Replay {
 impl Replay {
     pub(crate) fn client(body: ClientBody) -> Self {
         Self::Client(Arc::new(Mutex::new(body)))
+    }
+
+    /// A copy of it, once all of it has gone by. None where it is known to be longer than `most`, or some of it is gone.
+    pub(crate) fn keep(&self, most: usize) -> Option<Kept> {
+        match self {
+            Self::Whole(bytes) => (bytes.len() <= most).then(|| Kept::Whole(bytes.clone())),
+            Self::Client(body) => {
+                let mut body = body.lock();
+                if body.is_touched() || body.size_hint().lower() > most as u64 {
+                    return None;
+                }
+                let (keeper, coming) = Keeper::new(most);
+                body.keeper = Some(Box::new(keeper));
+                Some(Kept::Coming(coming))
+            }
+        }
     }
 
     /// The body for one more attempt, unless some of it is gone.

@@ -1,9 +1,11 @@
 //! Bodies in both directions.
 
 mod client;
+mod keep;
 mod response;
 mod rest;
 
 pub(crate) use client::{BodyFault, ClientBody, Replay, UpstreamRequestBody};
+pub(crate) use keep::Kept;
 pub(crate) use response::{BoxError, ResponseBody};
 pub(crate) use rest::Arriving;

@@ -45,6 +45,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, shutdown: Sh
     drop(listener);
     tracker.close();
     tracker.wait().await; // each connection ends by itself, or at `abort`
+    shared.mirrors.stop().await;
     shared.last_words.close();
     shared.last_words.wait().await; // what is read now of a caller who left is settled; within a second
 }

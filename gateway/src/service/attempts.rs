@@ -125,7 +125,7 @@ async fn once(
 }
 
 /// Built anew: nothing of the client's framing or identity is in it, and the path is the one that was matched.
-fn request(
+pub(super) fn request(
     exchange: &Exchange,
     service: &ServiceUpstream,
     body: UpstreamRequestBody,

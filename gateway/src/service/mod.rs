@@ -1,6 +1,7 @@
 //! Ordinary upstreams: the request is passed on and the answer passed back, both streamed.
 
 mod attempts;
+mod mirror;
 mod relay;
 
 use std::{sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ use crate::{
     headers,
 };
 use attempts::{Failed, Outgoing};
+pub(crate) use mirror::Mirrors;
 pub(crate) use relay::Relay;
 
 /// A hold outlives its request's time by this, for the answer's body, before it counts as used.
@@ -31,6 +33,9 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     let deadline = exchange.record.started() + timeouts.request;
     let body = outgoing(exchange).await?;
     let (in_flight, limit_headers, permit) = admit(exchange, deadline).await?;
+    if let Some(mirror) = exchange.plan.route.traffic.as_ref().and_then(|traffic| traffic.mirror.as_ref()) {
+        mirror::copy(exchange, mirror, &body);
+    }
     let sent = tokio::select! {
         biased;
         () = admit::permit_lost(permit.as_deref()) => Err(Failed::OutOfTouch),

@@ -18,6 +18,7 @@ mod http2;
 mod limit_keys;
 mod limit_modes;
 mod limits;
+mod mirror;
 mod refusals;
 mod rewrites;
 mod services;

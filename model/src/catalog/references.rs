@@ -69,6 +69,9 @@ fn route(route: &v1::RouteSpec, spec: &Field<'_>, found: &mut dyn FnMut(&Field<'
     for (n, fallback) in route.fallbacks.iter().enumerate() {
         upstream(&fallback.provider, &fallback.service, &fallbacks.index(n), found);
     }
+    if let Some(mirror) = &route.mirror {
+        named(&mirror.service, &spec.field("mirror").field("service"), Kind::Service, found);
+    }
     let auth = spec.field("auth");
     let at = auth.field("allow");
     for allow in route.auth.iter().flat_map(|auth| &auth.allow) {

@@ -86,7 +86,7 @@ fn a_change_is_made_as_a_whole_or_not_at_all() {
 fn every_reference_must_be_there() {
     let mut catalog = Catalog::default();
     let text = "kind: Route\nmetadata: {name: r}\nspec:\n  backends: [{service: a, when: {consumers: [k]}}]\n  \
-                fallbacks: [{provider: b, on: [reset]}]\n  auth: {allow: {tenants: [c], consumers: [d]}}\n";
+                fallbacks: [{provider: b, on: [reset]}]\n  mirror: {service: m}\n  auth: {allow: {tenants: [c], consumers: [d]}}\n";
     let limit = "kind: Limit\nmetadata: {name: l}\nspec: {match: {tenants: [e], consumers: [f], routes: [g]}}\n";
     let price = "kind: Price\nmetadata: {name: p}\nspec: {match: {tenants: [h], providers: [i]}}\n";
     let change = put([resource(text), resource(limit), resource(price), consumer("j", "x")]);
@@ -98,6 +98,7 @@ fn every_reference_must_be_there() {
             "Route r spec.backends[0].service",
             "Route r spec.backends[0].when.consumers[0]",
             "Route r spec.fallbacks[0].provider",
+            "Route r spec.mirror.service",
             "Route r spec.auth.allow.tenants[0]",
             "Route r spec.auth.allow.consumers[0]",
             "Consumer j spec.tenant",

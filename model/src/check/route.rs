@@ -263,6 +263,13 @@ fn traffic(
             let shares = given.backends.iter().filter(|it| it.when.is_none() && it.weight != Some(0)).count();
             traffic_of::sticky(context, &spec.field("sticky"), sticky, shares)
         }),
+        mirror: given.mirror.as_ref().and_then(|mirror| {
+            let at = spec.field("mirror");
+            if ai || !forward {
+                context.add(&at, "is only for routes with services: calls of a provider are not copied yet");
+            }
+            traffic_of::mirror(context, &at, mirror)
+        }),
     };
     (!traffic.is_empty()).then(|| Box::new(traffic))
 }

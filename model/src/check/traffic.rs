@@ -11,7 +11,7 @@ use super::{
     route_match::{is_token, methods},
     text,
 };
-use crate::{AnyOr, Cors, Faults, Field, IpFilter, OriginPattern, Percent, Sticky};
+use crate::{AnyOr, Cors, Faults, Field, IpFilter, Mirror, OriginPattern, Percent, Sticky};
 
 /// Each request is compared with each network.
 const MAX_NETWORKS: usize = 1_000;
@@ -227,6 +227,18 @@ pub(super) fn faults(context: &mut Context, at: &Field<'_>, given: &v1::Faults, 
         percent.zip(status)
     });
     Faults { delay, abort }
+}
+
+pub(super) fn mirror(context: &mut Context, at: &Field<'_>, given: &v1::Mirror) -> Option<Mirror> {
+    let (service_at, percent_at) = (at.field("service"), at.field("percent"));
+    if given.service.is_empty() {
+        context.add(&service_at, "is missing: the service that gets the copies");
+        return None;
+    }
+    let all = given.percent.is_empty();
+    let percent = if all { Some(Percent::ALL) } else { self::percent(context, &percent_at, &given.percent) };
+    let service = context.name(&service_at, &given.service);
+    service.zip(percent).map(|(service, percent)| Mirror { service, percent })
 }
 
 pub(super) fn percent(context: &mut Context, at: &Field<'_>, text: &str) -> Option<Percent> {

@@ -26,7 +26,7 @@ pub use rewrite::{MAX_REWRITTEN_BYTES, PathRewrite, RedirectTo, Rewrite, Templat
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch, When};
 pub use subject::{Sent, Subject, percent_decode};
-pub use traffic::{AnyOr, Cors, Faults, IpFilter, OriginPattern, Sticky, Traffic};
+pub use traffic::{AnyOr, Cors, Faults, IpFilter, Mirror, OriginPattern, Sticky, Traffic};
 pub(crate) use upstream::MAX_WEIGHT;
 pub use upstream::{Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service};
 

@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use super::{HeaderEdit, Rewrite};
-use crate::Percent;
+use crate::{Name, Percent};
 
 /// All that most routes have none of, so that they pay for none of it.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +25,8 @@ pub struct Traffic {
     pub faults: Option<Faults>,
     /// By what a caller stays with its backend.
     pub sticky: Option<Sticky>,
+    /// Where copies of requests go.
+    pub mirror: Option<Mirror>,
 }
 
 impl Traffic {
@@ -37,6 +39,7 @@ impl Traffic {
             && self.cors.is_none()
             && self.faults.is_none()
             && self.sticky.is_none()
+            && self.mirror.is_none()
     }
 }
 
@@ -145,6 +148,15 @@ pub enum Sticky {
     Consumer,
     /// The client's address.
     Ip,
+}
+
+/// Where copies of requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The service.
+    pub service: Name,
+    /// How many of them.
+    pub percent: Percent,
 }
 
 /// Failures on purpose.

@@ -294,3 +294,21 @@ fn a_caller_stays_by_one_thing() {
     }
     each_field_is_wrong(&[("sticky: {ip: true}", "spec.sticky: needs two `backends` with a share")]);
 }
+
+#[test]
+fn copies_go_to_a_service() {
+    let mirror = traffic("{backends: [{service: a}], mirror: {service: b}}").mirror.unwrap();
+    assert_eq!((mirror.service.as_str(), mirror.percent), ("b", crate::Percent::ALL));
+    each_field_is_wrong(&[
+        ("mirror: {}", "spec.mirror.service: is missing"),
+        ("mirror: {service: B}", "spec.mirror.service: must be"),
+        ("mirror: {service: b, percent: 200}", "spec.mirror.percent: `200` is no percentage"),
+    ]);
+    each_is_wrong(
+        "Route",
+        &[
+            ("{backends: [{provider: a}], mirror: {service: b}}", "spec.mirror: is only for routes with services"),
+            ("{response: {}, mirror: {service: b}}", "spec.mirror: is only for routes with services"),
+        ],
+    );
+}
