@@ -1,5 +1,7 @@
 //! The table against the contract's sentence, spelled out slowly.
 
+mod gateway_api;
+
 use std::{cmp::Reverse, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderName, Method};

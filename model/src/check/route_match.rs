@@ -51,13 +51,55 @@ fn route_match(context: &mut Context, at: &Field<'_>, given: &v1::RouteMatch, ai
     if !given.models.is_empty() && !ai {
         context.add(&at.field("models"), "is only for routes with a provider: only there a request is read");
     }
+    let (path, methods) = match &given.grpc {
+        Some(grpc) => {
+            for (name, is_given) in [("path", given.path.is_some()), ("methods", !given.methods.is_empty())] {
+                if is_given {
+                    context.add(&at.field(name), "is told by `grpc` already: leave one of the two out");
+                }
+            }
+            (self::grpc(context, &at.field("grpc"), grpc), vec![Method::POST])
+        }
+        None => (
+            path(context, &at.field("path"), given.path.as_ref()),
+            methods(context, &at.field("methods"), &given.methods),
+        ),
+    };
     RouteMatch {
-        path: path(context, &at.field("path"), given.path.as_ref()),
-        methods: methods(context, &at.field("methods"), &given.methods),
+        path,
+        methods,
         headers: headers(context, &at.field("headers"), &given.headers),
         query: values(context, &at.field("query"), &given.query, |name| !name.is_empty()),
         cookies: values(context, &at.field("cookies"), &given.cookies, is_token),
         models: globs(context, &at.field("models"), &given.models),
+    }
+}
+
+/// A call of gRPC is a POST to /package.Service/Method.
+fn grpc(context: &mut Context, at: &Field<'_>, given: &v1::GrpcMatch) -> PathMatch {
+    let word = |word: &str| {
+        word.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let (service, method) = (given.service.as_str(), given.method.as_str());
+    if !service.is_empty() && !service.split('.').all(word) {
+        context.add(&at.field("service"), format!("`{service}` is no service such as shop.v1.Orders"));
+    }
+    if !method.is_empty() && !word(method) {
+        context.add(&at.field("method"), format!("`{method}` is no method such as GetOrder"));
+        return PathMatch::Any;
+    }
+    match (service, method) {
+        ("", "") => {
+            context.add(at, "must have `service`, `method` or both");
+            PathMatch::Any
+        }
+        ("", method) => {
+            let pattern = text::regex(&format!("/[^/]+/{method}"));
+            context.keep(&at.field("method"), pattern).map_or(PathMatch::Any, PathMatch::Regex)
+        }
+        (service, "") => PathMatch::Prefix(format!("/{service}")),
+        (service, method) => PathMatch::Exact(format!("/{service}/{method}")),
     }
 }
 
