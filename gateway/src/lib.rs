@@ -37,3 +37,4 @@ mod upstream;
 pub use accounts::Accounts;
 pub use config::GatewayConfig;
 pub use gateway::{Gateway, Shutdown};
+pub use routing::{Asked, Matcher};

@@ -6,11 +6,13 @@
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
+use regex::Regex;
 use tollgate_model::{HostPattern, PathMatch, RouteMatch};
 
 use super::{
     Plan,
     conditions::{Facts, Holds, hold},
+    patterns::Patterns,
 };
 
 /// All routes of one configuration.
@@ -29,7 +31,9 @@ struct HostTable {
     prefixes: HashMap<String, Vec<Entry>>,
     /// The lengths that occur among the prefixes, longest first.
     prefix_lengths: Vec<usize>,
-    regexes: Vec<Entry>,
+    /// Until all are known.
+    unsorted: Vec<Entry>,
+    regexes: Patterns<Entry>,
     any: Vec<Entry>,
 }
 
@@ -64,8 +68,9 @@ impl Table {
                 }
             }
         }
-        table.any.finish();
-        table.exact.values_mut().chain(table.suffixes.values_mut()).for_each(HostTable::finish);
+        let known = &mut HashMap::new();
+        table.any.finish(known);
+        table.exact.values_mut().chain(table.suffixes.values_mut()).for_each(|host| host.finish(known));
         table
     }
 
@@ -87,19 +92,21 @@ impl HostTable {
         match &entry.wanted().path {
             PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().push(entry),
             PathMatch::Prefix(prefix) => self.prefixes.entry(prefix.clone()).or_default().push(entry),
-            PathMatch::Regex(_) => self.regexes.push(entry),
+            PathMatch::Regex(_) => self.unsorted.push(entry),
             PathMatch::Any => self.any.push(entry),
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, known: &mut HashMap<String, Regex>) {
         let lists = self.exact.values_mut().chain(self.prefixes.values_mut());
-        for list in lists.chain([&mut self.regexes, &mut self.any]) {
+        for list in lists.chain([&mut self.unsorted, &mut self.any]) {
             list.sort_by(|a, b| a.rank().cmp(&b.rank()));
         }
         self.prefix_lengths = self.prefixes.keys().map(String::len).collect();
         self.prefix_lengths.sort_unstable_by_key(|&length| Reverse(length));
         self.prefix_lengths.dedup();
+        let patterns = std::mem::take(&mut self.unsorted);
+        self.regexes = Patterns::new(patterns, |entry| &entry.wanted().path, known);
     }
 
     fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
@@ -109,8 +116,7 @@ impl HostTable {
             let on_segment = path.len() == length || path.as_bytes().get(length) == Some(&b'/');
             self.prefixes.get(path.get(..length).filter(|_| on_segment)?)
         });
-        let regexes = self.regexes.iter().filter(|entry| entry.wanted().path.matches(path));
-        let entries = exact.chain(prefixes.flatten()).chain(regexes).chain(&self.any);
+        let entries = exact.chain(prefixes.flatten()).chain(self.regexes.find(path)).chain(&self.any);
         entries.filter_map(|entry| entry.find(facts)).next()
     }
 }
