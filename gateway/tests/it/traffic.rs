@@ -127,6 +127,34 @@ spec:
     assert!(foreign.head.contains("vary: origin"), "{}", foreign.raw);
 }
 
+/// A preflight names no model, and has no body to look for one in.
+#[tokio::test]
+async fn a_preflight_of_an_ai_route_that_asks_for_a_model_is_answered() {
+    let cluster = Cluster::start(
+        "
+kind: Provider
+metadata: {name: p}
+spec: {type: openai, endpoints: [{url: 'http://127.0.0.1:1/v1'}]}
+---
+kind: Route
+metadata: {name: ai}
+spec:
+  match: [{path: {prefix: /v1}, methods: [POST], models: ['gpt-4*']}]
+  backends: [{provider: p}]
+  cors: {origins: ['https://app.example'], headers: [authorization, content-type]}
+",
+    )
+    .await;
+    let asked = "origin: https://app.example\r\naccess-control-request-method: POST\r\n";
+    let told = preflight(&cluster, "/v1/chat/completions", asked).await;
+    assert_eq!(
+        (told.status, told.header("access-control-allow-methods")),
+        (204, Some("GET, HEAD, POST")),
+        "{}",
+        told.raw
+    );
+}
+
 #[tokio::test]
 async fn a_route_for_everybody_says_so_and_names_what_was_asked_for() {
     let cluster =
