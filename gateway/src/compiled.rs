@@ -32,13 +32,16 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    pub(crate) fn new(view: Arc<ConfigView>, prices: Arc<PriceBook>, previous: Option<&Self>) -> Self {
+    /// Of a node in `zone`.
+    pub(crate) fn new(view: Arc<ConfigView>, prices: Arc<PriceBook>, zone: &str, previous: Option<&Self>) -> Self {
         let (plans, table) = routes(&view, previous);
-        let providers = view.providers.values().map(|it| (it.name.clone(), provider(&view, it, previous))).collect();
+        let providers = view.providers.values();
+        let providers = providers.map(|it| (it.name.clone(), provider(&view, it, zone, previous))).collect();
         let services = view.services.values().map(|service| {
             let known = previous.and_then(|previous| previous.services.get(&service.name));
-            let known = known.filter(|known| Arc::ptr_eq(&known.service, service)).cloned();
-            (service.name.clone(), known.unwrap_or_else(|| Arc::new(ServiceUpstream::new(Arc::clone(service)))))
+            let same = known.filter(|known| Arc::ptr_eq(&known.service, service)).cloned();
+            let new = || Arc::new(ServiceUpstream::new(Arc::clone(service), zone, known.map(|known| &**known)));
+            (service.name.clone(), same.unwrap_or_else(new))
         });
         let services = services.collect();
         let models = models(&view);
@@ -72,12 +75,17 @@ fn routes(view: &ConfigView, previous: Option<&Compiled>) -> (HashMap<Name, Arc<
     (plans, table)
 }
 
-fn provider(view: &ConfigView, provider: &Arc<Provider>, previous: Option<&Compiled>) -> Arc<ProviderUpstream> {
+fn provider(
+    view: &ConfigView,
+    provider: &Arc<Provider>,
+    zone: &str,
+    previous: Option<&Compiled>,
+) -> Arc<ProviderUpstream> {
     let keys = (0..provider.keys.len()).filter_map(|n| key(view, provider, n)).collect::<Vec<_>>();
     let known = previous.and_then(|previous| previous.providers.get(&provider.name));
     match known.filter(|known| Arc::ptr_eq(&known.provider, provider) && known.keys() == keys) {
         Some(known) => Arc::clone(known),
-        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), keys)),
+        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), keys, zone, known.map(|known| &**known))),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     compiled::Compiled,
     metrics::Metrics,
     service::Mirrors,
-    upstream::Pool,
+    upstream::{Checkers, Figures, Pool},
 };
 
 /// The data plane of one node. A clone is the same gateway.
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) last_words: TaskTracker,
     /// Copies of requests.
     pub(crate) mirrors: Mirrors,
+    /// Those who ask upstreams whether they are well.
+    checkers: Checkers,
     current: ArcSwap<Compiled>,
     /// Told of every new configuration.
     pub(crate) changed: Notify,
@@ -80,7 +82,7 @@ impl Gateway {
     ) -> Self {
         let tasks = TaskTracker::new();
         let pool = Pool::new(&config, &tasks);
-        let current = ArcSwap::from_pointee(Compiled::new(view, prices, None));
+        let current = ArcSwap::from_pointee(Compiled::new(view, prices, &config.zone, None));
         let metrics = Metrics::register(registry);
         let in_flight = AtomicUsize::new(0);
         let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
@@ -96,17 +98,23 @@ impl Gateway {
             tasks,
             last_words,
             mirrors: Mirrors::new(),
+            checkers: Checkers::default(),
             current,
             changed,
         };
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        shared.checkers.follow(&shared, &shared.current());
+        registry.register_collector(Box::new(Figures(Arc::downgrade(&shared))));
+        Self { shared }
     }
 
     /// Serves new requests by `view` from now on. Compiles its routing table first, a few milliseconds for 10,000
-    /// routes: call it off the hot path. Calls must not overlap. `prices` are those of the view's index, or of a later one.
+    /// routes: call it off the hot path, and within a tokio runtime. Calls must not overlap. `prices` are those of the view's index, or of a later one.
     pub fn set_view(&self, view: Arc<ConfigView>, prices: Arc<PriceBook>) {
-        let compiled = Compiled::new(view, prices, Some(&self.shared.current()));
-        self.shared.current.store(Arc::new(compiled));
+        let compiled = Compiled::new(view, prices, &self.shared.config.zone, Some(&self.shared.current()));
+        let compiled = Arc::new(compiled);
+        self.shared.checkers.follow(&self.shared, &compiled);
+        self.shared.current.store(compiled);
         self.shared.changed.notify_waiters();
     }
 

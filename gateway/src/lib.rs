@@ -28,6 +28,7 @@ mod normalize;
 mod pricing;
 mod record;
 mod request_id;
+mod retry;
 mod routing;
 mod service;
 mod timer;

@@ -39,12 +39,13 @@ pub use network::{NetworkError, parse_network};
 pub use percent::Percent;
 pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
-    Algorithm, AnyOr, Auth, Backend, Billing, BillingMode, Budget, Checked, Consumer, Cors, Credential, Durability,
-    Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit, HostPattern, IpFilter, KEY_BYTES, KeyPart, Limit,
-    MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap, OriginPattern, PathMatch, PathRewrite, Price,
-    PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Rates, RedirectTo, Reserve, Rewrite, Route,
-    RouteAction, RouteMatch, Sent, Service, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit,
-    UpstreamRef, ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
+    Algorithm, AnyOr, Auth, Backend, Balancing, Billing, BillingMode, Budget, Checked, CircuitBreaker, Consumer, Cors,
+    Credential, Durability, Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit, HealthCheck, HostPattern,
+    IpFilter, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap, OriginPattern,
+    OutlierDetection, PathMatch, PathRewrite, Policy, Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey,
+    ProviderType, Rates, RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch, Sent, Service, Spread,
+    Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef, ValueMatch, Webhook, When,
+    WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -23,6 +23,7 @@ use crate::{
     clock,
     error::Rejection,
     exchange::Exchange,
+    retry::retry_after,
     upstream::{SendError, UpstreamBody},
 };
 
@@ -177,6 +178,7 @@ async fn refused(sent: &Sent<'_>, head: &response::Parts, body: UpstreamBody) ->
         rejection: rejection.with_headers(&served),
         billable: false,
         refused: true,
+        retry_after: retry_after(&head.headers),
         label,
     }
 }

@@ -17,6 +17,7 @@ use super::{
     settle::Call,
 };
 use crate::{
+    balance::Tried,
     body::ResponseBody,
     error::Rejection,
     exchange::Exchange,
@@ -24,7 +25,8 @@ use crate::{
         admit::{PERMIT_LOST, permit_lost},
         again::{Again, NotHeld},
     },
-    upstream::{ProviderUpstream, SendError, UpstreamBody, Wire},
+    retry::{self, Left, Met},
+    upstream::{NotTaken, ProviderUpstream, SendError, UpstreamBody, Wire},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -37,6 +39,8 @@ pub(super) struct Failed {
     pub(super) billable: bool,
     /// The provider has answered, and says that it did no work.
     pub(super) refused: bool,
+    /// How long it asks to be left alone.
+    pub(super) retry_after: Option<Duration>,
     /// For metrics.
     pub(super) label: &'static str,
 }
@@ -95,43 +99,63 @@ pub(super) async fn send(
     };
     let mut call = Some(Call::new(exchange, request, in_flight, held, (reserved, pricing)));
     let bound = Bound { max_tokens, growing: growing.as_ref(), permit: permit.as_ref() };
+    let deadline = exchange.record.started() + plan.route.timeouts.request;
+    let mut left = Left::of(&plan.route);
     let mut last: Option<Failed> = None;
-    for candidate in &candidates {
+    'all: for candidate in &candidates {
         let failure = last.as_ref().and_then(|failed| failed.failure);
         let wanted = candidate.fallback.is_none_or(|at| failure.is_some_and(|it| fallbacks[at].on.contains(it)));
         if !wanted {
             continue;
         }
-        if call.as_ref().is_some_and(Call::is_full) {
-            break;
-        }
-        if hold_again(exchange, request, &candidates, hold_for, &mut call).await.is_err() {
-            break; // the caller is told of the failure before
-        }
-        let attempted = tokio::select! {
-            biased;
-            () = permit_lost(permit.as_deref()) => Err(Failed::out_of_touch(call.as_ref())),
-            attempted = attempt(exchange, request, candidate, bound, &mut call) => attempted,
-        };
-        match attempted {
-            Ok(answer) => return Ok(answer),
+        let provider = match upstream(exchange, candidate) {
+            Ok(provider) => provider,
             Err(failed) => {
-                if let Some(call) = &mut call {
-                    if failed.refused {
-                        call.was_refused();
-                    }
-                    call.attempt_failed(failed.label, failed.billable);
-                }
-                // A fallback that can't be asked at all says nothing about the failure before it.
-                if last.is_none() || failed.failure.is_some() {
-                    last = Some(failed);
-                }
+                note(&mut last, failed);
+                continue;
+            }
+        };
+        let (mut tried, mut leave) = (Tried::default(), None);
+        loop {
+            if call.as_ref().is_some_and(Call::is_full) {
+                break 'all;
+            }
+            if hold_again(exchange, request, &candidates, hold_for, &mut call).await.is_err() {
+                break 'all; // the caller is told of the failure before
+            }
+            let asked = (candidate, &*provider);
+            let attempted = tokio::select! {
+                biased;
+                () = permit_lost(permit.as_deref()) => Err(Failed::out_of_touch(call.as_ref())),
+                attempted = attempt(exchange, request, asked, &mut tried, bound, &mut call) => attempted,
+            };
+            drop(leave.take()); // kept until an answer was there
+            let failed = match attempted {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            if let Some(call) = &mut call {
+                call.attempt_failed(&failed);
+            }
+            if let Some(met) = failed.met() {
+                leave = left.wait(&provider.endpoints, &tried, met, deadline).await;
+            }
+            note(&mut last, failed);
+            if leave.is_none() {
+                break;
             }
         }
     }
     let failed = last.expect("the first candidate is always tried");
     end(call, failed.rejection.error().status);
     Err(failed.rejection)
+}
+
+/// What can't be asked at all says nothing about the failure before it.
+fn note(last: &mut Option<Failed>, failed: Failed) {
+    if last.is_none() || failed.failure.is_some() {
+        *last = Some(failed);
+    }
 }
 
 /// Before another provider is asked, the tokens that the one before may have used are held beside what this one may use.
@@ -166,15 +190,17 @@ fn end(call: Option<Call>, status: u16) {
 async fn attempt(
     exchange: &mut Exchange,
     request: &AiRequest,
-    candidate: &Candidate,
+    (candidate, provider): (&Candidate, &ProviderUpstream),
+    tried: &mut Tried,
     bound: Bound<'_>,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
-    let provider = upstream(exchange, candidate)?;
+    let draw = retry::draw(exchange, &provider.endpoints);
+    let taken = provider.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::not_there())?;
     let model = served_model(exchange, candidate, request.model());
     let growth = bound.growing.and_then(|growing| growing.with(&exchange.shared, &provider.provider.name, &model));
     let max_tokens = bound.with(growth.as_ref());
-    let outgoing = provider::request(exchange, &provider, request, &model, max_tokens);
+    let outgoing = provider::request(exchange, (provider, &taken), request, &model, max_tokens);
     let outgoing = outgoing.map_err(|error| Failed::unasked(error.into()))?;
     let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
     exchange.record.upstream = Some(provider.provider.name.clone());
@@ -187,12 +213,12 @@ async fn attempt(
             pool.connect_ahead(Wire::Negotiated, place.as_ref(), outgoing.uri());
         }
         call.durable(deadline).await.map_err(Failed::unasked)?;
-        call.begin(&provider, &model, request);
+        call.begin(provider, &model, request);
     }
     let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(Instant::now() + within));
     let sent = Sent {
         request,
-        provider: &provider,
+        provider,
         model: &model,
         max_tokens,
         deadline,
@@ -200,12 +226,21 @@ async fn attempt(
         growth,
         permit: bound.permit.cloned(),
     };
-    let head = timeout_at(first_byte, pool.send(Wire::Negotiated, place, outgoing)).await;
-    let head: Response<UpstreamBody> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
-    if let Some(call) = call {
-        call.is_called(provider::upstream_id(head.headers()));
+    let report = taken.report();
+    let answered = async {
+        let head = timeout_at(first_byte, pool.send(Wire::Negotiated, place, outgoing)).await;
+        let head: Response<UpstreamBody> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
+        if let Some(call) = call {
+            call.is_called(provider::upstream_id(head.headers()));
+        }
+        answer::read(exchange, sent, head.map(|body| body.of(taken)), call).await
+    };
+    let answered = answered.await;
+    match &answered {
+        Err(failed) if failed.is_the_endpoints() => report.has_failed(),
+        _ => report.is_fine(),
     }
-    let mut answer = answer::read(exchange, sent, head, call).await?;
+    let mut answer = answered?;
     if let MaxTokens::Set(max) = max_tokens {
         answer.headers_mut().insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
     }
@@ -217,32 +252,52 @@ fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUp
         UpstreamRef::Provider(name) => exchange.compiled.providers.get(name),
         UpstreamRef::Service(_) => None, // speaks no dialect that could be read or counted
     };
-    let none = || Failed { failure: Some(Failure::Connect), ..Failed::unasked(Rejection::no_healthy_upstream()) };
-    known.cloned().ok_or_else(none)
+    known.cloned().ok_or_else(Failed::not_there)
 }
+
+/// Nothing was sent.
+const UNASKED: &str = "unasked";
 
 impl Failed {
     /// Nothing was sent.
     fn unasked(rejection: Rejection) -> Self {
-        Self { failure: None, rejection, billable: false, refused: false, label: "unasked" }
+        Self { failure: None, rejection, billable: false, refused: false, retry_after: None, label: UNASKED }
+    }
+
+    /// There is nobody to be asked.
+    fn not_there() -> Self {
+        Self { failure: Some(Failure::Connect), ..Self::unasked(Rejection::no_healthy_upstream()) }
+    }
+
+    /// As a route's retries see it. None where nothing was sent.
+    fn met(&self) -> Option<Met> {
+        let failure = self.failure.filter(|_| self.label != UNASKED)?;
+        // An answer costs something each time, and is another one each time.
+        Some(Met { failure, may_have_begun: self.billable, is_idempotent: false, retry_after: self.retry_after })
+    }
+
+    /// Whether its endpoint is to blame, and not the request.
+    fn is_the_endpoints(&self) -> bool {
+        self.failure.is_some_and(|failure| !matches!(failure, Failure::Status(..500)))
     }
 
     /// Its permit may soon be given to others, so it is not waited for.
     fn out_of_touch(call: Option<&Call>) -> Self {
         let rejection = Rejection::new(503, code::QUOTA_UNAVAILABLE, PERMIT_LOST);
         let billable = call.is_some_and(Call::is_under_way);
-        Self { failure: None, rejection, billable, refused: false, label: "out_of_touch" }
+        Self { failure: None, rejection, billable, refused: false, retry_after: None, label: "out_of_touch" }
     }
 
     /// An answer that is none.
     pub(super) fn garbage(rejection: Rejection) -> Self {
-        Self { failure: Some(Failure::Status(502)), rejection, billable: true, refused: false, label: "garbage" }
+        let failure = Some(Failure::Status(502));
+        Self { failure, rejection, billable: true, refused: false, retry_after: None, label: "garbage" }
     }
 }
 
 impl From<SendError> for Failed {
     fn from(error: SendError) -> Self {
         let (billable, label) = (error.is_billable(), error.label());
-        Self { failure: error.failure(), rejection: error.into(), billable, refused: false, label }
+        Self { failure: error.failure(), rejection: error.into(), billable, refused: false, retry_after: None, label }
     }
 }

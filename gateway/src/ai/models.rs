@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::provider;
 use crate::{
+    balance::{Draw, Tried},
     body::{ResponseBody, UpstreamRequestBody},
     error::Rejection,
     exchange::Exchange,
@@ -123,7 +124,9 @@ fn priced<'a>(exchange: &'a Exchange, provider: &'a str) -> impl Iterator<Item =
 async fn fetch(shared: &Shared, provider: &ProviderUpstream) -> Option<Vec<String>> {
     let mut request = Request::new(UpstreamRequestBody::Whole(None));
     *request.method_mut() = Method::GET;
-    *request.uri_mut() = provider.origins.next(Operation::Models.provider_path())?;
+    let draw = Draw { hash: None, random: rand::random() };
+    let taken = provider.endpoints.take(&draw, &mut Tried::default()).ok()?;
+    *request.uri_mut() = taken.uri(Operation::Models.provider_path())?;
     *request.headers_mut() = provider::plain_headers(provider);
     let place = shared.pool.place(Wire::Negotiated, request.uri());
     let answer = shared.pool.send(Wire::Negotiated, place, request).await.ok()?;

@@ -5,7 +5,11 @@ use tollgate_llm::{AiRequest, Dialect, MaxTokens, ProviderRequest, RequestError}
 use tollgate_model::ProviderType;
 
 use crate::{
-    body::UpstreamRequestBody, exchange::Exchange, filters::remove_credentials, headers, upstream::ProviderUpstream,
+    body::UpstreamRequestBody,
+    exchange::Exchange,
+    filters::remove_credentials,
+    headers,
+    upstream::{ProviderUpstream, Taken},
 };
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -37,17 +41,17 @@ pub(super) fn dialect(provider: ProviderType) -> Dialect {
     }
 }
 
-/// The request in the provider's words, to its next endpoint with its next key. None without an endpoint.
+/// The request in the provider's words, to this endpoint with its next key. None where that has no such address.
 pub(super) fn request(
     exchange: &Exchange,
-    provider: &ProviderUpstream,
+    (provider, taken): (&ProviderUpstream, &Taken),
     ai: &AiRequest,
     model: &str,
     max_tokens: MaxTokens,
 ) -> Result<Option<Request<UpstreamRequestBody>>, RequestError> {
     let dialect = dialect(provider.provider.dialect);
     let ProviderRequest { path, body, headers } = ai.for_provider(dialect, model, max_tokens)?;
-    let Some(uri) = provider.origins.next(path) else { return Ok(None) };
+    let Some(uri) = taken.uri(path) else { return Ok(None) };
     let mut request = Request::new(UpstreamRequestBody::Whole(Some(body)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;

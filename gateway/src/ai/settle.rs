@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 use tollgate_llm::{AiRequest, AtMost, Operation, Usage, UsageSource};
 use tollgate_quota::{self as quota, HeldPart, InFlight, Outcome, Written};
 
-use super::{holding::distribute, pace::Pace};
+use super::{attempt::Failed, holding::distribute, pace::Pace};
 use crate::{
     compiled::Compiled,
     error::Rejection,
@@ -266,7 +266,9 @@ impl Call {
     }
 
     /// The attempt ended without an answer; another may follow. What it may have used is owed, if the provider may bill it.
-    pub(super) fn attempt_failed(&mut self, result: &'static str, billable: bool) {
+    pub(super) fn attempt_failed(&mut self, failed: &Failed) {
+        let (result, billable) = (failed.label, failed.billable);
+        self.is_refused |= failed.refused;
         match std::mem::take(&mut self.again) {
             again @ Again::Spare(_) => self.again = again,
             Again::Used(part) if !billable => part.void(),
@@ -327,11 +329,6 @@ impl Call {
             drop(part.settle(share, outcome));
         }
         self.in_flight.settle(used, outcome, attribution)
-    }
-
-    /// A provider has said that it does no work for it.
-    pub(super) fn was_refused(&mut self) {
-        self.is_refused = true;
     }
 
     /// Ends a call that no provider did any work for. That one was asked is recorded, for nothing.

@@ -220,6 +220,14 @@ impl Replay {
         }
     }
 
+    /// Whether nothing of it is waited for from the client.
+    pub(crate) fn is_here(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Client(body) => body.lock().is_end_stream(),
+        }
+    }
+
     /// The body for one more attempt, unless some of it is gone.
     pub(crate) fn body(&self) -> Option<UpstreamRequestBody> {
         match self {

@@ -9,12 +9,14 @@ use tollgate_model::{Failure, Fallback, Protocol, RouteAction, UpstreamRef};
 use tollgate_quota::InFlight;
 
 use crate::{
+    balance::Tried,
     body::{Replay, UpstreamRequestBody},
     error::Rejection,
     exchange::Exchange,
     filters::admit::{PERMIT_LOST, durable},
     headers,
-    upstream::{SendError, ServiceUpstream, UpstreamBody},
+    retry::{self, Left, Met},
+    upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
 };
 
 /// What is sent, and the hold on the limits that it meets, if any.
@@ -25,14 +27,16 @@ pub(super) struct Outgoing<'a> {
     pub(super) deadline: Instant,
 }
 
-/// The backend whose turn it is, then the fallbacks that are for what happened before.
+/// The backend whose turn it is, then the fallbacks that are for what happened before; each as often as the route's retries
+/// allow, which are for all of them together.
 pub(super) async fn send(exchange: &mut Exchange, outgoing: Outgoing<'_>) -> Result<Response<UpstreamBody>, Failed> {
     let plan = Arc::clone(&exchange.plan);
     let backend = exchange.select(&plan).ok_or(Failed::NoUpstream)?;
-    let mut last = attempt(exchange, &backend.upstream, outgoing).await;
+    let mut left = Left::of(&plan.route);
+    let mut last = ask(exchange, &backend.upstream, outgoing, &mut left).await;
     for fallback in fallbacks(&plan.route.action) {
         if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && outgoing.body.body().is_some() {
-            last = attempt(exchange, &fallback.upstream, outgoing).await;
+            last = ask(exchange, &fallback.upstream, outgoing, &mut left).await;
         }
     }
     last
@@ -77,26 +81,55 @@ fn failure(result: &Result<Response<UpstreamBody>, Failed>) -> Option<Failure> {
     }
 }
 
-async fn attempt(
+/// As a route's retries see it. None where nothing was sent.
+fn met(result: &Result<Response<UpstreamBody>, Failed>, method: &Method) -> Option<Met> {
+    let (may_have_begun, retry_after) = match result {
+        Ok(answer) => (false, retry::retry_after(answer.headers())),
+        Err(Failed::Send(error)) => (error.is_billable(), None),
+        Err(Failed::NoUpstream | Failed::NotDurable(_) | Failed::OutOfTouch) => return None,
+    };
+    Some(Met { failure: failure(result)?, may_have_begun, is_idempotent: method.is_idempotent(), retry_after })
+}
+
+/// One upstream: another endpoint each time, where there is one.
+async fn ask(
     exchange: &mut Exchange,
     upstream: &UpstreamRef,
     outgoing: Outgoing<'_>,
+    left: &mut Left<'_>,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let UpstreamRef::Service(name) = upstream else { return Err(Failed::NoUpstream) };
     let service = exchange.compiled.services.get(name).cloned().ok_or(Failed::NoUpstream)?;
     exchange.record.upstream = Some(name.clone());
-    let mut result = once(exchange, &service, outgoing).await;
+    let mut tried = Tried::default();
+    let mut result = attempt(exchange, &service, &mut tried, outgoing).await;
+    while let Some(met) = met(&result, &exchange.head.method).filter(|_| outgoing.body.body().is_some()) {
+        // Kept until the next answer is there.
+        let Some(_leave) = left.wait(&service.endpoints, &tried, met, outgoing.deadline).await else { break };
+        drop(result);
+        result = attempt(exchange, &service, &mut tried, outgoing).await;
+    }
+    result
+}
+
+async fn attempt(
+    exchange: &Exchange,
+    service: &ServiceUpstream,
+    tried: &mut Tried,
+    outgoing: Outgoing<'_>,
+) -> Result<Response<UpstreamBody>, Failed> {
+    let mut result = once(exchange, service, tried, outgoing).await;
     // The connection may have been a kept one that the upstream closed just now: safe requests are sent once more.
     let was_reset = matches!(result, Err(Failed::Send(SendError::Reset)));
     if was_reset && is_repeatable(&exchange.head.method, outgoing.body) {
-        result = once(exchange, &service, outgoing).await;
+        result = once(exchange, service, tried, outgoing).await;
     }
     let label = match &result {
         Ok(_) => "answered",
         Err(Failed::Send(error)) => error.label(),
         Err(Failed::NoUpstream | Failed::NotDurable(_) | Failed::OutOfTouch) => "unasked",
     };
-    exchange.shared.metrics.attempt(name, label);
+    exchange.shared.metrics.attempt(&service.service.name, label);
     result
 }
 
@@ -108,10 +141,13 @@ fn is_repeatable(method: &Method, body: &Replay) -> bool {
 async fn once(
     exchange: &Exchange,
     service: &ServiceUpstream,
-    Outgoing { body, in_flight, deadline }: Outgoing<'_>,
+    tried: &mut Tried,
+    Outgoing { body: replay, in_flight, deadline }: Outgoing<'_>,
 ) -> Result<Response<UpstreamBody>, Failed> {
-    let body = body.body().ok_or(Failed::Send(SendError::Reset))?;
-    let request = request(exchange, service, body).ok_or(Failed::Send(SendError::Connect))?;
+    let body = replay.body().ok_or(Failed::Send(SendError::Reset))?;
+    let draw = retry::draw(exchange, &service.endpoints);
+    let taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
+    let request = request(exchange, service, &taken, body).ok_or(Failed::Send(SendError::Connect))?;
     let (pool, wire) = (&exchange.shared.pool, service.wire());
     let place = pool.place(wire, request.uri());
     if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
@@ -120,14 +156,23 @@ async fn once(
     }
     let first_byte = exchange.plan.route.timeouts.first_byte.map(|within| Instant::now() + within);
     let by = first_byte.map_or(deadline, |by| by.min(deadline));
-    let sent = timeout_at(by, pool.send(wire, place, request)).await;
-    sent.unwrap_or(Err(SendError::Timeout)).map_err(Failed::Send)
+    let sent = timeout_at(by, pool.send(wire, place, request)).await.unwrap_or(Err(SendError::Timeout));
+    match &sent {
+        Ok(answer) if answer.status().is_server_error() => taken.has_failed(),
+        Ok(_) => taken.is_fine(),
+        // A client that sends slowly makes no endpoint bad.
+        Err(SendError::Timeout) if !replay.is_here() => {}
+        Err(SendError::Client(_)) => {}
+        Err(_) => taken.has_failed(),
+    }
+    sent.map(|answer| answer.map(|body| body.of(taken))).map_err(Failed::Send)
 }
 
 /// Built anew: nothing of the client's framing or identity is in it, and the path is the one that was matched.
 pub(super) fn request(
     exchange: &Exchange,
     service: &ServiceUpstream,
+    taken: &Taken,
     body: UpstreamRequestBody,
 ) -> Option<Request<UpstreamRequestBody>> {
     let trailers = headers::takes_trailers(&exchange.head.headers);
@@ -151,7 +196,7 @@ pub(super) fn request(
     }
     let mut request = Request::new(body);
     *request.method_mut() = exchange.head.method.clone();
-    *request.uri_mut() = service.origins.next(&exchange.outgoing_path())?;
+    *request.uri_mut() = taken.uri(&exchange.outgoing_path())?;
     *request.headers_mut() = headers;
     Some(request)
 }

@@ -98,13 +98,14 @@ fn sanitize_answer(headers: &mut HeaderMap, method: &Method, status: StatusCode)
     }
 }
 
-/// A body of this size is read before it is sent on where there are fallbacks, so that it can be sent again.
+/// A body of this size is read before it is sent on where there are fallbacks or retries, so that it can be sent again.
 const REPLAY_BYTES: u64 = 64 * 1024;
 
 /// The request's body: streamed, or here already.
 async fn outgoing(exchange: &mut Exchange) -> Result<Replay, BodyFault> {
     let limit = exchange.plan.route.body_limit_bytes;
-    let replay = !attempts::fallbacks(&exchange.plan.route.action).is_empty();
+    let route = &exchange.plan.route;
+    let replay = route.retries.is_some() || !attempts::fallbacks(&route.action).is_empty();
     match exchange.body.take() {
         RequestBody::Unread(body) if body.is_end_stream() => Ok(Replay::Whole(Bytes::new())),
         RequestBody::Unread(body) if replay && body.size_hint().exact().is_some_and(|size| size <= REPLAY_BYTES) => {

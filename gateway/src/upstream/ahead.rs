@@ -30,6 +30,7 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+use super::Taken;
 use crate::body::BoxError;
 
 /// Names resolved, connected, and TLS agreed on, within this; who asked may wait for less.
@@ -217,16 +218,22 @@ impl Drop for Place {
     }
 }
 
-/// An answer's body, which keeps its request's place.
+/// An answer's body, which keeps its request's place, and its endpoint busy.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
     inner: Incoming,
     _place: Option<Place>,
+    _taken: Option<Taken>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(inner: Incoming, place: Option<Place>) -> Self {
-        Self { inner, _place: place }
+        Self { inner, _place: place, _taken: None }
+    }
+
+    /// Its endpoint has this much to do until the body has been read.
+    pub(crate) fn of(self, taken: Taken) -> Self {
+        Self { _taken: Some(taken), ..self }
     }
 }
 

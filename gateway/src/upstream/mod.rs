@@ -1,51 +1,41 @@
-//! Upstreams: their endpoints in turn, the connections to them, and how sending can fail.
+//! Upstreams: their endpoints, the connections to them, how they are asked whether they are well, and how sending can fail.
 
 mod ahead;
+mod checks;
+mod endpoints;
 mod error;
+mod figures;
+mod known;
 mod pool;
+mod taken;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use http::{
     HeaderValue, Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use tollgate_model::{Endpoint, Protocol, Provider, Service};
+use tollgate_model::{self as model, Protocol, Provider, Service};
 
 use crate::balance::Rotation;
 pub(crate) use ahead::UpstreamBody;
+pub(crate) use checks::Checkers;
+pub(crate) use endpoints::{Endpoints, NotTaken};
 pub(crate) use error::SendError;
+pub(crate) use figures::Figures;
 pub(crate) use pool::{Pool, Wire};
+pub(crate) use taken::{Again, Taken};
 
-/// The endpoints of one upstream.
-#[derive(Debug)]
-pub(crate) struct Origins {
-    origins: Vec<Origin>,
-    rotation: Rotation,
-}
-
-/// One endpoint: where a request's path is appended.
-#[derive(Debug, Clone)]
+/// Where a request's path is appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     scheme: Scheme,
     authority: Authority,
     base: String,
 }
 
-impl Origins {
-    fn new(endpoints: &[Endpoint]) -> Self {
-        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        Self { origins: endpoints.iter().filter_map(Origin::new).collect(), rotation: Rotation::new(&weights) }
-    }
-
-    /// The next endpoint's URI for `path` (and query).
-    pub(crate) fn next(&self, path: &str) -> Option<Uri> {
-        self.origins.get(self.rotation.next()?)?.uri(path)
-    }
-}
-
 impl Origin {
-    fn new(endpoint: &Endpoint) -> Option<Self> {
+    fn new(endpoint: &model::Endpoint) -> Option<Self> {
         let url = &endpoint.url;
         let base = url.path().trim_end_matches('/').to_owned();
         Some(Self { scheme: url.scheme()?.clone(), authority: url.authority()?.clone(), base })
@@ -54,8 +44,19 @@ impl Origin {
     fn uri(&self, path: &str) -> Option<Uri> {
         let target =
             if self.base.is_empty() { PathAndQuery::try_from(path) } else { format!("{}{path}", self.base).try_into() };
+        self.at(target.ok()?)
+    }
+
+    /// From its origin, whatever its own path.
+    fn at(&self, target: PathAndQuery) -> Option<Uri> {
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
-        uri.path_and_query(target.ok()?).build().ok()
+        uri.path_and_query(target).build().ok()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme, self.authority, self.base)
     }
 }
 
@@ -63,12 +64,14 @@ impl Origin {
 #[derive(Debug)]
 pub(crate) struct ServiceUpstream {
     pub(crate) service: Arc<Service>,
-    pub(crate) origins: Origins,
+    pub(crate) endpoints: Arc<Endpoints>,
 }
 
 impl ServiceUpstream {
-    pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self { origins: Origins::new(&service.endpoints), service }
+    pub(crate) fn new(service: Arc<Service>, zone: &str, before: Option<&Self>) -> Self {
+        let before = before.map(|before| &*before.endpoints);
+        let (name, spread) = (service.name.clone(), service.spread.clone());
+        Self { endpoints: Arc::new(Endpoints::new(name, &service.endpoints, spread, zone, before)), service }
     }
 
     pub(crate) fn wire(&self) -> Wire {
@@ -83,16 +86,19 @@ impl ServiceUpstream {
 #[derive(Debug)]
 pub(crate) struct ProviderUpstream {
     pub(crate) provider: Arc<Provider>,
-    pub(crate) origins: Origins,
+    pub(crate) endpoints: Arc<Endpoints>,
     keys: Vec<HeaderValue>,
     key_rotation: Rotation,
 }
 
 impl ProviderUpstream {
     /// `keys` are whole header values of the provider's dialect.
-    pub(crate) fn new(provider: Arc<Provider>, keys: Vec<HeaderValue>) -> Self {
+    pub(crate) fn new(provider: Arc<Provider>, keys: Vec<HeaderValue>, zone: &str, before: Option<&Self>) -> Self {
         let key_rotation = Rotation::new(&vec![1; keys.len()]);
-        Self { origins: Origins::new(&provider.endpoints), provider, keys, key_rotation }
+        let before = before.map(|before| &*before.endpoints);
+        let (name, spread) = (provider.name.clone(), provider.spread.clone());
+        let endpoints = Arc::new(Endpoints::new(name, &provider.endpoints, spread, zone, before));
+        Self { endpoints, provider, keys, key_rotation }
     }
 
     pub(crate) fn keys(&self) -> &[HeaderValue] {

@@ -14,6 +14,7 @@ mod price;
 mod rewrite;
 mod route;
 mod route_match;
+mod spread;
 mod text;
 mod traffic;
 mod upstream;

@@ -16,8 +16,8 @@ use super::{
     upstream::served_model,
 };
 use crate::{
-    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Route, RouteAction, RouteMatch, Timeouts,
-    TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
+    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Retries, Route, RouteAction, RouteMatch,
+    Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
 };
 
 /// Long enough for the slowest answer of a model, short enough to notice what hangs.
@@ -32,6 +32,9 @@ const BODY_LIMIT_BYTES: u64 = 10 << 20;
 /// The contract's default, and what most models give at the most.
 const DEFAULT_OUTPUT_TOKENS: u64 = 4096;
 
+/// More would only make what is overloaded worse.
+const MAX_RETRIES: u32 = 10;
+
 pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let mut context = Context::new(Kind::Route, &raw.api_version, &raw.kind, raw.metadata.as_ref());
     let none = v1::RouteSpec::default();
@@ -42,15 +45,26 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let matches = route_match::matches(&mut context, &spec.field("match"), &given.r#match, ai);
     let action = action(&mut context, &spec, given, &matches);
     let timeouts = timeouts(&mut context, &spec.field("timeouts"), given.timeouts.as_ref());
-    context.not_yet(&spec.field("retries"), given.retries.is_some());
+    let retries = retries(&mut context, &spec.field("retries"), given);
     let auth = auth(&mut context, &spec.field("auth"), given.auth.as_ref(), ai);
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
     context.word(&spec.field("onAbort"), &given.on_abort, &[("cut", Is(())), ("drain", NotYet)]);
     let traffic = traffic(&mut context, &spec, given, (ai, &matches, &timeouts));
     let (name, version) = (context.name.clone(), context.version);
-    let checked =
-        |action| Route { name, version, hosts, matches, action, timeouts, auth, tokens, body_limit_bytes, traffic };
+    let checked = |action| Route {
+        name,
+        version,
+        hosts,
+        matches,
+        action,
+        timeouts,
+        retries,
+        auth,
+        tokens,
+        body_limit_bytes,
+        traffic,
+    };
     let route = action.map(checked);
     context.finish(route).map(|route| Checked::Route(Arc::new(route.expect("a route without an action is a problem"))))
 }
@@ -285,6 +299,19 @@ fn timeouts(context: &mut Context, at: &Field<'_>, given: Option<&v1::Timeouts>)
         context.add(&at.field("firstByte"), "is longer than `request`, so it could never fire");
     }
     Timeouts { request, stream, first_byte, idle }
+}
+
+fn retries(context: &mut Context, at: &Field<'_>, route: &v1::RouteSpec) -> Option<Retries> {
+    let given = route.retries.as_ref()?;
+    if route.backends.is_empty() {
+        context.add(at, "need `backends`: nothing is sent without one");
+    }
+    let on = failures(context, &at.field("on"), &given.on);
+    let attempts = given.attempts.unwrap_or(1);
+    if !(1..=MAX_RETRIES).contains(&attempts) {
+        context.add(&at.field("attempts"), format!("must be 1 to {MAX_RETRIES}; leave `retries` out for none"));
+    }
+    Some(Retries { attempts, on })
 }
 
 fn auth(context: &mut Context, at: &Field<'_>, given: Option<&v1::Auth>, ai: bool) -> Auth {

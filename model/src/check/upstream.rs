@@ -9,7 +9,7 @@ use super::{
         Context,
         Value::{Is, NotYet},
     },
-    text,
+    spread, text,
 };
 use crate::{
     Checked, Endpoint, Field, Glob, Kind, ModelMap, Name, Problems, Protocol, Provider, ProviderKey, ProviderType,
@@ -18,6 +18,9 @@ use crate::{
 
 /// No real key is as long; a whole file pasted by mistake is.
 const MAX_KEY_BYTES: usize = 4096;
+
+/// So that each still has a fair share of the tables that requests are spread by.
+const MAX_ENDPOINTS: usize = 1_000;
 
 /// As long as a model's name may be, here and in what callers ask for.
 pub(super) const MAX_MODEL_BYTES: usize = 256;
@@ -48,12 +51,15 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
         endpoints.extend(self::endpoint(&mut context, &at, url, zone, endpoint.weight));
     }
     self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
-    load_balancing(&mut context, &spec.field("loadBalancing"), given.load_balancing.as_ref());
-    context.not_yet(&spec.field("healthCheck"), given.health_check.is_some());
-    context.not_yet(&spec.field("outlierDetection"), given.outlier_detection.is_some());
-    context.not_yet(&spec.field("circuitBreaker"), given.circuit_breaker.is_some());
+    let given = spread::Given {
+        balancing: given.load_balancing.as_ref(),
+        health_check: given.health_check.as_ref(),
+        outliers: given.outlier_detection.as_ref(),
+        breaker: given.circuit_breaker.as_ref(),
+    };
+    let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);
-    context.finish(Checked::Service(Arc::new(Service { name, version, protocol, endpoints })))
+    context.finish(Checked::Service(Arc::new(Service { name, version, protocol, endpoints, spread })))
 }
 
 pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
@@ -82,13 +88,16 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
     self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
     let keys = keys(&mut context, &spec.field("keys"), &given.keys);
     let models = models(&mut context, &spec.field("models"), &given.models);
-    load_balancing(&mut context, &spec.field("loadBalancing"), given.load_balancing.as_ref());
     context.not_yet(&spec.field("keyFailover"), given.key_failover.is_some());
-    context.not_yet(&spec.field("healthCheck"), given.health_check.is_some());
-    context.not_yet(&spec.field("outlierDetection"), given.outlier_detection.is_some());
-    context.not_yet(&spec.field("circuitBreaker"), given.circuit_breaker.is_some());
+    let given = spread::Given {
+        balancing: given.load_balancing.as_ref(),
+        health_check: given.health_check.as_ref(),
+        outliers: given.outlier_detection.as_ref(),
+        breaker: given.circuit_breaker.as_ref(),
+    };
+    let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);
-    context.finish(Checked::Provider(Arc::new(Provider { name, version, dialect, endpoints, keys, models })))
+    context.finish(Checked::Provider(Arc::new(Provider { name, version, dialect, endpoints, spread, keys, models })))
 }
 
 fn required<'a>(context: &mut Context, at: &Field<'_>, text: &'a str) -> Option<&'a str> {
@@ -116,6 +125,9 @@ fn endpoints(context: &mut Context, at: &Field<'_>, given: usize, endpoints: &[E
     if given == 0 {
         context.add(at, "is missing: an upstream has at least one endpoint");
     }
+    if given > MAX_ENDPOINTS {
+        context.add(at, format!("has {given} endpoints, more than {MAX_ENDPOINTS}: put them into several upstreams"));
+    }
     let urls: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url.to_string()).collect();
     if urls.len() == given {
         context.once(at, &urls);
@@ -123,19 +135,6 @@ fn endpoints(context: &mut Context, at: &Field<'_>, given: usize, endpoints: &[E
             context.add(at, "every weight is 0, so no request could be sent anywhere");
         }
     }
-}
-
-fn load_balancing(context: &mut Context, at: &Field<'_>, given: Option<&v1::LoadBalancing>) {
-    let Some(given) = given else { return };
-    let policies = [
-        ("roundRobin", Is(())),
-        ("leastRequest", NotYet),
-        ("random", NotYet),
-        ("ringHash", NotYet),
-        ("maglev", NotYet),
-    ];
-    context.word(&at.field("policy"), &given.policy, &policies);
-    context.word(&at.field("zones"), &given.zones, &[("preferLocal", Is(()))]);
 }
 
 fn keys(context: &mut Context, at: &Field<'_>, given: &[v1::ProviderKey]) -> Vec<ProviderKey> {

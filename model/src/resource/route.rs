@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::{RedirectTo, Traffic, When};
-use crate::{HostPattern, LogIndex, Name, RouteMatch};
+use crate::{HostPattern, LogIndex, Name, Retries, RouteMatch};
 
 /// Which requests, and what happens to them.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Route {
     pub action: RouteAction,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// When a request is sent once more.
+    pub retries: Option<Retries>,
     /// Who may call.
     pub auth: Auth,
     /// Output tokens.

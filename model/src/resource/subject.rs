@@ -46,8 +46,14 @@ impl<'a> Subject<'a> {
     }
 
     pub(super) fn value(&self, part: &KeyPart, parts: usize) -> String {
+        fit(&self.sent_value(part), part.is_secret(), parts)
+    }
+
+    /// The value as it came, secrets included; empty where there is none.
+    #[must_use]
+    pub fn sent_value(&self, part: &KeyPart) -> Cow<'a, [u8]> {
         let sent = self.sent.unwrap_or_default();
-        let value: Cow<'_, [u8]> = match part {
+        match part {
             KeyPart::Tenant => of(self.tenant),
             KeyPart::Consumer => of(self.consumer),
             KeyPart::Route => of(Some(self.route)),
@@ -57,8 +63,7 @@ impl<'a> Subject<'a> {
             KeyPart::Header(name) => sent.header(name),
             KeyPart::Cookie(name) => sent.cookie(name),
             KeyPart::Query(name) => sent.parameter(name),
-        };
-        fit(&value, part.is_secret(), parts)
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, path::PathBuf};
 
-use crate::{Glob, LogIndex, Name};
+use crate::{Glob, LogIndex, Name, Spread};
 
 /// An ordinary upstream.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// Never empty; the weights' sum is greater than zero.
     pub endpoints: Vec<Endpoint>,
+    /// Which of them has a request.
+    pub spread: Spread,
 }
 
 /// How an ordinary upstream is spoken to.
@@ -56,6 +58,8 @@ pub struct Provider {
     pub dialect: ProviderType,
     /// Never empty; the weights' sum is greater than zero. Their paths carry the version: `/v1`.
     pub endpoints: Vec<Endpoint>,
+    /// Which of them has a request.
+    pub spread: Spread,
     /// Any number; none for a provider that asks for none. [`crate::ConfigView::provider_key`] has the keys themselves.
     pub keys: Vec<ProviderKey>,
     /// What its models are called there.

@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use super::*;
-use crate::ProviderKey;
+use crate::{KeyPart, OutlierDetection, Policy, ProviderKey, Spread};
 
 #[test]
 fn every_wrong_value_of_a_service_is_told() {
@@ -21,18 +23,6 @@ fn every_wrong_value_of_a_service_is_told() {
             ),
             ("{protocol: grpc, endpoints: [{address: 'a:1'}]}", "spec.protocol: `grpc` is not supported yet"),
             ("{protocol: h2, endpoints: [{address: 'a:1'}]}", "spec.protocol: `h2` is not supported yet"),
-            ("{endpoints: [{address: 'a:1'}], healthCheck: {}}", "spec.healthCheck: not supported yet"),
-            ("{endpoints: [{address: 'a:1'}], outlierDetection: {}}", "spec.outlierDetection: not supported yet"),
-            ("{endpoints: [{address: 'a:1'}], circuitBreaker: {}}", "spec.circuitBreaker: not supported yet"),
-            (
-                "{endpoints: [{address: 'a:1'}], loadBalancing: {policy: maglev}}",
-                "spec.loadBalancing.policy: `maglev` is not supported yet",
-            ),
-            ("{endpoints: [{address: 'a:1'}], loadBalancing: {policy: roundrobin}}", "(did you mean `roundRobin`?)"),
-            (
-                "{endpoints: [{address: 'a:1'}], loadBalancing: {zones: any}}",
-                "spec.loadBalancing.zones: `any` is unknown",
-            ),
         ],
     );
     let Ok(Checked::Service(service)) =
@@ -59,10 +49,6 @@ fn every_wrong_value_of_a_provider_is_told() {
         ("models: {a: 'b*'}", "spec.models[\"a\"]: `*` stands for something only in what is asked for"),
         ("models: {a: ''}", "spec.models[\"a\"]: the provider's own name must not be empty"),
         ("keyFailover: {}", "spec.keyFailover: not supported yet"),
-        ("healthCheck: {}", "spec.healthCheck: not supported yet"),
-        ("outlierDetection: {}", "spec.outlierDetection: not supported yet"),
-        ("circuitBreaker: {}", "spec.circuitBreaker: not supported yet"),
-        ("loadBalancing: {policy: leastRequest}", "spec.loadBalancing.policy: `leastRequest` is not supported yet"),
     ] {
         each_is_wrong("Provider", &[(&with(rest), expected)]);
     }
@@ -87,6 +73,69 @@ fn every_wrong_value_of_a_provider_is_told() {
             ),
         ],
     );
+}
+
+#[test]
+fn every_wrong_value_of_what_an_upstream_says_of_its_endpoints_is_told() {
+    for (rest, expected) in [
+        ("loadBalancing: {policy: roundrobin}", "spec.loadBalancing.policy: `roundrobin` is unknown (did you mean"),
+        ("loadBalancing: {zones: all}", "spec.loadBalancing.zones: `all` is unknown: preferLocal | any"),
+        ("loadBalancing: {policy: maglev}", "spec.loadBalancing.hashOn: is missing: what requests are told apart by"),
+        ("loadBalancing: {policy: ringHash, hashOn: 'header:a b'}", "spec.loadBalancing.hashOn: `a b` is no header's"),
+        ("loadBalancing: {policy: ringHash, hashOn: route}", "spec.loadBalancing.hashOn: `route` tells too few"),
+        ("loadBalancing: {policy: ringHash, hashOn: 'header:X-Api-Key'}", "hashOn: may hold a credential"),
+        ("loadBalancing: {policy: random, hashOn: ip}", "spec.loadBalancing.hashOn: is only for the policies"),
+        ("loadBalancing: {panicThreshold: 101}", "spec.loadBalancing.panicThreshold: is a percentage: 0 to 100"),
+        ("loadBalancing: {slowStart: 2h}", "spec.loadBalancing.slowStart: must be an hour at most"),
+        ("loadBalancing: {policy: maglev, hashOn: ip, slowStart: 1s}", "spec.loadBalancing.slowStart: is not for"),
+        ("healthCheck: {}", "spec.healthCheck.path: is missing: a path from the origin, such as /healthz"),
+        ("healthCheck: {path: healthz}", "spec.healthCheck.path: is no path: it begins with `/`"),
+        ("healthCheck: {path: '/a b'}", "spec.healthCheck.path: is no path"),
+        ("healthCheck: {path: /, type: tcp}", "spec.healthCheck.type: `tcp` is not supported yet"),
+        ("healthCheck: {path: /, type: grpc}", "spec.healthCheck.type: `grpc` is not supported yet"),
+        ("healthCheck: {path: /, interval: 99ms}", "spec.healthCheck.interval: must be 100ms at least"),
+        ("healthCheck: {path: /, interval: 1s, timeout: 2s}", "spec.healthCheck.timeout: is longer than `interval`"),
+        ("healthCheck: {path: /, unhealthyAfter: 0}", "spec.healthCheck.unhealthyAfter: must be 1 to 1000"),
+        ("healthCheck: {path: /, healthyAfter: 1001}", "spec.healthCheck.healthyAfter: must be 1 to 1000"),
+        ("outlierDetection: {consecutiveErrors: 0}", "spec.outlierDetection.consecutiveErrors: must be 1 to 1000"),
+        ("outlierDetection: {ejectFor: 0s}", "spec.outlierDetection.ejectFor: must be longer than zero"),
+        ("outlierDetection: {maxEjectedPercent: 0}", "spec.outlierDetection.maxEjectedPercent: must be 1 to 100"),
+        ("circuitBreaker: {maxRequests: 0}", "spec.circuitBreaker.maxRequests: must be greater than 0"),
+        ("circuitBreaker: {maxConnections: 1}", "spec.circuitBreaker.maxConnections: not supported yet"),
+        ("circuitBreaker: {maxPending: 1}", "spec.circuitBreaker.maxPending: not supported yet"),
+    ] {
+        each_is_wrong("Service", &[(&format!("{{endpoints: [{{address: 'a:1'}}], {rest}}}"), expected)]);
+        let provider = format!("{{type: openai, endpoints: [{{url: 'http://a/v1'}}], {rest}}}");
+        each_is_wrong("Provider", &[(&provider, expected)]);
+    }
+    let many: Vec<String> = (0..1_001).map(|n| format!("{{address: 'a{n}:1'}}")).collect();
+    let many = format!("{{endpoints: [{}]}}", many.join(", "));
+    each_is_wrong("Service", &[(&many, "spec.endpoints: has 1001 endpoints, more than 1000")]);
+}
+
+#[test]
+fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
+    let with = |rest: &str| provider(&format!("{{type: openai, endpoints: [{{url: 'http://a/v1'}}], {rest}}}")).spread;
+    let none = with("keys: []");
+    assert_eq!(none, Spread::default());
+    assert_eq!((&none.balancing.policy, none.balancing.prefer_local), (&Policy::RoundRobin, true));
+    assert_eq!((none.outliers, none.breaker.max_requests, none.health_check), (None, None, None));
+    let all = with(
+        "loadBalancing: {policy: maglev, zones: any, hashOn: 'header:X-User', panicThreshold: 0}, healthCheck: {path: '/up?x=1'},
+         outlierDetection: {ejectFor: 10s}, circuitBreaker: {maxRequests: 7}",
+    );
+    assert_eq!(all.balancing.policy, Policy::Maglev(KeyPart::Header("x-user".into())));
+    assert_eq!((all.balancing.prefer_local, all.balancing.panic_threshold), (false, 0));
+    let check = all.health_check.unwrap();
+    assert_eq!((check.path.as_str(), check.interval, check.timeout), ("/up?x=1", ms(2_000), ms(500)));
+    assert_eq!((check.unhealthy_after, check.healthy_after), (3, 2));
+    let outliers = OutlierDetection { consecutive_errors: 5, eject_for: ms(10_000), max_ejected_percent: 50 };
+    assert_eq!((all.outliers, all.breaker.max_requests), (Some(outliers), Some(7)));
+    assert_eq!(with("loadBalancing: {slowStart: 30s}").balancing.slow_start, Some(ms(30_000)));
+}
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
 }
 
 #[test]

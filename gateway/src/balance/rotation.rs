@@ -5,49 +5,59 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Turns in one round at most: weights are scaled down to it, exact for all that add up to less.
 const MAX_TURNS: u64 = 1_000;
 
-/// Indexes in turn, each as often as its weight says, spread evenly over the round (nginx's smooth round robin).
+/// Indexes in turn, each as often as its weight says, spread evenly over the round.
 #[derive(Debug)]
 pub(crate) struct Rotation {
-    turns: Box<[u16]>,
+    turns: Box<[u32]>,
     at: AtomicUsize,
 }
 
 impl Rotation {
     pub(crate) fn new(weights: &[u32]) -> Self {
-        let at = AtomicUsize::new(0);
-        Self { turns: turns(weights).into(), at }
+        Self::resumed(weights, 0)
+    }
+
+    /// So many turns were had already, perhaps by other weights: what is made anew often does not begin with the same
+    /// indexes each time.
+    pub(super) fn resumed(weights: &[u32], had: usize) -> Self {
+        Self { turns: turns(weights).into(), at: AtomicUsize::new(had) }
     }
 
     /// The next index; none when no weight is above zero.
     pub(crate) fn next(&self) -> Option<usize> {
         match *self.turns {
             [] => None,
-            [only] => Some(only.into()),
-            ref turns => Some(turns[self.at.fetch_add(1, Ordering::Relaxed) % turns.len()].into()),
+            [only] => Some(index(only)),
+            ref turns => Some(index(turns[self.at.fetch_add(1, Ordering::Relaxed) % turns.len()])),
         }
+    }
+
+    /// For [`Self::resumed`].
+    pub(super) fn had(&self) -> usize {
+        self.at.load(Ordering::Relaxed)
     }
 }
 
-fn turns(weights: &[u32]) -> Vec<u16> {
+fn index(kept: u32) -> usize {
+    kept as usize
+}
+
+/// Who has `n` turns has them at the middles of the `n` parts that the round falls into: a tie is for the first.
+fn turns(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let total: u64 = weights.iter().map(|&weight| u64::from(weight / divisor)).sum();
-    let scaled: Vec<i64> = weights.iter().map(|&weight| scale(u64::from(weight / divisor), total)).collect();
-    let round: i64 = scaled.iter().sum();
-    let mut due = vec![0; scaled.len()];
-    (0..round)
-        .map(|_| {
-            due.iter_mut().zip(&scaled).for_each(|(due, weight)| *due += weight);
-            let next = (0..due.len()).rev().max_by_key(|&index| due[index]).expect("the round is not empty");
-            due[next] -= round;
-            u16::try_from(next).expect("a round has at most a thousand turns and as many members")
-        })
-        .collect()
+    let scaled = weights.iter().map(|&weight| scale(u64::from(weight / divisor), total));
+    let mut due: Vec<(u64, u64, u32)> =
+        (0_u32..).zip(scaled).flat_map(|(n, of)| (0..of).map(move |k| (k, of, n))).collect();
+    due.sort_unstable_by(|&(k, of, n), &(other_k, other_of, other)| {
+        ((2 * k + 1) * other_of).cmp(&((2 * other_k + 1) * of)).then(n.cmp(&other))
+    });
+    due.into_iter().map(|(_, _, n)| n).collect()
 }
 
 /// At least one turn for every weight above zero.
-fn scale(weight: u64, total: u64) -> i64 {
-    let scaled = if total <= MAX_TURNS { weight } else { (weight * MAX_TURNS / total).max(u64::from(weight > 0)) };
-    i64::try_from(scaled).expect("at most a thousand, or a 32-bit weight")
+fn scale(weight: u64, total: u64) -> u64 {
+    if total <= MAX_TURNS { weight } else { (weight * MAX_TURNS / total).max(u64::from(weight > 0)) }
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -75,7 +85,7 @@ mod tests {
     #[test]
     fn great_weights_are_scaled_and_nobody_is_left_out() {
         let turns = turns(&[u32::MAX, 1, u32::MAX / 2]);
-        let count = |index: u16| turns.iter().filter(|&&turn| turn == index).count();
+        let count = |index: u32| turns.iter().filter(|&&turn| turn == index).count();
         assert!(turns.len() <= 1_002 && count(1) == 1);
         assert_eq!(count(0) / 2, count(2));
     }

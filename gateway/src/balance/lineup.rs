@@ -1,0 +1,293 @@
+//! The endpoints that have requests, as things stand: who is well, who is near, and how much goes elsewhere.
+//!
+//! **Near and far.** What is near has all requests while seven tenths of its weight are fit. Below that the share that goes
+//! far rises evenly, up to everything when nothing near is left: no request waits for a cliff, and no cliff waits for
+//! requests. What has just come back counts for less, so a zone is taken back as gently.
+//!
+//! **Panic.** When too little is fit in all, those that are not are used as well: what is left would only drown, and more
+//! likely it is the checks that are wrong. So the last endpoint always has requests.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tollgate_model::{Balancing, Policy};
+
+use super::{
+    Draw, Rotation, Tables, Tried,
+    hash::{below, mix},
+    table::Table,
+};
+
+/// All requests, of the share that goes far.
+const ALL: u64 = 1 << 16;
+/// While as much of the near weight is fit, nothing goes far.
+const ENOUGH: (u64, u64) = (7, 10);
+/// A share that grows does so in as many steps.
+const STEPS: u32 = 10;
+/// Drawn again so often where who was drawn is not accepted; then whoever is.
+const DRAWS: u64 = 4;
+
+/// What is known of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fitness {
+    Fit,
+    /// It came, or came back, then.
+    Since(Instant),
+    /// It does not answer as it should when it is asked.
+    Unwell,
+    /// It is left alone until then.
+    Ejected(Instant),
+}
+
+/// One endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member {
+    pub(crate) weight: u32,
+    pub(crate) near: bool,
+    pub(crate) fitness: Fitness,
+}
+
+/// What a lineup is made by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) balancing: &'a Balancing,
+    pub(crate) tables: &'a Tables,
+    pub(crate) now: Instant,
+}
+
+/// Who has requests.
+#[derive(Debug)]
+pub(crate) struct Lineup {
+    near: Tier,
+    far: Tier,
+    /// Of [`ALL`].
+    spill: u64,
+    turn: AtomicU64,
+    /// By index.
+    used: Box<[bool]>,
+    is_panic: bool,
+    stale_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Tier {
+    members: Box<[u32]>,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Turns(Rotation),
+    /// The sums of the weights, up to each and with it.
+    Chance {
+        sums: Box<[u64]>,
+        least: bool,
+    },
+    Table(Arc<Table>),
+}
+
+impl Member {
+    fn is_fit(&self) -> bool {
+        self.weight > 0 && matches!(self.fitness, Fitness::Fit | Fitness::Since(_))
+    }
+
+    /// In [`STEPS`]ths of a weight of one.
+    fn share(&self, Terms { balancing, now, .. }: Terms<'_>) -> u32 {
+        let steps = match (self.fitness, balancing.slow_start) {
+            (Fitness::Since(since), Some(whole)) => step(now.saturating_duration_since(since), whole),
+            _ => STEPS,
+        };
+        self.weight.saturating_mul(steps)
+    }
+
+    /// When it is another one by itself.
+    fn changes_at(&self, Terms { balancing, now, .. }: Terms<'_>) -> Option<Instant> {
+        match (self.fitness, balancing.slow_start) {
+            (Fitness::Ejected(until), _) => Some(until),
+            (Fitness::Since(since), Some(whole)) => {
+                let step = step(now.saturating_duration_since(since), whole);
+                (step < STEPS).then(|| since + whole * step / STEPS)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// From 1 to [`STEPS`].
+fn step(since: Duration, whole: Duration) -> u32 {
+    let passed = since.as_nanos() * u128::from(STEPS) / whole.as_nanos().max(1);
+    u32::try_from(passed).unwrap_or(STEPS).saturating_add(1).min(STEPS)
+}
+
+impl Lineup {
+    /// `before` is the one that this one follows, whose turns are gone on with.
+    pub(crate) fn new(members: &[Member], terms: Terms<'_>, before: Option<&Self>) -> Self {
+        let sum = |of: &dyn Fn(&Member) -> bool| -> u64 {
+            members.iter().filter(|member| of(member)).map(|member| u64::from(member.weight)).sum()
+        };
+        let (total, fit) = (sum(&|_| true), sum(&Member::is_fit));
+        let is_panic = fit == 0 || fit * 100 < total * u64::from(terms.balancing.panic_threshold);
+        let used: Box<[bool]> =
+            members.iter().map(|member| member.weight > 0 && (is_panic || member.is_fit())).collect();
+        let tier = |near: bool| {
+            let before = before.map(|before| if near { &before.near } else { &before.far });
+            Tier::new(members, &used, near, terms, before)
+        };
+        let turn = before.map_or(0, |before| before.turn.load(Ordering::Relaxed));
+        Self {
+            near: tier(true),
+            far: tier(false),
+            spill: spill(members, terms),
+            turn: AtomicU64::new(turn),
+            is_panic,
+            stale_at: members.iter().filter_map(|member| member.changes_at(terms)).min(),
+            used,
+        }
+    }
+
+    /// One endpoint, if any has a weight: one that was not tried, where there is one. `load` says how much one has to do.
+    pub(crate) fn select(&self, draw: &Draw, tried: &Tried, load: impl Fn(usize) -> usize) -> Option<usize> {
+        let tiers = if self.goes_far(draw) { [&self.far, &self.near] } else { [&self.near, &self.far] };
+        let is_used = |index: usize| self.used.get(index).is_some_and(|used| *used);
+        let fresh = |index: usize| is_used(index) && !tried.contains(index);
+        let first = tiers.iter().find_map(|tier| tier.select(draw, fresh, &load));
+        first.or_else(|| tiers.iter().find_map(|tier| tier.select(draw, is_used, &load)))
+    }
+
+    /// When it has to be made anew, whatever happens.
+    pub(crate) fn is_stale(&self, now: Instant) -> bool {
+        self.stale_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether the clock has anything to say.
+    pub(crate) fn ages(&self) -> bool {
+        self.stale_at.is_some()
+    }
+
+    /// Whether those are used, too, that are not fit.
+    pub(crate) fn is_panic(&self) -> bool {
+        self.is_panic
+    }
+
+    /// The share of requests that goes far, of 65,536.
+    pub(crate) fn spill(&self) -> u64 {
+        self.spill
+    }
+
+    fn goes_far(&self, draw: &Draw) -> bool {
+        match (self.spill, &self.near.way) {
+            (0, _) => false,
+            (ALL.., _) => true,
+            (spill, Way::Turns(_)) => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                turn.wrapping_mul(spill) % ALL >= ALL - spill
+            }
+            (spill, Way::Chance { .. }) => below(draw.number(0), ALL) < spill,
+            (spill, Way::Table(_)) => below(mix(draw.key()), ALL) < spill,
+        }
+    }
+}
+
+/// What goes far, of [`ALL`].
+fn spill(members: &[Member], terms: Terms<'_>) -> u64 {
+    let share = |near: bool| -> u64 {
+        let fit = members.iter().filter(|member| member.near == near && member.is_fit());
+        fit.map(|member| u64::from(member.share(terms))).sum()
+    };
+    let near_total: u64 = members.iter().filter(|member| member.near).map(|it| u64::from(it.weight)).sum();
+    let (near, far) = (share(true), share(false));
+    if near_total == 0 {
+        return ALL;
+    }
+    if far == 0 {
+        return 0;
+    }
+    let enough = near_total * u64::from(STEPS) * ENOUGH.0;
+    ALL - (near * ENOUGH.1 * ALL / enough).min(ALL)
+}
+
+impl Tier {
+    fn new(members: &[Member], used: &[bool], near: bool, terms: Terms<'_>, before: Option<&Self>) -> Self {
+        let here = |(index, member): &(u32, &Member)| member.near == near && used[*index as usize];
+        let chosen: Vec<(u32, &Member)> = (0_u32..).zip(members).filter(here).collect();
+        let shares: Vec<u32> = chosen.iter().map(|(_, member)| member.share(terms)).collect();
+        let table = if near { &terms.tables.near } else { &terms.tables.far };
+        let way = match (&terms.balancing.policy, table) {
+            (_, Some(table)) => Way::Table(Arc::clone(table)),
+            (Policy::LeastRequest, _) => Way::Chance { sums: sums(&shares), least: true },
+            (Policy::Random, _) => Way::Chance { sums: sums(&shares), least: false },
+            _ => Way::Turns(Rotation::resumed(&shares, before.map_or(0, Self::had))),
+        };
+        Self { members: chosen.iter().map(|(index, _)| *index).collect(), way }
+    }
+
+    fn had(&self) -> usize {
+        match &self.way {
+            Way::Turns(rotation) => rotation.had(),
+            Way::Chance { .. } | Way::Table(_) => 0,
+        }
+    }
+
+    fn select(&self, draw: &Draw, accept: impl Fn(usize) -> bool, load: &impl Fn(usize) -> usize) -> Option<usize> {
+        match &self.way {
+            Way::Table(table) => table.find(draw.key(), accept),
+            Way::Turns(rotation) => {
+                let drawn = (0..DRAWS).filter_map(|_| self.member(rotation.next()?)).find(|&index| accept(index));
+                drawn.or_else(|| self.any(draw, accept))
+            }
+            Way::Chance { sums, least } => {
+                let draw_one = |n: u64| drawn(sums, draw.number(n)).filter(|&at| self.member(at).is_some_and(&accept));
+                let found = (1..=DRAWS).find_map(|n| {
+                    let (one, other) = (draw_one(2 * n), if *least { draw_one(2 * n + 1) } else { None });
+                    match (one, other) {
+                        (Some(one), Some(other)) if self.is_lighter(other, one, sums, load) => Some(other),
+                        (one, other) => one.or(other),
+                    }
+                });
+                found.and_then(|at| self.member(at)).or_else(|| self.any(draw, accept))
+            }
+        }
+    }
+
+    fn member(&self, at: usize) -> Option<usize> {
+        self.members.get(at).map(|&index| index as usize)
+    }
+
+    /// Whether the one at this place has less to do than another, for what each can take.
+    fn is_lighter(&self, one: usize, other: usize, sums: &[u64], load: &impl Fn(usize) -> usize) -> bool {
+        let sum = |at: usize| u128::from(sums.get(at).copied().unwrap_or(0));
+        let weight = |at: usize| sum(at) - at.checked_sub(1).map_or(0, sum);
+        let load = |at: usize| self.member(at).map_or(0, load) as u128;
+        load(one) * weight(other) < load(other) * weight(one)
+    }
+
+    /// The first that is accepted, from some place on.
+    fn any(&self, draw: &Draw, accept: impl Fn(usize) -> bool) -> Option<usize> {
+        let count = self.members.len() as u64;
+        let from = usize::try_from(below(draw.number(1), count.max(1))).unwrap_or(0);
+        let (before, after) = self.members.split_at(from.min(self.members.len()));
+        after.iter().chain(before).map(|&index| index as usize).find(|&index| accept(index))
+    }
+}
+
+fn sums(shares: &[u32]) -> Box<[u64]> {
+    let mut sum = 0;
+    let add = |&share: &u32| {
+        sum += u64::from(share);
+        sum
+    };
+    shares.iter().map(add).collect()
+}
+
+/// The place of the share that a number falls into.
+fn drawn(sums: &[u64], number: u64) -> Option<usize> {
+    let whole = *sums.last().filter(|&&sum| sum > 0)?;
+    let at = below(number, whole);
+    Some(sums.partition_point(|&sum| sum <= at))
+}

@@ -1,0 +1,119 @@
+//! Asking endpoints whether they are well, while they are in the configuration.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Limited};
+use parking_lot::Mutex;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tollgate_model::{HealthCheck, Kind, Name};
+use tracing::error;
+
+use super::{Endpoints, Origin, SendError, Wire};
+use crate::{balance, body::UpstreamRequestBody, compiled::Compiled, gateway::Shared};
+
+/// Of an answer's body so much is read, that its connection may be used again.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// One task for each upstream that has checks. Dropping it ends them all.
+#[derive(Debug, Default)]
+pub(crate) struct Checkers {
+    tasks: TaskTracker,
+    running: Mutex<HashMap<(Kind, Name), Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    of: Arc<Endpoints>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Checkers {
+    /// Checks what this configuration has, and nothing else. What did not change goes on.
+    pub(crate) fn follow(&self, shared: &Arc<Shared>, compiled: &Compiled) {
+        let providers = compiled
+            .providers
+            .iter()
+            .map(|(name, it)| ((Kind::Provider, name.clone()), (&it.endpoints, Wire::Negotiated)));
+        let services =
+            compiled.services.iter().map(|(name, it)| ((Kind::Service, name.clone()), (&it.endpoints, it.wire())));
+        let mut running = self.running.lock();
+        let mut before = std::mem::take(&mut *running);
+        for (key, (endpoints, wire)) in providers.chain(services) {
+            let Some(terms) = endpoints.health_check() else { continue };
+            let known = before.remove(&key).filter(|known| Arc::ptr_eq(&known.of, endpoints));
+            let begin = || {
+                let checking = check_all(Arc::downgrade(shared), Arc::clone(endpoints), wire, terms.clone());
+                let task = AbortOnDropHandle::new(self.tasks.spawn(checking));
+                Running { of: Arc::clone(endpoints), _task: task }
+            };
+            running.insert(key, known.unwrap_or_else(begin));
+        }
+    }
+}
+
+/// All endpoints of one upstream, each at its own pace, for as long as the gateway is there.
+async fn check_all(shared: Weak<Shared>, endpoints: Arc<Endpoints>, wire: Wire, terms: HealthCheck) {
+    let mut checking = JoinSet::new();
+    for (index, origin) in endpoints.origins().enumerate() {
+        let (shared, endpoints) = (Weak::clone(&shared), Arc::clone(&endpoints));
+        checking.spawn(check_one(shared, endpoints, index, (wire, origin.clone()), terms.clone()));
+    }
+    while let Some(ended) = checking.join_next().await {
+        if let Err(error) = ended {
+            error!(%error, upstream = %endpoints.upstream, "an endpoint is no longer asked whether it is well");
+        }
+    }
+}
+
+async fn check_one(
+    shared: Weak<Shared>,
+    endpoints: Arc<Endpoints>,
+    index: usize,
+    (wire, origin): (Wire, Origin),
+    terms: HealthCheck,
+) {
+    let mut due = Instant::now();
+    loop {
+        sleep_until(due).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let is_good = ask(&shared, wire, &origin, &terms).await;
+        drop(shared);
+        endpoints.checked(index, is_good);
+        // Not from the last time it was due: after a pause of the machine nothing has to be made up for.
+        due = Instant::now() + balance::jittered(terms.interval, rand::random());
+    }
+}
+
+/// Whether it answers as it should. A kept connection may have died since it was used: that says nothing, so it is asked once
+/// more.
+async fn ask(shared: &Shared, wire: Wire, origin: &Origin, terms: &HealthCheck) -> bool {
+    let once = || ask_once(shared, wire, origin, terms);
+    let asked = async {
+        match once().await {
+            Err(SendError::Reset) => once().await,
+            told => told,
+        }
+    };
+    matches!(timeout(terms.timeout, asked).await, Ok(Ok(true)))
+}
+
+async fn ask_once(shared: &Shared, wire: Wire, origin: &Origin, terms: &HealthCheck) -> Result<bool, SendError> {
+    let Some(uri) = origin.at(terms.path.clone()) else { return Ok(false) };
+    let mut request = Request::new(UpstreamRequestBody::Whole(None));
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = uri;
+    let place = shared.pool.place(wire, request.uri());
+    let answer = shared.pool.send(wire, place, request).await?;
+    let is_good = answer.status().is_success();
+    // What is not read is closed, and so is what is too long to be read.
+    drop(Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await);
+    Ok(is_good)
+}

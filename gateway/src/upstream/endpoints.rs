@@ -1,0 +1,280 @@
+//! The endpoints of one upstream, as requests meet them, and what is known of each.
+//!
+//! What is known outlives the configuration: an endpoint is known by its upstream and its address, so that an edit forgets
+//! neither what is in flight nor who is left alone. Requests read a [`Lineup`] and count in atomics; it is made anew, by the
+//! first request that sees that it has to be, when something seldom happens: an ejection, a check, a time that is over.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tollgate_model::{self as model, Balancing, HealthCheck, KeyPart, Name, OutlierDetection, Spread};
+use tracing::warn;
+
+use super::{
+    Origin,
+    known::{Counts, Known, Totals},
+    taken::{Again, Busy, Taken},
+};
+use crate::balance::{self, Draw, Fitness, Lineup, Member, Tables, Terms, Tried, may_eject};
+
+/// All endpoints of one upstream, by one configuration.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    pub(super) upstream: Name,
+    endpoints: Vec<Endpoint>,
+    spread: Spread,
+    tables: Tables,
+    made: ArcSwap<Made>,
+    making: Mutex<()>,
+    totals: Arc<Totals>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    origin: Origin,
+    weight: u32,
+    near: bool,
+    known: Arc<Known>,
+}
+
+/// A lineup, and what of it was known when it was made.
+#[derive(Debug)]
+struct Made {
+    lineup: Lineup,
+    version: u64,
+}
+
+/// Why there is no endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotTaken;
+
+impl Endpoints {
+    /// Of a node in `zone`. What `before` knew of the same addresses is known here.
+    pub(crate) fn new(
+        upstream: Name,
+        endpoints: &[model::Endpoint],
+        spread: Spread,
+        zone: &str,
+        before: Option<&Self>,
+    ) -> Self {
+        let now = Instant::now();
+        let endpoints: Vec<Endpoint> = endpoints
+            .iter()
+            .filter_map(|endpoint| {
+                let origin = Origin::new(endpoint)?;
+                let known = before.map(|before| before.known(&origin).unwrap_or_else(|| Known::new(now)));
+                let near = !spread.balancing.prefer_local || endpoint.zone.as_deref().is_none_or(|it| it == zone);
+                Some(Endpoint { origin, weight: endpoint.weight, near, known: known.unwrap_or_default() })
+            })
+            .collect();
+        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.near);
+        let identities: Vec<_> = endpoints.iter().map(identity).collect();
+        let tables = Tables::new(&spread.balancing.policy, &identities);
+        let totals = before.map_or_else(Arc::default, |before| Arc::clone(&before.totals));
+        let last = before.map(|before| before.made.load_full());
+        let made = make(&endpoints, &spread, &tables, &totals, last.as_ref().map(|made| &made.lineup), now);
+        Self {
+            upstream,
+            endpoints,
+            spread,
+            tables,
+            made: ArcSwap::from_pointee(made),
+            making: Mutex::default(),
+            totals,
+        }
+    }
+
+    fn known(&self, origin: &Origin) -> Option<Arc<Known>> {
+        let same = self.endpoints.iter().find(|endpoint| endpoint.origin == *origin)?;
+        Some(Arc::clone(&same.known))
+    }
+
+    /// One endpoint for one request; another than those that were `tried`, where there is one.
+    pub(crate) fn take(self: &Arc<Self>, draw: &Draw, tried: &mut Tried) -> Result<Taken, NotTaken> {
+        let busy = Busy::new(self);
+        let most = self.spread.breaker.max_requests;
+        if most.is_some_and(|most| busy.before >= usize::try_from(most).unwrap_or(usize::MAX)) {
+            self.totals.counts.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(NotTaken);
+        }
+        let load = |index: usize| self.endpoints.get(index).map_or(0, |it| it.known.in_flight.load(Ordering::Relaxed));
+        let index = self.current().lineup.select(draw, tried, load).ok_or(NotTaken)?;
+        tried.note(index);
+        Ok(busy.at(index))
+    }
+
+    /// Leave to send one more request again, for as long as it is kept. None when too many are.
+    pub(crate) fn again(&self) -> Option<Again> {
+        let Totals { in_flight, counts, .. } = &*self.totals;
+        let (leave, others) = Again::new(&self.totals);
+        if balance::has_budget(in_flight.load(Ordering::Relaxed), others) {
+            counts.retries.fetch_add(1, Ordering::Relaxed);
+            return Some(leave);
+        }
+        counts.over_budget.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Whether there may be one that was not tried.
+    pub(crate) fn has_others(&self, tried: &Tried) -> bool {
+        self.endpoints.iter().filter(|endpoint| endpoint.weight > 0).count() > tried.count()
+    }
+
+    /// What requests are told apart by, where they are.
+    pub(crate) fn hash_on(&self) -> Option<&KeyPart> {
+        self.spread.balancing.policy.hash_on()
+    }
+
+    fn current(&self) -> arc_swap::Guard<Arc<Made>> {
+        let made = self.made.load();
+        let is_old = made.version != self.totals.version.load(Ordering::Acquire);
+        if !is_old && (!made.lineup.ages() || !made.lineup.is_stale(Instant::now())) {
+            return made;
+        }
+        // Whoever does not make it takes the one before.
+        let Some(_making) = self.making.try_lock() else { return made };
+        let Self { endpoints, spread, tables, totals, .. } = self;
+        self.made.store(Arc::new(make(endpoints, spread, tables, totals, Some(&made.lineup), Instant::now())));
+        self.made.load()
+    }
+
+    pub(super) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// What an endpoint has in flight, for whoever counts it.
+    pub(super) fn load(&self, index: usize, count: impl FnOnce(&AtomicUsize) -> usize) {
+        self.endpoints.get(index).map(|endpoint| count(&endpoint.known.in_flight));
+    }
+
+    pub(super) fn is_fine(&self, index: usize) {
+        let Some(endpoint) = self.endpoints.get(index) else { return };
+        if endpoint.known.errors.load(Ordering::Relaxed) > 0 {
+            endpoint.known.errors.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn has_failed(&self, index: usize) {
+        let (Some(endpoint), Some(terms)) = (self.endpoints.get(index), &self.spread.outliers) else { return };
+        let before = endpoint.known.errors.fetch_add(1, Ordering::Relaxed);
+        if before.saturating_add(1) >= terms.consecutive_errors {
+            self.eject(endpoint, terms);
+        }
+    }
+
+    /// Leaves an endpoint alone, unless too many are.
+    fn eject(&self, endpoint: &Endpoint, terms: &OutlierDetection) {
+        let now = Instant::now();
+        let _changing = self.totals.changing.lock();
+        let fitness = |it: &Endpoint| it.known.fitness(&self.spread, now);
+        let with_weight = || self.endpoints.iter().filter(|it| it.weight > 0);
+        let ejected = with_weight().filter(|it| matches!(fitness(it), Fitness::Ejected(_))).count();
+        let is_fit = |it: &&Endpoint| matches!(fitness(it), Fitness::Fit | Fitness::Since(_));
+        let others = with_weight().filter(is_fit).filter(|it| !Arc::ptr_eq(&it.known, &endpoint.known)).count();
+        let may = others > 0 && may_eject(with_weight().count(), ejected, terms.max_ejected_percent);
+        if !may || matches!(fitness(endpoint), Fitness::Ejected(_)) {
+            return;
+        }
+        endpoint.known.seldom.lock().ejection.begin(terms, now);
+        endpoint.known.errors.store(0, Ordering::Relaxed);
+        self.totals.counts.ejections.fetch_add(1, Ordering::Relaxed);
+        self.totals.version.fetch_add(1, Ordering::Release);
+        warn!(upstream = %self.upstream, endpoint = %endpoint.origin, "an endpoint fails and is left alone for a while");
+    }
+}
+
+fn make(
+    endpoints: &[Endpoint],
+    spread: &Spread,
+    tables: &Tables,
+    totals: &Totals,
+    before: Option<&Lineup>,
+    now: Instant,
+) -> Made {
+    // Before what it stands for, so that nothing that comes meanwhile is missed.
+    let version = totals.version.load(Ordering::Acquire);
+    let member = |it: &Endpoint| Member { weight: it.weight, near: it.near, fitness: it.known.fitness(spread, now) };
+    let members: Vec<Member> = endpoints.iter().map(member).collect();
+    let balancing: &Balancing = &spread.balancing;
+    Made { lineup: Lineup::new(&members, Terms { balancing, tables, now }, before), version }
+}
+
+/// How the endpoints of an upstream stand, for metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Standing {
+    pub(super) fit: u64,
+    pub(super) unwell: u64,
+    pub(super) ejected: u64,
+    /// Those are used, too, that are not fit.
+    pub(super) is_panic: bool,
+    /// The share that goes to other zones.
+    pub(super) spill: f64,
+    pub(super) in_flight: usize,
+}
+
+impl Endpoints {
+    pub(super) fn standing(&self) -> Standing {
+        let now = Instant::now();
+        let made = self.current();
+        let mut standing = Standing {
+            is_panic: made.lineup.is_panic(),
+            spill: spill_ratio(made.lineup.spill()),
+            in_flight: self.totals.in_flight.load(Ordering::Relaxed),
+            ..Standing::default()
+        };
+        for endpoint in &self.endpoints {
+            match endpoint.known.fitness(&self.spread, now) {
+                Fitness::Fit | Fitness::Since(_) => standing.fit += 1,
+                Fitness::Unwell => standing.unwell += 1,
+                Fitness::Ejected(_) => standing.ejected += 1,
+            }
+        }
+        standing
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.totals.counts
+    }
+
+    /// How they are asked whether they are well.
+    pub(super) fn health_check(&self) -> Option<&HealthCheck> {
+        self.spread.health_check.as_ref()
+    }
+
+    /// By index.
+    pub(super) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.endpoints.iter().map(|endpoint| &endpoint.origin)
+    }
+
+    /// What an endpoint answered when it was asked whether it is well.
+    pub(super) fn checked(&self, index: usize, is_good: bool) {
+        let (Some(endpoint), Some(terms)) = (self.endpoints.get(index), self.health_check()) else { return };
+        let counts = &self.totals.counts;
+        if is_good { &counts.checks_good } else { &counts.checks_bad }.fetch_add(1, Ordering::Relaxed);
+        let _changing = self.totals.changing.lock();
+        let mut seldom = endpoint.known.seldom.lock();
+        if !seldom.checks.note(is_good, terms) {
+            return;
+        }
+        if is_good {
+            seldom.since = Some(Instant::now());
+        }
+        drop(seldom);
+        self.totals.version.fetch_add(1, Ordering::Release);
+        let (upstream, endpoint) = (&self.upstream, &endpoint.origin);
+        match is_good {
+            true => tracing::info!(%upstream, %endpoint, "an endpoint is well again"),
+            false => warn!(%upstream, %endpoint, "an endpoint is not well and gets no requests"),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "at most 65,536")]
+fn spill_ratio(of_all: u64) -> f64 {
+    of_all as f64 / 65_536.0
+}

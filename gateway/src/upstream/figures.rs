@@ -1,0 +1,144 @@
+//! How upstreams stand, told when it is asked for: what is not there any more has no figures.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak, atomic::Ordering},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{Endpoints, endpoints::Standing, known::Counts};
+use crate::gateway::Shared;
+
+const ENDPOINTS: &str = "tollgate_upstream_endpoints";
+const IN_FLIGHT: &str = "tollgate_upstream_active_requests";
+const SPILL: &str = "tollgate_upstream_spill_ratio";
+const PANIC: &str = "tollgate_upstream_panic";
+const EJECTIONS: &str = "tollgate_upstream_ejections";
+const RETRIES: &str = "tollgate_upstream_retries";
+const REFUSED: &str = "tollgate_upstream_breaker_refusals";
+const CHECKS: &str = "tollgate_upstream_health_checks";
+
+/// Reads them of a gateway, while there is one.
+pub(crate) struct Figures(pub(crate) Weak<Shared>);
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Figures").finish_non_exhaustive()
+    }
+}
+
+/// One upstream.
+struct Read {
+    kind: &'static str,
+    name: String,
+    of: Arc<Endpoints>,
+    standing: Standing,
+}
+
+type Labels<'a> = [(&'static str, &'a str); 3];
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(shared) = self.0.upgrade() else { return Ok(()) };
+        let compiled = shared.current();
+        let read = |kind, name: &str, of: &Arc<Endpoints>| Read {
+            kind,
+            name: name.to_owned(),
+            of: Arc::clone(of),
+            standing: of.standing(),
+        };
+        let providers = compiled.providers.iter().map(|(name, it)| read("provider", name, &it.endpoints));
+        let services = compiled.services.iter().map(|(name, it)| read("service", name, &it.endpoints));
+        let mut all: Vec<Read> = providers.chain(services).collect();
+        all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        tell(&mut encoder, &all)
+    }
+}
+
+fn tell(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
+    let states: [State; 3] = [("fit", |it| it.fit), ("unwell", |it| it.unwell), ("ejected", |it| it.ejected)];
+    let help = "Endpoints by how they stand: fit, unwell (checks say so), ejected (requests failed there)";
+    gauges(encoder, ENDPOINTS, help, "state", all, &states)?;
+    gauge(encoder, IN_FLIGHT, "Requests of this node on their way", all, |it| {
+        u64::try_from(it.in_flight).unwrap_or(u64::MAX)
+    })?;
+    let help = "The share of requests that goes to other zones, as too little of this node's own is fit";
+    gauge(encoder, SPILL, help, all, |it| it.spill)?;
+    let help = "1 while endpoints are used that are not fit, as too few are";
+    gauge(encoder, PANIC, help, all, |it| u64::from(it.is_panic))?;
+    let ejections: [Count; 1] = [("errors", |it| it.ejections.load(Ordering::Relaxed))];
+    counters(encoder, EJECTIONS, "Endpoints left alone for a while", "by", all, &ejections)?;
+    let retries: [Count; 2] = [
+        ("sent", |it| it.retries.load(Ordering::Relaxed)),
+        ("over_budget", |it| it.over_budget.load(Ordering::Relaxed)),
+    ];
+    counters(encoder, RETRIES, "Requests sent again, or not, as too many were", "decision", all, &retries)?;
+    let refused: [Count; 1] = [("max_requests", |it| it.refused.load(Ordering::Relaxed))];
+    counters(encoder, REFUSED, "Requests not sent, as too many were on their way", "by", all, &refused)?;
+    let checks: [Count; 2] =
+        [("good", |it| it.checks_good.load(Ordering::Relaxed)), ("bad", |it| it.checks_bad.load(Ordering::Relaxed))];
+    counters(encoder, CHECKS, "Answers of endpoints asked whether they are well", "result", all, &checks)
+}
+
+type State = (&'static str, fn(&Standing) -> u64);
+type Count = (&'static str, fn(&Counts) -> u64);
+
+fn labels<'a>(read: &'a Read, third: (&'static str, &'a str)) -> Labels<'a> {
+    [("upstream", &read.name), ("kind", read.kind), third]
+}
+
+fn gauge<V: EncodeGaugeValue>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    all: &[Read],
+    value: impl Fn(&Standing) -> V,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for read in all {
+        let labels = [("upstream", read.name.as_str()), ("kind", read.kind)];
+        ConstGauge::new(value(&read.standing)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    all: &[Read],
+    values: &[State],
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for read in all {
+        for (said, value) in values {
+            let labels = labels(read, (label, said));
+            ConstGauge::new(value(&read.standing)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    all: &[Read],
+    values: &[Count],
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for read in all {
+        for (said, value) in values {
+            let labels = labels(read, (label, said));
+            ConstCounter::new(value(read.of.counts())).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! What is known of endpoints, and of an upstream as a whole, whatever the configuration.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, AtomicUsize},
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tollgate_model::Spread;
+
+use crate::balance::{Checks, Ejection, Fitness};
+
+/// What is known of an endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) in_flight: AtomicUsize,
+    /// In a row.
+    pub(super) errors: AtomicU32,
+    pub(super) seldom: Mutex<Seldom>,
+}
+
+/// What changes seldom.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    pub(super) checks: Checks,
+    pub(super) ejection: Ejection,
+    /// When it came, or was well again.
+    pub(super) since: Option<Instant>,
+}
+
+/// What is known of an upstream as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    /// Goes up with every change of what is seldom.
+    pub(super) version: AtomicU64,
+    pub(super) changing: Mutex<()>,
+    pub(super) in_flight: AtomicUsize,
+    /// Of these, sent again.
+    pub(super) again: AtomicUsize,
+    pub(super) counts: Counts,
+}
+
+/// For metrics.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) ejections: AtomicU64,
+    pub(super) retries: AtomicU64,
+    /// Not sent again, as too many were.
+    pub(super) over_budget: AtomicU64,
+    /// Not sent, as too many were in flight.
+    pub(super) refused: AtomicU64,
+    pub(super) checks_good: AtomicU64,
+    pub(super) checks_bad: AtomicU64,
+}
+
+impl Known {
+    /// Of an endpoint that came then, to others that were there.
+    pub(super) fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self { seldom: Mutex::new(Seldom { since: Some(now), ..Seldom::default() }), ..Self::default() })
+    }
+
+    pub(super) fn fitness(&self, spread: &Spread, now: Instant) -> Fitness {
+        let Seldom { checks, ejection, since } = &*self.seldom.lock();
+        if spread.health_check.is_some() && !checks.is_well() {
+            return Fitness::Unwell;
+        }
+        if spread.outliers.is_none() {
+            return since.map_or(Fitness::Fit, Fitness::Since);
+        }
+        match ejection.until(now) {
+            Some(until) => Fitness::Ejected(until),
+            None => (*since).max(ejection.ended(now)).map_or(Fitness::Fit, Fitness::Since),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! How requests are spread over an upstream's endpoints, and which of them are left alone.
+
+use std::time::Duration;
+
+use crate::{Failure, FailureSet, KeyPart};
+
+/// What an upstream says of its endpoints together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Spread {
+    /// Which endpoint has a request.
+    pub balancing: Balancing,
+    /// Asked whether they are well; none where nobody asks.
+    pub health_check: Option<HealthCheck>,
+    /// Left alone for a while when they fail; none where they never are.
+    pub outliers: Option<OutlierDetection>,
+    /// What is too much.
+    pub breaker: CircuitBreaker,
+}
+
+/// Which endpoint has a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balancing {
+    /// By what it is selected.
+    pub policy: Policy,
+    /// Endpoints of a node's own zone, and those without a zone, come first.
+    pub prefer_local: bool,
+    /// With less than this percent of the weight usable all endpoints are used.
+    pub panic_threshold: u32,
+    /// How long an endpoint that has come back takes to get its whole share.
+    pub slow_start: Option<Duration>,
+}
+
+impl Balancing {
+    /// Two of three zones may be gone, and the third still knows what is well.
+    pub(crate) const PANIC_THRESHOLD: u32 = 30;
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        let panic_threshold = Self::PANIC_THRESHOLD;
+        Self { policy: Policy::RoundRobin, prefer_local: true, panic_threshold, slow_start: None }
+    }
+}
+
+/// By what an endpoint is selected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Policy {
+    /// In turn, by weight.
+    RoundRobin,
+    /// Of two that are drawn by weight, the one with less to do.
+    LeastRequest,
+    /// Drawn by weight.
+    Random,
+    /// The next one on a ring: what has the same value goes to the same endpoint.
+    RingHash(KeyPart),
+    /// As a table says: the same, evener, and faster.
+    Maglev(KeyPart),
+}
+
+impl Policy {
+    /// What requests are told apart by.
+    #[must_use]
+    pub fn hash_on(&self) -> Option<&KeyPart> {
+        match self {
+            Self::RingHash(part) | Self::Maglev(part) => Some(part),
+            Self::RoundRobin | Self::LeastRequest | Self::Random => None,
+        }
+    }
+}
+
+/// How endpoints are asked whether they are well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// From the origin, whatever the endpoint's own path.
+    pub path: http::uri::PathAndQuery,
+    /// From one question to the next, to each endpoint.
+    pub interval: Duration,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+    /// Failures in a row after which a well one is not.
+    pub unhealthy_after: u32,
+    /// Good answers in a row after which it is again.
+    pub healthy_after: u32,
+}
+
+/// When an endpoint is left alone because of what requests met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Failures in a row.
+    pub consecutive_errors: u32,
+    /// For so long the first time.
+    pub eject_for: Duration,
+    /// Of all endpoints; one may always be, where there is another.
+    pub max_ejected_percent: u32,
+}
+
+/// What is refused at once, as more would only wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CircuitBreaker {
+    /// Requests in flight to all endpoints, of one node.
+    pub max_requests: Option<u32>,
+}
+
+/// When a request is sent once more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retries {
+    /// How often at most.
+    pub attempts: u32,
+    /// After what.
+    pub on: FailureSet,
+}
+
+impl Retries {
+    /// Whether a request that failed so is sent once more. One that the upstream `may_have_begun` to work on, and that does
+    /// something else when it is done twice, is so only where the route names `reset`.
+    #[must_use]
+    pub fn allow(&self, failure: Failure, may_have_begun: bool, is_idempotent: bool) -> bool {
+        let is_harmless = is_idempotent || !may_have_begun || self.on.contains(Failure::Reset);
+        self.on.contains(failure) && is_harmless
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_begun_is_repeated_where_that_is_harmless_or_reset_is_named() {
+        let retries = |on: FailureSet| Retries { attempts: 1, on };
+        let timeout = retries(FailureSet { timeout: true, ..FailureSet::default() });
+        let both = retries(FailureSet { timeout: true, reset: true, ..FailureSet::default() });
+        for (retries, begun, idempotent, allowed) in [
+            (&timeout, true, true, true),
+            (&timeout, true, false, false),
+            (&timeout, false, false, true),
+            (&both, true, false, true),
+        ] {
+            assert_eq!(retries.allow(Failure::Timeout, begun, idempotent), allowed, "{retries:?} {begun} {idempotent}");
+        }
+        assert!(!timeout.allow(Failure::Reset, false, true), "what is not named is not repeated");
+    }
+}
