@@ -83,13 +83,14 @@ fn provider(
 ) -> Arc<ProviderUpstream> {
     let keys = (0..provider.keys.len()).filter_map(|n| key(view, provider, n)).collect::<Vec<_>>();
     let known = previous.and_then(|previous| previous.providers.get(&provider.name));
-    match known.filter(|known| Arc::ptr_eq(&known.provider, provider) && known.keys() == keys) {
+    match known.filter(|known| Arc::ptr_eq(&known.provider, provider) && known.keys.are(&keys)) {
         Some(known) => Arc::clone(known),
-        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), keys, zone, known.map(|known| &**known))),
+        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), &keys, zone, known.map(|known| &**known))),
     }
 }
 
-fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<HeaderValue> {
+/// And its weight.
+fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<(HeaderValue, u32)> {
     let key = view.provider_key(&provider.name, n)?;
     let text = match provider.dialect {
         ProviderType::OpenAi => format!("Bearer {}", key.expose()),
@@ -100,7 +101,7 @@ fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<HeaderValue> 
         return None;
     };
     value.set_sensitive(true);
-    Some(value)
+    Some((value, provider.key_weights.get(n).copied().unwrap_or(1)))
 }
 
 fn models(view: &ConfigView) -> HashSet<String> {

@@ -41,11 +41,11 @@ pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
     Algorithm, AnyOr, Auth, Backend, Balancing, Billing, BillingMode, Budget, Checked, CircuitBreaker, Consumer, Cors,
     Credential, Durability, Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit, HealthCheck, HostPattern,
-    IpFilter, KEY_BYTES, KeyPart, Limit, MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap, OriginPattern,
-    OutlierDetection, PathMatch, PathRewrite, Policy, Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey,
-    ProviderType, Rates, RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch, Sent, Service, Spread,
-    Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef, ValueMatch, Webhook, When,
-    WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
+    IpFilter, KEY_BYTES, KeyFailover, KeyPart, Limit, MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap,
+    OriginPattern, OutlierDetection, PathMatch, PathRewrite, Policy, Price, PriceTable, PriceTier, Protocol, Provider,
+    ProviderKey, ProviderType, Rates, RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch, Sent,
+    Service, Spread, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef, ValueMatch,
+    Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

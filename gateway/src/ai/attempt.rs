@@ -26,7 +26,7 @@ use crate::{
         again::{Again, NotHeld},
     },
     retry::{self, Left, Met},
-    upstream::{NotTaken, ProviderUpstream, SendError, UpstreamBody, Wire},
+    upstream::{KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody, Wire},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -115,7 +115,7 @@ pub(super) async fn send(
                 continue;
             }
         };
-        let (mut tried, mut leave) = (Tried::default(), None);
+        let (mut tried, mut leave) = (TriedThere::default(), None);
         loop {
             if call.as_ref().is_some_and(Call::is_full) {
                 break 'all;
@@ -137,9 +137,12 @@ pub(super) async fn send(
             if let Some(call) = &mut call {
                 call.attempt_failed(&failed);
             }
-            if let Some(met) = failed.met() {
-                leave = left.wait(&provider.endpoints, &tried, met, deadline).await;
-            }
+            leave = match failed.met() {
+                // Nothing was used, and another key may be taken.
+                Some(_) if failed.is_the_keys() && provider.keys.has_others(&tried.keys) => provider.endpoints.again(),
+                Some(met) => left.wait(&provider.endpoints, &tried.endpoints, met, deadline).await,
+                None => None,
+            };
             note(&mut last, failed);
             if leave.is_none() {
                 break;
@@ -149,6 +152,13 @@ pub(super) async fn send(
     let failed = last.expect("the first candidate is always tried");
     end(call, failed.rejection.error().status);
     Err(failed.rejection)
+}
+
+/// What a request was sent to and with, at one provider.
+#[derive(Debug, Default)]
+struct TriedThere {
+    endpoints: Tried,
+    keys: Tried,
 }
 
 /// What can't be asked at all says nothing about the failure before it.
@@ -191,16 +201,17 @@ async fn attempt(
     exchange: &mut Exchange,
     request: &AiRequest,
     (candidate, provider): (&Candidate, &ProviderUpstream),
-    tried: &mut Tried,
+    tried: &mut TriedThere,
     bound: Bound<'_>,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let draw = retry::draw(exchange, &provider.endpoints);
-    let taken = provider.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::not_there())?;
+    let taken = provider.endpoints.take(&draw, &mut tried.endpoints).map_err(|NotTaken| Failed::not_there())?;
+    let key = provider.keys.take(&mut tried.keys);
     let model = served_model(exchange, candidate, request.model());
     let growth = bound.growing.and_then(|growing| growing.with(&exchange.shared, &provider.provider.name, &model));
     let max_tokens = bound.with(growth.as_ref());
-    let outgoing = provider::request(exchange, (provider, &taken), request, &model, max_tokens);
+    let outgoing = provider::request(exchange, provider, (&taken, key.as_ref()), request, &model, max_tokens);
     let outgoing = outgoing.map_err(|error| Failed::unasked(error.into()))?;
     let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
     exchange.record.upstream = Some(provider.provider.name.clone());
@@ -236,15 +247,22 @@ async fn attempt(
         answer::read(exchange, sent, head.map(|body| body.of(taken)), call).await
     };
     let answered = answered.await;
-    match &answered {
-        Err(failed) if failed.is_the_endpoints() => report.has_failed(),
-        _ => report.is_fine(),
-    }
+    tell(answered.as_ref().err(), &report, key);
     let mut answer = answered?;
     if let MaxTokens::Set(max) = max_tokens {
         answer.headers_mut().insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
     }
     Ok(answer)
+}
+
+/// Whose fault it was, if anybody's.
+fn tell(failed: Option<&Failed>, endpoint: &Report, key: Option<KeyTaken>) {
+    match failed {
+        Some(failed) if failed.is_the_endpoints() => return endpoint.has_failed(),
+        Some(failed) if failed.is_the_keys() => key.into_iter().for_each(KeyTaken::was_refused),
+        _ => key.into_iter().for_each(KeyTaken::was_taken),
+    }
+    endpoint.is_fine();
 }
 
 fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUpstream>, Failed> {
@@ -274,6 +292,11 @@ impl Failed {
         let failure = self.failure.filter(|_| self.label != UNASKED)?;
         // An answer costs something each time, and is another one each time.
         Some(Met { failure, may_have_begun: self.billable, is_idempotent: false, retry_after: self.retry_after })
+    }
+
+    /// Whether its key was not taken, or not now.
+    fn is_the_keys(&self) -> bool {
+        self.refused && matches!(self.failure, Some(Failure::Status(401 | 403 | 429)))
     }
 
     /// Whether its endpoint is to blame, and not the request.

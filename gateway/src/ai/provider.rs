@@ -9,7 +9,7 @@ use crate::{
     exchange::Exchange,
     filters::remove_credentials,
     headers,
-    upstream::{ProviderUpstream, Taken},
+    upstream::{KeyTaken, ProviderUpstream, Taken},
 };
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -41,10 +41,11 @@ pub(super) fn dialect(provider: ProviderType) -> Dialect {
     }
 }
 
-/// The request in the provider's words, to this endpoint with its next key. None where that has no such address.
+/// The request in the provider's words, to this endpoint with this key. None where that has no such address.
 pub(super) fn request(
     exchange: &Exchange,
-    (provider, taken): (&ProviderUpstream, &Taken),
+    provider: &ProviderUpstream,
+    (taken, key): (&Taken, Option<&KeyTaken>),
     ai: &AiRequest,
     model: &str,
     max_tokens: MaxTokens,
@@ -55,7 +56,7 @@ pub(super) fn request(
     let mut request = Request::new(UpstreamRequestBody::Whole(Some(body)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
-    *request.headers_mut() = outgoing_headers(exchange, provider);
+    *request.headers_mut() = outgoing_headers(exchange, provider, key.and_then(KeyTaken::value));
     for (name, value) in headers {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             request.headers_mut().entry(name).or_insert(value);
@@ -67,13 +68,13 @@ pub(super) fn request(
 /// A request without a body to the provider, as for its list of models.
 pub(super) fn plain_headers(provider: &ProviderUpstream) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    authenticate(&mut headers, provider);
+    authenticate(&mut headers, provider, provider.keys.any());
     name_version(&mut headers, provider);
     headers
 }
 
 /// The client's headers, but for its credential, what is said of it on the way here, and what we set ourselves.
-fn outgoing_headers(exchange: &Exchange, provider: &ProviderUpstream) -> HeaderMap {
+fn outgoing_headers(exchange: &Exchange, provider: &ProviderUpstream, key: Option<&HeaderValue>) -> HeaderMap {
     let mut headers = exchange.head.headers.clone();
     headers::sanitize_request(&mut headers, &exchange.record.request_id);
     headers::remove_forwarded(&mut headers);
@@ -85,7 +86,7 @@ fn outgoing_headers(exchange: &Exchange, provider: &ProviderUpstream) -> HeaderM
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    authenticate(&mut headers, provider);
+    authenticate(&mut headers, provider, key);
     name_version(&mut headers, provider);
     headers
 }
@@ -97,8 +98,8 @@ fn name_version(headers: &mut HeaderMap, provider: &ProviderUpstream) {
     }
 }
 
-fn authenticate(headers: &mut HeaderMap, provider: &ProviderUpstream) {
-    let Some(key) = provider.next_key() else { return };
+fn authenticate(headers: &mut HeaderMap, provider: &ProviderUpstream, key: Option<&HeaderValue>) {
+    let Some(key) = key else { return };
     let name = match provider.provider.dialect {
         ProviderType::OpenAi => header::AUTHORIZATION,
         ProviderType::Anthropic => X_API_KEY.clone(),

@@ -47,7 +47,12 @@ impl Tried {
         self.count
     }
 
-    pub(super) fn contains(&self, index: usize) -> bool {
+    /// Whether one more would not be remembered.
+    pub(crate) fn is_full(&self) -> bool {
+        self.count == MAX_TRIED
+    }
+
+    pub(crate) fn contains(&self, index: usize) -> bool {
         self.indexes[..self.count].iter().any(|&tried| u32::try_from(index) == Ok(tried))
     }
 }

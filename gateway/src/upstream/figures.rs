@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{Endpoints, endpoints::Standing, known::Counts};
+use super::{Endpoints, Keys, endpoints::Standing, known::Counts};
 use crate::gateway::Shared;
 
 const ENDPOINTS: &str = "tollgate_upstream_endpoints";
@@ -21,6 +21,8 @@ const PANIC: &str = "tollgate_upstream_panic";
 const EJECTIONS: &str = "tollgate_upstream_ejections";
 const RETRIES: &str = "tollgate_upstream_retries";
 const REFUSED: &str = "tollgate_upstream_breaker_refusals";
+const KEYS: &str = "tollgate_upstream_keys";
+const KEY_RESTS: &str = "tollgate_upstream_key_rests";
 const CHECKS: &str = "tollgate_upstream_health_checks";
 
 /// Reads them of a gateway, while there is one.
@@ -56,8 +58,29 @@ impl Collector for Figures {
         let services = compiled.services.iter().map(|(name, it)| read("service", name, &it.endpoints));
         let mut all: Vec<Read> = providers.chain(services).collect();
         all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-        tell(&mut encoder, &all)
+        tell(&mut encoder, &all)?;
+        let mut keys: Vec<_> = compiled.providers.iter().map(|(name, it)| (name.as_str(), &*it.keys)).collect();
+        keys.sort_by_key(|(name, _)| *name);
+        tell_keys(&mut encoder, &keys)
     }
+}
+
+/// How many, never which.
+fn tell_keys(encoder: &mut DescriptorEncoder<'_>, all: &[(&str, &Keys)]) -> fmt::Result {
+    let help = "Keys of a provider that are used, and that rest as they are refused";
+    let mut family = encoder.encode_descriptor(KEYS, help, None, MetricType::Gauge)?;
+    for (name, keys) in all {
+        let (used, resting) = keys.standing();
+        for (state, count) in [("used", used), ("resting", resting)] {
+            ConstGauge::new(count).encode(family.encode_family(&[("upstream", *name), ("state", state)])?)?;
+        }
+    }
+    let mut family =
+        encoder.encode_descriptor(KEY_RESTS, "Keys rested as they were refused", None, MetricType::Counter)?;
+    for (name, keys) in all {
+        ConstCounter::new(keys.rests()).encode(family.encode_family(&[("upstream", *name)])?)?;
+    }
+    Ok(())
 }
 
 fn tell(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {

@@ -5,6 +5,7 @@ mod checks;
 mod endpoints;
 mod error;
 mod figures;
+mod keys;
 mod known;
 mod pool;
 mod taken;
@@ -17,14 +18,14 @@ use http::{
 };
 use tollgate_model::{self as model, Protocol, Provider, Service};
 
-use crate::balance::Rotation;
 pub(crate) use ahead::UpstreamBody;
 pub(crate) use checks::Checkers;
 pub(crate) use endpoints::{Endpoints, NotTaken};
 pub(crate) use error::SendError;
 pub(crate) use figures::Figures;
+pub(crate) use keys::{KeyTaken, Keys};
 pub(crate) use pool::{Pool, Wire};
-pub(crate) use taken::{Again, Taken};
+pub(crate) use taken::{Again, Report, Taken};
 
 /// Where a request's path is appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,30 +83,22 @@ impl ServiceUpstream {
     }
 }
 
-/// An LLM upstream, ready to be sent to. Several keys are used in turn.
+/// An LLM upstream, ready to be sent to.
 #[derive(Debug)]
 pub(crate) struct ProviderUpstream {
     pub(crate) provider: Arc<Provider>,
     pub(crate) endpoints: Arc<Endpoints>,
-    keys: Vec<HeaderValue>,
-    key_rotation: Rotation,
+    pub(crate) keys: Arc<Keys>,
 }
 
 impl ProviderUpstream {
-    /// `keys` are whole header values of the provider's dialect.
-    pub(crate) fn new(provider: Arc<Provider>, keys: Vec<HeaderValue>, zone: &str, before: Option<&Self>) -> Self {
-        let key_rotation = Rotation::new(&vec![1; keys.len()]);
-        let before = before.map(|before| &*before.endpoints);
+    /// `keys` are whole header values of the provider's dialect, and their weights.
+    pub(crate) fn new(provider: Arc<Provider>, keys: &[(HeaderValue, u32)], zone: &str, before: Option<&Self>) -> Self {
         let (name, spread) = (provider.name.clone(), provider.spread.clone());
+        let known = before.map(|before| &*before.keys);
+        let keys = Arc::new(Keys::new(name.clone(), keys, provider.key_failover, known));
+        let before = before.map(|before| &*before.endpoints);
         let endpoints = Arc::new(Endpoints::new(name, &provider.endpoints, spread, zone, before));
-        Self { endpoints, provider, keys, key_rotation }
-    }
-
-    pub(crate) fn keys(&self) -> &[HeaderValue] {
-        &self.keys
-    }
-
-    pub(crate) fn next_key(&self) -> Option<&HeaderValue> {
-        self.keys.get(self.key_rotation.next()?)
+        Self { endpoints, provider, keys }
     }
 }

@@ -17,6 +17,7 @@ mod growing;
 mod h2c;
 mod health;
 mod http2;
+mod keys;
 mod limit_keys;
 mod limit_modes;
 mod limits;

@@ -65,6 +65,9 @@ fn webhook(context: &mut Context, at: &Field<'_>, given: &v1::Webhook) -> Option
         context.add(&field, "is missing: calls are signed with it");
         return None;
     };
+    if secret.weight.is_some() {
+        context.add(&field.field("weight"), "is only for the keys of a provider: there is one secret");
+    }
     let kept = upstream::provider_key(context, &field, secret);
     if !secret.value.is_empty() {
         context.keep(&field.field("value"), signing_key(&secret.value));
@@ -160,6 +163,7 @@ mod tests {
             ("https://me:pw@example.com/", "{env: A}", "url: has a user name"),
             ("https://example.com/#x", "{env: A}", "url: has a fragment"),
             (url, "{}", "secret: must have exactly one"),
+            (url, "{env: A, weight: 2}", "secret.weight: is only for the keys of a provider"),
             (url, "{value: whsec_c2hvcnQ=}", "secret.value: is no secret for a webhook"),
             (url, "{value: hunter2hunter2}", "secret.value: is no secret for a webhook"),
         ] {

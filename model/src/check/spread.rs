@@ -8,7 +8,7 @@ use super::context::{
     Context,
     Value::{Is, NotYet},
 };
-use crate::{Balancing, CircuitBreaker, Field, HealthCheck, KeyPart, OutlierDetection, Policy, Spread};
+use crate::{Balancing, CircuitBreaker, Field, HealthCheck, KeyFailover, KeyPart, OutlierDetection, Policy, Spread};
 
 /// As the contract shows it: a dead endpoint is found within seconds, for a few requests a minute.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -22,6 +22,11 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 const CONSECUTIVE_ERRORS: u32 = 5;
 const EJECT_FOR: Duration = Duration::from_secs(30);
 const MAX_EJECTED_PERCENT: u32 = 50;
+
+/// As the contract shows it.
+const FAILURE_THRESHOLD: u32 = 3;
+const SUCCESS_THRESHOLD: u32 = 1;
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Longer than that nothing is waited for here: a mistake.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -158,6 +163,17 @@ fn outliers(context: &mut Context, at: &Field<'_>, given: &v1::OutlierDetection)
         context.add(&at.field("maxEjectedPercent"), "must be 1 to 100; leave `outlierDetection` out for none");
     }
     OutlierDetection { consecutive_errors, eject_for, max_ejected_percent }
+}
+
+pub(super) fn key_failover(context: &mut Context, at: &Field<'_>, given: &v1::KeyFailover) -> KeyFailover {
+    let failures = in_a_row(context, &at.field("failureThreshold"), given.failure_threshold, FAILURE_THRESHOLD);
+    let successes = in_a_row(context, &at.field("successThreshold"), given.success_threshold, SUCCESS_THRESHOLD);
+    let probe_interval = duration(context, &at.field("probeInterval"), &given.probe_interval);
+    KeyFailover {
+        failure_threshold: failures,
+        success_threshold: successes,
+        probe_interval: probe_interval.unwrap_or(PROBE_INTERVAL),
+    }
 }
 
 fn in_a_row(context: &mut Context, at: &Field<'_>, given: Option<u32>, default: u32) -> u32 {

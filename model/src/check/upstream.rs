@@ -86,9 +86,11 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
         endpoints.extend(self::endpoint(&mut context, &at, url, zone, endpoint.weight));
     }
     self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
-    let keys = keys(&mut context, &spec.field("keys"), &given.keys);
+    let (keys, key_weights) = keys(&mut context, &spec.field("keys"), &given.keys);
     let models = models(&mut context, &spec.field("models"), &given.models);
-    context.not_yet(&spec.field("keyFailover"), given.key_failover.is_some());
+    let key_failover = &given.key_failover;
+    let key_failover =
+        key_failover.as_ref().map(|given| spread::key_failover(&mut context, &spec.field("keyFailover"), given));
     let given = spread::Given {
         balancing: given.load_balancing.as_ref(),
         health_check: given.health_check.as_ref(),
@@ -97,7 +99,8 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
     };
     let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);
-    context.finish(Checked::Provider(Arc::new(Provider { name, version, dialect, endpoints, spread, keys, models })))
+    let provider = Provider { name, version, dialect, endpoints, spread, keys, key_weights, key_failover, models };
+    context.finish(Checked::Provider(Arc::new(provider)))
 }
 
 fn required<'a>(context: &mut Context, at: &Field<'_>, text: &'a str) -> Option<&'a str> {
@@ -137,8 +140,18 @@ fn endpoints(context: &mut Context, at: &Field<'_>, given: usize, endpoints: &[E
     }
 }
 
-fn keys(context: &mut Context, at: &Field<'_>, given: &[v1::ProviderKey]) -> Vec<ProviderKey> {
-    given.iter().enumerate().filter_map(|(n, key)| provider_key(context, &at.index(n), key)).collect()
+/// And their weights.
+fn keys(context: &mut Context, at: &Field<'_>, given: &[v1::ProviderKey]) -> (Vec<ProviderKey>, Vec<u32>) {
+    let mut keys = Vec::new();
+    for (n, raw) in given.iter().enumerate() {
+        let at = at.index(n);
+        let weight = context.weight(&at.field("weight"), raw.weight);
+        keys.extend(provider_key(context, &at, raw).map(|key| (key, weight)));
+    }
+    if !given.is_empty() && given.iter().all(|key| key.weight == Some(0)) {
+        context.add(at, "every weight is 0, so no request could be sent with any of them");
+    }
+    keys.into_iter().unzip()
 }
 
 pub(super) fn provider_key(context: &mut Context, at: &Field<'_>, key: &v1::ProviderKey) -> Option<ProviderKey> {

@@ -101,6 +101,17 @@ pub struct CircuitBreaker {
     pub max_requests: Option<u32>,
 }
 
+/// When a provider's key is rested because it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyFailover {
+    /// Refusals in a row.
+    pub failure_threshold: u32,
+    /// Requests that it takes, one at a time, to take it back.
+    pub success_threshold: u32,
+    /// From a rest, or such a request, to the next.
+    pub probe_interval: Duration,
+}
+
 /// When a request is sent once more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retries {

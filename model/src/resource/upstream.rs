@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, path::PathBuf};
 
-use crate::{Glob, LogIndex, Name, Spread};
+use crate::{Glob, KeyFailover, LogIndex, Name, Spread};
 
 /// An ordinary upstream.
 #[derive(Debug, Clone)]
@@ -62,6 +62,10 @@ pub struct Provider {
     pub spread: Spread,
     /// Any number; none for a provider that asks for none. [`crate::ConfigView::provider_key`] has the keys themselves.
     pub keys: Vec<ProviderKey>,
+    /// In the order of the keys, each one's share of requests; 0 takes none.
+    pub key_weights: Vec<u32>,
+    /// When a key is rested; none where none ever is.
+    pub key_failover: Option<KeyFailover>,
     /// What its models are called there.
     pub models: ModelMap,
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{KeyPart, OutlierDetection, Policy, ProviderKey, Spread};
+use crate::{KeyFailover, KeyPart, OutlierDetection, Policy, ProviderKey, Spread};
 
 #[test]
 fn every_wrong_value_of_a_service_is_told() {
@@ -48,7 +48,10 @@ fn every_wrong_value_of_a_provider_is_told() {
         ("models: {'a b': c}", "spec.models[\"a b\"]: the model asked for holds a space"),
         ("models: {a: 'b*'}", "spec.models[\"a\"]: `*` stands for something only in what is asked for"),
         ("models: {a: ''}", "spec.models[\"a\"]: the provider's own name must not be empty"),
-        ("keyFailover: {}", "spec.keyFailover: not supported yet"),
+        ("keys: [{env: A, weight: 0}, {env: B, weight: 0}]", "spec.keys: every weight is 0"),
+        ("keyFailover: {failureThreshold: 0}", "spec.keyFailover.failureThreshold: must be 1 to 1000"),
+        ("keyFailover: {successThreshold: 0}", "spec.keyFailover.successThreshold: must be 1 to 1000"),
+        ("keyFailover: {probeInterval: 0s}", "spec.keyFailover.probeInterval: must be longer than zero"),
     ] {
         each_is_wrong("Provider", &[(&with(rest), expected)]);
     }
@@ -136,6 +139,17 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
+}
+
+#[test]
+fn a_providers_keys_have_weights_and_may_be_rested() {
+    let some = provider(
+        "{type: openai, endpoints: [{url: 'http://a'}], keys: [{env: A}, {env: B, weight: 3}], keyFailover: {}}",
+    );
+    assert_eq!(some.key_weights, [1, 3]);
+    let KeyFailover { failure_threshold, success_threshold, probe_interval } = some.key_failover.unwrap();
+    assert_eq!((failure_threshold, success_threshold, probe_interval), (3, 1, ms(5_000)));
+    assert_eq!(provider("{type: openai, endpoints: [{url: 'http://a'}]}").key_failover, None);
 }
 
 #[test]

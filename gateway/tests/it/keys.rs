@@ -1,0 +1,165 @@
+//! Providers with several keys.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tollgate_quota::Outcome;
+
+use crate::{
+    ai::{completion, provider},
+    clients::{Answer, call},
+    cluster::Cluster,
+    upstream::{Reply, Upstream, answer, json},
+};
+
+const CHAT: &str = "/v1/chat/completions";
+const BODY: &str = r#"{"model":"m","max_tokens":100,"messages":[{"role":"user","content":"hello"}]}"#;
+
+/// Refuses calls with `sk-bad` so, while it is told to.
+async fn picky(refuses: &Arc<AtomicBool>, refusal: Reply) -> Upstream {
+    let refuses = Arc::clone(refuses);
+    Upstream::start(move |request| match request.contains("sk-bad") && refuses.load(Ordering::SeqCst) {
+        true => refusal.clone(),
+        false => Reply::Keep(json(&completion(9, 3))),
+    })
+    .await
+}
+
+fn refusal(status: u16, code: &str) -> Reply {
+    let body = format!(r#"{{"error":{{"message":"no","type":"{code}","code":"{code}","param":null}}}}"#);
+    Reply::Keep(answer(status, "content-type: application/json\r\n", &body))
+}
+
+/// One provider with these keys behind a route.
+async fn start(upstream: &Upstream, keys: &str, more: &str) -> Cluster {
+    let resources = provider(upstream, "openai");
+    assert!(resources.contains("keys: [{value: sk-secret}]"));
+    Cluster::start(&resources.replace("keys: [{value: sk-secret}]", &format!("keys: [{keys}]{more}"))).await
+}
+
+const BAD_AND_GOOD: &str = "{value: sk-bad}, {value: sk-good}";
+
+fn failover(threshold: u32, every: &str) -> String {
+    format!(", keyFailover: {{failureThreshold: {threshold}, probeInterval: {every}}}")
+}
+
+fn sent_with(upstream: &Upstream, key: &str) -> usize {
+    upstream.requests().iter().filter(|request| request.contains(&format!("Bearer {key}\r\n"))).count()
+}
+
+async fn ask(cluster: &Cluster) -> Answer {
+    call(cluster.address, CHAT, BODY).await
+}
+
+fn resting(cluster: &Cluster, count: u32) -> bool {
+    cluster.metrics().contains(&format!("tollgate_upstream_keys{{upstream=\"first\",state=\"resting\"}} {count}\n"))
+}
+
+#[tokio::test]
+async fn keys_have_their_turns_by_weight() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
+    let cluster = start(&upstream, "{value: sk-a, weight: 3}, {value: sk-b}, {value: sk-c, weight: 0}", "").await;
+    for _ in 0..8 {
+        assert_eq!(ask(&cluster).await.status, 200);
+    }
+    assert_eq!(["sk-a", "sk-b", "sk-c"].map(|key| sent_with(&upstream, key)), [6, 2, 0]);
+}
+
+/// Its caller hears nothing of it, and nothing is charged for it.
+#[tokio::test]
+async fn a_key_that_is_refused_is_rested_and_another_one_taken_at_once() {
+    for reply in [refusal(401, "invalid_api_key"), refusal(403, "access_denied"), refusal(429, "insufficient_quota")] {
+        let upstream = picky(&Arc::new(AtomicBool::new(true)), reply.clone()).await;
+        let cluster = start(&upstream, BAD_AND_GOOD, &failover(3, "1h")).await;
+        for _ in 0..20 {
+            let got = ask(&cluster).await;
+            assert_eq!(got.status, 200, "{reply:?}: {}", got.raw);
+        }
+        assert_eq!((sent_with(&upstream, "sk-bad"), sent_with(&upstream, "sk-good")), (3, 20), "{reply:?}");
+        let rows = cluster.settled(20).await;
+        assert!(rows.iter().all(|row| (row.outcome, row.earlier.len()) == (Outcome::Settled, 0)), "{reply:?}");
+        assert!(resting(&cluster, 1), "{}", cluster.metrics());
+        assert!(cluster.metrics().contains("tollgate_upstream_key_rests_total{upstream=\"first\"} 1\n"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_about_the_key_rests_none() {
+    for reply in [refusal(500, "server_error"), refusal(400, "invalid_request"), Reply::Reset(String::new())] {
+        let upstream = picky(&Arc::new(AtomicBool::new(true)), reply.clone()).await;
+        let cluster = start(&upstream, BAD_AND_GOOD, &failover(1, "1h")).await;
+        for _ in 0..6 {
+            ask(&cluster).await;
+        }
+        assert_eq!((sent_with(&upstream, "sk-bad"), resting(&cluster, 0)), (3, true), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_rests_is_tried_now_and_then_and_taken_back() {
+    let refuses = Arc::new(AtomicBool::new(true));
+    let upstream = picky(&refuses, refusal(401, "invalid_api_key")).await;
+    let cluster = start(&upstream, BAD_AND_GOOD, &failover(1, "200ms")).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // Found out, and tried twice more. Those who try it hear nothing of it.
+    while sent_with(&upstream, "sk-bad") < 3 {
+        assert_eq!(ask(&cluster).await.status, 200);
+        assert!(Instant::now() < deadline);
+    }
+    assert!(resting(&cluster, 1));
+    refuses.store(false, Ordering::SeqCst);
+    while !resting(&cluster, 0) {
+        assert_eq!(ask(&cluster).await.status, 200);
+        assert!(Instant::now() < deadline);
+    }
+    let before = sent_with(&upstream, "sk-bad");
+    for _ in 0..4 {
+        ask(&cluster).await;
+    }
+    assert_eq!(sent_with(&upstream, "sk-bad"), before + 2);
+}
+
+#[tokio::test]
+async fn the_last_key_is_never_rested() {
+    let upstream = picky(&Arc::new(AtomicBool::new(true)), refusal(401, "invalid_api_key")).await;
+    let cluster = start(&upstream, "{value: sk-bad}, {value: sk-bad-too}", &failover(1, "1h")).await;
+    for _ in 0..5 {
+        assert_eq!(ask(&cluster).await.status, 401, "the provider's own answer");
+    }
+    // The first call met both; then one is left, and asked each time.
+    assert!(resting(&cluster, 1), "{}", cluster.metrics());
+    assert_eq!(upstream.requests().len(), 6);
+    cluster.nothing_held().await;
+}
+
+/// Whatever else is said of the provider, and until it is said that keys don't rest.
+#[tokio::test]
+async fn a_key_rests_over_changes_of_its_provider() {
+    let upstream = picky(&Arc::new(AtomicBool::new(true)), refusal(401, "invalid_api_key")).await;
+    let cluster = start(&upstream, BAD_AND_GOOD, &failover(1, "1h")).await;
+    assert!(resting(&cluster, 0));
+    for _ in 0..2 {
+        assert_eq!(ask(&cluster).await.status, 200);
+    }
+    assert!(resting(&cluster, 1));
+    let of = |keys: &str, more: &str| {
+        let text = provider(&upstream, "openai");
+        let text = text.split("---").next().unwrap_or_default().trim_start().to_owned();
+        text.replace("keys: [{value: sk-secret}]", &format!("keys: [{keys}]{more}"))
+    };
+    cluster.apply(&of("{value: sk-new}, {value: sk-bad}, {value: sk-good}", &failover(1, "1h")));
+    for _ in 0..4 {
+        assert_eq!(ask(&cluster).await.status, 200);
+    }
+    assert_eq!((sent_with(&upstream, "sk-bad"), sent_with(&upstream, "sk-new")), (1, 2));
+    cluster.apply(&of(BAD_AND_GOOD, ""));
+    let mut statuses = [ask(&cluster).await.status, ask(&cluster).await.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401], "in turn, and told to the caller");
+}
