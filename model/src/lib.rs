@@ -43,9 +43,9 @@ pub use resource::{
     Credential, Durability, Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit, HealthCheck, HostPattern,
     IpFilter, KEY_BYTES, KeyFailover, KeyPart, Limit, MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap,
     OriginPattern, OutlierDetection, PathMatch, PathRewrite, Policy, Price, PriceTable, PriceTier, Protocol, Provider,
-    ProviderKey, ProviderType, Rates, RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch, Sent,
-    Service, Spread, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef, ValueMatch,
-    Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
+    ProviderKey, ProviderType, Question, Rates, RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch,
+    Sent, Service, Spread, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef,
+    ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

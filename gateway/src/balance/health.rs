@@ -44,8 +44,13 @@ mod tests {
     #[test]
     fn a_few_answers_in_a_row_change_what_is_thought_and_the_first_alone_does() {
         let second = Duration::from_secs(1);
-        let path = http::uri::PathAndQuery::from_static("/");
-        let terms = HealthCheck { path, interval: second, timeout: second, unhealthy_after: 3, healthy_after: 2 };
+        let terms = HealthCheck {
+            question: tollgate_model::Question::Tcp,
+            interval: second,
+            timeout: second,
+            unhealthy_after: 3,
+            healthy_after: 2,
+        };
         let mut checks = Checks::default();
         assert!(checks.is_well());
         let mut after = |answers: &[bool]| {

@@ -5,20 +5,22 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use http::{Method, Request};
-use http_body_util::{BodyExt as _, Limited};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
+use http_body_util::{BodyExt as _, Collected, Limited};
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tollgate_model::{HealthCheck, Kind, Name};
+use tollgate_model::{HealthCheck, Kind, Name, Question};
 use tracing::error;
 
 use super::{Endpoints, Origin, SendError, Wire};
 use crate::{balance, body::UpstreamRequestBody, compiled::Compiled, gateway::Shared};
 
+const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Of an answer's body so much is read, that its connection may be used again.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
@@ -106,14 +108,41 @@ async fn ask(shared: &Shared, wire: Wire, origin: &Origin, terms: &HealthCheck) 
 }
 
 async fn ask_once(shared: &Shared, wire: Wire, origin: &Origin, terms: &HealthCheck) -> Result<bool, SendError> {
-    let Some(uri) = origin.at(terms.path.clone()) else { return Ok(false) };
+    let request = match &terms.question {
+        Question::Tcp => return Ok(origin.takes_connections().await),
+        Question::Http(path) => origin.at(path.clone()).map(get),
+        Question::Grpc => origin.at(PathAndQuery::from_static(GRPC_CHECK)).map(grpc),
+    };
+    let Some(request) = request else { return Ok(false) };
+    let place = shared.pool.place(wire, request.uri());
+    let answer = shared.pool.send(wire, place, request).await?;
+    let (is_success, headers) = (answer.status().is_success(), answer.headers().clone());
+    // What is not read is closed, and so is what is too long to be read.
+    let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await;
+    Ok(is_success && (terms.question != Question::Grpc || body.is_ok_and(|body| is_serving(&headers, body))))
+}
+
+fn get(uri: Uri) -> Request<UpstreamRequestBody> {
     let mut request = Request::new(UpstreamRequestBody::Whole(None));
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri;
-    let place = shared.pool.place(wire, request.uri());
-    let answer = shared.pool.send(wire, place, request).await?;
-    let is_good = answer.status().is_success();
-    // What is not read is closed, and so is what is too long to be read.
-    drop(Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await);
-    Ok(is_good)
+    request
+}
+
+/// About the whole server: the message is empty.
+fn grpc(uri: Uri) -> Request<UpstreamRequestBody> {
+    let mut request = Request::new(UpstreamRequestBody::Whole(Some(Bytes::from_static(&[0; 5]))));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    let headers = [(header::CONTENT_TYPE, "application/grpc"), (header::TE, "trailers")];
+    request.headers_mut().extend(headers.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    request
+}
+
+/// One message, not compressed, whose first field says `SERVING`; and it ended well.
+fn is_serving(headers: &HeaderMap, body: Collected<Bytes>) -> bool {
+    let is_ok = |headers: &HeaderMap| headers.get("grpc-status").is_some_and(|status| status == "0");
+    let ended_well = is_ok(body.trailers().unwrap_or(headers));
+    let message = body.to_bytes();
+    ended_well && message.first() == Some(&0) && message.get(5..).is_some_and(|message| message.starts_with(&[0x08, 1]))
 }

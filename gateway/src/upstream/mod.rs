@@ -16,6 +16,7 @@ use http::{
     HeaderValue, Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use tokio::net::TcpStream;
 use tollgate_model::{self as model, Protocol, Provider, Service};
 
 pub(crate) use ahead::UpstreamBody;
@@ -52,6 +53,14 @@ impl Origin {
     fn at(&self, target: PathAndQuery) -> Option<Uri> {
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
         uri.path_and_query(target).build().ok()
+    }
+}
+
+impl Origin {
+    async fn takes_connections(&self) -> bool {
+        let port = self.authority.port_u16().unwrap_or(if self.scheme == Scheme::HTTPS { 443 } else { 80 });
+        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
+        TcpStream::connect((host, port)).await.is_ok()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Endpoints that are not well are left alone, and those that are again are taken back.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -8,7 +9,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
     balancing::{ROUTE, service},
@@ -278,4 +285,66 @@ async fn what_is_too_much_is_refused_at_once() {
     drop(streams.pop());
     until("a place to be free", || figure(&cluster, "tollgate_upstream_active_requests") == 1).await;
     assert_eq!(get(cluster.address, "/", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_takes_connections_is_well_where_that_is_all_that_is_asked() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let upstreams = [fine().await];
+    let tcp = "healthCheck: {type: tcp, interval: 100ms, timeout: 100ms}";
+    let resources = service(&upstreams, &[], tcp);
+    let resources = resources.replace("endpoints: [", &format!("endpoints: [{{address: '{closed}'}}, "));
+    let cluster = Cluster::start(&(resources + ROUTE)).await;
+    until("it to be found out", || endpoints(&cluster, "unwell") == 1).await;
+    let good = "tollgate_upstream_health_checks_total{upstream=\"s\",kind=\"service\",result=\"good\"}";
+    until("the other to be asked", || figure(&cluster, good) >= 3).await;
+    assert_eq!((endpoints(&cluster, "fit"), upstreams[0].requests().len()), (1, 0));
+}
+
+/// Says of itself how it is, by `grpc.health.v1`, and answers anything else.
+async fn grpc(serves: &Arc<AtomicBool>) -> (std::net::SocketAddr, AbortOnDropHandle<()>) {
+    let serves = Arc::clone(serves);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = move |request: Request<Incoming>| {
+        let serves = serves.load(Ordering::SeqCst);
+        async move {
+            let is_check = request.uri().path() == "/grpc.health.v1.Health/Check";
+            let is_grpc =
+                request.headers()["content-type"] == "application/grpc" && request.headers()["te"] == "trailers";
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            assert!(!is_check || is_grpc && *asked == [0; 5], "{asked:?}");
+            let status: &[u8] = if serves { &[0, 0, 0, 0, 2, 8, 1] } else { &[0, 0, 0, 0, 2, 8, 2] };
+            let body = if is_check { Bytes::copy_from_slice(status) } else { Bytes::from_static(b"grpc") };
+            let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
+            let body = Full::new(body).with_trailers(std::future::ready(Some(Ok::<_, Infallible>(trailers))));
+            Ok::<_, Infallible>(Response::new(body))
+        }
+    };
+    let tasks = TaskTracker::new();
+    let connections = tasks.clone();
+    let accepting = tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serving = http2::Builder::new(TokioExecutor::new());
+            let serving = serving.serve_connection(TokioIo::new(stream), service_fn(answer.clone()));
+            connections.spawn(async move { drop(serving.await) });
+        }
+    });
+    (address, AbortOnDropHandle::new(accepting))
+}
+
+#[tokio::test]
+async fn who_speaks_grpc_says_by_its_protocol_how_it_is() {
+    let (one, other) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let ((first, _first), (second, _second)) = (grpc(&one).await, grpc(&other).await);
+    let resources = format!(
+        "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: h2c, endpoints: [{{address: '{first}'}}, {{address: '{second}'}}], \
+         healthCheck: {{type: grpc, interval: 100ms, timeout: 100ms, healthyAfter: 1}}}}\n"
+    );
+    let cluster = Cluster::start(&(resources + ROUTE)).await;
+    until("it to be found out", || endpoints(&cluster, "unwell") == 1).await;
+    other.store(true, Ordering::SeqCst);
+    until("it to be found well", || endpoints(&cluster, "unwell") == 0).await;
+    one.store(false, Ordering::SeqCst);
+    until("the first to be found out", || endpoints(&cluster, "unwell") == 1).await;
 }

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tollgate_proto::v1;
 
-use super::context::{
-    Context,
-    Value::{Is, NotYet},
+use super::context::{Context, Value::Is};
+use crate::{
+    Balancing, CircuitBreaker, Field, HealthCheck, KeyFailover, KeyPart, OutlierDetection, Policy, Question, Spread,
 };
-use crate::{Balancing, CircuitBreaker, Field, HealthCheck, KeyFailover, KeyPart, OutlierDetection, Policy, Spread};
 
 /// As the contract shows it: a dead endpoint is found within seconds, for a few requests a minute.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -39,12 +38,15 @@ pub(super) struct Given<'a> {
     pub(super) health_check: Option<&'a v1::HealthCheck>,
     pub(super) outliers: Option<&'a v1::OutlierDetection>,
     pub(super) breaker: Option<&'a v1::CircuitBreaker>,
+    /// Whether HTTP/2 can be spoken to all endpoints.
+    pub(super) http2: bool,
 }
 
 impl Given<'_> {
     pub(super) fn check(&self, context: &mut Context, spec: &Field<'_>) -> Spread {
         let balancing = self.balancing.map(|given| balancing(context, &spec.field("loadBalancing"), given));
-        let health_check = self.health_check.and_then(|given| health_check(context, &spec.field("healthCheck"), given));
+        let health_check =
+            self.health_check.and_then(|given| health_check(context, &spec.field("healthCheck"), given, self.http2));
         let outliers = self.outliers.map(|given| outliers(context, &spec.field("outlierDetection"), given));
         let breaker = self.breaker.map(|given| breaker(context, &spec.field("circuitBreaker"), given));
         let (balancing, breaker) = (balancing.unwrap_or_default(), breaker.unwrap_or_default());
@@ -120,8 +122,8 @@ fn hash_on(context: &mut Context, at: &Field<'_>, text: &str) -> Option<KeyPart>
     Some(part)
 }
 
-fn health_check(context: &mut Context, at: &Field<'_>, given: &v1::HealthCheck) -> Option<HealthCheck> {
-    context.word(&at.field("type"), &given.r#type, &[("http", Is(())), ("tcp", NotYet), ("grpc", NotYet)]);
+fn health_check(context: &mut Context, at: &Field<'_>, given: &v1::HealthCheck, http2: bool) -> Option<HealthCheck> {
+    let question = question(context, at, given, http2);
     let interval = duration(context, &at.field("interval"), &given.interval).unwrap_or(CHECK_INTERVAL);
     if interval < SHORTEST_INTERVAL {
         context.add(&at.field("interval"), "must be 100ms at least");
@@ -132,7 +134,31 @@ fn health_check(context: &mut Context, at: &Field<'_>, given: &v1::HealthCheck) 
     }
     let unhealthy_after = in_a_row(context, &at.field("unhealthyAfter"), given.unhealthy_after, UNHEALTHY_AFTER);
     let healthy_after = in_a_row(context, &at.field("healthyAfter"), given.healthy_after, HEALTHY_AFTER);
+    let timeout = timeout.unwrap_or(CHECK_TIMEOUT.min(interval));
+    Some(HealthCheck { question: question?, interval, timeout, unhealthy_after, healthy_after })
+}
+
+/// None only with a problem.
+fn question(context: &mut Context, at: &Field<'_>, given: &v1::HealthCheck, http2: bool) -> Option<Question> {
+    let words = [("http", Is("http")), ("tcp", Is("tcp")), ("grpc", Is("grpc"))];
+    let kind = match context.word(&at.field("type"), &given.r#type, &words) {
+        None if !given.r#type.is_empty() => return None,
+        kind => kind.unwrap_or("http"),
+    };
     let field = at.field("path");
+    if kind != "http" && !given.path.is_empty() {
+        context.add(&field, "is only for `type: http`");
+    }
+    match kind {
+        "tcp" => return Some(Question::Tcp),
+        "grpc" => {
+            if !http2 {
+                context.add(&at.field("type"), "is spoken over HTTP/2: `grpc` needs `protocol: h2c` or https");
+            }
+            return Some(Question::Grpc);
+        }
+        _ => {}
+    }
     if given.path.is_empty() {
         context.add(&field, "is missing: a path from the origin, such as /healthz");
         return None;
@@ -141,8 +167,7 @@ fn health_check(context: &mut Context, at: &Field<'_>, given: &v1::HealthCheck) 
     if path.is_none() {
         context.add(&field, "is no path: it begins with `/`, and what no path has is percent-encoded");
     }
-    let timeout = timeout.unwrap_or(CHECK_TIMEOUT.min(interval));
-    Some(HealthCheck { path: path?, interval, timeout, unhealthy_after, healthy_after })
+    path.map(Question::Http)
 }
 
 fn breaker(context: &mut Context, at: &Field<'_>, given: &v1::CircuitBreaker) -> CircuitBreaker {

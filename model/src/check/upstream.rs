@@ -56,6 +56,7 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
         health_check: given.health_check.as_ref(),
         outliers: given.outlier_detection.as_ref(),
         breaker: given.circuit_breaker.as_ref(),
+        http2: matches!(protocol, Protocol::Https | Protocol::H2c),
     };
     let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);
@@ -96,6 +97,7 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
         health_check: given.health_check.as_ref(),
         outliers: given.outlier_detection.as_ref(),
         breaker: given.circuit_breaker.as_ref(),
+        http2: endpoints.iter().all(|endpoint| endpoint.url.scheme_str() == Some("https")),
     };
     let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);

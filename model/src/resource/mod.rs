@@ -26,7 +26,9 @@ pub use price::{Price, PriceTable, PriceTier, Rates};
 pub use rewrite::{MAX_REWRITTEN_BYTES, PathRewrite, RedirectTo, Rewrite, Template};
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch, When};
-pub use spread::{Balancing, CircuitBreaker, HealthCheck, KeyFailover, OutlierDetection, Policy, Retries, Spread};
+pub use spread::{
+    Balancing, CircuitBreaker, HealthCheck, KeyFailover, OutlierDetection, Policy, Question, Retries, Spread,
+};
 pub use subject::{Sent, Subject, percent_decode};
 pub use traffic::{AnyOr, Cors, Faults, IpFilter, Mirror, OriginPattern, Sticky, Traffic};
 pub(crate) use upstream::MAX_WEIGHT;

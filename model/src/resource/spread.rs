@@ -71,8 +71,8 @@ impl Policy {
 /// How endpoints are asked whether they are well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// From the origin, whatever the endpoint's own path.
-    pub path: http::uri::PathAndQuery,
+    /// What is asked.
+    pub question: Question,
     /// From one question to the next, to each endpoint.
     pub interval: Duration,
     /// How long an answer is waited for.
@@ -81,6 +81,17 @@ pub struct HealthCheck {
     pub unhealthy_after: u32,
     /// Good answers in a row after which it is again.
     pub healthy_after: u32,
+}
+
+/// What an endpoint is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// GET, from the origin, whatever the endpoint's own path: 200 to 299 is well.
+    Http(http::uri::PathAndQuery),
+    /// Whether it takes a connection.
+    Tcp,
+    /// `grpc.health.v1.Health/Check` of the whole server: `SERVING` is well.
+    Grpc,
 }
 
 /// When an endpoint is left alone because of what requests met.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{KeyFailover, KeyPart, OutlierDetection, Policy, ProviderKey, Spread};
+use crate::{KeyFailover, KeyPart, OutlierDetection, Policy, ProviderKey, Question, Spread};
 
 #[test]
 fn every_wrong_value_of_a_service_is_told() {
@@ -94,8 +94,9 @@ fn every_wrong_value_of_what_an_upstream_says_of_its_endpoints_is_told() {
         ("healthCheck: {}", "spec.healthCheck.path: is missing: a path from the origin, such as /healthz"),
         ("healthCheck: {path: healthz}", "spec.healthCheck.path: is no path: it begins with `/`"),
         ("healthCheck: {path: '/a b'}", "spec.healthCheck.path: is no path"),
-        ("healthCheck: {path: /, type: tcp}", "spec.healthCheck.type: `tcp` is not supported yet"),
-        ("healthCheck: {path: /, type: grpc}", "spec.healthCheck.type: `grpc` is not supported yet"),
+        ("healthCheck: {path: /, type: tcp}", "spec.healthCheck.path: is only for `type: http`"),
+        ("healthCheck: {type: grpc}", "spec.healthCheck.type: is spoken over HTTP/2: `grpc` needs `protocol: h2c`"),
+        ("healthCheck: {type: udp}", "spec.healthCheck.type: `udp` is unknown"),
         ("healthCheck: {path: /, interval: 99ms}", "spec.healthCheck.interval: must be 100ms at least"),
         ("healthCheck: {path: /, interval: 1s, timeout: 2s}", "spec.healthCheck.timeout: is longer than `interval`"),
         ("healthCheck: {path: /, unhealthyAfter: 0}", "spec.healthCheck.unhealthyAfter: must be 1 to 1000"),
@@ -130,10 +131,15 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
     assert_eq!(all.balancing.policy, Policy::Maglev(KeyPart::Header("x-user".into())));
     assert_eq!((all.balancing.prefer_local, all.balancing.panic_threshold), (false, 0));
     let check = all.health_check.unwrap();
-    assert_eq!((check.path.as_str(), check.interval, check.timeout), ("/up?x=1", ms(2_000), ms(500)));
+    assert_eq!(check.question, Question::Http("/up?x=1".parse().unwrap()));
+    assert_eq!((check.interval, check.timeout), (ms(2_000), ms(500)));
     assert_eq!((check.unhealthy_after, check.healthy_after), (3, 2));
     let outliers = OutlierDetection { consecutive_errors: 5, eject_for: ms(10_000), max_ejected_percent: 50 };
     assert_eq!((all.outliers, all.breaker.max_requests), (Some(outliers), Some(7)));
+    assert_eq!(with("healthCheck: {type: tcp}").health_check.map(|check| check.question), Some(Question::Tcp));
+    let grpc = "{protocol: h2c, endpoints: [{address: 'a:1'}], healthCheck: {type: grpc}}";
+    let Ok(Checked::Service(grpc)) = checked("Service", grpc) else { panic!() };
+    assert_eq!(grpc.spread.health_check.as_ref().map(|check| &check.question), Some(&Question::Grpc));
     assert_eq!(with("loadBalancing: {slowStart: 30s}").balancing.slow_start, Some(ms(30_000)));
 }
 
