@@ -67,7 +67,7 @@ impl<'a> Left<'a> {
 
 /// What this request's endpoint is selected by.
 pub(crate) fn draw(exchange: &Exchange, endpoints: &Endpoints) -> Draw {
-    let value = endpoints.hash_on().map(|part| exchange.subject(None).sent_value(part).into_owned());
+    let value = endpoints.hash_on().map(|part| exchange.subject(None).sent_value(part));
     let hash = value.filter(|value| !value.is_empty()).map(|value| balance::hash(&value));
     Draw { hash, random: rand::random() }
 }

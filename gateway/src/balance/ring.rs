@@ -23,12 +23,12 @@ impl Ring {
             Err(_) => (u64::from(weight) >> shift.unsigned_abs()).max(1),
         };
         let points = |&(index, identity, weight): &(u32, u64, u32)| {
-            (0..count(weight)).map(move |n| (mix(identity ^ mix(n)), index))
+            (0..count(weight)).map(move |n| (mix(identity ^ mix(n)), identity, index))
         };
-        let mut all: Vec<(u64, u32)> = members.iter().flat_map(points).collect();
-        // Two endpoints on one point would be told apart by their order in the list, which nobody promised.
-        all.sort_unstable_by_key(|&(point, index)| (point, identity(members, index)));
-        Self(all.into())
+        let mut all: Vec<(u64, u64, u32)> = members.iter().flat_map(points).collect();
+        // By identity where two are on one point: nobody promised their order in the list.
+        all.sort_unstable();
+        Self(all.into_iter().map(|(point, _, index)| (point, index)).collect())
     }
 
     /// The first from the hash on that is accepted.
@@ -37,8 +37,4 @@ impl Ring {
         let (before, after) = self.0.split_at(from);
         after.iter().chain(before).map(|&(_, index)| index as usize).find(|&index| accept(index))
     }
-}
-
-fn identity(members: &[(u32, u64, u32)], index: u32) -> u64 {
-    members.iter().find(|member| member.0 == index).map_or(0, |member| member.1)
 }
