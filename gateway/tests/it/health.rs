@@ -18,10 +18,11 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
+    ai::{completion, provider},
     balancing::{ROUTE, service},
-    clients::{get, post_text, raw, read_until},
+    clients::{call, get, post_text, raw, read_until},
     cluster::{Cluster, until},
-    upstream::{Reply, Upstream, answer, events},
+    upstream::{Reply, Upstream, answer, events, json},
 };
 
 /// Answers 500 while it is told to.
@@ -347,4 +348,35 @@ async fn who_speaks_grpc_says_by_its_protocol_how_it_is() {
     until("it to be found well", || endpoints(&cluster, "unwell") == 0).await;
     one.store(false, Ordering::SeqCst);
     until("the first to be found out", || endpoints(&cluster, "unwell") == 1).await;
+}
+
+/// All of it is for providers as well, whose failures are told by their answers' bodies, too.
+#[tokio::test]
+async fn a_providers_endpoints_are_left_alone_and_asked_as_a_services_are() {
+    let told = |data: &str| Reply::Keep(json(data));
+    for (bad, calls) in
+        [(Reply::Keep(answer(500, "", "{}")), 2), (Reply::Keep(answer(400, "", "{}")), 0), (told("<html>"), 2)]
+    {
+        let upstreams = [Upstream::always(bad.clone()).await, Upstream::always(told(&completion(9, 3))).await];
+        let second = format!(
+            "}}, {{url: 'http://{}/v1'}}], outlierDetection: {{consecutiveErrors: 2}}, keys",
+            upstreams[1].address
+        );
+        let cluster = Cluster::start(&provider(&upstreams[0], "openai").replacen("}], keys", &second, 1)).await;
+        for _ in 0..10 {
+            call(cluster.address, "/v1/chat/completions", r#"{"model":"m","messages":[]}"#).await;
+        }
+        let ejected = "tollgate_upstream_endpoints{upstream=\"first\",kind=\"provider\",state=\"ejected\"}";
+        assert_eq!(figure(&cluster, ejected), u64::from(calls > 0), "{bad:?}");
+        let expected = if calls > 0 { calls } else { 5 };
+        assert_eq!(upstreams[0].requests().len(), expected, "{bad:?}: what is refused is answered");
+    }
+    let well = Arc::new(AtomicBool::new(false));
+    let upstream = checked(&well).await;
+    let checks = format!("{CHECKS}, keys");
+    let cluster = Cluster::start(&provider(&upstream, "openai").replacen("keys", &checks, 1)).await;
+    let unwell = "tollgate_upstream_endpoints{upstream=\"first\",kind=\"provider\",state=\"unwell\"}";
+    until("it to be found out", || figure(&cluster, unwell) == 1).await;
+    assert!(upstream.requests().iter().all(|request| !request.contains("sk-secret")), "a key is for calls");
+    assert_eq!(figure(&cluster, "tollgate_upstream_panic{upstream=\"first\",kind=\"provider\"}"), 1);
 }
