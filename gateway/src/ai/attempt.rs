@@ -1,6 +1,6 @@
 //! One AI request, sent to one provider after another until one answers as it should.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Response};
 use tokio::time::{Instant, timeout_at};
@@ -26,7 +26,7 @@ use crate::{
         again::{Again, NotHeld},
     },
     retry::{self, Left, Met},
-    upstream::{KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody, Wire},
+    upstream::{Again as Leave, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody, Wire},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -99,59 +99,105 @@ pub(super) async fn send(
     };
     let mut call = Some(Call::new(exchange, request, in_flight, held, (reserved, pricing)));
     let bound = Bound { max_tokens, growing: growing.as_ref(), permit: permit.as_ref() };
-    let deadline = exchange.record.started() + plan.route.timeouts.request;
-    let mut left = Left::of(&plan.route);
-    let mut last: Option<Failed> = None;
-    'all: for candidate in &candidates {
-        let failure = last.as_ref().and_then(|failed| failed.failure);
+    let left = Left::of(&plan.route);
+    let mut asking = Asking { request, candidates: &candidates, hold_for, bound, left, last: None };
+    for candidate in &candidates {
+        let failure = asking.last.as_ref().and_then(|failed| failed.failure);
         let wanted = candidate.fallback.is_none_or(|at| failure.is_some_and(|it| fallbacks[at].on.contains(it)));
         if !wanted {
             continue;
         }
+        match asking.ask(exchange, candidate, &mut call).await {
+            ControlFlow::Continue(()) => {}
+            ControlFlow::Break(Some(answer)) => return Ok(answer),
+            ControlFlow::Break(None) => break, // the caller is told of the failure before
+        }
+    }
+    let failed = asking.last.expect("the first candidate is always tried");
+    end(call, failed.rejection.error().status);
+    Err(failed.rejection)
+}
+
+/// A call on its way from one provider to the next.
+struct Asking<'a> {
+    request: &'a AiRequest,
+    candidates: &'a [Candidate],
+    hold_for: Duration,
+    bound: Bound<'a>,
+    left: Left<'a>,
+    last: Option<Failed>,
+}
+
+impl Asking<'_> {
+    /// One provider, as often as may be. Ends with its answer, or where nobody else may be asked.
+    async fn ask(
+        &mut self,
+        exchange: &mut Exchange,
+        candidate: &Candidate,
+        call: &mut Option<Call>,
+    ) -> ControlFlow<Option<Response<ResponseBody>>> {
         let provider = match upstream(exchange, candidate) {
             Ok(provider) => provider,
             Err(failed) => {
-                note(&mut last, failed);
-                continue;
+                self.note(failed);
+                return ControlFlow::Continue(());
             }
         };
-        let (mut tried, mut leave) = (TriedThere::default(), None);
+        let permit = self.bound.permit.map(|permit| &**permit);
+        let mut tried = TriedThere::default();
+        let mut leave = None;
         loop {
             if call.as_ref().is_some_and(Call::is_full) {
-                break 'all;
+                return ControlFlow::Break(None);
             }
-            if hold_again(exchange, request, &candidates, hold_for, &mut call).await.is_err() {
-                break 'all; // the caller is told of the failure before
+            if hold_again(exchange, self.request, self.candidates, self.hold_for, call).await.is_err() {
+                return ControlFlow::Break(None);
             }
             let asked = (candidate, &*provider);
             let attempted = tokio::select! {
                 biased;
-                () = permit_lost(permit.as_deref()) => Err(Failed::out_of_touch(call.as_ref())),
-                attempted = attempt(exchange, request, asked, &mut tried, bound, &mut call) => attempted,
+                () = permit_lost(permit) => Err(Failed::out_of_touch(call.as_ref())),
+                attempted = attempt(exchange, self.request, asked, &mut tried, self.bound, call) => attempted,
             };
             drop(leave.take()); // kept until an answer was there
             let failed = match attempted {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return ControlFlow::Break(Some(answer)),
                 Err(failed) => failed,
             };
-            if let Some(call) = &mut call {
+            if let Some(call) = call {
                 call.attempt_failed(&failed);
             }
-            leave = match failed.met() {
-                // Nothing was used, and another key may be taken.
-                Some(_) if failed.is_the_keys() && provider.keys.has_others(&tried.keys) => provider.endpoints.again(),
-                Some(met) => left.wait(&provider.endpoints, &tried.endpoints, met, deadline).await,
-                None => None,
-            };
-            note(&mut last, failed);
+            leave = self.may_ask_again(exchange, &provider, &tried, &failed).await;
+            self.note(failed);
             if leave.is_none() {
-                break;
+                return ControlFlow::Continue(());
             }
         }
     }
-    let failed = last.expect("the first candidate is always tried");
-    end(call, failed.rejection.error().status);
-    Err(failed.rejection)
+
+    /// Waits until the same provider may be asked once more, if it may.
+    async fn may_ask_again(
+        &mut self,
+        exchange: &Exchange,
+        provider: &ProviderUpstream,
+        tried: &TriedThere,
+        failed: &Failed,
+    ) -> Option<Leave> {
+        let met = failed.met()?;
+        // Nothing was used, and another key may be taken.
+        if failed.is_the_keys() && provider.keys.has_others(&tried.keys) {
+            return provider.endpoints.again();
+        }
+        let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
+        self.left.wait(&provider.endpoints, &tried.endpoints, met, deadline).await
+    }
+
+    /// What can't be asked at all says nothing about the failure before it.
+    fn note(&mut self, failed: Failed) {
+        if self.last.is_none() || failed.failure.is_some() {
+            self.last = Some(failed);
+        }
+    }
 }
 
 /// What a request was sent to and with, at one provider.
@@ -159,13 +205,6 @@ pub(super) async fn send(
 struct TriedThere {
     endpoints: Tried,
     keys: Tried,
-}
-
-/// What can't be asked at all says nothing about the failure before it.
-fn note(last: &mut Option<Failed>, failed: Failed) {
-    if last.is_none() || failed.failure.is_some() {
-        *last = Some(failed);
-    }
 }
 
 /// Before another provider is asked, the tokens that the one before may have used are held beside what this one may use.

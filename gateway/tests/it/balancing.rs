@@ -81,7 +81,7 @@ async fn of_two_the_one_with_streams_on_their_way_gets_less() {
         streams.push(stream);
     }
     // One in four: where both that were drawn are the busy one. In turn it would be half.
-    assert!((5..42).contains(&upstreams[0].requests().len()), "{}", upstreams[0].requests().len());
+    assert!((5..45).contains(&upstreams[0].requests().len()), "{}", upstreams[0].requests().len());
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn what_says_the_same_goes_to_the_same_endpoint() {
             let upstreams = numbered(3).await;
             let cluster = start(&upstreams, &[], &format!("policy: {policy}, hashOn: '{hash_on}'")).await;
             let mut seen = BTreeSet::new();
-            for n in 0..30 {
+            for n in 0..80 {
                 let (path, headers) = says(n);
                 let first = served_by(&cluster, &path, &headers).await;
                 for _ in 0..2 {
@@ -113,20 +113,33 @@ async fn what_says_the_same_goes_to_the_same_endpoint() {
     }
 }
 
+/// Where alice's calls go, and bob's.
+async fn homes(hash_on: &str) -> (String, String) {
+    let upstreams = numbered(8).await;
+    let cluster = start(&upstreams, &[], &format!("policy: maglev, hashOn: {hash_on}")).await;
+    let private = ROUTE.replace("backends", "auth: {required: true}, backends");
+    cluster.apply(private.trim_start_matches("---\n"));
+    let alice = served_by(&cluster, "/", "x-api-key: sk-alice\r\n").await;
+    for _ in 0..5 {
+        assert_eq!(served_by(&cluster, "/", "x-api-key: sk-alice\r\n").await, alice, "{hash_on}");
+    }
+    (alice, served_by(&cluster, "/", "x-api-key: sk-bobby\r\n").await)
+}
+
 #[tokio::test]
 async fn a_consumer_and_an_address_stay_where_they_are() {
-    for hash_on in ["ip", "consumer"] {
-        let upstreams = numbered(8).await;
-        let cluster = start(&upstreams, &[], &format!("policy: maglev, hashOn: {hash_on}")).await;
-        let private = ROUTE.replace("backends", "auth: {required: true}, backends");
-        cluster.apply(private.trim_start_matches("---\n"));
-        let alice = served_by(&cluster, "/", "x-api-key: sk-alice\r\n").await;
-        for _ in 0..5 {
-            assert_eq!(served_by(&cluster, "/", "x-api-key: sk-alice\r\n").await, alice, "{hash_on}");
-        }
-        let bob = served_by(&cluster, "/", "x-api-key: sk-bobby\r\n").await;
-        assert_eq!(bob == alice, hash_on == "ip", "{hash_on}: both call from here");
+    for _ in 0..3 {
+        let (alice, bob) = homes("ip").await;
+        assert_eq!(alice, bob, "both call from here");
     }
+    // One in eight times two of them have the same by chance, as upstreams are elsewhere each time.
+    for _ in 0..20 {
+        let (alice, bob) = homes("consumer").await;
+        if alice != bob {
+            return;
+        }
+    }
+    panic!("alice and bob always go to the same endpoint");
 }
 
 /// The gateway of these tests is in az-a.

@@ -66,14 +66,14 @@ async fn ask_until(cluster: &Cluster, what: &str, condition: impl Fn() -> bool) 
 async fn an_endpoint_that_fails_again_and_again_is_left_alone_for_a_while() {
     let fails = Arc::new(AtomicBool::new(true));
     let upstreams = [moody(&fails).await, fine().await];
-    let outliers = "outlierDetection: {consecutiveErrors: 3, ejectFor: 2s}";
+    let outliers = "outlierDetection: {consecutiveErrors: 3, ejectFor: 4s}";
     let cluster = Cluster::start(&(service(&upstreams, &[], outliers) + ROUTE)).await;
     let mut failed = 0;
     let began = Instant::now();
     for _ in 0..20 {
         failed += usize::from(get(cluster.address, "/", "").await.status == 500);
     }
-    assert!(began.elapsed() < Duration::from_secs(2), "this machine is too slow for this test");
+    assert!(began.elapsed() < Duration::from_secs(4), "this machine is too slow for this test");
     assert_eq!((failed, upstreams[0].requests().len()), (3, 3));
     assert_eq!((endpoints(&cluster, "ejected"), endpoints(&cluster, "fit"), ejections(&cluster)), (1, 1, 1));
     fails.store(false, Ordering::SeqCst);
@@ -178,7 +178,7 @@ async fn checked(well: &Arc<AtomicBool>) -> Upstream {
 }
 
 const CHECKS: &str =
-    "healthCheck: {path: /healthz, interval: 100ms, timeout: 100ms, unhealthyAfter: 2, healthyAfter: 2}";
+    "healthCheck: {path: /healthz, interval: 300ms, timeout: 300ms, unhealthyAfter: 2, healthyAfter: 2}";
 
 fn checks(upstream: &Upstream) -> usize {
     upstream.requests().iter().filter(|request| request.starts_with("GET /healthz ")).count()
@@ -292,14 +292,15 @@ async fn what_is_too_much_is_refused_at_once() {
 async fn who_takes_connections_is_well_where_that_is_all_that_is_asked() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let upstreams = [fine().await];
-    let tcp = "healthCheck: {type: tcp, interval: 100ms, timeout: 100ms}";
+    let tcp = "healthCheck: {type: tcp, interval: 300ms, timeout: 300ms}";
     let resources = service(&upstreams, &[], tcp);
     let resources = resources.replace("endpoints: [", &format!("endpoints: [{{address: '{closed}'}}, "));
     let cluster = Cluster::start(&(resources + ROUTE)).await;
     until("it to be found out", || endpoints(&cluster, "unwell") == 1).await;
     let good = "tollgate_upstream_health_checks_total{upstream=\"s\",kind=\"service\",result=\"good\"}";
     until("the other to be asked", || figure(&cluster, good) >= 3).await;
-    assert_eq!((endpoints(&cluster, "fit"), upstreams[0].requests().len()), (1, 0));
+    until("it to be fit, and it alone", || (endpoints(&cluster, "fit"), endpoints(&cluster, "unwell")) == (1, 1)).await;
+    assert_eq!(upstreams[0].requests().len(), 0);
 }
 
 /// Says of itself how it is, by `grpc.health.v1`, and answers anything else.
@@ -340,7 +341,7 @@ async fn who_speaks_grpc_says_by_its_protocol_how_it_is() {
     let ((first, _first), (second, _second)) = (grpc(&one).await, grpc(&other).await);
     let resources = format!(
         "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: h2c, endpoints: [{{address: '{first}'}}, {{address: '{second}'}}], \
-         healthCheck: {{type: grpc, interval: 100ms, timeout: 100ms, healthyAfter: 1}}}}\n"
+         healthCheck: {{type: grpc, interval: 300ms, timeout: 300ms, healthyAfter: 1}}}}\n"
     );
     let cluster = Cluster::start(&(resources + ROUTE)).await;
     until("it to be found out", || endpoints(&cluster, "unwell") == 1).await;
