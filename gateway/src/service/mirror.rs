@@ -6,21 +6,23 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_model::{Mirror, Name, Percent};
 
 use super::attempts;
 use crate::{
+    balance::Tried,
     body::{Kept, Replay, UpstreamRequestBody},
     exchange::Exchange,
     gateway::Shared,
-    upstream::Wire,
+    retry,
+    upstream::{SendError, Taken, UpstreamBody, Wire},
 };
 
 static X_TOLLGATE_MIRRORED: HeaderName = HeaderName::from_static("x-tollgate-mirrored");
@@ -116,17 +118,23 @@ impl Told {
     }
 }
 
-/// A copy without its body.
-type Outgoing = (Wire, Request<UpstreamRequestBody>);
+/// A copy without its body, and the endpoint that is asked.
+struct Outgoing {
+    wire: Wire,
+    taken: Taken,
+    request: Request<UpstreamRequestBody>,
+}
 
 fn outgoing(exchange: &Exchange, mirror: &Mirror) -> Option<Outgoing> {
     let service = exchange.compiled.services.get(&mirror.service)?;
-    let mut request = attempts::request(exchange, service, UpstreamRequestBody::Whole(None))?;
+    let draw = retry::draw(exchange, &service.endpoints);
+    let taken = service.endpoints.take(&draw, &mut Tried::default()).ok()?;
+    let mut request = attempts::request(exchange, service, &taken, UpstreamRequestBody::Whole(None))?;
     request.headers_mut().insert(&X_TOLLGATE_MIRRORED, HeaderValue::from_static("true"));
-    Some((service.wire(), request))
+    Some(Outgoing { wire: service.wire(), taken, request })
 }
 
-async fn send(shared: &Shared, (wire, request): Outgoing, kept: Kept, whole_by: Instant) -> Fate {
+async fn send(shared: &Shared, outgoing: Outgoing, kept: Kept, whole_by: Instant) -> Fate {
     let body = match kept {
         Kept::Whole(body) => body,
         Kept::Coming(coming) => match timeout_at(whole_by, coming).await {
@@ -135,13 +143,30 @@ async fn send(shared: &Shared, (wire, request): Outgoing, kept: Kept, whole_by: 
             Ok(Err(_)) | Err(_) => return Fate::Unfinished,
         },
     };
-    timeout(PATIENCE, ask(shared, wire, request, body)).await.unwrap_or(Fate::Timeout)
+    let answer_by = Instant::now() + PATIENCE;
+    let Some(answer) = ask(shared, outgoing, body, answer_by).await else { return Fate::Timeout };
+    match answer {
+        Ok((answer, _taken)) => timeout_at(answer_by, read(answer)).await.unwrap_or(Fate::Timeout),
+        Err(_) => Fate::Failed,
+    }
 }
 
-async fn ask(shared: &Shared, wire: Wire, request: Request<UpstreamRequestBody>, body: Bytes) -> Fate {
+type Answer = Result<(Response<UpstreamBody>, Taken), SendError>;
+
+/// The answer's head; none in time. How it went counts for the endpoint as any request's.
+async fn ask(shared: &Shared, outgoing: Outgoing, body: Bytes, by: Instant) -> Option<Answer> {
+    let Outgoing { wire, taken, request } = outgoing;
     let request = request.map(|_| UpstreamRequestBody::Whole(Some(body)));
     let place = shared.pool.place(wire, request.uri());
-    let Ok(answer) = shared.pool.send(wire, place, request).await else { return Fate::Failed };
+    let answer = timeout_at(by, shared.pool.send(wire, place, request)).await.ok();
+    match &answer {
+        Some(Ok(answer)) if !answer.status().is_server_error() => taken.is_fine(),
+        _ => taken.has_failed(),
+    }
+    Some(answer?.map(|answer| (answer, taken)))
+}
+
+async fn read(answer: Response<UpstreamBody>) -> Fate {
     let mut body = answer.into_body();
     let mut left = MAX_ANSWER_BYTES;
     while let Some(frame) = body.frame().await {
