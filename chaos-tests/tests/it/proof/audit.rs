@@ -244,7 +244,8 @@ fn asked_last<'a>(row: &Row, records: Option<&'a Witnessed>) -> anyhow::Result<&
     records.and_then(|it| it.get(provider)).with_context(|| format!("{provider} was not asked"))
 }
 
-/// Σ rows = Σ balances, to the pico, and all of them together are nothing; what was paid in is what was used and what is left.
+/// Σ rows = Σ balances, to the pico, and all of them together are nothing; what was paid in is what was used and what is left. What was
+/// written off is the provider's, as much of it as histories tell of.
 async fn sums(stage: &Stage, evidence: &Evidence) -> anyhow::Result<()> {
     let mut sums = Balances::new();
     let mut post = |to: String, from: String, currency: &str, amount: i128| {
@@ -258,6 +259,11 @@ async fn sums(stage: &Stage, evidence: &Evidence) -> anyhow::Result<()> {
     for cost in &evidence.costs {
         let owed = format!("upstream:{}:owed", cost.provider);
         post("provider:cost".into(), owed, &cost.currency, pico(&cost.cost)?);
+    }
+    for payer in PAYERS {
+        for amount in written_off(stage, payer).await? {
+            post("provider:loss".into(), format!("tenant:{}:forgiven", payer.tenant), payer.currency, amount);
+        }
     }
     sums.retain(|_, amount| *amount != 0);
     let mut balances = evidence.balances.clone();
@@ -273,6 +279,15 @@ async fn sums(stage: &Stage, evidence: &Evidence) -> anyhow::Result<()> {
         credit(stage, payer, balances.get(&key).copied().unwrap_or_default()).await?;
     }
     Ok(())
+}
+
+async fn written_off(stage: &Stage, payer: Payer) -> anyhow::Result<Vec<i128>> {
+    if payer.credit.is_none() {
+        return Ok(Vec::new());
+    }
+    let history = stage.cluster.cli().rows(&["credits", "history", payer.tenant]).await?;
+    let told = history.iter().filter(|event| event["kind"] == "writtenOff");
+    told.map(|event| pico(event["amount"].as_str().unwrap_or("none"))).collect()
 }
 
 async fn credit(stage: &Stage, payer: Payer, consumed: i128) -> anyhow::Result<()> {
