@@ -80,7 +80,9 @@ impl Flips {
     }
 
     fn turns_over(&mut self, now: u64, log: u64, open: WayView) {
-        let (was, next) = (self.way(self.window.0), self.next.map(|start| self.way(start)));
+        // One that is over by now, and that no entry was about, is none that was open.
+        let next = self.next.filter(|start| log < start + WINDOW).map(|start| self.way(start));
+        let was = self.way(self.window.0);
         let is_open = log < self.window.1;
         let changes = self.slides != open.slides;
         self.times += u64::from(changes);
