@@ -160,6 +160,11 @@ impl Lineup {
         first.or_else(|| tiers.iter().find_map(|tier| tier.select(draw, is_used, &load)))
     }
 
+    /// Whether one that is used was not tried.
+    pub(crate) fn has_others(&self, tried: &Tried) -> bool {
+        self.used.iter().enumerate().any(|(index, used)| *used && !tried.contains(index))
+    }
+
     /// When it has to be made anew, whatever happens.
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
         self.stale_at.is_some_and(|at| at <= now)

@@ -120,9 +120,9 @@ impl Endpoints {
         None
     }
 
-    /// Whether there may be one that was not tried.
+    /// Whether one that has requests was not tried.
     pub(crate) fn has_others(&self, tried: &Tried) -> bool {
-        self.endpoints.iter().filter(|endpoint| endpoint.weight > 0).count() > tried.count()
+        self.current().lineup.has_others(tried)
     }
 
     /// What requests are told apart by, where they are.
@@ -162,7 +162,13 @@ impl Endpoints {
     pub(super) fn has_failed(&self, index: usize) {
         let (Some(endpoint), Some(terms)) = (self.endpoints.get(index), &self.spread.outliers) else { return };
         let before = endpoint.known.errors.fetch_add(1, Ordering::Relaxed);
-        if before.saturating_add(1) >= terms.consecutive_errors {
+        if before.saturating_add(1) < terms.consecutive_errors {
+            return;
+        }
+        if endpoint.known.seldom.lock().ejection.until(Instant::now()).is_some() {
+            // What was in flight there fails as well: it is not to be held against it once it is back.
+            endpoint.known.errors.store(0, Ordering::Relaxed);
+        } else if !self.totals.is_full() {
             self.eject(endpoint, terms);
         }
     }
@@ -177,7 +183,11 @@ impl Endpoints {
         let is_fit = |it: &&Endpoint| matches!(fitness(it), Fitness::Fit | Fitness::Since(_));
         let others = with_weight().filter(is_fit).filter(|it| !Arc::ptr_eq(&it.known, &endpoint.known)).count();
         let may = others > 0 && may_eject(with_weight().count(), ejected, terms.max_ejected_percent);
-        if !may || matches!(fitness(endpoint), Fitness::Ejected(_)) {
+        if matches!(fitness(endpoint), Fitness::Ejected(_)) {
+            return;
+        }
+        if !may {
+            self.totals.was_full(now);
             return;
         }
         endpoint.known.seldom.lock().ejection.begin(terms, now);
@@ -246,6 +256,10 @@ impl Endpoints {
         self.spread.health_check.as_ref()
     }
 
+    pub(super) fn origin(&self, index: usize) -> Option<&Origin> {
+        self.endpoints.get(index).map(|endpoint| &endpoint.origin)
+    }
+
     /// By index.
     pub(super) fn origins(&self) -> impl Iterator<Item = &Origin> {
         self.endpoints.iter().map(|endpoint| &endpoint.origin)
@@ -277,4 +291,55 @@ impl Endpoints {
 #[expect(clippy::cast_precision_loss, reason = "at most 65,536")]
 fn spill_ratio(of_all: u64) -> f64 {
     of_all as f64 / 65_536.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn three(percent: u32) -> Endpoints {
+        let url = |n: u32| format!("http://192.0.2.{n}").parse().expect("a URL");
+        let endpoints: Vec<_> = (1..=3).map(|n| model::Endpoint { url: url(n), zone: None, weight: 1 }).collect();
+        let outliers = OutlierDetection {
+            consecutive_errors: 2,
+            eject_for: Duration::from_secs(30),
+            max_ejected_percent: percent,
+        };
+        let spread = Spread { outliers: Some(outliers), ..Spread::default() };
+        Endpoints::new(Name::parse("s").expect("a name"), &endpoints, spread, "here", None)
+    }
+
+    fn fail(endpoints: &Endpoints, index: usize, times: usize) {
+        (0..times).for_each(|_| endpoints.has_failed(index));
+    }
+
+    fn ejections(endpoints: &Endpoints) -> u64 {
+        endpoints.counts().ejections.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_in_flight_to_an_endpoint_that_is_left_alone_is_forgotten_when_it_is_back() {
+        let endpoints = three(50);
+        fail(&endpoints, 0, 10);
+        assert_eq!(ejections(&endpoints), 1);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        fail(&endpoints, 0, 1);
+        assert_eq!(ejections(&endpoints), 1, "one error is not two in a row");
+        fail(&endpoints, 0, 1);
+        assert_eq!(ejections(&endpoints), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_too_many_are_left_alone_that_is_not_looked_up_each_time_but_found_out_soon() {
+        let endpoints = three(34);
+        fail(&endpoints, 0, 2);
+        fail(&endpoints, 1, 2);
+        assert!(endpoints.totals.is_full() && ejections(&endpoints) == 1);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert!(!endpoints.totals.is_full());
+        fail(&endpoints, 1, 1);
+        assert_eq!(ejections(&endpoints), 2, "its errors were counted meanwhile");
+    }
 }

@@ -1,8 +1,11 @@
 //! What is known of endpoints, and of an upstream as a whole, whatever the configuration.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -10,6 +13,9 @@ use tokio::time::Instant;
 use tollgate_model::Spread;
 
 use crate::balance::{Checks, Ejection, Fitness};
+
+/// Where too many endpoints are left alone, it is looked so much later whether one more may be.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What is known of an endpoint.
 #[derive(Debug, Default)]
@@ -39,6 +45,23 @@ pub(super) struct Totals {
     /// Of these, sent again.
     pub(super) again: AtomicUsize,
     pub(super) counts: Counts,
+    /// When it was first found that no more endpoints may be left alone, and how many milliseconds later it was last.
+    full_first: OnceLock<Instant>,
+    full_last: AtomicU64,
+}
+
+impl Totals {
+    /// No more endpoints may be left alone now.
+    pub(super) fn was_full(&self, now: Instant) {
+        let after = now.saturating_duration_since(*self.full_first.get_or_init(|| now));
+        self.full_last.store(u64::try_from(after.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether that was found just now: it costs a look at all of them.
+    pub(super) fn is_full(&self) -> bool {
+        let last = Duration::from_millis(self.full_last.load(Ordering::Relaxed));
+        self.full_first.get().is_some_and(|first| first.elapsed() < last + LOOK_AGAIN)
+    }
 }
 
 /// For metrics.

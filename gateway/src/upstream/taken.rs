@@ -43,7 +43,7 @@ pub(crate) struct Taken {
 impl Taken {
     /// The endpoint's URI for `path` (and query).
     pub(crate) fn uri(&self, path: &str) -> Option<Uri> {
-        self.busy.endpoints.origins().nth(self.index)?.uri(path)
+        self.busy.endpoints.origin(self.index)?.uri(path)
     }
 
     /// It answered, and not that it has failed.

@@ -177,6 +177,27 @@ async fn checked(well: &Arc<AtomicBool>) -> Upstream {
     .await
 }
 
+/// Answers 200 to `/healthz`, and to all else that it wants to be left alone.
+async fn busy() -> Upstream {
+    Upstream::start(|request| match request.starts_with("GET /healthz ") {
+        true => Reply::Keep(answer(200, "", "")),
+        false => Reply::Keep(answer(503, "retry-after: 60\r\n", "")),
+    })
+    .await
+}
+
+/// There is another endpoint, but it has no requests.
+#[tokio::test]
+async fn who_asks_to_be_left_alone_is_while_the_others_are_not_well() {
+    let upstreams = [checked(&Arc::new(AtomicBool::new(false))).await, busy().await];
+    let route = ROUTE.replace("backends", "retries: {attempts: 3, on: ['503']}, backends");
+    let spec = format!("{CHECKS}, loadBalancing: {{panicThreshold: 0}}");
+    let cluster = Cluster::start(&(service(&upstreams, &[], &spec) + &route)).await;
+    until("it to be found out", || endpoints(&cluster, "unwell") == 1).await;
+    assert_eq!(get(cluster.address, "/", "").await.status, 503);
+    assert_eq!(upstreams[1].requests().len() - checks(&upstreams[1]), 1);
+}
+
 const CHECKS: &str =
     "healthCheck: {path: /healthz, interval: 300ms, timeout: 300ms, unhealthyAfter: 2, healthyAfter: 2}";
 
