@@ -65,6 +65,12 @@ impl<'a> Left<'a> {
     }
 }
 
+/// Whether an endpoint that was asked at `asked`, and brought no answer until now, had time for one. Not where the `whole`
+/// request's time was over, most of which had gone elsewhere: that says nothing of it.
+pub(crate) fn had_time(asked: Instant, deadline: Instant, whole: Duration) -> bool {
+    Instant::now() < deadline || deadline.saturating_duration_since(asked) >= whole / 2
+}
+
 /// What this request's endpoint is selected by.
 pub(crate) fn draw(exchange: &Exchange, endpoints: &Endpoints) -> Draw {
     let value = endpoints.hash_on().map(|part| exchange.subject(None).sent_value(part));
@@ -84,6 +90,17 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_asked_when_a_request_was_nearly_over_had_no_time() {
+        let (secs, start) = (Duration::from_secs, Instant::now());
+        let (whole, deadline) = (secs(10), start + secs(10));
+        assert!(had_time(start + secs(9), deadline, whole), "it is not over yet");
+        tokio::time::advance(whole).await;
+        for (after, had) in [(0, true), (5, true), (6, false), (10, false), (11, false)] {
+            assert_eq!(had_time(start + secs(after), deadline, whole), had, "{after}");
+        }
+    }
 
     #[test]
     fn an_upstream_says_in_seconds_how_long_it_wants_to_be_left_alone() {

@@ -11,7 +11,7 @@ use tollgate_model::Failure;
 use tollgate_quota::Outcome;
 
 use super::{
-    attempt::{Failed, Sent},
+    attempt::{Failed, KeyFault, Sent},
     growing,
     leave::Source,
     provider,
@@ -158,7 +158,8 @@ async fn refused(sent: &Sent<'_>, head: &response::Parts, body: UpstreamBody) ->
         Ok(Collected::Whole(body)) => body,
         _ => Bytes::new(),
     };
-    let status = head.status.as_u16();
+    let (status, key) = (head.status.as_u16(), key_fault(head.status.as_u16(), &body));
+    let may_have_begun = may_have_begun(status);
     let rejection = if head.status.is_client_error() || matches!(status, 503 | 504 | 529) {
         let body = translate_error(sent.request.dialect(), status, &body);
         let rejection = Rejection::passed_on(status, code_of(status), body);
@@ -176,11 +177,38 @@ async fn refused(sent: &Sent<'_>, head: &response::Parts, body: UpstreamBody) ->
     Failed {
         failure: Some(Failure::Status(status)),
         rejection: rejection.with_headers(&served),
-        billable: false,
-        refused: true,
+        billable: may_have_begun,
+        refused: !may_have_begun,
         retry_after: retry_after(&head.headers),
+        key,
         label,
     }
+}
+
+/// Whether whoever says so may have given up on work that goes on behind it: 408, 504, and what Cloudflare says of an origin that
+/// does not answer in time.
+fn may_have_begun(status: u16) -> bool {
+    matches!(status, 408 | 504 | 524)
+}
+
+/// What a refusal says of the key. Any caller may send a request that is refused for itself: keys are not rested for that.
+fn key_fault(status: u16, body: &[u8]) -> KeyFault {
+    match status {
+        401 => KeyFault::Refused,
+        429 if is_too_large(body) => KeyFault::None,
+        429 => KeyFault::Refused,
+        403 => KeyFault::Perhaps,
+        _ => KeyFault::None,
+    }
+}
+
+/// Whether an error says that no limit will ever have room for this request. OpenAI has no code for that, but words.
+fn is_too_large(body: &[u8]) -> bool {
+    let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) else { return false };
+    let said = |field: &str| body["error"][field].as_str().unwrap_or_default();
+    let is_code =
+        |code: &str| matches!(code, "request_too_large" | "context_length_exceeded" | "string_above_max_length");
+    is_code(said("code")) || is_code(said("type")) || said("message").starts_with("Request too large")
 }
 
 /// The public code of an error that is passed on, for metrics and logs.

@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Response};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tollgate_llm::{AiRequest, MaxTokens, code};
 use tollgate_model::{Durability, Failure, RouteAction, UpstreamRef};
 use tollgate_quota::{Outcome, Touch};
@@ -41,8 +41,21 @@ pub(super) struct Failed {
     pub(super) refused: bool,
     /// How long it asks to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// What it says of the key that it was sent with.
+    pub(super) key: KeyFault,
     /// For metrics.
     pub(super) label: &'static str,
+}
+
+/// What a failure says of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyFault {
+    /// Nothing: it may be fine.
+    None,
+    /// Another one may do better, but it may as well be the request that is refused.
+    Perhaps,
+    /// It is not taken, or not now.
+    Refused,
 }
 
 /// One attempt as its answer is read.
@@ -107,6 +120,9 @@ pub(super) async fn send(
         if !wanted {
             continue;
         }
+        if asking.last.is_some() && is_over(exchange) {
+            break; // nobody could answer any more
+        }
         match asking.ask(exchange, candidate, &mut call).await {
             ControlFlow::Continue(()) => {}
             ControlFlow::Break(Some(answer)) => return Ok(answer),
@@ -153,6 +169,9 @@ impl Asking<'_> {
             if hold_again(exchange, self.request, self.candidates, self.hold_for, call).await.is_err() {
                 return ControlFlow::Break(None);
             }
+            if self.last.is_some() && is_over(exchange) {
+                return ControlFlow::Break(None);
+            }
             let asked = (candidate, &*provider);
             let attempted = tokio::select! {
                 biased;
@@ -185,19 +204,32 @@ impl Asking<'_> {
     ) -> Option<Leave> {
         let met = failed.met()?;
         // Nothing was used, and another key may be taken.
-        if failed.is_the_keys() && provider.keys.has_others(&tried.keys) {
-            return provider.endpoints.again();
+        if failed.key != KeyFault::None && provider.keys.has_others(&tried.keys) && !is_over(exchange) {
+            // Its caller hears nothing of a key that was only tried: there is one at a time.
+            return match tried.with_a_probe {
+                true => Some(provider.endpoints.again_anyway()),
+                false => provider.endpoints.again(),
+            };
         }
-        let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
+        let deadline = deadline(exchange);
         self.left.wait(&provider.endpoints, &tried.endpoints, met, deadline).await
     }
 
     /// What can't be asked at all says nothing about the failure before it.
     fn note(&mut self, failed: Failed) {
-        if self.last.is_none() || failed.failure.is_some() {
+        if self.last.is_none() || failed.failure.is_some() && failed.label != UNASKED {
             self.last = Some(failed);
         }
     }
+}
+
+/// By when somebody has to have answered.
+fn deadline(exchange: &Exchange) -> Instant {
+    exchange.record.started() + exchange.plan.route.timeouts.request
+}
+
+fn is_over(exchange: &Exchange) -> bool {
+    Instant::now() >= deadline(exchange)
 }
 
 /// What a request was sent to and with, at one provider.
@@ -205,6 +237,8 @@ impl Asking<'_> {
 struct TriedThere {
     endpoints: Tried,
     keys: Tried,
+    /// The last key rests, and was only sent to see.
+    with_a_probe: bool,
 }
 
 /// Before another provider is asked, the tokens that the one before may have used are held beside what this one may use.
@@ -217,7 +251,7 @@ async fn hold_again(
 ) -> Result<(), NotHeld> {
     let Some((call, need)) = call.as_mut().and_then(|call| call.owes().map(|need| (call, need))) else { return Ok(()) };
     let subject = admit::subject(exchange, request, candidates);
-    let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
+    let deadline = deadline(exchange);
     let again = Again { subject, need, at_least: Durability::Journal, hold_for, deadline };
     if let Some(part) = again.hold(&exchange.shared, &exchange.compiled.view).await? {
         call.hold_again(part);
@@ -247,6 +281,7 @@ async fn attempt(
     let draw = retry::draw(exchange, &provider.endpoints);
     let taken = provider.endpoints.take(&draw, &mut tried.endpoints).map_err(|NotTaken| Failed::not_there())?;
     let key = provider.keys.take(&mut tried.keys);
+    tried.with_a_probe = key.as_ref().is_some_and(KeyTaken::is_probe);
     let model = served_model(exchange, candidate, request.model());
     let growth = bound.growing.and_then(|growing| growing.with(&exchange.shared, &provider.provider.name, &model));
     let max_tokens = bound.with(growth.as_ref());
@@ -255,7 +290,7 @@ async fn attempt(
     let outgoing = outgoing.ok_or_else(|| Failed::unasked(Rejection::no_healthy_upstream()))?;
     exchange.record.upstream = Some(provider.provider.name.clone());
     let timeouts = exchange.plan.route.timeouts;
-    let deadline = exchange.record.started() + timeouts.request;
+    let deadline = deadline(exchange);
     let pool = &exchange.shared.pool;
     let place = pool.place(Wire::Negotiated, outgoing.uri());
     if let Some(call) = call {
@@ -265,7 +300,8 @@ async fn attempt(
         call.durable(deadline).await.map_err(Failed::unasked)?;
         call.begin(provider, &model, request);
     }
-    let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(Instant::now() + within));
+    let asked = Instant::now();
+    let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
     let sent = Sent {
         request,
         provider,
@@ -278,15 +314,16 @@ async fn attempt(
     };
     let report = taken.report();
     let answered = async {
-        let head = timeout_at(first_byte, pool.send(Wire::Negotiated, place, outgoing)).await;
-        let head: Response<UpstreamBody> = head.unwrap_or(Err(SendError::Timeout)).map_err(Failed::from)?;
+        let head = pool.send_by(first_byte, Wire::Negotiated, place, outgoing).await;
+        let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
         if let Some(call) = call {
             call.is_called(provider::upstream_id(head.headers()));
         }
         answer::read(exchange, sent, head.map(|body| body.of(taken)), call).await
     };
     let answered = answered.await;
-    tell(answered.as_ref().err(), &report, key);
+    let had_time = retry::had_time(asked, deadline, timeouts.request);
+    tell(answered.as_ref().err(), (&report, had_time), key);
     let mut answer = answered?;
     if let MaxTokens::Set(max) = max_tokens {
         answer.headers_mut().insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
@@ -295,10 +332,16 @@ async fn attempt(
 }
 
 /// Whose fault it was, if anybody's.
-fn tell(failed: Option<&Failed>, endpoint: &Report, key: Option<KeyTaken>) {
+fn tell(failed: Option<&Failed>, (endpoint, had_time): (&Report, bool), key: Option<KeyTaken>) {
     match failed {
+        Some(failed) if failed.is_the_endpoints() && !(had_time || failed.refused) => return,
         Some(failed) if failed.is_the_endpoints() => return endpoint.has_failed(),
-        Some(failed) if failed.is_the_keys() => key.into_iter().for_each(KeyTaken::was_refused),
+        Some(Failed { key: KeyFault::Refused, retry_after, .. }) => {
+            // A time of day is not read here, and an hour would be long for it.
+            let asks = retry_after.filter(|asks| *asks < Duration::MAX).unwrap_or_default();
+            key.into_iter().for_each(|key| key.was_refused(asks));
+        }
+        Some(Failed { key: KeyFault::Perhaps, .. }) => {}
         _ => key.into_iter().for_each(KeyTaken::was_taken),
     }
     endpoint.is_fine();
@@ -318,7 +361,15 @@ const UNASKED: &str = "unasked";
 impl Failed {
     /// Nothing was sent.
     fn unasked(rejection: Rejection) -> Self {
-        Self { failure: None, rejection, billable: false, refused: false, retry_after: None, label: UNASKED }
+        Self {
+            failure: None,
+            rejection,
+            billable: false,
+            refused: false,
+            retry_after: None,
+            key: KeyFault::None,
+            label: UNASKED,
+        }
     }
 
     /// There is nobody to be asked.
@@ -333,11 +384,6 @@ impl Failed {
         Some(Met { failure, may_have_begun: self.billable, is_idempotent: false, retry_after: self.retry_after })
     }
 
-    /// Whether its key was not taken, or not now.
-    fn is_the_keys(&self) -> bool {
-        self.refused && matches!(self.failure, Some(Failure::Status(401 | 403 | 429)))
-    }
-
     /// Whether its endpoint is to blame, and not the request.
     fn is_the_endpoints(&self) -> bool {
         self.failure.is_some_and(|failure| !matches!(failure, Failure::Status(..500)))
@@ -347,19 +393,43 @@ impl Failed {
     fn out_of_touch(call: Option<&Call>) -> Self {
         let rejection = Rejection::new(503, code::QUOTA_UNAVAILABLE, PERMIT_LOST);
         let billable = call.is_some_and(Call::is_under_way);
-        Self { failure: None, rejection, billable, refused: false, retry_after: None, label: "out_of_touch" }
+        Self {
+            failure: None,
+            rejection,
+            billable,
+            refused: false,
+            retry_after: None,
+            key: KeyFault::None,
+            label: "out_of_touch",
+        }
     }
 
     /// An answer that is none.
     pub(super) fn garbage(rejection: Rejection) -> Self {
         let failure = Some(Failure::Status(502));
-        Self { failure, rejection, billable: true, refused: false, retry_after: None, label: "garbage" }
+        Self {
+            failure,
+            rejection,
+            billable: true,
+            refused: false,
+            retry_after: None,
+            key: KeyFault::None,
+            label: "garbage",
+        }
     }
 }
 
 impl From<SendError> for Failed {
     fn from(error: SendError) -> Self {
         let (billable, label) = (error.is_billable(), error.label());
-        Self { failure: error.failure(), rejection: error.into(), billable, refused: false, retry_after: None, label }
+        Self {
+            failure: error.failure(),
+            rejection: error.into(),
+            billable,
+            refused: false,
+            retry_after: None,
+            key: KeyFault::None,
+            label,
+        }
     }
 }

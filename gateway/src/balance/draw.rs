@@ -47,11 +47,6 @@ impl Tried {
         self.count
     }
 
-    /// Whether one more would not be remembered.
-    pub(crate) fn is_full(&self) -> bool {
-        self.count == MAX_TRIED
-    }
-
     pub(crate) fn contains(&self, index: usize) -> bool {
         self.indexes[..self.count].iter().any(|&tried| u32::try_from(index) == Ok(tried))
     }

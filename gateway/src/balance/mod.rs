@@ -23,6 +23,6 @@ pub(crate) use ejection::{Ejection, may_eject};
 pub(crate) use hash::hash;
 pub(crate) use health::Checks;
 pub(crate) use lineup::{Fitness, Lineup, Member, Terms};
-pub(crate) use resting::Resting;
+pub(crate) use resting::{Probed, Resting};
 pub(crate) use rotation::Rotation;
 pub(crate) use table::Tables;

@@ -1,11 +1,26 @@
 //! Leaving a provider's key alone that is refused, and finding out when it is taken again.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tollgate_model::KeyFailover;
+
+/// Whatever a provider asks for, a key is tried once in so long.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// What is remembered of a key.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Resting(Option<Rest>);
+
+/// What came of a request with a key that rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probed {
+    Taken,
+    /// And how long the provider asks to be left alone.
+    Refused(Duration),
+    /// Nothing that would say anything of the key.
+    Unknown,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Rest {
@@ -21,9 +36,9 @@ impl Resting {
         self.0.is_some()
     }
 
-    /// From now on.
-    pub(crate) fn begin(&mut self, terms: &KeyFailover, now: Instant) {
-        self.0 = Some(Rest { probe_at: now + terms.probe_interval, is_probed: false, successes: 0 });
+    /// From now on, for as long as the provider `asks` for where that is longer than usual.
+    pub(crate) fn begin(&mut self, asks: Duration, terms: &KeyFailover, now: Instant) {
+        self.0 = Some(Rest { probe_at: now + pause(asks, terms), is_probed: false, successes: 0 });
     }
 
     /// When it is to be tried. None while it is, and where it does not rest.
@@ -38,15 +53,16 @@ impl Resting {
         true
     }
 
-    /// What came of it: taken, refused, or that nobody knows.
-    pub(crate) fn probed(&mut self, taken: Option<bool>, terms: &KeyFailover, now: Instant) {
+    /// What came of it.
+    pub(crate) fn probed(&mut self, came: Probed, terms: &KeyFailover, now: Instant) {
         let Some(rest) = &mut self.0 else { return };
         rest.is_probed = false;
-        rest.probe_at = now + terms.probe_interval;
-        rest.successes = match taken {
-            Some(true) => rest.successes + 1,
-            Some(false) => 0,
-            None => rest.successes,
+        let asks = if let Probed::Refused(asks) = came { asks } else { Duration::ZERO };
+        rest.probe_at = now + pause(asks, terms);
+        rest.successes = match came {
+            Probed::Taken => rest.successes + 1,
+            Probed::Refused(_) => 0,
+            Probed::Unknown => rest.successes,
         };
         if rest.successes >= terms.success_threshold {
             self.0 = None;
@@ -54,10 +70,12 @@ impl Resting {
     }
 }
 
+fn pause(asks: Duration, terms: &KeyFailover) -> Duration {
+    asks.min(LONGEST).max(terms.probe_interval)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -66,16 +84,16 @@ mod tests {
         let terms = KeyFailover { failure_threshold: 3, success_threshold: 2, probe_interval: five };
         let mut key = Resting::default();
         assert!(!key.is_resting() && !key.probe(start) && key.probe_at().is_none());
-        key.begin(&terms, start);
+        key.begin(Duration::ZERO, &terms, start);
         assert_eq!((key.is_resting(), key.probe(start), key.probe_at()), (true, false, Some(start + five)));
         let mut now = start;
         for (came, rests) in [
-            (Some(false), true),
-            (Some(true), true),
-            (None, true),
-            (Some(false), true),
-            (Some(true), true),
-            (Some(true), false),
+            (Probed::Refused(Duration::ZERO), true),
+            (Probed::Taken, true),
+            (Probed::Unknown, true),
+            (Probed::Refused(Duration::ZERO), true),
+            (Probed::Taken, true),
+            (Probed::Taken, false),
         ] {
             now += five;
             assert!(key.probe(now) && !key.probe(now), "one at a time");
@@ -84,5 +102,23 @@ mod tests {
             assert_eq!(key.is_resting(), rests, "{came:?} at {now:?}");
             assert!(!key.probe(now), "not at once again");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_rests_for_as_long_as_its_provider_asks_for_up_to_an_hour() {
+        let (start, secs) = (Instant::now(), Duration::from_secs);
+        let terms = KeyFailover { failure_threshold: 1, success_threshold: 1, probe_interval: secs(5) };
+        for (asks, rests) in [(0, 5), (4, 5), (60, 60), (3_600, 3_600), (1_000_000, 3_600)] {
+            let mut key = Resting::default();
+            key.begin(secs(asks), &terms, start);
+            assert_eq!(key.probe_at(), Some(start + secs(rests)), "{asks}");
+            assert!(key.probe(start + secs(rests)));
+            key.probed(Probed::Refused(secs(asks)), &terms, start);
+            assert_eq!(key.probe_at(), Some(start + secs(rests)), "{asks}");
+        }
+        let seldom = KeyFailover { probe_interval: secs(7_200), ..terms };
+        let mut key = Resting::default();
+        key.begin(secs(1_000_000), &seldom, start);
+        assert_eq!(key.probe_at(), Some(start + secs(7_200)), "as was said");
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, header};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tollgate_llm::code;
 use tollgate_model::{Failure, Fallback, Protocol, RouteAction, UpstreamRef};
 use tollgate_quota::InFlight;
@@ -35,6 +35,9 @@ pub(super) async fn send(exchange: &mut Exchange, outgoing: Outgoing<'_>) -> Res
     let mut left = Left::of(&plan.route);
     let mut last = ask(exchange, &backend.upstream, outgoing, &mut left).await;
     for fallback in fallbacks(&plan.route.action) {
+        if Instant::now() >= outgoing.deadline {
+            break; // nobody could answer any more
+        }
         if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && outgoing.body.body().is_some() {
             last = ask(exchange, &fallback.upstream, outgoing, &mut left).await;
         }
@@ -118,11 +121,14 @@ async fn attempt(
     tried: &mut Tried,
     outgoing: Outgoing<'_>,
 ) -> Result<Response<UpstreamBody>, Failed> {
-    let mut result = once(exchange, service, tried, outgoing).await;
+    let mut result = once(exchange, service, tried, outgoing, Blame::Always).await;
     // The connection may have been a kept one that the upstream closed just now: safe requests are sent once more.
     let was_reset = matches!(result, Err(Failed::Send(SendError::Reset)));
-    if was_reset && is_repeatable(&exchange.head.method, outgoing.body) {
-        result = once(exchange, service, tried, outgoing).await;
+    if was_reset && is_repeatable(&exchange.head.method, outgoing.body) && Instant::now() < outgoing.deadline {
+        // As any other that is sent again, or an upstream that resets all would have twice as much to do.
+        if let Some(_leave) = service.endpoints.again() {
+            result = once(exchange, service, tried, outgoing, Blame::Once).await;
+        }
     }
     let label = match &result {
         Ok(_) => "answered",
@@ -138,14 +144,24 @@ fn is_repeatable(method: &Method, body: &Replay) -> bool {
     method.is_idempotent() && body.body().is_some()
 }
 
+/// Whether an endpoint that fails is to blame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Always,
+    /// Not where it was blamed for the same request already.
+    Once,
+}
+
 async fn once(
     exchange: &Exchange,
     service: &ServiceUpstream,
     tried: &mut Tried,
     Outgoing { body: replay, in_flight, deadline }: Outgoing<'_>,
+    blame: Blame,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let body = replay.body().ok_or(Failed::Send(SendError::Reset))?;
     let draw = retry::draw(exchange, &service.endpoints);
+    let before = *tried;
     let taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
     let request = request(exchange, service, &taken, body).ok_or(Failed::Send(SendError::Connect))?;
     let (pool, wire) = (&exchange.shared.pool, service.wire());
@@ -154,15 +170,17 @@ async fn once(
         pool.connect_ahead(wire, place.as_ref(), request.uri());
         durable(in_flight, deadline).await.map_err(Failed::NotDurable)?;
     }
-    let first_byte = exchange.plan.route.timeouts.first_byte.map(|within| Instant::now() + within);
-    let by = first_byte.map_or(deadline, |by| by.min(deadline));
-    let sent = timeout_at(by, pool.send(wire, place, request)).await.unwrap_or(Err(SendError::Timeout));
+    let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
+    let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
+    let sent = pool.send_by(by, wire, place, request).await;
+    let is_spared = blame == Blame::Once && taken.is_among(&before);
     match &sent {
         Ok(answer) if answer.status().is_server_error() => taken.has_failed(),
         Ok(_) => taken.is_fine(),
         // A client that sends slowly makes no endpoint bad.
         Err(SendError::Timeout) if !replay.is_here() => {}
         Err(SendError::Client(_)) => {}
+        Err(_) if is_spared || !retry::had_time(asked, deadline, timeouts.request) => {}
         Err(_) => taken.has_failed(),
     }
     sent.map(|answer| answer.map(|body| body.of(taken))).map_err(Failed::Send)

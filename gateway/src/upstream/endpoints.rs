@@ -120,6 +120,12 @@ impl Endpoints {
         None
     }
 
+    /// The same, however many are: for what is seldom, and not the request's doing.
+    pub(crate) fn again_anyway(&self) -> Again {
+        self.totals.counts.retries.fetch_add(1, Ordering::Relaxed);
+        Again::new(&self.totals).0
+    }
+
     /// Whether one that has requests was not tried.
     pub(crate) fn has_others(&self, tried: &Tried) -> bool {
         self.current().lineup.has_others(tried)

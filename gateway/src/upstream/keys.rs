@@ -3,9 +3,12 @@
 //! As with endpoints, what is known of a key outlives the configuration, for as long as its provider has it. Each node finds
 //! out for itself.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -15,7 +18,10 @@ use tokio::time::Instant;
 use tollgate_model::{KeyFailover, Name};
 use tracing::{info, warn};
 
-use crate::balance::{Resting, Rotation, Tried};
+use crate::balance::{Probed, Resting, Rotation, Tried};
+
+/// So many other keys are tried for one request: a provider that refuses them all is not asked with each.
+const MOST_OTHERS: usize = 3;
 
 /// All keys of a provider that are to be had on this node.
 #[derive(Debug)]
@@ -104,9 +110,9 @@ impl Keys {
         self.keys.get(index).map(|key| &key.value)
     }
 
-    /// Whether one that doesn't rest was not tried.
+    /// Whether one that doesn't rest was not tried, and may be.
     pub(crate) fn has_others(&self, tried: &Tried) -> bool {
-        self.terms.is_some() && !tried.is_full() && self.in_use().any(|(index, _)| !tried.contains(index))
+        self.terms.is_some() && tried.count() <= MOST_OTHERS && self.in_use().any(|(index, _)| !tried.contains(index))
     }
 
     fn in_use(&self) -> impl Iterator<Item = (usize, &Key)> {
@@ -144,7 +150,7 @@ impl Keys {
         Some(index)
     }
 
-    fn was_refused(&self, index: usize) {
+    fn was_refused(&self, index: usize, asks: Duration) {
         let (Some(key), Some(terms)) = (self.keys.get(index), &self.terms) else { return };
         let refusals = key.known.refusals.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if refusals < terms.failure_threshold {
@@ -156,7 +162,7 @@ impl Keys {
         if is_last || resting.is_resting() {
             return;
         }
-        resting.begin(terms, Instant::now());
+        resting.begin(asks, terms, Instant::now());
         key.known.refusals.store(0, Ordering::Relaxed);
         self.totals.rests.fetch_add(1, Ordering::Relaxed);
         self.totals.version.fetch_add(1, Ordering::Release);
@@ -169,10 +175,10 @@ impl Keys {
         }
     }
 
-    fn probed(&self, index: usize, taken: Option<bool>) {
+    fn probed(&self, index: usize, came: Probed) {
         let (Some(key), Some(terms)) = (self.keys.get(index), &self.terms) else { return };
         let mut resting = key.known.resting.lock();
-        resting.probed(taken, terms, Instant::now());
+        resting.probed(came, terms, Instant::now());
         if !resting.is_resting() {
             info!(provider = %self.provider, key = index, "a provider takes a key again");
         }
@@ -220,19 +226,24 @@ impl KeyTaken {
         self.keys.keys.get(self.index).map(|key| &key.value)
     }
 
-    /// The provider doesn't take it, or not now.
-    pub(crate) fn was_refused(mut self) {
+    /// It rests, and is sent to see whether it still has to.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    /// The provider doesn't take it, or not now, and `asks` to be left alone for so long.
+    pub(crate) fn was_refused(mut self, asks: Duration) {
         if std::mem::take(&mut self.is_probe) {
-            self.keys.probed(self.index, Some(false));
+            self.keys.probed(self.index, Probed::Refused(asks));
         } else {
-            self.keys.was_refused(self.index);
+            self.keys.was_refused(self.index, asks);
         }
     }
 
     /// The provider has taken it, whatever it thinks of the rest.
     pub(crate) fn was_taken(mut self) {
         if std::mem::take(&mut self.is_probe) {
-            self.keys.probed(self.index, Some(true));
+            self.keys.probed(self.index, Probed::Taken);
         }
         self.keys.was_taken(self.index);
     }
@@ -241,7 +252,7 @@ impl KeyTaken {
 impl Drop for KeyTaken {
     fn drop(&mut self) {
         if self.is_probe {
-            self.keys.probed(self.index, None);
+            self.keys.probed(self.index, Probed::Unknown);
         }
     }
 }

@@ -5,11 +5,17 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, Request, Response, Uri, header};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::{Builder, Client, connect::HttpConnector},
+    client::legacy::{
+        Builder, Client,
+        connect::{HttpConnector, capture_connection},
+    },
     rt::{TokioIo, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -106,6 +112,22 @@ impl Pool {
             return Err(SendError::Garbage);
         }
         Ok(answer.map(|body| UpstreamBody::new(body, place)))
+    }
+
+    /// The same, and no longer than until then. A request that no connection had taken by then was never sent.
+    pub(crate) async fn send_by(
+        &self,
+        by: Instant,
+        wire: Wire,
+        place: Option<Place>,
+        mut request: Request<UpstreamRequestBody>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        let connection = capture_connection(&mut request);
+        match timeout_at(by, self.send(wire, place, request)).await {
+            Ok(sent) => sent,
+            Err(_) if connection.connection_metadata().is_some() => Err(SendError::Timeout),
+            Err(_) => Err(SendError::Connect),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use http::Uri;
 
 use super::{Endpoints, known::Totals};
+use crate::balance::Tried;
 
 /// One request in flight to an upstream.
 #[derive(Debug)]
@@ -44,6 +45,11 @@ impl Taken {
     /// The endpoint's URI for `path` (and query).
     pub(crate) fn uri(&self, path: &str) -> Option<Uri> {
         self.busy.endpoints.origin(self.index)?.uri(path)
+    }
+
+    /// Whether it is one of those that were tried.
+    pub(crate) fn is_among(&self, tried: &Tried) -> bool {
+        tried.contains(self.index)
     }
 
     /// It answered, and not that it has failed.

@@ -1,5 +1,6 @@
 //! A fallback answers: what the provider before it may have used is charged as well.
 
+use tokio::task::JoinSet;
 use tollgate_quota::Outcome;
 
 use crate::{
@@ -46,6 +47,9 @@ fn used(cluster: &Cluster, limit: &str) -> u64 {
 async fn what_a_provider_may_have_used_that_brought_no_answer_is_charged_beside_what_the_fallback_used() {
     for (reply, charged) in [
         (Reply::Hang(String::new()), true),
+        // Who gave up on it says nothing of the work behind it.
+        (Reply::Keep(answer(504, "", "{}")), true),
+        (Reply::Keep(answer(524, "", "{}")), true),
         (Reply::Reset(String::new()), true),
         (Reply::Keep(answer(200, "", "<html>")), true),
         (Reply::Keep(answer(503, "", "{}")), false),
@@ -74,6 +78,57 @@ async fn what_a_provider_may_have_used_that_brought_no_answer_is_charged_beside_
             assert_eq!((cluster.accounts(limit)[0].held, cluster.accounts(limit)[0].overrun), (0, 0), "{limit}");
         }
     }
+}
+
+/// A request that no connection has taken was never sent, however long that was waited for.
+#[tokio::test]
+async fn a_provider_that_lets_nobody_connect_has_not_worked() {
+    let (first, second) = (Upstream::always(served()).await, Upstream::always(served()).await);
+    let resources = two(&first, &second, "openai", "connectFailure");
+    // It waits for a request in clear text, and so never shakes hands.
+    let resources = resources.replace(&format!("http://{}", first.address), &format!("https://{}", first.address));
+    let cluster = Cluster::start(&(resources + &limit("out", "outputTokens", MOST, ""))).await;
+    let got = call(cluster.address, CHAT, &body()).await;
+    assert_eq!((got.status, got.header("x-tollgate-provider")), (200, Some("second")), "{}", got.raw);
+    assert_eq!(cluster.settled(1).await[0].earlier.len(), 0);
+    cluster.nothing_held().await;
+    assert_eq!(used(&cluster, "out"), SERVED.1);
+}
+
+/// Nobody could answer any more, and nobody is to bill for having been asked.
+#[tokio::test]
+async fn nobody_else_is_asked_once_the_time_of_the_whole_request_is_over() {
+    let (first, second) = (Upstream::always(Reply::Hang(String::new())).await, Upstream::always(served()).await);
+    let resources = two(&first, &second, "openai", "timeout, connectFailure")
+        .replace("request: 10s, firstByte: 500ms, idle: 700ms", "request: 500ms");
+    let cluster = Cluster::start(&(resources + &limit("out", "outputTokens", 1_000_000, ""))).await;
+    let got = call(cluster.address, CHAT, &body()).await;
+    assert_eq!((got.status, first.requests().len()), (504, 1), "{}", got.raw);
+    let rows = cluster.settled(1).await;
+    assert_eq!((rows[0].provider.as_str(), rows[0].earlier.len()), ("first", 0));
+    cluster.nothing_held().await;
+    until("the one attempt to be charged", || used(&cluster, "out") > 0).await;
+    assert_eq!(used(&cluster, "out"), MOST);
+}
+
+/// What can't be asked says nothing of who could, and told its caller when to come back.
+#[tokio::test]
+async fn a_fallback_that_is_not_there_does_not_speak_for_the_one_that_answered() {
+    let refused = Reply::Keep(answer(429, "retry-after: 7\r\n", "{}"));
+    let (first, second) = (Upstream::always(refused).await, Upstream::always(Reply::Hang(String::new())).await);
+    let of_second = format!("spec: {{type: openai, endpoints: [{{url: 'http://{}/v1'}}]", second.address);
+    let resources = two(&first, &second, "openai", "'429'")
+        .replace(&of_second, &format!("{of_second}, circuitBreaker: {{maxRequests: 1}}"))
+        .replace("firstByte: 500ms, ", "");
+    assert!(resources.contains("circuitBreaker"), "{resources}");
+    let cluster = Cluster::start(&resources).await;
+    let address = cluster.address;
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { call(address, CHAT, &body()).await.status });
+    until("the second to have a call", || second.requests().len() == 1).await;
+    let got = call(address, CHAT, &body()).await;
+    assert_eq!((got.status, got.header("retry-after")), (429, Some("7")), "{}", got.raw);
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 1));
 }
 
 /// The limit holds one of them and not two: what may not be used is not sent out.

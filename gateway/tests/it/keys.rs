@@ -74,7 +74,7 @@ async fn keys_have_their_turns_by_weight() {
 /// Its caller hears nothing of it, and nothing is charged for it.
 #[tokio::test]
 async fn a_key_that_is_refused_is_rested_and_another_one_taken_at_once() {
-    for reply in [refusal(401, "invalid_api_key"), refusal(403, "access_denied"), refusal(429, "insufficient_quota")] {
+    for reply in [refusal(401, "invalid_api_key"), refusal(429, "insufficient_quota")] {
         let upstream = picky(&Arc::new(AtomicBool::new(true)), reply.clone()).await;
         let cluster = start(&upstream, BAD_AND_GOOD, &failover(3, "1h")).await;
         for _ in 0..20 {
@@ -99,6 +99,45 @@ async fn what_is_not_about_the_key_rests_none() {
         }
         assert_eq!((sent_with(&upstream, "sk-bad"), resting(&cluster, 0)), (3, true), "{reply:?}");
     }
+}
+
+/// Any caller can be refused for what it asks for: nobody else loses a key by that.
+#[tokio::test]
+async fn what_may_be_about_the_request_rests_no_key() {
+    let too_large = r#"{"error":{"message":"Request too large for m","type":"tokens","code":"rate_limit_exceeded"}}"#;
+    let too_large = Reply::Keep(answer(429, "content-type: application/json\r\n", too_large));
+    for (reply, other_is_tried) in
+        [(refusal(403, "access_denied"), true), (refusal(429, "request_too_large"), false), (too_large, false)]
+    {
+        let upstream = picky(&Arc::new(AtomicBool::new(true)), reply.clone()).await;
+        let cluster = start(&upstream, BAD_AND_GOOD, &failover(1, "1h")).await;
+        for _ in 0..6 {
+            let status = ask(&cluster).await.status;
+            assert!(!other_is_tried || status == 200, "{reply:?}: {status}");
+        }
+        let bad = if other_is_tried { 6 } else { 3 };
+        assert_eq!((sent_with(&upstream, "sk-bad"), resting(&cluster, 0)), (bad, true), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_left_alone_for_as_long_as_its_provider_asks_for() {
+    let refused = Reply::Keep(answer(429, "retry-after: 3600\r\n", "{}"));
+    let upstream = picky(&Arc::new(AtomicBool::new(true)), refused).await;
+    let cluster = start(&upstream, BAD_AND_GOOD, &failover(1, "1ms")).await;
+    for _ in 0..20 {
+        assert_eq!(ask(&cluster).await.status, 200);
+    }
+    assert_eq!((sent_with(&upstream, "sk-bad"), resting(&cluster, 1)), (1, true));
+}
+
+/// One request makes four of itself at the most.
+#[tokio::test]
+async fn a_request_that_is_refused_with_every_key_is_not_sent_with_all_of_them() {
+    let refused = Upstream::always(refusal(401, "invalid_api_key")).await;
+    let keys: Vec<String> = (0..8).map(|n| format!("{{value: sk-{n}}}")).collect();
+    let cluster = start(&refused, &keys.join(", "), &failover(100, "1h")).await;
+    assert_eq!((ask(&cluster).await.status, refused.requests().len()), (401, 4));
 }
 
 #[tokio::test]

@@ -26,7 +26,11 @@ async fn always(replies: &[Reply]) -> Vec<Upstream> {
 
 /// One service of these upstreams, in turn.
 async fn start(upstreams: &[Upstream], retries: &str) -> Cluster {
-    let route = format!("retries: {{{retries}}}, timeouts: {{request: 8s, firstByte: 300ms}}, backends");
+    start_within(upstreams, retries, "300ms").await
+}
+
+async fn start_within(upstreams: &[Upstream], retries: &str, first_byte: &str) -> Cluster {
+    let route = format!("retries: {{{retries}}}, timeouts: {{request: 8s, firstByte: {first_byte}}}, backends");
     Cluster::start(&(service(upstreams, &[], "loadBalancing: {}") + &ROUTE.replace("backends", &route))).await
 }
 
@@ -159,7 +163,7 @@ async fn fallbacks_come_after_retries() {
 async fn few_are_sent_again_at_once() {
     const CALLS: usize = 60;
     let upstreams = always(&[Reply::Hang(String::new())]).await;
-    let cluster = start(&upstreams, "on: [timeout]").await;
+    let cluster = start_within(&upstreams, "on: [timeout]", "3s").await;
     let mut calls = JoinSet::new();
     for _ in 0..CALLS {
         let address = cluster.address;
@@ -172,6 +176,45 @@ async fn few_are_sent_again_at_once() {
     assert!((3..=CALLS / 5 + 3).contains(&again), "{again}");
     let refused = "tollgate_upstream_retries_total{upstream=\"s\",kind=\"service\",decision=\"over_budget\"} ";
     assert!(cluster.metrics().contains(&format!("{refused}{}\n", CALLS - again)), "{}", cluster.metrics());
+}
+
+/// What is sent again because a connection may have been closed just then is no exception.
+#[tokio::test]
+async fn few_are_sent_again_at_once_where_an_upstream_resets() {
+    const CALLS: usize = 60;
+    let upstreams = always(&[Reply::Reset(String::new())]).await;
+    let cluster = start_within(&upstreams, "on: ['503']", "3s").await;
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLS {
+        let address = cluster.address;
+        calls.spawn(async move { get(address, "/", "").await.status });
+    }
+    let statuses = calls.join_all().await;
+    assert!(statuses.iter().all(|&status| status == 502), "{statuses:?}");
+    let told = |decision: &str| {
+        let name =
+            format!("tollgate_upstream_retries_total{{upstream=\"s\",kind=\"service\",decision=\"{decision}\"}} ");
+        let text = cluster.metrics();
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<usize>().ok())
+    };
+    let again = asked(&upstreams)[0] - CALLS;
+    assert_eq!((told("sent"), told("over_budget")), (Some(again), Some(CALLS - again)), "{}", cluster.metrics());
+}
+
+/// A request whose time is over is nobody's: who would be asked then could not answer.
+#[tokio::test]
+async fn nobody_is_asked_once_the_time_of_the_whole_request_is_over() {
+    let hangs = always(&[Reply::Hang(String::new())]).await;
+    let second = always(&[status(200)]).await;
+    let other = service(&second, &[], "loadBalancing: {}").replace("name: s", "name: other");
+    let more = "timeouts: {request: 300ms}, fallbacks: [{service: other, on: [timeout, connectFailure]}], backends";
+    let resources = service(&hangs, &[], "loadBalancing: {}") + "---\n" + &other + &ROUTE.replace("backends", more);
+    let cluster = Cluster::start(&resources).await;
+    assert_eq!((get(cluster.address, "/", "").await.status, asked(&hangs)), (504, vec![1]));
+    let attempts: Vec<String> =
+        cluster.metrics().lines().filter(|line| line.contains("attempts_total{")).map(str::to_owned).collect();
+    assert!(attempts.iter().any(|line| line.contains("\"s\"")), "{attempts:?}");
+    assert!(!attempts.iter().any(|line| line.contains("\"other\"")), "{attempts:?}");
 }
 
 #[tokio::test]
