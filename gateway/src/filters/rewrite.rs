@@ -1,12 +1,12 @@
 //! Other hosts and paths than those that were asked for: what a service is asked for, and where a redirect leads.
 //!
 //! A rewritten path is normalised again: groups of a pattern are put together anew, and what comes of them is the one path
-//! that is sent.
+//! that is sent. What a pattern took must not lead out of what its template puts before it, nor may the whole be no URI.
 
 use std::borrow::Cow;
 
-use http::HeaderValue;
-use tollgate_model::{MAX_REWRITTEN_BYTES, PathMatch, PathRewrite, RedirectTo, Rewrite};
+use http::{HeaderValue, uri::PathAndQuery};
+use tollgate_model::{MAX_REWRITTEN_BYTES, PathMatch, PathRewrite, RedirectTo, Rewrite, percent_decode};
 
 use crate::{
     error::Rejection,
@@ -25,17 +25,30 @@ impl Rewritten {
     /// `matched` is how the route took the path.
     ///
     /// # Errors
-    /// The path becomes one that has no normal form, or too long a one.
+    /// The path becomes one that has no normal form or makes no URI, or too long a one; or its pattern makes `.` or `..` a
+    /// segment of it.
     pub(crate) fn new(rewrite: &Rewrite, target: &Target, matched: &PathMatch) -> Result<Self, Rejection> {
         let path = rewrite.path.as_ref().map(|path| rewritten(path, &target.path, matched)).transpose()?;
+        // Here, so that nothing is reserved nor tried for what can't be sent.
+        if path.as_ref().is_some_and(|path| PathAndQuery::try_from(target.with_query(path)).is_err()) {
+            return Err(unacceptable());
+        }
         Ok(Self { path, host: rewrite.host.clone() })
     }
 }
 
 fn rewritten(rewrite: &PathRewrite, path: &str, matched: &PathMatch) -> Result<String, Rejection> {
-    let path = rewrite.rewrite(path, matched);
-    let path = path.as_deref().and_then(normal_path).filter(|path| path.len() <= MAX_REWRITTEN_BYTES);
+    let path = rewrite.rewrite(path, matched).ok_or_else(unacceptable)?;
+    // `/v(.*)` takes `/..` out of `/v../admin`: resolved, it would undo the template.
+    if matches!(rewrite, PathRewrite::Regex { .. }) && path.split('/').any(is_dots) {
+        return Err(unacceptable());
+    }
+    let path = normal_path(&path).filter(|path| path.len() <= MAX_REWRITTEN_BYTES);
     path.map(Cow::into_owned).ok_or_else(unacceptable)
+}
+
+fn is_dots(segment: &str) -> bool {
+    matches!(&*percent_decode(segment), b"." | b"..")
 }
 
 fn unacceptable() -> Rejection {
@@ -116,9 +129,15 @@ mod tests {
             ("/a/$1$2", "/x-y", Some("/a/xy")),
             ("/a/$1$2", "/x/-/y", Some("/a/x/y")),
             ("/a/$1$2", "/none", Some("/none")),
-            ("/a/$1$2", "/.-.", Some("/")),
-            ("/a/$1$2", "/b/.-./c", Some("/a/c")),
+            ("/a/$1$2", "/.-.", None), // would be `/`
+            ("/a/$1$2", "/b/.-./c", None),
+            ("/a/$1$2", "/b/.-/c", None),
+            ("/a/%2$1.$2", "/e-/c", None), // an escape put together anew
+            ("/a/%2$1%2$1$2", "/e-", None),
+            ("/a/$1$2", "/.-.x", Some("/a/..x")),
+            ("/a/$1$2", "/...-/c", Some("/a/.../c")),
             ("/$1$2", "/.-.", None), // above the root
+            ("/<$1", "/x-y", None),  // no URI
             ("/$1%2F$2", "/.-.", None),
         ] {
             let yaml = format!(
@@ -131,6 +150,16 @@ mod tests {
             let rewrite = route.traffic.as_ref().and_then(|traffic| traffic.rewrite.as_ref()).unwrap();
             let rewritten = Rewritten::new(rewrite, &target(path), &PathMatch::Any);
             assert_eq!(rewritten.ok().and_then(|it| it.path).as_deref(), expected, "{to} {path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_no_uri_with_its_query_is_refused() {
+        let rewrite = |to: &str| Rewrite { host: None, path: Some(PathRewrite::Whole(to.to_owned())) };
+        let long = format!("/{}", "a".repeat(MAX_REWRITTEN_BYTES - 1));
+        for (to, query, is_taken) in [("/<x>", 1, false), (&*long, 30_000, true), (&*long, 40_000, false)] {
+            let target = target(&format!("/?{}", "q".repeat(query)));
+            assert_eq!(Rewritten::new(&rewrite(to), &target, &PathMatch::Any).is_ok(), is_taken, "{query}");
         }
     }
 }

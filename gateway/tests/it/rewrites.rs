@@ -83,6 +83,34 @@ async fn a_pattern_makes_another_path_of_its_groups() {
     assert_eq!(upstream.requests().len(), before, "nothing was sent");
 }
 
+/// What a pattern takes stays within what its template puts before it.
+#[tokio::test]
+async fn no_group_leads_out_of_a_template() {
+    let upstream = echo().await;
+    let route = "rewrite: {regex: {pattern: '/v(.*)', to: '/api/$1'}}";
+    let cluster = Cluster::start(&service(&upstream, "http", route)).await;
+    for path in ["/v../admin", "/v%2e./admin", "/v./admin", "/v.."] {
+        let refused = get(cluster.address, path, "").await;
+        assert_eq!((refused.status, refused.code().as_str()), (400, "invalid_request"), "{path}");
+    }
+    assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());
+    get(cluster.address, "/v..1/x", "").await;
+    assert_eq!(last(&upstream, "host").0, "GET /api/..1/x HTTP/1.1");
+}
+
+#[tokio::test]
+async fn a_path_that_makes_no_uri_is_refused_and_not_tried_elsewhere() {
+    let upstream = echo().await;
+    let route =
+        "rewrite: {regex: {pattern: '/v(.*)', to: '/<$1'}}, fallbacks: [{service: orders, on: [connectFailure]}],
+       retries: {attempts: 3, on: [connectFailure]}";
+    let cluster = Cluster::start(&service(&upstream, "http", route)).await;
+    let refused = get(cluster.address, "/v1", "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (400, "invalid_request"), "{}", refused.raw);
+    let metrics = cluster.metrics();
+    assert!(!metrics.contains("attempts_total{upstream=\"orders\""), "{metrics}");
+}
+
 #[tokio::test]
 async fn headers_are_edited_both_ways_and_no_client_can_take_them_back() {
     let upstream = echo().await;
