@@ -27,7 +27,8 @@ impl Keeper {
     }
 
     pub(super) fn goes_by(&mut self, data: &Bytes) {
-        if self.wanted.is_none() {
+        if self.wanted.as_ref().is_none_or(oneshot::Sender::is_closed) {
+            self.kept = BytesMut::new();
             return;
         }
         if self.kept.len() + data.len() > self.most {
@@ -72,6 +73,12 @@ mod tests {
         }
         assert_eq!(coming.try_recv(), Ok(None));
         keeper.ended();
+
+        let (mut keeper, coming) = Keeper::new(4);
+        keeper.goes_by(&Bytes::from("ab"));
+        drop(coming);
+        keeper.goes_by(&Bytes::from("c"));
+        assert_eq!(keeper.kept.capacity(), 0, "nobody waits for it any longer");
 
         let (keeper, mut coming) = Keeper::new(4);
         drop(keeper);

@@ -1,13 +1,14 @@
 //! One request, sent to one upstream after another until one answers as it should.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use tokio::time::Instant;
 use tollgate_llm::code;
 use tollgate_model::{Failure, Fallback, Protocol, RouteAction, UpstreamRef};
 use tollgate_quota::InFlight;
 
+use super::mirror;
 use crate::{
     balance::Tried,
     body::{Replay, UpstreamRequestBody},
@@ -25,6 +26,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) body: &'a Replay,
     pub(super) in_flight: Option<&'a InFlight>,
     pub(super) deadline: Instant,
+    /// Whether its copy is made, if it has one: with the first attempt, and once.
+    pub(super) copied: &'a OnceLock<()>,
 }
 
 /// The backend whose turn it is, then the fallbacks that are for what happened before; each as often as the route's retries
@@ -156,7 +159,7 @@ async fn once(
     exchange: &Exchange,
     service: &ServiceUpstream,
     tried: &mut Tried,
-    Outgoing { body: replay, in_flight, deadline }: Outgoing<'_>,
+    Outgoing { body: replay, in_flight, deadline, copied }: Outgoing<'_>,
     blame: Blame,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let body = replay.body().ok_or(Failed::Send(SendError::Reset))?;
@@ -170,6 +173,8 @@ async fn once(
         pool.connect_ahead(wire, place.as_ref(), request.uri());
         durable(in_flight, deadline).await.map_err(Failed::NotDurable)?;
     }
+    // Not before: of what is refused because it can't be written down no upstream sees anything.
+    copied.get_or_init(|| mirror::copy(exchange, replay));
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
     let sent = pool.send_by(by, wire, place, request).await;
@@ -186,13 +191,22 @@ async fn once(
     sent.map(|answer| answer.map(|body| body.of(taken))).map_err(Failed::Send)
 }
 
-/// Built anew: nothing of the client's framing or identity is in it, and the path is the one that was matched.
-pub(super) fn request(
+/// Built anew: the path is the one that was matched, or what the route makes of it.
+fn request(
     exchange: &Exchange,
     service: &ServiceUpstream,
     taken: &Taken,
     body: UpstreamRequestBody,
 ) -> Option<Request<UpstreamRequestBody>> {
+    let mut request = Request::new(body);
+    *request.method_mut() = exchange.head.method.clone();
+    *request.uri_mut() = taken.uri(&exchange.outgoing_path())?;
+    *request.headers_mut() = outgoing_headers(exchange, service)?;
+    Some(request)
+}
+
+/// Nothing of the client's framing or identity is in them.
+pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -> Option<HeaderMap> {
     let trailers = headers::takes_trailers(&exchange.head.headers);
     let mut headers = exchange.head.headers.clone();
     headers::sanitize_request(&mut headers, &exchange.record.request_id);
@@ -212,9 +226,5 @@ pub(super) fn request(
         Protocol::H2c if trailers => drop(headers.insert(header::TE, HeaderValue::from_static("trailers"))),
         Protocol::H2c => {}
     }
-    let mut request = Request::new(body);
-    *request.method_mut() = exchange.head.method.clone();
-    *request.uri_mut() = taken.uri(&exchange.outgoing_path())?;
-    *request.headers_mut() = headers;
-    Some(request)
+    Some(headers)
 }

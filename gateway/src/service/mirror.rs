@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::{
     sync::Semaphore,
@@ -17,12 +17,12 @@ use tollgate_model::{Mirror, Name, Percent};
 
 use super::attempts;
 use crate::{
-    balance::Tried,
+    balance::{Draw, Tried},
     body::{Kept, Replay, UpstreamRequestBody},
     exchange::Exchange,
     gateway::Shared,
     retry,
-    upstream::{SendError, Taken, UpstreamBody, Wire},
+    upstream::{ServiceUpstream, Taken, UpstreamBody},
 };
 
 static X_TOLLGATE_MIRRORED: HeaderName = HeaderName::from_static("x-tollgate-mirrored");
@@ -31,6 +31,8 @@ static X_TOLLGATE_MIRRORED: HeaderName = HeaderName::from_static("x-tollgate-mir
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Copies on their way, of all routes: 16 MiB of bodies.
 const MAX_IN_FLIGHT: usize = 256;
+/// For the rest of a body: who sends slowly keeps no place from others for longer.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// From the request's end to the last byte of the copy's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Of an answer: a connection whose answer was read to its end is used again.
@@ -66,7 +68,7 @@ enum Fate {
     Timeout,
     TooLarge,
     TooMany,
-    /// The request's own body did not come to its end.
+    /// The request's own body did not come to its end, or not soon enough.
     Unfinished,
 }
 
@@ -84,7 +86,12 @@ impl Fate {
 }
 
 /// Has a copy sent of this request, whose body is about to be sent, if it is one of those that are copied. Never waits.
-pub(super) fn copy(exchange: &Exchange, mirror: &Mirror, body: &Replay) {
+pub(super) fn copy(exchange: &Exchange, body: &Replay) {
+    let Some(mirror) = exchange.plan.route.traffic.as_ref().and_then(|traffic| traffic.mirror.as_ref()) else { return };
+    // A mirror that leads back here would go on for ever.
+    if exchange.head.headers.contains_key(&X_TOLLGATE_MIRRORED) {
+        return;
+    }
     if !mirror.percent.takes(rand::random_range(0..Percent::ROLLS)) {
         return;
     }
@@ -94,7 +101,8 @@ pub(super) fn copy(exchange: &Exchange, mirror: &Mirror, body: &Replay) {
     let Ok(place) = Arc::clone(&mirrors.places).try_acquire_owned() else { return told.ended(Fate::TooMany) };
     let Some(kept) = body.keep(MAX_BODY_BYTES) else { return told.ended(Fate::TooLarge) };
     let Some(outgoing) = outgoing(exchange, mirror) else { return told.ended(Fate::Failed) };
-    let whole_by = exchange.record.started() + exchange.plan.route.timeouts.request;
+    let whole_by = Instant::now() + BODY_PATIENCE;
+    let whole_by = whole_by.min(exchange.record.started() + exchange.plan.route.timeouts.request);
     let stop = mirrors.stop.clone();
     mirrors.tasks.spawn(async move {
         let fate = tokio::select! {
@@ -118,52 +126,65 @@ impl Told {
     }
 }
 
-/// A copy without its body, and the endpoint that is asked.
+/// A copy without its body. Which endpoint it is for is told when that is there: until then it is no load of any.
 struct Outgoing {
-    wire: Wire,
-    taken: Taken,
-    request: Request<UpstreamRequestBody>,
+    service: Arc<ServiceUpstream>,
+    draw: Draw,
+    method: Method,
+    path: String,
+    headers: HeaderMap,
 }
 
 fn outgoing(exchange: &Exchange, mirror: &Mirror) -> Option<Outgoing> {
-    let service = exchange.compiled.services.get(&mirror.service)?;
+    let service = Arc::clone(exchange.compiled.services.get(&mirror.service)?);
     let draw = retry::draw(exchange, &service.endpoints);
-    let taken = service.endpoints.take(&draw, &mut Tried::default()).ok()?;
-    let mut request = attempts::request(exchange, service, &taken, UpstreamRequestBody::Whole(None))?;
-    request.headers_mut().insert(&X_TOLLGATE_MIRRORED, HeaderValue::from_static("true"));
-    Some(Outgoing { wire: service.wire(), taken, request })
+    let mut headers = attempts::outgoing_headers(exchange, &service)?;
+    headers.insert(&X_TOLLGATE_MIRRORED, HeaderValue::from_static("true"));
+    let method = exchange.head.method.clone();
+    Some(Outgoing { service, draw, method, path: exchange.outgoing_path(), headers })
 }
 
 async fn send(shared: &Shared, outgoing: Outgoing, kept: Kept, whole_by: Instant) -> Fate {
-    let body = match kept {
-        Kept::Whole(body) => body,
-        Kept::Coming(coming) => match timeout_at(whole_by, coming).await {
-            Ok(Ok(Some(body))) => body,
-            Ok(Ok(None)) => return Fate::TooLarge,
-            Ok(Err(_)) | Err(_) => return Fate::Unfinished,
-        },
+    let body = match whole(kept, whole_by).await {
+        Ok(body) => body,
+        Err(fate) => return fate,
     };
-    let answer_by = Instant::now() + PATIENCE;
-    let Some(answer) = ask(shared, outgoing, body, answer_by).await else { return Fate::Timeout };
-    match answer {
-        Ok((answer, _taken)) => timeout_at(answer_by, read(answer)).await.unwrap_or(Fate::Timeout),
-        Err(_) => Fate::Failed,
+    let Some((request, taken)) = addressed(&outgoing, body) else { return Fate::Failed };
+    let asked = ask(shared, &outgoing.service, request);
+    let fate = timeout_at(Instant::now() + PATIENCE, asked).await.unwrap_or(Fate::Timeout);
+    drop(taken);
+    fate
+}
+
+async fn whole(kept: Kept, by: Instant) -> Result<Bytes, Fate> {
+    match kept {
+        Kept::Whole(body) => Ok(body),
+        Kept::Coming(coming) => match timeout_at(by, coming).await {
+            Ok(Ok(Some(body))) => Ok(body),
+            Ok(Ok(None)) => Err(Fate::TooLarge),
+            Ok(Err(_)) | Err(_) => Err(Fate::Unfinished),
+        },
     }
 }
 
-type Answer = Result<(Response<UpstreamBody>, Taken), SendError>;
+fn addressed(outgoing: &Outgoing, body: Bytes) -> Option<(Request<UpstreamRequestBody>, Taken)> {
+    let taken = outgoing.service.endpoints.take(&outgoing.draw, &mut Tried::default()).ok()?;
+    let mut request = Request::new(UpstreamRequestBody::Whole(Some(body)));
+    *request.method_mut() = outgoing.method.clone();
+    *request.uri_mut() = taken.uri(&outgoing.path)?;
+    *request.headers_mut() = outgoing.headers.clone();
+    Some((request, taken))
+}
 
-/// The answer's head; none in time. How it went counts for the endpoint as any request's.
-async fn ask(shared: &Shared, outgoing: Outgoing, body: Bytes, by: Instant) -> Option<Answer> {
-    let Outgoing { wire, taken, request } = outgoing;
-    let request = request.map(|_| UpstreamRequestBody::Whole(Some(body)));
+/// How it goes does not count for the endpoint: what fails with copies alone, such as a new version's bugs, must not take
+/// it from routes whose callers wait, and copies that go well must not hide that those fail.
+async fn ask(shared: &Shared, service: &ServiceUpstream, request: Request<UpstreamRequestBody>) -> Fate {
+    let wire = service.wire();
     let place = shared.pool.place(wire, request.uri());
-    let answer = timeout_at(by, shared.pool.send(wire, place, request)).await.ok();
-    match &answer {
-        Some(Ok(answer)) if !answer.status().is_server_error() => taken.is_fine(),
-        _ => taken.has_failed(),
+    match shared.pool.send(wire, place, request).await {
+        Ok(answer) => read(answer).await,
+        Err(_) => Fate::Failed,
     }
-    Some(answer?.map(|answer| (answer, taken)))
 }
 
 async fn read(answer: Response<UpstreamBody>) -> Fate {
@@ -177,4 +198,19 @@ async fn read(answer: Response<UpstreamBody>) -> Fate {
         }
     }
     Fate::Answered
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_too_slowly_is_waited_for_no_longer() {
+        let by = Instant::now() + BODY_PATIENCE;
+        let (sender, coming) = oneshot::channel();
+        assert_eq!(whole(Kept::Coming(coming), by).await, Err(Fate::Unfinished));
+        assert!(sender.is_closed() && Instant::now() >= by);
+    }
 }

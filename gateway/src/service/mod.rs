@@ -4,7 +4,10 @@ mod attempts;
 mod mirror;
 mod relay;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header, request};
@@ -33,13 +36,12 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     let deadline = exchange.record.started() + timeouts.request;
     let body = outgoing(exchange).await?;
     let (in_flight, limit_headers, permit) = admit(exchange, deadline).await?;
-    if let Some(mirror) = exchange.plan.route.traffic.as_ref().and_then(|traffic| traffic.mirror.as_ref()) {
-        mirror::copy(exchange, mirror, &body);
-    }
+    let copied = OnceLock::new();
+    let outgoing = Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline, copied: &copied };
     let sent = tokio::select! {
         biased;
         () = admit::permit_lost(permit.as_deref()) => Err(Failed::OutOfTouch),
-        sent = attempts::send(exchange, Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline }) => sent,
+        sent = attempts::send(exchange, outgoing) => sent,
     };
     match (in_flight, &sent) {
         (Some(in_flight), Err(Failed::NotDurable(_))) => in_flight.void(),

@@ -7,6 +7,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use crate::{
     clients::{get, post_text, raw, read_until},
     cluster::{Cluster, until},
+    durable::with_disk,
     upstream::{Reply, Upstream, answer},
 };
 
@@ -142,4 +143,82 @@ async fn none_of_nothing_is_copied() {
     }
     assert_eq!(shadow.requests().len(), 0);
     assert!(!cluster.metrics().contains("http_mirrored_requests_total{"), "{}", cluster.metrics());
+}
+
+/// An upload that takes its time is no load of the mirror's endpoints until it is there.
+#[tokio::test]
+async fn a_copy_takes_no_endpoint_before_its_body_is_there() {
+    let (first, shadow) = (fine("first").await, fine("shadow").await);
+    let narrow = resources(&first, shadow.address, "")
+        .replace("}]}\n---\nkind: Route", "}], circuitBreaker: {maxRequests: 1}}\n---\nkind: Route");
+    assert!(narrow.contains("maxRequests"), "{narrow}");
+    let cluster = Cluster::start(&narrow).await;
+    let mut slow = TcpStream::connect(cluster.address).await.unwrap();
+    slow.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
+    until("the upload to go on", || first.open.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    assert_eq!(get(cluster.address, "/", "").await.body, "first");
+    told(&cluster, "answered", 1).await;
+    slow.write_all(b"cd").await.unwrap();
+    told(&cluster, "answered", 2).await;
+}
+
+#[tokio::test]
+async fn failed_copies_take_no_endpoint_from_those_who_wait() {
+    let fails = || async {
+        Upstream::start(|request| {
+            let is_copy = request.contains("x-tollgate-mirrored");
+            Reply::Keep(answer(if is_copy { 500 } else { 200 }, "", "first"))
+        })
+        .await
+    };
+    let (a, b) = (fails().await, fails().await);
+    let cluster = Cluster::start(&format!(
+        "
+kind: Service
+metadata: {{name: first}}
+spec:
+  endpoints: [{{address: '{}'}}, {{address: '{}'}}]
+  outlierDetection: {{consecutiveErrors: 1, ejectFor: 1h}}
+---
+kind: Route
+metadata: {{name: r}}
+spec: {{backends: [{{service: first}}], mirror: {{service: first}}}}
+",
+        a.address, b.address
+    ))
+    .await;
+    for _ in 0..6 {
+        assert_eq!(get(cluster.address, "/", "").await.body, "first");
+    }
+    told(&cluster, "answered", 6).await;
+    let none = "tollgate_upstream_ejections_total{upstream=\"first\",kind=\"service\",by=\"errors\"} 0\n";
+    assert!(cluster.metrics().contains(none), "{}", cluster.metrics());
+}
+
+/// Its copies come back to where they were made.
+#[tokio::test]
+async fn a_copy_is_not_copied_again() {
+    let (first, shadow) = (fine("first").await, fine("shadow").await);
+    let cluster = Cluster::start(&resources(&first, shadow.address, "")).await;
+    assert_eq!(get(cluster.address, "/", "x-tollgate-mirrored: true\r\n").await.body, "first");
+    assert_eq!(get(cluster.address, "/", "").await.body, "first");
+    told(&cluster, "answered", 1).await;
+    assert_eq!(shadow.requests().len(), 1);
+    assert!(first.requests().iter().all(|request| !request.contains("x-tollgate")), "{:?}", first.requests());
+}
+
+#[tokio::test]
+async fn what_is_refused_because_it_cannot_be_written_down_is_not_copied() {
+    let (first, shadow) = (fine("first").await, fine("shadow").await);
+    let limit =
+        "---\nkind: Limit\nmetadata: {name: rph}\nspec: {unit: requests, limit: 50, window: 1h, durability: journal}\n";
+    let route = resources(&first, shadow.address, "").replace("backends:", "timeouts: {request: 1s}, backends:");
+    let (cluster, disk) = with_disk(&(route + limit)).await;
+    disk.stop();
+    let refused = get(cluster.address, "/", "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "quota_unavailable"), "{}", refused.raw);
+    disk.go_on();
+    assert_eq!(get(cluster.address, "/", "").await.body, "first");
+    told(&cluster, "answered", 1).await;
+    assert_eq!((first.requests().len(), shadow.requests().len()), (1, 1));
 }
