@@ -284,12 +284,20 @@ async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejec
 
 /// Who is not let in, and preflights, which come without credentials.
 fn before_authentication(exchange: &Exchange, traffic: &Traffic) -> Result<Option<Response<ResponseBody>>, Rejection> {
-    if traffic.ips.as_ref().is_some_and(|ips| !ips.allows(exchange.client_address())) {
-        return Err(Rejection::new(403, code::ACCESS_DENIED, "This route is not for this address."));
+    if !lets_in(traffic, exchange.client_address()) {
+        return Err(not_for_this_address());
     }
     let preflight = traffic.cors.as_ref().filter(|_| cors::asked_method(&exchange.head).is_some());
     let no_content = StatusCode::NO_CONTENT.as_u16();
     Ok(preflight.map(|cors| fixed(no_content, Bytes::new(), cors::preflight(cors, &exchange.head.headers))))
+}
+
+fn lets_in(traffic: &Traffic, address: IpAddr) -> bool {
+    traffic.ips.as_ref().is_none_or(|ips| ips.allows(address))
+}
+
+fn not_for_this_address() -> Rejection {
+    Rejection::new(403, code::ACCESS_DENIED, "This route is not for this address.")
 }
 
 fn facts<'a>(head: &'a request::Parts, target: &'a Target, model: Model<'a>) -> Facts<'a> {
@@ -354,6 +362,10 @@ async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), 
 /// Reads the body, whose model decides on the route. One that can't be read is an answer of the first route that could
 /// have been.
 async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
+    if !some_route_lets_in(exchange) {
+        exchange.record.route = Some(exchange.plan.route.name.clone());
+        return Err(not_for_this_address());
+    }
     let RequestBody::Unread(body) = exchange.body.take() else { return Ok(()) };
     let (method, path) = (&exchange.head.method, &exchange.target.path);
     let (body, ai) = match read_ai(method, path, body, exchange.plan.route.body_limit_bytes).await {
@@ -374,6 +386,26 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
     (exchange.plan, exchange.matched) = (plan, matched);
     exchange.body = RequestBody::Read(body, ai);
     Ok(())
+}
+
+/// Whether any of the routes that this request can have is for its address: if none is, its body need not be read.
+fn some_route_lets_in(exchange: &Exchange) -> bool {
+    let address = exchange.client_address();
+    let facts = facts(&exchange.head, &exchange.target, Model::Unread);
+    for found in exchange.compiled.table.candidates(&facts) {
+        let (plan, is_last) = match found {
+            Found::Route(plan, _) => (plan, true),
+            Found::NeedsModel(plan, _) => (plan, false),
+            Found::Nothing => return false,
+        };
+        if plan.route.traffic.as_deref().is_none_or(|traffic| lets_in(traffic, address)) {
+            return true;
+        }
+        if is_last {
+            return false;
+        }
+    }
+    false
 }
 
 /// The whole body of an AI request, parsed.

@@ -75,10 +75,15 @@ impl Table {
     }
 
     pub(crate) fn find(&self, facts: &Facts<'_>) -> Found<'_> {
+        self.candidates(facts).next().unwrap_or(Found::Nothing)
+    }
+
+    /// All that could be, first things first; what comes behind a route that needs no model is never asked.
+    pub(crate) fn candidates<'a, 'f>(&'a self, facts: &'f Facts<'f>) -> impl Iterator<Item = Found<'a>> + use<'a, 'f> {
         let exact = self.exact.get(facts.host).into_iter();
         let suffixes = dots(facts.host).filter_map(|suffix| self.suffixes.get(suffix));
         let hosts = exact.chain(suffixes).chain([&self.any]);
-        hosts.filter_map(|host| host.find(facts)).next().unwrap_or(Found::Nothing)
+        hosts.flat_map(|host| host.candidates(facts))
     }
 }
 
@@ -109,15 +114,15 @@ impl HostTable {
         self.regexes = Patterns::new(patterns, |entry| &entry.wanted().path, known);
     }
 
-    fn find(&self, facts: &Facts<'_>) -> Option<Found<'_>> {
+    fn candidates<'a, 'f>(&'a self, facts: &'f Facts<'f>) -> impl Iterator<Item = Found<'a>> + use<'a, 'f> {
         let path = facts.path;
         let exact = self.exact.get(path).into_iter().flatten();
-        let prefixes = self.prefix_lengths.iter().filter_map(|&length| {
+        let prefixes = self.prefix_lengths.iter().filter_map(move |&length| {
             let on_segment = path.len() == length || path.as_bytes().get(length) == Some(&b'/');
             self.prefixes.get(path.get(..length).filter(|_| on_segment)?)
         });
         let entries = exact.chain(prefixes.flatten()).chain(self.regexes.find(path)).chain(&self.any);
-        entries.filter_map(|entry| entry.find(facts)).next()
+        entries.filter_map(|entry| entry.find(facts))
     }
 }
 

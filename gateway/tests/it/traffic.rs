@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
 use crate::{
-    clients::{Answer, get, raw},
+    clients::{Answer, get, post_text, raw, read_until},
     cluster::Cluster,
     upstream::{Reply, Upstream, answer},
 };
@@ -208,4 +210,30 @@ async fn a_call_that_is_delayed_on_purpose_waits_and_is_served() {
     assert_eq!(get(cluster.address, "/x", "").await.body, "fine");
     assert!(since.elapsed() >= Duration::from_millis(300), "{:?}", since.elapsed());
     assert!(cluster.metrics().contains("tollgate_http_faults_injected_total{fault=\"delay\"} 1"));
+}
+
+/// Nobody's body is read for routes that are not for its address; one that may be for a route that is, is.
+#[tokio::test]
+async fn an_address_that_no_route_is_for_is_refused_before_the_body() {
+    let route = |name: &str, models: &str, rest: &str| {
+        format!(
+            "---\nkind: Route\nmetadata: {{name: {name}}}\nspec: {{match: [{{path: {{prefix: /{name}}}, models: [{models}]}}, {{path: {{prefix: /both}}, models: [{models}]}}], backends: [{{provider: p}}], auth: {{required: false}}{rest}}}\n"
+        )
+    };
+    let provider =
+        "kind: Provider\nmetadata: {name: p}\nspec: {type: openai, endpoints: [{url: 'http://127.0.0.1:1/v1'}]}\n";
+    let closed = route("closed", "'gpt-*'", ", ips: {deny: [127.0.0.0/8]}");
+    let cluster = Cluster::start(&format!("{provider}{closed}{}", route("open", "claude", ""))).await;
+    let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+    let head = "POST /closed/v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let refused = read_until(&mut stream, "not for this address").await;
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+
+    let ask = async |model: &str| {
+        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"a"}}]}}"#);
+        raw(cluster.address, post_text("/both/v1/chat/completions", "", &body)).await.status
+    };
+    assert_eq!(ask("gpt-4").await, 403, "it is the final route's to say");
+    assert_ne!(ask("claude").await, 403);
 }
