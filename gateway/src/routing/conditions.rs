@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use tollgate_model::{Name, RouteMatch, ValueMatch, When, percent_decode};
 
 use super::split::Asker;
@@ -67,15 +67,24 @@ fn values_match(
 ) -> bool {
     in_headers.iter().all(|(name, value)| header_matches(value, headers, name))
         && in_query.iter().all(|(name, value)| value.matches(parameter(query, name).as_deref()))
-        && in_cookies.iter().all(|(name, value)| value.matches(cookie(headers, name)))
+        && in_cookies.iter().all(|(name, value)| cookie_matches(value, headers, name))
 }
 
-/// Of a header that came several times the first value counts; one that is not text is only there.
+/// Of a header that came several times the first value counts.
 fn header_matches(wanted: &ValueMatch, headers: &HeaderMap, name: &header::HeaderName) -> bool {
-    match (wanted, headers.get(name)) {
+    bytes_match(wanted, headers.get(name).map(HeaderValue::as_bytes))
+}
+
+fn cookie_matches(wanted: &ValueMatch, headers: &HeaderMap, name: &str) -> bool {
+    bytes_match(wanted, cookie(headers, name))
+}
+
+/// What is not text is only there.
+fn bytes_match(wanted: &ValueMatch, value: Option<&[u8]>) -> bool {
+    match (wanted, value) {
         (ValueMatch::Present(present), value) => *present == value.is_some(),
         (_, None) => false,
-        (_, Some(value)) => std::str::from_utf8(value.as_bytes()).is_ok_and(|value| wanted.matches(Some(value))),
+        (_, Some(value)) => std::str::from_utf8(value).is_ok_and(|value| wanted.matches(Some(value))),
     }
 }
 
@@ -95,12 +104,11 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     }
 }
 
-pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
-    cookies.split(';').find_map(|pair| {
-        let (key, value) = pair.trim().split_once('=')?;
-        (key == name).then_some(value)
-    })
+/// Among others that need not be text.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let cookies = headers.get(header::COOKIE)?.as_bytes();
+    let pairs = cookies.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+    pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())).find_map(|rest| rest.strip_prefix(b"="))
 }
 
 #[cfg(test)]
@@ -121,8 +129,19 @@ mod tests {
     fn cookies_are_found_by_their_whole_name() {
         let mut headers = HeaderMap::new();
         headers.insert(header::COOKIE, "aa=1; a=2;b=3=4".parse().unwrap());
-        assert_eq!(cookie(&headers, "a"), Some("2"));
-        assert_eq!(cookie(&headers, "b"), Some("3=4"));
+        assert_eq!(cookie(&headers, "a"), Some(&b"2"[..]));
+        assert_eq!(cookie(&headers, "b"), Some(&b"3=4"[..]));
         assert_eq!(cookie(&headers, "c"), None);
+    }
+
+    #[test]
+    fn a_cookie_that_is_no_text_hides_no_other_one() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_bytes(b"x=\xff; y=\xc3\xa9;a=2").unwrap());
+        assert_eq!(cookie(&headers, "a"), Some(&b"2"[..]));
+        assert!(cookie_matches(&ValueMatch::Exact("2".into()), &headers, "a"));
+        assert!(cookie_matches(&ValueMatch::Exact("\u{e9}".into()), &headers, "y"));
+        assert!(cookie_matches(&ValueMatch::Present(true), &headers, "x"));
+        assert!(!cookie_matches(&ValueMatch::Prefix(String::new()), &headers, "x"), "it is only there");
     }
 }

@@ -59,7 +59,7 @@ impl Split {
             Some(Sticky::Consumer) => (asker.consumer.map(|consumer| hash(consumer.as_bytes())), None),
             Some(Sticky::Ip) => (Some(address(asker.address)), None),
             Some(Sticky::Cookie { name, max_age }) => match cookie(asker.headers, name).filter(|id| is_ours(id)) {
-                Some(id) => (Some(hash(id.as_bytes())), None),
+                Some(id) => (Some(hash(id)), None),
                 None => {
                     let id = format!("{:032x}", fresh());
                     (Some(hash(id.as_bytes())), set_cookie(name, &id, *max_age))
@@ -92,8 +92,8 @@ fn address(address: IpAddr) -> u64 {
 }
 
 /// Of our making: 128 bits in lower case hex. What isn't is replaced.
-fn is_ours(id: &str) -> bool {
-    id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+fn is_ours(id: &[u8]) -> bool {
+    id.len() == 32 && id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn set_cookie(name: &str, id: &str, max_age: Option<Duration>) -> Option<HeaderValue> {
