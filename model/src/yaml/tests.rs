@@ -41,19 +41,6 @@ fn the_contracts_examples_are_read_and_come_back_the_same() {
 }
 
 #[test]
-fn the_readmes_examples_are_taken() {
-    let readme = include_str!("../../../README.md");
-    let blocks = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let resources: Vec<&str> = blocks.filter(|block| block.starts_with("apiVersion: ")).collect();
-    assert!(resources.len() > 3, "{}", resources.len());
-    for block in resources {
-        let (parsed, problems) = parse_and_check("README.md", block);
-        assert_eq!(problems.to_string(), "", "{block}");
-        assert!(!parsed.is_empty(), "{block}");
-    }
-}
-
-#[test]
 fn what_is_written_is_clean() {
     let (parsed, _) = parse("contract.yaml", CONTRACT);
     let limit = parsed.iter().find(|parsed| crate::kind_and_name(&parsed.resource).unwrap().0 == Kind::Limit).unwrap();
