@@ -16,6 +16,8 @@ use tollgate_model::Unit;
 
 /// How long an expired hold can still be corrected by a late settlement (QUOTA.md R12), in log time.
 const CORRECTABLE_US: u64 = 72 * 3_600 * 1_000_000;
+/// The deadline of what was forgotten but for its permits: time does nothing more to it.
+const FORGOTTEN_US: u64 = u64::MAX;
 /// Holds consumed by their deadlines in one entry; the rest follows with the next. Expiry frees nothing, so it may wait.
 const EXPIRED_PER_ENTRY: usize = 1_024;
 
@@ -152,9 +154,9 @@ impl Holds {
         self.due.insert((hold.due(), id));
     }
 
-    /// The first of those that go once it was told that nobody knows.
-    pub(super) fn first_closed(&self) -> Option<u32> {
-        self.closed.first().copied()
+    /// Those that go once it was told that nobody knows, in order of their places.
+    pub(super) fn closed(&self) -> impl Iterator<Item = u32> {
+        self.closed.iter().copied()
     }
 
     /// The holds of one node, in order of their numbers.
@@ -355,7 +357,9 @@ impl Ledger {
         if hold.charges.is_empty() {
             return self.release_place(hold.node);
         }
-        hold.deadline_us = u64::MAX;
+        hold.deadline_us = FORGOTTEN_US;
+        // It was told of, if it had to be.
+        hold.closed = false;
         self.holds.restore(id, hold);
     }
 
@@ -384,7 +388,9 @@ impl Ledger {
                 self.holds.mark_expired(id);
                 orphaned += 1;
             }
-            if !keep {
+            // What was forgotten but for its permits has nothing left to be kept for.
+            let is_over = self.holds.slab.get(id).is_some_and(|hold| hold.expired && hold.deadline_us == FORGOTTEN_US);
+            if !keep || is_over {
                 self.forget_hold(id);
             }
             self.dirty.holds.push(id);

@@ -98,9 +98,9 @@ impl Nodes {
         !self.due.is_empty() || !self.untold.is_empty()
     }
 
-    /// A lost node whose requests are not all told of.
-    pub(super) fn first_untold(&self) -> Option<u64> {
-        self.untold.first().copied()
+    /// Lost nodes whose requests are not all told of.
+    pub(super) fn untold(&self) -> impl Iterator<Item = u64> {
+        self.untold.iter().copied()
     }
 
     /// Nodes that ever opened an incarnation.

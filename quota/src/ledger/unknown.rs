@@ -45,7 +45,7 @@ impl Ledger {
     /// Whether there are any to be told of.
     #[must_use]
     pub fn has_unknown(&self) -> bool {
-        self.holds.first_closed().is_some() || self.nodes.first_untold().is_some()
+        self.holds.closed().next().is_some() || self.nodes.untold().next().is_some()
     }
 
     /// Those that are to be told of with this entry: to be asked for once in each.
@@ -56,11 +56,17 @@ impl Ledger {
         }
         let now = self.begin(now);
         let mut unknown = Vec::new();
-        while let Some(id) = self.holds.first_closed().filter(|_| unknown.len() < TOLD_PER_ENTRY) {
+        // Both are taken once: whatever telling does to them, an entry comes to its end.
+        let closed: Vec<u32> = self.holds.closed().take(TOLD_PER_ENTRY).collect();
+        for id in closed {
             unknown.extend(self.tell(id));
             self.forget_hold(id);
         }
-        while let Some(node) = self.nodes.first_untold().filter(|_| unknown.len() < TOLD_PER_ENTRY) {
+        let nodes: Vec<u64> = self.nodes.untold().collect();
+        for node in nodes {
+            if unknown.len() == TOLD_PER_ENTRY {
+                break;
+            }
             let untold = |id: &u32| self.holds.slab.get(*id).is_some_and(|hold| hold.attribution.is_some());
             let untold: Vec<u32> = self.holds.of_node(node).into_iter().filter(untold).collect();
             let (told, rest) = untold.split_at(untold.len().min(TOLD_PER_ENTRY - unknown.len()));

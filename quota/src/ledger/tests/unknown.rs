@@ -29,7 +29,10 @@ fn whose(id: &str) -> Attribution {
 impl Rows {
     fn new() -> Self {
         let mut it = Self { ledger: Ledger::new(), now: NOON, index: 100, rows: Vec::new() };
-        it.ledger.set_rule(Timestamp(it.now), rule("tpm", 1, 1_000_000), &mut Changes::new());
+        let permits = Rule { unit: Unit::Concurrency, ..rule("calls", 2, 1_000_000) };
+        for rule in [rule("tpm", 1, 1_000_000), permits] {
+            it.ledger.set_rule(Timestamp(it.now), rule, &mut Changes::new());
+        }
         it.open(1, true);
         it
     }
@@ -94,8 +97,10 @@ impl Rows {
     }
 }
 
+/// Of some tokens, and for every other request of a permit.
 fn hold(request: u64, id: &str) -> Kind {
-    let charges = vec![charge("tpm", 1, "alice", 10)];
+    let mut charges = vec![charge("tpm", 1, "alice", 10)];
+    charges.extend((request % 2 == 1).then(|| charge("calls", 2, "alice", 1)));
     let attribution = (!id.is_empty()).then(|| whose(id));
     let request = requests_of(1) + request;
     Kind::Hold(Hold { request, charges, hold_for_us: HOUR, journaled: true, attribution, ..Hold::default() })
@@ -231,6 +236,42 @@ fn of_a_node_that_nobody_gives_up_it_is_told_when_it_can_be_corrected_no_more() 
     let said = Recover { incarnation: 1, orphans: vec![orphan(1, "a")], ..Recover::default() };
     it.say(2, 1, vec![Kind::Recover(said)]);
     assert_eq!(it.told().len(), 1);
+}
+
+#[test]
+fn of_a_node_that_stays_away_and_nobody_gives_up_it_is_told_once_and_permits_stay() {
+    let mut it = Rows::new();
+    it.say(1, 1, vec![hold(1, "a"), hold(2, "b"), hold(3, "")]);
+    it.pass(72 * HOUR);
+    assert_eq!(it.told(), []);
+    for _ in 0..3 {
+        it.pass(2 * HOUR);
+        assert_eq!(it.told(), [("a", Told::Nobody, None), ("b", Told::Nobody, None)]);
+        assert!(!it.ledger.has_unknown(), "all is told");
+    }
+    assert_eq!(it.ledger.open_holds(), 2, "no time frees a permit");
+    // It was only cut off: how the one with a permit has ended corrects its row.
+    let ends = [end(1, "a", 1), end(3, "", 2)];
+    it.say(1, 4, ends.map(Kind::Settle).to_vec());
+    assert_eq!(it.told()[2..], [("a", Told::Itself, Some(0)), ("", Told::Itself, None)]);
+    assert_eq!(it.ledger.open_holds(), 0);
+}
+
+#[test]
+fn what_was_forgotten_but_for_its_permit_goes_with_that() {
+    for lost in [false, true] {
+        let mut it = Rows::new();
+        it.say(1, 1, vec![hold(1, "a"), hold(3, "")]);
+        it.pass(72 * HOUR);
+        it.pass(2 * HOUR);
+        assert_eq!((it.told().len(), it.ledger.open_holds()), (1, 2));
+        if lost {
+            it.lose(1, WriteOff::Consume);
+        } else {
+            it.open(2, true);
+        }
+        assert_eq!((it.told().len(), it.ledger.open_holds()), (1, 0));
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
