@@ -216,6 +216,10 @@ pub(super) fn standing(said: &wire::Standing) -> Standing {
 
 fn refusal(said: &HoldOutcome, mut charges: Vec<Charge>) -> ReserveError {
     let by = usize::try_from(said.refused_by).unwrap_or(usize::MAX);
+    if said.refusal() == Refusal::Overloaded {
+        // That is of the node, and not of a limit: who holds nothing may hear it too.
+        return ReserveError::Unavailable(Unavailable::Overloaded);
+    }
     if by >= charges.len() {
         return ReserveError::Unavailable(Unavailable::Invalid);
     }
@@ -236,5 +240,24 @@ fn refusal(said: &HoldOutcome, mut charges: Vec<Charge>) -> ReserveError {
         Refusal::Recalling | Refusal::Expired => ReserveError::Unavailable(Unavailable::Deadline),
         Refusal::Overloaded => ReserveError::Unavailable(Unavailable::Overloaded),
         Refusal::Unspecified | Refusal::Invalid | Refusal::Again => ReserveError::Unavailable(Unavailable::Invalid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_charges_nothing_is_told_why_the_log_did_not_take_it() {
+        let told = |refusal: Refusal, charges| {
+            super::refusal(&HoldOutcome { refusal: refusal.into(), ..HoldOutcome::default() }, charges)
+        };
+        let why = |refusal, charges| match told(refusal, charges) {
+            ReserveError::Unavailable(why) => why,
+            other => panic!("{refusal:?} is told as {other:?}"),
+        };
+        assert_eq!(why(Refusal::Overloaded, Vec::new()), Unavailable::Overloaded);
+        assert_eq!(why(Refusal::Invalid, Vec::new()), Unavailable::Invalid);
+        assert_eq!(why(Refusal::Exhausted, Vec::new()), Unavailable::Invalid, "there is no limit to name");
     }
 }
