@@ -374,8 +374,10 @@ impl ReplicatedState {
         if is_due || self.shared.ledger(|ledger| ledger.has_written_off() || ledger.is_closing_purses()) {
             let losses = self.change_credit(came, changes, |both, _| {
                 both.close();
-                let losses = both.write_off();
+                let mut losses = both.write_off();
                 both.take_off();
+                // That looks at the time again, which may have come for a lost node: what is told in memory alone ends with its entry.
+                losses.extend(both.write_off());
                 losses
             });
             let mut rows = Vec::new();

@@ -310,6 +310,29 @@ fn what_a_lost_node_had_in_flight_is_a_row_without_a_price_and_its_credit_is_the
 }
 
 #[test]
+fn what_the_end_of_a_grant_writes_off_is_told_with_the_same_entry() {
+    let mut driven = started();
+    let end = 1_800_000_000_000_000 + (driven.index + 10_000) * 1_000;
+    grant(&mut driven, "acme", "short", 10, end);
+    hold_for(&mut driven, 1, 3);
+    driven.apply(command::Kind::NodeLost(NodeLost { node: 1, incarnation: 1, ..NodeLost::default() }));
+    // An entry that is not about quota, when both the grant and the lost node are over.
+    driven.index += 40_000;
+    let record = TokenRecord { id: "t2".into(), ..TokenRecord::default() };
+    driven.apply(command::Kind::Token(TokenChange { kind: Some(token_change::Kind::Create(record)) }));
+    assert!(!driven.shared.ledger(Ledger::has_written_off), "a node that starts anew here would not know of it");
+    assert_eq!(lost(&driven), (3, -3, vec![(CreditEventKind::WrittenOff, 3, String::new())]));
+    let mut restored = Driven::new();
+    restored.state.restore(&mut driven.image().into_iter().map(Ok)).unwrap();
+    restored.index = driven.index;
+    for driven in [&mut driven, &mut restored] {
+        driven.apply(command::Kind::Quota(QuotaBatch::default()));
+    }
+    assert_eq!(driven.image(), restored.image());
+    sound(&driven);
+}
+
+#[test]
 fn rows_and_losses_of_many_entries_are_each_told_once_and_in_order() {
     const ALL: u64 = 1_500;
     let mut driven = started();
