@@ -123,7 +123,8 @@ impl Shared {
     /// What is wrong with a change of the configuration, for what tenants were billed and the credit that they have.
     pub(crate) fn problems(&self, change: &ConfigChange) -> Vec<ConfigProblem> {
         let mut problems = self.credits(|book| book.problems(change));
-        problems.extend(self.books.look(|state| state.periods().problems(change)));
+        let catalog = Arc::clone(&self.config.borrow().catalog);
+        problems.extend(self.books.look(|state| state.periods().problems(&catalog, change)));
         problems
     }
 

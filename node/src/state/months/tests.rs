@@ -143,6 +143,17 @@ impl Cluster {
     }
 
     fn settle_as(&mut self, admitted: &str, now: &str, tokens: u64, prepaid: bool) {
+        self.settle_in(("USD", self.index), (admitted, now), tokens, prepaid);
+    }
+
+    /// As a configuration has its currency and its prices.
+    fn settle_in(
+        &mut self,
+        (currency, config_index): (&str, u64),
+        (admitted, now): (&str, &str),
+        tokens: u64,
+        prepaid: bool,
+    ) {
         self.frames += 1;
         let attribution = Attribution {
             prepaid,
@@ -151,8 +162,8 @@ impl Cluster {
             model: "mock-1".into(),
             provider: "p".into(),
             provider_model: "mock-1".into(),
-            currency: "USD".into(),
-            config_index: self.index,
+            currency: currency.into(),
+            config_index,
             admitted_us: at(admitted),
             status: 200,
             ..Attribution::default()
@@ -348,6 +359,30 @@ fn a_currency_can_change_while_nothing_is_billed_in_a_month_that_goes_on() {
     cluster.pass("2026-12-01T01:00:00Z");
     assert!(cluster.is_closed("2026-11"));
     assert_eq!(refused(&mut cluster, "2026-12-01T01:00:01Z"), []);
+    cluster.check_rows();
+}
+
+#[test]
+fn a_call_in_flight_at_a_change_of_currency_stands_in_the_way_of_no_other_change() {
+    let in_euro = RESOURCES.replace("currency: USD", "currency: EUR");
+    let mut cluster = Cluster::new("2026-11-01T00:00:00Z");
+    let before = cluster.index;
+    cluster.configure(at("2026-11-02T00:00:01Z"), &in_euro);
+    let after = cluster.index;
+    cluster.settle_in(("USD", before), ("2026-11-02T00:00:00Z", "2026-11-02T00:00:02Z"), 3, false);
+    cluster.settle_in(("EUR", after), ("2026-11-02T00:00:03Z", "2026-11-02T00:00:04Z"), 6, false);
+    let november = Month::parse("2026-11").unwrap();
+    let totals = |cluster: &Cluster| {
+        cluster.nodes[0].books().look(|state| state.periods().get("acme", november).unwrap().totals().len())
+    };
+    assert_eq!(totals(&cluster), 2, "it has both");
+    let labelled = in_euro.replace("metadata: {name: acme}", "metadata: {name: acme, labels: {team: blue}}");
+    cluster.configure(at("2026-11-02T00:00:05Z"), &labelled);
+    for (other, billed) in [("USD", "0.0138 EUR"), ("GBP", "0.0069 USD")] {
+        let outcome = cluster.try_configure(at("2026-11-02T00:00:06Z"), &in_euro.replace("EUR", other));
+        let messages: Vec<_> = outcome.problems.iter().map(|it| it.message.as_str()).collect();
+        assert!(matches!(messages[..], [one] if one.starts_with(billed)), "{messages:?}");
+    }
     cluster.check_rows();
 }
 
