@@ -102,14 +102,14 @@ pub(super) async fn admit(exchange: &mut Exchange, request: &AiRequest) -> Resul
         Err(refused) => return Err(refused.tell(&exchange.shared)),
     };
     let reserved = asking.need(held);
+    attribution.prepaid = admission.prepaid;
     // What does not even begin as it should is fitted: its provider ends by itself.
     let mut growing = growing.filter(|_| held == first);
     if let Some(growing) = growing.as_mut().filter(|_| !admission.reservation.is_local()) {
         growing.record = Some(asking.record_in_log(&attribution).await?);
     }
     let max_tokens = if held == first { max_tokens } else { MaxTokens::Set(held) };
-    let Admission { reservation, headers, permit, prepaid } = admission;
-    attribution.prepaid = prepaid;
+    let Admission { reservation, headers, permit, .. } = admission;
     let hold_for = asking.hold_for();
     Ok(Admitted {
         reservation,
@@ -139,6 +139,8 @@ fn attribution(exchange: &Exchange, request: &AiRequest) -> Attribution {
         admitted_us: now.0,
         config_index: exchange.compiled.view.index.0,
         currency: subject.currency.map(|currency| currency.to_string()).unwrap_or_default(),
+        // The log is told whose it is with what is held of the purse, which is met by the same configuration.
+        prepaid: exchange.prepaid_tenant().is_some(),
         ..Attribution::default()
     }
 }

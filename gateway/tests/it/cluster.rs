@@ -13,15 +13,16 @@ use tokio_util::task::TaskTracker;
 use tollgate_billing::{Changes, PriceBook};
 use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{
-    Catalog, Checked, ConfigView, Kind, LogIndex, Name, NodeId, TimeZone, Timestamp, secret, secret::ClusterKey, yaml,
+    Algorithm, Catalog, Checked, ConfigView, Currency, Kind, LogIndex, Name, NodeId, TimeZone, Timestamp, Unit, Window,
+    purse_of, secret, secret::ClusterKey, yaml,
 };
 use tollgate_proto::{
-    state::v1::{ConfigChange, PutResource},
+    state::v1::{ConfigChange, PutResource, record},
     v1::resource::Kind as Raw,
 };
 use tollgate_quota::{
-    Attempt, BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, HeldPart, Ledger, NodeOpen, Outcome,
-    QuotaBatch, Rule, Standing, Uplink, UplinkError, Usage,
+    Attempt, Attribution, BoxFuture, Charge, Desk, DeskConfig, Durability, Frame, FrameOutcome, HeldPart, Ledger,
+    NodeOpen, Outcome, QuotaBatch, Rule, Standing, Uplink, UplinkError, Usage,
     journal::{Forgetful, Journal},
     ledger::{AccountView, Query},
 };
@@ -78,6 +79,8 @@ struct State {
     index: u64,
     now: Timestamp,
     settled: Vec<Settled>,
+    /// Whose requests the log was told of with what it holds for them.
+    held_for: Vec<Attribution>,
     reachable: bool,
 }
 
@@ -89,7 +92,11 @@ impl Uplink for Log {
                 return Err(UplinkError::NotDone("no leader".into()));
             }
             state.index += 1;
-            let State { ledger, index, now, settled, .. } = &mut *state;
+            let State { ledger, index, now, settled, held_for, .. } = &mut *state;
+            held_for.extend(frame.records.iter().filter_map(|record| match record.kind.as_ref()? {
+                record::Kind::Hold(hold) => hold.attribution.clone(),
+                _ => None,
+            }));
             let batch = QuotaBatch { frames: vec![frame] };
             let mut changes = Vec::new();
             let mut applied = ledger.apply(LogIndex(*index), *now, &batch, &mut changes);
@@ -159,7 +166,16 @@ impl Cluster {
         ledger.open(LogIndex(1), now, &open, &mut Vec::new());
         let catalog = Catalog::default();
         let prices = PriceBook::default();
-        let state = State { ledger, catalog, prices, index: 1, now, settled: Vec::new(), reachable: true };
+        let state = State {
+            ledger,
+            catalog,
+            prices,
+            index: 1,
+            now,
+            settled: Vec::new(),
+            held_for: Vec::new(),
+            reachable: true,
+        };
         let log = Arc::new(Log { state: Mutex::new(state), desk: OnceLock::new() });
         let view = log.put(&key, &format!("{PAYERS}{resources}"));
         let uplink = Arc::clone(&log) as Arc<dyn Uplink>;
@@ -188,6 +204,31 @@ impl Cluster {
     pub(crate) fn accounts(&self, limit: &str) -> Vec<AccountView> {
         let state = self.log.state.lock();
         state.ledger.accounts(state.now, &Query { limit: Some(limit), ..Query::default() }).accounts
+    }
+
+    /// Whose requests the log was told of with what it holds for them, so far.
+    pub(crate) fn held_for(&self) -> Vec<Attribution> {
+        self.log.state.lock().held_for.clone()
+    }
+
+    /// Gives a tenant so much credit, in pico-units of US dollars.
+    pub(crate) fn fund(&self, tenant: &str, capacity: u64) {
+        let purse = Rule {
+            limit: purse_of(tenant),
+            version: LogIndex(0),
+            unit: Unit::Cost(Currency::parse("USD").unwrap()),
+            per: Vec::new(),
+            capacity,
+            window: Window::Month,
+            algorithm: Algorithm::Never,
+            time_zone: TimeZone::UTC,
+            apart: false,
+            shadow: false,
+        };
+        let mut state = self.log.state.lock();
+        let now = state.now;
+        state.ledger.put_purse(now, purse, &mut Vec::new());
+        self.log.show(&mut state.ledger);
     }
 
     /// Changes the configuration.

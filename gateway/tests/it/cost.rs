@@ -33,6 +33,23 @@ async fn paying(resources: &str, budgets: &str) -> Cluster {
     cluster
 }
 
+#[tokio::test]
+async fn the_log_is_told_how_a_request_is_paid_for_with_what_it_holds() {
+    let upstream = Upstream::always(Reply::Keep(json_answer(&completion(7, 5)))).await;
+    let cluster =
+        paying(&provider(&upstream, "openai"), &budget("budget", "per: [consumer], limit: 100, durability: quorum"))
+            .await;
+    assert_eq!(call(cluster.address, CHAT, BODY).await.status, 200);
+    let told = |cluster: &Cluster| cluster.held_for().iter().map(|it| it.prepaid).collect::<Vec<_>>();
+    assert_eq!(told(&cluster), [false]);
+    cluster.fund("acme", 10 * DOLLAR);
+    cluster.apply(&PAYS.replace("postpaid", "prepaid"));
+    assert_eq!(call(cluster.address, CHAT, BODY).await.status, 200);
+    assert_eq!(told(&cluster), [false, true]);
+    cluster.settled(2).await;
+    cluster.nothing_held().await;
+}
+
 fn bill(input: u64, output: u64) -> u64 {
     input * INPUT + output * OUTPUT
 }
