@@ -16,7 +16,7 @@ use parquet::{
     },
     schema::types::{ColumnPath, Type},
 };
-use tollgate_billing::export::{Cell, Column, Encode};
+use tollgate_billing::export::{Cell, Column, Encode, Kind};
 
 use self::column::Buffer;
 
@@ -53,6 +53,11 @@ impl Parquet {
             .set_offset_index_disabled(true);
         let properties = DISTINCT.iter().fold(properties, |properties, column| {
             properties.set_column_dictionary_enabled(ColumnPath::from(*column), false)
+        });
+        // The least and the greatest amount of a group are parts of all of them, which would stay in memory until the file ends.
+        let amounts = columns.iter().filter(|column| column.kind == Kind::Decimal);
+        let properties = amounts.fold(properties, |properties, column| {
+            properties.set_column_statistics_enabled(ColumnPath::from(column.name), EnabledStatistics::None)
         });
         let writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties.build()));
         let writer = writer.map_err(io::Error::other)?;
