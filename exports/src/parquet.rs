@@ -109,3 +109,33 @@ impl Encode for Parquet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use parquet::file::reader::{FileReader as _, SerializedFileReader};
+    use tollgate_model::Money;
+
+    use super::*;
+
+    /// What stays of a group until its file ends is told by its columns: amounts would stay whole.
+    #[test]
+    fn nothing_of_a_group_stays_in_memory_but_its_figures() {
+        let column = |name, kind| Column { name, kind };
+        let columns = [column("amount", Kind::Decimal), column("count", Kind::Number), column("name", Kind::Text)];
+        let (mut parquet, mut file) = (Parquet::new(&columns).unwrap(), Vec::new());
+        parquet.begin(&mut file).unwrap();
+        for row in 0..=GROUP_ROWS as u64 {
+            let cells = [Cell::Decimal(Money(row.into())), Cell::Number(row), Cell::Text(Cow::Borrowed("name"))];
+            parquet.row(&cells, &mut file).unwrap();
+        }
+        parquet.finish(&mut file).unwrap();
+        let read = SerializedFileReader::new(bytes::Bytes::from(file)).unwrap();
+        assert_eq!(read.num_row_groups(), 2);
+        for group in read.metadata().row_groups() {
+            let told: Vec<bool> = group.columns().iter().map(|column| column.statistics().is_some()).collect();
+            assert_eq!(told, [false, true, true]);
+        }
+    }
+}

@@ -113,13 +113,7 @@ mod tests {
     use tollgate_model::OriginPattern;
 
     use super::*;
-
-    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pair = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
-        };
-        pairs.iter().map(pair).collect()
-    }
+    use crate::headers::tests::map;
 
     fn cors(origins: Vec<OriginPattern>) -> Cors {
         Cors {

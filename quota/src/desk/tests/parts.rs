@@ -1,6 +1,6 @@
 //! Requests that hold what they use in parts, as their streams grow.
 
-use super::*;
+use super::{leases::until, *};
 
 fn output(tokens: u64) -> Usage {
     Usage { output_tokens: tokens, ..Usage::default() }
@@ -77,9 +77,7 @@ async fn what_the_log_has_outlives_the_node_and_its_disk() {
     assert_eq!((log.alice(), log.ledger.lock().open_holds()), ((0, 100, 0), 7));
     ended.settle(input(5), Outcome::Settled, named("ended"));
     drop((unsent, unused));
-    while log.ledger.lock().open_holds() > 4 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| log.ledger.lock().open_holds() <= 4).await;
     assert_eq!(*log.used.lock(), ["ended"]);
     let lost = crate::NodeLost { node: 1, incarnation: 1, ..crate::NodeLost::default() };
     log.ledger.lock().lose(Timestamp(0), &lost, &mut Changes::new());

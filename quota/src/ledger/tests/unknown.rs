@@ -169,6 +169,18 @@ fn many_are_told_some_with_each_entry_and_a_journal_tells_of_the_others() {
     assert_eq!(ids, (1..=ALL).collect::<Vec<_>>());
 }
 
+/// Of three requests: one has ended, of one nobody knows the end, one never went out.
+fn journal() -> Vec<Kind> {
+    let of = Recover { incarnation: 1, ..Recover::default() };
+    let said = [
+        Recover { settles: vec![end(1, "a", 1)], ..of.clone() },
+        Recover { undispatched: vec![requests_of(1) + 3], ..of.clone() },
+        Recover { orphans: vec![orphan(2, "b")], ..of.clone() },
+        Recover { done: true, ..of },
+    ];
+    said.map(Kind::Recover).to_vec()
+}
+
 #[test]
 fn what_a_journal_tells_after_all_corrects_what_was_told() {
     let mut it = Rows::new();
@@ -177,15 +189,7 @@ fn what_a_journal_tells_after_all_corrects_what_was_told() {
     it.pass(SILENT);
     assert_eq!(it.told().len(), 3);
     it.open(2, true);
-    // One has ended, of one nobody knows the end, one never went out.
-    let of = Recover { incarnation: 1, ..Recover::default() };
-    let said = [
-        Recover { settles: vec![end(1, "a", 1)], ..of.clone() },
-        Recover { undispatched: vec![requests_of(1) + 3], ..of.clone() },
-        Recover { orphans: vec![orphan(2, "b")], ..of.clone() },
-        Recover { done: true, ..of },
-    ];
-    it.say(2, 1, said.map(Kind::Recover).to_vec());
+    it.say(2, 1, journal());
     it.pass(80 * HOUR);
     assert_eq!(it.told()[3..], [("a", Told::Journal, Some(0))]);
 }
@@ -197,14 +201,7 @@ fn a_journal_that_speaks_in_time_is_all_that_is_heard() {
     it.open(2, true);
     it.pass(SILENT);
     assert_eq!(it.told(), []);
-    let of = Recover { incarnation: 1, ..Recover::default() };
-    let said = [
-        Recover { settles: vec![end(1, "a", 1)], ..of.clone() },
-        Recover { undispatched: vec![requests_of(1) + 3], ..of.clone() },
-        Recover { orphans: vec![orphan(2, "b")], ..of.clone() },
-        Recover { done: true, ..of },
-    ];
-    it.say(2, 1, said.map(Kind::Recover).to_vec());
+    it.say(2, 1, journal());
     it.pass(80 * HOUR);
     assert_eq!(it.told(), [("a", Told::Journal, None), ("b", Told::Nobody, None)]);
 }
