@@ -17,6 +17,7 @@ pub mod client;
 mod clock;
 mod cluster;
 pub mod faults;
+pub mod figure;
 pub mod history;
 mod pki;
 mod ports;
@@ -24,6 +25,7 @@ mod provider;
 mod report;
 pub mod resources;
 mod seed;
+pub mod usage;
 mod wait;
 pub mod workload;
 

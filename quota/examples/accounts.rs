@@ -2,7 +2,8 @@
 //!
 //! Reserving, sending out and settling over four accounts from leases of this node, with the log in the same process: how
 //! long one call takes and what it allocates, and how many calls one thread and two do on the same account. Then the ledger
-//! alone: records applied in a second, and what a million consumers with three limits take in memory and in a snapshot.
+//! alone: records applied in a second, and what a million consumers with three limits take in memory and in a snapshot; and how long
+//! a call takes while such snapshots are made.
 //! Some of it alone: name `calls`, `threads`, `ledger` or `memory`.
 
 #![expect(clippy::print_stdout, reason = "a report for the terminal")]
@@ -12,7 +13,10 @@ use std::{
     cell::Cell,
     fs,
     hint::black_box,
-    sync::{Arc, Barrier, Mutex, OnceLock},
+    sync::{
+        Arc, Barrier, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -174,6 +178,15 @@ impl Caller {
         drop(in_flight.settle(usage, Outcome::Settled, Attribution::default()));
     }
 
+    /// Calls, each timed.
+    fn timed(&self, calls: usize, took: &mut Vec<Duration>) {
+        for _ in 0..calls {
+            let begun = std::time::Instant::now();
+            self.call();
+            took.push(begun.elapsed());
+        }
+    }
+
     /// Calls until it has been served from memory for a while.
     fn warm(&self) {
         let begun = Instant::now();
@@ -184,9 +197,12 @@ impl Caller {
 }
 
 fn desk() -> Desk {
-    let log = Arc::new(Log { ledger: Mutex::new((ledger(&LIMITS), 2)), desk: OnceLock::new() });
-    let config = DeskConfig { max_open: usize::MAX, ..DeskConfig::new(NodeId(1), 1) };
-    let uplink = Arc::clone(&log) as Arc<dyn Uplink>;
+    desk_of(&Arc::new(Log { ledger: Mutex::new((ledger(&LIMITS), 2)), desk: OnceLock::new() }), NodeId(1))
+}
+
+fn desk_of(log: &Arc<Log>, node: NodeId) -> Desk {
+    let config = DeskConfig { max_open: usize::MAX, ..DeskConfig::new(node, 1) };
+    let uplink = Arc::clone(log) as Arc<dyn Uplink>;
     let desk = Desk::spawn(config, uplink, Arc::new(Forgetful::default()), &TaskTracker::new());
     assert!(log.desk.set(desk.clone()).is_ok(), "it is the first");
     desk
@@ -199,20 +215,19 @@ fn one_by_one(way: Way) {
     caller.warm();
     let mut took = Vec::with_capacity(CALLS);
     let (before, local) = (ALLOCATIONS.get(), desk.stats().local);
-    for _ in 0..CALLS {
-        let begun = std::time::Instant::now();
-        caller.call();
-        took.push(begun.elapsed());
-    }
+    caller.timed(CALLS, &mut took);
     let allocations = ALLOCATIONS.get() - before;
     let local = desk.stats().local - local;
-    took.sort_unstable();
+    let (p50, p99) = quantiles(&mut took);
     println!(
-        "reserve + settle over 4 accounts ({way:?}): p50 {:?}, p99 {:?}, {:.2} allocations a call, {local} of {CALLS} local",
-        took[CALLS / 2],
-        took[CALLS * 99 / 100],
+        "reserve + settle over 4 accounts ({way:?}): p50 {p50:?}, p99 {p99:?}, {:.2} allocations a call, {local} of {CALLS} local",
         allocations as f64 / CALLS as f64,
     );
+}
+
+fn quantiles(took: &mut [Duration]) -> (Duration, Duration) {
+    took.sort_unstable();
+    (took[took.len() / 2], took[took.len() * 99 / 100])
 }
 
 /// Some threads on the same account, each with what it found itself.
@@ -351,6 +366,44 @@ fn many() {
         bytes >> 20,
         begun.elapsed()
     );
+    beside_snapshots(ledger, CONSUMERS + 3);
+}
+
+/// Calls, each timed, without snapshots of this ledger, and while one is made after the other as a node makes them: an image under the
+/// lock, and its rows without.
+fn beside_snapshots(mut ledger: Ledger, index: u64) {
+    let open = NodeOpen { node: 2, incarnation: 1, ..NodeOpen::default() };
+    ledger.open(LogIndex(index), Timestamp(NOW), &open, &mut Vec::new());
+    drop(ledger.take_news());
+    let log = Arc::new(Log { ledger: Mutex::new((ledger, index)), desk: OnceLock::new() });
+    let caller = Caller::of(&desk_of(&log, NodeId(2)), Way::Path, charges("consumer-1")[..3].to_vec());
+    caller.warm();
+    let mut took = Vec::with_capacity(CALLS);
+    caller.timed(CALLS, &mut took);
+    let (alone, alone_p99) = quantiles(&mut took);
+    let done = Arc::new(AtomicBool::new(false));
+    let snapshots = thread::spawn({
+        let (log, done) = (Arc::clone(&log), Arc::clone(&done));
+        move || {
+            let mut made = 0;
+            while !done.load(Relaxed) {
+                let image = log.ledger.lock().expect("nobody panics with it").0.image();
+                made += usize::from(black_box(image.into_rows().count()) > 0);
+            }
+            made
+        }
+    });
+    took.clear();
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        caller.timed(CALLS, &mut took);
+    }
+    done.store(true, Relaxed);
+    let made = snapshots.join().expect("it only reads");
+    let (beside, beside_p99) = quantiles(&mut took);
+    println!(
+        "reserve + settle over 3 accounts: p50 {alone:?}, p99 {alone_p99:?}; while {made} snapshots of them all are made: p50 {beside:?}, p99 {beside_p99:?}"
+    );
 }
 
 fn main() {
@@ -371,6 +424,7 @@ fn main() {
         applied();
     }
     if wanted("memory") {
+        let _entered = runtime.enter();
         many();
     }
 }

@@ -1,11 +1,17 @@
 //! CPU time of the nodes for one proxied call, with limits and without, in turns.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
-use tollgate_chaos_tests::{Cluster, calls::Call, resources::api_key};
+use tollgate_chaos_tests::{
+    Cluster,
+    calls::Call,
+    figure::{Figure, median},
+    resources::api_key,
+    usage::processor_time,
+};
 
 use super::{
-    Figure, Scene,
+    Scene,
     load::Target,
     metrics::{LOCAL, Snapshot},
     percent, ratio,
@@ -15,8 +21,6 @@ const CALLERS: usize = 12;
 /// Each kind of call has one turn in each round; what the machine does beside hits all kinds alike.
 const ROUNDS: usize = 15;
 const TURN: Duration = Duration::from_millis(1_500);
-/// The unit of `/proc/PID/stat`, the same on every Linux.
-const TICK_US: f64 = 10_000.0;
 
 /// A call that meets no limit, one, and four.
 const KINDS: [&str; 3] = ["unlimited", "limited", "limited-fourfold"];
@@ -47,24 +51,9 @@ pub(super) async fn measure(scene: &Scene) -> anyhow::Result<Vec<Figure>> {
         without.figure("CPU of the nodes for a call without limits"),
         with_one.figure("CPU of the nodes for a call with a limit"),
         with_four.figure("CPU of the nodes for a call with four limits"),
-        compared("CPU with a limit, to without", &with_one.costs, &without.costs).at_most(1.05),
-        compared("CPU with four limits, to without", &with_four.costs, &without.costs),
+        Figure::ratio("CPU with a limit, to without", &with_one.costs, &without.costs).at_most(1.05),
+        Figure::ratio("CPU with four limits, to without", &with_four.costs, &without.costs),
     ])
-}
-
-/// The middle of the ratios of each round, and how they spread.
-fn compared(name: &'static str, with: &[f64], without: &[f64]) -> Figure {
-    let mut ratios: Vec<f64> = with.iter().zip(without).map(|(with, without)| with / without).collect();
-    ratios.sort_unstable_by(f64::total_cmp);
-    let quarter = ratios.len() / 4;
-    let (low, high) = (ratios[quarter], ratios[ratios.len() - 1 - quarter]);
-    Figure::new(name, median(&ratios), "").detail(format!("half of {ROUNDS} rounds within {low:.3} to {high:.3}"))
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
 }
 
 /// What the turns of one kind of call came to.
@@ -94,9 +83,9 @@ impl Turns {
 async fn turn(scene: &Scene, consumer: &'static str, turns: &mut Turns) -> anyhow::Result<()> {
     let target = Target { client: scene.cluster.client.clone(), origins: scene.cluster.origins() };
     let seen = Snapshot::take(&scene.cluster).await?;
-    let before = ticks(&scene.cluster)?;
+    let before = used(&scene.cluster)?;
     let tally = target.closed(CALLERS, TURN, move |_| Call::chat(&api_key(consumer), "mock-1")).await?;
-    let used = (ticks(&scene.cluster)? - before) * TICK_US;
+    let used = used(&scene.cluster)? - before;
     anyhow::ensure!(tally.served == tally.all() && tally.served > 0, "{tally:?}");
     let after = Snapshot::take(&scene.cluster).await?;
     turns.costs.push(used / tally.served as f64);
@@ -107,16 +96,11 @@ async fn turn(scene: &Scene, consumer: &'static str, turns: &mut Turns) -> anyho
     Ok(())
 }
 
-/// CPU time that all nodes have used so far, in user and kernel.
-fn ticks(cluster: &Cluster) -> anyhow::Result<f64> {
-    let mut all = 0.0;
+/// Microseconds of CPU time that all nodes have used so far.
+fn used(cluster: &Cluster) -> anyhow::Result<f64> {
+    let mut all = Duration::ZERO;
     for node in &cluster.nodes {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", node.pid()?))?;
-        // After the name, which may hold anything: user and kernel time are the 12th and 13th field.
-        let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
-        for field in fields.split_whitespace().skip(11).take(2) {
-            all += field.parse::<f64>()?;
-        }
+        all += processor_time(node.pid()?)?;
     }
-    Ok(all)
+    Ok(all.as_secs_f64() * 1e6)
 }

@@ -4,10 +4,10 @@ use std::{fmt, time::Duration};
 
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
-use tollgate_chaos_tests::{SOON, calls::Call, resources::api_key};
+use tollgate_chaos_tests::{SOON, calls::Call, figure::Figure, resources::api_key};
 
 use super::{
-    Figure, Scene,
+    Scene,
     load::{Tally, Target, Wait},
     percent, ratio,
 };

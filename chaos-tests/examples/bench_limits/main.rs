@@ -12,15 +12,15 @@ mod metrics;
 mod paths;
 mod usable;
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use serde_json::{Value, json};
-use tollgate_chaos_tests::{Cluster, ProviderProcess, day_with_room, resources};
+use tollgate_chaos_tests::{
+    Cluster, ProviderProcess, day_with_room,
+    figure::{self, Figure, Output},
+    resources,
+};
 
 /// Measures what limits cost in a cluster of three processes.
 #[derive(Debug, Parser)]
@@ -29,13 +29,13 @@ struct Options {
     #[arg(long, value_enum)]
     only: Option<Subject>,
     /// How long each load lasts.
-    #[arg(long = "for", value_parser = seconds, default_value = "5s")]
+    #[arg(long = "for", value_parser = figure::seconds, default_value = "5s")]
     time: Duration,
     /// How often the leader is killed.
     #[arg(long, default_value_t = 5)]
     kills: u32,
     /// How the result is printed.
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    #[arg(short, long, default_value = "text")]
     output: Output,
 }
 
@@ -51,104 +51,13 @@ enum Subject {
     Failover,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix('s').and_then(|number| number.parse().ok()).filter(|number| *number > 0);
-    number.map(Duration::from_secs).ok_or_else(|| format!("`{text}` is no time like 5s"))
-}
-
-/// One line of the table.
-#[derive(Debug)]
-struct Figure {
-    name: &'static str,
-    value: f64,
-    unit: &'static str,
-    target: Option<Target>,
-    detail: String,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Target {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-impl Figure {
-    fn new(name: &'static str, value: f64, unit: &'static str) -> Figure {
-        Figure { name, value, unit, target: None, detail: String::new() }
-    }
-
-    fn at_least(self, target: f64) -> Figure {
-        Figure { target: Some(Target::AtLeast(target)), ..self }
-    }
-
-    fn at_most(self, target: f64) -> Figure {
-        Figure { target: Some(Target::AtMost(target)), ..self }
-    }
-
-    fn detail(self, detail: String) -> Figure {
-        Figure { detail, ..self }
-    }
-
-    fn is_met(&self) -> Option<bool> {
-        self.target.map(|target| match target {
-            Target::AtLeast(least) => self.value >= least,
-            Target::AtMost(most) => self.value <= most,
-        })
-    }
-
-    fn to_json(&self) -> Value {
-        let (kind, target) = match self.target {
-            Some(Target::AtLeast(target)) => ("atLeast", Some(target)),
-            Some(Target::AtMost(target)) => ("atMost", Some(target)),
-            None => ("none", None),
-        };
-        json!({
-            "figure": self.name, "value": self.value, "unit": self.unit, "target": target, "targetKind": kind,
-            "met": self.is_met(), "detail": self.detail,
-        })
-    }
-
-    fn to_line(&self) -> String {
-        let target = match self.target {
-            Some(Target::AtLeast(target)) => format!(">= {target:.3}"),
-            Some(Target::AtMost(target)) => format!("<= {target:.3}"),
-            None => String::new(),
-        };
-        let met = match self.is_met() {
-            Some(true) => "yes",
-            Some(false) => "NO",
-            None => "",
-        };
-        let Figure { name, value, unit, detail, .. } = self;
-        format!("{name:<58} {value:>12.4} {unit:<4} {target:<12} {met:<4} {detail}")
-    }
-}
-
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let figures = runtime.block_on(bench(&options))?;
-    let mut out = io::stdout().lock();
-    match options.output {
-        Output::Json => {
-            let all: Vec<Value> = figures.iter().map(Figure::to_json).collect();
-            writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
-        }
-        Output::Text => {
-            let cores = std::thread::available_parallelism()?;
-            writeln!(out, "three nodes, their provider and their callers on {cores} cores\n")?;
-            for figure in &figures {
-                writeln!(out, "{}", figure.to_line())?;
-            }
-        }
-    }
-    Ok(())
+    let cores = std::thread::available_parallelism()?;
+    let title = format!("three nodes, their provider and their callers on {cores} cores");
+    figure::print(&figures, &title, options.output)
 }
 
 /// Three nodes and a provider that the load goes to.

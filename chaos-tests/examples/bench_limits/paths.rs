@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time;
 use tokio_util::sync::CancellationToken;
-use tollgate_chaos_tests::{calls::Call, resources::api_key};
+use tollgate_chaos_tests::{calls::Call, figure::Figure, resources::api_key};
 
 use super::{
-    Figure, Scene,
+    Scene,
     load::{Tally, Target},
     metrics::{LOCAL, Snapshot},
     percent, ratio,

@@ -1,9 +1,9 @@
 //! What a limit admits of what one perfect counter would: at the first try, and to callers that come again.
 
-use tollgate_chaos_tests::{calls::Call, resources::api_key};
+use tollgate_chaos_tests::{calls::Call, figure::Figure, resources::api_key};
 
 use super::{
-    Figure, Scene,
+    Scene,
     load::{Tally, Target},
     percent,
 };
