@@ -17,7 +17,7 @@ use tollgate_model::ConfigView;
 use tollgate_quota::Desk;
 
 use crate::{
-    Accounts, GatewayConfig,
+    AccessLog, Accounts, GatewayConfig,
     ai::{ModelLists, Paces},
     compiled::Compiled,
     metrics::Metrics,
@@ -128,6 +128,12 @@ impl Gateway {
     /// `shutdown.stop` was cancelled and the last connection has ended, at the latest soon after `shutdown.abort`.
     pub fn serve(&self, listener: TcpListener, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
         crate::listener::run(Arc::clone(&self.shared), listener, shutdown)
+    }
+
+    /// Where exchanges get a line each, if anywhere.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&AccessLog> {
+        self.shared.config.access_log.as_ref()
     }
 
     /// Requests whose answer is not out yet, streams included.

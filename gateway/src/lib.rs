@@ -35,6 +35,7 @@ mod timer;
 mod tracked;
 mod upstream;
 
+pub use access_log::{AccessLog, Field as AccessLogField};
 pub use accounts::Accounts;
 pub use config::GatewayConfig;
 pub use gateway::{Gateway, Shutdown};

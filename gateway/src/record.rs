@@ -1,11 +1,11 @@
 //! What happened in one exchange, written down once when it ends, whichever way it ends.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
-use http::{Method, Response, StatusCode, Uri};
+use http::{Extensions, Method, Response, StatusCode, Uri};
 use tokio::time::Instant;
 use tollgate_model::{Caller, Name};
 
@@ -16,6 +16,7 @@ use crate::{
     listener::Connection,
     metrics::{HttpLabels, method_label},
     request_id::RequestId,
+    upstream::Made,
 };
 
 /// The status of a request whose client left before its answer (nginx's number for it; nobody is sent it).
@@ -36,9 +37,21 @@ pub(crate) struct Record {
     pub(crate) error: Option<&'static str>,
     pub(crate) sent_bytes: u64,
     pub(crate) end: End,
+    pub(crate) timing: Timing,
     started: Instant,
     shared: Arc<Shared>,
     connection: Arc<Connection>,
+}
+
+/// What an exchange's time went to.
+#[derive(Debug, Default)]
+pub(crate) struct Timing {
+    /// Until it was first sent on.
+    pub(crate) queue: OnceLock<Duration>,
+    /// Of the connection that was made for it first.
+    pub(crate) connect: OnceLock<Duration>,
+    /// Until its answer's head.
+    pub(crate) first_byte: Option<Duration>,
 }
 
 /// How far the answer got.
@@ -69,6 +82,7 @@ impl Record {
             error: None,
             sent_bytes: 0,
             end: End::Open,
+            timing: Timing::default(),
             started: Instant::now(),
             shared,
             connection,
@@ -77,11 +91,29 @@ impl Record {
 
     /// The head of the answer is decided.
     pub(crate) fn answered<B>(&mut self, response: &Response<B>, whole: bool) {
+        self.timing.first_byte = Some(self.took());
         self.status = response.status().as_u16();
         self.error = response.extensions().get::<ErrorCode>().map(|code| code.0);
         if whole || response.status() == StatusCode::NO_CONTENT {
             self.end = End::Complete;
         }
+    }
+
+    /// It goes to an upstream now.
+    pub(crate) fn is_sent_on(&self) {
+        self.timing.queue.get_or_init(|| self.took());
+    }
+
+    /// An upstream has answered, over a connection that says when it was made.
+    pub(crate) fn came_over(&self, connection: &Extensions) {
+        if let Some(made) = connection.get::<Made>().filter(|made| made.at > self.started) {
+            self.timing.connect.get_or_init(|| made.took);
+        }
+    }
+
+    /// Whether somebody may ask what became of it.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.status >= 400 || self.end != End::Complete
     }
 
     pub(crate) fn sent(&mut self, bytes: usize) {
@@ -127,6 +159,6 @@ impl Drop for Record {
             error_type: self.error.unwrap_or_default(),
         };
         self.shared.metrics.http.get_or_create(&labels).observe(self.took().as_secs_f64());
-        access_log::write(self);
+        access_log::write(self, self.shared.config.access_log.as_ref());
     }
 }

@@ -6,6 +6,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep, timeout},
 };
+use tollgate_gateway::AccessLog;
 use tracing::{info, warn};
 
 use crate::node::Node;
@@ -29,6 +30,7 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    reopened: Option<AccessLog>,
 }
 
 impl Signals {
@@ -39,17 +41,25 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            reopened: None,
         })
     }
 
-    /// Resolves with the next SIGTERM or SIGINT. SIGHUP reopens logs: standard error is whoever started us to reopen, so
-    /// it only must not end the process.
+    /// From now on SIGHUP reopens this. Standard error is whoever started us to reopen.
+    pub(crate) fn reopen(&mut self, log: Option<&AccessLog>) {
+        self.reopened = log.cloned();
+    }
+
+    /// Resolves with the next SIGTERM or SIGINT.
     pub(crate) async fn stop(&mut self) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => info!("SIGHUP: logs go to standard error, nothing to reopen"),
+                _ = self.hangup.recv() => match &self.reopened {
+                    Some(log) => log.reopen(),
+                    None => info!("SIGHUP: there is no access log, and the other goes to standard error: nothing to reopen"),
+                },
             }
         }
     }
@@ -71,6 +81,9 @@ pub(crate) async fn stop(node: Node, drain: Drain, why: &str) {
         );
         node.shutdown.abort.cancel();
         let _ = timeout(ABORT_TIMEOUT, node.data_plane.wait()).await;
+    }
+    if let Some(log) = node.gateway.access_log() {
+        log.flush(ABORT_TIMEOUT).await;
     }
     let flushed = node.desk.stop(LEAVE_TIMEOUT).await;
     if flushed.unsettled > 0 {

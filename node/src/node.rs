@@ -13,7 +13,7 @@ use tollgate_admin::{AdminMetrics, AdminState, backplane::Backplane};
 use tollgate_consensus::{
     Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy, StartError,
 };
-use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
+use tollgate_gateway::{AccessLog, Accounts, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
 use tollgate_quota::journal::Remains;
 use tollgate_quota::{Desk, DeskConfig, Recover, Replica};
@@ -23,7 +23,7 @@ use crate::{
     alerts,
     audit::{self, Findings},
     backplane::{Fault, NodeBackplane},
-    config::{Members, NodeConfig},
+    config::{AccessLogPlan, Members, NodeConfig},
     credits, journal,
     ledger::{self, Scribe},
     metrics::{NodeMetrics, Sources},
@@ -134,7 +134,7 @@ impl Node {
         let served = watch::Sender::new(view.index);
         let gateway = {
             let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
-            Gateway::new(gateway_config(&config), view, prices, desk.clone(), accounts, &mut registry.write())
+            Gateway::new(gateway_config(&config)?, view, prices, desk.clone(), accounts, &mut registry.write())
         };
         let findings = Arc::new(Findings::default());
         let tries = Arc::new(alerts::Tries::default());
@@ -287,10 +287,14 @@ fn consensus_config(config: &NodeConfig, peer: std::net::TcpListener) -> Config 
     }
 }
 
-fn gateway_config(config: &NodeConfig) -> GatewayConfig {
+fn gateway_config(config: &NodeConfig) -> anyhow::Result<GatewayConfig> {
     let mut gateway = GatewayConfig::new(Name::new(&config.zone));
     gateway.trusted_proxies.clone_from(&config.trusted_proxies);
-    gateway
+    if let Some(AccessLogPlan { file, fields, sample }) = &config.access_log {
+        let log = AccessLog::open(file, fields, *sample);
+        gateway.access_log = Some(log.with_context(|| format!("access_log.file: {} can't be opened", file.display()))?);
+    }
+    Ok(gateway)
 }
 
 /// Tells the other nodes what this one serves and how it is, whenever that changes.

@@ -187,6 +187,14 @@ impl Node {
         self.signal(Signal::TERM)
     }
 
+    /// SIGHUP: its logs were moved away.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     /// SIGSTOP: it stands still, and its sockets stay open.
     ///
     /// # Errors

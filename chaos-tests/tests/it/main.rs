@@ -1,5 +1,6 @@
 //! Real node processes: what must work, what must be refused, and what must be survived.
 
+mod access_log;
 mod alerts;
 mod bad_days;
 mod bad_input;

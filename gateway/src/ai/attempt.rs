@@ -300,6 +300,7 @@ async fn attempt(
         call.durable(deadline).await.map_err(Failed::unasked)?;
         call.begin(provider, &model, request);
     }
+    exchange.record.is_sent_on();
     let asked = Instant::now();
     let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
     let sent = Sent {
@@ -316,6 +317,7 @@ async fn attempt(
     let answered = async {
         let head = pool.send_by(first_byte, Wire::Negotiated, place, outgoing).await;
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
+        exchange.record.came_over(head.extensions());
         if let Some(call) = call {
             call.is_called(provider::upstream_id(head.headers()));
         }

@@ -176,8 +176,10 @@ async fn once(
     // Not before: of what is refused because it can't be written down no upstream sees anything.
     copied.get_or_init(|| mirror::copy(exchange, replay));
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
+    exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
     let sent = pool.send_by(by, wire, place, request).await;
+    sent.iter().for_each(|answer| exchange.record.came_over(answer.extensions()));
     let is_spared = blame == Blame::Once && taken.is_among(&before);
     match &sent {
         Ok(answer) if answer.status().is_server_error() => taken.has_failed(),

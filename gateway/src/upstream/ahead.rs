@@ -26,7 +26,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, rt};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
@@ -148,8 +151,10 @@ where
         let (mut inner, lanes) = (self.inner.clone(), Arc::clone(&self.lanes));
         async move {
             poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+            let begun = Instant::now();
             let io = inner.call(uri).await.map_err(Into::into)?;
-            Ok(Counted::new(io, lanes, key))
+            let made = Made { at: Instant::now(), took: begun.elapsed() };
+            Ok(Counted::new(io, lanes, key, made))
         }
     }
 }
@@ -254,22 +259,30 @@ impl Body for UpstreamBody {
     }
 }
 
+/// When a connection was made, and what that took: an extension of each answer that comes over it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Made {
+    pub(crate) at: Instant,
+    pub(crate) took: Duration,
+}
+
 /// A connection that is counted as long as it is open.
 pub(super) struct Counted<I> {
     inner: I,
+    made: Made,
     lanes: Arc<Lanes<I>>,
     key: Key,
     shared: bool,
 }
 
 impl<I: Connection> Counted<I> {
-    fn new(inner: I, lanes: Arc<Lanes<I>>, key: Key) -> Self {
+    fn new(inner: I, lanes: Arc<Lanes<I>>, key: Key, made: Made) -> Self {
         let shared = inner.connected().is_negotiated_h2();
         lanes.with(&key, |lane| {
             lane.open += 1;
             lane.shared += usize::from(shared);
         });
-        Self { inner, lanes, key, shared }
+        Self { inner, made, lanes, key, shared }
     }
 }
 
@@ -283,8 +296,10 @@ impl<I> Drop for Counted<I> {
 }
 
 impl<I: Connection> Connection for Counted<I> {
+    /// In place of the addresses, which nobody asks for.
     fn connected(&self) -> Connected {
-        self.inner.connected()
+        let connected = Connected::new().extra(self.made);
+        if self.inner.connected().is_negotiated_h2() { connected.negotiated_h2() } else { connected }
     }
 }
 

@@ -23,6 +23,7 @@ const RETRIES: &str = "tollgate_upstream_retries";
 const REFUSED: &str = "tollgate_upstream_breaker_refusals";
 const KEYS: &str = "tollgate_upstream_keys";
 const KEY_RESTS: &str = "tollgate_upstream_key_rests";
+const DROPPED: &str = "tollgate_access_log_dropped_lines";
 const CHECKS: &str = "tollgate_upstream_health_checks";
 
 /// Reads them of a gateway, while there is one.
@@ -61,7 +62,11 @@ impl Collector for Figures {
         tell(&mut encoder, &all)?;
         let mut keys: Vec<_> = compiled.providers.iter().map(|(name, it)| (name.as_str(), &*it.keys)).collect();
         keys.sort_by_key(|(name, _)| *name);
-        tell_keys(&mut encoder, &keys)
+        tell_keys(&mut encoder, &keys)?;
+        let Some(log) = &shared.config.access_log else { return Ok(()) };
+        let help = "Lines of the access log that there was no room for, or that could not be written";
+        let family = encoder.encode_descriptor(DROPPED, help, None, MetricType::Counter)?;
+        ConstCounter::new(log.dropped()).encode(family)
     }
 }
 

@@ -19,7 +19,7 @@ use http::{
 use tokio::net::TcpStream;
 use tollgate_model::{self as model, Protocol, Provider, Service};
 
-pub(crate) use ahead::UpstreamBody;
+pub(crate) use ahead::{Made, UpstreamBody};
 pub(crate) use checks::Checkers;
 pub(crate) use endpoints::{Endpoints, NotTaken};
 pub(crate) use error::SendError;

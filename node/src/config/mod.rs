@@ -15,6 +15,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use tollgate_gateway::AccessLogField;
 
 use self::take::Take;
 pub(crate) use source::ConfigProblem;
@@ -38,6 +39,9 @@ pub(crate) const KEYS: &[&str] = &[
     "node.data_dir",
     "http.listen",
     "http.trusted_proxies",
+    "access_log.file",
+    "access_log.fields",
+    "access_log.sample",
     "https.listen",
     "https.cert",
     "https.key",
@@ -87,6 +91,7 @@ pub(crate) struct NodeConfig {
     pub(crate) data_dir: PathBuf,
     pub(crate) http_listen: SocketAddr,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) access_log: Option<AccessLogPlan>,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) initial_token_file: Option<PathBuf>,
     pub(crate) peer_listen: SocketAddr,
@@ -109,6 +114,14 @@ pub(crate) struct NodeConfig {
     pub(crate) archive_after: Option<Duration>,
     /// A `tracing` filter: `info`, `warn,tollgate_gateway=debug`.
     pub(crate) log: String,
+}
+
+/// Where exchanges get a line each, what is in it, and which part of those that end well has one.
+#[derive(Clone, Debug)]
+pub(crate) struct AccessLogPlan {
+    pub(crate) file: PathBuf,
+    pub(crate) fields: Vec<AccessLogField>,
+    pub(crate) sample: f64,
 }
 
 /// How a node without a data directory finds its cluster.
@@ -169,6 +182,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let data_dir = take.directory("node.data_dir");
     let http_listen = take.address("http.listen");
     let trusted_proxies = take.networks("http.trusted_proxies");
+    let access_log = access_log(take);
     let admin_listen = take.address("admin.listen");
     let initial_token_file = take.optional_path("admin.initial_token_file");
     let peer_listen = take.address("peer.listen");
@@ -195,6 +209,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         data_dir: data_dir?,
         http_listen: http_listen?,
         trusted_proxies,
+        access_log,
         admin_listen: admin_listen?,
         initial_token_file,
         peer_listen: peer_listen?,
@@ -211,6 +226,19 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         archive_after,
         log,
     })
+}
+
+/// None where no file is named.
+fn access_log(take: &mut Take<'_>) -> Option<AccessLogPlan> {
+    let file = take.optional_path("access_log.file");
+    if file.is_none() {
+        for key in ["access_log.fields", "access_log.sample"] {
+            take.refuse(key, "is given without access_log.file: name the file that lines go to");
+        }
+    }
+    let fields = take.access_log_fields("access_log.fields");
+    let sample = take.part("access_log.sample", 1.0);
+    Some(AccessLogPlan { file: file?, fields, sample })
 }
 
 impl NodeConfig {

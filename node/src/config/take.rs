@@ -11,6 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use tollgate_consensus::MAX_NODE_ID;
+use tollgate_gateway::AccessLogField;
 use tollgate_model::{parse_duration, parse_network, parse_size, secret::ClusterKey};
 
 use super::{
@@ -316,6 +317,42 @@ impl<'a> Take<'a> {
             self.add(key, "must be a whole number, 0 or more".to_owned(), found.origin);
             default
         })
+    }
+
+    /// `10%`, as a part of 1.
+    pub(super) fn part(&mut self, key: &str, default: f64) -> f64 {
+        let Some(found) = self.raw(key) else { return default };
+        let Some((text, origin)) = self.text(key, found) else { return default };
+        let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        match percent.filter(|percent| (0.0..=100.0).contains(percent)) {
+            Some(percent) => percent / 100.0,
+            None => {
+                self.add(key, format!("'{text}' is no part: write it as \"10%\""), origin);
+                default
+            }
+        }
+    }
+
+    /// All of them where none are named.
+    pub(super) fn access_log_fields(&mut self, key: &str) -> Vec<AccessLogField> {
+        let Some((names, origin)) = self.list(key) else { return AccessLogField::ALL.to_vec() };
+        let mut fields = Vec::new();
+        for name in &names {
+            match AccessLogField::of(name) {
+                Some(field) if fields.contains(&field) => {
+                    self.add(key, format!("'{name}' is named twice"), origin.clone())
+                }
+                Some(field) => fields.push(field),
+                None => {
+                    let known = AccessLogField::ALL.map(AccessLogField::name).join(", ");
+                    self.add(key, format!("'{name}' is no field of the access log: they are {known}"), origin.clone());
+                }
+            }
+        }
+        if names.is_empty() {
+            self.add(key, "names no field: leave it out for all of them".to_owned(), origin);
+        }
+        fields
     }
 
     pub(super) fn log_filter(&mut self, key: &str) -> String {

@@ -186,3 +186,25 @@ fn a_data_directory_that_can_be_none_is_told() {
         assert_eq!(told(good), None, "{good}");
     }
 }
+
+#[test]
+fn an_access_log_says_what_is_in_it_and_of_how_much() {
+    let with = |lines: &str| parse(&format!("{GOOD}[access_log]\n{lines}\n"), &[]);
+    let plan = with("file = \"a.log\"").unwrap().access_log.unwrap();
+    assert_eq!((plan.file, plan.sample), (PathBuf::from("/etc/tollgate/a.log"), 1.0));
+    assert_eq!(plan.fields, AccessLogField::ALL);
+    let plan =
+        with("file = \"/a.log\"\nsample = \"2.5%\"\nfields = [\"status\", \"path\"]").unwrap().access_log.unwrap();
+    assert_eq!((plan.sample, plan.fields), (0.025, vec![AccessLogField::Status, AccessLogField::Path]));
+    for (lines, said) in [
+        ("sample = \"10%\"", "access_log.sample: is given without access_log.file"),
+        ("file = \"a\"\nsample = \"110%\"", "access_log.sample: '110%' is no part: write it as \"10%\""),
+        ("file = \"a\"\nsample = \"NaN%\"", "'NaN%' is no part"),
+        ("file = \"a\"\nfields = [\"body\"]", "'body' is no field of the access log: they are time_ms, request_id"),
+        ("file = \"a\"\nfields = [\"path\", \"path\"]", "'path' is named twice"),
+        ("file = \"a\"\nfields = []", "names no field"),
+    ] {
+        let problems = with(lines).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains(said), "{problems:#?}");
+    }
+}
