@@ -6,7 +6,7 @@ use tollgate_model::Timestamp;
 
 use crate::{
     Totals, UsageTable,
-    table::{DAY, Named, Names, Sums as Part},
+    table::{DAY, Named, Names, Sums as Part, day_of},
 };
 
 const HOUR_US: u64 = 3_600_000_000;
@@ -105,10 +105,14 @@ pub struct Query {
 }
 
 impl Query {
-    /// The time by which sums are told apart.
-    fn time(&self, start: u64) -> Option<u64> {
+    /// The time by which sums are told apart; 0 for all where it is not asked for.
+    fn time(&self, start: u64) -> u64 {
         let by = |column| self.by.contains(&column);
-        if by(Column::Hour) { Some(start) } else { by(Column::Day).then(|| start - start % DAY) }
+        match (by(Column::Hour), by(Column::Day)) {
+            (true, _) => start,
+            (false, true) => day_of(start),
+            (false, false) => 0,
+        }
     }
 }
 
@@ -130,25 +134,21 @@ impl UsageTable {
     /// Old hours are kept by day: these count where their day begins, and are shown as its first hour.
     #[must_use]
     pub fn query(&self, query: &Query) -> Vec<UsageLine> {
-        let mut lines: Lines<'_> = BTreeMap::new();
-        if query.by.is_empty() {
-            lines.entry(Vec::new()).or_default();
-        }
         let groups = Groups::new(self.names(), query);
         let mut sums = Sums::new(&groups);
         let mut time = None;
         for (start, part) in self.parts(query) {
             let at = query.time(start);
             if time.replace(at).is_some_and(|before| before != at) {
-                sums.end(query, &mut lines);
-                if query.max.is_some_and(|max| lines.len() > max) {
+                sums.end();
+                if query.max.is_some_and(|max| sums.lines > max) {
                     break;
                 }
             }
             sums.add(at, part);
         }
-        sums.end(query, &mut lines);
-        lines.into_iter().flat_map(|(by, sums)| in_one_currency(by, sums)).collect()
+        sums.end();
+        lines(query, &groups, &sums.ended)
     }
 
     /// What is in the range, in the order of time: whole days where these are in it and nobody asks for hours.
@@ -158,7 +158,7 @@ impl UsageTable {
         let whole = if query.by.contains(&Column::Hour) {
             end..end
         } else {
-            let days = first.next_multiple_of(DAY)..end - end % DAY;
+            let days = first.next_multiple_of(DAY)..day_of(end);
             days.start.min(end)..days.end.clamp(days.start.min(end), end)
         };
         let (before, after) = (first..whole.start, whole.end..end);
@@ -170,88 +170,119 @@ impl UsageTable {
     }
 }
 
-/// By values, and by currency.
-type Lines<'a> = BTreeMap<Vec<String>, BTreeMap<&'a str, Totals>>;
-
 /// Which group a combination is in, and what it is called: found once for a query, not once for each hour.
 struct Groups<'a> {
-    /// By the number of the combination; none where it is of somebody else.
-    of: Vec<Option<usize>>,
-    /// Values, without those of time, and the currency.
-    list: Vec<(Vec<Arc<str>>, &'a str)>,
+    /// By the number of the combination; [`NOBODY`] where it is of somebody else.
+    of: Vec<usize>,
+    /// Values, without those of time, and the currency; in this order.
+    list: Vec<(Vec<&'a str>, &'a str)>,
 }
+
+/// No group.
+const NOBODY: usize = usize::MAX;
 
 impl<'a> Groups<'a> {
     fn new(names: &'a Names, query: &Query) -> Self {
-        let (mut known, mut list) = (BTreeMap::new(), Vec::new());
-        let of = |named: &'a Arc<Named>| {
-            if query.tenant.as_deref().is_some_and(|tenant| *tenant != **named.tenant()) {
-                return None;
-            }
-            let values: Vec<_> = query.by.iter().filter_map(|column| column.value(named).cloned()).collect();
-            let group = (values, &**named.currency());
-            Some(*known.entry(group.clone()).or_insert_with(|| {
-                list.push(group);
-                list.len() - 1
-            }))
+        let is_of = |named: &Named| query.tenant.as_deref().is_none_or(|tenant| *tenant == **named.tenant());
+        let group = |named: &'a Arc<Named>| {
+            let values: Vec<&str> = query.by.iter().filter_map(|column| column.value(named)).map(|it| &**it).collect();
+            is_of(named).then(|| (values, &**named.currency()))
         };
-        let of = names.all().iter().map(of).collect();
-        Self { of, list }
+        let groups: Vec<_> = names.all().iter().map(group).collect();
+        let mut places: BTreeMap<_, usize> = groups.iter().flatten().map(|group| (group, NOBODY)).collect();
+        places.values_mut().enumerate().for_each(|(at, place)| *place = at);
+        let of = groups.iter().map(|group| group.as_ref().map_or(NOBODY, |group| places[group])).collect();
+        Self { of, list: places.into_keys().cloned().collect() }
     }
 }
 
-/// Sums of one time.
+/// What a group had at some time.
+struct Ended {
+    time: u64,
+    group: usize,
+    totals: Totals,
+}
+
+/// Sums of one time, and of those before it.
 struct Sums<'a> {
     groups: &'a Groups<'a>,
-    time: Option<u64>,
+    time: u64,
     all: Vec<Totals>,
+    ended: Vec<Ended>,
+    /// What `ended` makes; several currencies are one.
+    lines: usize,
 }
 
 impl<'a> Sums<'a> {
     fn new(groups: &'a Groups<'a>) -> Self {
-        Self { groups, time: None, all: vec![Totals::default(); groups.list.len()] }
+        Self { groups, time: 0, all: vec![Totals::default(); groups.list.len()], ended: Vec::new(), lines: 0 }
     }
 
-    fn add(&mut self, time: Option<u64>, part: &Part) {
+    fn add(&mut self, time: u64, part: &Part) {
         self.time = time;
-        for (number, totals) in part {
-            let number = usize::try_from(*number).unwrap_or(usize::MAX);
-            if let Some(group) = self.groups.of.get(number).copied().flatten() {
-                self.all[group].add(totals);
+        for (number, totals) in part.iter() {
+            let group = usize::try_from(number).ok().and_then(|number| self.groups.of.get(number));
+            if let Some(sum) = group.and_then(|group| self.all.get_mut(*group)) {
+                sum.add(totals);
             }
         }
     }
 
-    /// Makes lines of what there is, and begins anew.
-    fn end(&mut self, query: &Query, lines: &mut Lines<'a>) {
-        let time = self.time.unwrap_or_default();
-        for (sums, (values, currency)) in self.all.iter_mut().zip(&self.groups.list) {
-            if *sums == Totals::default() {
+    /// Takes down what there is, and begins anew.
+    fn end(&mut self) {
+        let mut before = None;
+        for (group, sum) in self.all.iter_mut().enumerate() {
+            if *sum == Totals::default() {
                 continue; // whatever was used has at least one request
             }
-            let mut values = values.iter();
-            let text = |column: &Column| match column {
-                Column::Hour => instant(time),
-                Column::Day => instant(time - time % DAY),
-                _ => values.next().map(ToString::to_string).unwrap_or_default(),
-            };
-            let by = query.by.iter().map(text).collect();
-            lines.entry(by).or_default().entry(currency).or_default().add(sums);
-            *sums = Totals::default();
+            let values = &self.groups.list[group].0;
+            self.lines += usize::from(before.replace(values) != Some(values));
+            self.ended.push(Ended { time: self.time, group, totals: std::mem::take(sum) });
         }
     }
 }
 
-/// One line, if there is no more than one currency.
-fn in_one_currency(by: Vec<String>, mut sums: BTreeMap<&str, Totals>) -> Vec<UsageLine> {
-    if sums.len() < 2 || sums.len() == 2 && sums.contains_key("") {
-        let not_billed = sums.remove("").unwrap_or_default();
-        let (currency, mut totals) = sums.pop_first().unwrap_or_default();
-        totals.add(&not_billed);
-        return vec![UsageLine { by, currency: currency.to_owned(), totals }];
+/// Lines in the order of their values.
+fn lines(query: &Query, groups: &Groups<'_>, ended: &[Ended]) -> Vec<UsageLine> {
+    if ended.is_empty() && query.by.is_empty() {
+        return vec![UsageLine { by: Vec::new(), currency: String::new(), totals: Totals::default() }];
     }
-    let line = |(currency, totals): (&str, Totals)| UsageLine { by: by.clone(), currency: currency.to_owned(), totals };
-    sums.into_iter().map(line).collect()
+    let mut instants = BTreeMap::new();
+    for time in ended.iter().flat_map(|sum| [sum.time, day_of(sum.time)]) {
+        instants.entry(time).or_insert_with(|| instant(time));
+    }
+    let line = |sum: &Ended| {
+        let (values, currency) = &groups.list[sum.group];
+        let mut values = values.iter();
+        let value = |column: &Column| match column {
+            Column::Hour => &*instants[&sum.time],
+            Column::Day => &*instants[&day_of(sum.time)],
+            _ => values.next().copied().unwrap_or_default(),
+        };
+        let by: Vec<&str> = query.by.iter().map(value).collect();
+        (by, *currency, sum.totals)
+    };
+    let mut sums: Vec<_> = ended.iter().map(line).collect();
+    sums.sort_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
+    sums.chunk_by(|one, other| one.0 == other.0).flat_map(in_one_currency).collect()
+}
+
+/// One line, if there is no more than one currency.
+fn in_one_currency(sums: &[(Vec<&str>, &str, Totals)]) -> Vec<UsageLine> {
+    let line = |(by, currency, totals): &(Vec<&str>, &str, Totals)| UsageLine {
+        by: by.iter().map(ToString::to_string).collect(),
+        currency: (*currency).to_owned(),
+        totals: *totals,
+    };
+    match sums {
+        // The empty one comes first.
+        [not_billed, billed] if not_billed.1.is_empty() => {
+            let mut line = line(billed);
+            line.totals.add(&not_billed.2);
+            vec![line]
+        }
+        sums => sums.iter().map(line).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -386,7 +417,7 @@ mod tests {
                     let value = |column: &Column| match column {
                         Column::Tenant => NAMES[*of].to_owned(),
                         Column::Model => NAMES[*model].to_owned(),
-                        _ => instant(hour - hour % DAY),
+                        _ => instant(day_of(*hour)),
                     };
                     *expected.entry(by.iter().map(value).collect()).or_default() += input;
                 }
@@ -399,6 +430,64 @@ mod tests {
             let lines = table.query(&Query { by, from, to, tenant, max: None });
             let lines: BTreeMap<_, _> = lines.into_iter().map(|line| (line.by, line.totals.input_tokens)).collect();
             prop_assert_eq!(lines, expected);
+        }
+    }
+
+    fn bill(n: usize) -> Option<Bill> {
+        let (code, amount) = [("USD", Some(Money(7))), ("USD", None), ("EUR", Some(Money(9)))].get(n).copied()?;
+        Some(Bill { currency: Currency::parse(code).unwrap(), amount })
+    }
+
+    proptest! {
+        /// Beside lines that are made the plain way, in the order of their texts.
+        #[test]
+        fn lines_are_those_of_all_calls_in_order_whatever_they_are_grouped_by(
+            used in vec((0..60_u64, 0..3_usize, 0..3_usize, 0..4_usize, 1..100_u64), 0..80),
+            by in subsequence(vec![Column::Tenant, Column::Hour, Column::Model, Column::Day], 0..=4).prop_shuffle(),
+            max in 0..40_usize,
+        ) {
+            const NAMES: [&str; 3] = ["a", "b", "ab"];
+            let mut table = UsageTable::new();
+            let mut plain: BTreeMap<Vec<String>, BTreeMap<&str, Totals>> = BTreeMap::new();
+            if by.is_empty() {
+                plain.entry(Vec::new()).or_default();
+            }
+            for (hour, tenant, model, billed, input) in used {
+                let (tenant, model, bill) = (NAMES[tenant], NAMES[model], bill(billed));
+                let attribution = Attribution { tenant: tenant.into(), model: model.into(), ..Attribution::default() };
+                let usage = Usage { input_tokens: input, ..Usage::default() };
+                table.record(Timestamp(hour * HOUR_US), &attribution, &usage, bill, &mut Vec::new());
+                let value = |column: &Column| match column {
+                    Column::Tenant => tenant.to_owned(),
+                    Column::Model => model.to_owned(),
+                    Column::Hour => instant(hour),
+                    _ => instant(hour / DAY * DAY),
+                };
+                let sums = plain.entry(by.iter().map(value).collect()).or_default();
+                let sum = sums.entry(["USD", "USD", "EUR", ""][billed]).or_default();
+                sum.add(&Totals {
+                    requests: 1,
+                    input_tokens: input,
+                    cost: bill.and_then(|bill| bill.amount).unwrap_or_default(),
+                    unpriced: u64::from(billed == 1),
+                    ..Totals::default()
+                });
+            }
+            let mut expected = Vec::new();
+            for (by, mut sums) in plain {
+                if sums.len() < 2 || sums.len() == 2 && sums.contains_key("") {
+                    let not_billed = sums.remove("").unwrap_or_default();
+                    sums.entry(sums.keys().next().copied().unwrap_or_default()).or_default().add(&not_billed);
+                }
+                let line = |(currency, totals): (&str, Totals)| {
+                    UsageLine { by: by.clone(), currency: currency.to_owned(), totals }
+                };
+                expected.extend(sums.into_iter().map(line));
+            }
+            let query = Query { by, ..Query::default() };
+            prop_assert_eq!(&table.query(&query), &expected);
+            let lines = table.query(&Query { max: Some(max), ..query });
+            prop_assert!(lines.len() > max || lines == expected, "what is cut is seen to be");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What was used: sums for each hour and each combination of who, where and by what.
 
 mod names;
+mod sums;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,10 @@ use tollgate_model::{Currency, Money, Timestamp};
 use tollgate_proto::state::v1::{Attribution, Usage, UsageRow};
 
 use self::names::Name;
-pub(crate) use self::names::{Named, Names};
+pub(crate) use self::{
+    names::{Named, Names},
+    sums::Sums,
+};
 
 /// Rows that changed: key, and value or `None` for a deletion.
 pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -83,15 +87,13 @@ impl Totals {
 #[derive(Debug, Default, Clone)]
 pub struct UsageTable {
     names: Arc<Names>,
+    /// Shared with images until they are written to: only the newest is, as a rule.
     hours: BTreeMap<u64, Arc<Sums>>,
     /// By the first hour of a day, what was in its hours before they were rolled up.
     rolled: BTreeMap<u64, Arc<Sums>>,
     /// By the first hour of a day, all of it: no rows, as it follows from the others.
     days: BTreeMap<u64, Arc<Sums>>,
 }
-
-/// By the number of who and what, in [`Names`]. Shared with images until it is written to: only the newest is, as a rule.
-pub(crate) type Sums = BTreeMap<u32, Totals>;
 
 /// Hours are kept for so long: two months, with the days that both can have.
 const HOURS: u64 = 62 * DAY;
@@ -134,9 +136,9 @@ impl UsageTable {
         let number = self.number(&Name::of(attribution, bill.as_ref()));
         let (one, day) = (Totals::of_one(usage, bill), day_of(hour));
         let is_rolled = self.newest().is_some_and(|newest| hour.saturating_add(HOURS) < newest);
-        add(self.days.entry(day).or_default(), number, &one);
+        add(&mut self.days, day, number, &one);
         let (level, start, span) = if is_rolled { (&mut self.rolled, day, DAY) } else { (&mut self.hours, hour, 1) };
-        let totals = add(level.entry(start).or_default(), number, &one);
+        let totals = add(level, start, number, &one);
         changes.push(names::row(&self.names, (start, span), number, Some(&totals)));
     }
 
@@ -152,17 +154,18 @@ impl UsageTable {
         let dropped = oldest.filter(|day| day.saturating_add(DAYS) < newest && !self.has_hours(*day));
         if let Some((day, sums)) = dropped.and_then(|day| self.rolled.remove_entry(&day)) {
             self.days.remove(&day);
-            changes.extend(sums.keys().map(|number| names::row(&self.names, (day, DAY), *number, None)));
+            changes.extend(sums.iter().map(|(number, _)| names::row(&self.names, (day, DAY), number, None)));
         }
     }
 
     fn roll_up(&mut self, hour: u64, sums: &Sums, changes: &mut Changes) {
         let day = day_of(hour);
         let rolled = self.rolled.entry(day).or_default();
-        for (number, totals) in sums {
-            let all = add(rolled, *number, totals);
-            changes.push(names::row(&self.names, (hour, 1), *number, None));
-            changes.push(names::row(&self.names, (day, DAY), *number, Some(&all)));
+        let all_of_day = Arc::make_mut(rolled);
+        for (number, totals) in sums.iter() {
+            let all = all_of_day.add(number, totals);
+            changes.push(names::row(&self.names, (hour, 1), number, None));
+            changes.push(names::row(&self.names, (day, DAY), number, Some(&all)));
         }
         let whole = Arc::clone(rolled);
         if !self.has_hours(day) {
@@ -219,7 +222,7 @@ impl UsageTable {
         let starts: BTreeSet<u64> = hours.keys().chain(rolled.keys()).copied().collect();
         starts.into_iter().flat_map(move |start| {
             let of = |sums: Option<&Arc<Sums>>, span: u64| -> Vec<_> {
-                let row = |(number, totals): (&u32, &Totals)| names::row(&names, (start, span), *number, Some(totals));
+                let row = |(number, totals): (u32, &Totals)| names::row(&names, (start, span), number, Some(totals));
                 sums.into_iter().flat_map(|sums| sums.iter()).map(row).collect()
             };
             let all = of(hours.get(&start), 1).into_iter().chain(of(rolled.get(&start), DAY));
@@ -245,23 +248,22 @@ impl UsageTable {
                 row.as_ref().and_then(|row| Some((row.hour, row.hours, names::totals(row)?, Name::of_row(row))));
             let (start, span, totals, name) = found.ok_or(RestoreError::Value { key: row_key })?;
             let number = table.number(&name);
-            let sums = if span == DAY { &mut table.rolled } else { &mut table.hours };
-            add(sums.entry(start).or_default(), number, &totals);
-            add(table.days.entry(day_of(start)).or_default(), number, &totals);
+            let level = if span == DAY { &mut table.rolled } else { &mut table.hours };
+            add(level, start, number, &totals);
+            add(&mut table.days, day_of(start), number, &totals);
         }
         Ok(table)
     }
 }
 
-const fn day_of(hour: u64) -> u64 {
+/// The first hour of its day.
+pub(crate) const fn day_of(hour: u64) -> u64 {
     hour - hour % DAY
 }
 
-/// Adds to one of the sums; what it is now.
-fn add(sums: &mut Arc<Sums>, number: u32, more: &Totals) -> Totals {
-    let totals = Arc::make_mut(sums).entry(number).or_default();
-    totals.add(more);
-    *totals
+/// Adds to one of the sums of a time; what it is now.
+fn add(level: &mut BTreeMap<u64, Arc<Sums>>, start: u64, number: u32, more: &Totals) -> Totals {
+    Arc::make_mut(level.entry(start).or_default()).add(number, more)
 }
 
 #[cfg(test)]
@@ -317,8 +319,8 @@ mod tests {
         assert_eq!(used(HOURS + 2, 99), (24, 1, 25));
         assert_eq!(used(0, 1), (24, 1, 25), "what comes late is in its day");
         assert_eq!(used(HOURS + DAY, 99), (3, 1, 4));
-        let rolled = table.rolled[&0].values().next().unwrap().requests;
-        assert_eq!((rolled, table.days[&0].values().next().unwrap().requests), (25, 25));
+        let rolled = table.rolled[&0].iter().next().unwrap().1.requests;
+        assert_eq!((rolled, table.days[&0].iter().next().unwrap().1.requests), (25, 25));
         let mut changes = Changes::new();
         table.record(Timestamp((DAYS + 1) * HOUR_US), &attribution("acme", "m"), &tokens(1, 0), None, &mut changes);
         (0..9).for_each(|_| table.tend(&mut changes));
@@ -331,7 +333,7 @@ mod tests {
         for _ in 0..2 {
             table.record(Timestamp(0), &attribution("a", "m"), &tokens(u64::MAX, 1), None, &mut Changes::new());
         }
-        assert_eq!(table.hours()[&0].values().next().unwrap().input_tokens, u64::MAX);
+        assert_eq!(table.hours()[&0].iter().next().unwrap().1.input_tokens, u64::MAX);
     }
 
     #[test]
@@ -372,7 +374,7 @@ mod tests {
             prop_assert_eq!(&rows, &store.into_iter().collect::<Vec<_>>());
             let restored = UsageTable::restore(rows.iter().cloned().map(Ok::<_, Infallible>)).unwrap();
             let days = |table: &UsageTable| -> Vec<_> {
-                let of = |(number, totals): (&u32, &Totals)| names::row(&table.names, (0, 1), *number, Some(totals));
+                let of = |(number, totals): (u32, &Totals)| names::row(&table.names, (0, 1), number, Some(totals));
                 let day = |(day, sums): (&u64, &Arc<Sums>)| {
                     let mut sums: Vec<_> = sums.iter().map(of).collect();
                     sums.sort();

@@ -80,7 +80,7 @@ async fn load(cluster: &Cluster, from: usize, count: usize) -> JoinSet<()> {
     calls
 }
 
-async fn verify(cluster: &Cluster, node: u64) -> anyhow::Result<Run> {
+pub(crate) async fn verify(cluster: &Cluster, node: u64) -> anyhow::Result<Run> {
     cluster.cli_of(node).run(&["ledger", "verify", "-o", "json"]).await
 }
 
@@ -94,7 +94,7 @@ pub(crate) async fn whole(cluster: &Cluster, node: u64) -> anyhow::Result<Value>
     .await
 }
 
-fn segments(cluster: &Cluster, node: u64) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn segments(cluster: &Cluster, node: u64) -> BTreeMap<PathBuf, Vec<u8>> {
     let dir =
         cluster.nodes.iter().find(|it| it.id == node).expect("the test knows its nodes").data_dir().join("ledger");
     let entries = fs::read_dir(&dir).into_iter().flatten().flatten();

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod alerts;
+mod archive;
 mod bad_days;
 mod bad_input;
 mod calls;

@@ -6,7 +6,9 @@ use http::{HeaderName, HeaderValue};
 use tollgate_proto::v1;
 
 use super::{context::Context, text};
-use crate::{Field, HeaderEdit, PathMatch, PathRewrite, RedirectTo, Rewrite, RouteAction, RouteMatch, Template};
+use crate::{
+    Field, HeaderEdit, PathMatch, PathRewrite, RedirectTo, Rewrite, RouteAction, RouteMatch, Template, percent_decode,
+};
 
 /// A template is a path with a few groups in it.
 const MAX_TEMPLATE_BYTES: usize = 1024;
@@ -134,9 +136,14 @@ fn template(text: &str, pattern: &regex::Regex) -> Result<Template, String> {
     if !template.may_begin_with('/') {
         return Err("must begin with `/`, or with a group".to_owned());
     }
-    let wrong = |c: &char| !c.is_ascii_graphic() || matches!(c, '?' | '#' | '\\');
+    let wrong = |c: &char| !c.is_ascii_graphic() || matches!(c, '?' | '#' | '\\' | '<' | '>' | '`');
     if let Some(wrong) = template.texts().flat_map(str::chars).find(wrong) {
         return Err(format!("holds {wrong:?}, which no path has: percent-encode it"));
+    }
+    // Whatever the groups are: a request whose pattern makes one is refused.
+    let is_dots = |segment: &str| matches!(&*percent_decode(segment), b"." | b"..");
+    if template.example().split('/').any(is_dots) {
+        return Err("has `.` or `..` as a segment, with which every request would be refused: leave it out".to_owned());
     }
     Ok(template)
 }

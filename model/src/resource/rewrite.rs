@@ -132,6 +132,11 @@ impl Template {
         })
     }
 
+    /// With a letter for each group, so that a segment that has one is seen to be more than its text.
+    pub(crate) fn example(&self) -> String {
+        self.0.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "x" }).collect()
+    }
+
     /// Whether it can begin with this character.
     pub(crate) fn may_begin_with(&self, first: char) -> bool {
         match self.0.first() {

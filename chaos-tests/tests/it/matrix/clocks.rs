@@ -22,7 +22,12 @@ const DAY: i64 = 24 * HOUR;
 
 /// A cluster each of whose nodes has a clock of its own, right at first and not yet ready.
 pub(crate) fn with_clocks() -> anyhow::Result<(Cluster, Vec<SkewedClock>)> {
-    let mut cluster = Cluster::prepare(&Plan::default())?;
+    with_clocks_on(&Plan::default())
+}
+
+/// The same by a plan.
+pub(crate) fn with_clocks_on(plan: &Plan) -> anyhow::Result<(Cluster, Vec<SkewedClock>)> {
+    let mut cluster = Cluster::prepare(plan)?;
     let mut clocks = Vec::new();
     for node in &mut cluster.nodes {
         let clock = SkewedClock::build()?;

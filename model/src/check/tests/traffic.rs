@@ -24,6 +24,10 @@ fn a_rewrite_means_what_it_says() {
     assert!(matches!(given.path, Some(PathRewrite::Prefix(prefix)) if prefix == "/x"));
     let root = traffic("{backends: [{service: a}], match: [{path: {prefix: /a}}], rewrite: {prefix: /}}").rewrite;
     assert!(matches!(root.unwrap().path, Some(PathRewrite::Prefix(prefix)) if prefix.is_empty()));
+    for to in ["/.well-known/$1", "/..$1", "/$1..", "/...", "/.$1./x"] {
+        let regex = format!("{{backends: [{{service: a}}], rewrite: {{regex: {{pattern: '/(.*)', to: '{to}'}}}}}}");
+        assert!(matches!(traffic(&regex).rewrite.unwrap().path, Some(PathRewrite::Regex { .. })), "{to}");
+    }
 }
 
 #[test]
@@ -49,6 +53,16 @@ fn every_wrong_rewrite_is_told() {
         ("rewrite: {regex: {pattern: '/(.*)', to: '/$'}}", "spec.rewrite.regex.to: has a `$` without a group"),
         ("rewrite: {regex: {pattern: '/(.*)', to: 'x$1'}}", "spec.rewrite.regex.to: must begin with `/`"),
         ("rewrite: {regex: {pattern: '/(.*)', to: '/a b$1'}}", "spec.rewrite.regex.to: holds ' '"),
+        ("rewrite: {regex: {pattern: '/(.*)', to: '/<$1>'}}", "spec.rewrite.regex.to: holds '<'"),
+        ("rewrite: {regex: {pattern: '/(.*)', to: '/$1>'}}", "spec.rewrite.regex.to: holds '>'"),
+        ("rewrite: {regex: {pattern: '/(.*)', to: '/`$1'}}", "spec.rewrite.regex.to: holds '`'"),
+        (r#"rewrite: {regex: {pattern: '/(.*)', to: "/\u0001$1"}}"#, r"spec.rewrite.regex.to: holds '\u{1}'"),
+        (r#"rewrite: {regex: {pattern: '/(.*)', to: "/\x7f$1"}}"#, r"spec.rewrite.regex.to: holds '\u{7f}'"),
+        ("rewrite: {regex: {pattern: '/(.*)', to: '/a/../$1'}}", "spec.rewrite.regex.to: has `.` or `..` as a segment"),
+        ("rewrite: {regex: {pattern: '/(.*)', to: '/./$1'}}", "spec.rewrite.regex.to: has `.` or `..` as a segment"),
+        ("rewrite: {regex: {pattern: '/(.*)', to: '/$1/..'}}", "spec.rewrite.regex.to: has `.` or `..` as a segment"),
+        ("rewrite: {regex: {pattern: '(.*)', to: '$1/.'}}", "spec.rewrite.regex.to: has `.` or `..` as a segment"),
+        ("rewrite: {regex: {pattern: '/(.*)', to: '/%2E./$1'}}", "spec.rewrite.regex.to: has `.` or `..` as a segment"),
     ]);
     each_is_wrong(
         "Route",

@@ -1,0 +1,39 @@
+//! Sums of some hours, each of one combination of who and what.
+
+use std::collections::HashMap;
+
+use super::Totals;
+
+/// Sums by the number of who and what, in [`super::Names`]. They lie side by side in the order in which they came, as a query reads
+/// all of them: of a month that is millions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sums {
+    numbers: Vec<u32>,
+    totals: Vec<Totals>,
+    /// Where each number is in the others. Never iterated.
+    places: HashMap<u32, u32>,
+}
+
+impl Sums {
+    /// Adds to one of them; what it is now.
+    pub(super) fn add(&mut self, number: u32, more: &Totals) -> Totals {
+        let next = u32::try_from(self.totals.len()).expect("there are no more sums than numbers");
+        let place = *self.places.entry(number).or_insert(next);
+        if place == next {
+            self.numbers.push(number);
+            self.totals.push(Totals::default());
+        }
+        let totals = &mut self.totals[usize::try_from(place).expect("a place is small")];
+        totals.add(more);
+        *totals
+    }
+
+    /// All of them, in no order that means anything.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Totals)> {
+        self.numbers.iter().copied().zip(&self.totals)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.totals.len()
+    }
+}
