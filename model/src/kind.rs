@@ -21,16 +21,34 @@ pub enum Kind {
     Limit,
     /// What it costs.
     Price,
+    /// What clients over TLS are served.
+    Certificate,
 }
 
 impl Kind {
     /// Every kind, in the order of the contract.
-    pub const ALL: [Self; 7] =
-        [Self::Service, Self::Provider, Self::Route, Self::Tenant, Self::Consumer, Self::Limit, Self::Price];
+    pub const ALL: [Self; 8] = [
+        Self::Service,
+        Self::Provider,
+        Self::Route,
+        Self::Tenant,
+        Self::Consumer,
+        Self::Limit,
+        Self::Price,
+        Self::Certificate,
+    ];
 
     /// The order of an export: nothing comes before what it refers to.
-    pub const EXPORT_ORDER: [Self; 7] =
-        [Self::Tenant, Self::Consumer, Self::Service, Self::Provider, Self::Route, Self::Limit, Self::Price];
+    pub const EXPORT_ORDER: [Self; 8] = [
+        Self::Tenant,
+        Self::Consumer,
+        Self::Service,
+        Self::Provider,
+        Self::Route,
+        Self::Limit,
+        Self::Price,
+        Self::Certificate,
+    ];
 
     /// As it is written in `kind:`.
     #[must_use]
@@ -43,6 +61,7 @@ impl Kind {
             Self::Consumer => "Consumer",
             Self::Limit => "Limit",
             Self::Price => "Price",
+            Self::Certificate => "Certificate",
         }
     }
 
@@ -57,6 +76,7 @@ impl Kind {
             Self::Consumer => "consumer",
             Self::Limit => "limit",
             Self::Price => "price",
+            Self::Certificate => "certificate",
         }
     }
 
@@ -71,6 +91,7 @@ impl Kind {
             Self::Consumer => "consumers",
             Self::Limit => "limits",
             Self::Price => "prices",
+            Self::Certificate => "certificates",
         }
     }
 

@@ -22,6 +22,7 @@ mod problem;
 mod resource;
 pub mod secret;
 mod time;
+pub mod tls;
 mod units;
 mod view;
 mod window;
@@ -39,16 +40,17 @@ pub use network::{NetworkError, parse_network};
 pub use percent::Percent;
 pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
-    Algorithm, AnyOr, Auth, Backend, Balancing, Billing, BillingMode, Budget, Checked, CircuitBreaker, Consumer, Cors,
-    Credential, Durability, Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit, HealthCheck, HostPattern,
-    IpFilter, KEY_BYTES, KeyFailover, KeyPart, Limit, MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap,
-    OriginPattern, OutlierDetection, PathMatch, PathRewrite, Policy, Price, PriceTable, PriceTier, Protocol, Provider,
-    ProviderKey, ProviderType, Question, Rates, RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch,
-    Sent, Service, Spread, Sticky, Subject, Template, Tenant, Timeouts, TokenPolicy, Traffic, Unit, UpstreamRef,
-    ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
+    Algorithm, AnyOr, Auth, Backend, Balancing, Billing, BillingMode, Budget, Certificate, Checked, CircuitBreaker,
+    ClientAuth, Consumer, Cors, Credential, Durability, Endpoint, Failure, FailureSet, Fallback, Faults, HeaderEdit,
+    HealthCheck, HostPattern, IpFilter, KEY_BYTES, KeyFailover, KeyPart, Limit, MAX_KEY_PARTS, MAX_REWRITTEN_BYTES,
+    Mirror, Mode, ModelMap, OriginPattern, OutlierDetection, PathMatch, PathRewrite, Policy, Price, PriceTable,
+    PriceTier, Protocol, Provider, ProviderKey, ProviderType, Question, Rates, RedirectTo, Reserve, Retries, Rewrite,
+    Route, RouteAction, RouteMatch, Sent, Service, Spread, Sticky, Subject, Template, Tenant, Timeouts, TlsVersion,
+    TokenPolicy, Traffic, Unit, UpstreamRef, ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of,
+    tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};
 pub use units::{Currency, Money, Tokens, format_size, parse_size};
-pub use view::{Caller, ConfigView, key_here, keys_missing_here};
+pub use view::{Caller, Certified, ConfigView, key_here, keys_missing_here};
 pub use window::{Window, month_name};

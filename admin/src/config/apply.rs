@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, str::FromStr};
 
 use bytes::Bytes;
 use prost::Message;
-use tollgate_model::{Kind, LogIndex, Problems, catalog::without_version, keys_missing_here, kind_and_name};
+use tollgate_model::{
+    Kind, LogIndex, Problems, catalog::without_version, keys_missing_here, kind_and_name, tls::ended,
+};
 use tollgate_proto::{
     admin::v1::{
         ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, DiffResponse, Problem, ResourceChange,
@@ -75,9 +77,16 @@ impl Config {
         answer(index, strictly(outcome, &change)?, call)
     }
 
-    /// What this node can't do with resources that are accepted: the keys that it should have, and does not.
+    /// What this node can't do with resources that are accepted: the keys that it should have, and does not; and certificates
+    /// that no client will take.
     async fn warnings(&self, resources: Vec<Resource>) -> Result<Vec<Warning>, Status> {
-        let missing = move || resources.iter().flat_map(keys_missing_here).collect::<Vec<_>>();
+        let now = self.backplane.now();
+        let wrong = move |resource: &Resource| {
+            let mut found = keys_missing_here(resource);
+            found.extend(ended(resource, now));
+            found
+        };
+        let missing = move || resources.iter().flat_map(wrong).collect::<Vec<_>>();
         let missing = tokio::task::spawn_blocking(missing).await;
         let missing = missing.map_err(|_| Status::internal("the keys of this node can't be looked at"))?;
         let node = self.backplane.node().0;
@@ -170,7 +179,7 @@ fn strictly(outcome: ConfigOutcome, change: &ConfigChange) -> Result<ConfigOutco
 }
 
 fn has_keys(resource: &Resource) -> bool {
-    kind_and_name(resource).is_some_and(|(kind, _)| matches!(kind, Kind::Provider | Kind::Tenant))
+    kind_and_name(resource).is_some_and(|(kind, _)| matches!(kind, Kind::Provider | Kind::Tenant | Kind::Certificate))
 }
 
 /// What would be done has no version yet.

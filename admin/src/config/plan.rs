@@ -142,6 +142,7 @@ pub(super) fn identity(resource: &Resource) -> Option<(Kind, Option<&Metadata>)>
         resource::Kind::Consumer(it) => (Kind::Consumer, it.metadata.as_ref()),
         resource::Kind::Limit(it) => (Kind::Limit, it.metadata.as_ref()),
         resource::Kind::Price(it) => (Kind::Price, it.metadata.as_ref()),
+        resource::Kind::Certificate(it) => (Kind::Certificate, it.metadata.as_ref()),
     })
 }
 

@@ -42,7 +42,7 @@ use crate::{
 pub struct Catalog {
     version: LogIndex,
     /// One map for each of [`Kind::ALL`].
-    kinds: [Arc<Resources>; 7],
+    kinds: [Arc<Resources>; 8],
     /// Who has which credential. Derived.
     hashes: Arc<BTreeMap<String, Name>>,
 }
@@ -177,6 +177,7 @@ fn slot(kind: Kind) -> usize {
         Kind::Consumer => 4,
         Kind::Limit => 5,
         Kind::Price => 6,
+        Kind::Certificate => 7,
     }
 }
 

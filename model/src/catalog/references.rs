@@ -53,7 +53,7 @@ pub(super) fn references(resource: &v1::Resource, found: &mut dyn FnMut(&Field<'
                 each(&it.tenants, &at.field("tenants"), Kind::Tenant, found);
             }
         }
-        Some(Raw::Service(_) | Raw::Provider(_) | Raw::Tenant(_)) | None => {}
+        Some(Raw::Service(_) | Raw::Provider(_) | Raw::Tenant(_) | Raw::Certificate(_)) | None => {}
     }
 }
 

@@ -101,6 +101,7 @@ fn kind_byte(kind: Kind) -> u8 {
         Kind::Consumer => 5,
         Kind::Limit => 6,
         Kind::Price => 7,
+        Kind::Certificate => 8,
     }
 }
 

@@ -81,6 +81,12 @@ impl Context {
         self.problems.or(value)
     }
 
+    /// The problems: something without which there is no resource was wrong.
+    pub(super) fn refuse<T>(self) -> Result<T, Problems> {
+        debug_assert!(!self.problems.is_empty(), "told by whoever found it");
+        Err(self.problems)
+    }
+
     /// The value, or `None` and a problem.
     pub(super) fn keep<T>(&mut self, at: &Field<'_>, result: Result<T, impl Display>) -> Option<T> {
         result.map_err(|message| self.add(at, message)).ok()

@@ -7,6 +7,7 @@
 //! Not here: what a resource refers to ([`crate::catalog`] knows what there is).
 
 mod budget;
+mod certificate;
 mod context;
 mod limit;
 mod payer;
@@ -52,6 +53,7 @@ pub fn check(resource: &v1::Resource) -> Result<Checked, Problems> {
         Raw::Consumer(it) => payer::consumer(it),
         Raw::Limit(it) => limit::limit(it),
         Raw::Price(it) => price::price(it),
+        Raw::Certificate(it) => certificate::certificate(it),
     }
 }
 
@@ -71,6 +73,7 @@ pub(crate) fn identity(resource: &v1::Resource) -> Option<(Kind, Option<&v1::Met
         Raw::Consumer(it) => (Kind::Consumer, it.metadata.as_ref()),
         Raw::Limit(it) => (Kind::Limit, it.metadata.as_ref()),
         Raw::Price(it) => (Kind::Price, it.metadata.as_ref()),
+        Raw::Certificate(it) => (Kind::Certificate, it.metadata.as_ref()),
     })
 }
 
@@ -84,6 +87,7 @@ pub(crate) fn metadata_mut(resource: &mut v1::Resource) -> Option<&mut v1::Metad
         Raw::Consumer(it) => &mut it.metadata,
         Raw::Limit(it) => &mut it.metadata,
         Raw::Price(it) => &mut it.metadata,
+        Raw::Certificate(it) => &mut it.metadata,
     };
     Some(metadata.get_or_insert_default())
 }

@@ -1,3 +1,4 @@
+mod certificate;
 mod limit;
 mod route;
 mod traffic;

@@ -157,6 +157,15 @@ fn keys(context: &mut Context, at: &Field<'_>, given: &[v1::ProviderKey]) -> (Ve
 }
 
 pub(super) fn provider_key(context: &mut Context, at: &Field<'_>, key: &v1::ProviderKey) -> Option<ProviderKey> {
+    let place = key_place(context, at, key);
+    if !key.value.is_empty() {
+        context.keep(&at.field("value"), text::visible(&key.value, MAX_KEY_BYTES));
+    }
+    place
+}
+
+/// Where a key is that is not given itself.
+pub(super) fn key_place(context: &mut Context, at: &Field<'_>, key: &v1::ProviderKey) -> Option<ProviderKey> {
     let forms = [&key.value, &key.env, &key.file, &key.sealed];
     if forms.iter().filter(|form| !form.is_empty()).count() != 1 {
         context.add(at, "must have exactly one of `value`, `env` and `file`");
@@ -181,7 +190,6 @@ pub(super) fn provider_key(context: &mut Context, at: &Field<'_>, key: &v1::Prov
         context.keep(&at.field("sealed"), secret::parse_sealed(&key.sealed).map(|_| ()));
         return Some(ProviderKey::Sealed(key.sealed.clone()));
     }
-    context.keep(&at.field("value"), text::visible(&key.value, MAX_KEY_BYTES));
     None
 }
 

@@ -3,6 +3,7 @@
 //! Only [`crate::check()`] makes them. They hold plain text where the hot path compares text, and secrets only sealed.
 
 mod account_key;
+mod certificate;
 mod header_edit;
 mod limit;
 mod payer;
@@ -18,6 +19,7 @@ mod upstream;
 use std::sync::Arc;
 
 pub use account_key::{KEY_BYTES, KeyPart, MAX_KEY_PARTS};
+pub use certificate::{Certificate, ClientAuth, TlsVersion};
 pub use header_edit::HeaderEdit;
 pub(crate) use limit::MAX_LIMIT;
 pub use limit::{Algorithm, Durability, Limit, Mode, Reserve, Unit, WhenUnavailable};
@@ -53,6 +55,8 @@ pub enum Checked {
     Limit(Arc<Limit>),
     /// What it costs.
     Price(Arc<Price>),
+    /// What clients over TLS are served.
+    Certificate(Arc<Certificate>),
 }
 
 impl Checked {
@@ -67,6 +71,7 @@ impl Checked {
             Self::Consumer(_) => Kind::Consumer,
             Self::Limit(_) => Kind::Limit,
             Self::Price(_) => Kind::Price,
+            Self::Certificate(_) => Kind::Certificate,
         }
     }
 
@@ -81,6 +86,7 @@ impl Checked {
             Self::Consumer(it) => &it.name,
             Self::Limit(it) => &it.name,
             Self::Price(it) => &it.name,
+            Self::Certificate(it) => &it.name,
         }
     }
 }

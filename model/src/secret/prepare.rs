@@ -3,16 +3,16 @@
 use tollgate_proto::v1::{self, resource::Kind as Raw};
 
 use super::{ClusterKey, SecretError};
-use crate::{Field, Kind, Problem, Problems};
+use crate::{Field, Kind, Problem, Problems, tls::Chain};
 
 const NO_KEY: &str = "needs a cluster key: set `[cluster] key_file` in the configuration of every node";
 
-/// Replaces every plain secret: a provider key's `value` by `sealed`, a credential's `apiKey` by `hash`. A sealed text
+/// Replaces every plain secret: a key's `value` by `sealed`, a credential's `apiKey` by `hash`. A sealed text
 /// of `current` is kept where it opens to the same value, so that nothing changes when nothing changed.
 ///
 /// # Errors
 /// A secret without a cluster key; a sealed secret or a hash of another cluster; a plain secret beside another form of
-/// it.
+/// it; a certificate's key that is another one's.
 pub fn prepare(
     resource: &v1::Resource,
     key: Option<&ClusterKey>,
@@ -46,6 +46,17 @@ pub fn prepare(
             }
             (Kind::Tenant, name_of(tenant.metadata.as_ref()))
         }
+        Some(Raw::Certificate(certificate)) => {
+            let current: Vec<_> = certificate_key(current).cloned().into_iter().collect();
+            let at = spec.field("key");
+            if let Some(spec) = &mut certificate.spec
+                && let Some(entry) = &mut spec.key
+            {
+                provider_key(entry, key, &current, &at, &mut problems);
+                fits(&spec.certificate, entry, key, &at, &mut problems);
+            }
+            (Kind::Certificate, name_of(certificate.metadata.as_ref()))
+        }
         _ => return Ok(resource),
     };
     let problem = |(field, message)| Problem { kind: Some(kind), name: name.clone(), field, message, at: None };
@@ -59,6 +70,7 @@ pub fn has_plain_secret(resource: &v1::Resource) -> bool {
         Some(Raw::Provider(it)) => it.spec.iter().flat_map(|spec| &spec.keys).any(|key| !key.value.is_empty()),
         Some(Raw::Consumer(it)) => it.spec.iter().flat_map(|spec| &spec.credentials).any(|it| !it.api_key.is_empty()),
         Some(Raw::Tenant(_)) => webhook_secret(Some(resource)).is_some_and(|secret| !secret.value.is_empty()),
+        Some(Raw::Certificate(_)) => certificate_key(Some(resource)).is_some_and(|key| !key.value.is_empty()),
         _ => false,
     }
 }
@@ -73,6 +85,9 @@ pub fn without_plain(mut resource: v1::Resource) -> v1::Resource {
         }
         Some(Raw::Tenant(it)) => {
             it.spec.iter_mut().filter_map(secret_of).for_each(|secret| secret.value.clear());
+        }
+        Some(Raw::Certificate(it)) => {
+            it.spec.iter_mut().filter_map(|spec| spec.key.as_mut()).for_each(|key| key.value.clear());
         }
         _ => {}
     }
@@ -106,6 +121,17 @@ fn provider_key(
     }
 }
 
+/// A key that was sealed before may stand beside another certificate now.
+fn fits(pem: &str, entry: &v1::ProviderKey, key: Option<&ClusterKey>, at: &Field<'_>, problems: &mut Found) {
+    let Some(Ok(plain)) = key.filter(|_| !entry.sealed.is_empty()).map(|key| key.open(&entry.sealed)) else { return };
+    // What is wrong with the certificate itself is told by the check.
+    if let Ok(chain) = Chain::parse(pem)
+        && let Err(error) = chain.with_key(&plain, None)
+    {
+        problems.push((at.field("value").to_string(), error.to_string()));
+    }
+}
+
 fn credential(entry: &mut v1::Credential, key: Option<&ClusterKey>, at: &Field<'_>, problems: &mut Found) {
     let mut wrong = |field: &str, message: String| problems.push((at.field(field).to_string(), message));
     if !entry.api_key.is_empty() {
@@ -136,6 +162,13 @@ fn provider_keys(resource: Option<&v1::Resource>) -> &[v1::ProviderKey] {
 fn webhook_secret(resource: Option<&v1::Resource>) -> Option<&v1::ProviderKey> {
     match resource?.kind.as_ref()? {
         Raw::Tenant(it) => it.spec.as_ref()?.budget.as_ref()?.webhook.as_ref()?.secret.as_ref(),
+        _ => None,
+    }
+}
+
+fn certificate_key(resource: Option<&v1::Resource>) -> Option<&v1::ProviderKey> {
+    match resource?.kind.as_ref()? {
+        Raw::Certificate(it) => it.spec.as_ref()?.key.as_ref(),
         _ => None,
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{ConfigView, callers::Callers, fit::other_key, keys::Keys, limits::LimitIndex};
+use super::{
+    ConfigView, callers::Callers, certificate_keys::CertificateKeys, fit::other_key, keys::Keys, limits::LimitIndex,
+};
 use crate::{
-    Catalog, Checked, Consumer, Kind, Limit, LogIndex, Name, Price, Problems, Provider, Route, Service, Tenant, check,
-    secret::ClusterKey,
+    Catalog, Certificate, Checked, Consumer, Kind, Limit, LogIndex, Name, Price, Problems, Provider, Route, Service,
+    Tenant, check, secret::ClusterKey,
 };
 
 pub(super) fn compile(
@@ -24,6 +26,7 @@ pub(super) fn compile(
     let consumers = kind(catalog, &old.consumers, &mut problems);
     let limits = kind(catalog, &old.limits, &mut problems);
     let prices = kind(catalog, &old.prices, &mut problems);
+    let certificates = kind(catalog, &old.certificates, &mut problems);
 
     let fresh = previous.is_none();
     let callers = if fresh || consumers.changed || tenants.changed || !old.callers.is_under(key) {
@@ -38,7 +41,8 @@ pub(super) fn compile(
         Arc::clone(&old.limit_index)
     };
     let keys = Keys::resolve(&providers.now, old, key, &mut problems);
-    let other_key = other_key(&consumers.now, &providers.now, key);
+    let certificate_keys = CertificateKeys::resolve(&certificates.now, old, key, &mut problems);
+    let other_key = other_key(&consumers.now, &providers.now, &certificates.now, key);
     let view = ConfigView {
         index,
         routes: routes.now,
@@ -48,8 +52,10 @@ pub(super) fn compile(
         consumers: consumers.now,
         limits: limits.now,
         prices: prices.now,
+        certificates: certificates.now,
         callers,
         keys,
+        certificate_keys,
         limit_index,
         other_key,
     };
@@ -109,4 +115,4 @@ macro_rules! compile {
     )*};
 }
 
-compile!(Service, Provider, Route, Tenant, Consumer, Limit, Price);
+compile!(Service, Provider, Route, Tenant, Consumer, Limit, Price, Certificate);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Consumer, Name, Provider, ProviderKey,
+    Certificate, Consumer, Name, Provider, ProviderKey,
     secret::{ClusterKey, parse_sealed},
 };
 
@@ -15,10 +15,13 @@ use crate::{
 pub(super) fn other_key(
     consumers: &BTreeMap<Name, Arc<Consumer>>,
     providers: &BTreeMap<Name, Arc<Provider>>,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
     key: Option<&ClusterKey>,
 ) -> Option<Arc<str>> {
     let hashes = consumers.values().flat_map(|consumer| &consumer.credentials).map(|credential| &*credential.key_id);
-    let sealed = providers.values().flat_map(|provider| &provider.keys).filter_map(|key| match key {
+    let keys = providers.values().flat_map(|provider| &provider.keys);
+    let keys = keys.chain(certificates.values().filter_map(|certificate| certificate.key.as_ref()));
+    let sealed = keys.filter_map(|key| match key {
         ProviderKey::Sealed(text) => parse_sealed(text).ok().map(|(id, _)| id),
         ProviderKey::Env(_) | ProviderKey::File(_) => None,
     });

@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeMap, env, io::Read, path::Path, sync::Arc};
 
+use rustls::sign::CertifiedKey;
 use tollgate_proto::v1::{self, resource::Kind as Raw};
 
 use super::ConfigView;
-use crate::{Kind, Name, Problem, Problems, Provider, ProviderKey, Secret, secret::ClusterKey};
+use crate::{
+    Kind, Name, Problem, Problems, Provider, ProviderKey, Secret,
+    secret::ClusterKey,
+    tls::{Chain, MAX_PEM_BYTES, PemError},
+};
 
 /// More than this is no key: it also bounds what a wrong path can do.
 const MAX_KEY_BYTES: u64 = 4096;
@@ -69,7 +74,7 @@ fn wrong(provider: &str, n: usize, field: &str, message: String) -> Problem {
     Problem { kind: Some(Kind::Provider), name: provider.to_owned(), field, message, at: None }
 }
 
-/// The keys of a provider, or of a tenant's webhook, that are to be read on each node and can't be had on this one. Reads files:
+/// The keys of a provider, of a tenant's webhook or of a certificate that are to be read on each node and can't be had on this one. Reads files:
 /// not for where blocking is harmful.
 #[must_use]
 pub fn keys_missing_here(resource: &v1::Resource) -> Problems {
@@ -91,9 +96,52 @@ pub fn keys_missing_here(resource: &v1::Resource) -> Problems {
                 problems.push(Problem { kind: Some(Kind::Tenant), name, field, message, at: None });
             }
         }
+        Some(Raw::Certificate(certificate)) => {
+            let name = certificate.metadata.as_ref().map_or("", |metadata| metadata.name.as_str()).to_owned();
+            if let Some((field, message)) = certificate.spec.as_ref().and_then(certificate_key_missing_here) {
+                let field = format!("spec.key.{field}");
+                problems.push(Problem { kind: Some(Kind::Certificate), name, field, message, at: None });
+            }
+        }
         _ => {}
     }
     problems
+}
+
+/// One that is here, and is another certificate's, is none.
+fn certificate_key_missing_here(spec: &v1::CertificateSpec) -> Option<(&'static str, String)> {
+    let raw = spec.key.as_ref()?;
+    let (field, place) = match (raw.env.as_str(), raw.file.as_str()) {
+        ("", "") => return None,
+        ("", file) => ("file", ProviderKey::File(file.into())),
+        (env, _) => ("env", ProviderKey::Env(env.to_owned())),
+    };
+    let chain = Chain::parse(&spec.certificate).ok()?;
+    Some((field, certified_here(&chain, None, &place, None).err()?))
+}
+
+/// A certificate with its key as this node has it. Reads files: not for where blocking is harmful.
+///
+/// # Errors
+/// Why it can't be had here, without the key.
+pub(super) fn certified_here(
+    chain: &Chain,
+    staple: Option<Vec<u8>>,
+    place: &ProviderKey,
+    key: Option<&ClusterKey>,
+) -> Result<(Secret<String>, CertifiedKey), String> {
+    let text = match place {
+        ProviderKey::Sealed(sealed) => open(sealed, key),
+        ProviderKey::Env(name) => env_text(name),
+        ProviderKey::File(path) => file_text(path, MAX_PEM_BYTES as u64),
+    }?;
+    let certified = chain.with_key(&text, staple);
+    let of_node = |error: PemError| match place {
+        ProviderKey::Sealed(_) => error.to_string(),
+        ProviderKey::Env(name) => format!("the environment variable {name} of this node {error}"),
+        ProviderKey::File(path) => format!("the file {} of this node {error}", path.display()),
+    };
+    Ok((text, certified.map_err(of_node)?))
 }
 
 /// By which field, and why.
@@ -112,28 +160,35 @@ fn open(sealed: &str, key: Option<&ClusterKey>) -> Result<Secret<String>, String
 }
 
 fn from_env(name: &str) -> Result<Secret<String>, String> {
+    plain(&env_text(name)?).map_err(|what| format!("the environment variable {name} of this node {what}"))
+}
+
+fn env_text(name: &str) -> Result<Secret<String>, String> {
     match env::var(name) {
-        Ok(value) => plain(value).map_err(|what| format!("the environment variable {name} of this node {what}")),
+        Ok(value) => Ok(Secret::new(value)),
         Err(_) => Err(format!("the environment variable {name} is not set on this node")),
     }
 }
 
 fn from_file(path: &Path) -> Result<Secret<String>, String> {
+    plain(&file_text(path, MAX_KEY_BYTES)?).map_err(|what| format!("the file {} of this node {what}", path.display()))
+}
+
+fn file_text(path: &Path, most: u64) -> Result<Secret<String>, String> {
     // A pipe would be waited for, perhaps for ever.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(format!("{} of this node is no file", path.display()));
     }
     let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_KEY_BYTES + 1).read_to_string(&mut text));
+    let read = std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
     match read {
-        Ok(_) => plain(text).map_err(|what| format!("the file {} of this node {what}", path.display())),
+        Ok(_) => Ok(Secret::new(text)),
         Err(error) => Err(format!("cannot read {} on this node: {error}", path.display())),
     }
 }
 
 /// What can stand in a header, without the line's end that editors leave.
-fn plain(text: String) -> Result<Secret<String>, &'static str> {
-    let text = Secret::new(text);
+fn plain(text: &Secret<String>) -> Result<Secret<String>, &'static str> {
     let key = text.expose().trim();
     if key.is_empty() {
         return Err("is empty");

@@ -5,6 +5,7 @@
 //! to be still the same by its address.
 
 mod callers;
+mod certificate_keys;
 mod compile;
 mod fit;
 mod keys;
@@ -15,12 +16,13 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use callers::Caller;
+pub use certificate_keys::Certified;
 pub use keys::{key_here, keys_missing_here};
 
-use self::{callers::Callers, keys::Keys, limits::LimitIndex};
+use self::{callers::Callers, certificate_keys::CertificateKeys, keys::Keys, limits::LimitIndex};
 use crate::{
-    Catalog, Consumer, Limit, LogIndex, Name, Price, Problems, Provider, Route, Secret, Service, Subject, Tenant,
-    Timestamp, secret::ClusterKey,
+    Catalog, Certificate, Consumer, Limit, LogIndex, Name, Price, Problems, Provider, Route, Secret, Service, Subject,
+    Tenant, Timestamp, secret::ClusterKey,
 };
 
 /// Everything that a request can meet.
@@ -43,8 +45,11 @@ pub struct ConfigView {
     pub limits: BTreeMap<Name, Arc<Limit>>,
     /// By name.
     pub prices: BTreeMap<Name, Arc<Price>>,
+    /// By name.
+    pub certificates: BTreeMap<Name, Arc<Certificate>>,
     callers: Arc<Callers>,
     keys: Keys,
+    certificate_keys: CertificateKeys,
     limit_index: Arc<LimitIndex>,
     other_key: Option<Arc<str>>,
 }
@@ -85,6 +90,13 @@ impl ConfigView {
     #[must_use]
     pub fn provider_key(&self, provider: &str, n: usize) -> Option<&Secret<String>> {
         self.keys.get(provider, n)
+    }
+
+    /// A certificate with its key, ready to be served: opened, or read from where it said, when this was compiled. The same one
+    /// as long as neither has changed.
+    #[must_use]
+    pub fn certified(&self, certificate: &str) -> Option<&Arc<Certified>> {
+        self.certificate_keys.get(certificate)
     }
 
     /// Whether a limit asks for a header that may hold a credential: those are removed before limits are met.

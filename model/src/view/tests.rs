@@ -4,7 +4,7 @@ use tollgate_proto::{
 };
 
 use super::*;
-use crate::{check::tests::resource, secret};
+use crate::{Kind, check::tests::resource, secret};
 
 fn apply(catalog: &mut Catalog, at: u64, key: &ClusterKey, texts: &[&str]) {
     let put = |text: &&str| {
@@ -231,4 +231,49 @@ fn keys_that_are_not_on_this_node_are_named() {
     let found: Vec<_> = keys_missing_here(&resource(&tenant)).iter().map(ToString::to_string).collect();
     assert!(found.len() == 1 && found[0].starts_with("tenant a: spec.budget.webhook.secret.env: "), "{found:?}");
     assert!(keys_missing_here(&resource("kind: Tenant\nmetadata: {name: a}\n")).is_empty());
+}
+
+#[test]
+fn a_certificate_is_the_same_until_it_changes_and_stays_while_a_new_key_is_not_there() {
+    let (mut catalog, key) = sample();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key.pem");
+    let made = |names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let pair = rcgen::KeyPair::generate().unwrap();
+        (rcgen::CertificateParams::new(names).unwrap().self_signed(&pair).unwrap().pem(), pair.serialize_pem())
+    };
+    let text = |pem: &str, place: &str| {
+        let pem = serde_json::to_string(pem).unwrap();
+        format!(
+            "kind: Certificate\nmetadata: {{name: a}}\nspec: {{hosts: [a.test], certificate: {pem}, key: {place}}}\n"
+        )
+    };
+    let (pem, plain) = made(&["a.test"]);
+    let value = format!("{{value: {}}}", serde_json::to_string(&plain).unwrap());
+    apply(&mut catalog, 2, &key, &[&text(&pem, &value)]);
+    let (first, problems) = ConfigView::compile(LogIndex(2), &catalog, None, Some(&key));
+    assert!(!problems.iter().any(|it| it.kind == Some(Kind::Certificate)), "{problems}");
+    let (second, _) = ConfigView::compile(LogIndex(3), &catalog, Some(&first), Some(&key));
+    assert!(Arc::ptr_eq(first.certified("a").unwrap(), second.certified("a").unwrap()));
+    assert!(ConfigView::compile(LogIndex(3), &catalog, None, None).0.certified("a").is_none(), "without a cluster key");
+
+    let (renewed, renewed_key) = made(&["a.test"]);
+    apply(&mut catalog, 4, &key, &[&text(&renewed, &format!("{{file: '{}'}}", path.display()))]);
+    for (content, says) in [(None, "cannot read"), (Some(&plain), "is not the key of the certificate")] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let (view, problems) = ConfigView::compile(LogIndex(4), &catalog, Some(&second), Some(&key));
+        let told = problems.iter().find(|it| it.kind == Some(Kind::Certificate)).unwrap();
+        assert!(told.field == "spec.key.file" && told.message.contains(says), "{told}");
+        assert!(Arc::ptr_eq(second.certified("a").unwrap(), view.certified("a").unwrap()), "the one before is served");
+        let stored = &catalog.get(Kind::Certificate, "a").unwrap().resource;
+        assert!(keys_missing_here(stored).to_string().contains(says));
+    }
+    std::fs::write(&path, &renewed_key).unwrap();
+    let (view, _) = ConfigView::compile(LogIndex(4), &catalog, Some(&second), Some(&key));
+    assert!(!Arc::ptr_eq(second.certified("a").unwrap(), view.certified("a").unwrap()));
+    let (again, _) = ConfigView::compile(LogIndex(5), &catalog, Some(&view), Some(&key));
+    assert!(Arc::ptr_eq(again.certified("a").unwrap(), view.certified("a").unwrap()), "read anew, and the same");
 }

@@ -17,6 +17,7 @@ pub(super) fn to_json(resource: &v1::Resource) -> Json {
         Raw::Consumer(it) => (Kind::Consumer, serde_json::to_value(it)),
         Raw::Limit(it) => (Kind::Limit, serde_json::to_value(it)),
         Raw::Price(it) => (Kind::Price, serde_json::to_value(it)),
+        Raw::Certificate(it) => (Kind::Certificate, serde_json::to_value(it)),
     };
     let mut json = json.expect("a message has only text for keys and no number that JSON lacks");
     if let Json::Object(fields) = &mut json {

@@ -77,6 +77,7 @@ pub(super) fn resource(kind: Kind, json: Json) -> Result<v1::Resource, serde_jso
         Kind::Consumer => Raw::Consumer(from_value(json)?),
         Kind::Limit => Raw::Limit(from_value(json)?),
         Kind::Price => Raw::Price(from_value(json)?),
+        Kind::Certificate => Raw::Certificate(from_value(json)?),
     };
     Ok(v1::Resource { kind: Some(kind) })
 }

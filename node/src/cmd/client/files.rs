@@ -276,6 +276,7 @@ pub(super) fn identity(resource: &Resource) -> (Option<Kind>, Option<&Metadata>)
         Some(resource::Kind::Consumer(it)) => (Kind::Consumer, it.metadata.as_ref()),
         Some(resource::Kind::Limit(it)) => (Kind::Limit, it.metadata.as_ref()),
         Some(resource::Kind::Price(it)) => (Kind::Price, it.metadata.as_ref()),
+        Some(resource::Kind::Certificate(it)) => (Kind::Certificate, it.metadata.as_ref()),
         None => return (None, None),
     };
     (Some(kind), metadata)
