@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::{
     metrics::OTHER,
     routing::{Plan, Table},
+    tls::Hosts,
     upstream::{ProviderUpstream, ServiceUpstream},
 };
 
@@ -26,6 +27,8 @@ pub(crate) struct Compiled {
     pub(crate) table: Arc<Table>,
     pub(crate) providers: HashMap<Name, Arc<ProviderUpstream>>,
     pub(crate) services: HashMap<Name, Arc<ServiceUpstream>>,
+    /// What clients over TLS are served.
+    pub(crate) certificates: Hosts,
     plans: HashMap<Name, Arc<Plan>>,
     /// The models that metrics may name.
     models: HashSet<String>,
@@ -45,7 +48,8 @@ impl Compiled {
         });
         let services = services.collect();
         let models = models(&view);
-        Self { table, providers, services, plans, models, prices, view }
+        let certificates = Hosts::new(&view, previous.map(|previous| &previous.certificates));
+        Self { certificates, table, providers, services, plans, models, prices, view }
     }
 
     /// A model's name as a label: itself, if the configuration names it.

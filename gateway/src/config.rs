@@ -1,12 +1,12 @@
 //! What a gateway is told at its start.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 use tollgate_model::Name;
 
-use crate::AccessLog;
+use crate::{AccessLog, FileCertificate};
 
 /// A gateway's settings, from the node's own configuration. What can change while it runs is in the `ConfigView`.
 #[derive(Debug, Clone)]
@@ -19,6 +19,9 @@ pub struct GatewayConfig {
     pub max_connections: usize,
     /// Certificate authorities for https upstreams besides the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
+    /// What clients over TLS are served that name no host, or one that no other certificate is for; they are refused where
+    /// there is none.
+    pub certificate: Option<Arc<FileCertificate>>,
     /// Where each exchange gets a line at its end.
     pub access_log: Option<AccessLog>,
 }
@@ -30,8 +33,14 @@ impl GatewayConfig {
     /// The defaults for a node in `zone`.
     #[must_use]
     pub fn new(zone: Name) -> Self {
-        let (trusted_proxies, extra_roots) = (Vec::new(), Vec::new());
-        Self { zone, trusted_proxies, max_connections: MAX_CONNECTIONS, extra_roots, access_log: None }
+        Self {
+            zone,
+            trusted_proxies: Vec::new(),
+            max_connections: MAX_CONNECTIONS,
+            extra_roots: Vec::new(),
+            certificate: None,
+            access_log: None,
+        }
     }
 
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {

@@ -37,6 +37,12 @@ impl Rejection {
         Self::new(404, code::ROUTE_NOT_FOUND, "There is no route for this host, path and method.")
     }
 
+    /// By a connection that was made to another host, where that makes a difference (RFC 9110 §15.5.20).
+    pub(crate) fn misdirected() -> Self {
+        let message = "This host asks for a client certificate: connect to it over TLS, by its own name.";
+        Self::new(421, code::MISDIRECTED_REQUEST, message)
+    }
+
     pub(crate) fn model_not_found(model: &str) -> Self {
         let model: String = model.chars().take(100).collect();
         let error = ApiError::new(404, code::MODEL_NOT_FOUND, format!("The model `{model}` does not exist here."));

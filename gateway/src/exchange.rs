@@ -23,7 +23,7 @@ use crate::{
     record::Record,
     request_id::X_REQUEST_ID,
     routing::{Asker, Facts, Found, Model, Plan},
-    service,
+    service, tls,
 };
 
 /// What one exchange knows once its route is found and its caller is let in.
@@ -213,7 +213,8 @@ type Answered = Result<(Response<ResponseBody>, Box<Record>), (Rejection, Box<Re
 async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arriving>) -> Answered {
     let (mut head, body) = request.into_parts();
     let compiled = shared.current();
-    let Routed { target, plan, matched, needs_model } = match route(&compiled, &mut head) {
+    let Routed { target, plan, matched, needs_model } = match route(&shared, &compiled, &mut head, record.connection())
+    {
         Ok(routed) => routed,
         Err(rejection) => return Err((rejection, record)),
     };
@@ -320,7 +321,12 @@ struct Routed {
 }
 
 /// Reads the target, once, and finds its route: the first that could be, and whether its model decides.
-fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<Routed, Rejection> {
+fn route(
+    shared: &Shared,
+    compiled: &Compiled,
+    head: &mut request::Parts,
+    connection: &Connection,
+) -> Result<Routed, Rejection> {
     refuse_oversize(head)?;
     // HTTP/1's framing was checked on the raw head. h2 takes equal lengths for one.
     if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
@@ -329,7 +335,8 @@ fn route(compiled: &Compiled, head: &mut request::Parts) -> Result<Routed, Rejec
     if head.method == Method::CONNECT {
         return Err(Malformed::Connect.into());
     }
-    let target = Target::read(head)?;
+    let target = Target::read(head, &connection.scheme())?;
+    refuse_misdirected(shared, compiled, target.host.name(), connection)?;
     normalize::join_cookies(&mut head.headers);
     let facts = facts(head, &target, Model::Unread);
     let found = preflighted(compiled, head, facts).unwrap_or_else(|| compiled.table.find(&facts));
@@ -429,6 +436,19 @@ fn refuse_oversize(head: &request::Parts) -> Result<(), Rejection> {
         return Err(Rejection::new(431, code::REQUEST_TOO_LARGE, "The request's headers are too large."));
     }
     Ok(())
+}
+
+/// A host that asks for clients' certificates is had only by connections that were made to it.
+fn refuse_misdirected(
+    shared: &Shared,
+    compiled: &Compiled,
+    host: &str,
+    connection: &Connection,
+) -> Result<(), Rejection> {
+    let secured = connection.secured.as_ref();
+    let of_host = compiled.certificates.find(host).cloned();
+    let of_node = || shared.config.certificate.as_ref().filter(|_| secured.is_some()).map(|it| it.served());
+    if tls::admits(of_host.or_else(of_node).as_deref(), secured) { Ok(()) } else { Err(Rejection::misdirected()) }
 }
 
 /// TRACE echoes what it is sent: an upstream's echo would show what is added on the way, and to scripts what they must

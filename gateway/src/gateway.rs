@@ -13,15 +13,16 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_billing::PriceBook;
-use tollgate_model::ConfigView;
+use tollgate_model::{ConfigView, Name, Timestamp};
 use tollgate_quota::Desk;
 
 use crate::{
-    AccessLog, Accounts, GatewayConfig,
+    AccessLog, Accounts, Entrance, GatewayConfig,
     ai::{ModelLists, Paces},
     compiled::Compiled,
     metrics::Metrics,
     service::Mirrors,
+    tls::{Expiry, Served},
     upstream::{Checkers, Figures, Pool},
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) model_lists: ModelLists,
     pub(crate) paces: Paces,
     pub(crate) in_flight: AtomicUsize,
+    /// That have not ended.
+    pub(crate) listeners: AtomicUsize,
     /// hyper's own tasks: HTTP/2 streams, upstream connections.
     pub(crate) tasks: TaskTracker,
     /// What is read of answers whose callers have left, so that it is settled at what it is. Bounded by time, each.
@@ -95,6 +98,7 @@ impl Gateway {
             model_lists,
             paces: Paces::default(),
             in_flight,
+            listeners: AtomicUsize::new(0),
             tasks,
             last_words,
             mirrors: Mirrors::new(),
@@ -105,6 +109,7 @@ impl Gateway {
         let shared = Arc::new(shared);
         shared.checkers.follow(&shared, &shared.current());
         registry.register_collector(Box::new(Figures(Arc::downgrade(&shared))));
+        registry.register_collector(Box::new(Expiry(Arc::downgrade(&shared))));
         Self { shared }
     }
 
@@ -127,7 +132,24 @@ impl Gateway {
     /// Serves a bound listener: HTTP/1.1, and HTTP/2 with prior knowledge, on the same port. Ends when
     /// `shutdown.stop` was cancelled and the last connection has ended, at the latest soon after `shutdown.abort`.
     pub fn serve(&self, listener: TcpListener, shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-        crate::listener::run(Arc::clone(&self.shared), listener, shutdown)
+        self.serve_from(listener, Entrance::default(), shutdown)
+    }
+
+    /// The same for connections that begin with something else.
+    pub fn serve_from(
+        &self,
+        listener: TcpListener,
+        entrance: Entrance,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.shared.listeners.fetch_add(1, Ordering::Relaxed);
+        crate::listener::run(Arc::clone(&self.shared), listener, entrance, shutdown)
+    }
+
+    /// The certificates that clients over TLS are served, and when each ends. The node's own is `[https]`.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<(Name, Timestamp)> {
+        self.shared.certificates().iter().map(|served| (served.name.clone(), served.ends)).collect()
     }
 
     /// Where exchanges get a line each, if anywhere.
@@ -153,5 +175,18 @@ impl Shared {
     /// The configuration for one exchange, taken once.
     pub(crate) fn current(&self) -> Arc<Compiled> {
         self.current.load_full()
+    }
+
+    /// What a client is served that names this host, or none.
+    pub(crate) fn certificate_for(&self, host: Option<&str>) -> Option<Arc<Served>> {
+        let compiled = self.current();
+        let of_host = host.and_then(|host| compiled.certificates.find(&host.to_ascii_lowercase()).cloned());
+        of_host.or_else(|| self.config.certificate.as_ref().map(|certificate| certificate.served()))
+    }
+
+    /// All that clients are served, the node's own first.
+    pub(crate) fn certificates(&self) -> Vec<Arc<Served>> {
+        let own = self.config.certificate.iter().map(|certificate| certificate.served());
+        own.chain(self.current().certificates.all().cloned()).collect()
     }
 }

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme};
+
+use tollgate_model::tls::Described;
 
 use crate::{
     listener::is_token,
@@ -13,6 +15,7 @@ use crate::{
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static X_CONSUMER: HeaderName = HeaderName::from_static("x-consumer");
 static X_TENANT: HeaderName = HeaderName::from_static("x-tenant");
@@ -132,7 +135,7 @@ fn forwarded_address(said: &[u8]) -> Option<IpAddr> {
 }
 
 /// Tells an upstream where a request came from. What an untrusted peer said about it is replaced.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, host: &Host) {
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, host: &Host, scheme: &Scheme) {
     if !trusted {
         remove_forwarded(headers);
     }
@@ -149,8 +152,18 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool
         }
     };
     set(headers, &X_FORWARDED_HOST, host.as_str());
-    set(headers, &X_FORWARDED_PROTO, "http");
+    set(headers, &X_FORWARDED_PROTO, scheme.as_str());
     set(headers, &X_REAL_IP, &peer);
+}
+
+/// Tells an upstream whose certificate was verified. What an untrusted peer says of that is gone by now; what a trusted one
+/// says stands before what we have seen of itself.
+pub(crate) fn add_client_certificate(headers: &mut HeaderMap, client: &Described) {
+    let said = headers.get_all(&X_FORWARDED_CLIENT_CERT).iter().filter_map(|value| value.to_str().ok());
+    let ours = client.forwarded();
+    let all: Vec<&str> = said.chain([ours.as_str()]).collect();
+    let all = HeaderValue::try_from(all.join(",")).expect("text from headers, and visible ASCII");
+    headers.insert(&X_FORWARDED_CLIENT_CERT, all);
 }
 
 pub(crate) fn remove_forwarded(headers: &mut HeaderMap) {
@@ -239,9 +252,9 @@ pub(crate) mod tests {
             ("forwarded", "for=9.9.9.9"),
             ("x-forwarded-port", "1"),
         ];
-        let host = Host::parse(b"a:8080").unwrap();
+        let host = Host::parse(b"a:8080", 80).unwrap();
         let mut headers = map(&said);
-        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), false, &host);
+        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), false, &host, &Scheme::HTTP);
         assert_eq!(
             headers,
             map(&[
@@ -252,7 +265,7 @@ pub(crate) mod tests {
             ])
         );
         let mut headers = map(&said);
-        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), true, &host);
+        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), true, &host, &Scheme::HTTP);
         assert_eq!(
             (&headers["x-forwarded-for"], &headers["x-forwarded-proto"]),
             (&HeaderValue::from_static("9.9.9.9, 10.0.0.1"), &HeaderValue::from_static("https"))

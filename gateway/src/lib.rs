@@ -32,6 +32,7 @@ mod retry;
 mod routing;
 mod service;
 mod timer;
+mod tls;
 mod tracked;
 mod upstream;
 
@@ -39,4 +40,6 @@ pub use access_log::{AccessLog, Field as AccessLogField};
 pub use accounts::Accounts;
 pub use config::GatewayConfig;
 pub use gateway::{Gateway, Shutdown};
+pub use listener::Entrance;
 pub use routing::{Asked, Matcher};
+pub use tls::{FileCertificate, TlsFileError, TlsFiles};

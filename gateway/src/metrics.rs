@@ -70,6 +70,8 @@ pub(crate) struct Metrics {
     pub(crate) false_refusals: Family<LimitLabels, Counter>,
     pub(crate) faults: Family<FaultLabels, Counter>,
     pub(crate) mirrored: Family<MirrorLabels, Counter>,
+    pub(crate) handshakes: Family<HandshakeLabels, Counter>,
+    pub(crate) proxy_headers_refused: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,6 +140,12 @@ pub(crate) struct MirrorLabels {
     pub(crate) result: &'static str,
 }
 
+/// How a handshake ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct HandshakeLabels {
+    pub(crate) result: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProviderLabels {
     pub(crate) provider: String,
@@ -169,6 +177,8 @@ impl Metrics {
             false_refusals: Family::default(),
             faults: Family::default(),
             mirrored: Family::default(),
+            handshakes: Family::default(),
+            proxy_headers_refused: Counter::default(),
         };
         metrics.describe(registry);
         metrics
@@ -212,6 +222,10 @@ impl Metrics {
         registry.register("http_faults_injected", help, self.faults.clone());
         let help = "Copies of requests, by what became of them";
         registry.register("http_mirrored_requests", help, self.mirrored.clone());
+        let help = "TLS handshakes with clients, by how they ended";
+        registry.register("tls_handshakes", help, self.handshakes.clone());
+        let help = "Connections of trusted proxies that did not begin with a good PROXY header";
+        registry.register("proxy_headers_refused", help, self.proxy_headers_refused.clone());
         for by in [CUT_BY_LIMIT, CUT_BY_CALLER, CUT_BY_TIME, CUT_BY_ISOLATION] {
             drop(self.streams_cut.get_or_create(&ByLabels { by })); // from the start, so that its first is seen as a rise
         }
@@ -225,6 +239,11 @@ impl Metrics {
     /// A copy of a request has ended, or was not made.
     pub(crate) fn mirrored(&self, route: &str, result: &'static str) {
         self.mirrored.get_or_create(&MirrorLabels { route: route.to_owned(), result }).inc();
+    }
+
+    /// A client's handshake has ended.
+    pub(crate) fn handshake(&self, result: &'static str) {
+        self.handshakes.get_or_create(&HandshakeLabels { result }).inc();
     }
 
     /// A stream ended early.

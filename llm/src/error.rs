@@ -23,6 +23,8 @@ pub mod code {
     pub const REQUEST_TIMEOUT: &str = "request_timeout";
     /// 413, 431: body or headers over the limit.
     pub const REQUEST_TOO_LARGE: &str = "request_too_large";
+    /// 421: this host is not served by connections that were made to another one.
+    pub const MISDIRECTED_REQUEST: &str = "misdirected_request";
     /// 429: a limit.
     pub const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
     /// 429: no credit left.

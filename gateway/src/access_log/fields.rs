@@ -30,6 +30,10 @@ pub enum Field {
     Status,
     /// The code of the gateway's own refusal.
     Error,
+    /// The certificate that the connection was secured with.
+    Tls,
+    /// The subject of the certificate that the client has shown.
+    ClientCertificate,
     /// The route that took it.
     Route,
     /// Whose consumer called.
@@ -58,7 +62,7 @@ pub enum Field {
 
 impl Field {
     /// All of them, in the order of a line that nobody chose the fields of.
-    pub const ALL: [Field; 19] = [
+    pub const ALL: [Field; 21] = [
         Field::TimeMs,
         Field::RequestId,
         Field::Peer,
@@ -66,6 +70,8 @@ impl Field {
         Field::Path,
         Field::Status,
         Field::Error,
+        Field::Tls,
+        Field::ClientCertificate,
         Field::Route,
         Field::Tenant,
         Field::Consumer,
@@ -91,6 +97,8 @@ impl Field {
             Field::Path => "path",
             Field::Status => "status",
             Field::Error => "error",
+            Field::Tls => "tls",
+            Field::ClientCertificate => "client_certificate",
             Field::Route => "route",
             Field::Tenant => "tenant",
             Field::Consumer => "consumer",
@@ -127,7 +135,7 @@ pub(super) fn line(record: &Record, fields: &[Field]) -> Vec<u8> {
 fn write(record: &Record, fields: &[Field], line: &mut Vec<u8>) -> serde_json::Result<()> {
     let mut serializer = Serializer::new(io::Write::by_ref(line));
     let mut map = serializer.serialize_map(None)?;
-    let caller = record.caller.as_ref();
+    let (caller, connection) = (record.caller.as_ref(), record.connection());
     for field in fields {
         let mut text = |value: Option<&str>| match value {
             Some(value) => map.serialize_entry(field.name(), value),
@@ -135,10 +143,12 @@ fn write(record: &Record, fields: &[Field], line: &mut Vec<u8>) -> serde_json::R
         };
         match field {
             Field::RequestId => text(Some(record.request_id.as_str()))?,
-            Field::Peer => map.serialize_entry(field.name(), &record.connection().peer)?,
+            Field::Peer => map.serialize_entry(field.name(), &connection.peer)?,
             Field::Method => text(Some(record.method.as_str()))?,
             Field::Path => text(Some(&record.path))?,
             Field::Error => text(record.error)?,
+            Field::Tls => text(connection.secured.as_ref().map(|it| it.served.name.as_str()))?,
+            Field::ClientCertificate => text(connection.client().map(|client| client.subject.as_str()))?,
             Field::Route => text(record.route.as_deref())?,
             Field::Tenant => text(caller.map(|caller| caller.tenant.name.as_str()))?,
             Field::Consumer => text(caller.map(|caller| caller.consumer.name.as_str()))?,

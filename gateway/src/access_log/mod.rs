@@ -87,6 +87,8 @@ pub(crate) fn write(record: &Record, log: Option<&AccessLog>) {
         path = record.path,
         status = record.status,
         error = record.error,
+        tls = record.connection().secured.as_ref().map(|it| it.served.name.as_str()),
+        client_certificate = record.connection().client().map(|client| client.subject.as_str()),
         route = record.route.as_deref(),
         tenant = record.caller.as_ref().map(|caller| caller.tenant.name.as_str()),
         consumer = record.caller.as_ref().map(|caller| caller.consumer.name.as_str()),

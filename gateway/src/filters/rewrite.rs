@@ -80,14 +80,14 @@ pub(crate) fn location(to: &RedirectTo, target: &Target, matched: &PathMatch) ->
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Request, uri::Scheme};
     use tollgate_model::{Checked, check, yaml};
 
     use super::*;
 
     fn target(path: &str) -> Target {
         let request = Request::builder().uri(path).header("host", "a.example:8080").body(()).unwrap();
-        Target::read(&request.into_parts().0).unwrap()
+        Target::read(&request.into_parts().0, &Scheme::HTTP).unwrap()
     }
 
     fn prefix(text: &str) -> PathMatch {

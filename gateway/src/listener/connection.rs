@@ -8,7 +8,11 @@ use std::{
     },
 };
 
+use http::uri::Scheme;
+use tollgate_model::tls::Described;
+
 use super::refusal::Refusal;
+use crate::tls::Secured;
 
 /// One client connection, shared by its socket and its exchanges.
 ///
@@ -16,6 +20,8 @@ use super::refusal::Refusal;
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
+    /// What TLS says of it; nothing where it is in clear text.
+    pub(crate) secured: Option<Secured>,
     heads: AtomicU64,
     taken: AtomicU64,
     answered: AtomicU64,
@@ -33,16 +39,27 @@ pub(crate) struct Refused {
 }
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr) -> Self {
+    pub(crate) fn new(peer: SocketAddr, secured: Option<Secured>) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             peer,
+            secured,
             heads: zero(),
             taken: zero(),
             answered: zero(),
             refused: OnceLock::new(),
             in_body: AtomicBool::new(false),
         }
+    }
+
+    /// As in a URI.
+    pub(crate) fn scheme(&self) -> Scheme {
+        if self.secured.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
+    /// Whose certificate was verified, if one was given.
+    pub(crate) fn client(&self) -> Option<&Described> {
+        self.secured.as_ref()?.client.as_ref()
     }
 
     pub(super) fn heads_passed(&self, heads: u64) {

@@ -4,61 +4,78 @@
 //! (`http1`, `http2`).
 
 mod connection;
+mod entrance;
 mod frames;
 mod framing;
 mod head;
 mod http1;
 mod http2;
 mod inspect;
+mod proxy;
 mod refusal;
 mod serve;
 mod socket;
 
-use std::{io, sync::Arc, time::Duration};
-
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::sleep,
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
+
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 pub(crate) use connection::Connection;
+use entrance::Door;
+pub use entrance::Entrance;
 pub(crate) use head::is_token;
 pub(crate) use inspect::MAX_HEAD_BYTES;
 pub(crate) use refusal::{Malformed, Refusal};
 
-use crate::gateway::{Shared, Shutdown};
+use crate::{
+    gateway::{Shared, Shutdown},
+    tls::Handshakes,
+};
 
 /// Between attempts when the process is out of file descriptors or memory.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Accepts until `shutdown.stop`, then waits for the connections to end, at most until `shutdown.abort`.
-pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdown) {
+pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, entrance: Entrance, shutdown: Shutdown) {
     let tracker = TaskTracker::new();
     tokio::select! {
-        () = accept(&shared, &listener, &shutdown, &tracker) => {}
+        () = accept(&shared, &listener, entrance, &shutdown, &tracker) => {}
         () = shutdown.stop.cancelled() => {}
     }
     drop(listener);
     tracker.close();
     tracker.wait().await; // each connection ends by itself, or at `abort`
+    if shared.listeners.fetch_sub(1, Ordering::Relaxed) > 1 {
+        return; // requests of other listeners may still begin
+    }
     shared.mirrors.stop().await;
     shared.last_words.close();
     shared.last_words.wait().await; // what is read now of a caller who left is settled; within a second
 }
 
-async fn accept(shared: &Arc<Shared>, listener: &TcpListener, shutdown: &Shutdown, tracker: &TaskTracker) {
+async fn accept(
+    shared: &Arc<Shared>,
+    listener: &TcpListener,
+    entrance: Entrance,
+    shutdown: &Shutdown,
+    tracker: &TaskTracker,
+) {
     let places = Arc::new(Semaphore::new(shared.config.max_connections));
+    let door = Arc::new(Door { entrance, handshakes: Handshakes::default() });
     loop {
         // Beyond the bound clients wait in the kernel's backlog.
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = next(|| listener.accept()).await;
-        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+        let (shared, door, shutdown) = (Arc::clone(shared), Arc::clone(&door), shutdown.clone());
         tracker.spawn(async move {
-            serve_stream(shared, stream, Connection::new(peer), shutdown).await;
+            door.serve(shared, stream, peer, shutdown).await;
             drop(place);
         });
     }
@@ -78,13 +95,6 @@ async fn next<C, F: Future<Output = io::Result<C>>>(mut accept: impl FnMut() -> 
             }
         }
     }
-}
-
-async fn serve_stream(shared: Arc<Shared>, stream: TcpStream, connection: Connection, shutdown: Shutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "TCP_NODELAY was refused"); // the connection is gone already
-    }
-    serve::connection(shared, stream, connection, shutdown).await;
 }
 
 /// `accept` reports errors of the connection it would have returned; the next one may be fine.

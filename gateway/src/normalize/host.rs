@@ -15,11 +15,12 @@ pub(crate) struct Host {
 const MAX_BYTES: usize = 254 + 6;
 
 impl Host {
-    pub(crate) fn parse(text: &[u8]) -> Result<Self, Malformed> {
-        Self::read(text).ok_or(Malformed::Host)
+    /// `default_port` says nothing where it is named: it is the scheme's.
+    pub(crate) fn parse(text: &[u8], default_port: u16) -> Result<Self, Malformed> {
+        Self::read(text, default_port).ok_or(Malformed::Host)
     }
 
-    fn read(text: &[u8]) -> Option<Self> {
+    fn read(text: &[u8], default_port: u16) -> Option<Self> {
         let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_BYTES)?;
         let name_len = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
         let (name, port) = text.split_at(name_len);
@@ -34,8 +35,7 @@ impl Host {
             return None;
         }
         let name_len = name.len();
-        // The default port says nothing: everything here is plain http.
-        let text = match port.filter(|port| *port != 80) {
+        let text = match port.filter(|port| *port != default_port) {
             Some(port) => format!("{name}:{port}"),
             None => name,
         };
@@ -75,8 +75,11 @@ mod tests {
             ("127.0.0.1:9", "127.0.0.1", "127.0.0.1:9"),
             ("[::1]:9", "[::1]", "[::1]:9"),
         ] {
-            let host = Host::parse(text.as_bytes()).unwrap();
+            let host = Host::parse(text.as_bytes(), 80).unwrap();
             assert_eq!((host.name(), host.as_str()), (name, whole), "{text}");
+        }
+        for (text, whole) in [("a:443", "a"), ("a:80", "a:80")] {
+            assert_eq!(Host::parse(text.as_bytes(), 443).unwrap().as_str(), whole, "over TLS");
         }
     }
 
@@ -86,7 +89,7 @@ mod tests {
             "", ".", "a b", "user@a", "a/b", "a:b", "a:1:2", "a:65536", "[::1", "[::1]x", "[x]", "a\0", "ä", "a,b",
             "a?b", "a#b",
         ] {
-            assert_eq!(Host::parse(text.as_bytes()), Err(Malformed::Host), "{text:?}");
+            assert_eq!(Host::parse(text.as_bytes(), 80), Err(Malformed::Host), "{text:?}");
         }
     }
 }

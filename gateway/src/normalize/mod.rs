@@ -5,7 +5,7 @@ mod path;
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, Uri, Version, header, request};
+use http::{HeaderMap, HeaderValue, Uri, Version, header, request, uri::Scheme};
 
 use crate::listener::Malformed;
 pub(crate) use host::Host;
@@ -22,8 +22,9 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn read(head: &request::Parts) -> Result<Self, Malformed> {
-        let host = one_host(head)?;
+    /// Of a request that came by this scheme, whatever it says itself.
+    pub(crate) fn read(head: &request::Parts, scheme: &Scheme) -> Result<Self, Malformed> {
+        let host = one_host(head, if *scheme == Scheme::HTTPS { 443 } else { 80 })?;
         let (path, query) = match head.uri.path_and_query() {
             Some(target) => (target.path(), target.query()),
             None => return Err(Malformed::Target),
@@ -51,14 +52,14 @@ impl Target {
 }
 
 /// The request's one host: from the target, from `host`, or the same from both.
-fn one_host(head: &request::Parts) -> Result<Host, Malformed> {
+fn one_host(head: &request::Parts, default_port: u16) -> Result<Host, Malformed> {
     let mut named = head.headers.get_all(header::HOST).iter();
     let (in_header, second) = (named.next(), named.next());
     if second.is_some() {
         return Err(Malformed::TwoHosts);
     }
-    let in_header = in_header.map(|value| Host::parse(value.as_bytes())).transpose()?;
-    let in_target = in_target(&head.uri, head.version)?;
+    let in_header = in_header.map(|value| Host::parse(value.as_bytes(), default_port)).transpose()?;
+    let in_target = in_target(&head.uri, head.version, default_port)?;
     match (in_target, in_header) {
         (Some(target), Some(header)) if target != header => Err(Malformed::HostMismatch),
         (Some(host), _) | (None, Some(host)) => Ok(host),
@@ -66,13 +67,13 @@ fn one_host(head: &request::Parts) -> Result<Host, Malformed> {
     }
 }
 
-fn in_target(uri: &Uri, version: Version) -> Result<Option<Host>, Malformed> {
+fn in_target(uri: &Uri, version: Version, default_port: u16) -> Result<Option<Host>, Malformed> {
     let Some(authority) = uri.authority() else { return Ok(None) };
     // RFC 9112 §3.2.2: the absolute form is for http URIs; what else could be meant is not served here.
     if version != Version::HTTP_2 && uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
         return Err(Malformed::Target);
     }
-    Host::parse(authority.as_str().as_bytes()).map(Some)
+    Host::parse(authority.as_str().as_bytes(), default_port).map(Some)
 }
 
 /// Joins the cookie crumbs of HTTP/2 (RFC 9113 §8.2.3). HTTP/1 has one `cookie` line; more are joined the same way.
@@ -100,7 +101,7 @@ mod tests {
         for host in hosts {
             request = request.header(header::HOST, *host);
         }
-        Target::read(&request.body(()).unwrap().into_parts().0)
+        Target::read(&request.body(()).unwrap().into_parts().0, &Scheme::HTTP)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::request;
+use http::{request, uri::Scheme};
 use tollgate_model::{ConfigView, Name};
 
 use super::{Facts, Found, Model, Plan, Table};
@@ -23,7 +23,7 @@ impl Asked {
     /// None where the head names no host, or several, or no path that could be sent on.
     #[must_use]
     pub fn read(mut head: request::Parts) -> Option<Self> {
-        let target = Target::read(&head).ok()?;
+        let target = Target::read(&head, &Scheme::HTTP).ok()?;
         join_cookies(&mut head.headers);
         Some(Self { head, target })
     }

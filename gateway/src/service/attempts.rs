@@ -212,8 +212,12 @@ pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -
     let trailers = headers::takes_trailers(&exchange.head.headers);
     let mut headers = exchange.head.headers.clone();
     headers::sanitize_request(&mut headers, &exchange.record.request_id);
-    let peer = exchange.record.connection().peer.ip();
-    headers::set_forwarded(&mut headers, peer, exchange.shared.config.trusts(peer), &exchange.target.host);
+    let connection = exchange.record.connection();
+    let (peer, scheme) = (connection.peer.ip(), connection.scheme());
+    headers::set_forwarded(&mut headers, peer, exchange.shared.config.trusts(peer), &exchange.target.host, &scheme);
+    if let Some(client) = connection.client() {
+        headers::add_client_certificate(&mut headers, client);
+    }
     if let Some(caller) = &exchange.record.caller {
         headers::add_identity(&mut headers, &caller.consumer.name, &caller.tenant.name);
     }

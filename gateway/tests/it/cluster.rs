@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::task::TaskTracker;
 use tollgate_billing::{Changes, PriceBook};
-use tollgate_gateway::{Accounts, Gateway, GatewayConfig, Shutdown};
+use tollgate_gateway::{Accounts, Entrance, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{
     Algorithm, Catalog, Checked, ConfigView, Currency, Kind, LogIndex, Name, NodeId, TimeZone, Timestamp, Unit, Window,
     purse_of, secret, secret::ClusterKey, yaml,
@@ -135,6 +135,8 @@ impl Accounts for Log {
 /// A running gateway.
 pub(crate) struct Cluster {
     pub(crate) address: SocketAddr,
+    /// Over TLS.
+    pub(crate) tls: SocketAddr,
     pub(crate) gateway: Gateway,
     pub(crate) shutdown: Shutdown,
     pub(crate) log: Arc<Log>,
@@ -177,7 +179,7 @@ impl Cluster {
             reachable: true,
         };
         let log = Arc::new(Log { state: Mutex::new(state), desk: OnceLock::new() });
-        let view = log.put(&key, &format!("{PAYERS}{resources}"));
+        let view = log.put(&key, &format!("{PAYERS}{resources}"), None);
         let uplink = Arc::clone(&log) as Arc<dyn Uplink>;
         let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, journal, &tasks);
         log.desk.set(desk.clone()).expect("it is the first");
@@ -190,7 +192,10 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::default();
         tasks.spawn(gateway.serve(listener, shutdown.clone()));
-        Self { address, gateway, shutdown, log, registry, key }
+        let tls_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tls = tls_listener.local_addr().unwrap();
+        tasks.spawn(gateway.serve_from(tls_listener, Entrance { tls: true, proxy_protocol: false }, shutdown.clone()));
+        Self { address, tls, gateway, shutdown, log, registry, key }
     }
 
     /// What `/metrics` would say.
@@ -233,7 +238,7 @@ impl Cluster {
 
     /// Changes the configuration.
     pub(crate) fn apply(&self, resources: &str) {
-        let view = self.log.put(&self.key, resources);
+        let view = self.log.put(&self.key, resources, Some(&self.gateway.view()));
         self.gateway.set_view(view, self.log.prices());
     }
 
@@ -276,7 +281,7 @@ impl Log {
         Arc::new(self.state.lock().prices.clone())
     }
 
-    fn put(&self, key: &ClusterKey, resources: &str) -> Arc<ConfigView> {
+    fn put(&self, key: &ClusterKey, resources: &str, previous: Option<&ConfigView>) -> Arc<ConfigView> {
         let resources = resources.replace("kind: ", "apiVersion: tollgate/v1\nkind: ");
         let (parsed, problems) = yaml::parse_and_check("test.yaml", &resources);
         assert!(problems.is_empty(), "{problems}");
@@ -297,7 +302,7 @@ impl Log {
             let Some(Raw::Price(raw)) = &stored.resource.kind else { panic!("{stored:?}") };
             state.prices.put(now, &price, raw, &mut Changes::new());
         }
-        let (view, problems) = ConfigView::compile(index, &state.catalog, None, Some(key));
+        let (view, problems) = ConfigView::compile(index, &state.catalog, previous, Some(key));
         assert!(problems.is_empty(), "{problems}");
         for limit in view.limits.values() {
             state.ledger.set_rule(now, Rule::of(limit, TimeZone::UTC), &mut Vec::new());

@@ -2,8 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ServerConfig, pki_types::CertificateDer, pki_types::PrivateKeyDer};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -15,37 +14,22 @@ use crate::{
     ai::completion,
     clients::{call, get},
     cluster::Cluster,
+    pki::Authority,
     upstream::json,
 };
 
 const CHAT: &str = "/v1/chat/completions";
 const BODY: &str = r#"{"model":"m","max_tokens":100,"messages":[{"role":"user","content":"hi"}]}"#;
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn certificate(&self) -> CertificateDer<'static> {
-        self.0.der().clone()
-    }
-
-    /// What a server needs that is called `name`.
-    fn server(&self, name: &str) -> ServerConfig {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap()
-    }
+/// What a server needs that is called `name`.
+fn server(authority: &Authority, name: &str) -> ServerConfig {
+    let issued = authority.issue(&[name]);
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.der.clone()], issued.key())
+        .unwrap()
 }
 
 /// An upstream that answers every request over TLS with a completion.
@@ -99,7 +83,7 @@ spec: {{match: [{{path: {{prefix: /orders}}}}], backends: [{{service: orders}}]}
 #[tokio::test]
 async fn upstreams_are_reached_over_tls_by_an_authority_that_is_configured() {
     let authority = Authority::new();
-    let (address, _serving) = serve(authority.server("127.0.0.1")).await;
+    let (address, _serving) = serve(server(&authority, "127.0.0.1")).await;
     let roots = vec![authority.certificate()];
     let cluster = Cluster::start_with(&resources(address), |config| config.extra_roots = roots).await;
     let ai = call(cluster.address, CHAT, BODY).await;
@@ -111,8 +95,8 @@ async fn upstreams_are_reached_over_tls_by_an_authority_that_is_configured() {
 #[tokio::test]
 async fn an_upstream_whose_certificate_is_not_trusted_or_not_its_own_is_a_clear_502() {
     let (known, foreign) = (Authority::new(), Authority::new());
-    for server in [foreign.server("127.0.0.1"), known.server("elsewhere.test")] {
-        let (address, _serving) = serve(server).await;
+    for config in [server(&foreign, "127.0.0.1"), server(&known, "elsewhere.test")] {
+        let (address, _serving) = serve(config).await;
         let roots = vec![known.certificate()];
         let cluster = Cluster::start_with(&resources(address), |config| config.extra_roots = roots).await;
         for answer in [call(cluster.address, CHAT, BODY).await, get(cluster.address, "/orders/1", "").await] {

@@ -36,7 +36,7 @@ fn ask(table: &Table, request: &str, headers: &[(&str, &str)]) -> String {
         builder = builder.header(*name, *value);
     }
     let (head, ()) = builder.body(()).unwrap().into_parts();
-    let target = Target::read(&head).unwrap();
+    let target = Target::read(&head, &http::uri::Scheme::HTTP).unwrap();
     let facts = Facts {
         host: target.host.name(),
         path: &target.path,

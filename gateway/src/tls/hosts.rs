@@ -1,0 +1,85 @@
+//! Which certificate is for which host, and which connections a host's requests may come by.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use tollgate_model::{Certified, ConfigView, HostPattern, Name};
+use tracing::error;
+
+use super::{Secured, Served};
+
+/// The certificates of one configuration. Of two for one host the first by name is served.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    exact: HashMap<String, Arc<Served>>,
+    /// By suffix: `.example.com`.
+    suffixes: HashMap<String, Arc<Served>>,
+    all: BTreeMap<Name, (Arc<Certified>, Arc<Served>)>,
+}
+
+impl Hosts {
+    /// What has not changed since the one before is shared with it, so that its sessions go on.
+    pub(crate) fn new(view: &ConfigView, previous: Option<&Self>) -> Self {
+        let mut hosts = Self::default();
+        for name in view.certificates.keys() {
+            let Some(certified) = view.certified(name) else { continue };
+            let known = previous.and_then(|previous| previous.all.get(name));
+            let known =
+                known.filter(|(before, _)| Arc::ptr_eq(before, certified)).map(|(_, served)| Arc::clone(served));
+            match known.map_or_else(|| serve(certified), Ok) {
+                Ok(served) => hosts.add(certified, &served),
+                Err(error) => error!(certificate = %name, %error, "a certificate can't be served"),
+            }
+        }
+        hosts
+    }
+
+    fn add(&mut self, certified: &Arc<Certified>, served: &Arc<Served>) {
+        for host in &certified.certificate.hosts {
+            let (table, key) = match host {
+                HostPattern::Exact(name) => (&mut self.exact, name),
+                HostPattern::Suffix(suffix) => (&mut self.suffixes, suffix),
+                HostPattern::Any => continue, // not of certificates
+            };
+            table.entry(key.clone()).or_insert_with(|| Arc::clone(served));
+        }
+        self.all.insert(served.name.clone(), (Arc::clone(certified), Arc::clone(served)));
+    }
+
+    /// The one for a host in lower case: that names it, or else the longest suffix of it.
+    pub(crate) fn find(&self, host: &str) -> Option<&Arc<Served>> {
+        if self.all.is_empty() {
+            return None;
+        }
+        let suffixes = || host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
+        self.exact.get(host).or_else(|| suffixes().find_map(|suffix| self.suffixes.get(suffix)))
+    }
+
+    /// All that are served, by name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.all.values().map(|(_, served)| served)
+    }
+}
+
+fn serve(certified: &Certified) -> Result<Arc<Served>, rustls::Error> {
+    let certificate = &certified.certificate;
+    let (name, ends) = (certificate.name.clone(), certificate.chain.ends());
+    let (from, client_auth) = (certificate.min_version, certificate.client_auth.clone());
+    Ok(Arc::new(Served::new(name, ends, certified.key.clone(), from, client_auth)?))
+}
+
+/// Whether a request for a host may come by a connection, `of_host` being what the host is served today. Whoever was let in
+/// under one host's rules is nobody to another host that asks for certificates, whatever it writes into `host`; and a host
+/// that does not go without them is not had in clear text (RFC 9110 §7.4).
+pub(crate) fn admits(of_host: Option<&Served>, connection: Option<&Secured>) -> bool {
+    let asked = of_host.and_then(|served| served.client_auth.as_ref());
+    let Some(connection) = connection else { return asked.is_none_or(|auth| !auth.required) };
+    let was_asked = connection.served.client_auth.as_ref();
+    let same = of_host.is_some_and(|served| served.name == connection.served.name);
+    match (asked, was_asked) {
+        (None, None) => true,
+        (asked, was_asked) => same && asked == was_asked,
+    }
+}
