@@ -6,7 +6,6 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep, timeout},
 };
-use tollgate_gateway::AccessLog;
 use tracing::{info, warn};
 
 use crate::node::Node;
@@ -30,7 +29,7 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    reopened: Option<AccessLog>,
+    reload: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Signals {
@@ -41,25 +40,28 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            reopened: None,
+            reload: None,
         })
     }
 
-    /// From now on SIGHUP reopens this. Standard error is whoever started us to reopen.
-    pub(crate) fn reopen(&mut self, log: Option<&AccessLog>) {
-        self.reopened = log.cloned();
+    /// What is to be done with SIGHUP from now on. It must not block.
+    pub(crate) fn on_hangup(&mut self, reload: impl Fn() + Send + 'static) {
+        self.reload = Some(Box::new(reload));
     }
 
-    /// Resolves with the next SIGTERM or SIGINT.
+    /// Resolves with the next SIGTERM or SIGINT. SIGHUP has certificates read again and the access log opened anew; the node's own
+    /// log goes to standard error, which is for whoever started us to reopen.
     pub(crate) async fn stop(&mut self) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => match &self.reopened {
-                    Some(log) => log.reopen(),
-                    None => info!("SIGHUP: there is no access log, and the other goes to standard error: nothing to reopen"),
-                },
+                _ = self.hangup.recv() => {
+                    info!("SIGHUP: reading certificates again, opening the access log anew");
+                    if let Some(reload) = &self.reload {
+                        reload();
+                    }
+                }
             }
         }
     }

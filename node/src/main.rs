@@ -4,6 +4,7 @@ mod accounts;
 mod alerts;
 mod audit;
 mod backplane;
+mod certificates;
 mod clock;
 mod cmd;
 mod config;

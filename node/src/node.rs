@@ -13,7 +13,7 @@ use tollgate_admin::{AdminMetrics, AdminState, backplane::Backplane};
 use tollgate_consensus::{
     Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy, StartError,
 };
-use tollgate_gateway::{AccessLog, Accounts, Gateway, GatewayConfig, Shutdown};
+use tollgate_gateway::{AccessLog, Accounts, Entrance, FileCertificate, Gateway, GatewayConfig, Shutdown};
 use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
 use tollgate_quota::journal::Remains;
 use tollgate_quota::{Desk, DeskConfig, Recover, Replica};
@@ -23,6 +23,7 @@ use crate::{
     alerts,
     audit::{self, Findings},
     backplane::{Fault, NodeBackplane},
+    certificates,
     config::{AccessLogPlan, Members, NodeConfig},
     credits, journal,
     ledger::{self, Scribe},
@@ -39,6 +40,8 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// All that runs in this process. `lifecycle` takes it apart again.
 pub(crate) struct Node {
     pub(crate) gateway: Gateway,
+    /// What clients are served from files.
+    certificate: Option<Arc<FileCertificate>>,
     pub(crate) desk: Desk,
     pub(crate) consensus: Consensus,
     /// The stages of the data plane's stop.
@@ -57,15 +60,21 @@ pub(crate) struct Node {
 /// The sockets, bound before anything else so that a busy port ends the start at once. Callers are not let in before they are
 /// served: they would wait for as long as this node takes to find its cluster, instead of asking another.
 struct Sockets {
-    http: Port,
+    of_clients: Vec<(Port, Entrance)>,
     admin: TcpListener,
     peer: std::net::TcpListener,
 }
 
 impl Sockets {
     fn bind(config: &NodeConfig) -> anyhow::Result<Sockets> {
+        let plain = Entrance { proxy_protocol: config.proxy_protocol, tls: false };
+        let mut of_clients = vec![(Port::take("http.listen", config.http_listen)?, plain)];
+        if let Some(https) = &config.https {
+            let entrance = Entrance { proxy_protocol: https.proxy_protocol, tls: true };
+            of_clients.push((Port::take("https.listen", https.listen)?, entrance));
+        }
         Ok(Sockets {
-            http: Port::take("http.listen", config.http_listen)?,
+            of_clients,
             admin: listener("admin.listen", config.admin_listen)?,
             peer: bind("peer.listen", config.peer_listen)?,
         })
@@ -85,6 +94,7 @@ impl Node {
     /// Safe: dropping the future stops what it had started.
     pub(crate) async fn start(config: NodeConfig, key: Option<Arc<ClusterKey>>) -> anyhow::Result<Node> {
         let sockets = Sockets::bind(&config)?;
+        let certificate = certificates::of_node(&config).await?;
         let admin_shutdown =
             tollgate_admin::Shutdown { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let stop_on_drop = [admin_shutdown.drain.clone().drop_guard(), admin_shutdown.stop.clone().drop_guard()];
@@ -134,7 +144,14 @@ impl Node {
         let served = watch::Sender::new(view.index);
         let gateway = {
             let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
-            Gateway::new(gateway_config(&config)?, view, prices, desk.clone(), accounts, &mut registry.write())
+            Gateway::new(
+                gateway_config(&config, &certificate)?,
+                view,
+                prices,
+                desk.clone(),
+                accounts,
+                &mut registry.write(),
+            )
         };
         let findings = Arc::new(Findings::default());
         let tries = Arc::new(alerts::Tries::default());
@@ -166,17 +183,21 @@ impl Node {
         let views = views::follow(state.config(), prices, gateway.clone(), key, served, backplane.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), presence));
         background.spawn(stoppable(admin_shutdown.drain.clone(), views));
-        let certificate = certificate(consensus.clone(), backplane.clone());
-        background.spawn(stoppable(admin_shutdown.drain.clone(), certificate));
+        let of_peers = of_peers(consensus.clone(), backplane.clone());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), of_peers));
+        background.spawn(stoppable(admin_shutdown.drain.clone(), certificates::watch(gateway.clone())));
         let shutdown = Shutdown::default();
         let data_plane = TaskTracker::new();
-        data_plane.spawn(gateway.serve(sockets.http.listen()?, shutdown.clone()));
+        for (port, entrance) in sockets.of_clients {
+            data_plane.spawn(gateway.serve_from(port.listen()?, entrance, shutdown.clone()));
+        }
         backplane.set_started();
         for guard in stop_on_drop {
             guard.disarm();
         }
         Ok(Node {
             gateway,
+            certificate,
             desk,
             consensus,
             shutdown,
@@ -191,6 +212,18 @@ impl Node {
     /// `/readyz` says no and why from now on, and the cluster's status says that this node drains.
     pub(crate) fn set_draining(&self, why: &str) {
         self.backplane.set_draining(why);
+    }
+
+    /// Reads the files again that clients are served from, and opens the access log anew.
+    pub(crate) fn reloads(&self) -> impl Fn() + Send + use<> {
+        let (certificate, background) = (self.certificate.clone(), self.background.clone());
+        let access_log = self.gateway.access_log().cloned();
+        move || {
+            access_log.iter().for_each(AccessLog::reopen);
+            if let Some(certificate) = &certificate {
+                certificates::reload(Arc::clone(certificate), &background);
+            }
+        }
     }
 
     /// Resolves when this node must not go on, with the reason.
@@ -287,9 +320,10 @@ fn consensus_config(config: &NodeConfig, peer: std::net::TcpListener) -> Config 
     }
 }
 
-fn gateway_config(config: &NodeConfig) -> anyhow::Result<GatewayConfig> {
+fn gateway_config(config: &NodeConfig, certificate: &Option<Arc<FileCertificate>>) -> anyhow::Result<GatewayConfig> {
     let mut gateway = GatewayConfig::new(Name::new(&config.zone));
     gateway.trusted_proxies.clone_from(&config.trusted_proxies);
+    gateway.certificate.clone_from(certificate);
     if let Some(AccessLogPlan { file, fields, sample }) = &config.access_log {
         let log = AccessLog::open(file, fields, *sample);
         gateway.access_log = Some(log.with_context(|| format!("access_log.file: {} can't be opened", file.display()))?);
@@ -315,7 +349,7 @@ async fn presence(consensus: Consensus, backplane: Arc<NodeBackplane>, mut serve
 }
 
 /// A node that no other node talks to should get no traffic.
-async fn certificate(consensus: Consensus, backplane: Arc<NodeBackplane>) {
+async fn of_peers(consensus: Consensus, backplane: Arc<NodeBackplane>) {
     let mut refused = consensus.certificate();
     loop {
         let why = refused.borrow_and_update().clone();

@@ -77,7 +77,7 @@ async fn serve(config: NodeConfig) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    signals.reopen(node.gateway.access_log());
+    signals.on_hangup(node.reloads());
     info!(node = id, zone, "ready");
     let ended = tokio::select! {
         () = signals.stop() => Ok(None),

@@ -2,6 +2,7 @@
 //!
 //! Raw text in `source.rs`, single values in `take.rs`; here is what the keys mean. Every problem is reported at once.
 
+mod https;
 mod log_filter;
 mod source;
 mod take;
@@ -17,6 +18,7 @@ use std::{
 use ipnet::IpNet;
 use tollgate_gateway::AccessLogField;
 
+pub(crate) use self::https::Https;
 use self::take::Take;
 pub(crate) use source::ConfigProblem;
 
@@ -39,6 +41,7 @@ pub(crate) const KEYS: &[&str] = &[
     "node.data_dir",
     "http.listen",
     "http.trusted_proxies",
+    "http.proxy_protocol",
     "access_log.file",
     "access_log.fields",
     "access_log.sample",
@@ -46,6 +49,7 @@ pub(crate) const KEYS: &[&str] = &[
     "https.cert",
     "https.key",
     "https.ca",
+    "https.proxy_protocol",
     "admin.listen",
     "admin.initial_token_file",
     "admin.tls.cert",
@@ -71,16 +75,7 @@ pub(crate) const KEYS: &[&str] = &[
 ];
 
 /// Keys of the contract whose behaviour is not built yet: refused, never silently accepted.
-const NOT_YET: &[&str] = &[
-    "https.listen",
-    "https.cert",
-    "https.key",
-    "https.ca",
-    "admin.tls.cert",
-    "admin.tls.key",
-    "admin.tls.ca",
-    "telemetry.otlp",
-];
+const NOT_YET: &[&str] = &["admin.tls.cert", "admin.tls.key", "admin.tls.ca", "telemetry.otlp"];
 
 /// A checked node configuration. Paths are absolute or relative to the working directory, never to the file.
 #[derive(Clone, Debug)]
@@ -91,6 +86,9 @@ pub(crate) struct NodeConfig {
     pub(crate) data_dir: PathBuf,
     pub(crate) http_listen: SocketAddr,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Whether connections of trusted proxies begin with a PROXY header.
+    pub(crate) proxy_protocol: bool,
+    pub(crate) https: Option<Https>,
     pub(crate) access_log: Option<AccessLogPlan>,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) initial_token_file: Option<PathBuf>,
@@ -182,6 +180,8 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let data_dir = take.directory("node.data_dir");
     let http_listen = take.address("http.listen");
     let trusted_proxies = take.networks("http.trusted_proxies");
+    let proxy_protocol = take.proxy_protocol("http.proxy_protocol", &trusted_proxies);
+    let https = Https::take(take, &trusted_proxies);
     let access_log = access_log(take);
     let admin_listen = take.address("admin.listen");
     let initial_token_file = take.optional_path("admin.initial_token_file");
@@ -209,6 +209,8 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         data_dir: data_dir?,
         http_listen: http_listen?,
         trusted_proxies,
+        proxy_protocol,
+        https,
         access_log,
         admin_listen: admin_listen?,
         initial_token_file,
@@ -245,7 +247,9 @@ impl NodeConfig {
     /// The key that names `path`, or the directory that it is in.
     pub(crate) fn key_of(&self, path: &Path) -> Option<&'static str> {
         let TlsFiles { ca, cert, key } = &self.peer_tls;
+        let of_https = self.https.as_ref().and_then(|https| https.key_of(path));
         match path {
+            _ if of_https.is_some() => of_https,
             path if path == ca => Some("peer.tls.ca"),
             path if path == cert => Some("peer.tls.cert"),
             path if path == key => Some("peer.tls.key"),

@@ -53,6 +53,7 @@ pub(crate) enum Value {
     Text(String),
     Integer(i64),
     List(Vec<String>),
+    Flag(bool),
     /// Something that no key takes: a float, a date, a list of tables.
     Other(&'static str),
     /// From the environment, where everything is text until a key says what it wants.
@@ -149,7 +150,7 @@ fn scalar(value: &DeValue<'_>) -> Value {
             .collect::<Option<Vec<_>>>()
             .map_or(Value::Other("a list of something other than text"), Value::List),
         DeValue::Float(_) => Value::Other("a number with a fraction"),
-        DeValue::Boolean(_) => Value::Other("true or false"),
+        DeValue::Boolean(value) => Value::Flag(*value),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Table(_) => Value::Other("a table"),
     }

@@ -148,6 +148,24 @@ impl<'a> Take<'a> {
         Some(path)
     }
 
+    /// A file that has to be there, where it is named.
+    pub(super) fn optional_file(&mut self, key: &str) -> Option<PathBuf> {
+        if self.is_given(key) { self.file(key) } else { None }
+    }
+
+    pub(super) fn optional_address(&mut self, key: &str) -> Option<SocketAddr> {
+        if self.is_given(key) { self.address(key) } else { None }
+    }
+
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.source.values.contains_key(key)
+    }
+
+    /// Whether the files that are named are looked into.
+    pub(super) fn looks(&self) -> bool {
+        self.look
+    }
+
     /// The cluster key's file.
     pub(super) fn key_file(&mut self, key: &str) -> Option<PathBuf> {
         let path = self.optional_path(key)?;
@@ -213,6 +231,29 @@ impl<'a> Take<'a> {
             }
         }
         networks
+    }
+
+    /// Whether proxies say whom connections are from; somebody must be believed then.
+    pub(super) fn proxy_protocol(&mut self, key: &str, trusted_proxies: &[IpNet]) -> bool {
+        let is_on = self.switch(key);
+        if is_on && trusted_proxies.is_empty() {
+            self.refuse(key, "is on, and no proxy is trusted: list in http.trusted_proxies who may say it");
+        }
+        is_on
+    }
+
+    /// Off where it is not given.
+    fn switch(&mut self, key: &str) -> bool {
+        let Some(found) = self.raw(key) else { return false };
+        let value = match &found.value {
+            Value::Flag(value) => Some(*value),
+            Value::Raw(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        value.unwrap_or_else(|| {
+            self.add(key, "must be true or false".to_owned(), found.origin);
+            false
+        })
     }
 
     pub(super) fn members(&mut self, id: Option<u64>) -> Option<Members> {
@@ -393,6 +434,10 @@ impl<'a> Take<'a> {
             }
             Value::List(_) => {
                 self.add(key, "must be text in quotes, not a list".to_owned(), found.origin);
+                None
+            }
+            Value::Flag(_) => {
+                self.add(key, "must be text in quotes, not true or false".to_owned(), found.origin);
                 None
             }
             Value::Other(what) => {

@@ -140,9 +140,9 @@ fn files_that_are_missing_or_of_no_use_are_reported_with_key_and_line() {
 
 #[test]
 fn what_is_not_built_is_refused_and_not_ignored() {
-    let problems = parse(&format!("{GOOD}[https]\nlisten = \"0.0.0.0:8443\"\n"), &[]).unwrap_err();
+    let problems = parse(&format!("{GOOD}[telemetry]\notlp = \"http://127.0.0.1:4317\"\n"), &[]).unwrap_err();
     assert_eq!(problems.len(), 1);
-    assert!(problems[0].contains("https.listen: is not supported yet"), "{problems:#?}");
+    assert!(problems[0].contains("telemetry.otlp: is not supported yet"), "{problems:#?}");
 }
 
 #[test]
@@ -207,4 +207,40 @@ fn an_access_log_says_what_is_in_it_and_of_how_much() {
         let problems = with(lines).unwrap_err();
         assert!(problems.len() == 1 && problems[0].contains(said), "{problems:#?}");
     }
+}
+
+#[test]
+fn clients_over_tls_need_an_address_and_a_certificate_with_its_key_or_none() {
+    let https = |text: &str| parse(&format!("{GOOD}[https]\n{text}\n"), &[]);
+    let config = https("listen = \"0.0.0.0:8443\"").unwrap().https.unwrap();
+    assert_eq!((config.listen.port(), config.files, config.proxy_protocol), (8443, None, false));
+    let config = https("listen = \"0.0.0.0:8443\"\ncert = \"a.pem\"\nkey = \"a.key\"\nca = \"ca.pem\"").unwrap();
+    let files = config.https.clone().unwrap().files.unwrap();
+    assert_eq!(config.key_of(&files.key), Some("https.key"));
+    assert_eq!(files.ca, Some(PathBuf::from("/etc/tollgate/ca.pem")));
+    assert!(parse(GOOD, &[]).unwrap().https.is_none());
+    for (text, says) in [
+        ("listen = \"8443\"", "https.listen: '8443' is not an address"),
+        ("cert = \"a.pem\"\nkey = \"a.key\"", "https.cert: is given without https.listen"),
+        ("listen = \"0.0.0.0:8443\"\ncert = \"a.pem\"", "https.cert: is given without https.key"),
+        ("listen = \"0.0.0.0:8443\"\nkey = \"a.key\"", "https.key: is given without https.cert"),
+        ("listen = \"0.0.0.0:8443\"\nca = \"ca.pem\"", "https.ca: is given without https.cert"),
+        ("listen = \"0.0.0.0:8443\"\nproxy_protocol = true", "https.proxy_protocol: is on, and no proxy is trusted"),
+        ("listen = \"0.0.0.0:8443\"\nproxy_protocol = \"yes\"", "https.proxy_protocol: must be true or false"),
+    ] {
+        let problems = https(text).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains(says)), "{text}: {problems:#?}");
+    }
+}
+
+#[test]
+fn proxies_that_say_whom_connections_are_from_must_be_trusted() {
+    let http = |text: &str| parse(&GOOD.replace("[admin]", &format!("{text}\n[admin]")), &[]);
+    let config = http("proxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]").unwrap();
+    assert!(config.proxy_protocol);
+    assert!(
+        http("proxy_protocol = true").unwrap_err()[0].contains("http.proxy_protocol: is on, and no proxy is trusted")
+    );
+    let env = [("TOLLGATE_HTTP_PROXY_PROTOCOL", "true"), ("TOLLGATE_HTTP_TRUSTED_PROXIES", "10.0.0.0/8")];
+    assert!(parse(GOOD, &env).unwrap().proxy_protocol);
 }
