@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 use tokio_util::sync::CancellationToken;
 use tollgate_llm::{AiRequest, Dialect, Operation, code};
 use tollgate_model::{Backend, BillingMode, Caller, Currency, RouteAction, Sent, Subject, Traffic};
@@ -24,6 +24,7 @@ use crate::{
     request_id::X_REQUEST_ID,
     routing::{Asker, Facts, Found, Model, Plan},
     service, tls,
+    websocket::{Handshake, Wish},
 };
 
 /// What one exchange knows once its route is found and its caller is let in.
@@ -46,6 +47,8 @@ pub(crate) struct Exchange {
     identified: bool,
     /// Taken out of the headers; kept only where some limit asks for them.
     credentials: Option<Box<HeaderMap>>,
+    /// Where it asks a service for a WebSocket.
+    pub(crate) handshake: Option<Box<Handshake>>,
     pub(crate) record: Box<Record>,
 }
 
@@ -179,6 +182,12 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
     draining: CancellationToken,
 ) -> Response<ResponseBody> {
+    let mut request = request;
+    if request.version() < Version::HTTP_2
+        && let Some(promised) = request.extensions_mut().remove::<OnUpgrade>()
+    {
+        connection.switch.keep(promised);
+    }
     let refused = connection.take_request().map(|it| (it.why, it.path.clone()));
     let mut record = Record::open(Arc::clone(&shared), connection, request.method().clone(), request.uri());
     let path = refused.as_ref().and_then(|(_, path)| path.as_deref()).unwrap_or(request.uri().path());
@@ -233,6 +242,7 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arrivi
         model,
         identified,
         credentials,
+        handshake: None,
         record,
     };
     let answered = match settle_route(&mut exchange, needs_model).await {
@@ -277,6 +287,11 @@ async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejec
             if let Some(rewrite) = traffic.and_then(|traffic| traffic.rewrite.as_ref()) {
                 let matched = plan.matched_path(exchange.matched);
                 exchange.rewritten = Some(Box::new(Rewritten::new(rewrite, &exchange.target, matched)?));
+            }
+            if Wish::of(&exchange.head) == Wish::WebSocket {
+                let may_switch = exchange.record.connection().may_switch();
+                let handshake = Handshake::read(&exchange.head, may_switch)?;
+                exchange.handshake = Some(Box::new(handshake));
             }
             service::serve(exchange).await
         }
@@ -333,7 +348,10 @@ fn route(
         return Err(Malformed::TwoLengths.into());
     }
     if head.method == Method::CONNECT {
-        return Err(Malformed::Connect.into());
+        if head.extensions.get::<Protocol>().is_none() {
+            return Err(Malformed::Connect.into());
+        }
+        head.method = Method::GET; // in whose place it stands (RFC 8441 §5)
     }
     let target = Target::read(head, &connection.scheme())?;
     refuse_misdirected(shared, compiled, target.host.name(), connection)?;
@@ -359,7 +377,7 @@ fn preflighted<'a>(compiled: &'a Compiled, head: &request::Parts, facts: Facts<'
 
 /// What every route refuses; then the model, where it decides on the route.
 async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), Rejection> {
-    if let Err(rejection) = refuse_trace(&exchange.head).and_then(|()| refuse_upgrade(&exchange.head)) {
+    if let Err(rejection) = refuse_trace(&exchange.head).and_then(|()| refuse_upgrade(exchange)) {
         exchange.answers_early();
         return Err(rejection);
     }
@@ -462,13 +480,19 @@ fn refuse_trace(head: &request::Parts) -> Result<(), Rejection> {
     Err(refused.with_header(header::ALLOW, allowed))
 }
 
-/// Upgrades are for later. An offer of h2c may be ignored (RFC 9110 §7.8), and many clients make one.
-fn refuse_upgrade(head: &request::Parts) -> Result<(), Rejection> {
-    let offers = head.headers.get_all(header::UPGRADE).iter();
-    if offers.into_iter().any(|offer| !offer.as_bytes().to_ascii_lowercase().starts_with(b"h2c")) {
-        return Err(Rejection::not_supported("Upgrades, such as to WebSocket, are not supported here."));
+/// The one upgrade is to a WebSocket of a service.
+fn refuse_upgrade(exchange: &Exchange) -> Result<(), Rejection> {
+    let route = &exchange.plan.route;
+    let to_service = matches!(route.action, RouteAction::Forward { .. }) && !route.is_ai();
+    match Wish::of(&exchange.head) {
+        Wish::Nothing => Ok(()),
+        Wish::WebSocket if to_service => Ok(()),
+        Wish::WebSocket if route.is_ai() => {
+            Err(Rejection::not_supported("WebSockets to models, such as of the realtime API, are not supported yet."))
+        }
+        Wish::WebSocket => Err(Rejection::not_supported("This route answers by itself, and has no WebSocket.")),
+        Wish::Other => Err(Rejection::not_supported("Upgrades to other protocols than WebSocket are not supported.")),
     }
-    Ok(())
 }
 
 fn fixed(status: u16, body: Bytes, headers: HeaderMap) -> Response<ResponseBody> {
@@ -492,6 +516,13 @@ fn finish(
     draining: &CancellationToken,
 ) -> Response<ResponseBody> {
     response.headers_mut().insert(&X_REQUEST_ID, record.request_id.header());
+    let tunnel = record.tunnel.take();
+    record.connection().decided(tunnel.is_some());
+    if let Some(tunnel) = tunnel {
+        record.answered(&response, false);
+        record.connection_shared().switch.run(|cut| tunnel.run(record, cut));
+        return response;
+    }
     // What is answered whole reads no more of the request, so what is left of it ends the connection.
     let unread = response.body().is_whole() && record.connection().awaits_body();
     let closes = unread || response.extensions().get::<CloseAfter>().is_some() || draining.is_cancelled();

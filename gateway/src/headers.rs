@@ -52,8 +52,13 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Whether `te` says that trailers are wanted (RFC 9110 §10.1.4).
 pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case("trailers"))
+    lists(headers, &header::TE, "trailers")
+}
+
+/// Whether a header that is a list has this item, in whatever case.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, item: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|it| it.trim().eq_ignore_ascii_case(item))
 }
 
 /// What a client's headers become before anything is sent on: nothing of one connection, no expectation (it is met

@@ -35,6 +35,7 @@ mod timer;
 mod tls;
 mod tracked;
 mod upstream;
+mod websocket;
 
 pub use access_log::{AccessLog, Field as AccessLogField};
 pub use accounts::Accounts;

@@ -21,6 +21,10 @@ pub(crate) const CUT_BY_CALLER: &str = "caller";
 pub(crate) const CUT_BY_TIME: &str = "timeout";
 pub(crate) const CUT_BY_ISOLATION: &str = "iso";
 
+/// From clients, and to them.
+pub(crate) const RECEIVED: &str = "received";
+pub(crate) const SENT: &str = "sent";
+
 /// Seconds: from a local answer to the longest default timeout.
 const SECONDS: [f64; 16] =
     [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -72,6 +76,8 @@ pub(crate) struct Metrics {
     pub(crate) mirrored: Family<MirrorLabels, Counter>,
     pub(crate) handshakes: Family<HandshakeLabels, Counter>,
     pub(crate) proxy_headers_refused: Counter,
+    pub(crate) websockets: Family<RouteLabels, Gauge>,
+    pub(crate) websocket_bytes: Family<DirectionLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -147,6 +153,17 @@ pub(crate) struct HandshakeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RouteLabels {
+    pub(crate) route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DirectionLabels {
+    pub(crate) route: String,
+    pub(crate) direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProviderLabels {
     pub(crate) provider: String,
 }
@@ -179,6 +196,8 @@ impl Metrics {
             mirrored: Family::default(),
             handshakes: Family::default(),
             proxy_headers_refused: Counter::default(),
+            websockets: Family::default(),
+            websocket_bytes: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -226,6 +245,9 @@ impl Metrics {
         registry.register("tls_handshakes", help, self.handshakes.clone());
         let help = "Connections of trusted proxies that did not begin with a good PROXY header";
         registry.register("proxy_headers_refused", help, self.proxy_headers_refused.clone());
+        registry.register("http_websockets_open", "WebSockets that are open", self.websockets.clone());
+        let help = "What WebSockets were sent: received from clients, sent to them";
+        registry.register_with_unit("http_websocket", help, Unit::Bytes, self.websocket_bytes.clone());
         for by in [CUT_BY_LIMIT, CUT_BY_CALLER, CUT_BY_TIME, CUT_BY_ISOLATION] {
             drop(self.streams_cut.get_or_create(&ByLabels { by })); // from the start, so that its first is seen as a rise
         }
@@ -244,6 +266,16 @@ impl Metrics {
     /// A client's handshake has ended.
     pub(crate) fn handshake(&self, result: &'static str) {
         self.handshakes.get_or_create(&HandshakeLabels { result }).inc();
+    }
+
+    /// How many WebSockets a route has open.
+    pub(crate) fn websockets(&self, route: &str) -> Gauge {
+        self.websockets.get_or_create(&RouteLabels { route: route.to_owned() }).clone()
+    }
+
+    /// What its WebSockets carry one way.
+    pub(crate) fn websocket_bytes(&self, route: &str, direction: &'static str) -> Counter {
+        self.websocket_bytes.get_or_create(&DirectionLabels { route: route.to_owned(), direction }).clone()
     }
 
     /// A stream ended early.

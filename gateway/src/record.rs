@@ -14,9 +14,10 @@ use crate::{
     error::ErrorCode,
     gateway::Shared,
     listener::Connection,
-    metrics::{HttpLabels, method_label},
+    metrics::{HttpLabels, Metrics, method_label},
     request_id::RequestId,
     upstream::Made,
+    websocket::Tunnel,
 };
 
 /// The status of a request whose client left before its answer (nginx's number for it; nobody is sent it).
@@ -36,9 +37,13 @@ pub(crate) struct Record {
     pub(crate) status: u16,
     pub(crate) error: Option<&'static str>,
     pub(crate) sent_bytes: u64,
+    /// Of a WebSocket.
+    pub(crate) received_bytes: Option<u64>,
     pub(crate) end: End,
     pub(crate) timing: Timing,
     started: Instant,
+    /// What its answer switches the connection to.
+    pub(crate) tunnel: Option<Box<Tunnel>>,
     shared: Arc<Shared>,
     connection: Arc<Connection>,
 }
@@ -63,6 +68,10 @@ pub(crate) enum End {
     Complete,
     /// Given up in the middle by the upstream.
     Broken,
+    /// A WebSocket that was silent, or lasted, for too long.
+    TimedOut,
+    /// A WebSocket that was ended here: this node stops, or others may have its permit.
+    Cut,
 }
 
 impl Record {
@@ -81,9 +90,11 @@ impl Record {
             status: CLIENT_GONE,
             error: None,
             sent_bytes: 0,
+            received_bytes: None,
             end: End::Open,
             timing: Timing::default(),
             started: Instant::now(),
+            tunnel: None,
             shared,
             connection,
         })
@@ -128,12 +139,25 @@ impl Record {
         self.end = End::Broken;
     }
 
+    /// What it was switched to is over.
+    pub(crate) fn tunnel_ended(&mut self, end: End, received: u64, sent: u64) {
+        (self.end, self.received_bytes, self.sent_bytes) = (end, Some(received), sent);
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     pub(crate) fn took(&self) -> Duration {
         self.started.elapsed()
     }
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    pub(crate) fn connection_shared(&self) -> Arc<Connection> {
+        Arc::clone(&self.connection)
     }
 
     pub(crate) fn connection(&self) -> &Connection {

@@ -48,7 +48,10 @@ pub enum Field {
     Unprotected,
     /// Bytes of the answer's body that were sent.
     Bytes,
-    /// How the answer ended: `complete`, `left` by its client, `broken` by its upstream.
+    /// Bytes that a WebSocket's client has sent.
+    ReceivedBytes,
+    /// How the answer ended: `complete`, `left` by its client, `broken` by its upstream; of a WebSocket also `timed_out`, and
+    /// `cut` by this node.
     End,
     /// From the request's head to the moment it was first sent on.
     QueueMs,
@@ -62,7 +65,7 @@ pub enum Field {
 
 impl Field {
     /// All of them, in the order of a line that nobody chose the fields of.
-    pub const ALL: [Field; 21] = [
+    pub const ALL: [Field; 22] = [
         Field::TimeMs,
         Field::RequestId,
         Field::Peer,
@@ -79,6 +82,7 @@ impl Field {
         Field::Model,
         Field::Unprotected,
         Field::Bytes,
+        Field::ReceivedBytes,
         Field::End,
         Field::QueueMs,
         Field::ConnectMs,
@@ -106,6 +110,7 @@ impl Field {
             Field::Model => "model",
             Field::Unprotected => "unprotected",
             Field::Bytes => "bytes",
+            Field::ReceivedBytes => "received_bytes",
             Field::End => "end",
             Field::QueueMs => "queue_ms",
             Field::ConnectMs => "connect_ms",
@@ -159,6 +164,8 @@ fn write(record: &Record, fields: &[Field], line: &mut Vec<u8>) -> serde_json::R
                 End::Complete => "complete",
                 End::Open => "left",
                 End::Broken => "broken",
+                End::TimedOut => "timed_out",
+                End::Cut => "cut",
             }))?,
             Field::TimeMs => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -166,6 +173,11 @@ fn write(record: &Record, fields: &[Field], line: &mut Vec<u8>) -> serde_json::R
             }
             Field::Status => map.serialize_entry(field.name(), &record.status)?,
             Field::Bytes => map.serialize_entry(field.name(), &record.sent_bytes)?,
+            Field::ReceivedBytes => {
+                if let Some(bytes) = record.received_bytes {
+                    map.serialize_entry(field.name(), &bytes)?;
+                }
+            }
             Field::QueueMs => entry_ms(&mut map, *field, record.timing.queue.get().copied())?,
             Field::ConnectMs => entry_ms(&mut map, *field, record.timing.connect.get().copied())?,
             Field::FirstByteMs => entry_ms(&mut map, *field, record.timing.first_byte)?,

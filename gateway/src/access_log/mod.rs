@@ -96,6 +96,7 @@ pub(crate) fn write(record: &Record, log: Option<&AccessLog>) {
         model = record.model.as_deref(),
         unprotected = record.unprotected.as_deref(),
         bytes = record.sent_bytes,
+        received_bytes = record.received_bytes,
         end = ?record.end,
         duration_ms = u64::try_from(record.took().as_millis()).unwrap_or(u64::MAX),
         "exchange"

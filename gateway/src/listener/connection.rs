@@ -11,7 +11,7 @@ use std::{
 use http::uri::Scheme;
 use tollgate_model::tls::Described;
 
-use super::refusal::Refusal;
+use super::{refusal::Refusal, switch::Switch};
 use crate::tls::Secured;
 
 /// One client connection, shared by its socket and its exchanges.
@@ -27,6 +27,7 @@ pub(crate) struct Connection {
     answered: AtomicU64,
     refused: OnceLock<Refused>,
     in_body: AtomicBool,
+    pub(crate) switch: Switch,
 }
 
 /// A head that is answered with a refusal.
@@ -49,6 +50,7 @@ impl Connection {
             answered: zero(),
             refused: OnceLock::new(),
             in_body: AtomicBool::new(false),
+            switch: Switch::default(),
         }
     }
 
@@ -81,8 +83,24 @@ impl Connection {
     /// Some of the body of the request that is being answered is still to come (HTTP/1): an answer now closes the
     /// connection (RFC 9110 §10.1.1 asks to say so).
     pub(crate) fn awaits_body(&self) -> bool {
-        let last = self.taken.load(Ordering::Relaxed) == self.heads.load(Ordering::Relaxed);
-        last && self.in_body.load(Ordering::Relaxed)
+        self.is_at_last() && self.in_body.load(Ordering::Relaxed)
+    }
+
+    /// The request that is being answered is the last whose head has passed.
+    fn is_at_last(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) == self.heads.load(Ordering::Relaxed)
+    }
+
+    /// Nothing behind the request that is being answered was read: the connection may be switched by its answer.
+    pub(crate) fn may_switch(&self) -> bool {
+        self.is_at_last() && self.switch.is_held()
+    }
+
+    /// The answer of the request that is being answered is decided, and with it what follows it on the connection.
+    pub(crate) fn decided(&self, switched: bool) {
+        if self.is_at_last() {
+            self.switch.decide(switched);
+        }
     }
 
     /// No head has come yet.

@@ -24,6 +24,8 @@ pub(super) enum Framing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) framing: Framing,
+    /// It asks for a WebSocket, and has no body: what follows it depends on the answer.
+    pub(super) may_switch: bool,
 }
 
 /// Checks one whole head, from its request line to the empty line that ends it.
@@ -43,7 +45,9 @@ pub(super) fn check(head: &[u8]) -> Result<Head, Refusal> {
         }
         seen.header(line)?;
     }
-    Ok(Head { framing: seen.framing(version)? })
+    let framing = seen.framing(version)?;
+    let may_switch = seen.websocket && version == Version::Http11 && framing == Framing::Length(0);
+    Ok(Head { framing, may_switch })
 }
 
 /// The path that the beginning of a head names, as far as it can be read: for the refusal's dialect, not for routing.
@@ -133,6 +137,7 @@ struct Seen {
     hosts: usize,
     length: Option<u64>,
     chunked: bool,
+    websocket: bool,
 }
 
 impl Seen {
@@ -150,6 +155,10 @@ impl Seen {
         }
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(),
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                self.websocket |= value.eq_ignore_ascii_case(b"websocket");
+                Ok(())
+            }
             14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value),
             _ => Ok(()),
@@ -249,6 +258,22 @@ mod tests {
         assert_eq!(head("GET / HTTP/1.1\r\nX: a"), Err(Malformed::NoHost.into()));
         let chunked = head("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked");
         assert_eq!(chunked, Err(Malformed::ChunkedInHttp10.into()));
+    }
+
+    #[test]
+    fn a_head_that_asks_for_a_websocket_is_told_from_others() {
+        for (lines, may_switch) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade:  WebSocket ", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 0", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 1", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX-Upgrade: websocket", false),
+            ("GET / HTTP/1.0\r\nHost: a\r\nUpgrade: websocket", false),
+        ] {
+            let head = check(format!("{lines}\r\n\r\n").as_bytes()).unwrap();
+            assert_eq!(head.may_switch, may_switch, "{lines:?}");
+        }
     }
 
     #[test]

@@ -54,6 +54,10 @@ pub(super) struct Http1Io<S> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
+    /// The last head asks for another protocol: what follows it waits here until that is decided.
+    Undecided,
+    /// What comes is another protocol's, and goes by as it is.
+    Switched,
     /// Nothing more is let in; so many bytes are dropped while the answer goes out.
     Refused(usize),
     Broken,
@@ -112,8 +116,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Io<S> {
         match end {
             Some(End::Refused(refusal)) => self.refuse(refusal),
             Some(End::BadBody) => self.state = State::Broken,
+            Some(End::MaySwitch) => {
+                self.connection.switch.hold();
+                self.state = State::Undecided;
+            }
             None => {}
         }
+    }
+
+    /// Waits for what becomes of a head that asks for another protocol. Meanwhile it is only looked whether the client
+    /// leaves: of what it sends no more than one piece is read.
+    fn poll_undecided(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+        if let Poll::Ready(switched) = self.connection.switch.poll_decided(cx) {
+            if switched {
+                self.state = State::Switched;
+                self.ready = std::mem::take(&mut self.held);
+            } else {
+                self.state = State::Open;
+                self.since = Instant::now();
+                let verdict = self.inspector.inspect(&self.held);
+                self.ready = self.held.split_to(verdict.release);
+                self.conclude(verdict.heads, verdict.end);
+            }
+            return Poll::Ready(Ok(Progress::More));
+        }
+        if !self.held.is_empty() {
+            return Poll::Pending;
+        }
+        let mut scratch = [0; READ_BYTES];
+        let mut buf = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buf))?;
+        self.held.extend_from_slice(buf.filled());
+        if self.held.is_empty() { Poll::Ready(Ok(Progress::End)) } else { Poll::Pending }
     }
 
     /// Nothing has come: has it been too long?
@@ -169,6 +203,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Io<S> {
             }
             match &mut this.state {
                 State::Open => {}
+                State::Undecided => match ready!(this.poll_undecided(cx))? {
+                    Progress::End => return Poll::Ready(Ok(())),
+                    Progress::Filled | Progress::More => continue,
+                },
+                State::Switched => return Pin::new(&mut this.socket).poll_read(cx, buf),
                 State::Refused(left) => {
                     let _ = this.socket.poll_discard(cx, left);
                     return Poll::Pending;
@@ -205,6 +244,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http1Io<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state == State::Switched {
+            return self.socket.poll_end(cx); // the client may have more to say
+        }
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

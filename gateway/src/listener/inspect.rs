@@ -37,6 +37,8 @@ pub(super) enum End {
     Refused(Refusal),
     /// The current body is not framed as announced.
     BadBody,
+    /// The last head that passes asks for another protocol: what follows is not known before its answer.
+    MaySwitch,
 }
 
 impl Inspector {
@@ -55,7 +57,7 @@ impl Inspector {
             let rest = &bytes[verdict.release..];
             let step = match &mut self.body {
                 Some(body) => body.take(rest).map_err(|_| End::BadBody),
-                None => self.head(rest, &mut verdict.heads).map_err(End::Refused),
+                None => self.head(rest, &mut verdict).map_err(End::Refused),
             };
             match step {
                 Ok(0) => break,
@@ -70,7 +72,7 @@ impl Inspector {
     }
 
     /// The length of the whole head at the start of `bytes`, 0 when its end is not there yet.
-    fn head(&mut self, bytes: &[u8], heads: &mut u64) -> Result<usize, Refusal> {
+    fn head(&mut self, bytes: &[u8], verdict: &mut Verdict) -> Result<usize, Refusal> {
         if bytes.starts_with(b"\r\n") && self.blank_lines < MAX_BLANK_LINES {
             self.blank_lines += 1;
             return Ok(2);
@@ -84,7 +86,8 @@ impl Inspector {
         let head = head::check(&bytes[..end])?;
         self.body = Some(Remaining::new(head.framing));
         (self.scanned, self.blank_lines) = (0, 0);
-        *heads += 1;
+        verdict.heads += 1;
+        verdict.end = head.may_switch.then_some(End::MaySwitch);
         Ok(end)
     }
 
@@ -139,6 +142,14 @@ mod tests {
         let (passed, heads, end) = feed([[GET, POST, bad].concat().as_slice()]);
         assert_eq!(passed, [GET, POST].concat());
         assert_eq!((heads, end), (2, Some(End::Refused(Malformed::TwoHosts.into()))));
+    }
+
+    #[test]
+    fn nothing_passes_behind_a_head_that_asks_for_another_protocol() {
+        let asks = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
+        let (passed, heads, end) = feed([[GET, asks, GET].concat().as_slice()]);
+        assert_eq!(passed, [GET, asks].concat());
+        assert_eq!((heads, end), (2, Some(End::MaySwitch)));
     }
 
     #[test]

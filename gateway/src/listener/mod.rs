@@ -15,6 +15,7 @@ mod proxy;
 mod refusal;
 mod serve;
 mod socket;
+mod switch;
 
 use std::{
     io,

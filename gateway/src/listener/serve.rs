@@ -70,6 +70,7 @@ where
         () = Box::pin(serve) => {}
         () = abort.cancelled() => debug!(peer = %connection.peer, "connection cut at the end of the drain"),
     }
+    connection.switch.cut_tunnels().await;
 }
 
 /// Counts a connection while it lives.
@@ -113,15 +114,19 @@ where
     let mut builder = http1::Builder::new();
     // The head's time is kept by `Http1Io`, which can still answer 408.
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER).max_headers(MAX_HEADERS);
-    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = shutdown.stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.as_mut().await
+    let ended = {
+        let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+        tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = shutdown.stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.as_mut().await
+            }
         }
-    };
+    }; // what hyper still promises is broken here, or kept
     log_end(connection, ended);
+    connection.switch.close_unused().await;
+    connection.switch.tunnels_ended().await;
 }
 
 async fn serve_http2<S>(shared: Arc<Shared>, io: Http2Io<S>, connection: &Arc<Connection>, shutdown: &Shutdown)
@@ -135,6 +140,7 @@ where
     let mut builder = http2::Builder::new(Tracked::new(shared.tasks.clone()));
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol() // RFC 8441
         .max_concurrent_streams(MAX_STREAMS)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)

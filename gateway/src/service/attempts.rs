@@ -17,7 +17,7 @@ use crate::{
     filters::admit::{PERMIT_LOST, durable},
     headers,
     retry::{self, Left, Met},
-    upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
+    upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody, Wire},
 };
 
 /// What is sent, and the hold on the limits that it meets, if any.
@@ -60,6 +60,10 @@ pub(super) fn fallbacks(action: &RouteAction) -> &[Fallback] {
 pub(super) enum Failed {
     /// The upstream is not there, or not of this kind.
     NoUpstream,
+    /// A WebSocket, to an upstream that is spoken to by HTTP/2.
+    NoWebSocket,
+    /// The upstream was asked for a WebSocket, and its answer is neither yes nor no.
+    NotSwitched,
     /// It could not be written down in time, so that nothing was sent.
     NotDurable(Rejection),
     /// Its permit may soon be given to others, so it was not waited for.
@@ -71,6 +75,12 @@ impl Failed {
     pub(super) fn into_rejection(self) -> Rejection {
         match self {
             Self::NoUpstream => Rejection::no_healthy_upstream(),
+            Self::NoWebSocket => {
+                Rejection::not_supported("A WebSocket needs a service with `protocol: http` or `https`.")
+            }
+            Self::NotSwitched => {
+                Rejection::upstream_error("The upstream did not switch to a WebSocket as it was asked to.")
+            }
             Self::NotDurable(rejection) => rejection,
             Self::OutOfTouch => Rejection::new(503, code::QUOTA_UNAVAILABLE, PERMIT_LOST),
             Self::Send(error) => error.into(),
@@ -82,7 +92,7 @@ fn failure(result: &Result<Response<UpstreamBody>, Failed>) -> Option<Failure> {
     match result {
         Ok(answer) => Some(Failure::Status(answer.status().as_u16())),
         Err(Failed::NoUpstream) => Some(Failure::Connect),
-        Err(Failed::NotDurable(_) | Failed::OutOfTouch) => None,
+        Err(Failed::NoWebSocket | Failed::NotSwitched | Failed::NotDurable(_) | Failed::OutOfTouch) => None,
         Err(Failed::Send(error)) => error.failure(),
     }
 }
@@ -92,7 +102,9 @@ fn met(result: &Result<Response<UpstreamBody>, Failed>, method: &Method) -> Opti
     let (may_have_begun, retry_after) = match result {
         Ok(answer) => (false, retry::retry_after(answer.headers())),
         Err(Failed::Send(error)) => (error.is_billable(), None),
-        Err(Failed::NoUpstream | Failed::NotDurable(_) | Failed::OutOfTouch) => return None,
+        Err(
+            Failed::NoUpstream | Failed::NoWebSocket | Failed::NotSwitched | Failed::NotDurable(_) | Failed::OutOfTouch,
+        ) => return None,
     };
     Some(Met { failure: failure(result)?, may_have_begun, is_idempotent: method.is_idempotent(), retry_after })
 }
@@ -107,6 +119,9 @@ async fn ask(
     let UpstreamRef::Service(name) = upstream else { return Err(Failed::NoUpstream) };
     let service = exchange.compiled.services.get(name).cloned().ok_or(Failed::NoUpstream)?;
     exchange.record.upstream = Some(name.clone());
+    if exchange.handshake.is_some() && service.wire() == Wire::Http2 {
+        return Err(Failed::NoWebSocket);
+    }
     let mut tried = Tried::default();
     let mut result = attempt(exchange, &service, &mut tried, outgoing).await;
     while let Some(met) = met(&result, &exchange.head.method).filter(|_| outgoing.body.body().is_some()) {
@@ -136,7 +151,9 @@ async fn attempt(
     let label = match &result {
         Ok(_) => "answered",
         Err(Failed::Send(error)) => error.label(),
-        Err(Failed::NoUpstream | Failed::NotDurable(_) | Failed::OutOfTouch) => "unasked",
+        Err(
+            Failed::NoUpstream | Failed::NoWebSocket | Failed::NotSwitched | Failed::NotDurable(_) | Failed::OutOfTouch,
+        ) => "unasked",
     };
     exchange.shared.metrics.attempt(&service.service.name, label);
     result
@@ -167,14 +184,17 @@ async fn once(
     let before = *tried;
     let taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
     let request = request(exchange, service, &taken, body).ok_or(Failed::Send(SendError::Connect))?;
-    let (pool, wire) = (&exchange.shared.pool, service.wire());
+    let pool = &exchange.shared.pool;
+    let wire = if exchange.handshake.is_some() { Wire::Http1 } else { service.wire() };
     let place = pool.place(wire, request.uri());
     if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
         pool.connect_ahead(wire, place.as_ref(), request.uri());
         durable(in_flight, deadline).await.map_err(Failed::NotDurable)?;
     }
     // Not before: of what is refused because it can't be written down no upstream sees anything.
-    copied.get_or_init(|| mirror::copy(exchange, replay));
+    if exchange.handshake.is_none() {
+        copied.get_or_init(|| mirror::copy(exchange, replay));
+    }
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
@@ -204,6 +224,9 @@ fn request(
     *request.method_mut() = exchange.head.method.clone();
     *request.uri_mut() = taken.uri(&exchange.outgoing_path())?;
     *request.headers_mut() = outgoing_headers(exchange, service)?;
+    if let Some(handshake) = &exchange.handshake {
+        handshake.ask(request.headers_mut());
+    }
     Some(request)
 }
 

@@ -3,6 +3,7 @@
 mod attempts;
 mod mirror;
 mod relay;
+mod switch;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -26,6 +27,7 @@ use crate::{
 use attempts::{Failed, Outgoing};
 pub(crate) use mirror::Mirrors;
 pub(crate) use relay::Relay;
+use switch::Judged;
 
 /// A hold outlives its request's time by this, for the answer's body, before it counts as used.
 const HOLD_SLACK: Duration = Duration::from_secs(60);
@@ -42,6 +44,15 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         biased;
         () = admit::permit_lost(permit.as_deref()) => Err(Failed::OutOfTouch),
         sent = attempts::send(exchange, outgoing) => sent,
+    };
+    let sent = match (exchange.handshake.take(), sent) {
+        (Some(handshake), Ok(answer)) => match switch::judge(&handshake, answer) {
+            Judged::Switched(answer) => {
+                return switch::switched(exchange, &handshake, answer, (in_flight, limit_headers, permit));
+            }
+            Judged::Plain(sent) => sent,
+        },
+        (_, sent) => sent,
     };
     match (in_flight, &sent) {
         (Some(in_flight), Err(Failed::NotDurable(_))) => in_flight.void(),
@@ -142,7 +153,7 @@ async fn admit(exchange: &mut Exchange, deadline: Instant) -> Result<Admitted, R
 }
 
 /// A request that got no answer was still one request.
-fn settle(in_flight: InFlight, status: u16) {
+pub(crate) fn settle(in_flight: InFlight, status: u16) {
     let mut attribution = in_flight.attribution().clone();
     attribution.status = status.into();
     in_flight.settle(Usage::default(), Outcome::Settled, attribution);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Request, Response, Uri, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::{
@@ -48,6 +48,8 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 pub(crate) enum Wire {
     /// HTTP/1.1 in clear text; over TLS what ALPN says.
     Negotiated,
+    /// HTTP/1.1, over TLS too: what is upgraded knows no other.
+    Http1,
     /// HTTP/2, by prior knowledge.
     Http2,
 }
@@ -55,16 +57,19 @@ pub(crate) enum Wire {
 /// All upstream connections of a gateway.
 pub(crate) struct Pool {
     negotiated: Client<Negotiated, UpstreamRequestBody>,
+    http1: Client<Negotiated, UpstreamRequestBody>,
     http2: Client<Http2, UpstreamRequestBody>,
     /// What connects for them.
-    connect: (Negotiated, Http2),
+    connect: (Negotiated, Negotiated, Http2),
     tasks: TaskTracker,
 }
 
 impl Pool {
     pub(crate) fn new(config: &GatewayConfig, tasks: &TaskTracker) -> Self {
-        let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config)).https_or_http();
-        let negotiated = Ahead::new(tls.enable_http1().enable_http2().wrap_connector(connector(false)), false);
+        let tls = tls(config);
+        let https = || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
+        let negotiated = Ahead::new(https().enable_http1().enable_http2().wrap_connector(connector(false)), false);
+        let http1 = Ahead::new(https().enable_http1().wrap_connector(connector(false)), false);
         let prior_knowledge = Ahead::new(connector(true), true);
         let mut builder = Client::builder(Tracked::new(tasks.clone()));
         configure(&mut builder);
@@ -72,8 +77,9 @@ impl Pool {
         http2.http2_only(true);
         Self {
             negotiated: builder.build(negotiated.clone()),
+            http1: builder.build(http1.clone()),
             http2: http2.build(prior_knowledge.clone()),
-            connect: (negotiated, prior_knowledge),
+            connect: (negotiated, http1, prior_knowledge),
             tasks: tasks.clone(),
         }
     }
@@ -82,7 +88,8 @@ impl Pool {
     pub(crate) fn place(&self, wire: Wire, uri: &Uri) -> Option<Place> {
         match wire {
             Wire::Negotiated => self.connect.0.place(uri),
-            Wire::Http2 => self.connect.1.place(uri),
+            Wire::Http1 => self.connect.1.place(uri),
+            Wire::Http2 => self.connect.2.place(uri),
         }
     }
 
@@ -91,7 +98,8 @@ impl Pool {
         let Some(place) = place else { return };
         match wire {
             Wire::Negotiated => self.connect.0.connect(place, uri, &self.tasks),
-            Wire::Http2 => self.connect.1.connect(place, uri, &self.tasks),
+            Wire::Http1 => self.connect.1.connect(place, uri, &self.tasks),
+            Wire::Http2 => self.connect.2.connect(place, uri, &self.tasks),
         }
     }
 
@@ -103,12 +111,15 @@ impl Pool {
         place: Option<Place>,
         request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
+        let may_switch = request.headers().contains_key(header::UPGRADE);
         let sent = match wire {
             Wire::Negotiated => self.negotiated.request(request),
+            Wire::Http1 => self.http1.request(request),
             Wire::Http2 => self.http2.request(request),
         };
         let answer = sent.await.map_err(|error| SendError::classify(&error))?;
-        if is_ambiguous(answer.headers()) {
+        let switches_unasked = answer.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch;
+        if switches_unasked || is_ambiguous(answer.headers()) {
             return Err(SendError::Garbage);
         }
         Ok(answer.map(|body| UpstreamBody::new(body, place)))

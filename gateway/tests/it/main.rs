@@ -33,3 +33,4 @@ mod split;
 mod tls;
 mod traffic;
 mod upstream;
+mod websockets;
