@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use http_body::Body as _;
 use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tollgate_llm::{AiRequest, Dialect, Operation, code};
 use tollgate_model::{Backend, BillingMode, Caller, Currency, RouteAction, Sent, Subject, Traffic};
@@ -17,7 +18,7 @@ use crate::{
     error::{CloseAfter, Rejection},
     filters::{self, admit::Knows, cors, rewrite::Rewritten},
     gateway::Shared,
-    headers,
+    grpc, headers,
     listener::{Connection, MAX_HEAD_BYTES, Malformed},
     normalize::{self, Target},
     record::Record,
@@ -47,6 +48,10 @@ pub(crate) struct Exchange {
     identified: bool,
     /// Taken out of the headers; kept only where some limit asks for them.
     credentials: Option<Box<HeaderMap>>,
+    /// Where it is a call of gRPC.
+    pub(crate) grpc: Option<grpc::Call>,
+    /// Such a call came by gRPC-Web, and goes on as gRPC.
+    pub(crate) from_web: bool,
     /// Where it asks a service for a WebSocket.
     pub(crate) handshake: Option<Box<Handshake>>,
     pub(crate) record: Box<Record>,
@@ -141,6 +146,20 @@ impl Exchange {
         Some(backend)
     }
 
+    /// When its answer's head has to be there.
+    pub(crate) fn deadline(&self) -> Instant {
+        let request = self.plan.route.timeouts.request;
+        let told = self.grpc.and_then(|call| call.timeout);
+        self.record.started() + told.map_or(request, |told| told.min(request))
+    }
+
+    /// When all of its answer has to be there.
+    pub(crate) fn ends_by(&self) -> Option<Instant> {
+        let (route, told) = (self.plan.route.timeouts.stream, self.grpc.and_then(|call| call.timeout));
+        let whole = route.into_iter().chain(told).min()?;
+        Some(self.record.started() + whole)
+    }
+
     /// Path and query as a service is asked for them.
     pub(crate) fn outgoing_path(&self) -> String {
         match self.rewritten.as_ref().and_then(|rewritten| rewritten.path.as_ref()) {
@@ -192,6 +211,7 @@ pub(crate) async fn serve(
     let mut record = Record::open(Arc::clone(&shared), connection, request.method().clone(), request.uri());
     let path = refused.as_ref().and_then(|(_, path)| path.as_deref()).unwrap_or(request.uri().path());
     let (version, dialect) = (request.version(), dialect_of(path, request.headers()));
+    let call = grpc::Call::of(request.headers());
     let tasks = (version == Version::HTTP_2).then(|| shared.tasks.clone());
     let request = request.map(|body| Arriving::new(body, tasks));
     let rejection = match refused {
@@ -204,7 +224,14 @@ pub(crate) async fn serve(
             }
         },
     };
-    finish(rejection.into_response(dialect), record, version, &draining)
+    let refused = match call {
+        Some(call) => {
+            let is_over = call.timeout.is_some_and(|timeout| record.took() >= timeout);
+            grpc::refuse(call, rejection, is_over)
+        }
+        None => rejection.into_response(dialect),
+    };
+    finish(refused, record, version, &draining)
 }
 
 /// The dialect of answers that no operation was found for.
@@ -229,6 +256,7 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arrivi
     };
     let body = RequestBody::Unread(body);
     let (model, identified, credentials) = (None, false, None);
+    let grpc = grpc::Call::of(&head.headers);
     let mut exchange = Exchange {
         shared,
         compiled,
@@ -242,6 +270,8 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arrivi
         model,
         identified,
         credentials,
+        grpc,
+        from_web: false,
         handshake: None,
         record,
     };

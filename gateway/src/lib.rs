@@ -21,6 +21,7 @@ mod error;
 mod exchange;
 mod filters;
 mod gateway;
+mod grpc;
 mod headers;
 mod listener;
 mod metrics;

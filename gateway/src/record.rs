@@ -68,7 +68,7 @@ pub(crate) enum End {
     Complete,
     /// Given up in the middle by the upstream.
     Broken,
-    /// A WebSocket that was silent, or lasted, for too long.
+    /// A WebSocket, or a call of gRPC, that was silent, or lasted, for too long.
     TimedOut,
     /// A WebSocket that was ended here: this node stops, or others may have its permit.
     Cut,
@@ -137,6 +137,10 @@ impl Record {
 
     pub(crate) fn broken(&mut self) {
         self.end = End::Broken;
+    }
+
+    pub(crate) fn timed_out(&mut self) {
+        self.end = End::TimedOut;
     }
 
     /// What it was switched to is over.

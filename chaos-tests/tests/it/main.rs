@@ -7,6 +7,7 @@ mod bad_days;
 mod bad_input;
 mod calls;
 mod config;
+mod connections;
 mod cost;
 mod credits;
 mod demo;

@@ -15,9 +15,13 @@ use tokio::time::Instant;
 
 use super::{
     keep::{Keeper, Kept},
+    pulse::Pulse,
     rest::Arriving,
 };
-use crate::timer::LazyTimer;
+use crate::{
+    grpc::{Decoder, Messages, NoBase64, TooLarge},
+    timer::LazyTimer,
+};
 
 /// A body may be silent for this long, and is measured over this long.
 const FLOOR_WINDOW: Duration = Duration::from_secs(20);
@@ -46,6 +50,16 @@ pub(crate) struct ClientBody {
     floor: Floor,
     touched: bool,
     keeper: Option<Box<Keeper>>,
+    call: Option<Box<CallBody>>,
+    decoder: Option<Box<Decoder>>,
+    fault: Option<BodyFault>,
+}
+
+/// What a call of gRPC sends: it may be silent, and each of its messages is bounded.
+#[derive(Debug)]
+struct CallBody {
+    messages: Messages,
+    pulse: Arc<Pulse>,
 }
 
 impl ClientBody {
@@ -55,7 +69,41 @@ impl ClientBody {
         if inner.size_hint().lower() > limit {
             return Err(BodyFault::TooLarge { limit });
         }
-        Ok(Self { inner, limit, left: limit, floor: Floor::default(), touched: false, keeper: None })
+        Ok(Self::any(inner, limit))
+    }
+
+    /// The messages of a call, each no larger than `limit`. Whoever waits for its answer sees by `pulse` that it goes on.
+    pub(crate) fn of_call(inner: Arriving, limit: u64, pulse: Arc<Pulse>) -> Self {
+        let call = Box::new(CallBody { messages: Messages::new(limit), pulse });
+        Self { call: Some(call), ..Self::any(inner, limit) }
+    }
+
+    /// Read from base64, if it is `text`.
+    pub(crate) fn decoded(self, text: bool) -> Self {
+        Self { decoder: text.then(Box::default), ..self }
+    }
+
+    fn any(inner: Arriving, limit: u64) -> Self {
+        let floor = Floor::default();
+        Self { inner, limit, left: limit, floor, touched: false, keeper: None, call: None, decoder: None, fault: None }
+    }
+
+    /// Counts what has come.
+    fn received(&mut self, data: &[u8]) -> Result<(), BodyFault> {
+        let length = data.len() as u64;
+        let too_large = BodyFault::TooLarge { limit: self.limit };
+        if let Some(call) = &mut self.call {
+            call.pulse.beat();
+            return call.messages.go_by(data).map_err(|TooLarge| too_large);
+        }
+        self.floor.received(length);
+        self.left = self.left.checked_sub(length).ok_or(too_large)?;
+        Ok(())
+    }
+
+    /// Nothing has come. Ready when that has been so for too long.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.call.is_some() { Poll::Pending } else { self.floor.poll_wait(cx) }
     }
 
     /// Reads all of it; trailers are dropped.
@@ -84,50 +132,69 @@ impl ClientBody {
     }
 }
 
-impl Body for ClientBody {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let this = &mut *self;
-        this.touched = true;
-        this.floor.resume();
-        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
-            ready!(this.floor.poll_wait(cx));
+impl ClientBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        self.touched = true;
+        self.floor.resume();
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            ready!(self.poll_wait(cx));
             return Poll::Ready(Some(Err(BodyFault::Slow)));
         };
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(_)) => return Poll::Ready(Some(Err(BodyFault::Broken))),
             None => {
-                if let Some(keeper) = &mut this.keeper {
+                if self.decoder.take().is_some_and(|decoder| decoder.end().is_err()) {
+                    return Poll::Ready(Some(Err(BodyFault::Broken)));
+                }
+                if let Some(keeper) = &mut self.keeper {
                     keeper.ended();
                 }
                 return Poll::Ready(None);
             }
         };
-        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        this.floor.received(length);
-        match this.left.checked_sub(length) {
-            Some(left) => this.left = left,
-            None => return Poll::Ready(Some(Err(BodyFault::TooLarge { limit: this.limit }))),
-        }
-        if let Some(keeper) = &mut this.keeper {
+        self.received(frame.data_ref().map_or(&[], |data| data))?;
+        let frame = match (&mut self.decoder, frame.into_data()) {
+            (Some(decoder), Ok(data)) => {
+                let data = decoder.decode(&data).map_err(|NoBase64| BodyFault::Broken)?;
+                if data.is_empty() {
+                    cx.waker().wake_by_ref(); // the rest of four may be here
+                    return Poll::Pending;
+                }
+                Frame::data(data)
+            }
+            (None, Ok(data)) => Frame::data(data),
+            (_, Err(other)) => other,
+        };
+        if let Some(keeper) = &mut self.keeper {
             keeper.goes_by(frame.data_ref().unwrap_or(&Bytes::new()));
             // Whoever knows that this was the last of it does not ask for more.
-            if this.inner.is_end_stream() {
+            if self.inner.is_end_stream() {
                 keeper.ended();
             }
         }
         Poll::Ready(Some(Ok(frame)))
     }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let next = self.poll_next(cx);
+        if let Poll::Ready(Some(Err(fault))) = &next {
+            self.fault = Some(*fault);
+        }
+        next
+    }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.is_end_stream() && self.decoder.as_ref().is_none_or(|decoder| decoder.end().is_ok())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.decoder.is_some() { SizeHint::default() } else { self.inner.size_hint() }
     }
 }
 
@@ -225,6 +292,14 @@ impl Replay {
         match self {
             Self::Whole(_) => true,
             Self::Client(body) => body.lock().is_end_stream(),
+        }
+    }
+
+    /// Why it came to no end, if so. Over HTTP/2 whoever sends it on only tells that its stream was reset.
+    pub(crate) fn fault(&self) -> Option<BodyFault> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Client(body) => body.lock().fault,
         }
     }
 

@@ -2,10 +2,12 @@
 
 mod client;
 mod keep;
+mod pulse;
 mod response;
 mod rest;
 
 pub(crate) use client::{BodyFault, ClientBody, Replay, UpstreamRequestBody};
 pub(crate) use keep::Kept;
+pub(crate) use pulse::Pulse;
 pub(crate) use response::{BoxError, ResponseBody};
 pub(crate) use rest::Arriving;

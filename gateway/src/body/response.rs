@@ -29,6 +29,16 @@ enum Source {
     Pieces(mpsc::Receiver<Bytes>),
 }
 
+impl Source {
+    /// Nothing more comes of it.
+    fn ended(&self, record: &mut Record) {
+        match self {
+            Self::Relay(relay) if relay.is_cut() => record.timed_out(),
+            _ => record.completed(),
+        }
+    }
+}
+
 impl ResponseBody {
     pub(crate) fn full(bytes: Bytes) -> Self {
         Self::from(Source::Full(Some(bytes).filter(|bytes| !bytes.is_empty())))
@@ -77,9 +87,11 @@ impl Body for ResponseBody {
         };
         if let Some(record) = &mut this.record {
             match &poll {
+                // Nobody asks for more behind trailers.
+                Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.source.ended(record),
                 Poll::Ready(Some(Ok(frame))) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
                 Poll::Ready(Some(Err(_))) => record.broken(),
-                Poll::Ready(None) => record.completed(),
+                Poll::Ready(None) => this.source.ended(record),
                 Poll::Pending => {}
             }
         }

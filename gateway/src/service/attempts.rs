@@ -15,7 +15,7 @@ use crate::{
     error::Rejection,
     exchange::Exchange,
     filters::admit::{PERMIT_LOST, durable},
-    headers,
+    grpc, headers,
     retry::{self, Left, Met},
     upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody, Wire},
 };
@@ -200,6 +200,7 @@ async fn once(
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
     let sent = pool.send_by(by, wire, place, request).await;
     sent.iter().for_each(|answer| exchange.record.came_over(answer.extensions()));
+    let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);
     match &sent {
         Ok(answer) if answer.status().is_server_error() => taken.has_failed(),
@@ -224,6 +225,9 @@ fn request(
     *request.method_mut() = exchange.head.method.clone();
     *request.uri_mut() = taken.uri(&exchange.outgoing_path())?;
     *request.headers_mut() = outgoing_headers(exchange, service)?;
+    if let Some(ends_by) = exchange.grpc.and(exchange.ends_by()) {
+        grpc::set_timeout(request.headers_mut(), ends_by.saturating_duration_since(Instant::now()));
+    }
     if let Some(handshake) = &exchange.handshake {
         handshake.ask(request.headers_mut());
     }
@@ -233,6 +237,7 @@ fn request(
 /// Nothing of the client's framing or identity is in them.
 pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -> Option<HeaderMap> {
     let trailers = headers::takes_trailers(&exchange.head.headers);
+    let needs_trailers = service.service.protocol == Protocol::Grpc || (trailers && exchange.grpc.is_some());
     let mut headers = exchange.head.headers.clone();
     headers::sanitize_request(&mut headers, &exchange.record.request_id);
     let connection = exchange.record.connection();
@@ -249,11 +254,19 @@ pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -
     }
     match service.service.protocol {
         Protocol::Http => drop(headers.insert(header::HOST, exchange.outgoing_host().try_into().ok()?)),
+        Protocol::Grpc | Protocol::Https if needs_trailers => tell_te(&mut headers),
         // TLS and HTTP/2 name the endpoint itself, and `x-forwarded-host` what the client asked for: two different
         // names in one HTTP/2 request would be ambiguous.
         Protocol::Https => {}
-        Protocol::H2c if trailers => drop(headers.insert(header::TE, HeaderValue::from_static("trailers"))),
-        Protocol::H2c => {}
+        Protocol::H2c if trailers => tell_te(&mut headers),
+        Protocol::H2c | Protocol::Grpc => {}
+    }
+    if exchange.from_web {
+        grpc::to_grpc(&mut headers);
     }
     Some(headers)
+}
+
+fn tell_te(headers: &mut HeaderMap) {
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
 }

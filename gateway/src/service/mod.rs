@@ -14,14 +14,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header, request};
 use http_body::Body as _;
 use tokio::time::Instant;
-use tollgate_model::Durability;
+use tollgate_model::{Durability, Protocol, RouteAction, UpstreamRef};
 use tollgate_quota::{Attribution, InFlight, Outcome, Touch, Usage};
 
 use crate::{
-    body::{BodyFault, ClientBody, Replay, ResponseBody},
+    body::{BodyFault, ClientBody, Pulse, Replay, ResponseBody},
     error::Rejection,
     exchange::{Exchange, RequestBody},
     filters::admit::{self, Need, Terms},
+    grpc::{self, Framing},
     headers,
 };
 use attempts::{Failed, Outgoing};
@@ -35,8 +36,10 @@ const HOLD_SLACK: Duration = Duration::from_secs(60);
 /// Sends a request on and relays the answer.
 pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
     let timeouts = exchange.plan.route.timeouts;
-    let deadline = exchange.record.started() + timeouts.request;
-    let body = outgoing(exchange).await?;
+    let deadline = exchange.deadline();
+    exchange.from_web = exchange.grpc.is_some_and(|call| call.is_web()) && leads_to_grpc_alone(exchange);
+    let pulse = Arc::new(Pulse::default());
+    let body = outgoing(exchange, &pulse).await?;
     let (in_flight, limit_headers, permit) = admit(exchange, deadline).await?;
     let copied = OnceLock::new();
     let outgoing = Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline, copied: &copied };
@@ -67,12 +70,33 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         head.headers.remove(header::TRAILER);
     }
     let trailers = head.headers.contains_key(header::TRAILER);
-    let relay =
-        Relay::new(body, timeouts.idle, timeouts.stream.map(|whole| exchange.record.started() + whole), trailers);
+    let mut relay = Relay::new(body, timeouts.idle, exchange.ends_by(), trailers);
+    if let Some(call) = exchange.grpc.filter(|_| grpc::is_grpc(&head.headers)) {
+        if exchange.from_web {
+            grpc::to_web(call, &mut head.headers);
+        }
+        relay = relay.of_call(pulse, exchange.from_web.then(|| grpc::Encoder::of(call)));
+    }
     let mut response = Response::new(ResponseBody::relay(relay));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
+}
+
+/// Whether nobody else than services of gRPC can get this request.
+fn leads_to_grpc_alone(exchange: &Exchange) -> bool {
+    let services = &exchange.compiled.services;
+    let is_grpc = |upstream: &UpstreamRef| match upstream {
+        UpstreamRef::Service(name) => services.get(name).is_none_or(|it| it.service.protocol == Protocol::Grpc),
+        UpstreamRef::Provider(_) => false,
+    };
+    match &exchange.plan.route.action {
+        RouteAction::Forward { backends, fallbacks } => {
+            let fallbacks = fallbacks.iter().map(|fallback| &fallback.upstream);
+            backends.iter().map(|backend| &backend.upstream).chain(fallbacks).all(is_grpc)
+        }
+        RouteAction::Redirect { .. } | RouteAction::Respond { .. } => false,
+    }
 }
 
 /// Gives the route's own answer, which meets the route's limits like any other.
@@ -115,18 +139,29 @@ fn sanitize_answer(headers: &mut HeaderMap, method: &Method, status: StatusCode)
 const REPLAY_BYTES: u64 = 64 * 1024;
 
 /// The request's body: streamed, or here already.
-async fn outgoing(exchange: &mut Exchange) -> Result<Replay, BodyFault> {
+async fn outgoing(exchange: &mut Exchange, pulse: &Arc<Pulse>) -> Result<Replay, BodyFault> {
     let limit = exchange.plan.route.body_limit_bytes;
     let route = &exchange.plan.route;
     let replay = route.retries.is_some() || !attempts::fallbacks(&route.action).is_empty();
     match exchange.body.take() {
         RequestBody::Unread(body) if body.is_end_stream() => Ok(Replay::Whole(Bytes::new())),
-        RequestBody::Unread(body) if replay && body.size_hint().exact().is_some_and(|size| size <= REPLAY_BYTES) => {
-            ClientBody::new(body, limit)?.collect().await.map(Replay::Whole)
+        // A call may say something now and then for as long as it likes, and each message is bounded by itself.
+        RequestBody::Unread(body) if is_stream(exchange) => {
+            Ok(Replay::client(ClientBody::of_call(body, limit, Arc::clone(pulse))))
         }
-        RequestBody::Unread(body) => ClientBody::new(body, limit).map(Replay::client),
+        RequestBody::Unread(body) => {
+            let is_short = body.size_hint().exact().is_some_and(|size| size <= REPLAY_BYTES);
+            let is_text = exchange.from_web && exchange.grpc.is_some_and(|call| call.framing == Framing::WebText);
+            let body = ClientBody::new(body, limit)?.decoded(is_text);
+            if replay && is_short { body.collect().await.map(Replay::Whole) } else { Ok(Replay::client(body)) }
+        }
         RequestBody::Read(bytes, _) => Ok(Replay::Whole(bytes)),
     }
+}
+
+/// Whether its messages go both ways at their own pace: what HTTP/2 alone can do.
+fn is_stream(exchange: &Exchange) -> bool {
+    exchange.head.version == Version::HTTP_2 && exchange.grpc.is_some_and(|call| !call.is_web())
 }
 
 type Admitted = (Option<InFlight>, HeaderMap, Option<Arc<Touch>>);

@@ -3,7 +3,8 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -11,7 +12,12 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::{body::BoxError, timer::LazyTimer, upstream::UpstreamBody};
+use crate::{
+    body::{BoxError, Pulse},
+    grpc::{self, Encoder},
+    timer::LazyTimer,
+    upstream::UpstreamBody,
+};
 
 /// A body that may not be silent for too long (time in which the client takes nothing does not count), nor take longer
 /// in all than its route says.
@@ -23,37 +29,91 @@ pub(crate) struct Relay {
     trailers: bool,
     waiting_since: Option<Instant>,
     timer: LazyTimer,
+    call: Option<Box<CallRelay>>,
+}
+
+/// The answer to a call of gRPC: its other direction may go on meanwhile, and what cuts it is told by its trailers.
+#[derive(Debug)]
+struct CallRelay {
+    pulse: Arc<Pulse>,
+    /// For a caller who speaks gRPC-Web.
+    encoder: Option<Encoder>,
+    is_cut: bool,
 }
 
 impl Relay {
     /// `trailers` says that some are announced: in HTTP/1 they fit behind chunks only, so the length is not told.
     pub(crate) fn new(body: UpstreamBody, idle: Duration, ends_by: Option<Instant>, trailers: bool) -> Self {
-        Self { body, idle, ends_by, trailers, waiting_since: None, timer: LazyTimer::default() }
+        Self { body, idle, ends_by, trailers, waiting_since: None, timer: LazyTimer::default(), call: None }
+    }
+
+    /// The answer to a call, whose own messages beat `pulse`.
+    pub(crate) fn of_call(self, pulse: Arc<Pulse>, encoder: Option<Encoder>) -> Self {
+        Self { call: Some(Box::new(CallRelay { pulse, encoder, is_cut: false })), ..self }
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.ends_by.is_some_and(|ends_by| Instant::now() >= ends_by) {
-            return Poll::Ready(Some(Err(timed_out("the upstream's answer took longer than it may"))));
+        if self.is_cut() {
+            return Poll::Ready(None);
+        }
+        if self.is_over() {
+            return Poll::Ready(Some(self.cut("the upstream's answer took longer than it may")));
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.waiting_since = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)));
+            let encoder = self.call.as_ref().and_then(|call| call.encoder);
+            return Poll::Ready(frame.map(|frame| frame.map(|it| encoded(encoder, it)).map_err(BoxError::from)));
         }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let silent_by = since + self.idle;
-        ready!(self.timer.poll(cx, self.ends_by.map_or(silent_by, |ends_by| ends_by.min(silent_by))));
-        Poll::Ready(Some(Err(timed_out("the upstream's answer stopped in the middle"))))
+        while self.timer.poll(cx, self.waits_by(since)).is_ready() {
+            // The caller may have said something since.
+            if Instant::now() >= self.waits_by(since) {
+                return Poll::Ready(Some(self.cut("the upstream's answer stopped in the middle")));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn is_over(&self) -> bool {
+        self.ends_by.is_some_and(|ends_by| Instant::now() >= ends_by)
+    }
+
+    fn waits_by(&self, since: Instant) -> Instant {
+        let said = self.call.as_ref().and_then(|call| call.pulse.last());
+        let silent_by = said.map_or(since, |said| said.max(since)) + self.idle;
+        self.ends_by.map_or(silent_by, |ends_by| ends_by.min(silent_by))
+    }
+
+    /// Ends it early: a call by trailers that say so.
+    fn cut(&mut self, why: &'static str) -> Result<Frame<Bytes>, BoxError> {
+        let is_over = self.is_over();
+        let Some(call) = &mut self.call else { return Err(io::Error::new(io::ErrorKind::TimedOut, why).into()) };
+        call.is_cut = true;
+        Ok(encoded(call.encoder, Frame::trailers(grpc::cut(is_over, why))))
+    }
+
+    /// Whether it was ended before its end.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.is_cut)
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_cut() || self.body.is_end_stream()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        if self.trailers { SizeHint::new() } else { self.body.size_hint() }
+        let is_changed = self.call.as_ref().is_some_and(|call| call.encoder.is_some());
+        if self.trailers || is_changed { SizeHint::new() } else { self.body.size_hint() }
     }
 }
 
-fn timed_out(why: &'static str) -> BoxError {
-    io::Error::new(io::ErrorKind::TimedOut, why).into()
+fn encoded(encoder: Option<Encoder>, frame: Frame<Bytes>) -> Frame<Bytes> {
+    let Some(encoder) = encoder else { return frame };
+    match frame.into_data() {
+        Ok(data) => Frame::data(encoder.data(data)),
+        Err(frame) => match frame.into_trailers() {
+            Ok(trailers) => Frame::data(encoder.trailers(&trailers)),
+            Err(other) => other,
+        },
+    }
 }

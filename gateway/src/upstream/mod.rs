@@ -87,7 +87,7 @@ impl ServiceUpstream {
     pub(crate) fn wire(&self) -> Wire {
         match self.service.protocol {
             Protocol::Http | Protocol::Https => Wire::Negotiated,
-            Protocol::H2c => Wire::Http2,
+            Protocol::H2c | Protocol::Grpc => Wire::Http2,
         }
     }
 }

@@ -10,7 +10,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::{clients::get, cluster::Cluster, http2::connect};
+use crate::{
+    clients::{get, raw},
+    cluster::Cluster,
+    http2::connect,
+};
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -86,4 +90,16 @@ async fn an_http1_client_is_served_by_an_h2c_upstream_with_trailers_where_it_tak
     assert_eq!(with.body, "HTTP/2.0 /x te=trailers ", "{}", with.raw);
     assert_eq!(with.header("trailer"), Some("x-got"), "{}", with.raw);
     assert!(with.raw.ends_with("0\r\nx-got: nothing\r\n\r\n"), "{}", with.raw);
+}
+
+/// Over HTTP/2 the sender of a body only hears that its stream was reset; nobody else is to blame for it.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_the_clients_fault_over_http2_too() {
+    let (cluster, _upstream) = start().await;
+    let chunk = format!("{:x}\r\n{}\r\n", 8 << 20, "x".repeat(8 << 20));
+    let head = "POST /x HTTP/1.1\r\nhost: test\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let refused = raw(cluster.address, format!("{head}{chunk}{chunk}0\r\n\r\n")).await;
+    assert_eq!((refused.status, refused.code().as_str()), (413, "request_too_large"), "{}", refused.head);
+    let attempts = "tollgate_upstream_attempts_total{upstream=\"echo\",result=\"client\"} 1";
+    assert!(cluster.metrics().contains(attempts), "{}", cluster.metrics());
 }

@@ -14,6 +14,8 @@ mod durable;
 mod early_answers;
 mod fit;
 mod growing;
+mod grpc;
+mod grpc_web;
 mod h2c;
 mod health;
 mod http2;

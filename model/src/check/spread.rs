@@ -153,7 +153,7 @@ fn question(context: &mut Context, at: &Field<'_>, given: &v1::HealthCheck, http
         "tcp" => return Some(Question::Tcp),
         "grpc" => {
             if !http2 {
-                context.add(&at.field("type"), "is spoken over HTTP/2: `grpc` needs `protocol: h2c` or https");
+                context.add(&at.field("type"), "is spoken over HTTP/2: `grpc` needs `protocol: grpc`, h2c or https");
             }
             return Some(Question::Grpc);
         }

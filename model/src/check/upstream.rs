@@ -35,7 +35,7 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
         ("https", Is(Protocol::Https)),
         ("h2c", Is(Protocol::H2c)),
         ("h2", NotYet),
-        ("grpc", NotYet),
+        ("grpc", Is(Protocol::Grpc)),
     ];
     let protocol = context.word(&spec.field("protocol"), &given.protocol, &words).unwrap_or(Protocol::Http);
     let scheme = if protocol == Protocol::Https { "https" } else { "http" };
@@ -56,7 +56,7 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
         health_check: given.health_check.as_ref(),
         outliers: given.outlier_detection.as_ref(),
         breaker: given.circuit_breaker.as_ref(),
-        http2: matches!(protocol, Protocol::Https | Protocol::H2c),
+        http2: matches!(protocol, Protocol::Https | Protocol::H2c | Protocol::Grpc),
     };
     let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);

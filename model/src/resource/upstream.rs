@@ -29,6 +29,8 @@ pub enum Protocol {
     Https,
     /// HTTP/2 in clear text, by prior knowledge.
     H2c,
+    /// The same, and gRPC alone: what asks by gRPC-Web is translated.
+    Grpc,
 }
 
 /// Of an endpoint or a backend: so that the sum of thousands still fits.

@@ -21,7 +21,7 @@ fn every_wrong_value_of_a_service_is_told() {
                 "{protocol: htp, endpoints: [{address: 'a:1'}]}",
                 "spec.protocol: `htp` is unknown (did you mean `http`?)",
             ),
-            ("{protocol: grpc, endpoints: [{address: 'a:1'}]}", "spec.protocol: `grpc` is not supported yet"),
+            ("{protocol: h2, endpoints: [{address: 'a:1'}]}", "spec.protocol: `h2` is not supported yet"),
             ("{protocol: h2, endpoints: [{address: 'a:1'}]}", "spec.protocol: `h2` is not supported yet"),
         ],
     );
@@ -95,7 +95,10 @@ fn every_wrong_value_of_what_an_upstream_says_of_its_endpoints_is_told() {
         ("healthCheck: {path: healthz}", "spec.healthCheck.path: is no path: it begins with `/`"),
         ("healthCheck: {path: '/a b'}", "spec.healthCheck.path: is no path"),
         ("healthCheck: {path: /, type: tcp}", "spec.healthCheck.path: is only for `type: http`"),
-        ("healthCheck: {type: grpc}", "spec.healthCheck.type: is spoken over HTTP/2: `grpc` needs `protocol: h2c`"),
+        (
+            "healthCheck: {type: grpc}",
+            "spec.healthCheck.type: is spoken over HTTP/2: `grpc` needs `protocol: grpc`, h2c or https",
+        ),
         ("healthCheck: {type: udp}", "spec.healthCheck.type: `udp` is unknown"),
         ("healthCheck: {path: /, interval: 99ms}", "spec.healthCheck.interval: must be 100ms at least"),
         ("healthCheck: {path: /, interval: 1s, timeout: 2s}", "spec.healthCheck.timeout: is longer than `interval`"),
@@ -138,8 +141,10 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
     assert_eq!((all.outliers, all.breaker.max_requests), (Some(outliers), Some(7)));
     assert_eq!(with("healthCheck: {type: tcp}").health_check.map(|check| check.question), Some(Question::Tcp));
     let grpc = "{protocol: h2c, endpoints: [{address: 'a:1'}], healthCheck: {type: grpc}}";
-    let Ok(Checked::Service(grpc)) = checked("Service", grpc) else { panic!() };
-    assert_eq!(grpc.spread.health_check.as_ref().map(|check| &check.question), Some(&Question::Grpc));
+    for grpc in [grpc.to_owned(), grpc.replace("h2c", "grpc")] {
+        let Ok(Checked::Service(grpc)) = checked("Service", &grpc) else { panic!() };
+        assert_eq!(grpc.spread.health_check.as_ref().map(|check| &check.question), Some(&Question::Grpc));
+    }
     assert_eq!(with("loadBalancing: {slowStart: 30s}").balancing.slow_start, Some(ms(30_000)));
 }
 
