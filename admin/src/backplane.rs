@@ -18,7 +18,7 @@ use tollgate_proto::{
     state::v1::{BudgetAlertRow, Command, ConfigChange, ConfigProblem, CreditEventRow},
 };
 
-use crate::tokens::TokenTable;
+use crate::{tokens::TokenTable, zones::DrainedZones};
 
 /// A future that a trait object can give.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackplaneError>> + Send + 'a>>;
@@ -48,6 +48,12 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// The admin tokens as this node has applied them.
     fn tokens(&self) -> Arc<TokenTable>;
+
+    /// The zones that are drained, as this node has applied it.
+    fn drained_zones(&self) -> Arc<DrainedZones>;
+
+    /// Every member, and the zone that it is in.
+    fn node_zones(&self) -> Vec<(NodeId, String)>;
 
     /// This node.
     fn node(&self) -> NodeId;

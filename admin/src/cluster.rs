@@ -1,7 +1,8 @@
-//! `ClusterService`: members, leadership, admin tokens.
+//! `ClusterService`: members, leadership, admin tokens, zones.
 
 mod lost;
 mod token;
+mod zone;
 
 use std::sync::Arc;
 
@@ -89,6 +90,7 @@ impl ClusterService for Cluster {
         let call = Call::of(&request)?;
         let RemoveNodeRequest { id, lost, request_id, write_off } = request.into_inner();
         let node = node_id(id)?;
+        self.check_zones_without(&call, node).await?;
         let change = MembershipChange::Remove { node, lost };
         if lost {
             return self.give_up(&call, &request_id, node, lost::write_off(&write_off)?, change).await;
@@ -139,16 +141,21 @@ impl ClusterService for Cluster {
         Err(not_available_yet())
     }
 
-    async fn drain_zone(&self, _: Request<ZoneRequest>) -> Result<Response<ZoneResponse>, Status> {
-        Err(not_available_yet())
+    async fn drain_zone(&self, request: Request<ZoneRequest>) -> Result<Response<ZoneResponse>, Status> {
+        let call = Call::of(&request)?;
+        self.change_zone(&call, request.into_inner(), true).await.map(Response::new)
     }
 
-    async fn undrain_zone(&self, _: Request<ZoneRequest>) -> Result<Response<ZoneResponse>, Status> {
-        Err(not_available_yet())
+    async fn undrain_zone(&self, request: Request<ZoneRequest>) -> Result<Response<ZoneResponse>, Status> {
+        let call = Call::of(&request)?;
+        self.change_zone(&call, request.into_inner(), false).await.map(Response::new)
     }
 
-    async fn status_zones(&self, _: Request<StatusZonesRequest>) -> Result<Response<StatusZonesResponse>, Status> {
-        Err(not_available_yet())
+    async fn status_zones(
+        &self,
+        request: Request<StatusZonesRequest>,
+    ) -> Result<Response<StatusZonesResponse>, Status> {
+        self.status_zones(&Call::of(&request)?).await.map(Response::new)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A call passes `server/` (a connection, a route), `auth/` (who calls, may they: by headers alone, before a byte of the
 //! message is read) and then a service: `config/`, `cluster`, `credits`, `limits`, `money`, `usage`. What a service needs of the node is the
-//! trait [`Backplane`]: this crate knows neither Raft nor the ledger. [`TokenTable`] is the one piece of replicated
-//! state that lives here.
+//! trait [`Backplane`]: this crate knows neither Raft nor the ledger. [`TokenTable`] and [`DrainedZones`] are the
+//! replicated state that lives here.
 //!
 //! Always: writes are validated here, decided by the log, and forwarded to the leader by the backplane; an outcome that
 //! is not known is reported as such; every refusal says why in words and in [`details`].
@@ -27,9 +27,11 @@ mod reconcile;
 mod server;
 pub mod tokens;
 mod usage;
+pub mod zones;
 
 pub use auth::{Access, METHODS, READING};
 pub use backplane::Backplane;
 pub use metrics::AdminMetrics;
 pub use server::{AdminState, MAX_ANSWER_BYTES, MAX_APPLY_BYTES, Shutdown, serve};
 pub use tokens::{Role, TokenTable};
+pub use zones::DrainedZones;

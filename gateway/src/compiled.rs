@@ -14,7 +14,7 @@ use crate::{
     metrics::OTHER,
     routing::{Plan, Table},
     tls::Hosts,
-    upstream::{ProviderUpstream, ServiceUpstream},
+    upstream::{Endpoints, Place, ProviderUpstream, ServiceUpstream},
 };
 
 /// One configuration as exchanges read it. What did not change since the one before is shared with it, so that turns
@@ -35,21 +35,32 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// Of a node in `zone`.
-    pub(crate) fn new(view: Arc<ConfigView>, prices: Arc<PriceBook>, zone: &str, previous: Option<&Self>) -> Self {
+    /// Of a node at `place`.
+    pub(crate) fn new(
+        view: Arc<ConfigView>,
+        prices: Arc<PriceBook>,
+        place: Place<'_>,
+        previous: Option<&Self>,
+    ) -> Self {
         let (plans, table) = routes(&view, previous);
         let providers = view.providers.values();
-        let providers = providers.map(|it| (it.name.clone(), provider(&view, it, zone, previous))).collect();
+        let providers = providers.map(|it| (it.name.clone(), provider(&view, it, place, previous))).collect();
         let services = view.services.values().map(|service| {
             let known = previous.and_then(|previous| previous.services.get(&service.name));
             let same = known.filter(|known| Arc::ptr_eq(&known.service, service)).cloned();
-            let new = || Arc::new(ServiceUpstream::new(Arc::clone(service), zone, known.map(|known| &**known)));
+            let new = || Arc::new(ServiceUpstream::new(Arc::clone(service), place, known.map(|known| &**known)));
             (service.name.clone(), same.unwrap_or_else(new))
         });
         let services = services.collect();
         let models = models(&view);
         let certificates = Hosts::new(&view, previous.map(|previous| &previous.certificates));
         Self { certificates, table, providers, services, plans, models, prices, view }
+    }
+
+    /// Those of every upstream.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Endpoints> {
+        let providers = self.providers.values().map(|it| &*it.endpoints);
+        providers.chain(self.services.values().map(|it| &*it.endpoints))
     }
 
     /// A model's name as a label: itself, if the configuration names it.
@@ -82,14 +93,14 @@ fn routes(view: &ConfigView, previous: Option<&Compiled>) -> (HashMap<Name, Arc<
 fn provider(
     view: &ConfigView,
     provider: &Arc<Provider>,
-    zone: &str,
+    place: Place<'_>,
     previous: Option<&Compiled>,
 ) -> Arc<ProviderUpstream> {
     let keys = (0..provider.keys.len()).filter_map(|n| key(view, provider, n)).collect::<Vec<_>>();
     let known = previous.and_then(|previous| previous.providers.get(&provider.name));
     match known.filter(|known| Arc::ptr_eq(&known.provider, provider) && known.keys.are(&keys)) {
         Some(known) => Arc::clone(known),
-        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), &keys, zone, known.map(|known| &**known))),
+        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), &keys, place, known.map(|known| &**known))),
     }
 }
 

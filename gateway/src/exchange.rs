@@ -555,7 +555,8 @@ fn finish(
     }
     // What is answered whole reads no more of the request, so what is left of it ends the connection.
     let unread = response.body().is_whole() && record.connection().awaits_body();
-    let closes = unread || response.extensions().get::<CloseAfter>().is_some() || draining.is_cancelled();
+    let leaving = draining.is_cancelled() || record.is_leaving();
+    let closes = unread || response.extensions().get::<CloseAfter>().is_some() || leaving;
     if closes && version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

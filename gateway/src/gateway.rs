@@ -1,6 +1,7 @@
 //! The gateway as its owner sees it: construct, give it configurations, serve listeners, stop.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     sync::{
         Arc,
@@ -9,8 +10,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_billing::PriceBook;
 use tollgate_model::{ConfigView, Name, Timestamp};
@@ -23,7 +28,7 @@ use crate::{
     metrics::Metrics,
     service::Mirrors,
     tls::{Expiry, Served},
-    upstream::{Checkers, Figures, Pool},
+    upstream::{Checkers, Figures, Place, Pool},
 };
 
 /// The data plane of one node. A clone is the same gateway.
@@ -65,6 +70,10 @@ pub(crate) struct Shared {
     pub(crate) mirrors: Mirrors,
     /// Those who ask upstreams whether they are well.
     checkers: Checkers,
+    /// The zones that get no new requests. Kept while what is served changes, so that nothing is compiled by an older set.
+    drained: Mutex<BTreeSet<Name>>,
+    /// This node's zone is one of them: callers are told to go elsewhere.
+    pub(crate) leaving: watch::Sender<bool>,
     current: ArcSwap<Compiled>,
     /// Told of every new configuration.
     pub(crate) changed: Notify,
@@ -83,9 +92,10 @@ impl Gateway {
         accounts: Arc<dyn Accounts>,
         registry: &mut Registry,
     ) -> Self {
-        let tasks = TaskTracker::new();
+        let (tasks, drained) = (TaskTracker::new(), BTreeSet::new());
+        let place = Place { zone: &config.zone, drained: &drained };
         let pool = Pool::new(&config, &tasks);
-        let current = ArcSwap::from_pointee(Compiled::new(view, prices, &config.zone, None));
+        let current = ArcSwap::from_pointee(Compiled::new(view, prices, place, None));
         let metrics = Metrics::register(registry);
         let in_flight = AtomicUsize::new(0);
         let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
@@ -103,6 +113,8 @@ impl Gateway {
             last_words,
             mirrors: Mirrors::new(),
             checkers: Checkers::default(),
+            drained: Mutex::new(drained),
+            leaving: watch::Sender::new(false),
             current,
             changed,
         };
@@ -114,13 +126,25 @@ impl Gateway {
     }
 
     /// Serves new requests by `view` from now on. Compiles its routing table first, a few milliseconds for 10,000
-    /// routes: call it off the hot path, and within a tokio runtime. Calls must not overlap. `prices` are those of the view's index, or of a later one.
+    /// routes: call it off the hot path, and within a tokio runtime. One call waits for another. `prices` are those of the view's index, or of a later one.
     pub fn set_view(&self, view: Arc<ConfigView>, prices: Arc<PriceBook>) {
-        let compiled = Compiled::new(view, prices, &self.shared.config.zone, Some(&self.shared.current()));
+        let drained = self.shared.drained.lock();
+        let place = Place { zone: &self.shared.config.zone, drained: &drained };
+        let compiled = Compiled::new(view, prices, place, Some(&self.shared.current()));
         let compiled = Arc::new(compiled);
         self.shared.checkers.follow(&self.shared, &compiled);
         self.shared.current.store(compiled);
         self.shared.changed.notify_waiters();
+    }
+
+    /// These zones get no new requests from now on, whatever configuration a request has; all others do. Where this node's own is
+    /// one of them its callers are told to go elsewhere, and served as long as they don't. Waits for
+    /// [`set_view`](Gateway::set_view).
+    pub fn set_drained(&self, zones: BTreeSet<Name>) {
+        let mut drained = self.shared.drained.lock();
+        self.shared.current().endpoints().for_each(|it| it.follow(&zones));
+        self.shared.leaving.send_replace(zones.contains(&*self.shared.config.zone));
+        *drained = zones;
     }
 
     /// The configuration that new requests are served by.

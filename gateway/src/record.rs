@@ -164,6 +164,11 @@ impl Record {
         Arc::clone(&self.connection)
     }
 
+    /// Whether callers are told to go elsewhere, as this node's zone is drained.
+    pub(crate) fn is_leaving(&self) -> bool {
+        *self.shared.leaving.borrow()
+    }
+
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }

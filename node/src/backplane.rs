@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{
-    TokenTable,
+    DrainedZones, TokenTable,
     backplane::{
         AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, CreditState,
         ExplainQuery, Membership, MembershipChange, Readiness, RequestId,
@@ -51,6 +51,8 @@ struct Conditions {
     started: bool,
     /// Why it leaves.
     draining: Option<String>,
+    /// Its zone, while that gets no new requests.
+    zone_drained: Option<String>,
     /// What keeps it from serving, by what it is about.
     faults: BTreeMap<Fault, String>,
 }
@@ -69,11 +71,12 @@ pub(crate) enum Fault {
 impl Conditions {
     fn readiness(&self) -> Readiness {
         let fault = self.faults.values().next();
-        match (&self.draining, self.started, fault) {
-            (Some(why), _, _) => Readiness::NotReady(why.clone()),
-            (None, false, _) => Readiness::NotReady("waiting for the cluster".to_owned()),
-            (None, true, Some(fault)) => Readiness::NotReady(fault.clone()),
-            (None, true, None) => Readiness::Ready,
+        match (&self.draining, self.started, fault, &self.zone_drained) {
+            (Some(why), _, _, _) => Readiness::NotReady(why.clone()),
+            (None, false, _, _) => Readiness::NotReady("waiting for the cluster".to_owned()),
+            (None, true, Some(fault), _) => Readiness::NotReady(fault.clone()),
+            (None, true, None, Some(zone)) => Readiness::NotReady(format!("its zone {zone} is drained")),
+            (None, true, None, None) => Readiness::Ready,
         }
     }
 
@@ -83,6 +86,7 @@ impl Conditions {
             (Some(_), _, _) => "draining",
             (None, false, _) => "starting",
             (None, true, false) => "unready",
+            (None, true, true) if self.zone_drained.is_some() => "draining",
             (None, true, true) => "ready",
         }
     }
@@ -110,6 +114,11 @@ impl NodeBackplane {
     /// It leaves: `/readyz` says no and why from now on.
     pub(crate) fn set_draining(&self, why: &str) {
         self.change(|conditions| conditions.draining = Some(why.to_owned()));
+    }
+
+    /// Its zone gets no new requests: `/readyz` says so while that is so.
+    pub(crate) fn set_zone_drained(&self, zone: Option<&str>) {
+        self.change(|conditions| conditions.zone_drained = zone.map(str::to_owned));
     }
 
     /// Something is wrong, or right again: `None`.
@@ -162,6 +171,15 @@ impl Backplane for NodeBackplane {
 
     fn tokens(&self) -> Arc<TokenTable> {
         self.state.tokens()
+    }
+
+    fn drained_zones(&self) -> Arc<DrainedZones> {
+        self.state.drained_zones()
+    }
+
+    fn node_zones(&self) -> Vec<(NodeId, String)> {
+        let members = self.consensus.get().map(|consensus| consensus.status().members).unwrap_or_default();
+        members.into_iter().map(|member| (NodeId(member.node), member.zone)).collect()
     }
 
     fn node(&self) -> NodeId {
@@ -330,6 +348,13 @@ mod tests {
         backplane.set_fault(Fault::Certificate, None);
         assert_eq!(shown(&backplane).0, "unready", "the other fault is there still");
         backplane.set_fault(Fault::ClusterKey, None);
+        assert_eq!(shown(&backplane), ("ready", String::new()));
+        backplane.set_zone_drained(Some("az-a"));
+        assert_eq!(shown(&backplane), ("draining", "its zone az-a is drained".to_owned()));
+        backplane.set_fault(Fault::ClusterKey, Some("the key does not fit".to_owned()));
+        assert_eq!(shown(&backplane), ("unready", "the key does not fit".to_owned()), "what is wrong goes first");
+        backplane.set_fault(Fault::ClusterKey, None);
+        backplane.set_zone_drained(None);
         assert_eq!(shown(&backplane), ("ready", String::new()));
         backplane.set_draining("draining");
         backplane.set_fault(Fault::Certificate, Some("expired".to_owned()));

@@ -24,6 +24,7 @@ mod state;
 mod telemetry;
 mod uplink;
 mod views;
+mod zones;
 
 use std::process::ExitCode;
 

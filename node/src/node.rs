@@ -31,7 +31,7 @@ use crate::{
     run::{Port, bind},
     state::{ReplicatedState, Shared},
     uplink::LogUplink,
-    views,
+    views, zones,
 };
 
 /// How long one attempt at the first steps after joining may take before it is made again.
@@ -53,6 +53,7 @@ pub(crate) struct Node {
     /// The stages of the admin port's stop; its first ends the compiler of views too.
     pub(crate) admin_shutdown: tollgate_admin::Shutdown,
     backplane: Arc<NodeBackplane>,
+    state: Arc<Shared>,
     /// Writes the ledger for as long as there may be something to write.
     _scribe: Scribe,
 }
@@ -153,6 +154,7 @@ impl Node {
                 &mut registry.write(),
             )
         };
+        zones::apply(&state.drained_zones(), &config.zone, &gateway, &backplane);
         let findings = Arc::new(Findings::default());
         let tries = Arc::new(alerts::Tries::default());
         metrics.watch(Sources {
@@ -183,6 +185,10 @@ impl Node {
         let views = views::follow(state.config(), prices, gateway.clone(), key, served, backplane.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), presence));
         background.spawn(stoppable(admin_shutdown.drain.clone(), views));
+        let drained = zones::follow(state.follow_zones(), config.zone.clone(), gateway.clone(), backplane.clone());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), drained));
+        let hand_over = zones::hand_over(state.follow_zones(), config.zone.clone(), consensus.clone());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), hand_over));
         let of_peers = of_peers(consensus.clone(), backplane.clone());
         background.spawn(stoppable(admin_shutdown.drain.clone(), of_peers));
         background.spawn(stoppable(admin_shutdown.drain.clone(), certificates::watch(gateway.clone())));
@@ -205,6 +211,7 @@ impl Node {
             background,
             admin_shutdown,
             backplane,
+            state,
             _scribe: scribe,
         })
     }
@@ -224,6 +231,11 @@ impl Node {
                 certificates::reload(Arc::clone(certificate), &background);
             }
         }
+    }
+
+    /// Lets another node lead, if this one does and another can.
+    pub(crate) async fn hand_over(&self) {
+        zones::lead_elsewhere(&self.state.drained_zones(), &self.consensus, "it leaves").await;
     }
 
     /// Resolves when this node must not go on, with the reason.

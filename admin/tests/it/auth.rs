@@ -94,7 +94,7 @@ async fn every_method_is_open_to_exactly_the_roles_of_the_table() {
 #[tokio::test]
 async fn what_is_not_built_yet_is_known_and_says_so() {
     let server = Server::start().await;
-    for path in ["/tollgate.admin.v1.ClusterService/DrainZone"] {
+    for path in ["/tollgate.admin.v1.ClusterService/Backup"] {
         let status = status(&server, path, with(&secret(Role::Admin), ())).await;
         assert_eq!((status.code(), status.message()), (Code::Unimplemented, "not available yet"), "{path}");
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::watch;
 use tollgate_admin::{
-    TokenTable,
+    DrainedZones, TokenTable,
     backplane::{
         AccountPage, AccountQuery, Answer, Backplane, BackplaneError, BillExport, Committed, ConfigState, CreditState,
         ExplainQuery, Membership, MembershipChange, Readiness, RequestId,
@@ -102,6 +102,7 @@ struct Log {
     outcomes: HashMap<RequestId, (Bytes, Committed)>,
     resets: Vec<LimitReset>,
     credits: CreditBook,
+    zones: DrainedZones,
 }
 
 impl FakeNode {
@@ -184,6 +185,10 @@ impl FakeNode {
                 let (came, usd) = (Came { at: index, now: self.now() }, Currency::parse("USD").unwrap());
                 log.credits.grant(came, usd, &grant, &mut Vec::new()).encode_to_vec()
             }
+            command::Kind::Zone(change) => {
+                let now = self.now();
+                log.zones.apply(now, &change, &mut Vec::new()).encode_to_vec()
+            }
             other => panic!("the admin plane does not propose {other:?}"),
         };
         let committed = Committed { index, outcome: Bytes::from(outcome) };
@@ -214,6 +219,14 @@ impl Backplane for FakeNode {
 
     fn tokens(&self) -> Arc<TokenTable> {
         Arc::new(self.log.lock().unwrap().tokens.clone())
+    }
+
+    fn drained_zones(&self) -> Arc<DrainedZones> {
+        Arc::new(self.log.lock().unwrap().zones.clone())
+    }
+
+    fn node_zones(&self) -> Vec<(NodeId, String)> {
+        [(1, "az-a"), (2, "az-b"), (4, "az-b")].map(|(node, zone)| (NodeId(node), zone.to_owned())).to_vec()
     }
 
     fn node(&self) -> NodeId {

@@ -13,3 +13,4 @@ mod limits;
 mod reconcile;
 mod server;
 mod tokens;
+mod zones;

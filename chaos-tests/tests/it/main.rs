@@ -11,6 +11,7 @@ mod connections;
 mod cost;
 mod credits;
 mod demo;
+mod drained_zones;
 mod export;
 mod fallback;
 mod full_disk;

@@ -6,6 +6,9 @@
 //!
 //! **Panic.** When too little is fit in all, those that are not are used as well: what is left would only drown, and more
 //! likely it is the checks that are wrong. So the last endpoint always has requests.
+//!
+//! **Drained.** What is in a drained zone has none, in panic neither: somebody said so, who may be about to switch it off. Its
+//! weight is one that is missing, so what goes far is what went there. Whoever makes a lineup leaves one in that has nothing else.
 
 use std::{
     sync::{
@@ -30,6 +33,9 @@ const ALL: u64 = 1 << 16;
 const ENOUGH: (u64, u64) = (7, 10);
 /// A share that grows does so in as many steps.
 const STEPS: u32 = 10;
+/// What is taken back from a drained zone gets its share within this time, where nothing else is said: connections, caches and
+/// whatever grows by load are new there.
+const TAKEN_BACK: Duration = Duration::from_secs(10);
 /// Drawn again so often where who was drawn is not accepted; then whoever is.
 const DRAWS: u64 = 4;
 
@@ -39,10 +45,21 @@ pub(crate) enum Fitness {
     Fit,
     /// It came, or came back, then.
     Since(Instant),
+    /// It was drained until then.
+    TakenBack(Instant),
     /// It does not answer as it should when it is asked.
     Unwell,
     /// It is left alone until then.
     Ejected(Instant),
+    /// Its zone is drained.
+    Drained,
+}
+
+impl Fitness {
+    /// Whether nothing speaks against a request.
+    pub(crate) fn is_fit(self) -> bool {
+        matches!(self, Self::Fit | Self::Since(_) | Self::TakenBack(_))
+    }
 }
 
 /// One endpoint.
@@ -94,28 +111,36 @@ enum Way {
 
 impl Member {
     fn is_fit(&self) -> bool {
-        self.weight > 0 && matches!(self.fitness, Fitness::Fit | Fitness::Since(_))
+        self.weight > 0 && self.fitness.is_fit()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.fitness == Fitness::Drained
+    }
+
+    /// Since when its share grows, and how long that takes.
+    fn grows(&self, balancing: &Balancing) -> Option<(Instant, Duration)> {
+        match self.fitness {
+            Fitness::Since(since) => Some((since, balancing.slow_start?)),
+            Fitness::TakenBack(since) => Some((since, balancing.slow_start.unwrap_or(TAKEN_BACK))),
+            _ => None,
+        }
     }
 
     /// In [`STEPS`]ths of a weight of one.
     fn share(&self, Terms { balancing, now, .. }: Terms<'_>) -> u32 {
-        let steps = match (self.fitness, balancing.slow_start) {
-            (Fitness::Since(since), Some(whole)) => step(now.saturating_duration_since(since), whole),
-            _ => STEPS,
-        };
-        self.weight.saturating_mul(steps)
+        let grown = |(since, whole)| step(now.saturating_duration_since(since), whole);
+        self.weight.saturating_mul(self.grows(balancing).map_or(STEPS, grown))
     }
 
     /// When it is another one by itself.
     fn changes_at(&self, Terms { balancing, now, .. }: Terms<'_>) -> Option<Instant> {
-        match (self.fitness, balancing.slow_start) {
-            (Fitness::Ejected(until), _) => Some(until),
-            (Fitness::Since(since), Some(whole)) => {
-                let step = step(now.saturating_duration_since(since), whole);
-                (step < STEPS).then(|| since + whole * step / STEPS)
-            }
-            _ => None,
+        if let Fitness::Ejected(until) = self.fitness {
+            return Some(until);
         }
+        let (since, whole) = self.grows(balancing)?;
+        let step = step(now.saturating_duration_since(since), whole);
+        (step < STEPS).then(|| since + whole * step / STEPS)
     }
 }
 
@@ -131,10 +156,10 @@ impl Lineup {
         let sum = |of: &dyn Fn(&Member) -> bool| -> u64 {
             members.iter().filter(|member| of(member)).map(|member| u64::from(member.weight)).sum()
         };
-        let (total, fit) = (sum(&|_| true), sum(&Member::is_fit));
+        let (total, fit) = (sum(&|member| !member.is_drained()), sum(&Member::is_fit));
         let is_panic = fit == 0 || fit * 100 < total * u64::from(terms.balancing.panic_threshold);
-        let used: Box<[bool]> =
-            members.iter().map(|member| member.weight > 0 && (is_panic || member.is_fit())).collect();
+        let is_used = |it: &Member| it.weight > 0 && !it.is_drained() && (is_panic || it.is_fit());
+        let used: Box<[bool]> = members.iter().map(is_used).collect();
         let tier = |near: bool| {
             let before = before.map(|before| if near { &before.near } else { &before.far });
             Tier::new(members, &used, near, terms, before)

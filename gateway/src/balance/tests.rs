@@ -300,3 +300,41 @@ fn turns_go_on_where_they_were() {
     }
     assert_eq!(had, [5, 5]);
 }
+
+/// az-a is near, az-b far.
+#[test]
+fn what_is_drained_has_none_even_when_nothing_else_is_well() {
+    let half: Vec<One> = (0..4).map(|n| (name(n), 1, n < 2)).collect();
+    for policy in policies() {
+        let terms = balancing(policy.clone());
+        let drained = |n| if n < 2 { Fitness::Drained } else { Fitness::Fit };
+        let shares = shares(&lineup(&terms, &half, drained), 4, 1_000);
+        assert_eq!(shares[..2], [0, 0], "{policy:?}");
+        assert!(shares[2] > 200 && shares[3] > 200, "{policy:?}: {shares:?}");
+        let unwell = |n| if n < 2 { Fitness::Drained } else { Fitness::Unwell };
+        let panicking = lineup(&terms, &half, unwell);
+        assert!(panicking.is_panic(), "{policy:?}");
+        let shares = self::shares(&panicking, 4, 1_000);
+        assert_eq!(shares[..2], [0, 0], "{policy:?}: whoever drained it may be about to switch it off");
+        // A drained zone is none that fails: with what is left well there is no panic.
+        let terms = Balancing { panic_threshold: 60, ..terms };
+        assert!(!lineup(&terms, &half, drained).is_panic(), "{policy:?}");
+    }
+}
+
+#[test]
+fn what_is_taken_back_grows_to_its_share_also_where_nothing_is_said_of_it() {
+    let (start, two) = (Instant::now(), [(name(0), 1, true), (name(1), 1, false)]);
+    let back = |n| if n == 0 { Fitness::TakenBack(start) } else { Fitness::Fit };
+    let terms = balancing(Policy::RoundRobin);
+    let mut last = 0;
+    for tenths in 0..=10 {
+        let now = start + Duration::from_secs(tenths);
+        let lineup = at(&terms, &two, back, now);
+        let near = shares(&lineup, 2, 1_000)[0];
+        assert!(near >= last && (tenths > 0 || near < 200), "{tenths}: {near} after {last}");
+        assert_eq!(lineup.ages(), tenths < 9, "{tenths}");
+        last = near;
+    }
+    assert_eq!(last, 1_000);
+}

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tracing::debug;
 
@@ -41,6 +41,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// A dead HTTP/2 peer is noticed after both.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// An HTTP/2 connection to a node whose zone is drained is told to go elsewhere after so long, if it came that late: whoever opens one
+/// has not heard yet that the node is unready.
+const SINCE_LEAVING: Duration = Duration::from_secs(5);
 /// h2 answers a longer header list itself, without a body; up to here the answer is ours, with a request id. A list lives
 /// only until it is refused, so that this is not held for each stream.
 const HEADER_LIST_BYTES: u32 = 256 * 1024;
@@ -151,12 +154,31 @@ where
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = shutdown.draining.cancelled() => {
+        () = told_to_leave(&shared, shutdown) => {
             serving.as_mut().graceful_shutdown();
             serving.as_mut().await
         }
     };
     log_end(connection, ended);
+}
+
+/// Resolves once the caller of an HTTP/2 connection is to go elsewhere: when that begins, and on one that came since, when nothing more is
+/// accepted. To send a new one away with its first word would leave its caller with a request that was never taken.
+async fn told_to_leave(shared: &Shared, shutdown: &Shutdown) {
+    let mut leaving = shared.leaving.subscribe();
+    let came_late = shutdown.draining.is_cancelled();
+    if *leaving.borrow_and_update() || came_late {
+        tokio::select! {
+            () = shutdown.stop.cancelled() => {}
+            () = shutdown.draining.cancelled(), if !came_late => {}
+            () = sleep(SINCE_LEAVING), if !came_late => {}
+        }
+        return;
+    }
+    tokio::select! {
+        () = shutdown.draining.cancelled() => {}
+        _ = leaving.wait_for(|leaving| *leaving) => {} // its sender lives as long as `shared`
+    }
 }
 
 fn log_end(connection: &Connection, ended: Result<(), hyper::Error>) {

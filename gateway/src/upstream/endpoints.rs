@@ -4,9 +4,12 @@
 //! neither what is in flight nor who is left alone. Requests read a [`Lineup`] and count in atomics; it is made anew, by the
 //! first request that sees that it has to be, when something seldom happens: an ejection, a check, a time that is over.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -38,6 +41,7 @@ pub(crate) struct Endpoints {
 struct Endpoint {
     origin: Origin,
     weight: u32,
+    zone: Option<Name>,
     near: bool,
     known: Arc<Known>,
 }
@@ -53,13 +57,26 @@ struct Made {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotTaken;
 
+/// Where a node is, and which zones get no new requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) zone: &'a str,
+    pub(crate) drained: &'a BTreeSet<Name>,
+}
+
+impl Endpoint {
+    fn follow(&self, drained: &BTreeSet<Name>, now: Instant) -> bool {
+        self.known.set_drained(self.zone.as_ref().is_some_and(|zone| drained.contains(zone)), now)
+    }
+}
+
 impl Endpoints {
-    /// Of a node in `zone`. What `before` knew of the same addresses is known here.
+    /// Of a node at `place`. What `before` knew of the same addresses is known here.
     pub(crate) fn new(
         upstream: Name,
         endpoints: &[model::Endpoint],
         spread: Spread,
-        zone: &str,
+        place: Place<'_>,
         before: Option<&Self>,
     ) -> Self {
         let now = Instant::now();
@@ -68,14 +85,19 @@ impl Endpoints {
             .filter_map(|endpoint| {
                 let origin = Origin::new(endpoint)?;
                 let known = before.map(|before| before.known(&origin).unwrap_or_else(|| Known::new(now)));
-                let near = !spread.balancing.prefer_local || endpoint.zone.as_deref().is_none_or(|it| it == zone);
-                Some(Endpoint { origin, weight: endpoint.weight, near, known: known.unwrap_or_default() })
+                let near = !spread.balancing.prefer_local || endpoint.zone.as_deref().is_none_or(|it| it == place.zone);
+                let (weight, zone) = (endpoint.weight, endpoint.zone.clone());
+                Some(Endpoint { origin, weight, zone, near, known: known.unwrap_or_default() })
             })
             .collect();
         let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.near);
         let identities: Vec<_> = endpoints.iter().map(identity).collect();
         let tables = Tables::new(&spread.balancing.policy, &identities);
         let totals = before.map_or_else(Arc::default, |before| Arc::clone(&before.totals));
+        // What is new to this node comes as its zone is, not as one that was taken back.
+        if endpoints.iter().filter(|it| it.follow(place.drained, now)).count() > 0 {
+            totals.version.fetch_add(1, Ordering::Release);
+        }
         let last = before.map(|before| before.made.load_full());
         let made = make(&endpoints, &spread, &tables, &totals, last.as_ref().map(|made| &made.lineup), now);
         Self {
@@ -86,6 +108,18 @@ impl Endpoints {
             made: ArcSwap::from_pointee(made),
             making: Mutex::default(),
             totals,
+        }
+    }
+
+    /// Other zones are drained from now on.
+    pub(crate) fn follow(&self, drained: &BTreeSet<Name>) {
+        let (_changing, now) = (self.totals.changing.lock(), Instant::now());
+        let changed = self.endpoints.iter().filter(|it| it.follow(drained, now)).count();
+        if changed > 0 {
+            self.totals.version.fetch_add(1, Ordering::Release);
+        }
+        if is_nowhere_else(&self.endpoints) && changed > 0 {
+            warn!(upstream = %self.upstream, "all endpoints are in drained zones: they get their requests still");
         }
     }
 
@@ -184,9 +218,11 @@ impl Endpoints {
         let now = Instant::now();
         let _changing = self.totals.changing.lock();
         let fitness = |it: &Endpoint| it.known.fitness(&self.spread, now);
-        let with_weight = || self.endpoints.iter().filter(|it| it.weight > 0);
+        let nowhere_else = is_nowhere_else(&self.endpoints);
+        let in_service = |it: &&Endpoint| it.weight > 0 && (nowhere_else || !it.known.is_drained());
+        let with_weight = || self.endpoints.iter().filter(in_service);
         let ejected = with_weight().filter(|it| matches!(fitness(it), Fitness::Ejected(_))).count();
-        let is_fit = |it: &&Endpoint| matches!(fitness(it), Fitness::Fit | Fitness::Since(_));
+        let is_fit = |it: &&Endpoint| fitness(it).is_fit();
         let others = with_weight().filter(is_fit).filter(|it| !Arc::ptr_eq(&it.known, &endpoint.known)).count();
         let may = others > 0 && may_eject(with_weight().count(), ejected, terms.max_ejected_percent);
         if matches!(fitness(endpoint), Fitness::Ejected(_)) {
@@ -204,6 +240,12 @@ impl Endpoints {
     }
 }
 
+/// Whether all that could have requests are in drained zones: these have them then, as the other choice is to answer nobody.
+fn is_nowhere_else(endpoints: &[Endpoint]) -> bool {
+    let mut with_weight = endpoints.iter().filter(|it| it.weight > 0).peekable();
+    with_weight.peek().is_some() && with_weight.all(|it| it.known.is_drained())
+}
+
 fn make(
     endpoints: &[Endpoint],
     spread: &Spread,
@@ -214,7 +256,12 @@ fn make(
 ) -> Made {
     // Before what it stands for, so that nothing that comes meanwhile is missed.
     let version = totals.version.load(Ordering::Acquire);
-    let member = |it: &Endpoint| Member { weight: it.weight, near: it.near, fitness: it.known.fitness(spread, now) };
+    let nowhere_else = is_nowhere_else(endpoints);
+    let fitness = |it: &Endpoint| match it.known.is_drained() && !nowhere_else {
+        true => Fitness::Drained,
+        false => it.known.fitness(spread, now),
+    };
+    let member = |it: &Endpoint| Member { weight: it.weight, near: it.near, fitness: fitness(it) };
     let members: Vec<Member> = endpoints.iter().map(member).collect();
     let balancing: &Balancing = &spread.balancing;
     Made { lineup: Lineup::new(&members, Terms { balancing, tables, now }, before), version }
@@ -226,6 +273,8 @@ pub(super) struct Standing {
     pub(super) fit: u64,
     pub(super) unwell: u64,
     pub(super) ejected: u64,
+    /// In drained zones, whatever else they are.
+    pub(super) drained: u64,
     /// Those are used, too, that are not fit.
     pub(super) is_panic: bool,
     /// The share that goes to other zones.
@@ -244,10 +293,14 @@ impl Endpoints {
             ..Standing::default()
         };
         for endpoint in &self.endpoints {
+            if endpoint.known.is_drained() {
+                standing.drained += 1;
+                continue;
+            }
             match endpoint.known.fitness(&self.spread, now) {
-                Fitness::Fit | Fitness::Since(_) => standing.fit += 1,
                 Fitness::Unwell => standing.unwell += 1,
                 Fitness::Ejected(_) => standing.ejected += 1,
+                _ => standing.fit += 1,
             }
         }
         standing
@@ -314,7 +367,8 @@ mod tests {
             max_ejected_percent: percent,
         };
         let spread = Spread { outliers: Some(outliers), ..Spread::default() };
-        Endpoints::new(Name::parse("s").expect("a name"), &endpoints, spread, "here", None)
+        let place = Place { zone: "here", drained: &BTreeSet::new() };
+        Endpoints::new(Name::parse("s").expect("a name"), &endpoints, spread, place, None)
     }
 
     fn fail(endpoints: &Endpoints, index: usize, times: usize) {

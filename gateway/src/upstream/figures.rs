@@ -89,8 +89,9 @@ fn tell_keys(encoder: &mut DescriptorEncoder<'_>, all: &[(&str, &Keys)]) -> fmt:
 }
 
 fn tell(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
-    let states: [State; 3] = [("fit", |it| it.fit), ("unwell", |it| it.unwell), ("ejected", |it| it.ejected)];
-    let help = "Endpoints by how they stand: fit, unwell (checks say so), ejected (requests failed there)";
+    let states: [State; 4] =
+        [("fit", |it| it.fit), ("unwell", |it| it.unwell), ("ejected", |it| it.ejected), ("drained", |it| it.drained)];
+    let help = "Endpoints by how they stand: fit, unwell (checks say so), ejected (requests failed there), drained (their zone is)";
     gauges(encoder, ENDPOINTS, help, "state", all, &states)?;
     gauge(encoder, IN_FLIGHT, "Requests of this node on their way", all, |it| {
         u64::try_from(it.in_flight).unwrap_or(u64::MAX)

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,8 @@ pub(super) struct Known {
     pub(super) in_flight: AtomicUsize,
     /// In a row.
     pub(super) errors: AtomicU32,
+    /// Its zone is.
+    drained: AtomicBool,
     pub(super) seldom: Mutex<Seldom>,
 }
 
@@ -33,6 +35,8 @@ pub(super) struct Seldom {
     pub(super) ejection: Ejection,
     /// When it came, or was well again.
     pub(super) since: Option<Instant>,
+    /// When its zone was taken back.
+    pub(super) back: Option<Instant>,
 }
 
 /// What is known of an upstream as a whole.
@@ -83,17 +87,37 @@ impl Known {
         Arc::new(Self { seldom: Mutex::new(Seldom { since: Some(now), ..Seldom::default() }), ..Self::default() })
     }
 
+    /// Its zone is drained, or is not. Whether that was not known.
+    pub(super) fn set_drained(&self, drained: bool, now: Instant) -> bool {
+        if self.drained.swap(drained, Ordering::Relaxed) == drained {
+            return false;
+        }
+        if !drained {
+            self.seldom.lock().back = Some(now);
+        }
+        true
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whatever its zone is.
     pub(super) fn fitness(&self, spread: &Spread, now: Instant) -> Fitness {
-        let Seldom { checks, ejection, since } = &*self.seldom.lock();
+        let Seldom { checks, ejection, since, back } = &*self.seldom.lock();
         if spread.health_check.is_some() && !checks.is_well() {
             return Fitness::Unwell;
         }
-        if spread.outliers.is_none() {
-            return since.map_or(Fitness::Fit, Fitness::Since);
+        let mut since = *since;
+        if spread.outliers.is_some() {
+            if let Some(until) = ejection.until(now) {
+                return Fitness::Ejected(until);
+            }
+            since = since.max(ejection.ended(now));
         }
-        match ejection.until(now) {
-            Some(until) => Fitness::Ejected(until),
-            None => (*since).max(ejection.ended(now)).map_or(Fitness::Fit, Fitness::Since),
+        match *back {
+            Some(back) if since <= Some(back) => Fitness::TakenBack(back),
+            _ => since.map_or(Fitness::Fit, Fitness::Since),
         }
     }
 }

@@ -21,7 +21,7 @@ use tollgate_model::{self as model, Protocol, Provider, Service};
 
 pub(crate) use ahead::{Made, UpstreamBody};
 pub(crate) use checks::Checkers;
-pub(crate) use endpoints::{Endpoints, NotTaken};
+pub(crate) use endpoints::{Endpoints, NotTaken, Place};
 pub(crate) use error::SendError;
 pub(crate) use figures::Figures;
 pub(crate) use keys::{KeyTaken, Keys};
@@ -78,10 +78,10 @@ pub(crate) struct ServiceUpstream {
 }
 
 impl ServiceUpstream {
-    pub(crate) fn new(service: Arc<Service>, zone: &str, before: Option<&Self>) -> Self {
+    pub(crate) fn new(service: Arc<Service>, place: Place<'_>, before: Option<&Self>) -> Self {
         let before = before.map(|before| &*before.endpoints);
         let (name, spread) = (service.name.clone(), service.spread.clone());
-        Self { endpoints: Arc::new(Endpoints::new(name, &service.endpoints, spread, zone, before)), service }
+        Self { endpoints: Arc::new(Endpoints::new(name, &service.endpoints, spread, place, before)), service }
     }
 
     pub(crate) fn wire(&self) -> Wire {
@@ -102,12 +102,17 @@ pub(crate) struct ProviderUpstream {
 
 impl ProviderUpstream {
     /// `keys` are whole header values of the provider's dialect, and their weights.
-    pub(crate) fn new(provider: Arc<Provider>, keys: &[(HeaderValue, u32)], zone: &str, before: Option<&Self>) -> Self {
+    pub(crate) fn new(
+        provider: Arc<Provider>,
+        keys: &[(HeaderValue, u32)],
+        place: Place<'_>,
+        before: Option<&Self>,
+    ) -> Self {
         let (name, spread) = (provider.name.clone(), provider.spread.clone());
         let known = before.map(|before| &*before.keys);
         let keys = Arc::new(Keys::new(name.clone(), keys, provider.key_failover, known));
         let before = before.map(|before| &*before.endpoints);
-        let endpoints = Arc::new(Endpoints::new(name, &provider.endpoints, spread, zone, before));
+        let endpoints = Arc::new(Endpoints::new(name, &provider.endpoints, spread, place, before));
         Self { endpoints, provider, keys }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tollgate_model::Name;
 
 use crate::{
     clients::{get, read_until},
@@ -158,4 +159,67 @@ async fn requests_stay_in_their_zone_unless_any_will_do() {
     let cluster = start(&upstreams, &["zone: az-b", "zone: az-c"], "zones: preferLocal").await;
     assert_ne!(served_by(&cluster, "/", "").await, served_by(&cluster, "/", "").await, "nothing is here");
     assert!(cluster.metrics().contains("tollgate_upstream_spill_ratio{upstream=\"s\",kind=\"service\"} 1.0"));
+}
+
+fn zones(names: &[&str]) -> BTreeSet<Name> {
+    names.iter().copied().map(Name::new).collect()
+}
+
+fn counts(upstreams: &[Upstream]) -> Vec<usize> {
+    upstreams.iter().map(|it| it.requests().len()).collect()
+}
+
+#[tokio::test]
+async fn a_drained_zone_has_no_new_requests_until_it_is_taken_back() {
+    let upstreams = numbered(2).await;
+    let more = ["zone: az-a", "zone: az-b"];
+    let cluster = start(&upstreams, &more, "zones: preferLocal, slowStart: 1ms").await;
+    served_by(&cluster, "/", "").await;
+    cluster.gateway.set_drained(zones(&["az-a"]));
+    for _ in 0..10 {
+        assert_eq!(served_by(&cluster, "/", "").await, "1");
+    }
+    let drained = "tollgate_upstream_endpoints{upstream=\"s\",kind=\"service\",state=\"drained\"} 1";
+    assert!(cluster.metrics().contains(drained));
+    // Another configuration has the same zones.
+    let other = service(&upstreams, &more, "loadBalancing: {zones: preferLocal, slowStart: 1ms, policy: random}");
+    cluster.apply(&other);
+    for _ in 0..10 {
+        assert_eq!(served_by(&cluster, "/", "").await, "1");
+    }
+    cluster.gateway.set_drained(zones(&[]));
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await; // the whole slow start
+    for _ in 0..10 {
+        assert_eq!(served_by(&cluster, "/", "").await, "0");
+    }
+    assert_eq!(counts(&upstreams), [11, 20]);
+}
+
+#[tokio::test]
+async fn who_has_endpoints_nowhere_else_is_served_still() {
+    let upstreams = numbered(2).await;
+    let cluster = start(&upstreams, &["zone: az-b", "zone: az-c"], "policy: roundRobin").await;
+    cluster.gateway.set_drained(zones(&["az-b"]));
+    for _ in 0..4 {
+        assert_eq!(served_by(&cluster, "/", "").await, "1");
+    }
+    cluster.gateway.set_drained(zones(&["az-b", "az-c"]));
+    for _ in 0..4 {
+        served_by(&cluster, "/", "").await;
+    }
+    assert_eq!(counts(&upstreams), [2, 6]);
+}
+
+#[tokio::test]
+async fn a_node_of_a_drained_zone_serves_and_tells_its_callers_to_go_elsewhere() {
+    let upstreams = numbered(1).await;
+    let cluster = start(&upstreams, &[], "policy: roundRobin").await;
+    for (drained, closes) in [(zones(&["az-b"]), false), (zones(&["az-a"]), true), (zones(&[]), false)] {
+        cluster.gateway.set_drained(drained);
+        let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let answer = read_until(&mut stream, "\r\n\r\n0").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(answer.to_ascii_lowercase().contains("connection: close"), closes, "{answer}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The replicated state of a node: eight pure parts behind one [`StateMachine`], changed by the log and nothing else.
+//! The replicated state of a node: nine pure parts behind one [`StateMachine`], changed by the log and nothing else.
 //!
 //! | rows begin with | part |
 //! | --- | --- |
@@ -10,6 +10,7 @@
 //! | `q` | limits' accounts (`quota::Ledger`) |
 //! | `t` | admin tokens (`admin::TokenTable`) |
 //! | `u` | usage aggregates (`billing::UsageTable`) |
+//! | `z` | zones that are drained (`admin::DrainedZones`) |
 //!
 //! The records of the billing ledger are no rows: they go to files of their own, which are durable before any rows that come after
 //! them (`StateMachine::files`).
@@ -21,6 +22,7 @@ mod alerts;
 mod billing;
 mod clock;
 mod credits;
+mod drains;
 mod gate;
 mod money;
 mod months;
@@ -39,7 +41,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message;
 use tokio::sync::watch;
-use tollgate_admin::{TokenTable, backplane::ConfigState};
+use tollgate_admin::{DrainedZones, TokenTable, backplane::ConfigState};
 use tollgate_billing::{
     AlertBook, Came, CreditBook, PriceBook, UsageTable,
     ledger::{self, Keeper},
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     credits: RwLock<CreditBook>,
     alerts: RwLock<AlertBook>,
     tokens: ArcSwap<TokenTable>,
+    drained: watch::Sender<Arc<DrainedZones>>,
     config: watch::Sender<ConfigState>,
     /// Log time of the last command applied.
     log_time: watch::Sender<Timestamp>,
@@ -178,6 +181,7 @@ impl ReplicatedState {
             credits: RwLock::new(CreditBook::default()),
             alerts: RwLock::new(AlertBook::default()),
             tokens: ArcSwap::from_pointee(TokenTable::default()),
+            drained: watch::Sender::default(),
             config: watch::Sender::new(config),
             prices: ArcSwap::default(),
             log_time: watch::Sender::new(Timestamp(0)),
@@ -326,6 +330,7 @@ impl StateMachine for ReplicatedState {
             command::Kind::NodeOpen(open) => self.open_node(index, now, open, changes),
             command::Kind::BudgetAlertTried(tried) => self.alert_tried(Came { at: index, now }, tried, changes),
             command::Kind::CreditGrant(grant) => self.grant_credit(Came { at: index, now }, grant, changes),
+            command::Kind::Zone(change) => self.change_zone(now, change, changes),
         };
         if !matches!(command, command::Kind::Quota(_)) {
             self.tell_unknown(Came { at: index, now }, changes);
@@ -356,6 +361,7 @@ impl StateMachine for ReplicatedState {
         let usage = self.shared.usage.read().clone();
         let credits = self.shared.credits.read().rows();
         let alerts = self.shared.alerts.read().rows();
+        let zones: Vec<_> = self.shared.drained_zones().rows().collect();
         Box::new(
             Part::Alerts
                 .prefixed(alerts)
@@ -365,7 +371,8 @@ impl StateMachine for ReplicatedState {
                 .chain(Part::Prices.prefixed(self.prices.rows()))
                 .chain(Part::Quota.prefixed(ledger.into_rows()))
                 .chain(Part::Tokens.prefixed(tokens.into_iter()))
-                .chain(Part::Usage.prefixed(usage.into_rows())),
+                .chain(Part::Usage.prefixed(usage.into_rows()))
+                .chain(Part::Zones.prefixed(zones.into_iter())),
         )
     }
 
@@ -381,6 +388,7 @@ impl StateMachine for ReplicatedState {
         let mut books = ledger::State::restore(parts.ledger.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         books.set_terms(months::terms(&self.catalog));
         let credits = CreditBook::restore(parts.credits.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
+        let drained = DrainedZones::restore(parts.zones).map_err(rows::invalid)?;
         let mut alerts = AlertBook::restore(parts.alerts.into_iter().map(io::Result::Ok)).map_err(rows::invalid)?;
         alerts::set(&mut alerts, &self.catalog);
         self.prices = prices;
@@ -390,6 +398,7 @@ impl StateMachine for ReplicatedState {
         self.shared.change_ledger(|current| *current = ledger);
         *self.shared.usage.write() = usage;
         self.shared.tokens.store(Arc::new(tokens));
+        self.publish_zones(drained);
         self.publish_config(self.catalog.version());
         Ok(())
     }

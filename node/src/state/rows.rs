@@ -15,6 +15,7 @@ pub(super) enum Part {
     Quota,
     Tokens,
     Usage,
+    Zones,
 }
 
 impl Part {
@@ -28,12 +29,13 @@ impl Part {
             Part::Quota => b'q',
             Part::Tokens => b't',
             Part::Usage => b'u',
+            Part::Zones => b'z',
         }
     }
 
     fn of(prefix: u8) -> Option<Part> {
         let money = [Part::Alerts, Part::Credits, Part::Ledger, Part::Prices, Part::Usage];
-        let mut all = money.into_iter().chain([Part::Catalog, Part::Quota, Part::Tokens]);
+        let mut all = money.into_iter().chain([Part::Catalog, Part::Quota, Part::Tokens, Part::Zones]);
         all.find(|part| part.prefix() == prefix)
     }
 
@@ -71,6 +73,7 @@ pub(super) struct Parts {
     pub(super) quota: Vec<Row>,
     pub(super) tokens: Vec<Row>,
     pub(super) usage: Vec<Row>,
+    pub(super) zones: Vec<Row>,
 }
 
 /// Sorts the rows of an image or a store by their part.
@@ -93,6 +96,7 @@ pub(super) fn split(rows: &mut dyn Iterator<Item = io::Result<Row>>) -> io::Resu
             Part::Quota => &mut parts.quota,
             Part::Tokens => &mut parts.tokens,
             Part::Usage => &mut parts.usage,
+            Part::Zones => &mut parts.zones,
         };
         list.push((key, value));
     }

@@ -6,7 +6,7 @@ use tollgate_model::{Name, NodeId};
 use tollgate_proto::{
     state::v1::{
         Charge, ConfigOutcome, Frame, Hold, LimitResetOutcome, NodeOpen, PutResource, QuotaOutcome, Record, Settle,
-        TokenRecord, Usage, record, token_change,
+        TokenRecord, Usage, ZoneChange, record, token_change,
     },
     v1::Resource,
 };
@@ -124,7 +124,28 @@ fn driven() -> Driven {
     let record =
         TokenRecord { id: "t1".into(), role: "admin".into(), hash: vec![7; 32].into(), ..TokenRecord::default() };
     driven.apply(command::Kind::Token(TokenChange { kind: Some(token_change::Kind::Create(record)) }));
+    let of_nodes = vec!["az-a".to_owned(), "az-b".to_owned()];
+    let drain = ZoneChange { zone: "az-a".to_owned(), drained: true, actor: "t1".to_owned(), of_nodes };
+    driven.apply(command::Kind::Zone(drain));
+    assert!(driven.rows.contains_key(b"zaz-a".as_slice()));
     driven
+}
+
+#[test]
+fn whoever_follows_hears_of_drained_zones_and_finds_them_after_a_restart() {
+    let mut driven = driven();
+    let mut follows = driven.shared.follow_zones();
+    assert!(follows.borrow_and_update().is_drained("az-a"));
+    let mut restored = Driven::new();
+    let mut restored_follows = restored.shared.follow_zones();
+    restored.state.restore(&mut driven.image().into_iter().map(Ok)).unwrap();
+    assert!(restored_follows.has_changed().unwrap() && restored_follows.borrow_and_update().is_drained("az-a"));
+    let undrain = ZoneChange { zone: "az-a".to_owned(), ..ZoneChange::default() };
+    driven.apply(command::Kind::Zone(undrain.clone()));
+    assert!(follows.has_changed().unwrap() && !follows.borrow_and_update().is_drained("az-a"));
+    assert_eq!(driven.rows, driven.image());
+    driven.apply(command::Kind::Zone(undrain));
+    assert!(!follows.has_changed().unwrap(), "it was so already");
 }
 
 #[test]

@@ -8,8 +8,6 @@ use clap::{Args, Subcommand};
 pub(crate) enum LaterCommand {
     /// Write the configuration of a new cluster: not available yet.
     Init(LaterArgs),
-    /// Move traffic out of a zone, and back: not available yet.
-    Zone(LaterArgs),
     /// Show who changed what, when: not available yet.
     Audit(LaterArgs),
     /// Watch the cluster live: not available yet.
@@ -27,7 +25,6 @@ impl LaterCommand {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let verb = match self {
             Self::Init(_) => "init",
-            Self::Zone(_) => "zone",
             Self::Audit(_) => "audit",
             Self::Top(_) => "top",
         };

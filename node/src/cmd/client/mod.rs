@@ -22,6 +22,7 @@ mod table;
 mod token;
 mod usage;
 mod watch;
+mod zone;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ pub(crate) enum ClientCommand {
     Delete(delete::DeleteArgs),
     Export(get::ExportArgs),
     Cluster(cluster::ClusterArgs),
+    Zone(zone::ZoneArgs),
     Token(token::TokenArgs),
     Credits(credits::CreditsArgs),
     Limits(limits::LimitsArgs),
@@ -76,6 +78,7 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Delete(args) => delete::run(args).await,
         ClientCommand::Export(args) => get::export(args).await,
         ClientCommand::Cluster(args) => cluster::run(args).await,
+        ClientCommand::Zone(args) => zone::run(args).await,
         ClientCommand::Token(args) => token::run(args).await,
         ClientCommand::Credits(args) => credits::run(args).await,
         ClientCommand::Limits(args) => limits::run(args).await,
