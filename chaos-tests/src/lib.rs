@@ -11,6 +11,7 @@ pub mod accounts;
 mod binary;
 pub mod burst;
 pub mod calls;
+pub mod careful;
 pub mod checkers;
 mod cli;
 pub mod client;

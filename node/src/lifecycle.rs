@@ -67,13 +67,16 @@ impl Signals {
     }
 }
 
-/// Unready → serve on for the drain delay, telling clients to go elsewhere → accept nothing more → let requests end →
-/// settle → hand over leadership and stop consensus → close the admin port.
+/// Unready → hand leadership over, and serve on for the drain delay, telling clients to go elsewhere → accept nothing more → let
+/// requests end → settle → stop consensus → close the admin port.
 pub(crate) async fn stop(node: Node, drain: Drain, why: &str) {
     node.set_draining(why);
     node.shutdown.draining.cancel();
     info!(why, delay = ?drain.delay, in_flight = node.gateway.in_flight(), "draining");
-    sleep(drain.delay).await;
+    // First, so that nobody waits for an election because this node ends. Who could not take over by now may later: consensus
+    // tries once more when it stops.
+    let hand_over = timeout(drain.delay, node.hand_over());
+    let _ = tokio::join!(sleep(drain.delay), hand_over);
     node.shutdown.stop.cancel();
     node.data_plane.close();
     if timeout(drain.timeout, node.data_plane.wait()).await.is_err() {

@@ -88,10 +88,19 @@ impl Default for Client {
 impl Client {
     /// A client with a pool of its own.
     pub fn new() -> Client {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        Client { inner: legacy::Client::builder(TokioExecutor::new()).build(connector) }
+        Client { inner: legacy::Client::builder(TokioExecutor::new()).build(connector()) }
+    }
+
+    /// The same, and a request that finds its connection closed has failed: nothing is repeated behind the test's back.
+    pub fn that_tries_once() -> Client {
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        Client { inner: builder.retry_canceled_requests(false).build(connector()) }
+    }
+
+    /// Speaks HTTP/2 by prior knowledge. What a GOAWAY says was never taken is sent on another connection (RFC 9113 §6.8).
+    pub fn of_http2() -> Client {
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        Client { inner: builder.http2_only(true).build(connector()) }
     }
 
     /// GET.
@@ -134,6 +143,13 @@ impl Client {
         let (head, body) = response.map_err(|error| broken(&error))?.into_parts();
         Ok(EventStream::new(head.status.as_u16(), head.headers, body, limit))
     }
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_LIMIT));
+    connector
 }
 
 /// A request; JSON unless a header says otherwise.

@@ -12,6 +12,7 @@ mod network;
 mod partition;
 mod process;
 mod providers;
+mod rolling;
 mod stage;
 mod steps;
 
@@ -70,6 +71,7 @@ rows! {
     row_02_a_killed_leader: 2, "kill -9 leader under load", process::killed_leader;
     row_04_all_killed: 4, "kill -9 all nodes at once", process::killed_all;
     row_06_a_frozen_leader: 6, "SIGSTOP leader, SIGCONT", process::frozen_leader;
+    row_08_a_rolling_restart: 8, "SIGTERM of all, one at a time", rolling::restart;
     row_12_a_failing_flush: 12, "fsync returns EIO", disk::failing_flush;
     row_14_a_torn_tail: 14, "torn write at the end of the log", disk::torn_tail;
     row_15_a_flipped_bit: 15, "bit flip in log, vote, snapshot, state", disk::flipped_bits;

@@ -35,7 +35,7 @@ pub(super) fn tight() -> Call {
     Call::chat(&api_key("tight"), "tight-1").max_tokens(200).header("x-mock-output", "200").header("x-mock-chunk", "10")
 }
 
-fn ample() -> Call {
+pub(super) fn ample() -> Call {
     Call::messages(&api_key("ample"), "ample-1")
 }
 

@@ -1,0 +1,135 @@
+//! Callers who reach the nodes as through a load balancer: each node is asked whether it is ready, calls go to those that are, and what an
+//! answer says of its connection is honoured. Nobody ever tries twice: what fails has failed.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::RngExt;
+use tokio::{task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Node, Seed,
+    calls::{self, Call},
+    client::{Client, End},
+};
+
+/// Between two looks at a node, and for the answer to one: what balancers of cloud providers have at their fastest is a second.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+/// Between two calls of one caller: the shape of the load, nothing waits for it.
+const THINK: Duration = Duration::from_millis(10);
+/// A whole call.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+
+/// What callers were told.
+#[derive(Clone, Debug, Default)]
+pub struct CarefulTally {
+    /// Calls that were answered as they should be.
+    pub served: u64,
+    /// What became of the others, in words.
+    pub failures: Vec<String>,
+}
+
+/// Callers at work.
+#[derive(Debug)]
+pub struct Careful {
+    stop: CancellationToken,
+    tally: Arc<Mutex<CarefulTally>>,
+    callers: JoinSet<()>,
+    watchers: JoinSet<()>,
+}
+
+/// A node as the balancer sees it.
+#[derive(Debug)]
+struct Target {
+    origin: String,
+    readyz: String,
+    ready: AtomicBool,
+}
+
+impl Careful {
+    /// Starts `callers` callers, every other one of whom speaks HTTP/2, which send these calls to whichever node is ready.
+    pub fn start(nodes: &[Node], calls: &[Call], callers: usize, seed: Seed) -> Careful {
+        let stop = CancellationToken::new();
+        let tally = Arc::new(Mutex::new(CarefulTally::default()));
+        let target = |node: &Node| Target {
+            origin: node.http_url(),
+            readyz: format!("{}/readyz", node.admin_url()),
+            ready: AtomicBool::new(true),
+        };
+        let targets: Arc<[Target]> = nodes.iter().map(target).collect();
+        let mut watchers = JoinSet::new();
+        for at in 0..targets.len() {
+            watchers.spawn(watch(Arc::clone(&targets), at, stop.clone()));
+        }
+        let mut tasks = JoinSet::new();
+        for number in 0..callers {
+            let mut rng = seed.rng(&format!("careful caller {number}"));
+            let client = if number % 2 == 0 { Client::that_tries_once() } else { Client::of_http2() };
+            let (targets, calls, stop, tally) = (Arc::clone(&targets), calls.to_vec(), stop.clone(), Arc::clone(&tally));
+            tasks.spawn(async move {
+                while !stop.is_cancelled() {
+                    let ready: Vec<&Target> = targets.iter().filter(|it| it.ready.load(Ordering::SeqCst)).collect();
+                    let told = match ready.get(rng.random_range(0..ready.len().max(1))) {
+                        Some(target) => call(&client, &target.origin, &calls[rng.random_range(0..calls.len())]).await,
+                        None => Err("no node is ready".to_owned()),
+                    };
+                    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+                    match told {
+                        Ok(()) => tally.served += 1,
+                        Err(why) => tally.failures.push(format!("caller {number}: {why}")),
+                    }
+                    drop(tally);
+                    time::sleep(THINK).await;
+                }
+            });
+        }
+        Careful { stop, tally, callers: tasks, watchers }
+    }
+
+    /// What was told so far.
+    pub fn so_far(&self) -> CarefulTally {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets every caller finish its call, and tells what they were told.
+    pub async fn stop(mut self) -> CarefulTally {
+        self.stop.cancel();
+        while self.callers.join_next().await.is_some() {}
+        self.watchers.shutdown().await;
+        self.so_far()
+    }
+}
+
+/// Asks one node again and again whether it is ready.
+async fn watch(targets: Arc<[Target]>, at: usize, stop: CancellationToken) {
+    let (client, target) = (Client::new(), &targets[at]);
+    while !stop.is_cancelled() {
+        let answer = time::timeout(LOOK_LIMIT, client.get(&target.readyz, &[])).await;
+        let ready = matches!(answer, Ok(Ok(answer)) if answer.status == 200);
+        target.ready.store(ready, Ordering::SeqCst);
+        time::sleep(LOOK).await;
+    }
+}
+
+async fn call(client: &Client, origin: &str, call: &Call) -> Result<(), String> {
+    let request = call.request(origin);
+    if !call.is_stream() {
+        let answer = client.send(request, CALL_LIMIT).await.map_err(|error| format!("{origin}: {error}"))?;
+        return if answer.status == 200 { Ok(()) } else { Err(format!("{origin}: {}: {}", answer.status, answer.text())) };
+    }
+    let stream = client.open(request, CALL_LIMIT).await.map_err(|error| format!("{origin}: {error}"))?;
+    if stream.status != 200 {
+        return Err(format!("{origin}: {} for a stream", stream.status));
+    }
+    match stream.rest().await {
+        (events, End::Framed) if calls::is_complete(call.dialect(), &events) => Ok(()),
+        (events, end) => Err(format!("{origin}: a stream ended after {} events: {end:?}", events.len())),
+    }
+}
