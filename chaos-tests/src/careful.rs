@@ -72,7 +72,8 @@ impl Careful {
         for number in 0..callers {
             let mut rng = seed.rng(&format!("careful caller {number}"));
             let client = if number % 2 == 0 { Client::that_tries_once() } else { Client::of_http2() };
-            let (targets, calls, stop, tally) = (Arc::clone(&targets), calls.to_vec(), stop.clone(), Arc::clone(&tally));
+            let (targets, calls, stop, tally) =
+                (Arc::clone(&targets), calls.to_vec(), stop.clone(), Arc::clone(&tally));
             tasks.spawn(async move {
                 while !stop.is_cancelled() {
                     let ready: Vec<&Target> = targets.iter().filter(|it| it.ready.load(Ordering::SeqCst)).collect();
@@ -122,7 +123,11 @@ async fn call(client: &Client, origin: &str, call: &Call) -> Result<(), String> 
     let request = call.request(origin);
     if !call.is_stream() {
         let answer = client.send(request, CALL_LIMIT).await.map_err(|error| format!("{origin}: {error}"))?;
-        return if answer.status == 200 { Ok(()) } else { Err(format!("{origin}: {}: {}", answer.status, answer.text())) };
+        return if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(format!("{origin}: {}: {}", answer.status, answer.text()))
+        };
     }
     let stream = client.open(request, CALL_LIMIT).await.map_err(|error| format!("{origin}: {error}"))?;
     if stream.status != 200 {

@@ -1,14 +1,14 @@
 //! What a line says.
 
-use std::{
-    io,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, time::Duration};
 
 use serde::{Serializer as _, ser::SerializeMap};
 use serde_json::Serializer;
 
-use crate::record::{End, Record};
+use crate::{
+    clock,
+    record::{End, Record},
+};
 
 /// A line is some 400 bytes with all fields.
 const LINE_BYTES: usize = 512;
@@ -167,10 +167,7 @@ fn write(record: &Record, fields: &[Field], line: &mut Vec<u8>) -> serde_json::R
                 End::TimedOut => "timed_out",
                 End::Cut => "cut",
             }))?,
-            Field::TimeMs => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                map.serialize_entry(field.name(), &u64::try_from(now.as_millis()).unwrap_or(u64::MAX))?;
-            }
+            Field::TimeMs => map.serialize_entry(field.name(), &clock::now_millis())?,
             Field::Status => map.serialize_entry(field.name(), &record.status)?,
             Field::Bytes => map.serialize_entry(field.name(), &record.sent_bytes)?,
             Field::ReceivedBytes => {

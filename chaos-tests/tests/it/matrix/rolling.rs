@@ -83,5 +83,10 @@ async fn one(stage: &mut Stage, careful: &Careful, id: u64) -> anyhow::Result<Du
 }
 
 fn slow(pieces: &str) -> Call {
-    ample().stream().max_tokens(200).header("x-mock-output", pieces).header("x-mock-pace", "100ms").header("x-mock-chunk", "1")
+    ample()
+        .stream()
+        .max_tokens(200)
+        .header("x-mock-output", pieces)
+        .header("x-mock-pace", "100ms")
+        .header("x-mock-chunk", "1")
 }
