@@ -67,6 +67,16 @@ impl Ca {
         self.sign(id, Validity::For(life))
     }
 
+    /// For a server that clients know by this name.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn server(&self, name: &str) -> anyhow::Result<Identity> {
+        let key = KeyPair::generate()?;
+        let cert = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?;
+        Ok(Identity { cert: cert.pem(), key: key.serialize_pem() })
+    }
+
     fn sign(&self, id: u64, validity: Validity) -> anyhow::Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![format!("node-{id}.tollgate.internal")])?;

@@ -187,7 +187,7 @@ impl Node {
         self.signal(Signal::TERM)
     }
 
-    /// SIGHUP: its logs were moved away.
+    /// SIGHUP: its logs were moved away, its certificates renewed.
     ///
     /// # Errors
     /// It does not run.

@@ -15,6 +15,7 @@ mod drained_zones;
 mod export;
 mod fallback;
 mod full_disk;
+mod https;
 mod isolated;
 mod leaving;
 mod ledger;
