@@ -12,8 +12,9 @@ const MAGIC: &[u8; 8] = b"TGLEDGR1";
 pub(super) const HEADER_BYTES: usize = 52;
 /// Length and checksum.
 const FRAME_BYTES: usize = 8;
-/// No record is longer: whoever reads one has so much in memory.
-const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// No record is longer: whoever reads one has so much in memory. A price is a record, and may be as long as what is applied at once
+/// (16 MiB, by `admin`); rows are far shorter.
+const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
 /// The first bytes of a segment.
 pub(super) fn header(segment: u64, before: &Hash) -> [u8; HEADER_BYTES] {

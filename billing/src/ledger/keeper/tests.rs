@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use tollgate_model::{Month, Timestamp};
-use tollgate_proto::state::v1::LedgerCost;
+use tollgate_proto::{state::v1::LedgerCost, v1::PriceMatch};
 use tollgate_storage::sim::{Faults, SimDisk};
 
 use super::*;
@@ -93,6 +93,20 @@ fn what_was_applied_is_read_at_once_in_pages_of_any_size() {
     assert_eq!(all(&keeper, 7), recorded, "a reader that had come to the end goes on");
     assert_eq!(keeper.rows(recorded[5].seq, 3).unwrap(), recorded[6..9]);
     ok(&keeper.verify().unwrap(), recorded.len());
+}
+
+#[test]
+fn a_price_of_some_megabytes_is_read_as_any_other() {
+    let (disk, mut large) = (SimDisk::default(), price("0.5"));
+    let spec = large.price.as_mut().and_then(|price| price.spec.as_mut()).unwrap();
+    let models = (0..60_000).map(|n| format!("{n:0>250}")).collect();
+    spec.r#match = Some(PriceMatch { models, ..PriceMatch::default() });
+    let keeper = keeper(&disk);
+    keeper.record([(row(1, 0), Some(large)), (row(1, 1), None)], &mut Changes::new());
+    assert_eq!(all(&keeper, 10).len(), 2);
+    assert_eq!(keeper.find(&id(11)).unwrap()[0].row.seq, (1 << 16) + 1);
+    ok(&keeper.verify().unwrap(), 2);
+    ok(&restarted(&disk, &keeper).verify().unwrap(), 2);
 }
 
 #[test]
