@@ -1,13 +1,17 @@
 //! What nobody but the gateway has counted: rows say what it probably was, limits are charged the most that it can have been.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
+    task::JoinSet,
 };
 use tollgate_quota::{Outcome, Usage};
 
@@ -30,6 +34,8 @@ const SEEN: u64 = 11 + 1;
 const ON_ITS_WAY: u64 = 2 * 11;
 /// The caller's own bound.
 const MOST: u64 = 100;
+/// On a machine that is busy all the time one of so many streams is left in a calm moment.
+const TRIES: usize = 20;
 
 fn body(stream: bool) -> String {
     format!(
@@ -111,21 +117,65 @@ async fn a_stream_that_breaks_is_charged_what_may_have_been_on_its_way() {
     }
 }
 
+/// How late timers of this thread come, on which all tasks of the gateway are, too.
+struct Lateness {
+    most_us: Arc<AtomicU64>,
+    _watching: JoinSet<()>,
+}
+
+impl Lateness {
+    /// From now on.
+    fn watch() -> Self {
+        let (most_us, mut watching) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
+        let most = Arc::clone(&most_us);
+        watching.spawn(async move {
+            loop {
+                let due = tokio::time::Instant::now() + Duration::from_millis(1);
+                tokio::time::sleep_until(due).await;
+                let late_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+                most.fetch_max(late_us, Ordering::SeqCst);
+            }
+        });
+        Self { most_us, _watching: watching }
+    }
+
+    /// Timers have the granularity of a millisecond; a node that is later than some does not know what it has not heard.
+    fn is_seen(&self) -> bool {
+        self.most_us.load(Ordering::SeqCst) > 2_000
+    }
+}
+
+/// What is settled of a stream that its caller leaves after the first text, and whether timers came late meanwhile.
+async fn leave(reply: &Reply) -> (Usage, bool) {
+    let (upstream, cluster) = limited(reply.clone()).await;
+    let mut caller = begin(&cluster, true).await;
+    read_until(&mut caller, "Hello there").await;
+    let (left, lateness) = (Instant::now(), Lateness::watch());
+    drop(caller);
+    until("the provider to be let go", || upstream.open.load(Ordering::SeqCst) == 0).await;
+    assert!(left.elapsed() < Duration::from_secs(1), "{reply:?}: {:?}", left.elapsed());
+    let usage = settled(&cluster, |usage| (usage.input_at_most, usage.output_at_most)).await;
+    assert!(usage.counted && usage.output_tokens > 0, "{reply:?}: {usage:?}");
+    (usage, lateness.is_seen())
+}
+
+/// Where this thread gets its turn too late to hear the provider, and only there, it may have been all that was asked for.
 #[tokio::test]
 async fn of_a_stream_that_its_caller_leaves_what_may_have_been_written_is_charged_and_the_provider_let_go() {
     for (reply, output) in [
         (Reply::Hang(events(&[EVENT])), SEEN + ON_ITS_WAY),
         (Reply::Drip(events(&[EVENT]), "5\r\n: c\n\n\r\n".to_owned()), SEEN + ON_ITS_WAY),
     ] {
-        let (upstream, cluster) = limited(reply.clone()).await;
-        let mut caller = begin(&cluster, true).await;
-        read_until(&mut caller, "Hello there").await;
-        let left = Instant::now();
-        drop(caller);
-        until("the provider to be let go", || upstream.open.load(Ordering::SeqCst) == 0).await;
-        assert!(left.elapsed() < Duration::from_secs(1), "{reply:?}: {:?}", left.elapsed());
-        let usage = settled(&cluster, |usage| (usage.input_at_most, output)).await;
-        assert!(usage.counted && usage.output_tokens > 0, "{reply:?}: {usage:?}");
+        let mut tries = 0;
+        loop {
+            let (usage, was_late) = leave(&reply).await;
+            if usage.output_at_most == output {
+                break;
+            }
+            tries += 1;
+            let is_blind = usage.output_at_most == MOST && was_late;
+            assert!(is_blind && tries < TRIES, "{reply:?}, late: {was_late}, {tries} tries: {usage:?}");
+        }
     }
 }
 
