@@ -81,12 +81,7 @@ impl Careful {
                         Some(target) => call(&client, &target.origin, &calls[rng.random_range(0..calls.len())]).await,
                         None => Err("no node is ready".to_owned()),
                     };
-                    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-                    match told {
-                        Ok(()) => tally.served += 1,
-                        Err(why) => tally.failures.push(format!("caller {number}: {why}")),
-                    }
-                    drop(tally);
+                    note(&tally, number, told);
                     time::sleep(THINK).await;
                 }
             });
@@ -136,5 +131,13 @@ async fn call(client: &Client, origin: &str, call: &Call) -> Result<(), String> 
     match stream.rest().await {
         (events, End::Framed) if calls::is_complete(call.dialect(), &events) => Ok(()),
         (events, end) => Err(format!("{origin}: a stream ended after {} events: {end:?}", events.len())),
+    }
+}
+
+fn note(tally: &Mutex<CarefulTally>, number: usize, told: Result<(), String>) {
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    match told {
+        Ok(()) => tally.served += 1,
+        Err(why) => tally.failures.push(format!("caller {number}: {why}")),
     }
 }
