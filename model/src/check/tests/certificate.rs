@@ -82,7 +82,7 @@ fn every_wrong_value_of_a_certificate_is_told_and_nothing_of_a_key_is_shown() {
         (one("[a.test]", "hello", &good.key, ""), "spec.certificate: holds no certificate"),
         (one("[a.test]", no_x509, &good.key, ""), "spec.certificate: its certificate 1 is none"),
         (one("[a.test]", &good.pem.repeat(17), &good.key, ""), "spec.certificate: holds more than 16 certificates"),
-        (format!("{{hosts: [a.test], key: {{env: A}}}}"), "spec.certificate: is missing"),
+        ("{hosts: [a.test], key: {env: A}}".to_owned(), "spec.certificate: is missing"),
         (format!("{{hosts: [a.test], certificate: {}}}", quoted(&good.pem)), "spec.key: is missing"),
         (of_key("{}"), "spec.key: must have exactly one of"),
         (of_key("{env: A, weight: 2}"), "spec.key.weight: is only for the keys of a provider"),
