@@ -7,14 +7,14 @@ use std::{
 
 use http::HeaderValue;
 use tollgate_billing::PriceBook;
-use tollgate_model::{ConfigView, Name, Provider, ProviderType, RouteAction};
+use tollgate_model::{ConfigView, Kind, Name, Provider, ProviderType, RouteAction};
 use tracing::warn;
 
 use crate::{
     metrics::OTHER,
     routing::{Plan, Table},
     tls::Hosts,
-    upstream::{Endpoints, Place, ProviderUpstream, ServiceUpstream},
+    upstream::{Endpoints, Place, Pool, ProviderUpstream, ServiceUpstream},
 };
 
 /// One configuration as exchanges read it. What did not change since the one before is shared with it, so that turns
@@ -35,20 +35,22 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// Of a node at `place`.
+    /// Of a node at `place`, whose upstreams are reached by `pool`.
     pub(crate) fn new(
         view: Arc<ConfigView>,
         prices: Arc<PriceBook>,
-        place: Place<'_>,
+        (place, pool): (Place<'_>, &Pool),
         previous: Option<&Self>,
     ) -> Self {
         let (plans, table) = routes(&view, previous);
         let providers = view.providers.values();
-        let providers = providers.map(|it| (it.name.clone(), provider(&view, it, place, previous))).collect();
+        let providers = providers.map(|it| (it.name.clone(), provider(&view, it, (place, pool), previous))).collect();
         let services = view.services.values().map(|service| {
             let known = previous.and_then(|previous| previous.services.get(&service.name));
-            let same = known.filter(|known| Arc::ptr_eq(&known.service, service)).cloned();
-            let new = || Arc::new(ServiceUpstream::new(Arc::clone(service), place, known.map(|known| &**known)));
+            let before = known.map(|known| &**known);
+            let wire = ServiceUpstream::wire(pool, service, view.shown_to(Kind::Service, &service.name), before);
+            let same = known.filter(|known| Arc::ptr_eq(&known.service, service) && known.wire.is(&wire)).cloned();
+            let new = || Arc::new(ServiceUpstream::new(Arc::clone(service), wire, place, before));
             (service.name.clone(), same.unwrap_or_else(new))
         });
         let services = services.collect();
@@ -93,14 +95,19 @@ fn routes(view: &ConfigView, previous: Option<&Compiled>) -> (HashMap<Name, Arc<
 fn provider(
     view: &ConfigView,
     provider: &Arc<Provider>,
-    place: Place<'_>,
+    (place, pool): (Place<'_>, &Pool),
     previous: Option<&Compiled>,
 ) -> Arc<ProviderUpstream> {
     let keys = (0..provider.keys.len()).filter_map(|n| key(view, provider, n)).collect::<Vec<_>>();
     let known = previous.and_then(|previous| previous.providers.get(&provider.name));
-    match known.filter(|known| Arc::ptr_eq(&known.provider, provider) && known.keys.are(&keys)) {
+    let before = known.map(|known| &**known);
+    let wire = ProviderUpstream::wire(pool, provider, view.shown_to(Kind::Provider, &provider.name), before);
+    let is_same = |known: &&Arc<ProviderUpstream>| {
+        Arc::ptr_eq(&known.provider, provider) && known.keys.are(&keys) && known.wire.is(&wire)
+    };
+    match known.filter(is_same) {
         Some(known) => Arc::clone(known),
-        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), &keys, place, known.map(|known| &**known))),
+        None => Arc::new(ProviderUpstream::new(Arc::clone(provider), &keys, wire, place, before)),
     }
 }
 

@@ -95,7 +95,7 @@ impl Gateway {
         let (tasks, drained) = (TaskTracker::new(), BTreeSet::new());
         let place = Place { zone: &config.zone, drained: &drained };
         let pool = Pool::new(&config, &tasks);
-        let current = ArcSwap::from_pointee(Compiled::new(view, prices, place, None));
+        let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
         let metrics = Metrics::register(registry);
         let in_flight = AtomicUsize::new(0);
         let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
@@ -130,7 +130,7 @@ impl Gateway {
     pub fn set_view(&self, view: Arc<ConfigView>, prices: Arc<PriceBook>) {
         let drained = self.shared.drained.lock();
         let place = Place { zone: &self.shared.config.zone, drained: &drained };
-        let compiled = Compiled::new(view, prices, place, Some(&self.shared.current()));
+        let compiled = Compiled::new(view, prices, (place, &self.shared.pool), Some(&self.shared.current()));
         let compiled = Arc::new(compiled);
         self.shared.checkers.follow(&self.shared, &compiled);
         self.shared.current.store(compiled);

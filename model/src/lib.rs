@@ -46,11 +46,11 @@ pub use resource::{
     Mirror, Mode, ModelMap, OriginPattern, OutlierDetection, PathMatch, PathRewrite, Policy, Price, PriceTable,
     PriceTier, Protocol, Provider, ProviderKey, ProviderType, Question, Rates, RedirectTo, Reserve, Retries, Rewrite,
     Route, RouteAction, RouteMatch, Sent, Service, Spread, Sticky, Subject, Template, Tenant, Timeouts, TlsVersion,
-    TokenPolicy, Traffic, Unit, UpstreamRef, ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of,
-    tenant_of_purse,
+    TokenPolicy, Traffic, Unit, UpstreamCertificate, UpstreamRef, UpstreamTls, ValueMatch, Webhook, When,
+    WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};
 pub use units::{Currency, Money, Tokens, format_size, parse_size};
-pub use view::{Caller, Certified, ConfigView, key_here, keys_missing_here};
+pub use view::{Caller, Certified, ConfigView, Shown, key_here, keys_missing_here};
 pub use window::{Window, month_name};

@@ -17,7 +17,7 @@ pub(crate) fn compile(state: &ConfigState, previous: Option<&ConfigView>, key: O
     for problem in problems.iter() {
         if problem.kind == Some(Kind::Provider) && problem.field.starts_with("spec.keys[") {
             warn!(%problem, "a provider's key is not to be had on this node");
-        } else if problem.kind == Some(Kind::Certificate) && problem.field.starts_with("spec.key.") {
+        } else if problem.field.starts_with("spec.key.") || problem.field.starts_with("spec.tls.certificate.key.") {
             warn!(%problem, "a certificate's key is not to be had on this node");
         } else {
             error!(%problem, "a committed resource can't be served as it is");

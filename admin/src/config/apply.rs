@@ -179,7 +179,8 @@ fn strictly(outcome: ConfigOutcome, change: &ConfigChange) -> Result<ConfigOutco
 }
 
 fn has_keys(resource: &Resource) -> bool {
-    kind_and_name(resource).is_some_and(|(kind, _)| matches!(kind, Kind::Provider | Kind::Tenant | Kind::Certificate))
+    kind_and_name(resource)
+        .is_some_and(|(kind, _)| matches!(kind, Kind::Service | Kind::Provider | Kind::Tenant | Kind::Certificate))
 }
 
 /// What would be done has no version yet.

@@ -26,7 +26,7 @@ use crate::{
         again::{Again, NotHeld},
     },
     retry::{self, Left, Met},
-    upstream::{Again as Leave, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody, Wire},
+    upstream::{Again as Leave, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -292,10 +292,10 @@ async fn attempt(
     let timeouts = exchange.plan.route.timeouts;
     let deadline = deadline(exchange);
     let pool = &exchange.shared.pool;
-    let place = pool.place(Wire::Negotiated, outgoing.uri());
+    let place = pool.place(&provider.wire, outgoing.uri());
     if let Some(call) = call {
         if !call.is_durable() {
-            pool.connect_ahead(Wire::Negotiated, place.as_ref(), outgoing.uri());
+            pool.connect_ahead(&provider.wire, place.as_ref(), outgoing.uri());
         }
         call.durable(deadline).await.map_err(Failed::unasked)?;
         call.begin(provider, &model, request);
@@ -315,7 +315,7 @@ async fn attempt(
     };
     let report = taken.report();
     let answered = async {
-        let head = pool.send_by(first_byte, Wire::Negotiated, place, outgoing).await;
+        let head = pool.send_by(first_byte, &provider.wire, place, outgoing).await;
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
         exchange.record.came_over(head.extensions());
         if let Some(call) = call {

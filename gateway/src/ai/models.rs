@@ -20,7 +20,7 @@ use crate::{
     exchange::Exchange,
     gateway::Shared,
     routing::decode,
-    upstream::{ProviderUpstream, Wire},
+    upstream::ProviderUpstream,
 };
 
 /// A provider's list is asked for again after this, also when it could not be had.
@@ -128,8 +128,8 @@ async fn fetch(shared: &Shared, provider: &ProviderUpstream) -> Option<Vec<Strin
     let taken = provider.endpoints.take(&draw, &mut Tried::default()).ok()?;
     *request.uri_mut() = taken.uri(Operation::Models.provider_path())?;
     *request.headers_mut() = provider::plain_headers(provider);
-    let place = shared.pool.place(Wire::Negotiated, request.uri());
-    let answer = shared.pool.send(Wire::Negotiated, place, request).await.ok()?;
+    let place = shared.pool.place(&provider.wire, request.uri());
+    let answer = shared.pool.send(&provider.wire, place, request).await.ok()?;
     if !answer.status().is_success() {
         return None;
     }

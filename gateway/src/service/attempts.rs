@@ -119,7 +119,7 @@ async fn ask(
     let UpstreamRef::Service(name) = upstream else { return Err(Failed::NoUpstream) };
     let service = exchange.compiled.services.get(name).cloned().ok_or(Failed::NoUpstream)?;
     exchange.record.upstream = Some(name.clone());
-    if exchange.handshake.is_some() && service.wire() == Wire::Http2 {
+    if exchange.handshake.is_some() && service.wire.of_upgrades().is_none() {
         return Err(Failed::NoWebSocket);
     }
     let mut tried = Tried::default();
@@ -184,8 +184,8 @@ async fn once(
     let before = *tried;
     let taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
     let request = request(exchange, service, &taken, body).ok_or(Failed::Send(SendError::Connect))?;
-    let pool = &exchange.shared.pool;
-    let wire = if exchange.handshake.is_some() { Wire::Http1 } else { service.wire() };
+    let (pool, upgraded) = (&exchange.shared.pool, service.wire.of_upgrades());
+    let wire = if exchange.handshake.is_some() { &upgraded.ok_or(Failed::NoWebSocket)? } else { &service.wire };
     let place = pool.place(wire, request.uri());
     if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
         pool.connect_ahead(wire, place.as_ref(), request.uri());
@@ -258,8 +258,8 @@ pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -
         // TLS and HTTP/2 name the endpoint itself, and `x-forwarded-host` what the client asked for: two different
         // names in one HTTP/2 request would be ambiguous.
         Protocol::Https => {}
-        Protocol::H2c if trailers => tell_te(&mut headers),
-        Protocol::H2c | Protocol::Grpc => {}
+        Protocol::H2c | Protocol::H2 if trailers => tell_te(&mut headers),
+        Protocol::H2c | Protocol::H2 | Protocol::Grpc => {}
     }
     if exchange.from_web {
         grpc::to_grpc(&mut headers);

@@ -40,19 +40,17 @@ struct Running {
 impl Checkers {
     /// Checks what this configuration has, and nothing else. What did not change goes on.
     pub(crate) fn follow(&self, shared: &Arc<Shared>, compiled: &Compiled) {
-        let providers = compiled
-            .providers
-            .iter()
-            .map(|(name, it)| ((Kind::Provider, name.clone()), (&it.endpoints, Wire::Negotiated)));
+        let providers =
+            compiled.providers.iter().map(|(name, it)| ((Kind::Provider, name.clone()), (&it.endpoints, &it.wire)));
         let services =
-            compiled.services.iter().map(|(name, it)| ((Kind::Service, name.clone()), (&it.endpoints, it.wire())));
+            compiled.services.iter().map(|(name, it)| ((Kind::Service, name.clone()), (&it.endpoints, &it.wire)));
         let mut running = self.running.lock();
         let mut before = std::mem::take(&mut *running);
         for (key, (endpoints, wire)) in providers.chain(services) {
             let Some(terms) = endpoints.health_check() else { continue };
             let known = before.remove(&key).filter(|known| Arc::ptr_eq(&known.of, endpoints));
             let begin = || {
-                let checking = check_all(Arc::downgrade(shared), Arc::clone(endpoints), wire, terms.clone());
+                let checking = check_all(Arc::downgrade(shared), Arc::clone(endpoints), wire.clone(), terms.clone());
                 let task = AbortOnDropHandle::new(self.tasks.spawn(checking));
                 Running { of: Arc::clone(endpoints), _task: task }
             };
@@ -66,7 +64,7 @@ async fn check_all(shared: Weak<Shared>, endpoints: Arc<Endpoints>, wire: Wire, 
     let mut checking = JoinSet::new();
     for (index, origin) in endpoints.origins().enumerate() {
         let (shared, endpoints) = (Weak::clone(&shared), Arc::clone(&endpoints));
-        checking.spawn(check_one(shared, endpoints, index, (wire, origin.clone()), terms.clone()));
+        checking.spawn(check_one(shared, endpoints, index, (wire.clone(), origin.clone()), terms.clone()));
     }
     while let Some(ended) = checking.join_next().await {
         if let Err(error) = ended {
@@ -86,7 +84,7 @@ async fn check_one(
     loop {
         sleep_until(due).await;
         let Some(shared) = shared.upgrade() else { return };
-        let is_good = ask(&shared, wire, &origin, &terms).await;
+        let is_good = ask(&shared, &wire, &origin, &terms).await;
         drop(shared);
         endpoints.checked(index, is_good);
         // Not from the last time it was due: after a pause of the machine nothing has to be made up for.
@@ -96,7 +94,7 @@ async fn check_one(
 
 /// Whether it answers as it should. A kept connection may have died since it was used: that says nothing, so it is asked once
 /// more.
-async fn ask(shared: &Shared, wire: Wire, origin: &Origin, terms: &HealthCheck) -> bool {
+async fn ask(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> bool {
     let once = || ask_once(shared, wire, origin, terms);
     let asked = async {
         match once().await {
@@ -107,7 +105,7 @@ async fn ask(shared: &Shared, wire: Wire, origin: &Origin, terms: &HealthCheck) 
     matches!(timeout(terms.timeout, asked).await, Ok(Ok(true)))
 }
 
-async fn ask_once(shared: &Shared, wire: Wire, origin: &Origin, terms: &HealthCheck) -> Result<bool, SendError> {
+async fn ask_once(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> Result<bool, SendError> {
     let request = match &terms.question {
         Question::Tcp => return Ok(origin.takes_connections().await),
         Question::Http(path) => origin.at(path.clone()).map(get),

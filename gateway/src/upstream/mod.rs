@@ -7,6 +7,7 @@ mod error;
 mod figures;
 mod keys;
 mod known;
+mod own;
 mod pool;
 mod taken;
 
@@ -17,7 +18,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use tokio::net::TcpStream;
-use tollgate_model::{self as model, Protocol, Provider, Service};
+use tollgate_model::{self as model, Protocol, Provider, Service, Shown};
 
 pub(crate) use ahead::{Made, UpstreamBody};
 pub(crate) use checks::Checkers;
@@ -25,6 +26,7 @@ pub(crate) use endpoints::{Endpoints, NotTaken, Place};
 pub(crate) use error::SendError;
 pub(crate) use figures::Figures;
 pub(crate) use keys::{KeyTaken, Keys};
+use own::Wanted;
 pub(crate) use pool::{Pool, Wire};
 pub(crate) use taken::{Again, Report, Taken};
 
@@ -75,17 +77,22 @@ impl fmt::Display for Origin {
 pub(crate) struct ServiceUpstream {
     pub(crate) service: Arc<Service>,
     pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) wire: Wire,
 }
 
 impl ServiceUpstream {
-    pub(crate) fn new(service: Arc<Service>, place: Place<'_>, before: Option<&Self>) -> Self {
+    pub(crate) fn new(service: Arc<Service>, wire: Wire, place: Place<'_>, before: Option<&Self>) -> Self {
         let before = before.map(|before| &*before.endpoints);
         let (name, spread) = (service.name.clone(), service.spread.clone());
-        Self { endpoints: Arc::new(Endpoints::new(name, &service.endpoints, spread, place, before)), service }
+        Self { endpoints: Arc::new(Endpoints::new(name, &service.endpoints, spread, place, before)), service, wire }
     }
 
-    pub(crate) fn wire(&self) -> Wire {
-        match self.service.protocol {
+    /// How a service is spoken to that is shown this.
+    pub(crate) fn wire(pool: &Pool, service: &Service, shown: Option<&Arc<Shown>>, before: Option<&Self>) -> Wire {
+        let own = |http2| pool.own(Wanted::new(service.tls.as_ref(), shown, http2), before.map(|before| &before.wire));
+        match service.protocol {
+            Protocol::H2 => own(true),
+            Protocol::Https if service.tls.is_some() => own(false),
             Protocol::Http | Protocol::Https => Wire::Negotiated,
             Protocol::H2c | Protocol::Grpc => Wire::Http2,
         }
@@ -98,6 +105,7 @@ pub(crate) struct ProviderUpstream {
     pub(crate) provider: Arc<Provider>,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) wire: Wire,
 }
 
 impl ProviderUpstream {
@@ -105,6 +113,7 @@ impl ProviderUpstream {
     pub(crate) fn new(
         provider: Arc<Provider>,
         keys: &[(HeaderValue, u32)],
+        wire: Wire,
         place: Place<'_>,
         before: Option<&Self>,
     ) -> Self {
@@ -113,6 +122,12 @@ impl ProviderUpstream {
         let keys = Arc::new(Keys::new(name.clone(), keys, provider.key_failover, known));
         let before = before.map(|before| &*before.endpoints);
         let endpoints = Arc::new(Endpoints::new(name, &provider.endpoints, spread, place, before));
-        Self { endpoints, provider, keys }
+        Self { endpoints, provider, keys, wire }
+    }
+
+    /// How a provider is spoken to that is shown this.
+    pub(crate) fn wire(pool: &Pool, provider: &Provider, shown: Option<&Arc<Shown>>, before: Option<&Self>) -> Wire {
+        let Some(tls) = &provider.tls else { return Wire::Negotiated };
+        pool.own(Wanted::new(Some(tls), shown, false), before.map(|before| &before.wire))
     }
 }

@@ -11,7 +11,7 @@ use hyper_util::{
     },
     rt::{TokioIo, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, client::WantsClientCert};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -22,11 +22,12 @@ use tracing::warn;
 use super::{
     SendError,
     ahead::{Ahead, Place, UpstreamBody},
+    own::{Own, Wanted},
 };
 use crate::{GatewayConfig, body::UpstreamRequestBody, tracked::Tracked};
 
 type Tcp = TokioIo<TcpStream>;
-type Negotiated = Ahead<HttpsConnector<HttpConnector>, MaybeHttpsStream<Tcp>>;
+pub(super) type Negotiated = Ahead<HttpsConnector<HttpConnector>, MaybeHttpsStream<Tcp>>;
 type Http2 = Ahead<HttpConnector, Tcp>;
 
 /// A name must be resolved and an endpoint reached within this.
@@ -44,7 +45,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// How an upstream is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Wire {
     /// HTTP/1.1 in clear text; over TLS what ALPN says.
     Negotiated,
@@ -52,6 +53,31 @@ pub(crate) enum Wire {
     Http1,
     /// HTTP/2, by prior knowledge.
     Http2,
+    /// Over TLS as this upstream wants it, and by connections that no other has.
+    Own(Arc<Own>),
+    /// The same by HTTP/1.1 alone.
+    OwnHttp1(Arc<Own>),
+}
+
+impl Wire {
+    /// The same, over the same connections.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Own(one), Self::Own(other)) | (Self::OwnHttp1(one), Self::OwnHttp1(other)) => {
+                Arc::ptr_eq(one, other)
+            }
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+
+    /// How the same upstream is asked for an upgrade. None where it speaks HTTP/2 alone.
+    pub(crate) fn of_upgrades(&self) -> Option<Self> {
+        match self {
+            Self::Negotiated | Self::Http1 => Some(Self::Http1),
+            Self::Own(own) | Self::OwnHttp1(own) if !own.wanted.http2 => Some(Self::OwnHttp1(Arc::clone(own))),
+            Self::Http2 | Self::Own(_) | Self::OwnHttp1(_) => None,
+        }
+    }
 }
 
 /// All upstream connections of a gateway.
@@ -62,11 +88,13 @@ pub(crate) struct Pool {
     /// What connects for them.
     connect: (Negotiated, Negotiated, Http2),
     tasks: TaskTracker,
+    roots: Arc<RootCertStore>,
 }
 
 impl Pool {
     pub(crate) fn new(config: &GatewayConfig, tasks: &TaskTracker) -> Self {
-        let tls = tls(config);
+        let roots = Arc::new(roots(config));
+        let tls = tls(&roots);
         let https = || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
         let negotiated = Ahead::new(https().enable_http1().enable_http2().wrap_connector(connector(false)), false);
         let http1 = Ahead::new(https().enable_http1().wrap_connector(connector(false)), false);
@@ -81,25 +109,39 @@ impl Pool {
             http2: http2.build(prior_knowledge.clone()),
             connect: (negotiated, http1, prior_knowledge),
             tasks: tasks.clone(),
+            roots,
+        }
+    }
+
+    /// How an upstream is spoken to that wants its own TLS. The same as before where nothing of it has changed, so that its
+    /// connections stay.
+    pub(crate) fn own(&self, wanted: Wanted, before: Option<&Wire>) -> Wire {
+        match before {
+            Some(Wire::Own(own)) if own.wanted.is(&wanted) => Wire::Own(Arc::clone(own)),
+            _ => Wire::Own(Arc::new(Own::new(wanted, &self.roots, &self.tasks))),
         }
     }
 
     /// A place on a connection to `uri`'s endpoint, for one request that will be sent.
-    pub(crate) fn place(&self, wire: Wire, uri: &Uri) -> Option<Place> {
+    pub(crate) fn place(&self, wire: &Wire, uri: &Uri) -> Option<Place> {
         match wire {
             Wire::Negotiated => self.connect.0.place(uri),
             Wire::Http1 => self.connect.1.place(uri),
             Wire::Http2 => self.connect.2.place(uri),
+            Wire::Own(own) => own.any.connect.place(uri),
+            Wire::OwnHttp1(own) => own.http1.connect.place(uri),
         }
     }
 
     /// Begins to connect for a request that may not be sent yet, if there is no connection for it. Nothing is sent.
-    pub(crate) fn connect_ahead(&self, wire: Wire, place: Option<&Place>, uri: &Uri) {
+    pub(crate) fn connect_ahead(&self, wire: &Wire, place: Option<&Place>, uri: &Uri) {
         let Some(place) = place else { return };
         match wire {
             Wire::Negotiated => self.connect.0.connect(place, uri, &self.tasks),
             Wire::Http1 => self.connect.1.connect(place, uri, &self.tasks),
             Wire::Http2 => self.connect.2.connect(place, uri, &self.tasks),
+            Wire::Own(own) => own.any.connect.connect(place, uri, &self.tasks),
+            Wire::OwnHttp1(own) => own.http1.connect.connect(place, uri, &self.tasks),
         }
     }
 
@@ -107,7 +149,7 @@ impl Pool {
     /// that turned out to be dead is sent on another one; whether to do so with one that had is for the caller.
     pub(crate) async fn send(
         &self,
-        wire: Wire,
+        wire: &Wire,
         place: Option<Place>,
         request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
@@ -116,6 +158,8 @@ impl Pool {
             Wire::Negotiated => self.negotiated.request(request),
             Wire::Http1 => self.http1.request(request),
             Wire::Http2 => self.http2.request(request),
+            Wire::Own(own) => own.any.client.request(request),
+            Wire::OwnHttp1(own) => own.http1.client.request(request),
         };
         let answer = sent.await.map_err(|error| SendError::classify(&error))?;
         let switches_unasked = answer.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch;
@@ -129,7 +173,7 @@ impl Pool {
     pub(crate) async fn send_by(
         &self,
         by: Instant,
-        wire: Wire,
+        wire: &Wire,
         place: Option<Place>,
         mut request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
@@ -162,7 +206,7 @@ fn is_ambiguous(headers: &HeaderMap) -> bool {
     }
 }
 
-fn connector(clear_text_only: bool) -> HttpConnector {
+pub(super) fn connector(clear_text_only: bool) -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.enforce_http(clear_text_only);
     connector.set_nodelay(true);
@@ -171,7 +215,7 @@ fn connector(clear_text_only: bool) -> HttpConnector {
     connector
 }
 
-fn configure(builder: &mut Builder) {
+pub(super) fn configure(builder: &mut Builder) {
     builder
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -184,13 +228,16 @@ fn configure(builder: &mut Builder) {
         .http2_keep_alive_interval(KEEP_ALIVE);
 }
 
-fn tls(config: &GatewayConfig) -> ClientConfig {
+fn tls(roots: &Arc<RootCertStore>) -> ClientConfig {
+    builder(roots).with_no_client_auth()
+}
+
+pub(super) fn builder(roots: &Arc<RootCertStore>) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions")
-        .with_root_certificates(roots(config))
-        .with_no_client_auth()
+        .with_root_certificates(Arc::clone(roots))
 }
 
 fn roots(config: &GatewayConfig) -> RootCertStore {

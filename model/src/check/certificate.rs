@@ -62,9 +62,9 @@ fn hosts(context: &mut Context, at: &Field<'_>, given: &[String]) -> Vec<HostPat
     route_match::hosts(context, at, given)
 }
 
-fn chain(context: &mut Context, at: &Field<'_>, pem: &str) -> Option<Chain> {
+pub(super) fn chain(context: &mut Context, at: &Field<'_>, pem: &str) -> Option<Chain> {
     if pem.is_empty() {
-        context.add(at, "is missing: the chain as PEM text, the certificate of the hosts first");
+        context.add(at, "is missing: the chain as PEM text, its own certificate first");
         return None;
     }
     context.keep(at, Chain::parse(pem))
@@ -84,7 +84,7 @@ fn covers(context: &mut Context, at: &Field<'_>, hosts: &[HostPattern], chain: &
 }
 
 /// Where the key is. One that is here is tried.
-fn key(
+pub(super) fn key(
     context: &mut Context,
     at: &Field<'_>,
     given: Option<&v1::ProviderKey>,

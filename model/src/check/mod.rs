@@ -19,6 +19,7 @@ mod spread;
 mod text;
 mod traffic;
 mod upstream;
+mod upstream_tls;
 
 #[cfg(test)]
 pub(crate) mod tests;

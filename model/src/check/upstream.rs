@@ -9,7 +9,7 @@ use super::{
         Context,
         Value::{Is, NotYet},
     },
-    spread, text,
+    spread, text, upstream_tls,
 };
 use crate::{
     Checked, Endpoint, Field, Glob, Kind, ModelMap, Name, Problems, Protocol, Provider, ProviderKey, ProviderType,
@@ -34,11 +34,12 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
         ("http", Is(Protocol::Http)),
         ("https", Is(Protocol::Https)),
         ("h2c", Is(Protocol::H2c)),
-        ("h2", NotYet),
+        ("h2", Is(Protocol::H2)),
         ("grpc", Is(Protocol::Grpc)),
     ];
     let protocol = context.word(&spec.field("protocol"), &given.protocol, &words).unwrap_or(Protocol::Http);
-    let scheme = if protocol == Protocol::Https { "https" } else { "http" };
+    let is_tls = matches!(protocol, Protocol::Https | Protocol::H2);
+    let scheme = if is_tls { "https" } else { "http" };
     let mut endpoints = Vec::new();
     for (n, endpoint) in given.endpoints.iter().enumerate() {
         let (list, zone) = (spec.field("endpoints"), &endpoint.zone);
@@ -51,16 +52,17 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
         endpoints.extend(self::endpoint(&mut context, &at, url, zone, endpoint.weight));
     }
     self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
+    let tls = upstream_tls::tls(&mut context, &spec.field("tls"), given.tls.as_ref(), is_tls);
     let given = spread::Given {
         balancing: given.load_balancing.as_ref(),
         health_check: given.health_check.as_ref(),
         outliers: given.outlier_detection.as_ref(),
         breaker: given.circuit_breaker.as_ref(),
-        http2: matches!(protocol, Protocol::Https | Protocol::H2c | Protocol::Grpc),
+        http2: matches!(protocol, Protocol::Https | Protocol::H2c | Protocol::H2 | Protocol::Grpc),
     };
     let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);
-    context.finish(Checked::Service(Arc::new(Service { name, version, protocol, endpoints, spread })))
+    context.finish(Checked::Service(Arc::new(Service { name, version, protocol, endpoints, tls, spread })))
 }
 
 pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
@@ -89,6 +91,8 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
     self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
     let (keys, key_weights) = keys(&mut context, &spec.field("keys"), &given.keys);
     let models = models(&mut context, &spec.field("models"), &given.models);
+    let is_tls = endpoints.iter().any(|endpoint| endpoint.url.scheme_str() == Some("https"));
+    let tls = upstream_tls::tls(&mut context, &spec.field("tls"), given.tls.as_ref(), is_tls || endpoints.is_empty());
     let key_failover = &given.key_failover;
     let key_failover =
         key_failover.as_ref().map(|given| spread::key_failover(&mut context, &spec.field("keyFailover"), given));
@@ -101,7 +105,7 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
     };
     let spread = given.check(&mut context, &spec);
     let (name, version) = (context.name.clone(), context.version);
-    let provider = Provider { name, version, dialect, endpoints, spread, keys, key_weights, key_failover, models };
+    let provider = Provider { name, version, dialect, endpoints, tls, spread, keys, key_weights, key_failover, models };
     context.finish(Checked::Provider(Arc::new(provider)))
 }
 

@@ -34,7 +34,9 @@ pub use spread::{
 pub use subject::{Sent, Subject, percent_decode};
 pub use traffic::{AnyOr, Cors, Faults, IpFilter, Mirror, OriginPattern, Sticky, Traffic};
 pub(crate) use upstream::MAX_WEIGHT;
-pub use upstream::{Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service};
+pub use upstream::{
+    Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service, UpstreamCertificate, UpstreamTls,
+};
 
 use crate::{Kind, Name};
 

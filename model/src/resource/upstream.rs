@@ -2,7 +2,12 @@
 
 use std::{borrow::Cow, fmt, path::PathBuf};
 
-use crate::{Glob, KeyFailover, LogIndex, Name, Spread};
+use rustls_pki_types::ServerName;
+
+use crate::{
+    Glob, KeyFailover, LogIndex, Name, Spread,
+    tls::{Authorities, Chain},
+};
 
 /// An ordinary upstream.
 #[derive(Debug, Clone)]
@@ -16,6 +21,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// Never empty; the weights' sum is greater than zero.
     pub endpoints: Vec<Endpoint>,
+    /// How they are met over TLS, where not as usual.
+    pub tls: Option<UpstreamTls>,
     /// Which of them has a request.
     pub spread: Spread,
 }
@@ -31,6 +38,28 @@ pub enum Protocol {
     H2c,
     /// The same, and gRPC alone: what asks by gRPC-Web is translated.
     Grpc,
+    /// HTTP/2 over TLS, and nothing else.
+    H2,
+}
+
+/// How an upstream is met over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Who vouches for it; the system's authorities and the node's own where this is absent.
+    pub authorities: Option<Authorities>,
+    /// What it is called; as its endpoint's host where this is absent.
+    pub server_name: Option<ServerName<'static>>,
+    /// What it is shown.
+    pub certificate: Option<UpstreamCertificate>,
+}
+
+/// What an upstream is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamCertificate {
+    /// Our own first.
+    pub chain: Chain,
+    /// Where its key is; none while it is only being checked.
+    pub key: Option<ProviderKey>,
 }
 
 /// Of an endpoint or a backend: so that the sum of thousands still fits.
@@ -60,6 +89,8 @@ pub struct Provider {
     pub dialect: ProviderType,
     /// Never empty; the weights' sum is greater than zero. Their paths carry the version: `/v1`.
     pub endpoints: Vec<Endpoint>,
+    /// How they are met over TLS, where not as usual.
+    pub tls: Option<UpstreamTls>,
     /// Which of them has a request.
     pub spread: Spread,
     /// Any number; none for a provider that asks for none. [`crate::ConfigView::provider_key`] has the keys themselves.
@@ -101,6 +132,18 @@ pub enum ProviderKey {
     Env(String),
     /// In this file on each node.
     File(PathBuf),
+}
+
+impl ProviderKey {
+    /// The field that it stands in.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Sealed(_) => "sealed",
+            Self::Env(_) => "env",
+            Self::File(_) => "file",
+        }
+    }
 }
 
 impl fmt::Debug for ProviderKey {

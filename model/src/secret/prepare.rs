@@ -23,12 +23,19 @@ pub fn prepare(
     let spec = Field::root("spec");
     let (kind, name) = match &mut resource.kind {
         Some(Raw::Provider(provider)) => {
-            let current = provider_keys(current);
+            let keys_now = provider_keys(current);
             let keys = spec.field("keys");
             for (n, entry) in provider.spec.iter_mut().flat_map(|spec| &mut spec.keys).enumerate() {
-                provider_key(entry, key, current, &keys.index(n), &mut problems);
+                provider_key(entry, key, keys_now, &keys.index(n), &mut problems);
             }
+            let tls = provider.spec.as_mut().and_then(|spec| spec.tls.as_mut());
+            upstream_certificate(tls, key, current, &spec, &mut problems);
             (Kind::Provider, name_of(provider.metadata.as_ref()))
+        }
+        Some(Raw::Service(service)) => {
+            let tls = service.spec.as_mut().and_then(|spec| spec.tls.as_mut());
+            upstream_certificate(tls, key, current, &spec, &mut problems);
+            (Kind::Service, name_of(service.metadata.as_ref()))
         }
         Some(Raw::Consumer(consumer)) => {
             let credentials = spec.field("credentials");
@@ -67,7 +74,11 @@ pub fn prepare(
 #[must_use]
 pub fn has_plain_secret(resource: &v1::Resource) -> bool {
     match &resource.kind {
-        Some(Raw::Provider(it)) => it.spec.iter().flat_map(|spec| &spec.keys).any(|key| !key.value.is_empty()),
+        Some(Raw::Provider(it)) => {
+            let keys = it.spec.iter().flat_map(|spec| &spec.keys);
+            keys.chain(upstream_key(Some(resource))).any(|key| !key.value.is_empty())
+        }
+        Some(Raw::Service(_)) => upstream_key(Some(resource)).is_some_and(|key| !key.value.is_empty()),
         Some(Raw::Consumer(it)) => it.spec.iter().flat_map(|spec| &spec.credentials).any(|it| !it.api_key.is_empty()),
         Some(Raw::Tenant(_)) => webhook_secret(Some(resource)).is_some_and(|secret| !secret.value.is_empty()),
         Some(Raw::Certificate(_)) => certificate_key(Some(resource)).is_some_and(|key| !key.value.is_empty()),
@@ -79,7 +90,13 @@ pub fn has_plain_secret(resource: &v1::Resource) -> bool {
 #[must_use]
 pub fn without_plain(mut resource: v1::Resource) -> v1::Resource {
     match &mut resource.kind {
-        Some(Raw::Provider(it)) => it.spec.iter_mut().flat_map(|spec| &mut spec.keys).for_each(|key| key.value.clear()),
+        Some(Raw::Provider(it)) => {
+            it.spec.iter_mut().flat_map(|spec| &mut spec.keys).for_each(|key| key.value.clear());
+            it.spec.iter_mut().filter_map(|spec| key_of(spec.tls.as_mut()?)).for_each(|key| key.value.clear());
+        }
+        Some(Raw::Service(it)) => {
+            it.spec.iter_mut().filter_map(|spec| key_of(spec.tls.as_mut()?)).for_each(|key| key.value.clear());
+        }
         Some(Raw::Consumer(it)) => {
             it.spec.iter_mut().flat_map(|spec| &mut spec.credentials).for_each(|it| it.api_key.clear());
         }
@@ -118,6 +135,24 @@ fn provider_key(
             Some(Err(error)) => wrong("sealed", error.to_string()),
             Some(Ok(_)) => {}
         }
+    }
+}
+
+fn upstream_certificate(
+    tls: Option<&mut v1::UpstreamTls>,
+    key: Option<&ClusterKey>,
+    current: Option<&v1::Resource>,
+    spec: &Field<'_>,
+    problems: &mut Found,
+) {
+    let (tls_at, current) = (spec.field("tls"), upstream_key(current));
+    let certificate_at = tls_at.field("certificate");
+    let at = certificate_at.field("key");
+    if let Some(certificate) = tls.and_then(|tls| tls.certificate.as_mut())
+        && let Some(entry) = &mut certificate.key
+    {
+        provider_key(entry, key, current.map_or(&[], std::slice::from_ref), &at, problems);
+        fits(&certificate.chain, entry, key, &at, problems);
     }
 }
 
@@ -171,6 +206,20 @@ fn certificate_key(resource: Option<&v1::Resource>) -> Option<&v1::ProviderKey> 
         Raw::Certificate(it) => it.spec.as_ref()?.key.as_ref(),
         _ => None,
     }
+}
+
+/// What an upstream is shown a certificate by.
+fn upstream_key(resource: Option<&v1::Resource>) -> Option<&v1::ProviderKey> {
+    let tls = match resource?.kind.as_ref()? {
+        Raw::Service(it) => it.spec.as_ref()?.tls.as_ref()?,
+        Raw::Provider(it) => it.spec.as_ref()?.tls.as_ref()?,
+        _ => return None,
+    };
+    tls.certificate.as_ref()?.key.as_ref()
+}
+
+fn key_of(tls: &mut v1::UpstreamTls) -> Option<&mut v1::ProviderKey> {
+    tls.certificate.as_mut()?.key.as_mut()
 }
 
 fn secret_of(spec: &mut v1::TenantSpec) -> Option<&mut v1::ProviderKey> {

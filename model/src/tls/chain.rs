@@ -51,7 +51,7 @@ pub enum PemError {
 }
 
 /// A certificate with those that lead from it to an authority, its own first.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
     certificates: Vec<CertificateDer<'static>>,
     first: Described,
@@ -118,16 +118,8 @@ impl Chain {
 }
 
 /// Whose certificates are taken of clients, or of upstreams.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authorities(Vec<CertificateDer<'static>>);
-
-impl PartialEq for Authorities {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for Authorities {}
 
 impl Authorities {
     /// Reads PEM text.

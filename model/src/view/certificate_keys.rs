@@ -60,13 +60,9 @@ fn one(
         Ok((text, _)) if unchanged.is_some_and(|known| known.text == text) => unchanged.map(Arc::clone),
         Ok((text, key)) => Some(Arc::new(Certified { certificate: Arc::clone(certificate), key, text })),
         Err(message) => {
-            let field = match place {
-                ProviderKey::Sealed(_) => "spec.key.sealed",
-                ProviderKey::Env(_) => "spec.key.env",
-                ProviderKey::File(_) => "spec.key.file",
-            };
+            let field = format!("spec.key.{}", place.field());
             let (kind, name) = (Some(Kind::Certificate), certificate.name.to_string());
-            problems.push(Problem { kind, name, field: field.to_owned(), message, at: None });
+            problems.push(Problem { kind, name, field, message, at: None });
             // A key that comes later than its certificate, or is gone for a moment, takes nothing away that is served.
             known.filter(|known| is_as_good(&known.certificate, certificate)).map(Arc::clone)
         }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     ConfigView, callers::Callers, certificate_keys::CertificateKeys, fit::other_key, keys::Keys, limits::LimitIndex,
+    upstream_keys::UpstreamKeys,
 };
 use crate::{
     Catalog, Certificate, Checked, Consumer, Kind, Limit, LogIndex, Name, Price, Problems, Provider, Route, Service,
@@ -42,6 +43,7 @@ pub(super) fn compile(
     };
     let keys = Keys::resolve(&providers.now, old, key, &mut problems);
     let certificate_keys = CertificateKeys::resolve(&certificates.now, old, key, &mut problems);
+    let upstream_keys = UpstreamKeys::resolve(&services.now, &providers.now, old, key, &mut problems);
     let other_key = other_key(&consumers.now, &providers.now, &certificates.now, key);
     let view = ConfigView {
         index,
@@ -56,6 +58,7 @@ pub(super) fn compile(
         callers,
         keys,
         certificate_keys,
+        upstream_keys,
         limit_index,
         other_key,
     };

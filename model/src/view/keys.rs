@@ -87,6 +87,13 @@ pub fn keys_missing_here(resource: &v1::Resource) -> Problems {
                     problems.push(wrong(name, n, field, message));
                 }
             }
+            let tls = provider.spec.as_ref().and_then(|spec| spec.tls.as_ref());
+            problems.extend(upstream_key_missing_here(Kind::Provider, name, tls));
+        }
+        Some(Raw::Service(service)) => {
+            let name = service.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
+            let tls = service.spec.as_ref().and_then(|spec| spec.tls.as_ref());
+            problems.extend(upstream_key_missing_here(Kind::Service, name, tls));
         }
         Some(Raw::Tenant(tenant)) => {
             let name = tenant.metadata.as_ref().map_or("", |metadata| metadata.name.as_str()).to_owned();
@@ -98,7 +105,9 @@ pub fn keys_missing_here(resource: &v1::Resource) -> Problems {
         }
         Some(Raw::Certificate(certificate)) => {
             let name = certificate.metadata.as_ref().map_or("", |metadata| metadata.name.as_str()).to_owned();
-            if let Some((field, message)) = certificate.spec.as_ref().and_then(certificate_key_missing_here) {
+            if let Some((field, message)) =
+                certificate.spec.as_ref().and_then(|it| key_of_chain_missing_here(&it.certificate, it.key.as_ref()))
+            {
                 let field = format!("spec.key.{field}");
                 problems.push(Problem { kind: Some(Kind::Certificate), name, field, message, at: None });
             }
@@ -108,15 +117,25 @@ pub fn keys_missing_here(resource: &v1::Resource) -> Problems {
     problems
 }
 
+fn upstream_key_missing_here(kind: Kind, name: &str, tls: Option<&v1::UpstreamTls>) -> Problems {
+    let certificate = tls.and_then(|tls| tls.certificate.as_ref());
+    let missing = certificate.and_then(|it| key_of_chain_missing_here(&it.chain, it.key.as_ref()));
+    let problem = |(field, message)| {
+        let field = format!("spec.tls.certificate.key.{field}");
+        Problem { kind: Some(kind), name: name.to_owned(), field, message, at: None }
+    };
+    Problems(missing.map(problem).into_iter().collect())
+}
+
 /// One that is here, and is another certificate's, is none.
-fn certificate_key_missing_here(spec: &v1::CertificateSpec) -> Option<(&'static str, String)> {
-    let raw = spec.key.as_ref()?;
+fn key_of_chain_missing_here(chain: &str, raw: Option<&v1::ProviderKey>) -> Option<(&'static str, String)> {
+    let raw = raw?;
     let (field, place) = match (raw.env.as_str(), raw.file.as_str()) {
         ("", "") => return None,
         ("", file) => ("file", ProviderKey::File(file.into())),
         (env, _) => ("env", ProviderKey::Env(env.to_owned())),
     };
-    let chain = Chain::parse(&spec.certificate).ok()?;
+    let chain = Chain::parse(chain).ok()?;
     Some((field, certified_here(&chain, None, &place, None).err()?))
 }
 

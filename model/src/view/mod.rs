@@ -12,17 +12,21 @@ mod keys;
 mod limits;
 #[cfg(test)]
 mod tests;
+mod upstream_keys;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use callers::Caller;
 pub use certificate_keys::Certified;
 pub use keys::{key_here, keys_missing_here};
+pub use upstream_keys::Shown;
 
-use self::{callers::Callers, certificate_keys::CertificateKeys, keys::Keys, limits::LimitIndex};
+use self::{
+    callers::Callers, certificate_keys::CertificateKeys, keys::Keys, limits::LimitIndex, upstream_keys::UpstreamKeys,
+};
 use crate::{
-    Catalog, Certificate, Consumer, Limit, LogIndex, Name, Price, Problems, Provider, Route, Secret, Service, Subject,
-    Tenant, Timestamp, secret::ClusterKey,
+    Catalog, Certificate, Consumer, Kind, Limit, LogIndex, Name, Price, Problems, Provider, Route, Secret, Service,
+    Subject, Tenant, Timestamp, secret::ClusterKey,
 };
 
 /// Everything that a request can meet.
@@ -50,6 +54,7 @@ pub struct ConfigView {
     callers: Arc<Callers>,
     keys: Keys,
     certificate_keys: CertificateKeys,
+    upstream_keys: UpstreamKeys,
     limit_index: Arc<LimitIndex>,
     other_key: Option<Arc<str>>,
 }
@@ -97,6 +102,13 @@ impl ConfigView {
     #[must_use]
     pub fn certified(&self, certificate: &str) -> Option<&Arc<Certified>> {
         self.certificate_keys.get(certificate)
+    }
+
+    /// What a service or a provider is shown of us; nothing where it is shown nothing, or where its key cannot be had here. The
+    /// same one as long as it has not changed.
+    #[must_use]
+    pub fn shown_to(&self, kind: Kind, upstream: &Name) -> Option<&Arc<Shown>> {
+        self.upstream_keys.get(kind, upstream)
     }
 
     /// Whether a limit asks for a header that may hold a credential: those are removed before limits are met.

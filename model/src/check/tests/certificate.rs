@@ -169,3 +169,44 @@ fn what_a_requester_wrote_into_its_subject_stays_one_value() {
         assert!(crate::tls::Described::read(&made.der()[..length]).is_err(), "{length}");
     }
 }
+
+#[test]
+fn what_an_upstream_is_shown_is_checked_and_sealed_as_a_certificate_is() {
+    let (good, other) = (made(&["tollgate"], 2400), made(&["tollgate"], 2400));
+    let shown = |key: &str| format!("certificate: {{chain: {}, key: {{value: {}}}}}", quoted(&good.pem), quoted(key));
+    let service = |protocol: &str, tls: &str| {
+        format!("{{protocol: {protocol}, endpoints: [{{address: 'a:1'}}], tls: {{{tls}}}}}")
+    };
+    let provider = |url: &str, tls: &str| format!("{{type: openai, endpoints: [{{url: '{url}'}}], tls: {{{tls}}}}}");
+    for (kind, spec, expected) in [
+        ("Service", service("http", "serverName: a"), "spec.tls: is given, and no endpoint is met over TLS"),
+        ("Service", service("h2c", ""), "spec.tls: is given, and no endpoint is met over TLS"),
+        ("Provider", provider("http://a/v1", "serverName: a"), "spec.tls: is given, and no endpoint is met over TLS"),
+        ("Service", service("https", "ca: x"), "spec.tls.ca: holds no certificate"),
+        ("Service", service("https", "serverName: 'a:1'"), "spec.tls.serverName: `a:1` has a port"),
+        ("Service", service("h2", "certificate: {key: {env: A}}"), "spec.tls.certificate.chain: is missing"),
+        (
+            "Service",
+            service("https", &shown(&other.key)),
+            "spec.tls.certificate.key.value: is not the key of the certificate",
+        ),
+        ("Provider", provider("https://a/v1", &shown(&other.key)), "spec.tls.certificate.key.value: is not the key"),
+    ] {
+        let found = wrong(kind, &spec);
+        assert!(found.len() == 1 && found[0].starts_with(expected), "expected {expected}\nfound {found:#?}");
+    }
+    let (key, _) = ClusterKey::generate();
+    for (kind, spec) in
+        [("Service", service("h2", &shown(&good.key))), ("Provider", provider("https://a/v1", &shown(&good.key)))]
+    {
+        let raw = resource(&format!("kind: {kind}\nmetadata: {{name: a}}\nspec: {spec}"));
+        assert!(crate::secret::has_plain_secret(&raw));
+        let stored = prepare(&raw, Some(&key), None).unwrap();
+        assert!(!crate::secret::has_plain_secret(&stored) && !format!("{stored:?}").contains("PRIVATE"), "{kind}");
+        assert_eq!(prepare(&raw, Some(&key), Some(&stored)).unwrap(), stored);
+        assert!(!format!("{:?}", crate::secret::without_plain(raw.clone())).contains("PRIVATE"), "{kind}");
+        assert!(check(&stored).is_ok());
+        let problems = prepare(&raw, None, None).unwrap_err();
+        assert_eq!(problems.0[0].field, "spec.tls.certificate.key.value");
+    }
+}

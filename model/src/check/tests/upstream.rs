@@ -21,8 +21,6 @@ fn every_wrong_value_of_a_service_is_told() {
                 "{protocol: htp, endpoints: [{address: 'a:1'}]}",
                 "spec.protocol: `htp` is unknown (did you mean `http`?)",
             ),
-            ("{protocol: h2, endpoints: [{address: 'a:1'}]}", "spec.protocol: `h2` is not supported yet"),
-            ("{protocol: h2, endpoints: [{address: 'a:1'}]}", "spec.protocol: `h2` is not supported yet"),
         ],
     );
     let Ok(Checked::Service(service)) =

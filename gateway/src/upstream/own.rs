@@ -1,0 +1,99 @@
+//! Upstreams that are met over TLS in a way of their own: authorities, a name, a certificate that they are shown, HTTP/2 alone.
+//!
+//! Connections are kept by endpoint, whatever TLS they were made with: so each of these upstreams has connections of its own.
+
+use std::{fmt, sync::Arc};
+
+use hyper_rustls::FixedServerNameResolver;
+use hyper_util::client::legacy::Client;
+use rustls::{RootCertStore, sign::SingleCertAndKey};
+use rustls_pki_types::ServerName;
+use tokio_util::task::TaskTracker;
+use tollgate_model::{Shown, UpstreamTls, tls::Authorities};
+
+use super::{
+    ahead::Ahead,
+    pool::{Negotiated, builder, configure, connector},
+};
+use crate::{body::UpstreamRequestBody, tracked::Tracked};
+
+/// What an upstream wants of TLS.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Who vouches for it; as for all upstreams where this is absent.
+    pub(crate) authorities: Option<Authorities>,
+    /// What it is called; as its endpoint's host where this is absent.
+    pub(crate) server_name: Option<ServerName<'static>>,
+    /// What it is shown.
+    pub(crate) shown: Option<Arc<Shown>>,
+    /// And nothing else.
+    pub(crate) http2: bool,
+}
+
+impl Wanted {
+    pub(super) fn new(tls: Option<&UpstreamTls>, shown: Option<&Arc<Shown>>, http2: bool) -> Self {
+        let authorities = tls.and_then(|tls| tls.authorities.clone());
+        let server_name = tls.and_then(|tls| tls.server_name.clone());
+        Self { authorities, server_name, shown: shown.cloned(), http2 }
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let shown = match (&self.shown, &other.shown) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        let server = (&self.authorities, &self.server_name, self.http2);
+        shown && server == (&other.authorities, &other.server_name, other.http2)
+    }
+}
+
+/// The connections of one such upstream.
+pub(crate) struct Own {
+    pub(super) wanted: Wanted,
+    /// By whatever HTTP it wants.
+    pub(super) any: Connections,
+    /// By HTTP/1.1 alone: what is upgraded knows no other.
+    pub(super) http1: Connections,
+}
+
+/// Who sends requests, and what connects for that.
+pub(super) struct Connections {
+    pub(super) client: Client<Negotiated, UpstreamRequestBody>,
+    pub(super) connect: Negotiated,
+}
+
+impl Own {
+    /// `roots` are those of upstreams that name no authorities.
+    pub(super) fn new(wanted: Wanted, roots: &Arc<RootCertStore>, tasks: &TaskTracker) -> Self {
+        let own_roots = wanted.authorities.as_ref().map(Authorities::roots);
+        let config = builder(own_roots.as_ref().unwrap_or(roots));
+        let config = match &wanted.shown {
+            Some(shown) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown.key.clone()))),
+            None => config.with_no_client_auth(),
+        };
+        let https = || {
+            let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config.clone()).https_or_http();
+            match wanted.server_name.clone() {
+                Some(name) => https.with_server_name_resolver(FixedServerNameResolver::new(name)),
+                None => https,
+            }
+        };
+        let any = if wanted.http2 { https().enable_http2() } else { https().enable_http1().enable_http2() };
+        let any = Ahead::new(any.wrap_connector(connector(false)), wanted.http2);
+        let http1 = Ahead::new(https().enable_http1().wrap_connector(connector(false)), false);
+        let connections = |connect: Negotiated, http2| {
+            let mut client = Client::builder(Tracked::new(tasks.clone()));
+            configure(&mut client);
+            client.http2_only(http2);
+            Connections { client: client.build(connect.clone()), connect }
+        };
+        Self { any: connections(any, wanted.http2), http1: connections(http1, false), wanted }
+    }
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own").field("wanted", &self.wanted).finish_non_exhaustive()
+    }
+}
