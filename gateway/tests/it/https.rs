@@ -456,6 +456,22 @@ async fn sessions_are_resumed_under_the_certificate_that_they_began_under_and_no
 }
 
 #[tokio::test]
+async fn a_session_is_not_resumed_once_its_clients_certificate_has_ended() {
+    let (_upstream, resources) = orders().await;
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let a = authority.issue(&["a.test"]);
+    let cluster = Cluster::start(&(resources + &resource("a", "a.test", &a, &asks(&clients, "required")))).await;
+    let config = client(&authority, Some(&clients.client_for(Duration::from_secs(6))));
+    assert!(!resumed(&cluster, &config, "a.test").await);
+    assert!(resumed(&cluster, &config, "a.test").await);
+    let began = Instant::now();
+    while ask(cluster.tls, &config, "a.test", "a.test", "").await.is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it goes on and on");
+    }
+    assert!(cluster.metrics().contains("tollgate_tls_handshakes_total{result=\"failed\"} 1"), "{}", cluster.metrics());
+}
+
+#[tokio::test]
 async fn an_older_tls_than_a_certificate_takes_is_refused() {
     let (_upstream, resources) = orders().await;
     let authority = Authority::new();

@@ -1,5 +1,7 @@
 //! Authorities and what they sign.
 
+use std::time::{Duration, SystemTime};
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -55,6 +57,15 @@ impl Authority {
         params.distinguished_name.push(DnType::OrganizationName, "Acme");
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        self.sign(params)
+    }
+
+    /// For somebody who calls, for so long from now.
+    pub(crate) fn client_for(&self, life: Duration) -> Issued {
+        #[expect(clippy::disallowed_methods, reason = "certificates go by this machine's clock")]
+        let now = SystemTime::now();
+        let mut params = CertificateParams::default();
+        params.not_after = (now + life).into();
         self.sign(params)
     }
 
