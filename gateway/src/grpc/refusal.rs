@@ -34,7 +34,11 @@ fn status_of(http: u16) -> u8 {
 /// An answer of headers alone ("Trailers-Only"). `is_over` says that the caller's own deadline has passed.
 pub(crate) fn refuse(call: Call, rejection: Rejection, is_over: bool) -> Response<ResponseBody> {
     let (http, message) = (rejection.error().status, rejection.error().message.clone());
-    let status = if is_over && http == 504 { DEADLINE_EXCEEDED } else { status_of(http) };
+    // Where little time was left, what failed may be what there was no time for.
+    let status = match status_of(http) {
+        UNAVAILABLE if is_over && http != 429 => DEADLINE_EXCEEDED,
+        status => status,
+    };
     let mut response = rejection.into_response(Dialect::OpenAi);
     *response.body_mut() = ResponseBody::full(bytes::Bytes::new());
     *response.status_mut() = StatusCode::OK;
@@ -94,7 +98,9 @@ mod tests {
             (429, false, "14"),
             (501, false, "2"),
             (502, false, "14"),
-            (503, true, "14"),
+            (503, true, "4"),
+            (429, true, "14"),
+            (400, true, "13"),
             (504, false, "14"),
             (504, true, "4"),
         ] {

@@ -147,9 +147,12 @@ mod tests {
     #[test]
     fn nothing_passes_behind_a_head_that_asks_for_another_protocol() {
         let asks = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
-        let (passed, heads, end) = feed([[GET, asks, GET].concat().as_slice()]);
-        assert_eq!(passed, [GET, asks].concat());
-        assert_eq!((heads, end), (2, Some(End::MaySwitch)));
+        let whole = [GET, POST, asks, GET].concat();
+        for cut in 1..=whole.len() {
+            let (passed, heads, end) = feed(whole.chunks(cut));
+            assert_eq!(passed, [GET, POST, asks].concat(), "cut at {cut}");
+            assert_eq!((heads, end), (3, Some(End::MaySwitch)), "cut at {cut}");
+        }
     }
 
     #[test]

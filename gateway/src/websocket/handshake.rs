@@ -60,8 +60,8 @@ impl From<BadHandshake> for Rejection {
     fn from(bad: BadHandshake) -> Self {
         let message = format!("The request for a WebSocket is malformed: {bad}.");
         match bad {
-            BadHandshake::Version => Self::new(426, tollgate_llm::code::INVALID_REQUEST, message)
-                .with_header(header::SEC_WEBSOCKET_VERSION, VERSION),
+            // RFC 6455 §4.2.2. A 426 would have to come with an `upgrade`, which HTTP/2 has not.
+            BadHandshake::Version => Self::invalid(message).with_header(header::SEC_WEBSOCKET_VERSION, VERSION),
             _ => Self::invalid(message),
         }
     }

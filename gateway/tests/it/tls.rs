@@ -23,7 +23,7 @@ const CHAT: &str = "/v1/chat/completions";
 const BODY: &str = r#"{"model":"m","max_tokens":100,"messages":[{"role":"user","content":"hi"}]}"#;
 
 /// What a server needs that is called `name`.
-fn server(authority: &Authority, name: &str) -> ServerConfig {
+pub(crate) fn server(authority: &Authority, name: &str) -> ServerConfig {
     let issued = authority.issue(&[name]);
     ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

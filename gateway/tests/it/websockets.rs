@@ -10,17 +10,21 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::{ext::Protocol, upgrade};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     time::{Instant, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
     clients::{Answer, get, raw, read_all},
     cluster::{Cluster, until},
     http2::connect,
+    pki::Authority,
+    tls,
 };
 
 /// RFC 6455 §1.3's own example.
@@ -45,6 +49,12 @@ struct Sockets {
 
 impl Sockets {
     async fn start() -> Self {
+        Self::start_as(None).await
+    }
+
+    /// Over TLS, if it has any.
+    async fn start_as(tls: Option<ServerConfig>) -> Self {
+        let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let heads: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -52,8 +62,14 @@ impl Sockets {
         let connections = tasks.clone();
         let accepting = tasks.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let seen = Arc::clone(&seen);
-                connections.spawn(async move { drop(converse(stream, &seen).await) });
+                let (seen, tls) = (Arc::clone(&seen), tls.clone());
+                connections.spawn(async move {
+                    match tls {
+                        None => drop(converse(stream, &seen).await),
+                        Some(tls) => drop(converse(tls.accept(stream).await?, &seen).await),
+                    }
+                    std::io::Result::Ok(())
+                });
             }
         });
         Self { address, heads, _accepting: AbortOnDropHandle::new(accepting) }
@@ -73,7 +89,10 @@ impl Sockets {
     }
 }
 
-async fn converse(mut stream: TcpStream, heads: &Mutex<Vec<String>>) -> std::io::Result<()> {
+async fn converse<S>(mut stream: S, heads: &Mutex<Vec<String>>) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut read = Vec::new();
     loop {
         while !read.windows(4).any(|it| it == b"\r\n\r\n") {
@@ -93,7 +112,7 @@ async fn converse(mut stream: TcpStream, heads: &Mutex<Vec<String>>) -> std::io:
         match head.split(' ').nth(1).unwrap_or_default() {
             "/echo" => {
                 stream.write_all(agreed.as_bytes()).await?;
-                let (mut reader, mut writer) = stream.split();
+                let (mut reader, mut writer) = tokio::io::split(stream);
                 tokio::io::copy(&mut reader, &mut writer).await?;
                 writer.write_all(b"<end>").await?;
                 return writer.shutdown().await;
@@ -255,7 +274,7 @@ async fn a_malformed_handshake_is_refused_and_asks_nobody() {
         ("HTTP/1.1", "HTTP/1.0", 400),
         ("\r\nconnection: Upgrade", "", 400),
         ("key: dGhl", "key: ", 400),
-        ("version: 13", "version: 8", 426),
+        ("version: 13", "version: 8", 400),
         ("host: test", "host: test\r\ncontent-length: 0\r\nupgrade: h2c", 501),
         ("upgrade: websocket", "upgrade: websocket\r\ntransfer-encoding: chunked", 400),
         ("upgrade: websocket", "upgrade: tls/1.0", 501),
@@ -264,7 +283,7 @@ async fn a_malformed_handshake_is_refused_and_asks_nobody() {
         assert!(good.contains(from), "{from}");
         let answer = raw(cluster.address, good.replacen(from, to, 1) + "0\r\n\r\n").await;
         assert_eq!(answer.status, status, "{to}: {}", answer.raw);
-        assert_eq!(answer.header("sec-websocket-version").is_some(), status == 426, "{}", answer.raw);
+        assert_eq!(answer.header("sec-websocket-version").is_some(), to == "version: 8", "{}", answer.raw);
         let asked = std::mem::take(&mut *sockets.heads.lock());
         assert_eq!(asked.len(), usize::from(status == 200), "{asked:?}");
         assert!(!asked.concat().contains("upgrade"), "{asked:?}");
@@ -394,7 +413,7 @@ async fn over_http2_a_websocket_is_one_stream() {
     assert_eq!(sender.send_request(other).await.unwrap().status(), 501);
     let mut old = extended("/echo");
     old.headers_mut().insert("sec-websocket-version", "8".parse().unwrap());
-    assert_eq!(sender.send_request(old).await.unwrap().status(), 426);
+    assert_eq!(sender.send_request(old).await.unwrap().status(), 400);
 }
 
 #[tokio::test]
@@ -423,4 +442,47 @@ async fn whoever_asks_and_leaves_is_not_asked_for() {
     let mut late = TcpStream::connect(cluster.address).await.unwrap();
     late.write_all(b"GET /fine HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
     until("the next one to be asked for", || hangs.requests().len() == 2).await;
+}
+
+/// An upstream that would speak HTTP/2 if it were offered is not offered it: a WebSocket knows nothing of it.
+#[tokio::test]
+async fn over_tls_a_websocket_is_http1() {
+    let authority = Authority::new();
+    let mut tls = tls::server(&authority, "127.0.0.1");
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let sockets = Sockets::start_as(Some(tls)).await;
+    let route = sockets.route("").replace("spec: {endpoints", "spec: {protocol: https, endpoints");
+    let cluster = Cluster::start_with(&route, |config| config.extra_roots = vec![authority.certificate()]).await;
+    let (mut stream, _) = open(&cluster, "/echo", "").await;
+    stream.write_all(NO_HTTP).await.unwrap();
+    assert_eq!(exactly(&mut stream, NO_HTTP.len()).await, NO_HTTP);
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut stream).await, b"<end>");
+}
+
+/// Writes until nothing more is taken.
+async fn until_full(stream: &mut (impl AsyncWrite + Unpin)) -> usize {
+    let mut taken = 0;
+    while let Ok(wrote) = timeout(Duration::from_secs(1), stream.write(&[7; 65_536])).await {
+        taken += wrote.unwrap();
+        assert!(taken < 64 << 20, "more than sockets hold, and nobody takes it");
+    }
+    taken
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_not_collected() {
+    let sockets = Sockets::start().await;
+    let cluster = Cluster::start(&sockets.route("")).await;
+    let (mut stream, _) = open(&cluster, "/hold", "").await;
+    assert!(until_full(&mut stream).await > 0);
+    let (mut sender, _driving) = connect::<Empty<Bytes>>(&cluster).await;
+    sender.send_request(Request::get("http://test/plain").body(Empty::new()).unwrap()).await.unwrap();
+    let answer = sender.send_request(extended("/hold")).await.unwrap();
+    assert!(until_full(&mut TokioIo::new(upgrade::on(answer).await.unwrap())).await > 0);
+    // The connection has other streams meanwhile.
+    assert_eq!(
+        sender.send_request(Request::get("http://test/plain").body(Empty::new()).unwrap()).await.unwrap().status(),
+        200
+    );
 }
