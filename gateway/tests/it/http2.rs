@@ -167,3 +167,31 @@ async fn draining_sends_goaway_and_lets_streams_end() {
     assert!(timeout(Duration::from_secs(10), driving).await.is_ok(), "GOAWAY ends an idle connection");
     cluster.shutdown.stop.cancel();
 }
+
+#[tokio::test]
+async fn who_connects_while_a_node_leaves_is_served_and_told_to_go_when_nothing_more_is_accepted() {
+    let cluster = Cluster::start(FIXED).await;
+    let request = || get("http://test/").body(Full::<Bytes>::default()).unwrap();
+    cluster.shutdown.draining.cancel();
+    let (mut sender, driving) = connect::<Full<Bytes>>(&cluster).await;
+    for _ in 0..3 {
+        assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
+    }
+    cluster.shutdown.stop.cancel();
+    assert!(timeout(Duration::from_secs(10), driving).await.is_ok(), "GOAWAY ends an idle connection");
+}
+
+#[tokio::test]
+async fn a_node_of_a_drained_zone_sends_goaway_on_what_is_open_and_serves_what_comes() {
+    let cluster = Cluster::start(FIXED).await;
+    let request = || get("http://test/").body(Full::<Bytes>::default()).unwrap();
+    let (mut sender, driving) = connect::<Full<Bytes>>(&cluster).await;
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
+    cluster.gateway.set_drained([tollgate_model::Name::new("az-a")].into());
+    assert!(timeout(Duration::from_secs(10), driving).await.is_ok(), "GOAWAY ends an idle connection");
+    let (mut sender, driving) = connect::<Full<Bytes>>(&cluster).await;
+    for _ in 0..3 {
+        assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
+    }
+    assert!(timeout(Duration::from_secs(20), driving).await.is_ok(), "it is told to go after a while");
+}
