@@ -55,7 +55,22 @@ struct Target {
 
 impl Careful {
     /// Starts `callers` callers, every other one of whom speaks HTTP/2, which send these calls to whichever node is ready.
-    pub fn start(nodes: &[Node], calls: &[Call], callers: usize, seed: Seed) -> Careful {
+    pub fn start<'a>(nodes: impl IntoIterator<Item = &'a Node>, calls: &[Call], callers: usize, seed: Seed) -> Careful {
+        Careful::with(nodes, calls, callers, seed, true)
+    }
+
+    /// The same, to any of these nodes, ready or not.
+    pub fn blind<'a>(nodes: impl IntoIterator<Item = &'a Node>, calls: &[Call], callers: usize, seed: Seed) -> Careful {
+        Careful::with(nodes, calls, callers, seed, false)
+    }
+
+    fn with<'a>(
+        nodes: impl IntoIterator<Item = &'a Node>,
+        calls: &[Call],
+        callers: usize,
+        seed: Seed,
+        looks: bool,
+    ) -> Careful {
         let stop = CancellationToken::new();
         let tally = Arc::new(Mutex::new(CarefulTally::default()));
         let target = |node: &Node| Target {
@@ -63,9 +78,9 @@ impl Careful {
             readyz: format!("{}/readyz", node.admin_url()),
             ready: AtomicBool::new(true),
         };
-        let targets: Arc<[Target]> = nodes.iter().map(target).collect();
+        let targets: Arc<[Target]> = nodes.into_iter().map(target).collect();
         let mut watchers = JoinSet::new();
-        for at in 0..targets.len() {
+        for at in 0..if looks { targets.len() } else { 0 } {
             watchers.spawn(watch(Arc::clone(&targets), at, stop.clone()));
         }
         let mut tasks = JoinSet::new();
@@ -100,6 +115,14 @@ impl Careful {
         while self.callers.join_next().await.is_some() {}
         self.watchers.shutdown().await;
         self.so_far()
+    }
+}
+
+fn note(tally: &Mutex<CarefulTally>, number: usize, told: Result<(), String>) {
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    match told {
+        Ok(()) => tally.served += 1,
+        Err(why) => tally.failures.push(format!("caller {number}: {why}")),
     }
 }
 
