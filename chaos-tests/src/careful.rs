@@ -156,11 +156,3 @@ async fn call(client: &Client, origin: &str, call: &Call) -> Result<(), String> 
         (events, end) => Err(format!("{origin}: a stream ended after {} events: {end:?}", events.len())),
     }
 }
-
-fn note(tally: &Mutex<CarefulTally>, number: usize, told: Result<(), String>) {
-    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-    match told {
-        Ok(()) => tally.served += 1,
-        Err(why) => tally.failures.push(format!("caller {number}: {why}")),
-    }
-}

@@ -17,7 +17,7 @@ use crate::{
     filters::admit::{PERMIT_LOST, durable},
     grpc, headers,
     retry::{self, Left, Met},
-    upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody, Wire},
+    upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
 };
 
 /// What is sent, and the hold on the limits that it meets, if any.
