@@ -72,8 +72,18 @@ impl Ca {
     /// # Errors
     /// No key could be made.
     pub fn server(&self, name: &str) -> anyhow::Result<Identity> {
+        self.server_until(name, 4000)
+    }
+
+    /// The same until the first day of that year.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn server_until(&self, name: &str, year: i32) -> anyhow::Result<Identity> {
         let key = KeyPair::generate()?;
-        let cert = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?;
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.not_after = date_time_ymd(year, 1, 1);
+        let cert = params.signed_by(&key, &self.issuer)?;
         Ok(Identity { cert: cert.pem(), key: key.serialize_pem() })
     }
 

@@ -159,10 +159,22 @@ async fn certificates_of_the_configuration_are_hot_sealed_and_outlive_a_restart(
             "{metrics}"
         );
     }
+    let old = ca.server_until("old.test", 2020)?;
+    let told = cli.apply(&certificate("old", "old.test", &old.cert, &old.key)).await?;
+    assert!(told.stderr.contains("spec.certificate: has ended on 2020-01-01T00:00:00Z"), "{}", told.stderr);
     drop(open);
     cluster.node(1).kill()?;
     cluster.node(1).start()?;
     cluster.ready().await?;
     eventually("the certificate after a restart", || is_served(address, &ca, "www.test", &now)).await?;
+    let node = cluster.node(1);
+    eventually("what has ended to be told", || {
+        let log = node.log();
+        async move {
+            anyhow::ensure!(log.contains("a certificate has ended"), "{log}");
+            Ok(())
+        }
+    })
+    .await?;
     Ok(())
 }

@@ -17,9 +17,9 @@ use crate::{clock, gateway::Shared};
 
 /// From the first byte to the last one of a handshake: as for a request's head.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way at once: some tens of KiB each, and a millisecond or two of one core. Others wait their turn; whoever
-/// has said nothing yet is not counted.
-const MAX_HANDSHAKES: usize = 1024;
+/// Handshakes under way at once, some 40 KiB each. Others wait their turn; whoever has said nothing yet is not counted. So many,
+/// as one that is begun and not ended has its place for the whole time: fewer would be taken too easily.
+const MAX_HANDSHAKES: usize = 4096;
 
 /// Bounds the handshakes of one listener.
 pub(crate) struct Handshakes(Semaphore);

@@ -256,8 +256,11 @@ fn report(done: &ApplyResponse, dry_run: bool, output: ListFormat) -> anyhow::Re
 /// Says what was accepted and may not work as it is.
 fn warn(warnings: &[Warning], files: &Files) {
     for warning in warnings {
-        let message =
-            format!("node {}, which took the call, does not have this key: {}", warning.node, warning.message);
+        let is_about_a_key = [".env", ".file"].iter().any(|field| warning.field.ends_with(field));
+        let message = match is_about_a_key {
+            true => format!("node {}, which took the call, does not have this key: {}", warning.node, warning.message),
+            false => warning.message.clone(),
+        };
         let kind = warning.kind.parse().ok();
         let (name, field) = (warning.name.clone(), warning.field.clone());
         let mut problem = Problems(vec![Problem { kind, name, field, message, at: None }]);
