@@ -1,6 +1,7 @@
 //! Ordinary upstreams: the request is passed on and the answer passed back, both streamed.
 
 mod attempts;
+mod held;
 mod mirror;
 mod relay;
 mod switch;
@@ -26,6 +27,7 @@ use crate::{
     headers,
 };
 use attempts::{Failed, Outgoing};
+use held::Held;
 pub(crate) use mirror::Mirrors;
 pub(crate) use relay::Relay;
 use switch::Judged;
@@ -57,11 +59,18 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         },
         (_, sent) => sent,
     };
-    match (in_flight, &sent) {
-        (Some(in_flight), Err(Failed::NotDurable(_))) => in_flight.void(),
-        (Some(in_flight), sent) => settle(in_flight, sent.as_ref().map_or(0, |answer| answer.status().as_u16())),
-        (None, _) => {}
-    }
+    let held = match (in_flight, &sent) {
+        (Some(in_flight), Ok(answer)) => Some(Held::new(in_flight, permit, answer.status())),
+        (Some(in_flight), Err(Failed::NotDurable(_))) => {
+            in_flight.void();
+            None
+        }
+        (Some(in_flight), Err(_)) => {
+            settle(in_flight, 0);
+            None
+        }
+        (None, _) => None,
+    };
     let answer = sent.map_err(|failed| failed.into_rejection().with_headers(&limit_headers))?;
     let (mut head, body) = answer.into_parts();
     sanitize_answer(&mut head.headers, &exchange.head.method, head.status);
@@ -70,7 +79,7 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         head.headers.remove(header::TRAILER);
     }
     let trailers = head.headers.contains_key(header::TRAILER);
-    let mut relay = Relay::new(body, timeouts.idle, exchange.ends_by(), trailers);
+    let mut relay = Relay::new(body, timeouts.idle, exchange.ends_by(), trailers, held);
     if let Some(call) = exchange.grpc.filter(|_| grpc::is_grpc(&head.headers)) {
         if exchange.from_web {
             grpc::to_web(call, &mut head.headers);

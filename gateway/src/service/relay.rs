@@ -12,8 +12,10 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::Held;
 use crate::{
     body::{BoxError, Pulse},
+    filters::admit::PERMIT_LOST,
     grpc::{self, Encoder},
     timer::LazyTimer,
     upstream::UpstreamBody,
@@ -30,6 +32,8 @@ pub(crate) struct Relay {
     waiting_since: Option<Instant>,
     timer: LazyTimer,
     call: Option<Box<CallRelay>>,
+    /// Of its limits, until the last byte is here.
+    held: Option<Box<Held>>,
 }
 
 /// The answer to a call of gRPC: its other direction may go on meanwhile, and what cuts it is told by its trailers.
@@ -43,8 +47,15 @@ struct CallRelay {
 
 impl Relay {
     /// `trailers` says that some are announced: in HTTP/1 they fit behind chunks only, so the length is not told.
-    pub(crate) fn new(body: UpstreamBody, idle: Duration, ends_by: Option<Instant>, trailers: bool) -> Self {
-        Self { body, idle, ends_by, trailers, waiting_since: None, timer: LazyTimer::default(), call: None }
+    pub(super) fn new(
+        body: UpstreamBody,
+        idle: Duration,
+        ends_by: Option<Instant>,
+        trailers: bool,
+        held: Option<Held>,
+    ) -> Self {
+        let (held, timer) = (held.map(Box::new), LazyTimer::default());
+        Self { body, idle, ends_by, trailers, waiting_since: None, timer, call: None, held }
     }
 
     /// The answer to a call, whose own messages beat `pulse`.
@@ -59,8 +70,14 @@ impl Relay {
         if self.is_over() {
             return Poll::Ready(Some(self.cut("the upstream's answer took longer than it may")));
         }
+        if self.held.as_mut().is_some_and(|held| held.poll_lost(cx).is_ready()) {
+            return Poll::Ready(Some(self.cut(PERMIT_LOST)));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.waiting_since = None;
+            if frame.is_none() || self.body.is_end_stream() {
+                self.held = None; // before the client can know, and come again
+            }
             let encoder = self.call.as_ref().and_then(|call| call.encoder);
             return Poll::Ready(frame.map(|frame| frame.map(|it| encoded(encoder, it)).map_err(BoxError::from)));
         }

@@ -237,6 +237,28 @@ async fn routes_bound_calls_too_but_not_those_that_one_side_keeps_alive() {
     assert_eq!(large.code(), Code::ResourceExhausted, "{large}");
 }
 
+/// Whoever streams for long has its permit for as long.
+#[tokio::test]
+async fn a_permit_is_held_until_the_call_ends() {
+    let (address, _server) = server().await;
+    let limit = "---\nkind: Limit\nmetadata: {name: one}\nspec: {per: [route], unit: concurrency, limit: 1}\n";
+    let cluster = Cluster::start(&(resources(address, "") + limit)).await;
+    let mut client = client(&cluster).await;
+    let (say, said) = mpsc::channel(1);
+    let asked = tonic::Request::new(ReceiverStream::new(said));
+    say.send("a".to_owned()).await.unwrap();
+    let mut answers = client.streaming(asked, path("Echo"), codec()).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().as_deref(), Some("echo a"));
+    assert_eq!(refused(&raw(&cluster, "Told", &[], b"").await), "14");
+    say.send("b".to_owned()).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().as_deref(), Some("echo b"));
+    drop(say);
+    assert_eq!(answers.message().await.unwrap(), None);
+    for _ in 0..20 {
+        assert!(unary(&mut client, "Echo").await.is_ok(), "one after the other is one at a time");
+    }
+}
+
 #[tokio::test]
 async fn refusals_are_told_as_grpc_tells_them() {
     let (address, _server) = server().await;
