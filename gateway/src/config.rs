@@ -15,8 +15,8 @@ pub struct GatewayConfig {
     pub zone: Name,
     /// Peers whose `x-forwarded-*` headers are believed; those of all others are replaced.
     pub trusted_proxies: Vec<IpNet>,
-    /// Client connections at once; more wait in the kernel's backlog.
-    pub max_connections: usize,
+    /// What callers may take of this node at once.
+    pub bounds: Bounds,
     /// Certificate authorities for https upstreams besides the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// What clients over TLS are served that name no host, or one that no other certificate is for; they are refused where
@@ -26,8 +26,57 @@ pub struct GatewayConfig {
     pub access_log: Option<AccessLog>,
 }
 
-/// Two file descriptors each (client and upstream) fit into a limit of 65,536 with room for logs and snapshots.
+/// What callers may take of a node at once. Whoever comes beyond it is refused at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Client connections.
+    pub max_connections: usize,
+    /// Requests whose answer is not out yet, streams included.
+    pub max_requests: usize,
+    /// Bytes of bodies that are read whole.
+    pub max_buffered_bytes: usize,
+    /// A connection that gets this file number, or a higher one, is closed: the rest is for the log and the journal. None where the
+    /// process may open any number.
+    pub max_file: Option<u64>,
+}
+
+/// Some 50 KB each while it streams: a gigabyte.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Prompts and answers of models.
+const MAX_BUFFERED_BYTES: usize = 256 << 20;
+/// Files that are not for callers: what a node has open by itself, and what it opens to write logs, journals and snapshots and to
+/// talk to its peers.
+const OWN_FILES: u64 = 128;
+/// Of these, what is kept back when everything else is in use.
+const KEPT_BACK: u64 = 64;
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            max_connections: MAX_CONNECTIONS,
+            max_requests: MAX_CONNECTIONS,
+            max_buffered_bytes: MAX_BUFFERED_BYTES,
+            max_file: None,
+        }
+    }
+}
+
+impl Bounds {
+    /// The defaults for a process that may open so many files.
+    #[must_use]
+    pub fn within(files: u64) -> Self {
+        let most = Self::connections_within(files).min(MAX_CONNECTIONS);
+        let max_file = Some(files.saturating_sub(KEPT_BACK).max(files / 2));
+        Self { max_connections: most, max_requests: most, max_file, ..Self::default() }
+    }
+
+    /// Connections, or requests, that a process can have which may open so many files: two for each, its caller's and its upstream's.
+    #[must_use]
+    pub fn connections_within(files: u64) -> usize {
+        let for_callers = files.saturating_sub(OWN_FILES).max(files / 2);
+        usize::try_from(for_callers / 2).unwrap_or(usize::MAX).max(1)
+    }
+}
 
 impl GatewayConfig {
     /// The defaults for a node in `zone`.
@@ -36,7 +85,7 @@ impl GatewayConfig {
         Self {
             zone,
             trusted_proxies: Vec::new(),
-            max_connections: MAX_CONNECTIONS,
+            bounds: Bounds::default(),
             extra_roots: Vec::new(),
             certificate: None,
             access_log: None,
@@ -46,5 +95,21 @@ impl GatewayConfig {
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_follow_from_the_files_that_may_be_open() {
+        for (files, connections, max_file) in
+            [(16, 4, 8), (256, 64, 192), (1_024, 448, 960), (1 << 20, 20_000, (1 << 20) - 64)]
+        {
+            let bounds = Bounds::within(files);
+            assert_eq!((bounds.max_connections, bounds.max_requests), (connections, connections), "{files}");
+            assert_eq!(bounds.max_file, Some(max_file), "{files}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use tollgate_llm::{ApiError, Dialect, RequestError, code};
 use crate::{
     body::{BodyFault, ResponseBody},
     listener::{Malformed, Refusal},
+    overload,
 };
 
 /// An answer that says no.
@@ -69,6 +70,12 @@ impl Rejection {
 
     pub(crate) fn no_healthy_upstream() -> Self {
         Self::new(503, code::NO_HEALTHY_UPSTREAM, "There is no upstream that can take this request.")
+    }
+
+    /// This node has all that it takes on.
+    pub(crate) fn overloaded() -> Self {
+        let message = "This gateway has more to do than it takes on: try again, or another one.";
+        Self::new(503, code::OVERLOADED, message).retry_after(overload::RETRY_AFTER)
     }
 
     pub(crate) fn upstream_timeout() -> Self {
@@ -176,6 +183,7 @@ impl From<BodyFault> for Rejection {
                 Self::new(413, code::REQUEST_TOO_LARGE, format!("The request's body is larger than {limit} bytes."))
             }
             BodyFault::Slow => Self::new(408, code::REQUEST_TIMEOUT, "The request's body did not arrive in time."),
+            BodyFault::NoRoom => Self::overloaded(),
             BodyFault::Broken => Self::invalid("The request's body ended early or was malformed."),
         };
         refused.closing()

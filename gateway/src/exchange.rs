@@ -1,6 +1,9 @@
 //! One exchange: from a request's head to its answer, by one configuration.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
@@ -21,6 +24,7 @@ use crate::{
     grpc, headers,
     listener::{Connection, MAX_HEAD_BYTES, Malformed},
     normalize::{self, Target},
+    overload::{Room, Short},
     record::Record,
     request_id::X_REQUEST_ID,
     routing::{Asker, Facts, Found, Model, Plan},
@@ -42,6 +46,8 @@ pub(crate) struct Exchange {
     /// That the caller is to be told.
     cookie: Option<HeaderValue>,
     pub(crate) body: RequestBody,
+    /// What it takes of this node's memory, once it was read.
+    pub(crate) room: Option<Room>,
     /// Asked for, once that was read.
     pub(crate) model: Option<String>,
     /// Whether who calls was found out, if only that it is nobody in particular.
@@ -247,6 +253,10 @@ type Answered = Result<(Response<ResponseBody>, Box<Record>), (Rejection, Box<Re
 
 /// The steps of every exchange, in order.
 async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arriving>) -> Answered {
+    if shared.overload.is_over(shared.in_flight.load(Ordering::Relaxed)) {
+        shared.overload.shed(Short::Requests);
+        return Err((Rejection::overloaded(), record));
+    }
     let (mut head, body) = request.into_parts();
     let compiled = shared.current();
     let Routed { target, plan, matched, needs_model } = match route(&shared, &compiled, &mut head, record.connection())
@@ -267,6 +277,7 @@ async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arrivi
         rewritten: None,
         cookie: None,
         body,
+        room: None,
         model,
         identified,
         credentials,
@@ -423,7 +434,8 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
     }
     let RequestBody::Unread(body) = exchange.body.take() else { return Ok(()) };
     let (method, path) = (&exchange.head.method, &exchange.target.path);
-    let (body, ai) = match read_ai(method, path, body, exchange.plan.route.body_limit_bytes).await {
+    let room = exchange.room.insert(exchange.shared.overload.room());
+    let (body, ai) = match read_ai(method, path, body, exchange.plan.route.body_limit_bytes, room).await {
         Ok(read) => read,
         Err(rejection) => {
             exchange.answers_early();
@@ -469,8 +481,9 @@ pub(crate) async fn read_ai(
     path: &str,
     body: Arriving,
     limit: u64,
+    room: &mut Room,
 ) -> Result<(Bytes, Option<AiRequest>), Rejection> {
-    let body = ClientBody::new(body, limit)?.collect().await?;
+    let body = ClientBody::new(body, limit)?.collect(room).await?;
     let operation = Operation::from_path(method.as_str(), path).filter(|operation| operation.has_body());
     let ai = operation.map(|operation| AiRequest::parse(operation, body.clone())).transpose()?;
     Ok((body, ai))

@@ -26,6 +26,7 @@ use crate::{
     ai::{ModelLists, Paces},
     compiled::Compiled,
     metrics::Metrics,
+    overload::Overload,
     service::Mirrors,
     tls::{Expiry, Served},
     upstream::{Checkers, Figures, Place, Pool},
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) in_flight: AtomicUsize,
     /// That have not ended.
     pub(crate) listeners: AtomicUsize,
+    pub(crate) overload: Arc<Overload>,
     /// hyper's own tasks: HTTP/2 streams, upstream connections.
     pub(crate) tasks: TaskTracker,
     /// What is read of answers whose callers have left, so that it is settled at what it is. Bounded by time, each.
@@ -97,7 +99,7 @@ impl Gateway {
         let pool = Pool::new(&config, &tasks);
         let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
         let metrics = Metrics::register(registry);
-        let in_flight = AtomicUsize::new(0);
+        let (in_flight, overload) = (AtomicUsize::new(0), Overload::new(config.bounds, metrics.shed.clone()));
         let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
         let shared = Shared {
             config,
@@ -109,6 +111,7 @@ impl Gateway {
             paces: Paces::default(),
             in_flight,
             listeners: AtomicUsize::new(0),
+            overload,
             tasks,
             last_words,
             mirrors: Mirrors::new(),

@@ -26,6 +26,7 @@ mod headers;
 mod listener;
 mod metrics;
 mod normalize;
+mod overload;
 mod pricing;
 mod record;
 mod request_id;
@@ -40,7 +41,7 @@ mod websocket;
 
 pub use access_log::{AccessLog, Field as AccessLogField};
 pub use accounts::Accounts;
-pub use config::GatewayConfig;
+pub use config::{Bounds, GatewayConfig};
 pub use gateway::{Gateway, Shutdown};
 pub use listener::Entrance;
 pub use routing::{Asked, Matcher};

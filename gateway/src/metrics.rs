@@ -12,6 +12,8 @@ use prometheus_client::{
 use tollgate_model::tenant_of_purse;
 use tollgate_quota::Way;
 
+use crate::overload::Short;
+
 /// What a label says when its value is not one of the configuration's.
 pub(crate) const OTHER: &str = "_OTHER";
 
@@ -78,6 +80,7 @@ pub(crate) struct Metrics {
     pub(crate) proxy_headers_refused: Counter,
     pub(crate) websockets: Family<RouteLabels, Gauge>,
     pub(crate) websocket_bytes: Family<DirectionLabels, Counter>,
+    pub(crate) shed: Family<ByLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -127,7 +130,7 @@ pub(crate) struct AttemptLabels {
     pub(crate) result: &'static str,
 }
 
-/// What ended a stream.
+/// What ended a stream, or was short.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByLabels {
     pub(crate) by: &'static str,
@@ -198,6 +201,7 @@ impl Metrics {
             proxy_headers_refused: Counter::default(),
             websockets: Family::default(),
             websocket_bytes: Family::default(),
+            shed: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -248,6 +252,11 @@ impl Metrics {
         registry.register("http_websockets_open", "WebSockets that are open", self.websockets.clone());
         let help = "What WebSockets were sent: received from clients, sent to them";
         registry.register_with_unit("http_websocket", help, Unit::Bytes, self.websocket_bytes.clone());
+        let help = "Connections and requests turned away as this node had all that it takes on, by what was short";
+        registry.register("http_server_shed", help, self.shed.clone());
+        for short in Short::ALL {
+            drop(self.shed.get_or_create(&ByLabels { by: short.as_str() }));
+        }
         for by in [CUT_BY_LIMIT, CUT_BY_CALLER, CUT_BY_TIME, CUT_BY_ISOLATION] {
             drop(self.streams_cut.get_or_create(&ByLabels { by })); // from the start, so that its first is seen as a rise
         }

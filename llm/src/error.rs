@@ -35,6 +35,8 @@ pub mod code {
     pub const UPSTREAM_ERROR: &str = "upstream_error";
     /// 503: nothing to send the request to.
     pub const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
+    /// 503: this node has all that it takes on.
+    pub const OVERLOADED: &str = "overloaded";
     /// 503: the limit can't be asked.
     pub const QUOTA_UNAVAILABLE: &str = "quota_unavailable";
     /// 504: the upstream was too slow.

@@ -9,6 +9,7 @@ mod clock;
 mod cmd;
 mod config;
 mod credits;
+mod data_plane;
 mod demo;
 mod explain;
 mod journal;

@@ -13,8 +13,8 @@ use tollgate_admin::{AdminMetrics, AdminState, backplane::Backplane};
 use tollgate_consensus::{
     Config, Consensus, FirstMember, Formation, Listen, Local, PeerTls, SnapshotPolicy, StartError,
 };
-use tollgate_gateway::{AccessLog, Accounts, Entrance, FileCertificate, Gateway, GatewayConfig, Shutdown};
-use tollgate_model::{LogIndex, Name, NodeId, secret::ClusterKey};
+use tollgate_gateway::{AccessLog, Accounts, Entrance, FileCertificate, Gateway, Shutdown};
+use tollgate_model::{LogIndex, NodeId, secret::ClusterKey};
 use tollgate_quota::journal::Remains;
 use tollgate_quota::{Desk, DeskConfig, Recover, Replica};
 use tracing::{error, info};
@@ -24,8 +24,8 @@ use crate::{
     audit::{self, Findings},
     backplane::{Fault, NodeBackplane},
     certificates,
-    config::{AccessLogPlan, Members, NodeConfig},
-    credits, journal,
+    config::{Members, NodeConfig},
+    credits, data_plane, journal,
     ledger::{self, Scribe},
     metrics::{NodeMetrics, Sources},
     run::{Port, bind},
@@ -56,6 +56,8 @@ pub(crate) struct Node {
     state: Arc<Shared>,
     /// Writes the ledger for as long as there may be something to write.
     _scribe: Scribe,
+    /// What callers bring about runs there.
+    _threads: data_plane::Threads,
 }
 
 /// The sockets, bound before anything else so that a busy port ends the start at once. Callers are not let in before they are
@@ -146,7 +148,7 @@ impl Node {
         let gateway = {
             let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
             Gateway::new(
-                gateway_config(&config, &certificate)?,
+                data_plane::gateway_config(&config, &certificate)?,
                 view,
                 prices,
                 desk.clone(),
@@ -194,8 +196,12 @@ impl Node {
         background.spawn(stoppable(admin_shutdown.drain.clone(), certificates::watch(gateway.clone())));
         let shutdown = Shutdown::default();
         let data_plane = TaskTracker::new();
-        for (port, entrance) in sockets.of_clients {
-            data_plane.spawn(gateway.serve_from(port.listen()?, entrance, shutdown.clone()));
+        let threads = data_plane::Threads::start()?;
+        {
+            let _on_threads = threads.handle().enter(); // the listeners' events, too
+            for (port, entrance) in sockets.of_clients {
+                data_plane.spawn(gateway.serve_from(port.listen()?, entrance, shutdown.clone()));
+            }
         }
         backplane.set_started();
         for guard in stop_on_drop {
@@ -213,6 +219,7 @@ impl Node {
             backplane,
             state,
             _scribe: scribe,
+            _threads: threads,
         })
     }
 
@@ -330,17 +337,6 @@ fn consensus_config(config: &NodeConfig, peer: std::net::TcpListener) -> Config 
         clock: Default::default(),
         on_fatal: Default::default(),
     }
-}
-
-fn gateway_config(config: &NodeConfig, certificate: &Option<Arc<FileCertificate>>) -> anyhow::Result<GatewayConfig> {
-    let mut gateway = GatewayConfig::new(Name::new(&config.zone));
-    gateway.trusted_proxies.clone_from(&config.trusted_proxies);
-    gateway.certificate.clone_from(certificate);
-    if let Some(AccessLogPlan { file, fields, sample }) = &config.access_log {
-        let log = AccessLog::open(file, fields, *sample);
-        gateway.access_log = Some(log.with_context(|| format!("access_log.file: {} can't be opened", file.display()))?);
-    }
-    Ok(gateway)
 }
 
 /// Tells the other nodes what this one serves and how it is, whenever that changes.

@@ -14,6 +14,7 @@ mod demo;
 mod drained_zones;
 mod export;
 mod fallback;
+mod flood;
 mod full_disk;
 mod https;
 mod isolated;

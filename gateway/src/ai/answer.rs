@@ -68,7 +68,10 @@ async fn whole(
     body: UpstreamBody,
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
-    let collecting = collect(body, MAX_ANSWER_BYTES, exchange.plan.route.timeouts.idle);
+    // It is made and will be billed: it is counted, and not refused.
+    let mut room = exchange.shared.overload.room();
+    let collecting =
+        collect(body, MAX_ANSWER_BYTES, exchange.plan.route.timeouts.idle, |bytes| room.take_anyway(bytes));
     let body = by(sent.deadline, collecting).await.map_err(Failed::from)?;
     let Collected::Whole(body) = body else {
         return Err(Failed::garbage(Rejection::upstream_error("The provider's answer is too large.")));
@@ -153,7 +156,7 @@ fn respond(sent: &Sent<'_>, head: response::Parts, kind: &'static str, body: Res
 /// its `retry-after`; any other is the provider's failure.
 async fn refused(sent: &Sent<'_>, head: &response::Parts, body: UpstreamBody) -> Failed {
     let until = sent.deadline.min(Instant::now() + ERROR_PATIENCE);
-    let body = by(until, collect(body, MAX_ERROR_BYTES, ERROR_PATIENCE)).await;
+    let body = by(until, collect(body, MAX_ERROR_BYTES, ERROR_PATIENCE, |_| {})).await;
     let body = match body {
         Ok(Collected::Whole(body)) => body,
         _ => Bytes::new(),
@@ -238,7 +241,12 @@ enum Collected {
     TooLarge,
 }
 
-async fn collect(mut body: UpstreamBody, limit: usize, idle: Duration) -> Result<Collected, SendError> {
+async fn collect(
+    mut body: UpstreamBody,
+    limit: usize,
+    idle: Duration,
+    mut comes: impl FnMut(usize),
+) -> Result<Collected, SendError> {
     let mut whole = BytesMut::new();
     let mut first = Bytes::new();
     while let Some(frame) = by(Instant::now() + idle, async { Ok(body.frame().await) }).await? {
@@ -246,6 +254,7 @@ async fn collect(mut body: UpstreamBody, limit: usize, idle: Duration) -> Result
         if first.len() + whole.len() + data.len() > limit {
             return Ok(Collected::TooLarge);
         }
+        comes(data.len());
         if first.is_empty() && whole.is_empty() {
             first = data;
             continue;

@@ -69,7 +69,8 @@ async fn read(exchange: &mut Exchange) -> Result<AiRequest, Rejection> {
     let limit = exchange.plan.route.body_limit_bytes;
     let ai = match exchange.body.take() {
         RequestBody::Unread(body) => {
-            exchange::read_ai(&exchange.head.method, &exchange.target.path, body, limit).await?.1
+            let room = exchange.room.insert(exchange.shared.overload.room());
+            exchange::read_ai(&exchange.head.method, &exchange.target.path, body, limit, room).await?.1
         }
         RequestBody::Read(body, _) if body.len() as u64 > limit => {
             return Err(crate::body::BodyFault::TooLarge { limit }.into());

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     grpc::{Decoder, Messages, NoBase64, TooLarge},
+    overload::Room,
     timer::LazyTimer,
 };
 
@@ -37,6 +38,8 @@ pub(crate) enum BodyFault {
     Slow,
     #[error("the body ended early or is malformed")]
     Broken,
+    #[error("there is no room for the body")]
+    NoRoom,
 }
 
 /// A client's request body on its way.
@@ -106,12 +109,13 @@ impl ClientBody {
         if self.call.is_some() { Poll::Pending } else { self.floor.poll_wait(cx) }
     }
 
-    /// Reads all of it; trailers are dropped.
-    pub(crate) async fn collect(mut self) -> Result<Bytes, BodyFault> {
+    /// Reads all of it into `room`; trailers are dropped.
+    pub(crate) async fn collect(mut self, room: &mut Room) -> Result<Bytes, BodyFault> {
         let mut whole = Bytes::new();
         let mut more = BytesMut::new();
         while let Some(frame) = self.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
+            room.take(data.len())?;
             if whole.is_empty() && more.is_empty() {
                 whole = data;
                 continue;

@@ -13,17 +13,19 @@ mod http2;
 mod inspect;
 mod proxy;
 mod refusal;
+mod refuse;
 mod serve;
 mod socket;
 mod switch;
 
 use std::{
     io,
+    os::fd::AsRawFd as _,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -34,8 +36,10 @@ pub(crate) use head::is_token;
 pub(crate) use inspect::MAX_HEAD_BYTES;
 pub(crate) use refusal::{Malformed, Refusal};
 
+use self::refuse::Refusals;
 use crate::{
     gateway::{Shared, Shutdown},
+    overload::Short,
     tls::Handshakes,
 };
 
@@ -68,12 +72,22 @@ async fn accept(
     shutdown: &Shutdown,
     tracker: &TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(shared.config.max_connections));
+    let refusals = Refusals::new(tracker);
     let door = Arc::new(Door { entrance, handshakes: Handshakes::default() });
     loop {
-        // Beyond the bound clients wait in the kernel's backlog.
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = next(|| listener.accept()).await;
+        if shared.overload.is_short_of_files(stream.as_raw_fd()) {
+            shared.overload.shed(Short::Files);
+            continue; // closed at once: what it takes is what is short
+        }
+        let Ok(place) = Arc::clone(&shared.overload.places).try_acquire_owned() else {
+            shared.overload.shed(Short::Connections);
+            // A handshake only to say no is the work that is saved.
+            if !entrance.tls {
+                refusals.refuse(stream);
+            }
+            continue;
+        };
         let (shared, door, shutdown) = (Arc::clone(shared), Arc::clone(&door), shutdown.clone());
         tracker.spawn(async move {
             door.serve(shared, stream, peer, shutdown).await;

@@ -162,7 +162,11 @@ async fn outgoing(exchange: &mut Exchange, pulse: &Arc<Pulse>) -> Result<Replay,
             let is_short = body.size_hint().exact().is_some_and(|size| size <= REPLAY_BYTES);
             let is_text = exchange.from_web && exchange.grpc.is_some_and(|call| call.framing == Framing::WebText);
             let body = ClientBody::new(body, limit)?.decoded(is_text);
-            if replay && is_short { body.collect().await.map(Replay::Whole) } else { Ok(Replay::client(body)) }
+            if !(replay && is_short) {
+                return Ok(Replay::client(body));
+            }
+            let room = exchange.room.insert(exchange.shared.overload.room());
+            body.collect(room).await.map(Replay::Whole)
         }
         RequestBody::Read(bytes, _) => Ok(Replay::Whole(bytes)),
     }

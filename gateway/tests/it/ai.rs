@@ -469,3 +469,23 @@ async fn a_route_can_depend_on_the_model() {
     let unknown = ask("llama").await;
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "model_not_found"));
 }
+
+#[tokio::test]
+async fn bodies_beyond_the_bound_of_memory_are_503_and_take_nothing_afterwards() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
+    let resources = provider(&upstream, "openai");
+    let cluster = Cluster::start_with(&resources, |config| config.bounds.max_buffered_bytes = 1_000).await;
+    let large = BODY.replace("hi", &"hi ".repeat(1_000));
+    for _ in 0..3 {
+        let answer = call(cluster.address, CHAT, &large).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.raw);
+        assert!(answer.body.contains("\"code\":\"overloaded\""), "{}", answer.raw);
+    }
+    let answer = call(cluster.address, "/v1/messages", &large).await;
+    assert!(answer.status == 503 && answer.body.contains("\"type\":\"overloaded_error\""), "{}", answer.raw);
+    assert!(cluster.metrics().contains("tollgate_http_server_shed_total{by=\"buffers\"} 4"));
+    for _ in 0..3 {
+        assert_eq!(call(cluster.address, CHAT, BODY).await.status, 200);
+    }
+    assert_eq!(upstream.requests().len(), 3, "what was refused was not sent on");
+}

@@ -249,16 +249,61 @@ async fn draining_says_close_and_stopping_ends_idle_connections() {
     crate::cluster::until("the listener to close", || std::net::TcpStream::connect(cluster.address).is_err()).await;
 }
 
+/// What `/metrics` says of those that were turned away.
+fn shed(cluster: &Cluster, by: &str) -> u64 {
+    let line = format!("tollgate_http_server_shed_total{{by=\"{by}\"}} ");
+    let metrics = cluster.metrics();
+    metrics.lines().find_map(|it| it.strip_prefix(&line)).and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
 #[tokio::test]
-async fn connections_beyond_the_bound_wait() {
-    let cluster = Cluster::start_with(FIXED, |config| config.max_connections = 1).await;
+async fn connections_beyond_the_bound_are_told_so_at_once_and_places_come_back() {
+    let cluster = Cluster::start_with(FIXED, |config| config.bounds.max_connections = 1).await;
     let mut first = TcpStream::connect(cluster.address).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     read_until(&mut first, "fine").await;
-    let mut second = TcpStream::connect(cluster.address).await.unwrap();
-    second.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    let waited = tokio::time::timeout(Duration::from_millis(300), second.read_u8()).await;
-    assert!(waited.is_err(), "served beyond the bound");
+    for request in [&b""[..], b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut second = TcpStream::connect(cluster.address).await.unwrap();
+        second.write_all(request).await.unwrap();
+        let answer = read_until(&mut second, "another one").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+        assert!(answer.contains("\r\nx-request-id: ") && answer.contains("\"code\":\"overloaded\""), "{answer}");
+        read_all(&mut second).await;
+    }
+    assert_eq!(shed(&cluster, "connections"), 2);
+    first.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    read_until(&mut first, "fine").await;
     drop(first);
-    read_until(&mut second, "fine").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while get(cluster.address, "/", "").await.status != 200 {
+        assert!(Instant::now() < deadline, "the place never came back");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_would_take_the_last_files_are_closed() {
+    let cluster = Cluster::start_with(FIXED, |config| config.bounds.max_file = Some(0)).await;
+    let mut refused = TcpStream::connect(cluster.address).await.unwrap();
+    assert!(matches!(refused.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    assert_eq!(shed(&cluster, "files"), 1);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_bound_are_503_at_once_and_their_connection_goes_on() {
+    let upstream = Upstream::always(Reply::Hang(String::new())).await; // it never answers
+    let cluster = Cluster::start_with(&service(&upstream), |config| config.bounds.max_requests = 1).await;
+    let mut first = TcpStream::connect(cluster.address).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    crate::cluster::until("the first to be in flight", || cluster.gateway.in_flight() == 1).await;
+    let mut other = TcpStream::connect(cluster.address).await.unwrap();
+    for _ in 0..2 {
+        other.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let answer = read_until(&mut other, "another one").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+        assert!(answer.contains("\"code\":\"overloaded\"") && !answer.contains("connection: close"), "{answer}");
+    }
+    assert_eq!(shed(&cluster, "requests"), 2);
+    drop(first);
+    crate::cluster::until("the first to be gone", || cluster.gateway.in_flight() == 0).await;
+    assert_eq!(upstream.requests().len(), 1, "nobody else was sent on");
 }

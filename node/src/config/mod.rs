@@ -30,6 +30,8 @@ const SNAPSHOT_KEEP_ENTRIES: u64 = 1_024;
 const DRAIN_DELAY: Duration = Duration::from_secs(3);
 /// How long requests in flight may take to finish after that.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Prompts and answers of models that are in memory at once: some thousands of usual ones, some tens of the largest.
+const MAX_BUFFERED: u64 = 256 << 20;
 /// What a revoked key, or a limit that was lowered, may be late at most on a node that is cut off (T_iso).
 const ISOLATION: Duration = Duration::from_secs(30);
 
@@ -41,6 +43,9 @@ pub(crate) const KEYS: &[&str] = &[
     "node.data_dir",
     "http.listen",
     "http.trusted_proxies",
+    "http.max_connections",
+    "http.max_requests",
+    "http.max_buffered",
     "http.proxy_protocol",
     "access_log.file",
     "access_log.fields",
@@ -86,6 +91,11 @@ pub(crate) struct NodeConfig {
     pub(crate) data_dir: PathBuf,
     pub(crate) http_listen: SocketAddr,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// What callers may take of this node at once; where nothing is said, what the files that the process may open allow.
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) max_requests: Option<usize>,
+    /// Bytes of bodies that are read whole.
+    pub(crate) max_buffered: u64,
     /// Whether connections of trusted proxies begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
     pub(crate) https: Option<Https>,
@@ -180,6 +190,9 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let data_dir = take.directory("node.data_dir");
     let http_listen = take.address("http.listen");
     let trusted_proxies = take.networks("http.trusted_proxies");
+    let max_connections = take.bound("http.max_connections");
+    let max_requests = take.bound("http.max_requests");
+    let max_buffered = take.size("http.max_buffered", MAX_BUFFERED);
     let proxy_protocol = take.proxy_protocol("http.proxy_protocol", &trusted_proxies);
     let https = Https::take(take, &trusted_proxies);
     let access_log = access_log(take);
@@ -209,6 +222,9 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         data_dir: data_dir?,
         http_listen: http_listen?,
         trusted_proxies,
+        max_connections,
+        max_requests,
+        max_buffered,
         proxy_protocol,
         https,
         access_log,

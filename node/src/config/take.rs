@@ -19,6 +19,8 @@ use super::{
     source::{ConfigProblem, Located, Origin, Source, Value},
 };
 
+/// More connections or requests than a node can have: each takes files and kilobytes.
+const MAX_BOUND: usize = 1_000_000;
 /// Log filter of a node that names none.
 const LOG_FILTER: &str = "info";
 /// The longest path of a typo that a suggestion is made for, as edits from a known key.
@@ -394,6 +396,21 @@ impl<'a> Take<'a> {
             self.add(key, "names no field: leave it out for all of them".to_owned(), origin);
         }
         fields
+    }
+
+    /// A bound that must let something through.
+    pub(super) fn bound(&mut self, key: &str) -> Option<usize> {
+        let found = self.raw(key)?;
+        let bound = match &found.value {
+            Value::Integer(number) => usize::try_from(*number).ok(),
+            Value::Raw(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let bound = bound.filter(|bound| (1..=MAX_BOUND).contains(bound));
+        if bound.is_none() {
+            self.add(key, format!("must be a whole number, 1 to {MAX_BOUND}"), found.origin);
+        }
+        bound
     }
 
     pub(super) fn log_filter(&mut self, key: &str) -> String {

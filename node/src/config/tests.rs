@@ -244,3 +244,22 @@ fn proxies_that_say_whom_connections_are_from_must_be_trusted() {
     let env = [("TOLLGATE_HTTP_PROXY_PROTOCOL", "true"), ("TOLLGATE_HTTP_TRUSTED_PROXIES", "10.0.0.0/8")];
     assert!(parse(GOOD, &env).unwrap().proxy_protocol);
 }
+
+#[test]
+fn what_a_node_takes_on_is_bounded_and_never_nothing() {
+    let config = parse(GOOD, &[]).unwrap();
+    assert_eq!((config.max_connections, config.max_requests, config.max_buffered), (None, None, MAX_BUFFERED));
+    let text = GOOD.replace("[admin]", "max_connections = 10\nmax_requests = 20\nmax_buffered = \"1MiB\"\n[admin]");
+    let config = parse(&text, &[("TOLLGATE_HTTP_MAX_REQUESTS", "30")]).unwrap();
+    assert_eq!((config.max_connections, config.max_requests, config.max_buffered), (Some(10), Some(30), 1 << 20));
+    let env = [
+        ("TOLLGATE_HTTP_MAX_CONNECTIONS", "0"),
+        ("TOLLGATE_HTTP_MAX_REQUESTS", "1000001"),
+        ("TOLLGATE_HTTP_MAX_BUFFERED", "0B"),
+    ];
+    let problems = parse(GOOD, &env).unwrap_err();
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    assert!(problems[0].ends_with("http.max_connections: must be a whole number, 1 to 1000000"), "{problems:#?}");
+    assert!(problems[1].ends_with("http.max_requests: must be a whole number, 1 to 1000000"), "{problems:#?}");
+    assert!(problems[2].ends_with("http.max_buffered: must be greater than zero"), "{problems:#?}");
+}

@@ -6,6 +6,7 @@
 pub(crate) mod clocks;
 mod config;
 mod disk;
+mod files;
 mod journal;
 mod memory;
 mod network;
@@ -77,6 +78,7 @@ rows! {
     row_15_a_flipped_bit: 15, "bit flip in log, vote, snapshot, state", disk::flipped_bits;
     row_15_a_flipped_bit_in_the_journal: 15, "bit flip in the journal", journal::flipped_bits;
     row_16_a_wiped_follower: 16, "node wiped, same id rejoins", disk::wiped_follower;
+    row_18_few_files: 18, "ulimit -n 256 and 1,000 connections", files::exhausted;
     row_19_a_partition: 19, "symmetric partition", partition::symmetric;
     row_24_a_black_hole: 24, "TCP accepts but never answers", network::black_hole;
     row_27_malformed_peers: 27, "malformed peers", network::malformed_peers;
