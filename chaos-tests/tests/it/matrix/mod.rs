@@ -16,6 +16,7 @@ mod providers;
 mod rolling;
 mod stage;
 mod steps;
+mod zone_loss;
 
 use std::{fmt, io::Write};
 
@@ -81,6 +82,7 @@ rows! {
     row_18_few_files: 18, "ulimit -n 256 and 1,000 connections", files::exhausted;
     row_19_a_partition: 19, "symmetric partition", partition::symmetric;
     row_24_a_black_hole: 24, "TCP accepts but never answers", network::black_hole;
+    row_26_a_lost_zone: 26, "zone loss: its node and its endpoints", zone_loss::zone_loss;
     row_27_malformed_peers: 27, "malformed peers", network::malformed_peers;
     row_33_a_storm_of_changes: 33, "config storm", config::storm;
     row_39_an_absent_provider: 39, "provider down, black hole, slow", providers::absent;
