@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,6 +21,7 @@ use crate::{
     Cli, Seed,
     calls::{self, Call},
     client::{CallError, Client, End},
+    eventually,
     history::{Asked, History, Told},
     resources,
 };
@@ -49,6 +53,8 @@ pub struct Tally {
 pub struct Load {
     stop: CancellationToken,
     tally: Arc<Mutex<Tally>>,
+    /// How many calls of each caller have ended.
+    ended: Arc<[AtomicU64]>,
     callers: JoinSet<()>,
 }
 
@@ -58,22 +64,40 @@ impl Load {
     pub fn start(client: &Client, origins: &[String], calls: &[Call], callers: usize, seed: Seed) -> Load {
         let stop = CancellationToken::new();
         let tally = Arc::new(Mutex::new(Tally::default()));
+        let ended: Arc<[AtomicU64]> = (0..callers).map(|_| AtomicU64::new(0)).collect();
         let mut tasks = JoinSet::new();
         for number in 0..callers {
             let mut rng = seed.rng(&format!("caller {number}"));
             let (client, origins, calls) = (client.clone(), origins.to_vec(), calls.to_vec());
-            let (stop, tally) = (stop.clone(), Arc::clone(&tally));
+            let (stop, tally, ended) = (stop.clone(), Arc::clone(&tally), Arc::clone(&ended));
             tasks.spawn(async move {
                 while !stop.is_cancelled() {
                     let first = rng.random_range(0..origins.len());
                     let call = &calls[rng.random_range(0..calls.len())];
                     let told = call_by_turns(&client, &origins, first, call).await;
                     count(&mut tally.lock().unwrap_or_else(PoisonError::into_inner), told);
+                    ended[number].fetch_add(1, Ordering::SeqCst);
                     time::sleep(THINK).await;
                 }
             });
         }
-        Load { stop, tally, callers: tasks }
+        Load { stop, tally, ended, callers: tasks }
+    }
+
+    /// Waits until every call that is under way has ended. One that has met a fault may still be at its second try when all else
+    /// goes on, and would meet the next fault with it: nobody promises that two faults cost one retry.
+    ///
+    /// # Errors
+    /// A call does not end.
+    pub async fn calls_under_way_have_ended(&self) -> anyhow::Result<()> {
+        let so_far = || self.ended.iter().map(|ended| ended.load(Ordering::SeqCst));
+        let before: Vec<u64> = so_far().collect();
+        eventually("every call that is under way has ended", || async {
+            let left = so_far().zip(&before).filter(|(now, before)| now == *before).count();
+            anyhow::ensure!(left == 0, "{left} of {} callers wait for an answer", before.len());
+            Ok(())
+        })
+        .await
     }
 
     /// What was told so far.
@@ -122,14 +146,20 @@ fn count(tally: &mut Tally, answered: Answered) {
 /// A caller as the availability figure means it: one retry, on the next node, after no answer, 502, 503 or 504, or a
 /// stream that broke.
 pub async fn call_with_one_retry(client: &Client, origins: &[String], first: usize, call: &Call) -> Answered {
+    let begun = Instant::now();
     match try_call(client, &origins[first % origins.len()], call).await {
         Try::Served => Answered::Served { retried: false },
         Try::Limited => Answered::Limited,
-        Try::Failed(why) => match try_call(client, &origins[(first + 1) % origins.len()], call).await {
-            Try::Served => Answered::Served { retried: true },
-            Try::Limited => Answered::Limited,
-            Try::Failed(again) => Answered::Failed(format!("{why}; then {again}")),
-        },
+        Try::Failed(why) => {
+            let failed = begun.elapsed();
+            match try_call(client, &origins[(first + 1) % origins.len()], call).await {
+                Try::Served => Answered::Served { retried: true },
+                Try::Limited => Answered::Limited,
+                Try::Failed(again) => {
+                    Answered::Failed(format!("after {failed:.2?} {why}; then, after {:.2?}, {again}", begun.elapsed()))
+                }
+            }
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) async fn failing_flush(seed: Seed) -> anyhow::Result<Figures> {
         shim.set(Disk::Healthy)?;
         stage.cluster.node(victim).start()?;
         stage.cluster.node(victim).ready(SOON).await?;
+        stage.is_past_the_fault().await?;
     }
     let figures = stage.judge(Some(recovery)).await?;
     figures.served_at_least(100.0)?;

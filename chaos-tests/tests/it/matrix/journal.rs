@@ -46,7 +46,7 @@ pub(super) async fn flipped_bits(seed: Seed) -> anyhow::Result<Figures> {
             harmless += 1;
             say(&format!("  not set aside: {flipped}"));
         }
-        stage.goes_on_after(Instant::now()).await?;
+        stage.is_past_the_fault().await?;
     }
     say(&format!("  {found} journals were set aside, {harmless} flips changed nothing"));
     anyhow::ensure!(found > 0, "no flip was found");

@@ -39,6 +39,7 @@ pub(super) async fn killed_follower(seed: Seed) -> anyhow::Result<Figures> {
         stage.cluster.node(follower).start()?;
         stage.cluster.node(follower).ready(SOON).await?;
         longest = longest.max(begun.elapsed());
+        stage.is_past_the_fault().await?;
     }
     let figures = stage.judge(Some(longest)).await?;
     figures.served_at_least(100.0)?;
@@ -57,7 +58,7 @@ pub(super) async fn killed_leader(seed: Seed) -> anyhow::Result<Figures> {
         longest = longest.max(written - killed);
         stage.cluster.node(leader).start()?;
         stage.cluster.ready().await?;
-        stage.goes_on_after(Instant::now()).await?;
+        stage.is_past_the_fault().await?;
     }
     let figures = stage.judge(Some(longest)).await?;
     figures.served_at_least(100.0)?;

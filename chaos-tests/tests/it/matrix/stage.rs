@@ -96,6 +96,12 @@ impl Stage {
         Ok(())
     }
 
+    /// Everything goes on, and no call is under way any more that the last fault may have met: the next one may come.
+    pub(super) async fn is_past_the_fault(&self) -> anyhow::Result<()> {
+        self.goes_on_after(Instant::now()).await?;
+        self.load.calls_under_way_have_ended().await
+    }
+
     /// Heals what still lies down, stops the load, and judges. `recovery` is the row's own figure.
     pub(super) async fn judge(self, recovery: Option<Duration>) -> anyhow::Result<Figures> {
         Ok(self.judge_all(recovery).await?.0)
