@@ -41,7 +41,7 @@ impl Rejection {
     /// By a connection that was made to another host, where that makes a difference (RFC 9110 §15.5.20).
     pub(crate) fn misdirected() -> Self {
         let message = "This host asks for a client certificate: connect to it over TLS, by its own name.";
-        Self::new(421, code::MISDIRECTED_REQUEST, message)
+        Self::new(421, code::MISDIRECTED_REQUEST, message).closing()
     }
 
     pub(crate) fn model_not_found(model: &str) -> Self {

@@ -28,7 +28,8 @@ use crate::{
     record::Record,
     request_id::X_REQUEST_ID,
     routing::{Asker, Facts, Found, Model, Plan},
-    service, tls,
+    service,
+    tls::{self, Host},
     websocket::{Handshake, Wish},
 };
 
@@ -195,8 +196,9 @@ impl Exchange {
     }
 
     fn client_address(&self) -> IpAddr {
-        let (config, peer) = (&self.shared.config, self.record.connection().peer.ip());
-        headers::client_address(&self.head.headers, peer, |address| config.trusts(address))
+        let (config, connection) = (&self.shared.config, self.record.connection());
+        let trusts = |address| connection.is_known && config.trusts(address);
+        headers::client_address(&self.head.headers, connection.peer.ip(), trusts)
     }
 }
 
@@ -217,7 +219,8 @@ pub(crate) async fn serve(
     let mut record = Record::open(Arc::clone(&shared), connection, request.method().clone(), request.uri());
     let path = refused.as_ref().and_then(|(_, path)| path.as_deref()).unwrap_or(request.uri().path());
     let (version, dialect) = (request.version(), dialect_of(path, request.headers()));
-    let call = grpc::Call::of(request.headers());
+    // The status of an answer to CONNECT says whether it was agreed to: there a refusal is no 200.
+    let call = grpc::Call::of(request.headers()).filter(|_| *request.method() != Method::CONNECT);
     let tasks = (version == Version::HTTP_2).then(|| shared.tasks.clone());
     let request = request.map(|body| Arriving::new(body, tasks));
     let rejection = match refused {
@@ -508,8 +511,9 @@ fn refuse_misdirected(
 ) -> Result<(), Rejection> {
     let secured = connection.secured.as_ref();
     let of_host = compiled.certificates.find(host).cloned();
-    let of_node = || shared.config.certificate.as_ref().filter(|_| secured.is_some()).map(|it| it.served());
-    if tls::admits(of_host.or_else(of_node).as_deref(), secured) { Ok(()) } else { Err(Rejection::misdirected()) }
+    let of_node =
+        || shared.config.certificate.as_ref().filter(|_| secured.is_some()).map(|it| Host::Served(it.served()));
+    if tls::admits(of_host.or_else(of_node).as_ref(), secured) { Ok(()) } else { Err(Rejection::misdirected()) }
 }
 
 /// TRACE echoes what it is sent: an upstream's echo would show what is added on the way, and to scripts what they must

@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     overload::Overload,
     service::Mirrors,
-    tls::{Expiry, Served},
+    tls::{Expiry, Host, Served},
     upstream::{Checkers, Figures, Place, Pool},
 };
 
@@ -207,8 +207,11 @@ impl Shared {
     /// What a client is served that names this host, or none.
     pub(crate) fn certificate_for(&self, host: Option<&str>) -> Option<Arc<Served>> {
         let compiled = self.current();
-        let of_host = host.and_then(|host| compiled.certificates.find(&host.to_ascii_lowercase()).cloned());
-        of_host.or_else(|| self.config.certificate.as_ref().map(|certificate| certificate.served()))
+        match host.and_then(|host| compiled.certificates.find(&host.to_ascii_lowercase())) {
+            Some(Host::Served(served)) => Some(Arc::clone(served)),
+            Some(Host::Closed { .. }) => None,
+            None => self.config.certificate.as_ref().map(|certificate| certificate.served()),
+        }
     }
 
     /// All that clients are served, the node's own first.

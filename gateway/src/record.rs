@@ -124,7 +124,8 @@ impl Record {
 
     /// Whether somebody may ask what became of it.
     pub(crate) fn has_failed(&self) -> bool {
-        self.status >= 400 || self.end != End::Complete
+        // A refused call of gRPC has the status 200.
+        self.status >= 400 || self.error.is_some() || self.end != End::Complete
     }
 
     pub(crate) fn sent(&mut self, bytes: usize) {

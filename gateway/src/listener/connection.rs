@@ -20,6 +20,8 @@ use crate::tls::Secured;
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
+    /// Whether that is whom it is from. A proxy may not know, and then nobody is believed who speaks through it.
+    pub(crate) is_known: bool,
     /// What TLS says of it; nothing where it is in clear text.
     pub(crate) secured: Option<Secured>,
     heads: AtomicU64,
@@ -44,6 +46,7 @@ impl Connection {
         let zero = || AtomicU64::new(0);
         Self {
             peer,
+            is_known: true,
             secured,
             heads: zero(),
             taken: zero(),
@@ -52,6 +55,11 @@ impl Connection {
             in_body: AtomicBool::new(false),
             switch: Switch::default(),
         }
+    }
+
+    /// The same, of which only the proxy that it came through is known.
+    pub(super) fn of_nobody(self) -> Self {
+        Self { is_known: false, ..self }
     }
 
     /// As in a URI.

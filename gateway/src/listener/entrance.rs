@@ -5,7 +5,11 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::{Connection, proxy, serve};
+use super::{
+    Connection,
+    proxy::{self, Source},
+    serve,
+};
 use crate::{
     gateway::{Shared, Shutdown},
     tls::{self, Handshakes},
@@ -28,12 +32,12 @@ pub(super) struct Door {
 
 impl Door {
     /// Whom a connection is from. Nobody may say so falsely, so what makes no sense ends it.
-    async fn told(&self, shared: &Shared, stream: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+    async fn told(&self, shared: &Shared, stream: &mut TcpStream, peer: SocketAddr) -> Option<Source> {
         if !self.entrance.proxy_protocol || !shared.config.trusts(peer.ip()) {
-            return Some(peer);
+            return Some(Source::Client(peer));
         }
         match proxy::read(stream).await {
-            Ok(source) => Some(source.unwrap_or(peer)),
+            Ok(source) => Some(source),
             Err(error) => {
                 shared.metrics.proxy_headers_refused.inc();
                 debug!(%peer, %error, "a proxy's connection is closed");
@@ -52,16 +56,21 @@ impl Door {
             told = self.told(&shared, &mut stream, peer) => told,
             () = shutdown.stop.cancelled() => None,
         };
-        let Some(peer) = told else { return };
+        let Some(source) = told else { return };
+        let peer = if let Source::Client(client) = source { client } else { peer };
+        let connection = |secured| match source {
+            Source::Client(_) | Source::Proxy => Connection::new(peer, secured),
+            Source::Unknown => Connection::new(peer, secured).of_nobody(),
+        };
         if !self.entrance.tls {
-            return serve::connection(shared, stream, Connection::new(peer, None), shutdown).await;
+            return serve::connection(shared, stream, connection(None), shutdown).await;
         }
         let accepted = tokio::select! {
             accepted = Box::pin(tls::accept(&shared, &self.handshakes, stream, peer)) => accepted,
             () = shutdown.stop.cancelled() => None,
         };
         if let Some((stream, secured)) = accepted {
-            Box::pin(serve::connection(shared, stream, Connection::new(peer, Some(secured)), shutdown)).await;
+            Box::pin(serve::connection(shared, stream, connection(Some(secured)), shutdown)).await;
         }
     }
 }

@@ -40,15 +40,25 @@ impl From<Malformed> for io::Error {
     }
 }
 
-/// Reads the header, and not a byte more. Whom the connection is from; nobody where the proxy speaks for itself.
+/// Whom a connection is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Client(SocketAddr),
+    /// The proxy itself, as to see whether we are well.
+    Proxy,
+    /// A client whose address the proxy can't say.
+    Unknown,
+}
+
+/// Reads the header, and not a byte more.
 ///
 /// # Errors
 /// There is none, it makes no sense, or it takes too long.
-pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Source> {
     timeout(TIMEOUT, header(stream)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn header(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+async fn header(stream: &mut TcpStream) -> io::Result<Source> {
     let mut begin = [0; SIGNATURE.len()]; // the shortest line is longer
     stream.read_exact(&mut begin).await?;
     if begin == SIGNATURE {
@@ -94,12 +104,12 @@ async fn rest_of_line(stream: &mut TcpStream, mut line: Vec<u8>) -> io::Result<V
 }
 
 /// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`
-fn version_1(line: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
+fn version_1(line: &[u8]) -> Result<Source, Malformed> {
     let line = std::str::from_utf8(line).ok().and_then(|line| line.strip_suffix("\r\n")).ok_or(Malformed::Wrong)?;
     let mut words = line.split(' ').skip(1);
     let family = words.next().ok_or(Malformed::Wrong)?;
     if family == "UNKNOWN" {
-        return Ok(None); // whatever follows
+        return Ok(Source::Unknown); // whatever follows
     }
     let words: Vec<&str> = words.collect();
     let [source, destination, port, to_port] = words[..] else { return Err(Malformed::Wrong) };
@@ -112,7 +122,7 @@ fn version_1(line: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     };
     let (source, _) = address(source).zip(address(destination)).ok_or(Malformed::Wrong)?;
     let (port, _) = number(port).zip(number(to_port)).ok_or(Malformed::Wrong)?;
-    Ok(Some(SocketAddr::new(source, port)))
+    Ok(Source::Client(SocketAddr::new(source, port)))
 }
 
 /// §2.1: without a sign, without zeros in front.
@@ -121,9 +131,9 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| plain)
 }
 
-fn version_2(version_command: u8, family: u8, rest: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
+fn version_2(version_command: u8, family: u8, rest: &[u8]) -> Result<Source, Malformed> {
     match version_command {
-        0x20 => return Ok(None), // LOCAL: of the proxy itself, as to see whether we are well
+        0x20 => return Ok(Source::Proxy), // LOCAL
         0x21 => {}
         _ => return Err(Malformed::Wrong),
     }
@@ -137,13 +147,13 @@ fn version_2(version_command: u8, family: u8, rest: &[u8]) -> Result<Option<Sock
             let address: [u8; 16] = rest[..16].try_into().map_err(|_| Malformed::Wrong)?;
             (IpAddr::from(address), port(32))
         }
-        0x00 => return Ok(None), // unspecified
+        0x00 => return Ok(Source::Unknown), // unspecified
         // A stream of something that has no address here; datagrams make no sense over TCP.
-        0x31 if rest.len() >= 216 => return Ok(None),
+        0x31 if rest.len() >= 216 => return Ok(Source::Unknown),
         _ => return Err(Malformed::Wrong),
     };
     let (address, Some(port)) = source else { return Err(Malformed::Wrong) };
-    Ok(Some(SocketAddr::new(address, port)))
+    Ok(Source::Client(SocketAddr::new(address, port)))
 }
 
 #[cfg(test)]
@@ -160,7 +170,8 @@ mod tests {
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n", None),
         ] {
-            assert_eq!(version_1(line.as_bytes()), Ok(from.map(|from| from.parse().unwrap())), "{line}");
+            let from = from.map_or(Source::Unknown, |from| Source::Client(from.parse().unwrap()));
+            assert_eq!(version_1(line.as_bytes()), Ok(from), "{line}");
         }
         for line in [
             "PROXY \r\n",
@@ -184,14 +195,14 @@ mod tests {
     #[test]
     fn so_does_version_two() {
         let four = [192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 4, 1, 0xbb, 1, 2, 3];
-        assert_eq!(version_2(0x21, 0x11, &four), Ok(Some("192.0.2.1:56324".parse().unwrap())));
+        assert_eq!(version_2(0x21, 0x11, &four), Ok(Source::Client("192.0.2.1:56324".parse().unwrap())));
         let mut six = [0; 36];
         (six[15], six[33]) = (1, 7);
-        assert_eq!(version_2(0x21, 0x21, &six), Ok(Some("[::1]:7".parse().unwrap())));
-        assert_eq!(version_2(0x20, 0x11, &four), Ok(None), "of the proxy itself");
-        assert_eq!(version_2(0x20, 0, &[]), Ok(None));
-        assert_eq!(version_2(0x21, 0, &[1, 2]), Ok(None));
-        assert_eq!(version_2(0x21, 0x31, &[0; 216]), Ok(None));
+        assert_eq!(version_2(0x21, 0x21, &six), Ok(Source::Client("[::1]:7".parse().unwrap())));
+        assert_eq!(version_2(0x20, 0x11, &four), Ok(Source::Proxy));
+        assert_eq!(version_2(0x20, 0, &[]), Ok(Source::Proxy));
+        assert_eq!(version_2(0x21, 0, &[1, 2]), Ok(Source::Unknown));
+        assert_eq!(version_2(0x21, 0x31, &[0; 216]), Ok(Source::Unknown));
         for (version_command, family, rest) in [
             (0x11, 0x11, &four[..]),
             (0x22, 0x11, &four),

@@ -33,6 +33,8 @@ pub(super) struct Socket<S> {
     prefix: Bytes,
     stall: Option<Instant>,
     timer: LazyTimer,
+    /// By when TLS has said goodbye, or is not waited for.
+    closing: Option<Instant>,
     linger: Option<Linger>,
 }
 
@@ -54,7 +56,7 @@ impl Linger {
 
 impl<S> Socket<S> {
     pub(super) fn new(inner: S, prefix: Bytes) -> Self {
-        Self { inner, prefix, stall: None, timer: LazyTimer::default(), linger: None }
+        Self { inner, prefix, stall: None, timer: LazyTimer::default(), closing: None, linger: None }
     }
 }
 
@@ -127,8 +129,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.linger.is_none() {
-            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-            this.linger = Some(Linger::new(Instant::now()));
+            // TLS says goodbye first, and for that there has to be room.
+            let closing = this.closing.get_or_insert_with(|| Instant::now() + LINGER);
+            match Pin::new(&mut this.inner).poll_shutdown(cx)? {
+                Poll::Ready(()) => this.linger = Some(Linger::new(Instant::now())),
+                Poll::Pending => return this.timer.poll(cx, *closing).map(Ok),
+            }
         }
         let mut linger = this.linger.take().expect("set above");
         let before = linger.left;

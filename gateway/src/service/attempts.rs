@@ -242,7 +242,13 @@ pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -
     headers::sanitize_request(&mut headers, &exchange.record.request_id);
     let connection = exchange.record.connection();
     let (peer, scheme) = (connection.peer.ip(), connection.scheme());
-    headers::set_forwarded(&mut headers, peer, exchange.shared.config.trusts(peer), &exchange.target.host, &scheme);
+    headers::set_forwarded(
+        &mut headers,
+        peer,
+        connection.is_known && exchange.shared.config.trusts(peer),
+        &exchange.target.host,
+        &scheme,
+    );
     if let Some(client) = connection.client() {
         headers::add_client_certificate(&mut headers, client);
     }

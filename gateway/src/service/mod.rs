@@ -94,15 +94,20 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
 
 /// Whether nobody else than services of gRPC can get this request.
 fn leads_to_grpc_alone(exchange: &Exchange) -> bool {
+    leads_to(exchange, |protocol| protocol == Protocol::Grpc)
+}
+
+/// Whether nobody else than services that are spoken to like this can get this request.
+fn leads_to(exchange: &Exchange, alone: impl Fn(Protocol) -> bool) -> bool {
     let services = &exchange.compiled.services;
-    let is_grpc = |upstream: &UpstreamRef| match upstream {
-        UpstreamRef::Service(name) => services.get(name).is_none_or(|it| it.service.protocol == Protocol::Grpc),
+    let is_one = |upstream: &UpstreamRef| match upstream {
+        UpstreamRef::Service(name) => services.get(name).is_none_or(|it| alone(it.service.protocol)),
         UpstreamRef::Provider(_) => false,
     };
     match &exchange.plan.route.action {
         RouteAction::Forward { backends, fallbacks } => {
             let fallbacks = fallbacks.iter().map(|fallback| &fallback.upstream);
-            backends.iter().map(|backend| &backend.upstream).chain(fallbacks).all(is_grpc)
+            backends.iter().map(|backend| &backend.upstream).chain(fallbacks).all(is_one)
         }
         RouteAction::Redirect { .. } | RouteAction::Respond { .. } => false,
     }
@@ -172,9 +177,11 @@ async fn outgoing(exchange: &mut Exchange, pulse: &Arc<Pulse>) -> Result<Replay,
     }
 }
 
-/// Whether its messages go both ways at their own pace: what HTTP/2 alone can do.
+/// Whether its messages go both ways at their own pace: what HTTP/2 alone can do, on both sides. A service that speaks no gRPC gets
+/// a body like any other, whatever its client calls it.
 fn is_stream(exchange: &Exchange) -> bool {
-    exchange.head.version == Version::HTTP_2 && exchange.grpc.is_some_and(|call| !call.is_web())
+    let is_call = exchange.head.version == Version::HTTP_2 && exchange.grpc.is_some_and(|call| !call.is_web());
+    is_call && leads_to(exchange, |protocol| matches!(protocol, Protocol::Grpc | Protocol::H2c | Protocol::H2))
 }
 
 type Admitted = (Option<InFlight>, HeaderMap, Option<Arc<Touch>>);

@@ -5,17 +5,29 @@ use std::{
     sync::Arc,
 };
 
-use tollgate_model::{Certified, ConfigView, HostPattern, Name};
+use tollgate_model::{Certificate, Certified, ConfigView, HostPattern, Name};
 use tracing::error;
 
 use super::{Secured, Served};
 
+/// What a host is served.
+#[derive(Debug, Clone)]
+pub(crate) enum Host {
+    Served(Arc<Served>),
+    /// It asks for clients' certificates, and its own can't be served here: nobody could be let in by its rules, and nobody is let
+    /// in by others.
+    Closed {
+        /// In clear text, too.
+        requires: bool,
+    },
+}
+
 /// The certificates of one configuration. Of two for one host the first by name is served.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    exact: HashMap<String, Arc<Served>>,
+    exact: HashMap<String, Host>,
     /// By suffix: `.example.com`.
-    suffixes: HashMap<String, Arc<Served>>,
+    suffixes: HashMap<String, Host>,
     all: BTreeMap<Name, (Arc<Certified>, Arc<Served>)>,
 }
 
@@ -23,34 +35,50 @@ impl Hosts {
     /// What has not changed since the one before is shared with it, so that its sessions go on.
     pub(crate) fn new(view: &ConfigView, previous: Option<&Self>) -> Self {
         let mut hosts = Self::default();
-        for name in view.certificates.keys() {
-            let Some(certified) = view.certified(name) else { continue };
+        for (name, certificate) in &view.certificates {
+            let Some(certified) = view.certified(name) else {
+                hosts.close(certificate);
+                continue;
+            };
             let known = previous.and_then(|previous| previous.all.get(name));
             let known =
                 known.filter(|(before, _)| Arc::ptr_eq(before, certified)).map(|(_, served)| Arc::clone(served));
             match known.map_or_else(|| serve(certified), Ok) {
                 Ok(served) => hosts.add(certified, &served),
-                Err(error) => error!(certificate = %name, %error, "a certificate can't be served"),
+                Err(error) => {
+                    error!(certificate = %name, %error, "a certificate can't be served");
+                    hosts.close(certificate);
+                }
             }
         }
         hosts
     }
 
-    fn add(&mut self, certified: &Arc<Certified>, served: &Arc<Served>) {
-        for host in &certified.certificate.hosts {
+    fn close(&mut self, certificate: &Certificate) {
+        if let Some(asks) = &certificate.client_auth {
+            self.enter(&certificate.hosts, &Host::Closed { requires: asks.required });
+        }
+    }
+
+    fn enter(&mut self, hosts: &[HostPattern], what: &Host) {
+        for host in hosts {
             let (table, key) = match host {
                 HostPattern::Exact(name) => (&mut self.exact, name),
                 HostPattern::Suffix(suffix) => (&mut self.suffixes, suffix),
                 HostPattern::Any => continue, // not of certificates
             };
-            table.entry(key.clone()).or_insert_with(|| Arc::clone(served));
+            table.entry(key.clone()).or_insert_with(|| what.clone());
         }
+    }
+
+    fn add(&mut self, certified: &Arc<Certified>, served: &Arc<Served>) {
+        self.enter(&certified.certificate.hosts, &Host::Served(Arc::clone(served)));
         self.all.insert(served.name.clone(), (Arc::clone(certified), Arc::clone(served)));
     }
 
     /// The one for a host in lower case: that names it, or else the longest suffix of it.
-    pub(crate) fn find(&self, host: &str) -> Option<&Arc<Served>> {
-        if self.all.is_empty() {
+    pub(crate) fn find(&self, host: &str) -> Option<&Host> {
+        if self.exact.is_empty() && self.suffixes.is_empty() {
             return None;
         }
         let suffixes = || host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
@@ -73,7 +101,12 @@ fn serve(certified: &Certified) -> Result<Arc<Served>, rustls::Error> {
 /// Whether a request for a host may come by a connection, `of_host` being what the host is served today. Whoever was let in
 /// under one host's rules is nobody to another host that asks for certificates, whatever it writes into `host`; and a host
 /// that does not go without them is not had in clear text (RFC 9110 §7.4).
-pub(crate) fn admits(of_host: Option<&Served>, connection: Option<&Secured>) -> bool {
+pub(crate) fn admits(of_host: Option<&Host>, connection: Option<&Secured>) -> bool {
+    let of_host = match of_host {
+        Some(Host::Closed { requires }) => return connection.is_none() && !requires,
+        Some(Host::Served(served)) => Some(served),
+        None => None,
+    };
     let asked = of_host.and_then(|served| served.client_auth.as_ref());
     let Some(connection) = connection else { return asked.is_none_or(|auth| !auth.required) };
     let was_asked = connection.served.client_auth.as_ref();

@@ -12,5 +12,5 @@ mod served;
 pub(crate) use accept::{Handshakes, accept};
 pub(crate) use expiry::Expiry;
 pub use files::{FileCertificate, TlsFileError, TlsFiles};
-pub(crate) use hosts::{Hosts, admits};
+pub(crate) use hosts::{Host, Hosts, admits};
 pub(crate) use served::{Secured, Served};

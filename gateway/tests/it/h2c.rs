@@ -14,6 +14,7 @@ use crate::{
     clients::{get, raw},
     cluster::Cluster,
     http2::connect,
+    https::orders,
 };
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -102,4 +103,20 @@ async fn a_body_that_is_too_large_is_the_clients_fault_over_http2_too() {
     assert_eq!((refused.status, refused.code().as_str()), (413, "request_too_large"), "{}", refused.head);
     let attempts = "tollgate_upstream_attempts_total{upstream=\"echo\",result=\"client\"} 1";
     assert!(cluster.metrics().contains(attempts), "{}", cluster.metrics());
+}
+
+/// What a client calls its body changes no bound of a service that knows nothing of gRPC.
+#[tokio::test]
+async fn a_body_is_bounded_whatever_it_is_called() {
+    let (_upstream, resources) = orders().await;
+    let cluster =
+        Cluster::start(&resources.replace("[{service: orders}]", "[{service: orders}], bodyLimit: 10B")).await;
+    let (mut sender, _driving) = connect::<Body>(&cluster).await;
+    sender.ready().await.unwrap();
+    let messages: Vec<u8> = [0, 0, 0, 0, 1, b'x'].repeat(3);
+    let body = with_trailer(messages, "x-sum", HeaderValue::from_static("1"));
+    let request = Request::post("http://test/x").header("content-type", "application/grpc").body(body).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let status = answer.headers().get("grpc-status").and_then(|status| status.to_str().ok());
+    assert_eq!(status, Some("8"), "RESOURCE_EXHAUSTED: {answer:?}");
 }

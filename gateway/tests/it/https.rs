@@ -359,6 +359,33 @@ async fn a_host_that_asks_for_certificates_is_not_had_by_a_connection_to_another
     assert_eq!(answer.status, 421, "{}", answer.raw);
 }
 
+/// Without its rules nobody could be told apart, so a host that has them is closed, and not open, where its key is missing.
+#[tokio::test]
+async fn a_host_that_asks_for_certificates_is_closed_where_its_own_can_not_be_served() {
+    let (_upstream, resources) = orders().await;
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let [a, b, c] = ["a.test", "b.test", "c.test"].map(|name| authority.issue(&[name]));
+    let resources = resources
+        + &resource("a", "a.test", &a, &asks(&clients, "required"))
+        + &resource("b", "b.test", &b, &asks(&clients, "optional"))
+        + &resource("c", "c.test", &c, "");
+    let cluster = Cluster::start(&resources).await;
+    let nobody = client(&authority, None);
+    let mut open = dial(cluster.tls, &nobody, "c.test").await.unwrap();
+    assert!(next(&mut open, head("c.test", "/", "")).await.contains(" 200 "));
+    cluster.change_cluster_key();
+    for name in ["a.test", "b.test", "c.test"] {
+        assert!(dial(cluster.tls, &nobody, name).await.is_err(), "{name}");
+    }
+    assert!(next(&mut open, head("c.test", "/", "")).await.contains(" 200 "), "what is open lives on");
+    let misdirected = last(&mut open, head("a.test", "/", "")).await.unwrap();
+    assert_eq!((misdirected.status, misdirected.header("connection")), (421, Some("close")), "{}", misdirected.raw);
+    for (host, status) in [("a.test", 421), ("b.test", 200), ("c.test", 200)] {
+        let answer = raw(cluster.address, head(host, "/", "connection: close\r\n")).await;
+        assert_eq!(answer.status, status, "{host} in clear text: {}", answer.raw);
+    }
+}
+
 /// A client that offers what it was given by one host to any other: what no good client does.
 #[derive(Default)]
 struct Careless {

@@ -45,9 +45,11 @@ impl UpstreamKeys {
         let one = |(kind, name, tls): (Kind, &Name, Option<&UpstreamTls>)| {
             let of = tls?.certificate.as_ref()?;
             let known = old.upstream_keys.get(kind, name).filter(|known| known.of.chain == of.chain);
-            let shown = shown(of, known, key).map_err(|(field, message)| {
+            let shown = shown(of, known, key).or_else(|(field, message)| {
                 let field = format!("spec.tls.certificate.key.{field}");
                 problems.push(Problem { kind: Some(kind), name: name.to_string(), field, message, at: None });
+                // A key that is gone for a moment takes nothing away that is shown.
+                known.map(Arc::clone).ok_or(())
             });
             Some(((kind, name.clone()), shown.ok()?))
         };
