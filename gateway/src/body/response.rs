@@ -10,7 +10,11 @@ use http_body::{Body, Frame, SizeHint};
 
 use tokio::sync::mpsc;
 
-use crate::{ai::AiStream, record::Record, service::Relay};
+use crate::{
+    ai::AiStream,
+    record::Record,
+    service::{OwnedRelay, Relay},
+};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -25,6 +29,7 @@ pub(crate) struct ResponseBody {
 enum Source {
     Full(Option<Bytes>),
     Relay(Box<Relay>),
+    OwnedRelay(Box<OwnedRelay>),
     Stream(Box<AiStream>),
     Pieces(mpsc::Receiver<Bytes>),
 }
@@ -34,6 +39,7 @@ impl Source {
     fn ended(&self, record: &mut Record) {
         match self {
             Self::Relay(relay) if relay.is_cut() => record.timed_out(),
+            Self::OwnedRelay(relay) if relay.is_cut() => record.timed_out(),
             _ => record.completed(),
         }
     }
@@ -46,6 +52,10 @@ impl ResponseBody {
 
     pub(crate) fn relay(relay: Relay) -> Self {
         Self::from(Source::Relay(Box::new(relay)))
+    }
+
+    pub(crate) fn owned_relay(relay: OwnedRelay) -> Self {
+        Self::from(Source::OwnedRelay(Box::new(relay)))
     }
 
     pub(crate) fn stream(stream: AiStream) -> Self {
@@ -82,6 +92,7 @@ impl Body for ResponseBody {
         let poll = match &mut this.source {
             Source::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Relay(relay) => relay.poll_frame(cx),
+            Source::OwnedRelay(relay) => relay.poll_frame(cx),
             Source::Stream(stream) => stream.poll_data(cx).map(|data| data.map(|data| Ok(Frame::data(data)))),
             Source::Pieces(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
         };
@@ -102,6 +113,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Full(bytes) => bytes.is_none(),
             Source::Relay(relay) => relay.is_end_stream(),
+            Source::OwnedRelay(relay) => relay.is_end_stream(),
             Source::Stream(_) | Source::Pieces(_) => false,
         }
     }
@@ -110,6 +122,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Source::Relay(relay) => relay.size_hint(),
+            Source::OwnedRelay(relay) => relay.size_hint(),
             Source::Stream(_) | Source::Pieces(_) => SizeHint::default(),
         }
     }

@@ -3,6 +3,7 @@
 mod attempts;
 mod held;
 mod mirror;
+mod owned;
 mod relay;
 mod switch;
 
@@ -29,6 +30,7 @@ use crate::{
 use attempts::{Failed, Outgoing};
 use held::Held;
 pub(crate) use mirror::Mirrors;
+pub(crate) use owned::OwnedRelay;
 pub(crate) use relay::Relay;
 use switch::Judged;
 
@@ -79,14 +81,17 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         head.headers.remove(header::TRAILER);
     }
     let trailers = head.headers.contains_key(header::TRAILER);
-    let mut relay = Relay::new(body, timeouts.idle, exchange.ends_by(), trailers, held);
+    let mut relay = Relay::new(body, timeouts.idle, exchange.ends_by(), trailers);
     if let Some(call) = exchange.grpc.filter(|_| grpc::is_grpc(&head.headers)) {
         if exchange.from_web {
             grpc::to_web(call, &mut head.headers);
         }
         relay = relay.of_call(pulse, exchange.from_web.then(|| grpc::Encoder::of(call)));
     }
-    let mut response = Response::new(ResponseBody::relay(relay));
+    let mut response = Response::new(match held {
+        Some(held) => ResponseBody::owned_relay(relay.holding(held, &exchange.shared.last_words)),
+        None => ResponseBody::relay(relay),
+    });
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)

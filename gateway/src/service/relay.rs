@@ -4,15 +4,16 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
-use super::Held;
+use super::{Held, OwnedRelay};
 use crate::{
     body::{BoxError, Pulse},
     filters::admit::PERMIT_LOST,
@@ -20,6 +21,8 @@ use crate::{
     timer::LazyTimer,
     upstream::UpstreamBody,
 };
+
+const TOOK_LONG: &str = "the upstream's answer took longer than it may";
 
 /// A body that may not be silent for too long (time in which the client takes nothing does not count), nor take longer
 /// in all than its route says.
@@ -47,15 +50,14 @@ struct CallRelay {
 
 impl Relay {
     /// `trailers` says that some are announced: in HTTP/1 they fit behind chunks only, so the length is not told.
-    pub(super) fn new(
-        body: UpstreamBody,
-        idle: Duration,
-        ends_by: Option<Instant>,
-        trailers: bool,
-        held: Option<Held>,
-    ) -> Self {
-        let (held, timer) = (held.map(Box::new), LazyTimer::default());
-        Self { body, idle, ends_by, trailers, waiting_since: None, timer, call: None, held }
+    pub(super) fn new(body: UpstreamBody, idle: Duration, ends_by: Option<Instant>, trailers: bool) -> Self {
+        let timer = LazyTimer::default();
+        Self { body, idle, ends_by, trailers, waiting_since: None, timer, call: None, held: None }
+    }
+
+    /// An answer that holds something: a task of its own relays it.
+    pub(super) fn holding(self, held: Held, tasks: &TaskTracker) -> OwnedRelay {
+        OwnedRelay::spawn(Self { held: Some(Box::new(held)), ..self }, tasks)
     }
 
     /// The answer to a call, whose own messages beat `pulse`.
@@ -67,11 +69,8 @@ impl Relay {
         if self.is_cut() {
             return Poll::Ready(None);
         }
-        if self.is_over() {
-            return Poll::Ready(Some(self.cut("the upstream's answer took longer than it may")));
-        }
-        if self.held.as_mut().is_some_and(|held| held.poll_lost(cx).is_ready()) {
-            return Poll::Ready(Some(self.cut(PERMIT_LOST)));
+        if let Some(why) = self.must_end(cx) {
+            return Poll::Ready(Some(self.cut(why)));
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.waiting_since = None;
@@ -89,6 +88,29 @@ impl Relay {
             }
         }
         Poll::Pending
+    }
+
+    /// Ready once it may wait no longer for a client that takes nothing, at `by` at the latest: with its end.
+    pub(super) fn poll_kept_waiting(
+        &mut self,
+        cx: &mut Context<'_>,
+        by: Instant,
+    ) -> Poll<Result<Frame<Bytes>, BoxError>> {
+        if let Some(why) = self.must_end(cx) {
+            return Poll::Ready(self.cut(why));
+        }
+        ready!(self.timer.poll(cx, self.ends_by.map_or(by, |ends_by| ends_by.min(by))));
+        let why = if self.is_over() { TOOK_LONG } else { "the client takes nothing" };
+        Poll::Ready(self.cut(why))
+    }
+
+    /// Why it may not go on, if so.
+    fn must_end(&mut self, cx: &mut Context<'_>) -> Option<&'static str> {
+        if self.is_over() {
+            return Some(TOOK_LONG);
+        }
+        let is_lost = self.held.as_mut().is_some_and(|held| held.poll_lost(cx).is_ready());
+        is_lost.then_some(PERMIT_LOST)
     }
 
     fn is_over(&self) -> bool {

@@ -232,7 +232,7 @@ pub(crate) struct UpstreamBody {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Incoming, place: Option<Place>) -> Self {
+    pub(crate) fn new(inner: Incoming, place: Option<Place>) -> Self {
         Self { inner, _place: place, _taken: None }
     }
 

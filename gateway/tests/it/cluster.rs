@@ -160,6 +160,16 @@ impl Cluster {
         journal: Arc<dyn Journal>,
         configure: impl FnOnce(&mut GatewayConfig),
     ) -> Self {
+        Self::start_at(resources, journal, |_| {}, configure).await
+    }
+
+    /// The same at a desk of its own kind.
+    pub(crate) async fn start_at(
+        resources: &str,
+        journal: Arc<dyn Journal>,
+        furnish: impl FnOnce(&mut DeskConfig),
+        configure: impl FnOnce(&mut GatewayConfig),
+    ) -> Self {
         let tasks = TaskTracker::new();
         let (key, _) = ClusterKey::generate();
         let mut ledger = Ledger::new();
@@ -181,7 +191,9 @@ impl Cluster {
         let log = Arc::new(Log { state: Mutex::new(state), desk: OnceLock::new() });
         let view = log.put(&key, &format!("{PAYERS}{resources}"), None);
         let uplink = Arc::clone(&log) as Arc<dyn Uplink>;
-        let desk = Desk::spawn(DeskConfig::new(NodeId(1), 1), uplink, journal, &tasks);
+        let mut desk_config = DeskConfig::new(NodeId(1), 1);
+        furnish(&mut desk_config);
+        let desk = Desk::spawn(desk_config, uplink, journal, &tasks);
         log.desk.set(desk.clone()).expect("it is the first");
         let mut config = GatewayConfig::new(Name::new("az-a"));
         configure(&mut config);

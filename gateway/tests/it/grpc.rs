@@ -260,6 +260,17 @@ async fn a_permit_is_held_until_the_call_ends() {
 }
 
 #[tokio::test]
+async fn a_call_that_loses_its_permit_to_the_clock_is_told_so_by_trailers() {
+    let (address, _server) = server().await;
+    let limit = "---\nkind: Limit\nmetadata: {name: one}\nspec: {per: [route], unit: concurrency, limit: 1}\n";
+    let cluster = Cluster::start(&(resources(address, ", timeouts: {request: 600ms}") + limit)).await;
+    for _ in 0..2 {
+        let silent = raw(&cluster, "Silent", &[], b"").await.into_body().collect().await.unwrap();
+        assert_eq!(status(silent.trailers().unwrap()), "4");
+    }
+}
+
+#[tokio::test]
 async fn refusals_are_told_as_grpc_tells_them() {
     let (address, _server) = server().await;
     let limit =

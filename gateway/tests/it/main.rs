@@ -34,5 +34,6 @@ mod services;
 mod split;
 mod tls;
 mod traffic;
+mod unread;
 mod upstream;
 mod websockets;
