@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
+use tokio::runtime::Handle;
 use tollgate_model::Name;
 
 use crate::{AccessLog, FileCertificate};
@@ -24,6 +25,9 @@ pub struct GatewayConfig {
     pub certificate: Option<Arc<FileCertificate>>,
     /// Where each exchange gets a line at its end.
     pub access_log: Option<AccessLog>,
+    /// Where health checks run, and the connections to upstreams, which callers share with them: the runtime that listeners are
+    /// served on. The one that the gateway is made in where this is None.
+    pub runtime: Option<Handle>,
 }
 
 /// What callers may take of a node at once. Whoever comes beyond it is refused at once.
@@ -89,6 +93,7 @@ impl GatewayConfig {
             extra_roots: Vec::new(),
             certificate: None,
             access_log: None,
+            runtime: None,
         }
     }
 

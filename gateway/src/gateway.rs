@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     sync::{Notify, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,6 +30,7 @@ use crate::{
     overload::Overload,
     service::Mirrors,
     tls::{Expiry, Host, Served},
+    tracked::Tracked,
     upstream::{Checkers, Figures, Place, Pool},
 };
 
@@ -96,7 +98,8 @@ impl Gateway {
     ) -> Self {
         let (tasks, drained) = (TaskTracker::new(), BTreeSet::new());
         let place = Place { zone: &config.zone, drained: &drained };
-        let pool = Pool::new(&config, &tasks);
+        let runtime = config.runtime.clone().unwrap_or_else(Handle::current);
+        let pool = Pool::new(&config, Tracked::on(tasks.clone(), runtime.clone()));
         let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
         let metrics = Metrics::register(registry);
         let (in_flight, overload) = (AtomicUsize::new(0), Overload::new(config.bounds, metrics.shed.clone()));
@@ -115,7 +118,7 @@ impl Gateway {
             tasks,
             last_words,
             mirrors: Mirrors::new(),
-            checkers: Checkers::default(),
+            checkers: Checkers::new(runtime),
             drained: Mutex::new(drained),
             leaving: watch::Sender::new(false),
             current,

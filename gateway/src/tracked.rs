@@ -2,15 +2,25 @@
 
 use std::future::Future;
 
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 /// An executor whose tasks belong to a tracker.
 #[derive(Debug, Clone)]
-pub(crate) struct Tracked(TaskTracker);
+pub(crate) struct Tracked {
+    tasks: TaskTracker,
+    runtime: Option<Handle>,
+}
 
 impl Tracked {
+    /// Its tasks run where they are begun.
     pub(crate) fn new(tasks: TaskTracker) -> Self {
-        Self(tasks)
+        Self { tasks, runtime: None }
+    }
+
+    /// Its tasks run there, wherever they are begun.
+    pub(crate) fn on(tasks: TaskTracker, runtime: Handle) -> Self {
+        Self { tasks, runtime: Some(runtime) }
     }
 }
 
@@ -20,6 +30,33 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        match &self.runtime {
+            Some(runtime) => self.tasks.spawn_on(future, runtime),
+            None => self.tasks.spawn(future),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use hyper::rt::Executor as _;
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[test]
+    fn tasks_run_where_they_are_begun_or_where_they_are_told_to() {
+        let named = |name: &str| Builder::new_multi_thread().worker_threads(1).thread_name(name).build().unwrap();
+        let (here, there) = (named("here"), named("there"));
+        let _begun = here.enter();
+        let runs_on = |executor: Tracked| {
+            let (tell, told) = mpsc::sync_channel(1);
+            executor.execute(async move { drop(tell.send(thread::current().name().map(str::to_owned))) });
+            told.recv().unwrap().unwrap()
+        };
+        assert_eq!(runs_on(Tracked::new(TaskTracker::new())), "here");
+        assert_eq!(runs_on(Tracked::on(TaskTracker::new(), there.handle().clone())), "there");
     }
 }

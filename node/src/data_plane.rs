@@ -42,10 +42,12 @@ impl Drop for Threads {
 pub(crate) fn gateway_config(
     config: &NodeConfig,
     certificate: &Option<Arc<FileCertificate>>,
+    threads: &Threads,
 ) -> anyhow::Result<GatewayConfig> {
     let mut gateway = GatewayConfig::new(Name::new(&config.zone));
     gateway.trusted_proxies.clone_from(&config.trusted_proxies);
     gateway.certificate.clone_from(certificate);
+    gateway.runtime = Some(threads.handle().clone());
     gateway.bounds = bounds(config, open_files());
     if let Some(AccessLogPlan { file, fields, sample }) = &config.access_log {
         let log = AccessLog::open(file, fields, *sample);

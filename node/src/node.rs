@@ -145,10 +145,11 @@ impl Node {
         let prices = state.prices();
         backplane.set_fault(Fault::ClusterKey, views::key_fault(&view, key.as_deref()));
         let served = watch::Sender::new(view.index);
+        let threads = data_plane::Threads::start()?;
         let gateway = {
             let accounts = Arc::clone(&state) as Arc<dyn Accounts>;
             Gateway::new(
-                data_plane::gateway_config(&config, &certificate)?,
+                data_plane::gateway_config(&config, &certificate, &threads)?,
                 view,
                 prices,
                 desk.clone(),
@@ -196,7 +197,6 @@ impl Node {
         background.spawn(stoppable(admin_shutdown.drain.clone(), certificates::watch(gateway.clone())));
         let shutdown = Shutdown::default();
         let data_plane = TaskTracker::new();
-        let threads = data_plane::Threads::start()?;
         {
             let _on_threads = threads.handle().enter(); // the listeners' events, too
             for (port, entrance) in sockets.of_clients {

@@ -23,18 +23,20 @@ use http::{
     uri::{Authority, Scheme},
 };
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, rt};
+use hyper::{
+    body::Incoming,
+    rt::{self, Executor as _},
+};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
 };
-use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::Taken;
-use crate::body::BoxError;
+use crate::{body::BoxError, tracked::Tracked};
 
 /// Names resolved, connected, and TLS agreed on, within this; who asked may wait for less.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -127,7 +129,7 @@ where
     }
 
     /// Begins to connect for `place`, unless there are connections enough.
-    pub(super) fn connect(&self, place: &Place, uri: &Uri, tasks: &TaskTracker) {
+    pub(super) fn connect(&self, place: &Place, uri: &Uri, tasks: &Tracked) {
         let Some(key) = key(uri) else { return };
         let (tell, told) = oneshot::channel();
         let lacks = self.lanes.with(&key, |lane| {
@@ -139,7 +141,7 @@ where
             lacks
         });
         if lacks {
-            tasks.spawn(connect(self.connecting(uri.clone(), key), tell));
+            tasks.execute(connect(self.connecting(uri.clone(), key), tell));
         }
     }
 

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQue
 use http_body_util::{BodyExt as _, Collected, Limited};
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -25,9 +26,10 @@ const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// One task for each upstream that has checks. Dropping it ends them all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Checkers {
     tasks: TaskTracker,
+    runtime: Handle,
     running: Mutex<HashMap<(Kind, Name), Running>>,
 }
 
@@ -38,6 +40,11 @@ struct Running {
 }
 
 impl Checkers {
+    /// They run there: a connection is driven where it was made, and callers come over those that checks have made.
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Self { tasks: TaskTracker::new(), runtime, running: Mutex::default() }
+    }
+
     /// Checks what this configuration has, and nothing else. What did not change goes on.
     pub(crate) fn follow(&self, shared: &Arc<Shared>, compiled: &Compiled) {
         let providers =
@@ -51,7 +58,7 @@ impl Checkers {
             let known = before.remove(&key).filter(|known| Arc::ptr_eq(&known.of, endpoints));
             let begin = || {
                 let checking = check_all(Arc::downgrade(shared), Arc::clone(endpoints), wire.clone(), terms.clone());
-                let task = AbortOnDropHandle::new(self.tasks.spawn(checking));
+                let task = AbortOnDropHandle::new(self.tasks.spawn_on(checking, &self.runtime));
                 Running { of: Arc::clone(endpoints), _task: task }
             };
             running.insert(key, known.unwrap_or_else(begin));

@@ -8,7 +8,6 @@ use hyper_rustls::FixedServerNameResolver;
 use hyper_util::client::legacy::Client;
 use rustls::{RootCertStore, sign::SingleCertAndKey};
 use rustls_pki_types::ServerName;
-use tokio_util::task::TaskTracker;
 use tollgate_model::{Shown, UpstreamTls, tls::Authorities};
 
 use super::{
@@ -65,7 +64,7 @@ pub(super) struct Connections {
 
 impl Own {
     /// `roots` are those of upstreams that name no authorities.
-    pub(super) fn new(wanted: Wanted, roots: &Arc<RootCertStore>, tasks: &TaskTracker) -> Self {
+    pub(super) fn new(wanted: Wanted, roots: &Arc<RootCertStore>, tasks: &Tracked) -> Self {
         let own_roots = wanted.authorities.as_ref().map(Authorities::roots);
         let config = builder(own_roots.as_ref().unwrap_or(roots));
         let config = match &wanted.shown {
@@ -83,7 +82,7 @@ impl Own {
         let any = Ahead::new(any.wrap_connector(connector(false)), wanted.http2);
         let http1 = Ahead::new(https().enable_http1().wrap_connector(connector(false)), false);
         let connections = |connect: Negotiated, http2| {
-            let mut client = Client::builder(Tracked::new(tasks.clone()));
+            let mut client = Client::builder(tasks.clone());
             configure(&mut client);
             client.http2_only(http2);
             Connections { client: client.build(connect.clone()), connect }

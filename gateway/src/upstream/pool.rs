@@ -16,7 +16,6 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
-use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::{
@@ -87,19 +86,19 @@ pub(crate) struct Pool {
     http2: Client<Http2, UpstreamRequestBody>,
     /// What connects for them.
     connect: (Negotiated, Negotiated, Http2),
-    tasks: TaskTracker,
+    tasks: Tracked,
     roots: Arc<RootCertStore>,
 }
 
 impl Pool {
-    pub(crate) fn new(config: &GatewayConfig, tasks: &TaskTracker) -> Self {
+    pub(crate) fn new(config: &GatewayConfig, tasks: Tracked) -> Self {
         let roots = Arc::new(roots(config));
         let tls = tls(&roots);
         let https = || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
         let negotiated = Ahead::new(https().enable_http1().enable_http2().wrap_connector(connector(false)), false);
         let http1 = Ahead::new(https().enable_http1().wrap_connector(connector(false)), false);
         let prior_knowledge = Ahead::new(connector(true), true);
-        let mut builder = Client::builder(Tracked::new(tasks.clone()));
+        let mut builder = Client::builder(tasks.clone());
         configure(&mut builder);
         let mut http2 = builder.clone();
         http2.http2_only(true);
@@ -108,7 +107,7 @@ impl Pool {
             http1: builder.build(http1.clone()),
             http2: http2.build(prior_knowledge.clone()),
             connect: (negotiated, http1, prior_knowledge),
-            tasks: tasks.clone(),
+            tasks,
             roots,
         }
     }

@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, runtime, time::Instant};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tollgate_gateway::GatewayConfig;
 
 use crate::{
     ai::{completion, provider},
@@ -370,6 +371,35 @@ async fn who_speaks_grpc_says_by_its_protocol_how_it_is() {
     until("it to be found well", || endpoints(&cluster, "unwell") == 0).await;
     one.store(false, Ordering::SeqCst);
     until("the first to be found out", || endpoints(&cluster, "unwell") == 1).await;
+}
+
+/// Callers share the connections that checks have made: they must not be driven by those who keep the cluster together.
+#[test]
+fn checks_and_their_connections_are_where_callers_are_served() {
+    let callers = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let cluster_own = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let well = Arc::new(AtomicBool::new(true));
+    let (address, _upstream) = callers.block_on(grpc(&well));
+    let resources = |interval: &str| {
+        format!(
+            "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: h2c, endpoints: [{{address: '{address}'}}], \
+             healthCheck: {{type: grpc, interval: {interval}, timeout: 300ms, healthyAfter: 1, unhealthyAfter: 1}}}}\n"
+        )
+    };
+    let served_there = |config: &mut GatewayConfig| config.runtime = Some(callers.handle().clone());
+    let cluster = cluster_own.block_on(Cluster::start_with(&(resources("300ms") + ROUTE), served_there));
+    // From here on nothing goes on that runs on the cluster's own.
+    let found = |is_well: bool| {
+        well.store(is_well, Ordering::SeqCst);
+        callers.block_on(until("it to be found out", || endpoints(&cluster, "unwell") == u64::from(!is_well)));
+    };
+    found(false);
+    found(true);
+    let on_cluster_own = cluster_own.enter();
+    cluster.apply(&resources("301ms"));
+    drop(on_cluster_own);
+    found(false);
+    found(true);
 }
 
 /// All of it is for providers as well, whose failures are told by their answers' bodies, too.
