@@ -82,7 +82,7 @@ async fn whole(
     if let Some(call) = call.take() {
         call.settle(Used { usage: answer.usage, at_most: answer.at_most }, Outcome::Settled, 200).await;
     }
-    Ok(respond(&sent, head, "application/json", ResponseBody::full(answer.body)))
+    Ok(respond(&sent, head, "application/json", ResponseBody::full_in(room, answer.body)))
 }
 
 /// A stream is one once its first bytes make sense: until then another provider may still be asked.

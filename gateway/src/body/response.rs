@@ -12,22 +12,28 @@ use tokio::sync::mpsc;
 
 use crate::{
     ai::AiStream,
+    overload::Room,
     record::Record,
     service::{OwnedRelay, Relay},
 };
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a client is given at once of an answer that is here already: whoever does not read keeps the rest here, and counted.
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// An answer's body, and the record that is closed with it.
 #[derive(Debug)]
 pub(crate) struct ResponseBody {
     source: Source,
     record: Option<Box<Record>>,
+    /// What is counted for it.
+    _room: Option<Room>,
 }
 
 #[derive(Debug)]
 enum Source {
-    Full(Option<Bytes>),
+    Full(Bytes),
     Relay(Box<Relay>),
     OwnedRelay(Box<OwnedRelay>),
     Stream(Box<AiStream>),
@@ -35,6 +41,15 @@ enum Source {
 }
 
 impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(rest) => rest.is_empty(),
+            Self::Relay(relay) => relay.is_end_stream(),
+            Self::OwnedRelay(relay) => relay.is_end_stream(),
+            Self::Stream(_) | Self::Pieces(_) => false,
+        }
+    }
+
     /// Nothing more comes of it.
     fn ended(&self, record: &mut Record) {
         match self {
@@ -47,7 +62,12 @@ impl Source {
 
 impl ResponseBody {
     pub(crate) fn full(bytes: Bytes) -> Self {
-        Self::from(Source::Full(Some(bytes).filter(|bytes| !bytes.is_empty())))
+        Self::from(Source::Full(bytes))
+    }
+
+    /// The same, with the room that it takes until its client has nearly all of it.
+    pub(crate) fn full_in(room: Room, bytes: Bytes) -> Self {
+        Self { _room: Some(room), ..Self::full(bytes) }
     }
 
     pub(crate) fn relay(relay: Relay) -> Self {
@@ -68,7 +88,7 @@ impl ResponseBody {
     }
 
     fn from(source: Source) -> Self {
-        Self { source, record: None }
+        Self { source, record: None, _room: None }
     }
 
     /// Whether all of it is here already.
@@ -90,7 +110,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let poll = match &mut this.source {
-            Source::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Full(rest) => Poll::Ready(next_piece(rest).map(|piece| Ok(Frame::data(piece)))),
             Source::Relay(relay) => relay.poll_frame(cx),
             Source::OwnedRelay(relay) => relay.poll_frame(cx),
             Source::Stream(stream) => stream.poll_data(cx).map(|data| data.map(|data| Ok(Frame::data(data)))),
@@ -100,7 +120,13 @@ impl Body for ResponseBody {
             match &poll {
                 // Nobody asks for more behind trailers.
                 Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.source.ended(record),
-                Poll::Ready(Some(Ok(frame))) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Poll::Ready(Some(Ok(frame))) => {
+                    record.sent(frame.data_ref().map_or(0, Bytes::len));
+                    // Nor behind what is known to be the last.
+                    if this.source.is_end_stream() {
+                        this.source.ended(record);
+                    }
+                }
                 Poll::Ready(Some(Err(_))) => record.broken(),
                 Poll::Ready(None) => this.source.ended(record),
                 Poll::Pending => {}
@@ -110,20 +136,20 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Full(bytes) => bytes.is_none(),
-            Source::Relay(relay) => relay.is_end_stream(),
-            Source::OwnedRelay(relay) => relay.is_end_stream(),
-            Source::Stream(_) | Source::Pieces(_) => false,
-        }
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Full(rest) => SizeHint::with_exact(rest.len() as u64),
             Source::Relay(relay) => relay.size_hint(),
             Source::OwnedRelay(relay) => relay.size_hint(),
             Source::Stream(_) | Source::Pieces(_) => SizeHint::default(),
         }
     }
+}
+
+fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
+    let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+    Some(piece).filter(|piece| !piece.is_empty())
 }

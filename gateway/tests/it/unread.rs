@@ -12,12 +12,14 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tollgate_gateway::{AccessLog, AccessLogField};
 use tollgate_quota::journal::Forgetful;
 
 use crate::{
-    clients::get,
+    ai::{completion, provider},
+    clients::{call, get},
     cluster::{Cluster, until},
-    upstream::{Reply, Upstream, answer},
+    upstream::{Reply, Upstream, answer, json},
 };
 
 fn resources(upstream: &Upstream, route: &str) -> String {
@@ -107,4 +109,53 @@ async fn what_holds_something_comes_whole_to_who_reads_it() {
     let taken = ask(&mut sender).await.into_body().collect().await.unwrap();
     assert!(taken.to_bytes() == body);
     cluster.nothing_held().await;
+}
+
+#[tokio::test]
+async fn the_access_log_knows_a_whole_answer_with_and_without_a_hold() {
+    let body = "x".repeat(100_000);
+    let upstream = Upstream::always(Reply::Keep(answer(200, "", &body))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("access.log");
+    let log = AccessLog::open(&file, &[AccessLogField::End, AccessLogField::Bytes], 1.0).unwrap();
+    let resources = resources(&upstream, "");
+    let (without, _) = resources.rsplit_once("---").unwrap();
+    for (n, resources) in [without, &resources].into_iter().enumerate() {
+        let log = log.clone();
+        let cluster = Cluster::start_with(resources, |config| config.access_log = Some(log)).await;
+        let lines = || std::fs::read_to_string(&file).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+        assert!(get(cluster.address, "/", "").await.body == body);
+        until("a line", || lines().len() == 2 * n + 1).await;
+        let (mut sender, _driving) = crate::http2::connect::<Full<Bytes>>(&cluster).await;
+        assert!(ask(&mut sender).await.into_body().collect().await.unwrap().to_bytes() == body);
+        until("another", || lines().len() == 2 * n + 2).await;
+        assert!(lines().iter().all(|line| line == r#"{"end":"complete","bytes":100000}"#), "{:?}", lines());
+    }
+}
+
+#[tokio::test]
+async fn a_models_answer_counts_as_buffered_until_it_is_taken() {
+    let text = "long ".repeat(60_000);
+    let upstream = Upstream::start(move |request| {
+        let said = if request.contains("much") { text.as_str() } else { "Hello" };
+        Reply::Keep(json(&completion(9, 3).replace("Hello", said)))
+    })
+    .await;
+    let resources = provider(&upstream, "openai");
+    let cluster = Cluster::start_with(&resources, |config| config.bounds.max_buffered_bytes = 200_000).await;
+    let body = |word: &str| format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{word}"}}]}}"#);
+    let (mut sender, _driving) = client(&cluster).await;
+    let request = Request::post("http://test/v1/chat/completions").header("authorization", "Bearer sk-alice");
+    let unread = sender.send_request(request.body(Full::from(body("much"))).unwrap()).await.unwrap();
+    assert_eq!(unread.status(), 200);
+    let little = body("little");
+    for _ in 0..3 {
+        let refused = call(cluster.address, "/v1/chat/completions", &little).await;
+        assert_eq!(refused.status, 503, "{}", refused.raw);
+    }
+    drop(unread);
+    until("it to be let go", || cluster.gateway.in_flight() == 0).await;
+    assert_eq!(call(cluster.address, "/v1/chat/completions", &little).await.status, 200);
+    let much = call(cluster.address, "/v1/chat/completions", &body("much")).await;
+    assert!(much.status == 200 && much.body.len() > 300_000 && much.body.ends_with('}'), "{}", much.body.len());
 }
