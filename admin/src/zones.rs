@@ -1,7 +1,7 @@
 //! Zones that get no new requests: a pure, replicated set.
 //!
 //! Only what is drained is kept. Which zones there are follows from nodes and endpoints, which this set does not know: who asks for
-//! a change says which zones nodes are in, so that two who drain the last two of them at once do not both succeed.
+//! a change says which zones nodes are in that answer, so that two who drain the last two of them at once do not both succeed.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ impl DrainedZones {
         if !stays {
             let drained: Vec<&str> = self.names().collect();
             let others = if drained.is_empty() {
-                "it is the only one that has nodes".to_owned()
+                "no other zone has nodes that answer".to_owned()
             } else {
                 format!("drained already: {}; undrain one first", drained.join(", "))
             };
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(changes.len(), 5, "a refusal changes nothing");
         let alone = ZoneChange { of_nodes: vec!["a".to_owned()], ..change("a", true) };
         let refused = apply(&mut DrainedZones::default(), &alone, &mut changes).unwrap_err();
-        assert!(refused.ends_with("it is the only one that has nodes"), "{refused}");
+        assert!(refused.ends_with("no other zone has nodes that answer"), "{refused}");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //!
 //! A zone is known by the nodes and the endpoints that are in it, or as it is drained.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use prost::Message;
 use tollgate_model::{Catalog, Kind, NodeId, Timestamp};
@@ -14,7 +17,7 @@ use tollgate_proto::{
 use tonic::Status;
 use tracing::info;
 
-use super::Cluster;
+use super::{Cluster, UNREACHABLE};
 use crate::{
     call::{Call, asked, request_id_or_new, used_before},
     details::{Reason, refuse},
@@ -22,6 +25,8 @@ use crate::{
 
 /// Names that a refusal tells.
 const TOLD: usize = 20;
+/// For the members to say that they are there: who has not by then gets no requests either.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Cluster {
     pub(super) async fn change_zone(
@@ -39,7 +44,10 @@ impl Cluster {
         let method = if drained { "drain zone" } else { "undrain zone" };
         let said = ZoneRequest { request_id: Vec::new(), ..request.clone() };
         let asked = asked(self.key.as_deref(), method, &said);
-        let of_nodes = zones.iter().filter(|zone| !zone.nodes.is_empty()).map(|zone| zone.zone.clone()).collect();
+        // To take a zone back leaves nobody without nodes.
+        let answer = if drained { self.answering(call).await? } else { BTreeSet::new() };
+        let has_nodes = |zone: &&ZoneStatus| zone.nodes.iter().any(|node| answer.contains(node));
+        let of_nodes = zones.iter().filter(has_nodes).map(|zone| zone.zone.clone()).collect();
         let actor = call.caller.token.to_string();
         let change = ZoneChange { zone: request.zone.clone(), drained, actor, of_nodes };
         let command = Command { kind: Some(command::Kind::Zone(change)), asked };
@@ -56,20 +64,33 @@ impl Cluster {
         Ok(ZoneResponse { index, changed, nowhere_else })
     }
 
-    /// Refuses that a node goes without which nobody would get requests: all others are in drained zones.
+    /// Refuses that a node goes without which nobody would get requests: all others are in drained zones, or do not answer.
     pub(super) async fn check_zones_without(&self, call: &Call, node: NodeId) -> Result<(), Status> {
         self.backplane.read_barrier(call.deadline).await?;
         let (drained, nodes) = (self.backplane.drained_zones(), self.backplane.node_zones());
-        let (gone, stay): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|(id, _)| *id == node);
+        let (gone, mut stay): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|(id, _)| *id == node);
         let serves = |(_, zone): &(NodeId, String)| !drained.is_drained(zone);
-        if !gone.iter().any(serves) || stay.is_empty() || stay.iter().any(serves) {
+        if !gone.iter().any(serves) || stay.is_empty() {
+            return Ok(());
+        }
+        let answer = self.answering(call).await?;
+        stay.retain(|(node, _)| answer.contains(&node.0));
+        if stay.iter().any(serves) {
             return Ok(());
         }
         let zones: BTreeSet<&str> = stay.iter().map(|(_, zone)| zone.as_str()).collect();
         let zones = zones.into_iter().collect::<Vec<_>>().join(", ");
-        let message =
-            format!("no node would get requests any more without node {}: undrain one of {zones} first", node.0);
+        let others =
+            if zones.is_empty() { "no other answers".to_owned() } else { format!("undrain one of {zones} first") };
+        let message = format!("no node would get requests any more without node {}: {others}", node.0);
         Err(refuse(Reason::Refused, message))
+    }
+
+    /// The members that could get requests at all. Time stays for what follows where one does not answer.
+    async fn answering(&self, call: &Call) -> Result<BTreeSet<u64>, Status> {
+        let by = call.deadline.min(Instant::now() + ASK_TIMEOUT);
+        let members = self.backplane.members(by).await?;
+        Ok(members.into_iter().filter(|member| member.state != UNREACHABLE).map(|member| member.id).collect())
     }
 
     /// Upstreams whose endpoints are all in drained zones: nodes use those still, as the other choice is to answer nobody.

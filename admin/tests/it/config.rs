@@ -207,7 +207,7 @@ async fn what_each_node_serves_is_told() {
     let server = Server::start().await;
     let served = server.config().status_served(admin(StatusServedRequest {})).await.unwrap().into_inner();
     let nodes: Vec<_> = served.nodes.iter().map(|node| (node.id, node.reachable, node.index)).collect();
-    assert_eq!(nodes, [(1, true, 1), (2, false, 2)]);
+    assert_eq!(nodes, [(1, true, 1), (2, false, 2), (4, false, 4)]);
 }
 
 #[tokio::test]

@@ -48,6 +48,8 @@ pub(crate) struct FakeNode {
     pub(crate) refuse_next: Mutex<Option<BackplaneError>>,
     /// Seconds since the clock was set.
     passed: AtomicU64,
+    /// Members that do not answer.
+    pub(crate) silent: Mutex<Vec<u64>>,
     pub(crate) last_change: Mutex<Option<MembershipChange>>,
     /// What can be exported.
     pub(crate) rows: Mutex<Arc<Rows>>,
@@ -116,6 +118,7 @@ impl FakeNode {
             lose_next: Mutex::new(false),
             refuse_next: Mutex::new(None),
             passed: AtomicU64::new(0),
+            silent: Mutex::new(vec![2, 4]),
             last_change: Mutex::new(None),
             rows: Mutex::default(),
             ledger: Arc::new(Keeper::new(dir.path().join("ledger"))),
@@ -338,8 +341,13 @@ impl Backplane for FakeNode {
     }
 
     fn members(&self, _: Instant) -> Answer<'_, Vec<NodeStatus>> {
-        let node = |id, state: &str| NodeStatus { id, state: state.into(), served_index: id, ..NodeStatus::default() };
-        Box::pin(async move { Ok(vec![node(1, "ready"), node(2, "unreachable")]) })
+        let silent = self.silent.lock().unwrap().clone();
+        let node = |(NodeId(id), zone)| {
+            let state = if silent.contains(&id) { "unreachable" } else { "ready" }.to_owned();
+            NodeStatus { id, zone, state, served_index: id, ..NodeStatus::default() }
+        };
+        let members = self.node_zones().into_iter().map(node).collect();
+        Box::pin(async move { Ok(members) })
     }
 
     fn change_membership(&self, _: RequestId, change: MembershipChange, _: Instant) -> Answer<'_, Membership> {

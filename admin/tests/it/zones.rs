@@ -1,4 +1,4 @@
-//! Zones over the wire. Nodes 1 of az-a, 2 and 4 of az-b are members.
+//! Zones over the wire. Nodes 1 of az-a, 2 and 4 of az-b are members; 2 does not answer.
 
 use tollgate_proto::admin::v1::{ApplyRequest, RemoveNodeRequest, StatusZonesRequest, ZoneRequest, ZoneStatus};
 use tonic::{Code, Status};
@@ -34,6 +34,7 @@ spec: {endpoints: [{address: "10.0.3.1:80", zone: az-far}]}
 
 async fn started() -> Server {
     let server = Server::start().await;
+    *server.node.silent.lock().unwrap() = vec![2];
     let (parsed, problems) = tollgate_model::yaml::parse("test.yaml", UPSTREAMS);
     assert!(problems.is_empty(), "{problems}");
     let resources = parsed.into_iter().map(|parsed| parsed.resource).collect();
@@ -102,6 +103,25 @@ async fn what_would_leave_nobody_or_is_not_known_is_refused() {
     server.cluster().remove(remove(2)).await.unwrap();
     server.cluster().undrain_zone(admin(zone("az-b"))).await.unwrap();
     server.cluster().remove(remove(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn nodes_that_do_not_answer_are_nobody_who_stays() {
+    let server = started().await;
+    let remove = |id| admin(RemoveNodeRequest { id, ..RemoveNodeRequest::default() });
+    *server.node.silent.lock().unwrap() = vec![2, 4];
+    let drain = server.cluster().drain_zone(admin(zone("az-a"))).await.unwrap_err();
+    let says = "no node would get requests any more if az-a was drained: no other zone has nodes that answer";
+    refused(&drain, Code::FailedPrecondition, says);
+    let without = server.cluster().remove(remove(1)).await.unwrap_err();
+    refused(&without, Code::FailedPrecondition, "requests any more without node 1: no other answers");
+    server.cluster().drain_zone(admin(zone("az-b"))).await.unwrap();
+    let drain = server.cluster().drain_zone(admin(zone("az-a"))).await.unwrap_err();
+    refused(&drain, Code::FailedPrecondition, "if az-a was drained: drained already: az-b; undrain one first");
+    server.cluster().undrain_zone(admin(zone("az-b"))).await.unwrap();
+    *server.node.silent.lock().unwrap() = vec![2];
+    server.cluster().remove(remove(1)).await.unwrap();
+    assert!(server.cluster().drain_zone(admin(zone("az-a"))).await.unwrap().into_inner().changed, "node 4 answers");
 }
 
 #[tokio::test]
