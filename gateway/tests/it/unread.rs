@@ -159,3 +159,17 @@ async fn a_models_answer_counts_as_buffered_until_it_is_taken() {
     let much = call(cluster.address, "/v1/chat/completions", &body("much")).await;
     assert!(much.status == 200 && much.body.len() > 300_000 && much.body.ends_with('}'), "{}", much.body.len());
 }
+
+#[tokio::test]
+async fn a_node_that_stops_waits_for_nobody_who_does_not_read() {
+    let upstream = endless().await;
+    let cluster = Cluster::start(&resources(&upstream, "")).await;
+    let (mut sender, _driving) = client(&cluster).await;
+    let unread = ask(&mut sender).await;
+    assert!(is_held(&cluster));
+    cluster.shutdown.stop.cancel();
+    cluster.shutdown.abort.cancel();
+    until("the upstream to be let go", || upstream.open.load(Ordering::SeqCst) == 0).await;
+    cluster.nothing_held().await;
+    drop(unread);
+}
