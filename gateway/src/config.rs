@@ -39,8 +39,8 @@ pub struct Bounds {
     pub max_requests: usize,
     /// Bytes of bodies that are read whole.
     pub max_buffered_bytes: usize,
-    /// A connection that gets this file number, or a higher one, is closed: the rest is for the log and the journal. None where the
-    /// process may open any number.
+    /// A connection, from a client or to an upstream, that gets this file number, or a higher one, is closed: the rest is for the log
+    /// and the journal. None where the process may open any number.
     pub max_file: Option<u64>,
 }
 
@@ -53,6 +53,9 @@ const MAX_BUFFERED_BYTES: usize = 256 << 20;
 const OWN_FILES: u64 = 128;
 /// Of these, what is kept back when everything else is in use.
 const KEPT_BACK: u64 = 64;
+/// Idle connections kept for one endpoint where files are many, and what part of all files they are where they are few.
+const MAX_IDLE: usize = 256;
+const IDLE_PART: u64 = 8;
 
 impl Default for Bounds {
     fn default() -> Self {
@@ -79,6 +82,12 @@ impl Bounds {
     pub fn connections_within(files: u64) -> usize {
         let for_callers = files.saturating_sub(OWN_FILES).max(files / 2);
         usize::try_from(for_callers / 2).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Idle connections to one endpoint: one at least, as a pool that keeps none shares none.
+    pub(crate) fn max_idle(&self) -> usize {
+        let part = self.max_file.and_then(|files| usize::try_from(files / IDLE_PART).ok());
+        part.map_or(MAX_IDLE, |part| part.clamp(1, MAX_IDLE))
     }
 }
 
@@ -109,12 +118,14 @@ mod tests {
 
     #[test]
     fn bounds_follow_from_the_files_that_may_be_open() {
-        for (files, connections, max_file) in
-            [(16, 4, 8), (256, 64, 192), (1_024, 448, 960), (1 << 20, 20_000, (1 << 20) - 64)]
+        for (files, connections, max_file, max_idle) in
+            [(16, 4, 8, 1), (256, 64, 192, 24), (1_024, 448, 960, 120), (1 << 20, 20_000, (1 << 20) - 64, 256)]
         {
             let bounds = Bounds::within(files);
             assert_eq!((bounds.max_connections, bounds.max_requests), (connections, connections), "{files}");
-            assert_eq!(bounds.max_file, Some(max_file), "{files}");
+            assert_eq!((bounds.max_file, bounds.max_idle()), (Some(max_file), max_idle), "{files}");
         }
+        assert_eq!(Bounds::within(1).max_idle(), 1);
+        assert_eq!(Bounds::default().max_idle(), MAX_IDLE);
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     service::Mirrors,
     tls::{Expiry, Host, Served},
     tracked::Tracked,
-    upstream::{Checkers, Figures, Place, Pool},
+    upstream::{Checkers, Figures, Means, Place, Pool},
 };
 
 /// The data plane of one node. A clone is the same gateway.
@@ -99,10 +99,11 @@ impl Gateway {
         let (tasks, drained) = (TaskTracker::new(), BTreeSet::new());
         let place = Place { zone: &config.zone, drained: &drained };
         let runtime = config.runtime.clone().unwrap_or_else(Handle::current);
-        let pool = Pool::new(&config, Tracked::on(tasks.clone(), runtime.clone()));
-        let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
         let metrics = Metrics::register(registry);
         let (in_flight, overload) = (AtomicUsize::new(0), Overload::new(config.bounds, metrics.shed.clone()));
+        let connections = Tracked::on(tasks.clone(), runtime.clone());
+        let pool = Pool::new(&config, Means::new(connections, &overload, config.bounds));
+        let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
         let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
         let shared = Shared {
             config,

@@ -12,9 +12,10 @@ use tollgate_model::{Shown, UpstreamTls, tls::Authorities};
 
 use super::{
     ahead::Ahead,
-    pool::{Negotiated, builder, configure, connector},
+    means::Means,
+    pool::{Negotiated, builder},
 };
-use crate::{body::UpstreamRequestBody, tracked::Tracked};
+use crate::body::UpstreamRequestBody;
 
 /// What an upstream wants of TLS.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ pub(super) struct Connections {
 
 impl Own {
     /// `roots` are those of upstreams that name no authorities.
-    pub(super) fn new(wanted: Wanted, roots: &Arc<RootCertStore>, tasks: &Tracked) -> Self {
+    pub(super) fn new(wanted: Wanted, roots: &Arc<RootCertStore>, means: &Means) -> Self {
         let own_roots = wanted.authorities.as_ref().map(Authorities::roots);
         let config = builder(own_roots.as_ref().unwrap_or(roots));
         let config = match &wanted.shown {
@@ -79,11 +80,10 @@ impl Own {
             }
         };
         let any = if wanted.http2 { https().enable_http2() } else { https().enable_http1().enable_http2() };
-        let any = Ahead::new(any.wrap_connector(connector(false)), wanted.http2);
-        let http1 = Ahead::new(https().enable_http1().wrap_connector(connector(false)), false);
+        let any = Ahead::new(any.wrap_connector(means.connector(false)), wanted.http2);
+        let http1 = Ahead::new(https().enable_http1().wrap_connector(means.connector(false)), false);
         let connections = |connect: Negotiated, http2| {
-            let mut client = Client::builder(tasks.clone());
-            configure(&mut client);
+            let mut client = means.client();
             client.http2_only(http2);
             Connections { client: client.build(connect.clone()), connect }
         };

@@ -1,47 +1,24 @@
 //! Connections to upstreams: pooled, kept alive, over clear text and TLS.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::{
-    client::legacy::{
-        Builder, Client,
-        connect::{HttpConnector, capture_connection},
-    },
-    rt::{TokioIo, TokioTimer},
-};
+use hyper_util::client::legacy::{Client, connect::capture_connection};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, client::WantsClientCert};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::{
     SendError,
     ahead::{Ahead, Place, UpstreamBody},
+    means::{Connector, Means, Tcp},
     own::{Own, Wanted},
 };
-use crate::{GatewayConfig, body::UpstreamRequestBody, tracked::Tracked};
+use crate::{GatewayConfig, body::UpstreamRequestBody};
 
-type Tcp = TokioIo<TcpStream>;
-pub(super) type Negotiated = Ahead<HttpsConnector<HttpConnector>, MaybeHttpsStream<Tcp>>;
-type Http2 = Ahead<HttpConnector, Tcp>;
-
-/// A name must be resolved and an endpoint reached within this.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Less than most upstreams keep an idle connection.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle connections kept for one endpoint.
-const MAX_IDLE: usize = 256;
-/// The head of an answer must fit; what is longer is no answer.
-const MAX_HEAD_BYTES: usize = 128 * 1024;
-/// Noticing a dead endpoint without traffic, on HTTP/2 and below.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Answers on their way in one HTTP/2 stream, and in all of a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+pub(super) type Negotiated = Ahead<HttpsConnector<Connector>, MaybeHttpsStream<Tcp>>;
+type Http2 = Ahead<Connector, Tcp>;
 
 /// How an upstream is spoken to.
 #[derive(Debug, Clone)]
@@ -86,28 +63,28 @@ pub(crate) struct Pool {
     http2: Client<Http2, UpstreamRequestBody>,
     /// What connects for them.
     connect: (Negotiated, Negotiated, Http2),
-    tasks: Tracked,
+    means: Means,
     roots: Arc<RootCertStore>,
 }
 
 impl Pool {
-    pub(crate) fn new(config: &GatewayConfig, tasks: Tracked) -> Self {
+    pub(crate) fn new(config: &GatewayConfig, means: Means) -> Self {
         let roots = Arc::new(roots(config));
         let tls = tls(&roots);
         let https = || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
-        let negotiated = Ahead::new(https().enable_http1().enable_http2().wrap_connector(connector(false)), false);
-        let http1 = Ahead::new(https().enable_http1().wrap_connector(connector(false)), false);
-        let prior_knowledge = Ahead::new(connector(true), true);
-        let mut builder = Client::builder(tasks.clone());
-        configure(&mut builder);
-        let mut http2 = builder.clone();
+        let negotiated =
+            Ahead::new(https().enable_http1().enable_http2().wrap_connector(means.connector(false)), false);
+        let http1 = Ahead::new(https().enable_http1().wrap_connector(means.connector(false)), false);
+        let prior_knowledge = Ahead::new(means.connector(true), true);
+        let builder = means.client();
+        let mut http2 = means.client();
         http2.http2_only(true);
         Self {
             negotiated: builder.build(negotiated.clone()),
             http1: builder.build(http1.clone()),
             http2: http2.build(prior_knowledge.clone()),
             connect: (negotiated, http1, prior_knowledge),
-            tasks,
+            means,
             roots,
         }
     }
@@ -117,7 +94,7 @@ impl Pool {
     pub(crate) fn own(&self, wanted: Wanted, before: Option<&Wire>) -> Wire {
         match before {
             Some(Wire::Own(own)) if own.wanted.is(&wanted) => Wire::Own(Arc::clone(own)),
-            _ => Wire::Own(Arc::new(Own::new(wanted, &self.roots, &self.tasks))),
+            _ => Wire::Own(Arc::new(Own::new(wanted, &self.roots, &self.means))),
         }
     }
 
@@ -136,11 +113,11 @@ impl Pool {
     pub(crate) fn connect_ahead(&self, wire: &Wire, place: Option<&Place>, uri: &Uri) {
         let Some(place) = place else { return };
         match wire {
-            Wire::Negotiated => self.connect.0.connect(place, uri, &self.tasks),
-            Wire::Http1 => self.connect.1.connect(place, uri, &self.tasks),
-            Wire::Http2 => self.connect.2.connect(place, uri, &self.tasks),
-            Wire::Own(own) => own.any.connect.connect(place, uri, &self.tasks),
-            Wire::OwnHttp1(own) => own.http1.connect.connect(place, uri, &self.tasks),
+            Wire::Negotiated => self.connect.0.connect(place, uri, &self.means.tasks),
+            Wire::Http1 => self.connect.1.connect(place, uri, &self.means.tasks),
+            Wire::Http2 => self.connect.2.connect(place, uri, &self.means.tasks),
+            Wire::Own(own) => own.any.connect.connect(place, uri, &self.means.tasks),
+            Wire::OwnHttp1(own) => own.http1.connect.connect(place, uri, &self.means.tasks),
         }
     }
 
@@ -203,28 +180,6 @@ fn is_ambiguous(headers: &HeaderMap) -> bool {
         }
         _ => true,
     }
-}
-
-pub(super) fn connector(clear_text_only: bool) -> HttpConnector {
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(clear_text_only);
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    connector.set_keepalive(Some(KEEP_ALIVE));
-    connector
-}
-
-pub(super) fn configure(builder: &mut Builder) {
-    builder
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(MAX_IDLE)
-        .http1_max_buf_size(MAX_HEAD_BYTES)
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-        .http2_keep_alive_interval(KEEP_ALIVE);
 }
 
 fn tls(roots: &Arc<RootCertStore>) -> ClientConfig {

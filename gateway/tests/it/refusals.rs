@@ -1,6 +1,9 @@
 //! What is refused at the edge, on raw sockets (DESIGN.md, "Refusals").
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -286,6 +289,25 @@ async fn connections_that_would_take_the_last_files_are_closed() {
     let mut refused = TcpStream::connect(cluster.address).await.unwrap();
     assert!(matches!(refused.read(&mut [0; 1]).await, Ok(0) | Err(_)));
     assert_eq!(shed(&cluster, "files"), 1);
+}
+
+/// Those that nobody calls for, too: what is checked has no connection then, and is not well.
+#[tokio::test]
+async fn connections_to_upstreams_that_would_take_the_last_files_are_closed() {
+    for protocol in ["http", "h2c"] {
+        let upstream = Upstream::always(Reply::Keep(answer(200, "", "fine"))).await;
+        let resources = format!(
+            "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: {protocol}, endpoints: [{{address: '{}'}}], \
+             healthCheck: {{path: /, interval: 300ms, timeout: 300ms, unhealthyAfter: 1}}}}\n",
+            upstream.address
+        );
+        let cluster = Cluster::start_with(&resources, |config| config.bounds.max_file = Some(0)).await;
+        crate::cluster::until("it to be refused", || shed(&cluster, "files") > 1).await;
+        let unwell = r#"tollgate_upstream_endpoints{upstream="s",kind="service",state="unwell"} 1"#;
+        crate::cluster::until("it not to be well", || cluster.metrics().contains(unwell)).await;
+        assert_eq!(upstream.requests(), Vec::<String>::new(), "{protocol}");
+        crate::cluster::until("all to be closed", || upstream.open.load(Ordering::SeqCst) == 0).await;
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,110 @@
+//! What connections to upstreams are made of: who connects, what drives them, and how many are kept.
+
+use std::{
+    os::fd::AsRawFd as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper_util::{
+    client::legacy::{Builder, Client, connect::HttpConnector},
+    rt::{TokioIo, TokioTimer},
+};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::{
+    body::BoxError,
+    config::Bounds,
+    overload::{Overload, Short},
+    tracked::Tracked,
+};
+
+pub(super) type Tcp = TokioIo<TcpStream>;
+
+/// A name must be resolved and an endpoint reached within this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Less than most upstreams keep an idle connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The head of an answer must fit; what is longer is no answer.
+const MAX_HEAD_BYTES: usize = 128 * 1024;
+/// Noticing a dead endpoint without traffic, on HTTP/2 and below.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Answers on their way in one HTTP/2 stream, and in all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// What all connections of a gateway to upstreams share.
+#[derive(Debug, Clone)]
+pub(crate) struct Means {
+    pub(super) tasks: Tracked,
+    overload: Arc<Overload>,
+    max_idle: usize,
+}
+
+impl Means {
+    pub(crate) fn new(tasks: Tracked, overload: &Arc<Overload>, bounds: Bounds) -> Self {
+        Self { tasks, overload: Arc::clone(overload), max_idle: bounds.max_idle() }
+    }
+
+    pub(super) fn connector(&self, clear_text_only: bool) -> Connector {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(clear_text_only);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        Connector { tcp, overload: Arc::clone(&self.overload) }
+    }
+
+    pub(super) fn client(&self) -> Builder {
+        let mut builder = Client::builder(self.tasks.clone());
+        builder
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(self.max_idle)
+            .http1_max_buf_size(MAX_HEAD_BYTES)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+            .http2_keep_alive_interval(KEEP_ALIVE);
+        builder
+    }
+}
+
+/// Connects, and leaves the last files alone as the listeners do: they are for the log and the journal.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    tcp: HttpConnector,
+    overload: Arc<Overload>,
+}
+
+/// The connection was made, and closed at once.
+#[derive(Debug, thiserror::Error)]
+#[error("no file is left for a connection to an upstream: let the process open more (ulimit -n)")]
+struct NoFile;
+
+impl Service<Uri> for Connector {
+    type Response = Tcp;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Tcp, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, overload) = (self.tcp.call(uri), Arc::clone(&self.overload));
+        Box::pin(async move {
+            let tcp = connecting.await?;
+            if overload.is_short_of_files(tcp.inner().as_raw_fd()) {
+                overload.shed(Short::Files);
+                return Err(NoFile.into());
+            }
+            Ok(tcp)
+        })
+    }
+}
