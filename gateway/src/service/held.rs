@@ -27,6 +27,11 @@ impl Held {
         Self { in_flight: Some(in_flight), status, lost }
     }
 
+    /// Whether it keeps a permit from others.
+    pub(super) fn has_permit(&self) -> bool {
+        self.lost.is_some()
+    }
+
     /// Ready when its permit may soon be given to others: it ends before.
     pub(super) fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.lost {

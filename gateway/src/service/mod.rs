@@ -182,11 +182,11 @@ async fn outgoing(exchange: &mut Exchange, pulse: &Arc<Pulse>) -> Result<Replay,
     }
 }
 
-/// Whether its messages go both ways at their own pace: what HTTP/2 alone can do, on both sides. A service that speaks no gRPC gets
-/// a body like any other, whatever its client calls it.
+/// Whether its messages go both ways at their own pace: what HTTP/2 alone can do, on both sides. A service of HTTP/1.1 gets a body
+/// like any other, whatever its client calls it.
 fn is_stream(exchange: &Exchange) -> bool {
     let is_call = exchange.head.version == Version::HTTP_2 && exchange.grpc.is_some_and(|call| !call.is_web());
-    is_call && leads_to(exchange, |protocol| matches!(protocol, Protocol::Grpc | Protocol::H2c | Protocol::H2))
+    is_call && leads_to(exchange, |protocol| protocol != Protocol::Http)
 }
 
 type Admitted = (Option<InFlight>, HeaderMap, Option<Arc<Touch>>);

@@ -25,8 +25,9 @@ use crate::body::BoxError;
 const PIECES: usize = 4;
 /// A client shows that it is there by taking one.
 const PIECE_BYTES: usize = 16 * 1024;
-/// A client that takes nothing for this long is gone, as on its socket: what its answer holds is given back.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// A client that takes nothing for this long is gone, as on its socket: its permit is for others. Of other limits nobody is
+/// kept waiting by it.
+pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 enum Piece {
@@ -48,14 +49,14 @@ pub(crate) struct OwnedRelay {
 }
 
 impl OwnedRelay {
-    /// `tasks` owns the task. It ends with its body, at the latest.
-    pub(super) fn spawn(relay: Relay, tasks: &TaskTracker) -> Self {
+    /// `tasks` owns the task. It ends with its body, at the latest. It ends early where the client takes nothing for so long.
+    pub(super) fn spawn(relay: Relay, taken_within: Option<Duration>, tasks: &TaskTracker) -> Self {
         let (left, is_over) = (relay.size_hint().exact(), relay.is_end_stream());
         let (tell, pieces) = mpsc::channel(PIECES + 1);
         // There is always a place for the end: nobody waits to tell it.
         let end = tell.clone().try_reserve_owned().ok();
         if !is_over {
-            tasks.spawn(run(relay, tell, end));
+            tasks.spawn(run(relay, taken_within, tell, end));
         }
         Self { pieces, left, is_over, is_cut: false }
     }
@@ -95,11 +96,11 @@ impl OwnedRelay {
     }
 }
 
-async fn run(mut relay: Relay, tell: Sender<Piece>, end: Option<OwnedPermit<Piece>>) {
+async fn run(mut relay: Relay, within: Option<Duration>, tell: Sender<Piece>, end: Option<OwnedPermit<Piece>>) {
     let ended = tokio::select! {
         biased;
         () = tell.closed() => return, // the client has left
-        ended = pass(&mut relay, &tell) => ended,
+        ended = pass(&mut relay, within, &tell) => ended,
     };
     drop(relay); // before the client can know, and come again
     if let Some(end) = end {
@@ -108,7 +109,7 @@ async fn run(mut relay: Relay, tell: Sender<Piece>, end: Option<OwnedPermit<Piec
 }
 
 /// Passes all of it on but how it ends.
-async fn pass(relay: &mut Relay, tell: &Sender<Piece>) -> Piece {
+async fn pass(relay: &mut Relay, taken_within: Option<Duration>, tell: &Sender<Piece>) -> Piece {
     loop {
         let mut frame = match poll_fn(|cx| relay.poll_frame(cx)).await {
             None => return Piece::End(None),
@@ -121,7 +122,7 @@ async fn pass(relay: &mut Relay, tell: &Sender<Piece>) -> Piece {
             if rest.is_none() && (frame.is_trailers() || relay.is_end_stream()) {
                 return Piece::End(Some(frame));
             }
-            let by = Instant::now() + TAKEN_WITHIN;
+            let by = taken_within.map(|within| Instant::now() + within);
             let place = tokio::select! {
                 biased;
                 place = tell.reserve() => place,
@@ -161,6 +162,14 @@ mod tests {
 
     /// An answer with this body, its upstream's end of the connection, and the tasks that it comes by.
     async fn answer(head: &str, body: &[u8]) -> (OwnedRelay, DuplexStream, TaskTracker) {
+        answer_to(head, body, Some(TAKEN_WITHIN)).await
+    }
+
+    async fn answer_to(
+        head: &str,
+        body: &[u8],
+        taken_within: Option<Duration>,
+    ) -> (OwnedRelay, DuplexStream, TaskTracker) {
         let (near, mut upstream) = duplex(PIPE);
         let tasks = TaskTracker::new();
         let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.expect("it asks nothing");
@@ -173,7 +182,7 @@ mod tests {
         });
         let answer = answer.expect("it is answered");
         let relay = Relay::new(UpstreamBody::new(answer.into_body(), None), LONG, None, false);
-        (OwnedRelay::spawn(relay, &tasks), upstream, tasks)
+        (OwnedRelay::spawn(relay, taken_within, &tasks), upstream, tasks)
     }
 
     async fn is_let_go(mut upstream: DuplexStream) {
@@ -215,6 +224,14 @@ mod tests {
             assert_eq!(relay.size_hint().exact(), Some((body.len() - taken) as u64));
         }
         assert_eq!(taken, body.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_keeps_nobody_waiting_may_pause() {
+        let body = vec![b'x'; PIPE / 2];
+        let (mut relay, _upstream, _tasks) = answer_to(&format!("content-length: {}", body.len()), &body, None).await;
+        sleep(LONG * 10).await;
+        assert_eq!(rest(&mut relay).await.expect("it is whole"), body.len());
     }
 
     #[tokio::test(start_paused = true)]

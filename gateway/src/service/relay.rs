@@ -13,7 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{Held, OwnedRelay};
+use super::{Held, OwnedRelay, owned::TAKEN_WITHIN};
 use crate::{
     body::{BoxError, Pulse},
     filters::admit::PERMIT_LOST,
@@ -57,7 +57,8 @@ impl Relay {
 
     /// An answer that holds something: a task of its own relays it.
     pub(super) fn holding(self, held: Held, tasks: &TaskTracker) -> OwnedRelay {
-        OwnedRelay::spawn(Self { held: Some(Box::new(held)), ..self }, tasks)
+        let taken_within = held.has_permit().then_some(TAKEN_WITHIN);
+        OwnedRelay::spawn(Self { held: Some(Box::new(held)), ..self }, taken_within, tasks)
     }
 
     /// The answer to a call, whose own messages beat `pulse`.
@@ -94,12 +95,13 @@ impl Relay {
     pub(super) fn poll_kept_waiting(
         &mut self,
         cx: &mut Context<'_>,
-        by: Instant,
+        by: Option<Instant>,
     ) -> Poll<Result<Frame<Bytes>, BoxError>> {
         if let Some(why) = self.must_end(cx) {
             return Poll::Ready(self.cut(why));
         }
-        ready!(self.timer.poll(cx, self.ends_by.map_or(by, |ends_by| ends_by.min(by))));
+        let Some(by) = self.ends_by.into_iter().chain(by).min() else { return Poll::Pending };
+        ready!(self.timer.poll(cx, by));
         let why = if self.is_over() { TOOK_LONG } else { "the client takes nothing" };
         Poll::Ready(self.cut(why))
     }

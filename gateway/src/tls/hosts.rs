@@ -1,11 +1,11 @@
 //! Which certificate is for which host, and which connections a host's requests may come by.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
-use tollgate_model::{Certificate, Certified, ConfigView, HostPattern, Name};
+use tollgate_model::{Certificate, Certified, ClientAuth, ConfigView, HostPattern, Name};
 use tracing::error;
 
 use super::{Secured, Served};
@@ -17,9 +17,15 @@ pub(crate) enum Host {
     /// It asks for clients' certificates, and its own can't be served here: nobody could be let in by its rules, and nobody is let
     /// in by others.
     Closed {
-        /// In clear text, too.
-        requires: bool,
+        asks: ClientAuth,
     },
+}
+
+impl Host {
+    /// Whether it is served by the very rules of one that is closed.
+    fn opens(&self, closed: &Self) -> bool {
+        matches!((self, closed), (Self::Served(served), Self::Closed { asks }) if served.client_auth.as_ref() == Some(asks))
+    }
 }
 
 /// The certificates of one configuration. Of two for one host the first by name is served.
@@ -56,7 +62,7 @@ impl Hosts {
 
     fn close(&mut self, certificate: &Certificate) {
         if let Some(asks) = &certificate.client_auth {
-            self.enter(&certificate.hosts, &Host::Closed { requires: asks.required });
+            self.enter(&certificate.hosts, &Host::Closed { asks: asks.clone() });
         }
     }
 
@@ -67,7 +73,11 @@ impl Hosts {
                 HostPattern::Suffix(suffix) => (&mut self.suffixes, suffix),
                 HostPattern::Any => continue, // not of certificates
             };
-            table.entry(key.clone()).or_insert_with(|| what.clone());
+            match table.entry(key.clone()) {
+                Entry::Vacant(entry) => drop(entry.insert(what.clone())),
+                Entry::Occupied(mut entry) if what.opens(entry.get()) => drop(entry.insert(what.clone())),
+                Entry::Occupied(_) => {}
+            }
         }
     }
 
@@ -103,7 +113,7 @@ fn serve(certified: &Certified) -> Result<Arc<Served>, rustls::Error> {
 /// that does not go without them is not had in clear text (RFC 9110 §7.4).
 pub(crate) fn admits(of_host: Option<&Host>, connection: Option<&Secured>) -> bool {
     let of_host = match of_host {
-        Some(Host::Closed { requires }) => return connection.is_none() && !requires,
+        Some(Host::Closed { asks }) => return connection.is_none() && !asks.required,
         Some(Host::Served(served)) => Some(served),
         None => None,
     };

@@ -3,6 +3,7 @@
 use std::{
     fmt, fs,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,6 +68,13 @@ metadata: {{name: {name}}}
 spec: {{hosts: [{hosts}], certificate: {pem}, key: {{value: {key}}}{more}}}
 "
     )
+}
+
+/// The same with its key in a file.
+fn of_file(name: &str, hosts: &str, issued: &Issued, key: &Path, more: &str) -> String {
+    let quoted = serde_json::to_string(&issued.key_pem).unwrap();
+    resource(name, hosts, issued, more)
+        .replace(&format!("{{value: {quoted}}}"), &format!("{{file: {}}}", key.display()))
 }
 
 fn asks(clients: &Authority, mode: &str) -> String {
@@ -364,11 +372,18 @@ async fn a_host_that_asks_for_certificates_is_not_had_by_a_connection_to_another
 async fn a_host_that_asks_for_certificates_is_closed_where_its_own_can_not_be_served() {
     let (_upstream, resources) = orders().await;
     let (authority, clients) = (Authority::new(), Authority::new());
-    let [a, b, c] = ["a.test", "b.test", "c.test"].map(|name| authority.issue(&[name]));
+    let [a, b, c, d] = ["a.test", "b.test", "c.test", "d.test"].map(|name| authority.issue(&[name]));
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("d.key");
+    fs::write(&key, &d.key_pem).unwrap();
+    fs::write(dir.path().join("a.key"), &a.key_pem).unwrap();
     let resources = resources
         + &resource("a", "a.test", &a, &asks(&clients, "required"))
         + &resource("b", "b.test", &b, &asks(&clients, "optional"))
-        + &resource("c", "c.test", &c, "");
+        + &resource("c", "c.test", &c, "")
+        + &resource("d", "d.test", &d, &asks(&clients, "required"))
+        + &of_file("d-next", "d.test", &d, &key, &asks(&clients, "required"))
+        + &of_file("a-open", "a.test", &a, &dir.path().join("a.key"), "");
     let cluster = Cluster::start(&resources).await;
     let nobody = client(&authority, None);
     let mut open = dial(cluster.tls, &nobody, "c.test").await.unwrap();
@@ -377,6 +392,10 @@ async fn a_host_that_asks_for_certificates_is_closed_where_its_own_can_not_be_se
     for name in ["a.test", "b.test", "c.test"] {
         assert!(dial(cluster.tls, &nobody, name).await.is_err(), "{name}");
     }
+    // One under the very same rules can stand in.
+    let alice = client(&authority, Some(&clients.client("alice", "x:a")));
+    assert_eq!(ask(cluster.tls, &alice, "d.test", "d.test", "").await.unwrap().status, 200);
+    assert!(ask(cluster.tls, &nobody, "d.test", "d.test", "").await.is_err());
     assert!(next(&mut open, head("c.test", "/", "")).await.contains(" 200 "), "what is open lives on");
     let misdirected = last(&mut open, head("a.test", "/", "")).await.unwrap();
     assert_eq!((misdirected.status, misdirected.header("connection")), (421, Some("close")), "{}", misdirected.raw);
