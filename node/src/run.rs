@@ -88,7 +88,8 @@ async fn serve(config: NodeConfig) -> anyhow::Result<ExitCode> {
     let gateway = node.gateway.clone();
     let left = tokio::select! {
         () = lifecycle::stop(node, drain, why) => Left::Clean,
-        () = signals.stop() => Left::Cut { requests: gateway.in_flight() },
+        // Counted before the node is let go of, which ends them.
+        requests = async { signals.stop().await; gateway.in_flight() } => Left::Cut { requests },
     };
     left.log(id);
     if let Some(removed) = ended? {
