@@ -1,5 +1,7 @@
 //! One exchange: from a request's head to its answer, by one configuration.
 
+mod refuse;
+
 use std::{
     net::IpAddr,
     sync::{Arc, atomic::Ordering},
@@ -11,7 +13,7 @@ use http_body::Body as _;
 use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tollgate_llm::{AiRequest, Dialect, Operation, code};
+use tollgate_llm::{AiRequest, Dialect, Operation};
 use tollgate_model::{Backend, BillingMode, Caller, Currency, RouteAction, Sent, Subject, Traffic};
 
 use crate::{
@@ -22,14 +24,13 @@ use crate::{
     filters::{self, admit::Knows, cors, rewrite::Rewritten},
     gateway::Shared,
     grpc, headers,
-    listener::{Connection, MAX_HEAD_BYTES, Malformed},
+    listener::{Connection, Malformed},
     normalize::{self, Target},
     overload::{Room, Short},
     record::Record,
     request_id::X_REQUEST_ID,
     routing::{Asker, Facts, Found, Model, Plan},
     service,
-    tls::{self, Host},
     websocket::{Handshake, Wish},
 };
 
@@ -344,20 +345,12 @@ async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejec
 
 /// Who is not let in, and preflights, which come without credentials.
 fn before_authentication(exchange: &Exchange, traffic: &Traffic) -> Result<Option<Response<ResponseBody>>, Rejection> {
-    if !lets_in(traffic, exchange.client_address()) {
-        return Err(not_for_this_address());
+    if !refuse::lets_in(traffic, exchange.client_address()) {
+        return Err(refuse::not_for_this_address());
     }
     let preflight = traffic.cors.as_ref().filter(|_| cors::asked_method(&exchange.head).is_some());
     let no_content = StatusCode::NO_CONTENT.as_u16();
     Ok(preflight.map(|cors| fixed(no_content, Bytes::new(), cors::preflight(cors, &exchange.head.headers))))
-}
-
-fn lets_in(traffic: &Traffic, address: IpAddr) -> bool {
-    traffic.ips.as_ref().is_none_or(|ips| ips.allows(address))
-}
-
-fn not_for_this_address() -> Rejection {
-    Rejection::new(403, code::ACCESS_DENIED, "This route is not for this address.")
 }
 
 fn facts<'a>(head: &'a request::Parts, target: &'a Target, model: Model<'a>) -> Facts<'a> {
@@ -386,7 +379,7 @@ fn route(
     head: &mut request::Parts,
     connection: &Connection,
 ) -> Result<Routed, Rejection> {
-    refuse_oversize(head)?;
+    refuse::oversize(head)?;
     // HTTP/1's framing was checked on the raw head. h2 takes equal lengths for one.
     if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Malformed::TwoLengths.into());
@@ -398,7 +391,7 @@ fn route(
         head.method = Method::GET; // in whose place it stands (RFC 8441 §5)
     }
     let target = Target::read(head, &connection.scheme())?;
-    refuse_misdirected(shared, compiled, target.host.name(), connection)?;
+    refuse::misdirected(shared, compiled, target.host.name(), connection)?;
     normalize::join_cookies(&mut head.headers);
     let facts = facts(head, &target, Model::Unread);
     let found = preflighted(compiled, head, facts).unwrap_or_else(|| compiled.table.find(&facts));
@@ -421,7 +414,7 @@ fn preflighted<'a>(compiled: &'a Compiled, head: &request::Parts, facts: Facts<'
 
 /// What every route refuses; then the model, where it decides on the route.
 async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), Rejection> {
-    if let Err(rejection) = refuse_trace(&exchange.head).and_then(|()| refuse_upgrade(exchange)) {
+    if let Err(rejection) = refuse::trace(&exchange.head).and_then(|()| refuse::upgrade(exchange)) {
         exchange.answers_early();
         return Err(rejection);
     }
@@ -433,7 +426,7 @@ async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), 
 async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
     if !some_route_lets_in(exchange) {
         exchange.record.route = Some(exchange.plan.route.name.clone());
-        return Err(not_for_this_address());
+        return Err(refuse::not_for_this_address());
     }
     let RequestBody::Unread(body) = exchange.body.take() else { return Ok(()) };
     let (method, path) = (&exchange.head.method, &exchange.target.path);
@@ -468,7 +461,7 @@ fn some_route_lets_in(exchange: &Exchange) -> bool {
             Found::NeedsModel(plan, _) => (plan, false),
             Found::Nothing => return false,
         };
-        if plan.route.traffic.as_deref().is_none_or(|traffic| lets_in(traffic, address)) {
+        if plan.route.traffic.as_deref().is_none_or(|traffic| refuse::lets_in(traffic, address)) {
             return true;
         }
         if is_last {
@@ -490,56 +483,6 @@ pub(crate) async fn read_ai(
     let operation = Operation::from_path(method.as_str(), path).filter(|operation| operation.has_body());
     let ai = operation.map(|operation| AiRequest::parse(operation, body.clone())).transpose()?;
     Ok((body, ai))
-}
-
-/// HTTP/1's heads are measured as they arrive; HTTP/2's here, as RFC 9113 §6.5.2 counts.
-fn refuse_oversize(head: &request::Parts) -> Result<(), Rejection> {
-    let size = |(name, value): (&header::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
-    let total: usize = head.headers.iter().map(size).sum();
-    if head.version == Version::HTTP_2 && total > MAX_HEAD_BYTES {
-        return Err(Rejection::new(431, code::REQUEST_TOO_LARGE, "The request's headers are too large."));
-    }
-    Ok(())
-}
-
-/// A host that asks for clients' certificates is had only by connections that were made to it.
-fn refuse_misdirected(
-    shared: &Shared,
-    compiled: &Compiled,
-    host: &str,
-    connection: &Connection,
-) -> Result<(), Rejection> {
-    let secured = connection.secured.as_ref();
-    let of_host = compiled.certificates.find(host).cloned();
-    let of_node =
-        || shared.config.certificate.as_ref().filter(|_| secured.is_some()).map(|it| Host::Served(it.served()));
-    if tls::admits(of_host.or_else(of_node).as_ref(), secured) { Ok(()) } else { Err(Rejection::misdirected()) }
-}
-
-/// TRACE echoes what it is sent: an upstream's echo would show what is added on the way, and to scripts what they must
-/// not read (RFC 9110 §9.3.8).
-fn refuse_trace(head: &request::Parts) -> Result<(), Rejection> {
-    if head.method != Method::TRACE {
-        return Ok(());
-    }
-    let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-    let refused = Rejection::new(405, code::INVALID_REQUEST, "The method TRACE is not allowed here.");
-    Err(refused.with_header(header::ALLOW, allowed))
-}
-
-/// The one upgrade is to a WebSocket of a service.
-fn refuse_upgrade(exchange: &Exchange) -> Result<(), Rejection> {
-    let route = &exchange.plan.route;
-    let to_service = matches!(route.action, RouteAction::Forward { .. }) && !route.is_ai();
-    match Wish::of(&exchange.head) {
-        Wish::Nothing => Ok(()),
-        Wish::WebSocket if to_service => Ok(()),
-        Wish::WebSocket if route.is_ai() => {
-            Err(Rejection::not_supported("WebSockets to models, such as of the realtime API, are not supported yet."))
-        }
-        Wish::WebSocket => Err(Rejection::not_supported("This route answers by itself, and has no WebSocket.")),
-        Wish::Other => Err(Rejection::not_supported("Upgrades to other protocols than WebSocket are not supported.")),
-    }
 }
 
 fn fixed(status: u16, body: Bytes, headers: HeaderMap) -> Response<ResponseBody> {

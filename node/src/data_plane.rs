@@ -95,29 +95,11 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-
-    const TOML: &str = r#"
-[node]
-id = 1
-zone = "az-a"
-data_dir = "data"
-[http]
-listen = "127.0.0.1:8080"
-[admin]
-listen = "127.0.0.1:9000"
-[peer]
-listen = "127.0.0.1:7000"
-[peer.tls]
-ca = "ca.pem"
-cert = "node.pem"
-key = "node.key"
-[cluster]
-bootstrap = ["1@127.0.0.1:7000"]
-"#;
+    use crate::config::tests::GOOD;
 
     fn config(env: &[(&str, &str)]) -> NodeConfig {
         let env = env.iter().map(|(key, value)| (key.into(), value.into()));
-        NodeConfig::parse(TOML, Path::new("/"), env, false).unwrap()
+        NodeConfig::parse(GOOD, Path::new("/"), env, false).unwrap()
     }
 
     #[test]

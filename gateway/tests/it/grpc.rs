@@ -5,8 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, pin::Pin, time::Duration};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, uri::PathAndQuery};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::body::Incoming;
 use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -17,7 +16,12 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::{cluster::Cluster, http2::connect};
+use crate::{
+    cluster::Cluster,
+    http2::{self, connect},
+    pki::Authority,
+    tls,
+};
 
 type Answers = Pin<Box<dyn Stream<Item = Result<String, Status>> + Send>>;
 type Served = Pin<Box<dyn Future<Output = Result<tonic::Response<Answers>, Status>> + Send>>;
@@ -66,18 +70,7 @@ async fn serve(request: Request<Incoming>) -> Result<Response<tonic::body::Body>
 }
 
 pub(crate) async fn server() -> (SocketAddr, AbortOnDropHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let tasks = TaskTracker::new();
-    let connections = tasks.clone();
-    let accepting = tasks.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let serving =
-                http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(serve));
-            connections.spawn(async move { drop(serving.await) });
-        }
-    });
-    (address, AbortOnDropHandle::new(accepting))
+    http2::served(serve, None).await
 }
 
 /// A route for the server's methods, with more of its spec.
@@ -158,9 +151,8 @@ async fn raw(cluster: &Cluster, method: &str, headers: &[(&str, &str)], message:
         .header("te", "trailers");
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let answer = sender.send_request(request.body(Full::from(framed(message))).unwrap()).await.unwrap();
-    TaskTracker::new().spawn(driving); // until the answer's end
     TaskTracker::new().spawn(async move {
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        drop(driving.await); // until the answer's end
         drop(sender);
     });
     answer
@@ -215,20 +207,20 @@ async fn routes_bound_calls_too_but_not_those_that_one_side_keeps_alive() {
     let (address, _server) = server().await;
     let cluster = Cluster::start(&resources(address, ", timeouts: {request: 400ms}")).await;
     assert_eq!(refused(&raw(&cluster, "Hang", &[], b"").await), "14");
-    cluster.apply(&resources(address, ", timeouts: {idle: 600ms}, bodyLimit: 10B"));
+    cluster.apply(&resources(address, ", timeouts: {idle: 2s}, bodyLimit: 10B"));
     let silent = raw(&cluster, "Silent", &[], b"").await.into_body().collect().await.unwrap();
     assert_eq!(status(silent.trailers().unwrap()), "14");
     let mut client = client(&cluster).await;
     let (say, said) = mpsc::channel(1);
     let talk = TaskTracker::new().spawn(async move {
-        for n in 0..8 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        for n in 0..10 {
+            tokio::time::sleep(Duration::from_millis(250)).await;
             say.send(format!("no. {n}")).await.unwrap();
         }
     });
     let asked = tonic::Request::new(ReceiverStream::new(said));
     let counted = client.client_streaming(asked, path("Count"), codec()).await.unwrap();
-    assert_eq!(counted.into_inner(), "8", "more than a body may be long, and longer than the answer may be silent");
+    assert_eq!(counted.into_inner(), "10", "more than a body may be long, and longer than the answer may be silent");
     talk.await.unwrap();
     // Each of its messages is bounded.
     let large = client.ready().await;
@@ -293,4 +285,19 @@ async fn refusals_are_told_as_grpc_tells_them() {
     let failed = raw(&cluster, "Echo", &[], b"").await;
     assert_eq!(refused(&failed), "14");
     assert_eq!(failed.headers()["grpc-message"], "The upstream can't be reached.");
+}
+
+/// A service of HTTP/2 over TLS has calls like one in clear text: they are no bodies that are measured as a whole.
+#[tokio::test]
+async fn calls_of_a_service_over_tls_are_streams_too() {
+    let authority = Authority::new();
+    let mut config = tls::server(&authority, "127.0.0.1");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (address, _server) = http2::served(serve, Some(config)).await;
+    let ca = serde_json::to_string(&authority.pem()).unwrap();
+    let over_tls = format!("protocol: https, tls: {{ca: {ca}}},");
+    let cluster = Cluster::start(&resources(address, ", bodyLimit: 10B").replace("protocol: grpc,", &over_tls)).await;
+    let messages = tokio_stream::iter((0..10).map(|n| format!("no. {n}")));
+    let counted = client(&cluster).await.client_streaming(tonic::Request::new(messages), path("Count"), codec()).await;
+    assert_eq!(counted.unwrap().into_inner(), "10");
 }

@@ -1,19 +1,17 @@
 //! A service that speaks HTTP/2 in clear text, and trailers from end to end.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use hyper::body::Incoming;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     clients::{get, raw},
     cluster::Cluster,
-    http2::connect,
+    http2::{self, connect},
     https::orders,
 };
 
@@ -36,23 +34,8 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> 
     Ok(Response::builder().header("trailer", "x-got").body(answer).unwrap())
 }
 
-async fn upstream() -> (SocketAddr, AbortOnDropHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let tasks = TaskTracker::new();
-    let connections = tasks.clone();
-    let accepting = tasks.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let serving =
-                http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(echo));
-            connections.spawn(async move { drop(serving.await) });
-        }
-    });
-    (address, AbortOnDropHandle::new(accepting))
-}
-
 async fn start() -> (Cluster, AbortOnDropHandle<()>) {
-    let (address, upstream) = upstream().await;
+    let (address, upstream) = http2::served(echo, None).await;
     let resources = format!(
         "
 kind: Service

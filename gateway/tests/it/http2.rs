@@ -1,16 +1,24 @@
 //! HTTP/2 with prior knowledge, on the same port: hyper's client, and raw frames for floods.
 
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{SendRequest, handshake},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::{Duration, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
@@ -29,6 +37,36 @@ where
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let driving = TaskTracker::new().spawn(async move { drop(connection.await) });
     (sender, AbortOnDropHandle::new(driving))
+}
+
+/// An upstream of HTTP/2, over TLS where it has what that needs.
+pub(crate) async fn served<S, B, F>(service: S, tls: Option<ServerConfig>) -> (SocketAddr, AbortOnDropHandle<()>)
+where
+    S: Fn(Request<Incoming>) -> F + Copy + Send + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tasks, http) = (TaskTracker::new(), hyper::server::conn::http2::Builder::new(TokioExecutor::new()));
+    let connections = tasks.clone();
+    let accepting = tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (http, tls) = (http.clone(), tls.clone());
+            connections.spawn(async move {
+                match tls {
+                    None => drop(http.serve_connection(TokioIo::new(stream), service_fn(service)).await),
+                    Some(tls) => {
+                        let stream = tls.accept(stream).await?;
+                        drop(http.serve_connection(TokioIo::new(stream), service_fn(service)).await);
+                    }
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    (address, AbortOnDropHandle::new(accepting))
 }
 
 fn get(uri: &str) -> http::request::Builder {

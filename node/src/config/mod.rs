@@ -276,4 +276,4 @@ impl NodeConfig {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
