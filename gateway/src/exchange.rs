@@ -55,7 +55,7 @@ pub(crate) struct Exchange {
     /// Whether who calls was found out, if only that it is nobody in particular.
     identified: bool,
     /// Taken out of the headers; kept only where some limit asks for them.
-    credentials: Option<Box<HeaderMap>>,
+    pub(crate) credentials: Option<Box<HeaderMap>>,
     /// Where it is a call of gRPC.
     pub(crate) grpc: Option<grpc::Call>,
     /// Such a call came by gRPC-Web, and goes on as gRPC.
@@ -81,6 +81,9 @@ impl RequestBody {
 
 impl Exchange {
     fn authenticate(&mut self) -> Result<Option<Caller>, Rejection> {
+        if self.plan.route.is_ai() && ai::realtime::is_asked_for(&self.head, &self.target.path) {
+            ai::realtime::take_key(&mut self.head.headers);
+        }
         if self.compiled.view.limits_by_credential() {
             let headers = &self.head.headers;
             self.credentials.get_or_insert_with(|| Box::new(filters::credentials(headers)));
@@ -196,7 +199,7 @@ impl Exchange {
         }
     }
 
-    fn client_address(&self) -> IpAddr {
+    pub(crate) fn client_address(&self) -> IpAddr {
         let (config, connection) = (&self.shared.config, self.record.connection());
         let trusts = |address| connection.is_known && config.trusts(address);
         headers::client_address(&self.head.headers, connection.peer.ip(), trusts)
@@ -428,6 +431,11 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
         exchange.record.route = Some(exchange.plan.route.name.clone());
         return Err(refuse::not_for_this_address());
     }
+    if ai::realtime::is_asked_for(&exchange.head, &exchange.target.path) {
+        // What follows its head is no body.
+        let model = ai::realtime::model(exchange.target.query.as_deref());
+        return found_by_model(exchange, model.as_deref());
+    }
     let RequestBody::Unread(body) = exchange.body.take() else { return Ok(()) };
     let (method, path) = (&exchange.head.method, &exchange.target.path);
     let room = exchange.room.insert(exchange.shared.overload.room());
@@ -439,6 +447,12 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
         }
     };
     let model = ai.as_ref().map(AiRequest::model).or_else(|| Operation::model_in_path(path));
+    let model = model.map(str::to_owned);
+    exchange.body = RequestBody::Read(body, ai);
+    found_by_model(exchange, model.as_deref())
+}
+
+fn found_by_model(exchange: &mut Exchange, model: Option<&str>) -> Result<(), Rejection> {
     let found = exchange.compiled.table.find(&facts(&exchange.head, &exchange.target, Model::Read(model)));
     let (plan, matched) = match (found, model) {
         (Found::Route(plan, matched), _) => (Arc::clone(plan), matched),
@@ -447,7 +461,6 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
         (_, None) => (Arc::clone(&exchange.plan), exchange.matched),
     };
     (exchange.plan, exchange.matched) = (plan, matched);
-    exchange.body = RequestBody::Read(body, ai);
     Ok(())
 }
 

@@ -227,6 +227,12 @@ impl Translator {
     }
 }
 
+/// Whether this is the path of OpenAI's realtime API, whose requests ask for a WebSocket.
+#[must_use]
+pub fn is_realtime(path: &str) -> bool {
+    api_tail(path) == "/realtime"
+}
+
 /// What follows the version in a path.
 fn api_tail(path: &str) -> &str {
     let tail = path.find("/v1/").map_or(path, |at| &path[at + 3..]);

@@ -27,7 +27,7 @@ mod tokens;
 mod usage;
 
 pub use answer::{Answer, AnswerError, translate_answer};
-pub use dialect::{Dialect, Operation};
+pub use dialect::{Dialect, Operation, is_realtime};
 pub use emit::Emit;
 pub use error::{ApiError, RequestError, code};
 pub use models::{model_answer, models_answer};

@@ -69,7 +69,7 @@ pub(crate) async fn answer(connection: &mut Connection, request: &Request, share
     }
 }
 
-fn blank(request: &Request) -> Record {
+pub(crate) fn blank(request: &Request) -> Record {
     Record {
         sequence: 0,
         request_id: request.header("x-request-id").map(str::to_owned),
@@ -87,7 +87,7 @@ fn blank(request: &Request) -> Record {
     }
 }
 
-fn authorised(request: &Request, shared: &Shared) -> Result<(), (u16, String)> {
+pub(crate) fn authorised(request: &Request, shared: &Shared) -> Result<(), (u16, String)> {
     let Some(key) = &shared.options.api_key else { return Ok(()) };
     let bearer = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let given = [bearer, request.header("x-api-key"), request.header("x-goog-api-key"), request.query("key")];

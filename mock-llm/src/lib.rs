@@ -13,6 +13,10 @@
 //!   and whatever the knob `overrun` adds. The answer's text has exactly as many words, each of them one token in OpenAI's
 //!   vocabularies too.
 //!
+//! # Realtime sessions
+//! `GET /v1/realtime` is a WebSocket in the words of OpenAI's API; each response is a request to the witness. Its usage rule stands in
+//! `realtime/mod.rs`.
+//!
 //! # Knobs
 //! See [`Knobs`]: set for the whole server, for one model by its name (`mock-1-cut`, `mock-1+delay=2s+output=500`), for one
 //! request by a header (`x-mock-delay: 2s`), or while it runs (`POST /__mock/knobs {"status": "503"}`).
@@ -37,6 +41,7 @@ mod http;
 mod knobs;
 mod options;
 mod plan;
+mod realtime;
 mod server;
 mod text;
 mod witness;

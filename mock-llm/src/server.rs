@@ -16,6 +16,7 @@ use crate::{
     http::{Connection, Gone},
     knobs::Knobs,
     options::Options,
+    realtime,
     witness::Witness,
 };
 
@@ -86,6 +87,10 @@ async fn serve_connection(mut connection: Connection, shared: Arc<Shared>) {
                 return connection.close().await;
             }
         };
+        if realtime::is_asked_for(&request) {
+            let _ = realtime::serve(connection, &request, &shared).await; // whoever left has left
+            return;
+        }
         let answered = if request.path().starts_with("/__mock/") {
             control::answer(&mut connection, &request, &shared).await.map(|()| Next::Request)
         } else {

@@ -32,6 +32,7 @@ mod periods;
 mod prices;
 mod proof;
 mod race;
+mod realtime;
 mod reconcile;
 mod sdk;
 mod secrets;

@@ -271,7 +271,7 @@ impl Asking<'_> {
 }
 
 /// The backend whose turn it is, then all fallbacks.
-fn candidates(exchange: &mut Exchange) -> Result<Vec<Candidate>, Rejection> {
+pub(super) fn candidates(exchange: &mut Exchange) -> Result<Vec<Candidate>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
     let Backend { upstream, model, .. } = exchange.select(&plan).ok_or_else(Rejection::no_healthy_upstream)?;
     let first = Candidate { upstream: upstream.clone(), model: model.clone(), fallback: None };

@@ -12,6 +12,7 @@ mod models;
 mod pace;
 mod provider;
 mod quiet;
+pub(crate) mod realtime;
 mod settle;
 mod stream;
 
@@ -26,6 +27,7 @@ use crate::{
 };
 pub(crate) use models::ModelLists;
 pub(crate) use pace::Paces;
+pub(crate) use realtime::Realtime;
 pub(crate) use stream::AiStream;
 
 /// The bound on output that the provider was sent in place of the caller's own, or of none.
@@ -33,6 +35,9 @@ static X_TOLLGATE_MAX_TOKENS: HeaderName = HeaderName::from_static("x-tollgate-m
 
 /// Serves one request of an AI route.
 pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejection> {
+    if realtime::is_asked_for(&exchange.head, &exchange.target.path) {
+        return Box::pin(realtime::open(exchange)).await;
+    }
     let (method, path) = (&exchange.head.method, &exchange.target.path);
     match Operation::from_path(method.as_str(), path) {
         None => Err(unserved(method, path)),

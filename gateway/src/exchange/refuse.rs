@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderValue, Method, Version, header, request};
-use tollgate_llm::code;
+use tollgate_llm::{code, is_realtime};
 use tollgate_model::{RouteAction, Traffic};
 
 use super::Exchange;
@@ -51,15 +51,16 @@ pub(super) fn trace(head: &request::Parts) -> Result<(), Rejection> {
     Err(refused.with_header(header::ALLOW, allowed))
 }
 
-/// The one upgrade is to a WebSocket of a service.
+/// The one upgrade is to a WebSocket: of a service, or of the realtime API.
 pub(super) fn upgrade(exchange: &Exchange) -> Result<(), Rejection> {
     let route = &exchange.plan.route;
     let to_service = matches!(route.action, RouteAction::Forward { .. }) && !route.is_ai();
     match Wish::of(&exchange.head) {
         Wish::Nothing => Ok(()),
         Wish::WebSocket if to_service => Ok(()),
+        Wish::WebSocket if route.is_ai() && is_realtime(&exchange.target.path) => Ok(()),
         Wish::WebSocket if route.is_ai() => {
-            Err(Rejection::not_supported("WebSockets to models, such as of the realtime API, are not supported yet."))
+            Err(Rejection::not_supported("Of the AI APIs, only `/v1/realtime` has a WebSocket here."))
         }
         Wish::WebSocket => Err(Rejection::not_supported("This route answers by itself, and has no WebSocket.")),
         Wish::Other => Err(Rejection::not_supported("Upgrades to other protocols than WebSocket are not supported.")),

@@ -22,7 +22,7 @@ const PIECES: usize = 16;
 
 /// One of the two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Client,
     Upstream,
 }
@@ -39,10 +39,10 @@ pub(super) enum Ended {
 
 /// How long it may last.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// With nothing going either way.
-    pub(super) idle: Duration,
-    pub(super) ends_by: Option<Instant>,
+    pub(crate) idle: Duration,
+    pub(crate) ends_by: Option<Instant>,
 }
 
 /// Relays until both sides have ended, one is lost, or it has been too long. `moved` is told how many bytes each side was

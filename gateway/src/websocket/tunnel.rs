@@ -18,6 +18,7 @@ use tollgate_quota::{InFlight, Touch};
 
 use super::relay::{Ended, Patience, Side, relay};
 use crate::{
+    ai::Realtime,
     filters::admit::permit_lost,
     metrics::{Metrics, RECEIVED, SENT},
     record::{End, Record},
@@ -36,6 +37,8 @@ pub(crate) struct Tunnel {
     pub(crate) permit: Option<Arc<Touch>>,
     /// Keeps its endpoint busy.
     pub(crate) endpoint: UpstreamBody,
+    /// Where its messages are looked at.
+    pub(crate) realtime: Option<Box<Realtime>>,
 }
 
 impl fmt::Debug for Tunnel {
@@ -47,18 +50,23 @@ impl fmt::Debug for Tunnel {
 impl Tunnel {
     /// Relays until both sides are done, one is lost, it was silent for too long, or it is `cut`.
     pub(crate) async fn run(self, mut record: Box<Record>, cut: CancellationToken) {
-        let Self { client, upstream, idle, ends_by, in_flight, permit, endpoint } = self;
+        let Self { client, upstream, idle, ends_by, in_flight, permit, endpoint, realtime } = self;
         let traffic = Traffic::new(record.metrics(), record.route.as_deref().unwrap_or_default());
+        let tells_itself = realtime.is_some();
         let both = async {
             // Both are there as soon as the answer is out.
             let sockets = async { tokio::try_join!(client, upstream) };
             let Ok(Ok((client, upstream))) = timeout(idle, sockets).await else { return End::Open };
             let (client, upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            end(relay(client, upstream, Patience { idle, ends_by }, |to, bytes| traffic.moved(to, bytes)).await)
+            let (patience, moved) = (Patience { idle, ends_by }, |to, bytes| traffic.moved(to, bytes));
+            match realtime {
+                Some(realtime) => realtime.run(client, upstream, patience, &moved, &cut).await,
+                None => end(relay(client, upstream, patience, moved).await),
+            }
         };
         let ended = tokio::select! {
             biased;
-            () = cut.cancelled() => End::Cut,
+            () = cut.cancelled(), if !tells_itself => End::Cut,
             () = permit_lost(permit.as_deref()) => End::Cut,
             ended = both => ended,
         };

@@ -163,7 +163,7 @@ async fn what_no_route_serves_says_how_its_limits_stand() {
     cluster.settled(1).await;
     let alice = "authorization: Bearer sk-alice\r\n";
     let upgrade = format!("connection: upgrade\r\nupgrade: websocket\r\n{alice}");
-    let refused = get(cluster.address, "/v1/realtime", &upgrade).await;
+    let refused = get(cluster.address, "/v1/responses", &upgrade).await;
     assert_eq!((refused.status, refused.code().as_str()), (501, "not_supported"), "{}", refused.raw);
     says_how_it_stands(&refused, 19, 988);
     let trace = format!("TRACE /v1/models HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{alice}\r\n");

@@ -42,6 +42,11 @@ impl Connection {
         Ok(Connection { socket, input: Vec::new() })
     }
 
+    /// What is left of it once it is switched to another protocol, with what was read ahead.
+    pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.socket, self.input)
+    }
+
     /// The next request. `Ok(None)` when the client closed between two of them.
     pub(crate) async fn read_request(&mut self) -> Result<Option<Request>, Gone> {
         let end = loop {
