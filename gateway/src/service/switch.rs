@@ -54,6 +54,7 @@ pub(super) fn switched(
     *response.headers_mut() = head.headers;
     let ends_by = timeouts.stream.map(|whole| exchange.record.started() + whole);
     let idle = timeouts.idle;
-    exchange.record.tunnel = Some(Box::new(Tunnel { client, upstream, idle, ends_by, in_flight, permit, endpoint, realtime: None }));
+    exchange.record.tunnel =
+        Some(Box::new(Tunnel { client, upstream, idle, ends_by, in_flight, permit, endpoint, realtime: None }));
     Ok(response)
 }

@@ -200,8 +200,7 @@ impl Client {
             param: None,
         })?;
         let id = raw.event_id.as_deref().map(str::to_owned);
-        let refused =
-            |param: &'static str, message: String| Refusal { id: id.clone(), message, param: Some(param) };
+        let refused = |param: &'static str, message: String| Refusal { id: id.clone(), message, param: Some(param) };
         let settings = raw.session.as_ref().or(raw.response.as_ref());
         if let Some((param, message)) = settings.and_then(RawSession::refused) {
             return Err(refused(param, message.to_owned()));
@@ -235,18 +234,28 @@ impl Client {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Server {
     /// `session.created`, `session.updated`.
-    Session { is_update: bool, facts: Facts },
+    Session {
+        is_update: bool,
+        facts: Facts,
+    },
     /// `response.created`.
     Began(Response),
     /// `response.done`.
     Done(Response),
     /// Output of a response: so many tokens, probably.
-    Wrote { response: String, text_bytes: u64, audio_bytes: u64 },
+    Wrote {
+        response: String,
+        text_bytes: u64,
+        audio_bytes: u64,
+    },
     /// Something was added to the conversation.
     Added,
     /// A turn has come to its end: a response may follow.
     TurnEnded,
-    Error { event: Option<String>, is_busy: bool },
+    Error {
+        event: Option<String>,
+        is_busy: bool,
+    },
     Other,
 }
 
@@ -405,7 +414,10 @@ mod tests {
         for (text, kind) in [
             (r#"{"type":"response.create"}"#, bound(None, None)),
             (r#"{"type":"response.create","response":{"max_output_tokens":7}}"#, bound(Some(Bound::Tokens(7)), None)),
-            (r#"{"\u0074ype":"response.create","response":{"max_output_tokens":null}}"#, bound(Some(Bound::Model), None)),
+            (
+                r#"{"\u0074ype":"response.create","response":{"max_output_tokens":null}}"#,
+                bound(Some(Bound::Model), None),
+            ),
             (
                 r#"{"type":"response.create","response":{"max_response_output_tokens":"inf"}}"#,
                 bound(None, Some(Bound::Model)),
@@ -448,11 +460,11 @@ mod tests {
 
     #[test]
     fn a_response_tells_what_it_used_or_does_not() {
-        let done = |response: &str| {
-            match Server::read(format!(r#"{{"type":"response.done","response":{response}}}"#).as_bytes()) {
-                Ok(Server::Done(response)) => response,
-                other => panic!("{other:?}"),
-            }
+        let done = |response: &str| match Server::read(
+            format!(r#"{{"type":"response.done","response":{response}}}"#).as_bytes(),
+        ) {
+            Ok(Server::Done(response)) => response,
+            other => panic!("{other:?}"),
         };
         let told = done(
             r#"{"id":"r","status":"completed","conversation_id":"c","usage":{"total_tokens":9,"input_tokens":5,

@@ -128,7 +128,8 @@ impl Whose {
         let pricing = self.pricing(&compiled, &attribution);
         self.is_priced(&pricing)?;
         let need = Need::priced(want.input, want.output, &pricing);
-        let (deadline, left) = (Instant::now() + DECIDED_WITHIN, self.ends_by.saturating_duration_since(Instant::now()));
+        let (deadline, left) =
+            (Instant::now() + DECIDED_WITHIN, self.ends_by.saturating_duration_since(Instant::now()));
         let terms =
             Terms { at_least: Durability::Journal, hold_for: left + HOLD_SLACK, deadline, whose: Some(&attribution) };
         let admission = admit::admit(&self.shared, &compiled.view, self.subject(), need, terms).await?;

@@ -9,7 +9,10 @@ use tollgate_llm::{Dialect, code};
 use tollgate_model::{Failure, RouteAction, UpstreamRef};
 
 use super::{
-    super::{admit::{self, Candidate}, provider},
+    super::{
+        admit::{self, Candidate},
+        provider,
+    },
     encoded,
     hold::Whose,
     parameters,
@@ -125,8 +128,7 @@ async fn send(
     served: &str,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let draw = retry::draw(exchange, &provider.endpoints);
-    let taken =
-        provider.endpoints.take(&draw, &mut Tried::default()).map_err(|NotTaken| Failed::not_there())?;
+    let taken = provider.endpoints.take(&draw, &mut Tried::default()).map_err(|NotTaken| Failed::not_there())?;
     let key = provider.keys.take(&mut Tried::default());
     let wire = provider.wire.of_upgrades().ok_or_else(|| {
         Failed::for_good(Rejection::not_supported("This provider is spoken to by HTTP/2, which has no such upgrade."))
@@ -153,7 +155,11 @@ async fn send(
         }
     };
     let status = answer.status();
-    if status.is_server_error() { taken.has_failed() } else { taken.is_fine() }
+    if status.is_server_error() {
+        taken.has_failed()
+    } else {
+        taken.is_fine()
+    }
     if status == StatusCode::SWITCHING_PROTOCOLS
         && handshake.is_met(answer.headers())
         && !answer.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS)

@@ -81,7 +81,12 @@ struct Half {
 
 impl Half {
     fn new(from_client: bool, max_bytes: usize) -> Self {
-        Self { reader: Reader::new(from_client, max_bytes), out: BytesMut::new(), is_unflushed: false, has_closed: false }
+        Self {
+            reader: Reader::new(from_client, max_bytes),
+            out: BytesMut::new(),
+            is_unflushed: false,
+            has_closed: false,
+        }
     }
 
     fn has_words(&self) -> bool {

@@ -58,7 +58,12 @@ pub(super) enum Effect {
     /// So much output of it has gone by, probably, and all of its input is this.
     Wrote(HoldId, Reported),
     /// It is over. Without figures of the server's, what they probably are.
-    Done { hold: HoldId, told: Option<Reported>, probably: Reported, has_failed: bool },
+    Done {
+        hold: HoldId,
+        told: Option<Reported>,
+        probably: Reported,
+        has_failed: bool,
+    },
     /// Nothing will begin under it.
     Void(HoldId),
     /// A response has begun that nothing is held for. The session can't go on.
@@ -232,9 +237,10 @@ impl Session {
                 Bound::Tokens(tokens) => Some(tokens),
                 Bound::Model => None,
             };
+            let may_begin = self.begins_by_itself || update.begins_by_itself;
             // What was said before may begin a response at any time, under what is held for it.
             let most = self.ahead.map(|slot| slot.output).or(self.capped).filter(|_| self.has_sound);
-            if let Some(most) = most.filter(|most| self.begins_by_itself && asked.is_none_or(|asked| asked > *most)) {
+            if let Some(most) = most.filter(|most| may_begin && asked.is_none_or(|asked| asked > *most)) {
                 let message = format!("Once there is sound, this may be {most} at most: it is held for what is said.");
                 return Step::Refuse(message, Some("session.max_output_tokens"));
             }
@@ -344,7 +350,9 @@ impl Session {
             }
             _ => None,
         };
-        Effect::Nothing
+        // A turn that has ended before may still be answered.
+        let unneeded = if self.begins_by_itself || self.is_due { None } else { self.ahead.take() };
+        unneeded.map_or(Effect::Nothing, |slot| Effect::Void(slot.id))
     }
 
     /// Finds the hold of a response that begins.
@@ -392,7 +400,11 @@ impl Session {
         let active = self.active.swap_remove(at);
         self.is_dry = false;
         let used = response.usage.unwrap_or(active.so_far());
-        self.context.ended(used.input, used.output, active.in_conversation && response.usage.is_some() && self.active.is_empty());
+        self.context.ended(
+            used.input,
+            used.output,
+            active.in_conversation && response.usage.is_some() && self.active.is_empty(),
+        );
         let (told, probably, has_failed) = (response.usage, active.so_far(), response.has_failed);
         Effect::Done { hold: active.slot.id, told, probably, has_failed }
     }

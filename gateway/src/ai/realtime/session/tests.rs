@@ -11,11 +11,16 @@ const POLICY: Policy = Policy { default: 50, max: 100 };
 enum Turn {
     Create(Option<u64>),
     Append,
-    Update { turns_on: bool, bound: Option<u64> },
+    Update {
+        turns_on: bool,
+        bound: Option<u64>,
+    },
     /// The server begins what was asked for, or what it has heard.
     Begin,
     Write,
-    End { tells: bool },
+    End {
+        tells: bool,
+    },
     /// The server refuses what was asked for.
     Refuse,
     /// What limits hold changes.
@@ -120,7 +125,11 @@ impl World {
 
     fn updated(&mut self) {
         let facts = facts(self.turns_on, self.cap.map_or(Bound::Model, Bound::Tokens));
-        assert_eq!(self.session.server(&Server::Session { is_update: true, facts }, 10), Effect::Nothing);
+        match self.session.server(&Server::Session { is_update: true, facts }, 10) {
+            Effect::Nothing => {}
+            Effect::Void(hold) if !self.turns_on && !self.begun.contains(&hold) => self.ended(hold),
+            effect => panic!("{effect:?}"),
+        }
     }
 
     fn begin(&mut self) {
