@@ -112,7 +112,11 @@ async fn a_limit_that_runs_out_is_an_error_event_and_what_would_begin_by_itself_
     let mut cluster = Cluster::start().await?;
     cluster.ready().await?;
     let provider = cluster.with_standard(&[("alice", Some(4_000)), ("bob", None)]).await?;
-    let few = document("Route", "chat", "{match: [{path: {prefix: /v1}}], backends: [{provider: mock}], tokens: {default: 100, max: 500}}");
+    let few = document(
+        "Route",
+        "chat",
+        "{match: [{path: {prefix: /v1}}], backends: [{provider: mock}], tokens: {default: 100, max: 500}}",
+    );
     cluster.cli().apply_and_wait(&(few + &tokens_per_day("bob-tokens", "bob", 3_000))).await?;
     let mut socket = Socket::open(cluster.nodes[0].http, "mock-1", &api_key("alice")).await?;
     socket.until("session.created").await?;
@@ -134,7 +138,10 @@ async fn a_limit_that_runs_out_is_an_error_event_and_what_would_begin_by_itself_
         anyhow::ensure!(served < 60, "no limit holds it");
     };
     assert!(served > 0, "{refused}");
-    assert_eq!((&refused["error"]["code"], &refused["error"]["event_id"]), (&json!("rate_limit_exceeded"), &json!("ask")));
+    assert_eq!(
+        (&refused["error"]["code"], &refused["error"]["event_id"]),
+        (&json!("rate_limit_exceeded"), &json!("ask"))
+    );
     socket.say(&json!({"type": "response.create", "response": {"max_output_tokens": 501}})).await?;
     let Told::Event(above) = socket.hear().await? else { anyhow::bail!("it is closed") };
     assert_eq!(above["error"]["param"], "response.max_output_tokens", "{above}");
@@ -193,11 +200,8 @@ async fn credit_that_is_spent_ends_no_session_and_begins_no_response() -> Outcom
     assert_eq!((&refused["code"], &refused["event_id"]), (&json!("insufficient_quota"), &json!("third")), "{refused}");
     cluster.cli().run(&["credits", "grant", "payer", "0.001", "--key", "one"]).await?.ok()?;
     socket.respond(3).await?;
-    let unpriced = Socket::ask(
-        cluster.nodes[0].http,
-        "mock-2",
-        &format!("authorization: Bearer {}\r\n", api_key("penny")),
-    );
+    let unpriced =
+        Socket::ask(cluster.nodes[0].http, "mock-2", &format!("authorization: Bearer {}\r\n", api_key("penny")));
     assert!(unpriced.await?.err().unwrap_or_default().starts_with("http/1.1 403 "));
     rows_are_what_was_served(&cluster, &provider, 3).await
 }
