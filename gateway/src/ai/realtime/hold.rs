@@ -202,7 +202,6 @@ impl Held {
     /// It is over, and the provider does not say what it used, or can't any more.
     pub(super) async fn cut(self, probably: Reported) {
         let usage = self.probably(probably);
-        self.whose.shared.metrics.usage_missing(&self.whose.provider);
         self.end(usage, Outcome::Partial, 200).await;
     }
 

@@ -418,7 +418,10 @@ impl Running<'_> {
                 match told {
                     Some(told) => held.settle(told).await,
                     None if has_failed && probably.output == 0 => held.failed().await,
-                    None => held.cut(probably).await,
+                    None => {
+                        self.whose.shared.metrics.usage_missing(&self.whose.provider);
+                        held.cut(probably).await;
+                    }
                 }
             }
             Effect::Void(hold) => self.holds.remove(&hold).into_iter().for_each(Held::void),
