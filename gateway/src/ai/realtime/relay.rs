@@ -270,7 +270,7 @@ impl Running<'_> {
             while !self.client.is_full() && !self.upstream.has_closed {
                 match self.upstream.reader.next() {
                     Ok(Some(message)) => {
-                        self.from_upstream(message).await?;
+                        self.hear_upstream(message).await?;
                         is_done = false;
                     }
                     Ok(None) => break,
@@ -280,7 +280,7 @@ impl Running<'_> {
             while self.waiting.is_none() && !self.upstream.is_full() && !self.client.has_closed {
                 match self.client.reader.next() {
                     Ok(Some(message)) => {
-                        self.from_client(message)?;
+                        self.hear_client(message)?;
                         is_done = false;
                     }
                     Ok(None) => break,
@@ -333,7 +333,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn from_client(&mut self, message: Message) -> Result<(), Over> {
+    fn hear_client(&mut self, message: Message) -> Result<(), Over> {
         match message.opcode {
             Opcode::Text => match Client::read(&message.data) {
                 Ok(event) => self.waiting = Some((message, event)),
@@ -392,7 +392,7 @@ impl Running<'_> {
         self.up(&Message::text(update.to_string()));
     }
 
-    async fn from_upstream(&mut self, message: Message) -> Result<(), Over> {
+    async fn hear_upstream(&mut self, message: Message) -> Result<(), Over> {
         if matches!(message.opcode, Opcode::Text | Opcode::Binary) {
             let event = Server::read(&message.data).map_err(Over::broken)?;
             let effect = self.session.server(&event, message.data.len() as u64);
