@@ -8,7 +8,7 @@ fn record(id: &str, role: Role, expires_us: u64) -> TokenRecord {
     TokenRecord {
         id: id.into(),
         role: role.to_string(),
-        hash: hash.to_vec().into(),
+        hash: hash.to_vec(),
         expires_us,
         ..TokenRecord::default()
     }
@@ -68,7 +68,7 @@ fn what_makes_no_sense_changes_nothing() {
     let (mut table, mut changes) = (TokenTable::default(), Changes::new());
     table.apply(NOW, &create(record("a", Role::Admin, 0)), &mut changes);
     changes.clear();
-    let short = TokenRecord { hash: vec![1; 31].into(), ..record("b", Role::Viewer, 0) };
+    let short = TokenRecord { hash: vec![1; 31], ..record("b", Role::Viewer, 0) };
     let role = TokenRecord { role: "root".into(), ..record("b", Role::Viewer, 0) };
     for bad in [
         create(short),

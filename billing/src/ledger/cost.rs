@@ -6,7 +6,7 @@
 use tollgate_model::Money;
 use tollgate_proto::state::v1::{LedgerCost, LedgerRow, Usage, UsageSource};
 
-use super::books::pico;
+use crate::amount::pico;
 
 /// One attempt, with all that is known of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,8 +99,7 @@ mod tests {
             output_at_most: 200,
             ..LedgerCost::default()
         };
-        let last =
-            LedgerCost { price: "p".into(), amount: 7_i128.to_be_bytes().to_vec().into(), ..LedgerCost::default() };
+        let last = LedgerCost { price: "p".into(), amount: 7_i128.to_be_bytes().to_vec(), ..LedgerCost::default() };
         let row = LedgerRow {
             provider: "second".into(),
             provider_model: "m-2".into(),

@@ -78,7 +78,7 @@ impl<'a> Rows<'a> {
                 price: tariff.name.to_string(),
                 price_version: tariff.version.0,
                 currency: tariff.currency.to_string(),
-                amount: bytes(tariff.amount(usage.into()).0).into(),
+                amount: bytes(tariff.amount(usage.into()).0),
                 ..cost
             }
         };
@@ -122,7 +122,7 @@ impl<'a> Rows<'a> {
             price: price.map(|name| name.to_string()).unwrap_or_default(),
             price_version: price_version.map_or(0, |version| version.0),
             currency: attribution.currency.clone(),
-            amount: bytes(amount).into(),
+            amount: bytes(amount),
             node: used.node,
             zone: self.keeper.look(|state| state.zone(used.node).to_owned()),
             costs: Vec::new(),
