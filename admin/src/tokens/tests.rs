@@ -5,13 +5,7 @@ const NOW: Timestamp = Timestamp(1_000_000);
 fn record(id: &str, role: Role, expires_us: u64) -> TokenRecord {
     let mut hash = [0; HASH_BYTES];
     hash[..id.len()].copy_from_slice(id.as_bytes());
-    TokenRecord {
-        id: id.into(),
-        role: role.to_string(),
-        hash: hash.to_vec(),
-        expires_us,
-        ..TokenRecord::default()
-    }
+    TokenRecord { id: id.into(), role: role.to_string(), hash: hash.to_vec(), expires_us, ..TokenRecord::default() }
 }
 
 fn create(record: TokenRecord) -> TokenChange {
