@@ -35,5 +35,6 @@ mod split;
 mod tls;
 mod traffic;
 mod unread;
+mod untaken;
 mod upstream;
 mod websockets;
