@@ -25,6 +25,7 @@ mod limit_keys;
 mod limit_modes;
 mod limits;
 mod mirror;
+mod no_file;
 mod pki;
 mod proxy;
 mod refusals;
