@@ -50,7 +50,7 @@ fn row(n: u64, admitted: Timestamp, settled: Timestamp) -> LedgerRow {
         currency: "USD".into(),
         price: if is_free { String::new() } else { "a".into() },
         price_version: if is_free { 0 } else { 3 },
-        amount: if is_free { Vec::new() } else { (i128::from(tokens) * 1_100_000_000).to_be_bytes().to_vec() }.into(),
+        amount: if is_free { Vec::new() } else { (i128::from(tokens) * 1_100_000_000).to_be_bytes().to_vec() },
         node: 1,
         zone: "az-a".into(),
         ..LedgerRow::default()
