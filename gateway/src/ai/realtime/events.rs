@@ -287,6 +287,9 @@ pub(super) struct Reported {
     pub(super) input: u64,
     pub(super) cached_input: u64,
     pub(super) output: u64,
+    /// The part of the input that is sound and that no cache had.
+    pub(super) audio_input: u64,
+    pub(super) audio_output: u64,
 }
 
 #[derive(Deserialize)]
@@ -315,12 +318,22 @@ struct RawResponse {
 struct RawUsage {
     input_tokens: Option<u64>,
     output_tokens: Option<u64>,
+    #[serde(default)]
     input_token_details: Option<RawDetails>,
+    #[serde(default)]
+    output_token_details: Option<RawDetails>,
+}
+
+#[derive(Deserialize, Default)]
+struct RawDetails {
+    cached_tokens: Option<u64>,
+    audio_tokens: Option<u64>,
+    cached_tokens_details: Option<RawCached>,
 }
 
 #[derive(Deserialize)]
-struct RawDetails {
-    cached_tokens: Option<u64>,
+struct RawCached {
+    audio_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -336,9 +349,14 @@ impl RawResponse {
     fn read(self) -> Response {
         let usage = self.usage.and_then(|usage| {
             let (input, output) = (usage.input_tokens?, usage.output_tokens?);
-            let cached = usage.input_token_details.and_then(|details| details.cached_tokens).unwrap_or(0);
+            let details = usage.input_token_details.unwrap_or_default();
+            let cached_input = details.cached_tokens.unwrap_or(0).min(input);
+            let cached_audio = details.cached_tokens_details.and_then(|cached| cached.audio_tokens).unwrap_or(0);
+            let audio_input = details.audio_tokens.unwrap_or(0).saturating_sub(cached_audio).min(input - cached_input);
+            let audio_output = usage.output_token_details.and_then(|details| details.audio_tokens).unwrap_or(0);
+            let audio_output = audio_output.min(output);
             let is_one = input <= ABSURD && output <= ABSURD;
-            is_one.then_some(Reported { input, cached_input: cached.min(input), output })
+            is_one.then_some(Reported { input, cached_input, output, audio_input, audio_output })
         });
         Response {
             id: self.id.unwrap_or_default(),
@@ -470,7 +488,13 @@ mod tests {
             r#"{"id":"r","status":"completed","conversation_id":"c","usage":{"total_tokens":9,"input_tokens":5,
                 "output_tokens":4,"input_token_details":{"cached_tokens":8,"audio_tokens":1}}}"#,
         );
-        assert_eq!(told.usage, Some(Reported { input: 5, cached_input: 5, output: 4 }));
+        assert_eq!(told.usage, Some(Reported { input: 5, cached_input: 5, output: 4, ..Reported::default() }));
+        let sound = done(
+            r#"{"id":"r","usage":{"input_tokens":50,"output_tokens":9,"output_token_details":{"audio_tokens":7},
+                "input_token_details":{"cached_tokens":20,"audio_tokens":30,"cached_tokens_details":{"audio_tokens":12}}}}"#,
+        );
+        let usage = sound.usage.unwrap();
+        assert_eq!((usage.cached_input, usage.audio_input, usage.audio_output), (20, 18, 7));
         assert!(told.in_conversation && !told.has_failed);
         assert_eq!(done(r#"{"id":"r","status":"failed","usage":null}"#).usage, None);
         let absurd = format!(r#"{{"id":"r","usage":{{"input_tokens":1,"output_tokens":{}}}}}"#, u64::MAX);

@@ -256,6 +256,8 @@ fn usage(told: Reported) -> Usage {
         input_tokens: told.input,
         cached_input_tokens: told.cached_input,
         output_tokens: told.output,
+        audio_input_tokens: told.audio_input,
+        audio_output_tokens: told.audio_output,
         ..Usage::default()
     }
 }

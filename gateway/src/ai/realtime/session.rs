@@ -440,7 +440,7 @@ impl Session {
 
 impl Active {
     fn so_far(&self) -> Reported {
-        Reported { input: self.slot.probably, cached_input: 0, output: self.output }
+        Reported { input: self.slot.probably, output: self.output, ..Reported::default() }
     }
 }
 

@@ -183,7 +183,7 @@ impl World {
             }
             Turn::End { tells } => {
                 let Some(id) = self.running.pop() else { return };
-                let usage = tells.then_some(Reported { input: 3, cached_input: 1, output: 2 });
+                let usage = tells.then_some(Reported { input: 3, cached_input: 1, output: 2, ..Reported::default() });
                 let effect = self.session.server(&Server::Done(Response { id, usage, ..Response::default() }), 10);
                 let Effect::Done { hold, told, .. } = effect else { panic!("{effect:?}") };
                 assert_eq!(told, usage);
