@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Method, Response, StatusCode, Uri};
+use http::{Method, Response, StatusCode, Uri};
 use tokio::time::Instant;
 use tollgate_model::{Caller, Name};
 
@@ -116,8 +116,8 @@ impl Record {
     }
 
     /// An upstream has answered, over a connection that says when it was made.
-    pub(crate) fn came_over(&self, connection: &Extensions) {
-        if let Some(made) = connection.get::<Made>().filter(|made| made.at > self.started) {
+    pub(crate) fn came_over(&self, connection: Option<Made>) {
+        if let Some(made) = connection.filter(|made| made.at > self.started) {
             self.timing.connect.get_or_init(|| made.took);
         }
     }

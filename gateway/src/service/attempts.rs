@@ -188,7 +188,7 @@ async fn once(
     let wire = if exchange.handshake.is_some() { &upgraded.ok_or(Failed::NoWebSocket)? } else { &service.wire };
     let place = pool.place(wire, request.uri());
     if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
-        pool.connect_ahead(wire, place.as_ref(), request.uri());
+        pool.connect_ahead(place.as_ref());
         durable(in_flight, deadline).await.map_err(Failed::NotDurable)?;
     }
     // Not before: of what is refused because it can't be written down no upstream sees anything.
@@ -198,8 +198,8 @@ async fn once(
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
-    let sent = pool.send_by(by, wire, place, request).await;
-    sent.iter().for_each(|answer| exchange.record.came_over(answer.extensions()));
+    let sent = pool.send_by(by, place, request).await;
+    sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);
     match &sent {

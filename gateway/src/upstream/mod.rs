@@ -1,12 +1,16 @@
 //! Upstreams: their endpoints, the connections to them, how they are asked whether they are well, and how sending can fail.
 
-mod ahead;
+mod body;
 mod checks;
+mod counted;
 mod endpoints;
 mod error;
 mod figures;
+mod http1;
 mod keys;
 mod known;
+mod lane;
+mod lanes;
 mod means;
 mod own;
 mod pool;
@@ -21,11 +25,12 @@ use http::{
 use tokio::net::TcpStream;
 use tollgate_model::{self as model, Protocol, Provider, Service, Shown};
 
-pub(crate) use ahead::{Made, UpstreamBody};
+pub(crate) use body::UpstreamBody;
 pub(crate) use checks::Checkers;
 pub(crate) use endpoints::{Endpoints, NotTaken, Place};
 pub(crate) use error::SendError;
 pub(crate) use figures::Figures;
+pub(crate) use http1::Made;
 pub(crate) use keys::{KeyTaken, Keys};
 pub(crate) use means::Means;
 use own::Wanted;
