@@ -81,7 +81,7 @@ impl Record {
         Box::new(Self {
             request_id: RequestId::generate(),
             method,
-            path: uri.path().chars().take(access_log::MAX_PATH).collect(),
+            path: access_log::path(uri.path()),
             route: None,
             caller: None,
             upstream: None,

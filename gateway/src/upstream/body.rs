@@ -62,6 +62,7 @@ impl UpstreamBody {
         };
         // Nobody but its connection brings anything, and that is driven here.
         let nobody = &mut Context::from_waker(Waker::noop());
+        connection.mute();
         match Pin::new(&mut *inner).poll_frame(nobody) {
             Poll::Pending => {
                 connection.drive(cx);

@@ -8,7 +8,11 @@ use std::{
     fmt,
     future::poll_fn,
     pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -18,6 +22,7 @@ use hyper::{
     client::conn::{TrySendError, http1},
     rt::Executor as _,
 };
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::counted::Counted;
@@ -40,11 +45,45 @@ pub(super) enum Sent {
     Late,
 }
 
+/// Wakes whoever has the connection now, as the socket knows only whom it was told of first. Between two requests that is nobody.
+#[derive(Debug, Default)]
+struct Bell {
+    /// Whoever has it looks anyway before it waits.
+    is_muted: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_muted.load(Ordering::Acquire)
+            && let Some(task) = &*self.task.lock()
+        {
+            task.wake_by_ref();
+        }
+    }
+}
+
+impl Bell {
+    fn is_for(&self, task: &Waker) {
+        let mut known = self.task.lock();
+        if !known.as_ref().is_some_and(|known| known.will_wake(task)) {
+            *known = Some(task.clone());
+        }
+        self.is_muted.store(false, Ordering::Release);
+    }
+}
+
 /// The connection, for whoever has it.
 pub(super) struct Http1 {
     sender: http1::SendRequest<UpstreamRequestBody>,
     /// None once it is over, or driven by a task.
     driver: Option<Pin<Box<Driver>>>,
+    bell: Arc<Bell>,
+    waker: Waker,
     pub(super) made: Made,
     /// Of one request after the other: most end long before their time, so it is hardly ever set.
     timer: LazyTimer,
@@ -59,7 +98,9 @@ impl fmt::Debug for Http1 {
 impl Http1 {
     pub(super) async fn new(io: Counted, builder: &http1::Builder, made: Made) -> hyper::Result<Self> {
         let (sender, driver) = builder.handshake(io).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), made, timer: LazyTimer::default() })
+        let bell = Arc::new(Bell::default());
+        let (driver, waker) = (Some(Box::pin(driver)), Waker::from(Arc::clone(&bell)));
+        Ok(Self { sender, driver, bell, waker, made, timer: LazyTimer::default() })
     }
 
     /// Whether it takes a request now.
@@ -72,17 +113,29 @@ impl Http1 {
         self.driver.is_some()
     }
 
-    /// Reads and writes as far as that goes.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+    /// Reads and writes as far as that goes. The task is woken when it may go further.
+    pub(super) fn drive(&mut self, cx: &Context<'_>) {
+        self.bell.is_for(cx.waker());
+        self.look();
+    }
+
+    /// The same where nobody waits for what comes of it.
+    pub(super) fn look(&mut self) {
+        let cx = &mut Context::from_waker(&self.waker);
         // How it ended is told to the request that it was for.
         if self.driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
             self.driver = None;
         }
     }
 
-    /// The same where nobody waits for what comes of it. Whoever has it next asks anew.
-    pub(super) fn look(&mut self) {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+    /// Nobody is woken before it is driven again.
+    pub(super) fn mute(&self) {
+        self.bell.is_muted.store(true, Ordering::Release);
+    }
+
+    /// Nobody has it for now.
+    pub(super) fn rest(&self) {
+        drop(self.bell.task.lock().take());
     }
 
     /// A task drives it from now on.
@@ -108,7 +161,10 @@ impl Http1 {
                 Poll::Ready(Ok(answer)) => Poll::Ready(Sent::Answered(answer)),
                 Poll::Ready(Err(error)) => Poll::Ready(Sent::Failed(error)),
                 Poll::Pending => match by {
-                    Some(by) => self.timer.poll(cx, by).map(|()| Sent::Late),
+                    Some(by) => {
+                        self.bell.is_for(cx.waker());
+                        self.timer.poll(&mut Context::from_waker(&self.waker), by).map(|()| Sent::Late)
+                    }
                     None => Poll::Pending,
                 },
             }

@@ -171,6 +171,11 @@ impl Lane {
         dialed.map(|connection| Given { connection, is_kept: false })
     }
 
+    #[cfg(test)]
+    pub(super) fn waits(&self) -> oneshot::Receiver<Result<Given, SendError>> {
+        self.state.lock().wait()
+    }
+
     /// A connection is for others now, once it takes a request.
     pub(super) fn give_back(lane: &Arc<Self>, mut connection: Http1) {
         if connection.is_ready() {
@@ -187,6 +192,7 @@ impl Lane {
     }
 
     fn put(&self, mut connection: Http1) {
+        connection.rest();
         let mut state = self.state.lock();
         while let Some(waiting) = state.waiting.pop_front() {
             let given = Given { connection: Connection::Http1(connection), is_kept: true };

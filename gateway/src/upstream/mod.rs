@@ -15,6 +15,8 @@ mod means;
 mod own;
 mod pool;
 mod taken;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, sync::Arc};
 
@@ -56,6 +58,10 @@ impl Origin {
         let target =
             if self.base.is_empty() { PathAndQuery::try_from(path) } else { format!("{}{path}", self.base).try_into() };
         self.at(target.ok()?)
+    }
+
+    fn uri_of(&self, target: PathAndQuery) -> Option<Uri> {
+        if self.base.is_empty() { self.at(target) } else { self.uri(target.as_str()) }
     }
 
     /// From its origin, whatever its own path.
