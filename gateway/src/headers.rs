@@ -36,7 +36,8 @@ fn is_hop_by_hop(name: &str) -> bool {
 
 /// What `connection` names besides that.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let named = headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let named =
+        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     named
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty() && name.iter().copied().all(is_token))
