@@ -92,23 +92,20 @@ async fn read_head(upstream: &mut TcpStream) -> String {
 }
 
 async fn is_closed(upstream: &mut TcpStream) -> bool {
-    matches!(timeout(SOON, upstream.read(&mut [0; 64 * 1024])).await, Ok(Ok(0) | Err(_)))
+    matches!(timeout(SOON, upstream.read(&mut [0; 1_024])).await, Ok(Ok(0) | Err(_)))
 }
 
 #[tokio::test]
 async fn a_connection_is_used_again_and_by_another_task() {
     let scene = Scene::new().await;
     let mut upstream = scene.used().await;
-    let scene = std::sync::Arc::new(scene);
-    let asking = tokio::spawn({
-        let scene = std::sync::Arc::clone(&scene);
-        async move { whole(scene.get().await).await }
-    });
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { whole(scene.get().await).await });
     read_head(&mut upstream).await;
     upstream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await.expect("it is read");
     tokio::task::yield_now().await;
     upstream.write_all(b"1\r\nb\r\n0\r\n\r\n").await.expect("it is read");
-    assert_eq!(asking.await.expect("it ends"), "ab");
+    assert_eq!(tasks.join_next().await.expect("one").expect("it ends"), "ab");
 }
 
 #[tokio::test]
