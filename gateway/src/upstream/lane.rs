@@ -74,6 +74,8 @@ struct State {
     /// The one that was used last is used first, so that others are let go of.
     idle: Vec<Idle>,
     http2: Option<Http2>,
+    /// When somebody last asked for that.
+    http2_used: Option<Instant>,
     /// One that all will share is being made.
     dialing: bool,
     waiting: VecDeque<oneshot::Sender<Result<Given, SendError>>>,
@@ -94,6 +96,7 @@ impl State {
             drop(http2);
         }
         if let Some(http2) = &self.http2 {
+            self.http2_used = Some(Instant::now());
             return Some(Connection::Http2(http2.clone()));
         }
         std::iter::from_fn(|| self.idle.pop()).map(|idle| idle.connection).find(Http1::is_ready).map(Connection::Http1)
@@ -130,20 +133,16 @@ impl Lane {
 
     /// One that is made, or that another request no longer needs, whichever comes first.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<Given, SendError> {
+        if self.dialer.shares {
+            return self.shared_connection().await;
+        }
         let (mut told, ahead) = {
             let mut state = self.state.lock();
             if let Some(connection) = state.take() {
                 return Ok(Given { connection, is_kept: true });
             }
-            let told = state.wait();
-            if self.dialer.shares {
-                self.share(&mut state);
-            }
-            (told, state.ahead.pop_front().map(|(_, coming)| coming))
+            (state.wait(), state.ahead.pop_front().map(|(_, coming)| coming))
         };
-        if self.dialer.shares {
-            return told.await.unwrap_or(Err(SendError::Connect));
-        }
         let lane = Arc::clone(self);
         let mut dialing = Box::pin(async move {
             match ahead {
@@ -169,6 +168,23 @@ impl Lane {
             Self::give_back(self, connection);
         }
         dialed.map(|connection| Given { connection, is_kept: false })
+    }
+
+    async fn shared_connection(self: &Arc<Self>) -> Result<Given, SendError> {
+        loop {
+            let told = {
+                let mut state = self.state.lock();
+                if let Some(connection) = state.take() {
+                    return Ok(Given { connection, is_kept: true });
+                }
+                self.share(&mut state);
+                state.wait()
+            };
+            // Who has come when that was over is told nothing, and asks again.
+            if let Ok(given) = told.await {
+                return given;
+            }
+        }
     }
 
     #[cfg(test)]
@@ -238,6 +254,7 @@ impl Lane {
             Some(there) if there.sender.is_ready() => there.clone(),
             _ => state.http2.insert(new).clone(),
         };
+        state.http2_used = Some(Instant::now());
         for waiting in state.waiting.drain(..) {
             let connection = Connection::Http2(http2.clone());
             // Who does not wait any longer loses nothing.
@@ -254,11 +271,17 @@ impl Lane {
         let dialing = Dialing(Arc::clone(self));
         self.dialer.means.tasks.execute(async move {
             if let Err(error) = dialing.0.dial().await {
-                let waiting = std::mem::take(&mut dialing.0.state.lock().waiting);
                 // Who does not wait any longer need not know.
-                waiting.into_iter().for_each(|it| drop(it.send(Err(error))));
+                dialing.0.over().into_iter().for_each(|it| drop(it.send(Err(error))));
             }
         });
+    }
+
+    /// No connection for all is being made any more: those who wait for it.
+    fn over(&self) -> VecDeque<oneshot::Sender<Result<Given, SendError>>> {
+        let mut state = self.state.lock();
+        state.dialing = false;
+        std::mem::take(&mut state.waiting)
     }
 
     /// Lets go of connections that are closed, or that nobody needed for long. Whether any is left.
@@ -268,7 +291,9 @@ impl Lane {
             idle.connection.look();
             idle.connection.is_ready() && now.saturating_duration_since(idle.since) < IDLE_TIMEOUT
         });
-        drop(state.http2.take_if(|it| !it.sender.is_ready()));
+        // Requests that it has are served to their end.
+        let is_unused = state.http2_used.is_none_or(|used| now.saturating_duration_since(used) >= IDLE_TIMEOUT);
+        drop(state.http2.take_if(|it| is_unused || !it.sender.is_ready()));
         !state.idle.is_empty() || state.http2.is_some()
     }
 }
@@ -278,7 +303,7 @@ struct Dialing(Arc<Lane>);
 
 impl Drop for Dialing {
     fn drop(&mut self) {
-        self.0.state.lock().dialing = false;
+        drop(self.0.over());
     }
 }
 

@@ -195,3 +195,21 @@ async fn whoever_waits_gets_what_another_gives_back() {
     assert!(waiting.await.is_ok_and(|given| given.is_ok_and(|given| given.is_kept)));
     assert!(place.lane.take().is_none());
 }
+
+#[tokio::test]
+async fn whoever_waits_for_what_all_share_hears_that_it_can_not_be_had_and_the_next_one_tries_anew() {
+    let scene = Scene::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    drop(listener);
+    let uri = format!("http://{address}/").parse().expect("a URI");
+    let place = scene.pool.place(&super::Wire::Http2, &uri).expect("it is absolute");
+    let both = async { tokio::join!(place.lane.connection(), place.lane.connection()) };
+    let (one, other) = timeout(SOON, both).await.expect("soon");
+    assert!(matches!((one, other), (Err(SendError::Connect), Err(SendError::Connect))));
+    let _listener = TcpListener::bind(address).await.expect("it is free again");
+    let given = timeout(SOON, place.lane.connection()).await.expect("soon").expect("it connects");
+    assert!(!given.is_kept && place.lane.take().is_some());
+    assert!(place.lane.sweep(Instant::now()));
+    assert!(!place.lane.sweep(Instant::now() + Duration::from_secs(60)), "not for ever");
+}
