@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -33,8 +34,11 @@ impl Scene {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let config = GatewayConfig::new(tollgate_model::Name::new("here"));
         let overload = Overload::new(Bounds::default(), Family::default());
-        let means =
-            Means::new(Tracked::new(TaskTracker::new()), &overload, Bounds { max_file: Some(64), ..Bounds::default() });
+        let means = Means::new(
+            Tracked::on(TaskTracker::new(), Handle::current()),
+            &overload,
+            Bounds { max_file: Some(64), ..Bounds::default() },
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         Self { pool: super::Pool::new(&config, means), listener }
     }
@@ -161,8 +165,11 @@ async fn a_connection_whose_answer_came_too_early_is_used_again_once_its_request
 #[tokio::test]
 async fn idle_connections_are_bounded_and_swept() {
     let overload = Overload::new(Bounds::default(), Family::default());
-    let means =
-        Means::new(Tracked::new(TaskTracker::new()), &overload, Bounds { max_file: Some(1), ..Bounds::default() });
+    let means = Means::new(
+        Tracked::on(TaskTracker::new(), Handle::current()),
+        &overload,
+        Bounds { max_file: Some(1), ..Bounds::default() },
+    );
     let lanes = Lanes::new(Dial::ClearText(means.connector(true)), false, means);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let uri = format!("http://{}/", listener.local_addr().expect("it is bound")).parse().expect("a URI");
