@@ -21,7 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), &bytes)?;
     tonic_prost_build::configure()
         .bytes(".tollgate.peer.v1")
-        .bytes(".tollgate.state.v1")
+        // What is passed on as it came. Hashes and amounts are short: a vector is cheaper to encode.
+        .bytes(".tollgate.state.v1.Command")
+        .bytes(".tollgate.state.v1.Hold")
+        .bytes(".tollgate.state.v1.Settle")
         // One order of map entries everywhere: what is replicated must encode to the same bytes on every node.
         .btree_map(".")
         .compile_fds(descriptors)?;

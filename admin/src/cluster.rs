@@ -24,6 +24,8 @@ use crate::{
 
 /// What [`NodeStatus::state`](tollgate_proto::admin::v1::NodeStatus) says of a member that did not answer.
 pub(crate) const UNREACHABLE: &str = "unreachable";
+/// State of one that stops, or whose zone is drained.
+const DRAINING: &str = "draining";
 /// Node ids are kept in 32 bits beside their incarnation.
 const MAX_NODE_ID: u64 = u32::MAX as u64;
 

@@ -122,7 +122,7 @@ impl Credits {
         Ok(CreditGrant {
             tenant: tenant.to_owned(),
             key: request.key.clone(),
-            amount: if amount.0 == 0 { Vec::new() } else { amount.0.to_be_bytes().to_vec() }.into(),
+            amount: if amount.0 == 0 { Vec::new() } else { amount.0.to_be_bytes().to_vec() },
             expires_us: expires.0,
             reason: request.reason.clone(),
             actor: caller.token.to_string(),

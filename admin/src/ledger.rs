@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     fn row(costs: &[(&str, &str, i128)]) -> v1::LedgerRow {
-        let bytes = |pico: i128| pico.to_be_bytes().to_vec().into();
+        let bytes = |pico: i128| pico.to_be_bytes().to_vec();
         let cost = |&(price, currency, pico): &(&str, &str, i128)| v1::LedgerCost {
             price: price.into(),
             currency: currency.into(),

@@ -109,7 +109,7 @@ impl TokenTable {
     #[must_use]
     pub fn find(&self, hash: &[u8; HASH_BYTES], now: Timestamp) -> Option<&TokenRecord> {
         let record = self.by_id.get(self.by_hash.get(hash)?)?;
-        let same = record.hash.as_ref().ct_eq(hash.as_slice());
+        let same = record.hash.ct_eq(hash.as_slice());
         (bool::from(same) && !is_expired(record, now)).then_some(record)
     }
 

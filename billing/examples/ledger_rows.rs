@@ -20,6 +20,10 @@ use tollgate_billing::{
 };
 use tollgate_proto::state::v1::{LedgerOutcome, LedgerRow, PriceVersionRow, UsageSource};
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// October 2026, in microseconds.
 const BEGIN_US: u64 = 1_790_812_800_000_000;
 const MONTH_US: u64 = 30 * 24 * 3_600_000_000;
@@ -54,7 +58,7 @@ fn row(at: u64, of: u64) -> LedgerRow {
         price: format!("price-{model}"),
         price_version: 17,
         currency: "USD".into(),
-        amount: i128::from(mixed >> 24).to_be_bytes().to_vec().into(),
+        amount: i128::from(mixed >> 24).to_be_bytes().to_vec(),
         node: 1 + mixed % 3,
         zone: "az-a".into(),
         ..LedgerRow::default()

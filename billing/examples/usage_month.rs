@@ -15,6 +15,10 @@ use tollgate_billing::{Bill, Changes, Column, Query, UsageTable};
 use tollgate_model::{Currency, Money, Timestamp};
 use tollgate_proto::state::v1::{Attribution, Usage};
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONSUMERS: u64 = 20;
 const MODELS: [(&str, &str); 6] = [
     ("gpt-4o", "openai"),

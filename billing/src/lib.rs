@@ -4,6 +4,7 @@
 //! quota ledger says was used, in the order of the log.
 
 mod alert;
+mod amount;
 mod credit;
 pub mod export;
 pub mod ledger;

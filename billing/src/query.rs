@@ -188,7 +188,7 @@ impl<'a> Groups<'a> {
             let values: Vec<&str> = query.by.iter().filter_map(|column| column.value(named)).map(|it| &**it).collect();
             is_of(named).then(|| (values, &**named.currency()))
         };
-        let groups: Vec<_> = names.all().iter().map(group).collect();
+        let groups: Vec<_> = names.all().iter().map(|named| named.as_ref().and_then(group)).collect();
         let mut places: BTreeMap<_, usize> = groups.iter().flatten().map(|group| (group, NOBODY)).collect();
         places.values_mut().enumerate().for_each(|(at, place)| *place = at);
         let of = groups.iter().map(|group| group.as_ref().map_or(NOBODY, |group| places[group])).collect();

@@ -1,6 +1,7 @@
 //! What was used: sums for each hour and each combination of who, where and by what.
 
 mod names;
+mod rows;
 mod sums;
 
 use std::{
@@ -9,11 +10,14 @@ use std::{
     sync::Arc,
 };
 
-use prost::Message;
 use tollgate_model::{Currency, Money, Timestamp};
-use tollgate_proto::state::v1::{Attribution, Usage, UsageRow};
+use tollgate_proto::state::v1::{Attribution, Usage};
 
-use self::names::Name;
+use self::{
+    names::{Name, place},
+    rows::Read,
+    sums::Added,
+};
 pub(crate) use self::{
     names::{Named, Names},
     sums::Sums,
@@ -87,6 +91,8 @@ impl Totals {
 #[derive(Debug, Default, Clone)]
 pub struct UsageTable {
     names: Arc<Names>,
+    /// By number, the days that have sums of it: what has none is forgotten.
+    days_of: Arc<Vec<u32>>,
     /// Shared with images until they are written to: only the newest is, as a rule.
     hours: BTreeMap<u64, Arc<Sums>>,
     /// By the first hour of a day, what was in its hours before they were rolled up.
@@ -133,13 +139,13 @@ impl UsageTable {
         changes: &mut Changes,
     ) {
         let hour = at.0 / HOUR_US;
-        let number = self.number(&Name::of(attribution, bill.as_ref()));
+        let number = self.number(&Name::of(attribution, bill.as_ref()), changes);
         let (one, day) = (Totals::of_one(usage, bill), day_of(hour));
         let is_rolled = self.newest().is_some_and(|newest| hour.saturating_add(HOURS) < newest);
-        add(&mut self.days, day, number, &one);
+        self.add_to_day(day, number, &one);
         let (level, start, span) = if is_rolled { (&mut self.rolled, day, DAY) } else { (&mut self.hours, hour, 1) };
-        let totals = add(level, start, number, &one);
-        changes.push(names::row(&self.names, (start, span), number, Some(&totals)));
+        let totals = add(level, start, number, &one).totals;
+        changes.push(put(rows::sums((start, span), number, &totals)));
     }
 
     /// Rolls up at most one hour, and drops at most one day, that are too old by now. Once in each entry: the one hour that is due in
@@ -154,7 +160,29 @@ impl UsageTable {
         let dropped = oldest.filter(|day| day.saturating_add(DAYS) < newest && !self.has_hours(*day));
         if let Some((day, sums)) = dropped.and_then(|day| self.rolled.remove_entry(&day)) {
             self.days.remove(&day);
-            changes.extend(sums.iter().map(|(number, _)| names::row(&self.names, (day, DAY), number, None)));
+            sums.iter().for_each(|(number, _)| self.forget(day, number, changes));
+        }
+    }
+
+    /// Of a day that is dropped, the sums of one number; and what that stands for, where no other day has it.
+    fn forget(&mut self, day: u64, number: u32, changes: &mut Changes) {
+        changes.push((rows::sums_key((day, DAY), number), None));
+        let days = &mut Arc::make_mut(&mut self.days_of)[place(number)];
+        *days -= 1;
+        if *days == 0 {
+            Arc::make_mut(&mut self.names).remove(number);
+            changes.push((rows::name_key(number), None));
+        }
+    }
+
+    fn add_to_day(&mut self, day: u64, number: u32, more: &Totals) {
+        if add(&mut self.days, day, number, more).is_first {
+            let days_of = Arc::make_mut(&mut self.days_of);
+            let at = place(number);
+            if at >= days_of.len() {
+                days_of.resize(at + 1, 0);
+            }
+            days_of[at] += 1;
         }
     }
 
@@ -163,9 +191,9 @@ impl UsageTable {
         let rolled = self.rolled.entry(day).or_default();
         let all_of_day = Arc::make_mut(rolled);
         for (number, totals) in sums.iter() {
-            let all = all_of_day.add(number, totals);
-            changes.push(names::row(&self.names, (hour, 1), number, None));
-            changes.push(names::row(&self.names, (day, DAY), number, Some(&all)));
+            let all = all_of_day.add(number, totals).totals;
+            changes.push((rows::sums_key((hour, 1), number), None));
+            changes.push(put(rows::sums((day, DAY), number, &all)));
         }
         let whole = Arc::clone(rolled);
         if !self.has_hours(day) {
@@ -181,11 +209,12 @@ impl UsageTable {
         self.hours.last_key_value().map(|(hour, _)| *hour)
     }
 
-    fn number(&mut self, name: &Name<'_>) -> u32 {
-        match self.names.find(name) {
-            Some(number) => number,
-            None => Arc::make_mut(&mut self.names).add(name),
-        }
+    fn number(&mut self, name: &Name<'_>, changes: &mut Changes) -> u32 {
+        self.names.find(name).unwrap_or_else(|| {
+            let number = Arc::make_mut(&mut self.names).add(name);
+            changes.extend(self.names.get(number).map(|named| put(rows::name(number, named))));
+            number
+        })
     }
 
     /// Sums there are.
@@ -218,21 +247,23 @@ impl UsageTable {
 
     /// Every row, in order of the keys. Take it from a clone: that costs a pointer for each hour.
     pub fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
-        let Self { names, hours, rolled, days: _ } = self;
+        let Self { names, hours, rolled, days_of: _, days: _ } = self;
+        let named = names.all().to_vec().into_iter().zip(0..);
+        let named = named.filter_map(|(named, number)| Some(rows::name(number, named.as_deref()?)));
         let starts: BTreeSet<u64> = hours.keys().chain(rolled.keys()).copied().collect();
-        starts.into_iter().flat_map(move |start| {
+        named.chain(starts.into_iter().flat_map(move |start| {
             let of = |sums: Option<&Arc<Sums>>, span: u64| -> Vec<_> {
-                let row = |(number, totals): (u32, &Totals)| names::row(&names, (start, span), number, Some(totals));
+                let row = |(number, totals): (u32, &Totals)| rows::sums((start, span), number, totals);
                 sums.into_iter().flat_map(|sums| sums.iter()).map(row).collect()
             };
-            let all = of(hours.get(&start), 1).into_iter().chain(of(rolled.get(&start), DAY));
-            let mut rows: Vec<_> = all.filter_map(|(key, value)| Some((key, value?))).collect();
+            let mut rows = of(hours.get(&start), 1);
+            rows.extend(of(rolled.get(&start), DAY));
             rows.sort_unstable();
             rows
-        })
+        }))
     }
 
-    /// The table that these rows are of.
+    /// The table that these rows are of, which come in the order of their keys.
     ///
     /// # Errors
     /// When a row cannot be read.
@@ -242,17 +273,24 @@ impl UsageTable {
     {
         let mut table = Self::new();
         for read in rows {
-            let (row_key, value) = read?;
-            let row = UsageRow::decode(&*value).ok();
-            let found =
-                row.as_ref().and_then(|row| Some((row.hour, row.hours, names::totals(row)?, Name::of_row(row))));
-            let (start, span, totals, name) = found.ok_or(RestoreError::Value { key: row_key })?;
-            let number = table.number(&name);
-            let level = if span == DAY { &mut table.rolled } else { &mut table.hours };
-            add(level, start, number, &totals);
-            add(&mut table.days, day_of(start), number, &totals);
+            let (key, value) = read?;
+            rows::read(&key, &value).and_then(|row| table.take(row)).ok_or(RestoreError::Value { key })?;
         }
         Ok(table)
+    }
+
+    /// Takes in a row; none where it is of a number that stands for nothing.
+    fn take(&mut self, row: Read) -> Option<()> {
+        match row {
+            Read::Name(number, row) => Arc::make_mut(&mut self.names).put(number, &Name::of_row(&row)),
+            Read::Sums(start, span, number, totals) => {
+                self.names.get(number)?;
+                let level = if span == DAY { &mut self.rolled } else { &mut self.hours };
+                add(level, start, number, &totals);
+                self.add_to_day(day_of(start), number, &totals);
+            }
+        }
+        Some(())
     }
 }
 
@@ -261,8 +299,12 @@ pub(crate) const fn day_of(hour: u64) -> u64 {
     hour - hour % DAY
 }
 
-/// Adds to one of the sums of a time; what it is now.
-fn add(level: &mut BTreeMap<u64, Arc<Sums>>, start: u64, number: u32, more: &Totals) -> Totals {
+fn put((key, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Option<Vec<u8>>) {
+    (key, Some(value))
+}
+
+/// Adds to one of the sums of a time.
+fn add(level: &mut BTreeMap<u64, Arc<Sums>>, start: u64, number: u32, more: &Totals) -> Added {
     Arc::make_mut(level.entry(start).or_default()).add(number, more)
 }
 
@@ -296,10 +338,14 @@ mod tests {
         table.record(Timestamp(2 * HOUR_US - 1), &attribution("acme", "m"), &tokens(10, 20), None, &mut changes);
         table.record(Timestamp(2 * HOUR_US), &attribution("acme", "m"), &tokens(100, 200), None, &mut changes);
         assert_eq!(table.len(), 2);
-        assert_eq!(changes[0].0, changes[1].0);
-        assert_ne!(changes[1].0, changes[2].0);
-        let first = UsageRow::decode(&**changes[1].1.as_ref().unwrap()).unwrap();
-        assert_eq!((first.requests, first.input_tokens, first.output_tokens), (2, 11, 22));
+        let [named, first, second, third] = &changes[..] else { panic!("{changes:?}") };
+        assert_eq!(named.0, rows::name_key(0));
+        assert_eq!(first.0, second.0);
+        assert_ne!(second.0, third.0);
+        let Some(Read::Sums(1, 1, 0, sums)) = rows::read(&second.0, second.1.as_ref().unwrap()) else {
+            panic!("no sums")
+        };
+        assert_eq!((sums.requests, sums.input_tokens, sums.output_tokens), (2, 11, 22));
     }
 
     #[test]
@@ -338,8 +384,34 @@ mod tests {
 
     #[test]
     fn a_row_that_is_no_usage_is_refused() {
-        let rows = [Ok::<_, Infallible>((vec![1], vec![0xff]))];
-        assert!(matches!(UsageTable::restore(rows), Err(RestoreError::Value { .. })));
+        let sums_of_nobody = rows::sums((7, 1), 3, &Totals::default());
+        let short = (rows::sums_key((7, 1), 3)[..5].to_vec(), Vec::new());
+        for row in [(vec![1], vec![0xff]), (rows::name_key(1), vec![0xff]), short, sums_of_nobody] {
+            let refused = UsageTable::restore([Ok::<_, Infallible>(row.clone())]);
+            assert!(matches!(refused, Err(RestoreError::Value { .. })), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_stands_for_nothing_any_more_is_given_again() {
+        let mut table = UsageTable::new();
+        let mut changes = Changes::new();
+        for (hour, model) in [(0, "old"), (1, "steady"), (DAY, "steady"), ((DAYS + 1) * 2, "steady")] {
+            table.record(Timestamp(hour * HOUR_US), &attribution("acme", model), &tokens(1, 0), None, &mut changes);
+        }
+        changes.clear();
+        (0..9).for_each(|_| table.tend(&mut changes));
+        assert!(changes.contains(&(rows::name_key(0), None)), "nobody has used the old one for so long");
+        changes.clear();
+        table.record(
+            Timestamp((DAYS + 1) * 2 * HOUR_US),
+            &attribution("acme", "new"),
+            &tokens(1, 0),
+            None,
+            &mut changes,
+        );
+        assert_eq!(changes[0].0, rows::name_key(0));
+        assert_eq!(table.names.all().len(), 2);
     }
 
     fn bills() -> impl Strategy<Value = Option<Bill>> {
@@ -374,7 +446,7 @@ mod tests {
             prop_assert_eq!(&rows, &store.into_iter().collect::<Vec<_>>());
             let restored = UsageTable::restore(rows.iter().cloned().map(Ok::<_, Infallible>)).unwrap();
             let days = |table: &UsageTable| -> Vec<_> {
-                let of = |(number, totals): (u32, &Totals)| names::row(&table.names, (0, 1), number, Some(totals));
+                let of = |(number, totals): (u32, &Totals)| rows::sums((0, 1), number, totals);
                 let day = |(day, sums): (&u64, &Arc<Sums>)| {
                     let mut sums: Vec<_> = sums.iter().map(of).collect();
                     sums.sort();

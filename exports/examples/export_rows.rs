@@ -60,7 +60,7 @@ fn row(at: u64, of: u64) -> LedgerRow {
         price: format!("price-{}", mixed % 8),
         price_version: 17,
         currency: "USD".into(),
-        amount: i128::from(mixed >> 30).to_be_bytes().to_vec().into(),
+        amount: i128::from(mixed >> 30).to_be_bytes().to_vec(),
         node: 1 + mixed % 3,
         zone: "az-a".into(),
         ..LedgerRow::default()

@@ -47,6 +47,8 @@ fn written(text: &str) -> v1::Resource {
         cache_write: next(),
         output: next(),
         reasoning: next(),
+        audio_input: next(),
+        audio_output: next(),
         request: next(),
         minimum: next(),
         effective_from: next(),
@@ -72,6 +74,8 @@ fn usage(bytes: &[u8]) -> Usage {
         cache_write_tokens: next(),
         output_tokens: next(),
         reasoning_tokens: next(),
+        audio_input_tokens: next(),
+        audio_output_tokens: next(),
         ..Usage::default()
     }
 }

@@ -1,6 +1,6 @@
 //! What a gateway is told at its start.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
@@ -42,10 +42,14 @@ pub struct Bounds {
     /// A connection, from a client or to an upstream, that gets this file number, or a higher one, is closed: the rest is for the log
     /// and the journal. None where the process may open any number.
     pub max_file: Option<u64>,
+    /// A client that takes nothing for so long of what there is for it is gone: its connection ends, over HTTP/2 its stream.
+    pub taken_within: Duration,
 }
 
 /// Some 50 KB each while it streams: a gigabyte.
 const MAX_CONNECTIONS: usize = 20_000;
+/// A phone in a tunnel comes back within it.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// Prompts and answers of models.
 const MAX_BUFFERED_BYTES: usize = 256 << 20;
 /// Files that are not for callers: what a node has open by itself, and what it opens to write logs, journals and snapshots and to
@@ -64,6 +68,7 @@ impl Default for Bounds {
             max_requests: MAX_CONNECTIONS,
             max_buffered_bytes: MAX_BUFFERED_BYTES,
             max_file: None,
+            taken_within: TAKEN_WITHIN,
         }
     }
 }

@@ -38,7 +38,10 @@ impl Rejection {
         Self::new(404, code::ROUTE_NOT_FOUND, "There is no route for this host, path and method.")
     }
 
-    /// By a connection that was made to another host, where that makes a difference (RFC 9110 §15.5.20).
+    /// By a connection that was made to another host, where that makes a difference (RFC 9110 §15.5.20). Its client asks again over
+    /// another one: over HTTP/1 this one closes, so that it has to. Over HTTP/2 it stays, without GOAWAY: it is good for the host
+    /// that it was made to, other streams of that are on it, and clients know by the status not to use it for this host (RFC 9113
+    /// §9.1.1).
     pub(crate) fn misdirected() -> Self {
         let message = "This host asks for a client certificate: connect to it over TLS, by its own name.";
         Self::new(421, code::MISDIRECTED_REQUEST, message).closing()

@@ -138,7 +138,8 @@ mod tests {
     use super::*;
 
     fn with(max_file: Option<u64>) -> Arc<Overload> {
-        let bounds = Bounds { max_connections: 1, max_requests: 2, max_buffered_bytes: 10, max_file };
+        let bounds =
+            Bounds { max_connections: 1, max_requests: 2, max_buffered_bytes: 10, max_file, ..Bounds::default() };
         Overload::new(bounds, Family::default())
     }
 

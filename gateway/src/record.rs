@@ -11,6 +11,7 @@ use tollgate_model::{Caller, Name};
 
 use crate::{
     access_log,
+    body::Taking,
     error::ErrorCode,
     gateway::Shared,
     listener::Connection,
@@ -44,6 +45,8 @@ pub(crate) struct Record {
     started: Instant,
     /// What its answer switches the connection to.
     pub(crate) tunnel: Option<Box<Tunnel>>,
+    /// How its answer is taken, over HTTP/2.
+    pub(crate) taking: Option<Arc<Taking>>,
     shared: Arc<Shared>,
     connection: Arc<Connection>,
 }
@@ -95,6 +98,7 @@ impl Record {
             timing: Timing::default(),
             started: Instant::now(),
             tunnel: None,
+            taking: Taking::current(),
             shared,
             connection,
         })
@@ -183,6 +187,10 @@ impl std::fmt::Debug for Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // Whoever does not take an answer has left it, though all of it was handed over.
+        if let Some(taken) = self.taking.as_ref().and_then(|taking| taking.taken_when_given_up()) {
+            (self.end, self.sent_bytes) = (End::Open, taken);
+        }
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.in_flight.dec();
         self.connection.answered();

@@ -9,18 +9,13 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone)]
 pub(crate) struct Tracked {
     tasks: TaskTracker,
-    runtime: Option<Handle>,
+    runtime: Handle,
 }
 
 impl Tracked {
-    /// Its tasks run where they are begun.
-    pub(crate) fn new(tasks: TaskTracker) -> Self {
-        Self { tasks, runtime: None }
-    }
-
     /// Its tasks run there, wherever they are begun.
     pub(crate) fn on(tasks: TaskTracker, runtime: Handle) -> Self {
-        Self { tasks, runtime: Some(runtime) }
+        Self { tasks, runtime }
     }
 }
 
@@ -30,10 +25,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        match &self.runtime {
-            Some(runtime) => self.tasks.spawn_on(future, runtime),
-            None => self.tasks.spawn(future),
-        };
+        self.tasks.spawn_on(future, &self.runtime);
     }
 }
 
@@ -47,16 +39,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tasks_run_where_they_are_begun_or_where_they_are_told_to() {
+    fn tasks_run_where_they_are_told_to() {
         let named = |name: &str| Builder::new_multi_thread().worker_threads(1).thread_name(name).build().unwrap();
         let (here, there) = (named("here"), named("there"));
         let _begun = here.enter();
-        let runs_on = |executor: Tracked| {
-            let (tell, told) = mpsc::sync_channel(1);
-            executor.execute(async move { drop(tell.send(thread::current().name().map(str::to_owned))) });
-            told.recv().unwrap().unwrap()
-        };
-        assert_eq!(runs_on(Tracked::new(TaskTracker::new())), "here");
-        assert_eq!(runs_on(Tracked::on(TaskTracker::new(), there.handle().clone())), "there");
+        let (tell, told) = mpsc::sync_channel(1);
+        let executor = Tracked::on(TaskTracker::new(), there.handle().clone());
+        executor.execute(async move { drop(tell.send(thread::current().name().map(str::to_owned))) });
+        assert_eq!(told.recv().unwrap().as_deref(), Some("there"));
     }
 }

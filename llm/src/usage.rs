@@ -17,6 +17,11 @@ pub struct Usage {
     pub output: u64,
     /// The part of `output` that the caller does not see.
     pub reasoning: u64,
+    /// The part of `input` that is sound and was not read from the cache. Where a provider does not say what of its cache was sound,
+    /// that was text, as far as there is text.
+    pub audio_input: u64,
+    /// The part of `output` that is sound.
+    pub audio_output: u64,
     /// Who says so.
     pub source: UsageSource,
     /// The provider's figures were nonsense (negative, none at all where there is text, far less than the text, more than
@@ -144,16 +149,22 @@ impl Tally {
         let output = credible.map_or(counted, |output| output.min(self.most_output.max(counted)));
         let (cached_input, cache_write) = (reported.cached.unwrap_or(0), reported.cache_write.unwrap_or(0));
         let reasoning = reported.reasoning.unwrap_or(0);
-        let oversize = cached_input.saturating_add(cache_write) > input || reasoning > output;
+        let (audio_input, audio_output) = (reported.audio_input.unwrap_or(0), reported.audio_output.unwrap_or(0));
+        let oversize = cached_input.saturating_add(cache_write) > input
+            || reasoning.saturating_add(audio_output) > output
+            || audio_input > input;
         let disbelieved = differs(reported.input(), input) || self.has_output && differs(reported.output, output);
         let cached_input = cached_input.min(input);
+        let (cache_write, reasoning) = (cache_write.min(input - cached_input), reasoning.min(output));
         let is_provided = self.input().is_some() && (credible.is_some() || !self.has_output);
         Usage {
             input,
             cached_input,
-            cache_write: cache_write.min(input - cached_input),
+            cache_write,
             output,
-            reasoning: reasoning.min(output),
+            reasoning,
+            audio_input: audio_input.min(input - cached_input - cache_write),
+            audio_output: audio_output.min(output - reasoning),
             source: if is_provided { UsageSource::Provider } else { UsageSource::Counted },
             clamped: reported.nonsense || oversize || disbelieved,
         }

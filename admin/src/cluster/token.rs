@@ -56,7 +56,7 @@ impl Cluster {
             id: hex::encode(&derive(key, ID_OF, id)[..ID_BYTES]),
             role: role.to_string(),
             tenant: request.tenant,
-            hash: Bytes::copy_from_slice(&key.hash_token(&secret)),
+            hash: key.hash_token(&secret).to_vec(),
             expires_us: ttl.map_or(0, |ttl| self.backplane.now().saturating_add(ttl).0),
             created_us: 0,
         };

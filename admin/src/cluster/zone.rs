@@ -8,16 +8,17 @@ use std::{
 };
 
 use prost::Message;
+use tokio::time::sleep;
 use tollgate_model::{Catalog, Kind, NodeId, Timestamp};
 use tollgate_proto::{
-    admin::v1::{StatusZonesResponse, ZoneRequest, ZoneResponse, ZoneStatus},
+    admin::v1::{NodeStatus, StatusZonesResponse, ZoneRequest, ZoneResponse, ZoneStatus},
     state::v1::{Command, ZoneChange, ZoneOutcome, command},
     v1::{Resource, resource},
 };
 use tonic::Status;
 use tracing::info;
 
-use super::{Cluster, UNREACHABLE};
+use super::{Cluster, DRAINING, UNREACHABLE};
 use crate::{
     call::{Call, asked, request_id_or_new, used_before},
     details::{Reason, refuse},
@@ -27,6 +28,9 @@ use crate::{
 const TOLD: usize = 20;
 /// For the members to say that they are there: who has not by then gets no requests either.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A member whose zone was taken back says within this that it is ready.
+const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Cluster {
     pub(super) async fn change_zone(
@@ -45,8 +49,8 @@ impl Cluster {
         let said = ZoneRequest { request_id: Vec::new(), ..request.clone() };
         let asked = asked(self.key.as_deref(), method, &said);
         // To take a zone back leaves nobody without nodes.
-        let answer = if drained { self.answering(call).await? } else { BTreeSet::new() };
-        let has_nodes = |zone: &&ZoneStatus| zone.nodes.iter().any(|node| answer.contains(node));
+        let stay = if drained { self.staying(call).await? } else { BTreeSet::new() };
+        let has_nodes = |zone: &&ZoneStatus| zone.nodes.iter().any(|node| stay.contains(node));
         let of_nodes = zones.iter().filter(has_nodes).map(|zone| zone.zone.clone()).collect();
         let actor = call.caller.token.to_string();
         let change = ZoneChange { zone: request.zone.clone(), drained, actor, of_nodes };
@@ -64,7 +68,7 @@ impl Cluster {
         Ok(ZoneResponse { index, changed, nowhere_else })
     }
 
-    /// Refuses that a node goes without which nobody would get requests: all others are in drained zones, or do not answer.
+    /// Refuses that a node goes without which nobody would get requests: all others are in drained zones, stop, or do not answer.
     pub(super) async fn check_zones_without(&self, call: &Call, node: NodeId) -> Result<(), Status> {
         self.backplane.read_barrier(call.deadline).await?;
         let (drained, nodes) = (self.backplane.drained_zones(), self.backplane.node_zones());
@@ -73,24 +77,35 @@ impl Cluster {
         if !gone.iter().any(serves) || stay.is_empty() {
             return Ok(());
         }
-        let answer = self.answering(call).await?;
-        stay.retain(|(node, _)| answer.contains(&node.0));
+        let there = self.staying(call).await?;
+        stay.retain(|(node, _)| there.contains(&node.0));
         if stay.iter().any(serves) {
             return Ok(());
         }
         let zones: BTreeSet<&str> = stay.iter().map(|(_, zone)| zone.as_str()).collect();
         let zones = zones.into_iter().collect::<Vec<_>>().join(", ");
         let others =
-            if zones.is_empty() { "no other answers".to_owned() } else { format!("undrain one of {zones} first") };
+            if zones.is_empty() { "no other stays".to_owned() } else { format!("undrain one of {zones} first") };
         let message = format!("no node would get requests any more without node {}: {others}", node.0);
         Err(refuse(Reason::Refused, message))
     }
 
-    /// The members that could get requests at all. Time stays for what follows where one does not answer.
-    async fn answering(&self, call: &Call) -> Result<BTreeSet<u64>, Status> {
-        let by = call.deadline.min(Instant::now() + ASK_TIMEOUT);
-        let members = self.backplane.members(by).await?;
-        Ok(members.into_iter().filter(|member| member.state != UNREACHABLE).map(|member| member.id).collect())
+    /// The members that get requests where their zone is not drained: those that answer, and do not stop. Time stays for what
+    /// follows where one does not answer.
+    async fn staying(&self, call: &Call) -> Result<BTreeSet<u64>, Status> {
+        let until = call.deadline.min(Instant::now() + TAKEN_BACK_WITHIN);
+        loop {
+            let members = self.backplane.members(call.deadline.min(Instant::now() + ASK_TIMEOUT)).await?;
+            let drained = self.backplane.drained_zones();
+            let leaves = |it: &NodeStatus| it.state == DRAINING && !drained.is_drained(&it.zone);
+            // Or its zone was taken back just now, and it has not heard yet.
+            if members.iter().any(leaves) && Instant::now() + ASK_AGAIN < until {
+                sleep(ASK_AGAIN).await;
+                continue;
+            }
+            let stays = |it: &NodeStatus| it.state != UNREACHABLE && !leaves(it);
+            return Ok(members.into_iter().filter(stays).map(|member| member.id).collect());
+        }
     }
 
     /// Upstreams whose endpoints are all in drained zones: nodes use those still, as the other choice is to answer nobody.

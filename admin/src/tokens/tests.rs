@@ -5,13 +5,7 @@ const NOW: Timestamp = Timestamp(1_000_000);
 fn record(id: &str, role: Role, expires_us: u64) -> TokenRecord {
     let mut hash = [0; HASH_BYTES];
     hash[..id.len()].copy_from_slice(id.as_bytes());
-    TokenRecord {
-        id: id.into(),
-        role: role.to_string(),
-        hash: hash.to_vec().into(),
-        expires_us,
-        ..TokenRecord::default()
-    }
+    TokenRecord { id: id.into(), role: role.to_string(), hash: hash.to_vec(), expires_us, ..TokenRecord::default() }
 }
 
 fn create(record: TokenRecord) -> TokenChange {
@@ -68,7 +62,7 @@ fn what_makes_no_sense_changes_nothing() {
     let (mut table, mut changes) = (TokenTable::default(), Changes::new());
     table.apply(NOW, &create(record("a", Role::Admin, 0)), &mut changes);
     changes.clear();
-    let short = TokenRecord { hash: vec![1; 31].into(), ..record("b", Role::Viewer, 0) };
+    let short = TokenRecord { hash: vec![1; 31], ..record("b", Role::Viewer, 0) };
     let role = TokenRecord { role: "root".into(), ..record("b", Role::Viewer, 0) };
     for bad in [
         create(short),

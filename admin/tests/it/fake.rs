@@ -50,6 +50,8 @@ pub(crate) struct FakeNode {
     passed: AtomicU64,
     /// Members that do not answer.
     pub(crate) silent: Mutex<Vec<u64>>,
+    /// Members that stop.
+    pub(crate) leaving: Mutex<Vec<u64>>,
     pub(crate) last_change: Mutex<Option<MembershipChange>>,
     /// What can be exported.
     pub(crate) rows: Mutex<Arc<Rows>>,
@@ -119,6 +121,7 @@ impl FakeNode {
             refuse_next: Mutex::new(None),
             passed: AtomicU64::new(0),
             silent: Mutex::new(vec![2, 4]),
+            leaving: Mutex::default(),
             last_change: Mutex::new(None),
             rows: Mutex::default(),
             ledger: Arc::new(Keeper::new(dir.path().join("ledger"))),
@@ -329,8 +332,8 @@ impl Backplane for FakeNode {
             month: 2026 * 12 + 10,
             currency: "USD".into(),
             percent: 80,
-            budget: (100 * Money::ONE.0).to_be_bytes().to_vec().into(),
-            billed: (81 * Money::ONE.0 / 2 * 2 + 1).to_be_bytes().to_vec().into(),
+            budget: (100 * Money::ONE.0).to_be_bytes().to_vec(),
+            billed: (81 * Money::ONE.0 / 2 * 2 + 1).to_be_bytes().to_vec(),
             raised_us: self.now().0,
             state: if seq == 5 { BudgetAlertState::Pending } else { BudgetAlertState::Delivered }.into(),
             tries: u32::from(seq != 5),
@@ -341,10 +344,14 @@ impl Backplane for FakeNode {
     }
 
     fn members(&self, _: Instant) -> Answer<'_, Vec<NodeStatus>> {
-        let silent = self.silent.lock().unwrap().clone();
+        let (silent, leaving) = (self.silent.lock().unwrap().clone(), self.leaving.lock().unwrap().clone());
         let node = |(NodeId(id), zone)| {
-            let state = if silent.contains(&id) { "unreachable" } else { "ready" }.to_owned();
-            NodeStatus { id, zone, state, served_index: id, ..NodeStatus::default() }
+            let state = match (silent.contains(&id), leaving.contains(&id)) {
+                (true, _) => "unreachable",
+                (false, true) => "draining",
+                (false, false) => "ready",
+            };
+            NodeStatus { id, zone, state: state.to_owned(), served_index: id, ..NodeStatus::default() }
         };
         let members = self.node_zones().into_iter().map(node).collect();
         Box::pin(async move { Ok(members) })

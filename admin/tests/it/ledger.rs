@@ -19,7 +19,7 @@ fn row(seq: u64, request_id: &str, tenant: &str) -> LedgerRow {
         settled_us: 1_800_000_000_000_000,
         tenant: tenant.into(),
         currency: "USD".into(),
-        amount: 5_000_000_000_000_i128.to_be_bytes().to_vec().into(),
+        amount: 5_000_000_000_000_i128.to_be_bytes().to_vec(),
         ..LedgerRow::default()
     }
 }

@@ -27,7 +27,7 @@ async fn server() -> (Server, BillingServiceClient<Channel>) {
     let cost = LedgerCost {
         price: "p".into(),
         currency: "EUR".into(),
-        amount: 2_000_000_000_000_i128.to_be_bytes().to_vec().into(),
+        amount: 2_000_000_000_000_i128.to_be_bytes().to_vec(),
         ..LedgerCost::default()
     };
     let row = LedgerRow {
@@ -41,7 +41,7 @@ async fn server() -> (Server, BillingServiceClient<Channel>) {
         input_tokens: 10,
         output_tokens: 3,
         currency: "USD".into(),
-        amount: 5_000_000_000_000_i128.to_be_bytes().to_vec().into(),
+        amount: 5_000_000_000_000_i128.to_be_bytes().to_vec(),
         costs: vec![cost],
         ..LedgerRow::default()
     };

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use bytes::Bytes;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -92,7 +91,7 @@ impl Server {
 }
 
 fn token(key: &ClusterKey, secret: &str, role: Role, tenant: &str) -> TokenChange {
-    let hash = Bytes::copy_from_slice(&key.hash_token(secret));
+    let hash = key.hash_token(secret).to_vec();
     let record = TokenRecord {
         id: format!("id-{secret}"),
         role: role.to_string(),

@@ -5,12 +5,8 @@ use std::collections::BTreeMap;
 use tollgate_model::{Currency, Money};
 use tollgate_proto::state::v1::{BudgetAlertRow, BudgetAlertState};
 
-use super::{
-    message,
-    outbox::Outbox,
-    rows::{self, bytes},
-};
-use crate::{Came, Changes, RestoreError};
+use super::{message, outbox::Outbox, rows};
+use crate::{Came, Changes, RestoreError, amount::bytes};
 
 /// Months that bills are still counted in. What is billed of an older one passes no threshold: nobody waits for that any more.
 const MONTHS: u32 = 3;

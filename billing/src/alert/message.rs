@@ -4,7 +4,7 @@ use serde_json::json;
 use tollgate_model::{Money, Timestamp, month_name};
 use tollgate_proto::state::v1::BudgetAlertRow;
 
-use super::rows::pico;
+use crate::amount::pico;
 
 /// What receivers know an alert by, whichever node tells of it and how often: a digest of all that it is about. It has no full stop,
 /// which would make what is signed ambiguous.

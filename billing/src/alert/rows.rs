@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use prost::{Message, bytes::Bytes};
+use prost::Message;
 use tollgate_model::Currency;
 use tollgate_proto::state::v1::{BudgetAlertRow, BudgetMonthRow, BudgetRaised};
 
@@ -10,21 +10,15 @@ use super::{
     book::{Key, Month},
     outbox::Outbox,
 };
-use crate::RestoreError;
+use crate::{
+    RestoreError,
+    amount::{bytes, pico},
+};
 
 const ALERT: u8 = b'a';
 const MONTH: u8 = b'm';
 
 type Change = (Vec<u8>, Option<Vec<u8>>);
-
-/// An amount as it is in rows; nothing for 0.
-pub(super) fn bytes(amount: i128) -> Bytes {
-    if amount == 0 { Bytes::new() } else { Bytes::copy_from_slice(&amount.to_be_bytes()) }
-}
-
-pub(super) fn pico(bytes: &[u8]) -> Option<i128> {
-    if bytes.is_empty() { Some(0) } else { Some(i128::from_be_bytes(bytes.try_into().ok()?)) }
-}
 
 pub(super) fn alert(seq: u64, alert: Option<&BudgetAlertRow>) -> Change {
     let mut key = vec![ALERT];

@@ -10,9 +10,12 @@ use tollgate_proto::state::v1::{CreditEventKind, CreditEventRow, CreditGrant, Cr
 
 use super::{
     account::{Account, MAX_BALANCE, OpenGrant, Sums, Touched},
-    rows::{self, bytes, pico},
+    rows,
 };
-use crate::{Changes, RestoreError};
+use crate::{
+    Changes, RestoreError,
+    amount::{bytes, pico},
+};
 
 const DAY_US: u64 = 24 * 3_600 * 1_000_000;
 /// Grants of one tenant of which something is left. Whoever spends goes through them in order.

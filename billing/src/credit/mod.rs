@@ -21,7 +21,7 @@ mod rows;
 
 /// What an event says that was moved: what has come off is below zero.
 pub(crate) fn amount_of(event: &tollgate_proto::state::v1::CreditEventRow) -> Option<tollgate_model::Money> {
-    rows::pico(&event.amount).map(tollgate_model::Money)
+    crate::amount::pico(&event.amount).map(tollgate_model::Money)
 }
 
 pub use account::{MAX_BALANCE, OpenGrant};

@@ -3,25 +3,19 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use prost::{Message, bytes::Bytes};
+use prost::Message;
 use tollgate_model::Currency;
 use tollgate_proto::state::v1::{CreditAccountRow, CreditEventRow, CreditGrantRow};
 
 use super::account::{Account, Sums, Touched, Turn, turn};
-use crate::{Changes, RestoreError};
+use crate::{
+    Changes, RestoreError,
+    amount::{bytes, pico},
+};
 
 const ACCOUNT: u8 = b'a';
 const EVENT: u8 = b'e';
 const GRANT: u8 = b'g';
-
-/// An amount as it is in rows; nothing for 0.
-pub(super) fn bytes(amount: i128) -> Bytes {
-    if amount == 0 { Bytes::new() } else { Bytes::copy_from_slice(&amount.to_be_bytes()) }
-}
-
-pub(super) fn pico(bytes: &[u8]) -> Option<i128> {
-    if bytes.is_empty() { Some(0) } else { Some(i128::from_be_bytes(bytes.try_into().ok()?)) }
-}
 
 /// Names of tenants have no NUL.
 fn key(letter: u8, tenant: &str, number: Option<u64>) -> Vec<u8> {

@@ -136,7 +136,7 @@ mod tests {
             price: "p".into(),
             price_version: 3,
             currency: "USD".into(),
-            amount: pico.to_be_bytes().to_vec().into(),
+            amount: pico.to_be_bytes().to_vec(),
             node: 2,
             ..LedgerRow::default()
         }

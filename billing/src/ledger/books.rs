@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use smallvec::{SmallVec, smallvec};
 use tollgate_model::{Currency, Money};
 use tollgate_proto::state::v1::{BalanceRow, LedgerLoss, LedgerRow};
 
 use super::attempts;
-use crate::{Changes, RestoreError};
+use crate::{Changes, RestoreError, amount::pico};
 
 /// An account of the books. Its balance is what was posted to it, less what was posted from it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Account {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Account<Name = String> {
     /// What a tenant has used, and owes or has paid for in advance.
-    Consumed(String),
+    Consumed(Name),
     /// What was given back to a tenant of what nobody knows the use of, which is less than nothing.
-    Forgiven(String),
+    Forgiven(Name),
     /// What that was of all tenants: at the operator's expense.
     Loss,
     /// What was earned.
@@ -23,7 +24,25 @@ pub enum Account {
     /// What was spent on upstreams.
     Cost,
     /// What an upstream is owed, which is less than nothing.
-    Owed(String),
+    Owed(Name),
+}
+
+/// What is added to an account.
+type Move<Name = String> = (Account<Name>, Currency, Money);
+/// Most rows have two of what is billed, and two of one attempt.
+type Moves<'a> = SmallVec<[Move<&'a str>; 4]>;
+
+impl From<Account<&str>> for Account {
+    fn from(account: Account<&str>) -> Self {
+        match account {
+            Account::Consumed(tenant) => Self::Consumed(tenant.to_owned()),
+            Account::Forgiven(tenant) => Self::Forgiven(tenant.to_owned()),
+            Account::Loss => Self::Loss,
+            Account::Revenue => Self::Revenue,
+            Account::Cost => Self::Cost,
+            Account::Owed(upstream) => Self::Owed(upstream.to_owned()),
+        }
+    }
 }
 
 impl std::fmt::Display for Account {
@@ -64,28 +83,35 @@ pub struct Books {
 }
 
 impl Books {
-    /// Posts what a row moves: from what was earned to what its tenant has used, and from what its upstreams are owed to what was spent.
-    pub fn post(&mut self, row: &LedgerRow, changes: &mut Changes) {
-        for (account, currency, amount) in moves(row) {
-            self.add(account, currency, amount.0, changes);
-        }
-        debug_assert_eq!(self.trial(), Ok(()), "after row {}", row.seq);
+    /// Posts what the rows of one entry move: from what was earned to what their tenants have used, and from what their upstreams are
+    /// owed to what was spent. An account that many of them move changes once.
+    pub fn post<'a>(&mut self, rows: impl IntoIterator<Item = &'a LedgerRow>, changes: &mut Changes) {
+        self.add_up(rows.into_iter().flat_map(moves_of), changes);
     }
 
-    /// Posts what was written off: from what its tenant was forgiven to what was lost.
-    pub fn post_loss(&mut self, loss: &LedgerLoss, changes: &mut Changes) {
-        let (to, from) = (Account::Loss, Account::Forgiven(loss.tenant.clone()));
-        for (account, currency, amount) in moved(to, from, &loss.currency, pico(&loss.amount).map(Money)) {
-            self.add(account, currency, amount.0, changes);
-        }
-        debug_assert_eq!(self.trial(), Ok(()), "after the loss of entry {}", loss.log_index);
+    /// Posts what one entry writes off: from what tenants were forgiven to what was lost.
+    pub fn post_losses(&mut self, losses: &[LedgerLoss], changes: &mut Changes) {
+        let of = |loss| {
+            let LedgerLoss { tenant, currency, amount, .. }: &LedgerLoss = loss;
+            moved(Account::Loss, Account::Forgiven(tenant), currency, pico(amount).map(Money))
+        };
+        self.add_up(losses.iter().flat_map(of), changes);
     }
 
-    fn add(&mut self, account: Account, currency: Currency, amount: i128, changes: &mut Changes) {
-        let key = (account, currency);
-        let balance = self.balances.entry(key.clone()).or_default();
-        *balance = balance.saturating_add(amount);
-        changes.push((row_key(&key), Some(row(&key, *balance))));
+    fn add_up<'a>(&mut self, moves: impl IntoIterator<Item = Move<&'a str>>, changes: &mut Changes) {
+        let mut sums: BTreeMap<(Account<&str>, Currency), i128> = BTreeMap::new();
+        for (account, currency, amount) in moves {
+            let sum = sums.entry((account, currency)).or_default();
+            *sum = sum.saturating_add(amount.0);
+        }
+        for ((account, currency), sum) in sums {
+            let key = (account.into(), currency);
+            let before = self.balances.get(&key).copied().unwrap_or(0);
+            let balance = before.saturating_add(sum);
+            changes.push((row_key(&key), Some(row(&key, balance))));
+            self.balances.insert(key, balance);
+        }
+        debug_assert_eq!(self.trial(), Ok(()), "what was posted came from somewhere");
     }
 
     /// What is on each account, in order.
@@ -142,32 +168,39 @@ impl Books {
 
 /// What a row moves: what is added to each account, together nothing in each currency.
 #[must_use]
-pub fn moves(row: &LedgerRow) -> Vec<(Account, Currency, Money)> {
-    let mut all = billed(row);
-    for attempt in attempts(row) {
-        all.extend(moved(
-            Account::Cost,
-            Account::Owed(attempt.provider.to_owned()),
-            &attempt.cost.currency,
-            attempt.amount(),
-        ));
-    }
-    all
+pub fn moves(row: &LedgerRow) -> Vec<Move> {
+    owned(moves_of(row))
 }
 
 /// Of what a row moves, that which concerns its tenant.
 #[must_use]
-pub fn billed(row: &LedgerRow) -> Vec<(Account, Currency, Money)> {
-    let (to, from) = (Account::Consumed(row.tenant.clone()), Account::Revenue);
-    moved(to, from, &row.currency, amount_of(row))
+pub fn billed(row: &LedgerRow) -> Vec<Move> {
+    owned(billed_of(row))
 }
 
-fn moved(to: Account, from: Account, currency: &str, amount: Option<Money>) -> Vec<(Account, Currency, Money)> {
+fn owned(moves: Moves<'_>) -> Vec<Move> {
+    moves.into_iter().map(|(account, currency, amount)| (account.into(), currency, amount)).collect()
+}
+
+fn moves_of(row: &LedgerRow) -> Moves<'_> {
+    let mut all = billed_of(row);
+    for attempt in attempts(row) {
+        let (to, from) = (Account::Cost, Account::Owed(attempt.provider));
+        all.extend(moved(to, from, &attempt.cost.currency, attempt.amount()));
+    }
+    all
+}
+
+fn billed_of(row: &LedgerRow) -> Moves<'_> {
+    moved(Account::Consumed(&row.tenant), Account::Revenue, &row.currency, amount_of(row))
+}
+
+fn moved<'a>(to: Account<&'a str>, from: Account<&'a str>, currency: &str, amount: Option<Money>) -> Moves<'a> {
     match (Currency::parse(currency), amount) {
         (Ok(currency), Some(amount)) if amount.0 != 0 => {
-            vec![(to, currency, amount), (from, currency, Money(amount.0.saturating_neg()))]
+            smallvec![(to, currency, amount), (from, currency, Money(amount.0.saturating_neg()))]
         }
-        _ => Vec::new(),
+        _ => Moves::new(),
     }
 }
 
@@ -177,16 +210,12 @@ pub fn amount_of(row: &LedgerRow) -> Option<Money> {
     pico(&row.amount).map(Money)
 }
 
-pub(super) fn pico(bytes: &[u8]) -> Option<i128> {
-    if bytes.is_empty() { Some(0) } else { Some(i128::from_be_bytes(bytes.try_into().ok()?)) }
-}
-
 fn row_key((account, currency): &(Account, Currency)) -> Vec<u8> {
     format!("{}\0{currency}", account.key()).into_bytes()
 }
 
 fn row((account, currency): &(Account, Currency), balance: i128) -> Vec<u8> {
-    let amount = balance.to_be_bytes().to_vec().into();
+    let amount = balance.to_be_bytes().to_vec();
     BalanceRow { account: account.key(), currency: currency.to_string(), amount }.encode_to_vec()
 }
 

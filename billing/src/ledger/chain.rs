@@ -85,9 +85,8 @@ impl Chain {
             piece.bytes.extend(segment::header(self.open.segment, &self.open.hash));
         }
         for record in records {
-            let message = record.encode_to_vec();
-            segment::frame(&message, &mut piece.bytes);
-            self.open.hash = link(&self.open.hash, &message);
+            let message = segment::frame(record, &mut piece.bytes);
+            self.open.hash = link(&self.open.hash, message);
             self.open.records += 1;
             self.records += 1;
             if let Some(Kind::Row(row)) = &record.kind {
@@ -207,7 +206,7 @@ impl Chain {
             segment_records: self.open.records,
             segment_bytes: self.open.bytes,
             segment_first_seq: self.open.first_seq,
-            chain: self.open.hash.to_vec().into(),
+            chain: self.open.hash.to_vec(),
         };
         row.encode_to_vec()
     }
@@ -226,7 +225,7 @@ fn segment_row(extent: &Extent) -> Vec<u8> {
         last_seq: extent.last_seq,
         records: extent.records,
         bytes: extent.bytes,
-        chain: extent.hash.to_vec().into(),
+        chain: extent.hash.to_vec(),
     };
     row.encode_to_vec()
 }

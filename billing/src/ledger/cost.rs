@@ -6,7 +6,7 @@
 use tollgate_model::Money;
 use tollgate_proto::state::v1::{LedgerCost, LedgerRow, Usage, UsageSource};
 
-use super::books::pico;
+use crate::amount::pico;
 
 /// One attempt, with all that is known of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,6 +55,8 @@ fn own<'a>(number: u32, row: &'a LedgerRow, cost: &'a LedgerCost) -> Attempt<'a>
         cache_write_tokens: row.cache_write_tokens,
         output_tokens: row.output_tokens,
         reasoning_tokens: row.reasoning_tokens,
+        audio_input_tokens: row.audio_input_tokens,
+        audio_output_tokens: row.audio_output_tokens,
         ..bounds(cost)
     };
     let (provider, model, source) = (&*row.provider, &*row.provider_model, row.usage_source());
@@ -68,6 +70,8 @@ fn of(number: u32, cost: &LedgerCost) -> Attempt<'_> {
         cache_write_tokens: cost.cache_write_tokens,
         output_tokens: cost.output_tokens,
         reasoning_tokens: cost.reasoning_tokens,
+        audio_input_tokens: cost.audio_input_tokens,
+        audio_output_tokens: cost.audio_output_tokens,
         ..bounds(cost)
     };
     let (provider, model, source) = (&*cost.provider, &*cost.provider_model, cost.usage_source());
@@ -99,8 +103,7 @@ mod tests {
             output_at_most: 200,
             ..LedgerCost::default()
         };
-        let last =
-            LedgerCost { price: "p".into(), amount: 7_i128.to_be_bytes().to_vec().into(), ..LedgerCost::default() };
+        let last = LedgerCost { price: "p".into(), amount: 7_i128.to_be_bytes().to_vec(), ..LedgerCost::default() };
         let row = LedgerRow {
             provider: "second".into(),
             provider_model: "m-2".into(),

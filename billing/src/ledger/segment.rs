@@ -27,13 +27,17 @@ pub(super) fn header(segment: u64, before: &Hash) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-/// Adds a message to a segment's bytes.
-pub(super) fn frame(message: &[u8], into: &mut Vec<u8>) {
+/// Adds a record to a segment's bytes; what it says, as it stands there.
+pub(super) fn frame<'a>(record: &LedgerRecord, into: &'a mut Vec<u8>) -> &'a [u8] {
+    let begin = into.len();
+    into.extend([0; FRAME_BYTES]);
+    record.encode(into).expect("a vector takes as much as there is");
+    let (head, message) = into[begin..].split_at_mut(FRAME_BYTES);
     let length =
         u32::try_from(message.len()).expect("a record is made of what one frame of a node said, which is bounded");
-    into.extend(length.to_le_bytes());
-    into.extend(crc32c::crc32c(message).to_le_bytes());
-    into.extend(message);
+    head[..4].copy_from_slice(&length.to_le_bytes());
+    head[4..].copy_from_slice(&crc32c::crc32c(message).to_le_bytes());
+    message
 }
 
 /// What is wrong with a segment, and where.

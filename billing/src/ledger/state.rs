@@ -55,11 +55,11 @@ impl State {
                 self.prices.insert((name, version), price.clone());
                 records.push(LedgerRecord { kind: Some(Kind::Price(price)) });
             }
-            let mut moved = Changes::new();
-            self.books.post(&row, &mut moved);
-            changes.extend(prefixed(BOOKS, moved));
             records.push(LedgerRecord { kind: Some(Kind::Row(row)) });
         }
+        let mut moved = Changes::new();
+        self.books.post(records.iter().filter_map(row_of), &mut moved);
+        changes.extend(prefixed(BOOKS, moved));
         let mut placed = Changes::new();
         let piece = self.chain.append(&records, &mut placed);
         changes.extend(prefixed(CHAIN, placed));
@@ -70,7 +70,7 @@ impl State {
     /// Takes down what one entry writes off, after its rows, and posts it. Where the records go is told.
     pub fn record_losses(&mut self, losses: Vec<LedgerLoss>, changes: &mut Changes) -> Option<Piece> {
         let mut moved = Changes::new();
-        losses.iter().for_each(|loss| self.books.post_loss(loss, &mut moved));
+        self.books.post_losses(&losses, &mut moved);
         changes.extend(prefixed(BOOKS, moved));
         let records: Vec<_> = losses.into_iter().map(|loss| LedgerRecord { kind: Some(Kind::Loss(loss)) }).collect();
         let mut placed = Changes::new();
@@ -227,6 +227,10 @@ impl State {
     }
 }
 
+fn row_of(record: &LedgerRecord) -> Option<&LedgerRow> {
+    if let Some(Kind::Row(row)) = &record.kind { Some(row) } else { None }
+}
+
 /// What rows call a version.
 fn name_of(price: &PriceVersionRow) -> (String, u64) {
     let metadata = price.price.as_ref().and_then(|price| price.metadata.as_ref());
@@ -270,7 +274,7 @@ mod tests {
             price: "a".into(),
             price_version: 9,
             currency: "USD".into(),
-            amount: pico.to_be_bytes().to_vec().into(),
+            amount: pico.to_be_bytes().to_vec(),
             ..LedgerRow::default()
         }
     }

@@ -13,7 +13,6 @@ use tollgate_proto::state::v1::{LedgerLoss, LedgerRecord, LedgerRow, ledger_reco
 
 use super::{
     Attempt, Books, Broken, Hash, Keeper, Missing, Nowhere, Records, State, archive, attempts,
-    books::pico,
     chain::genesis,
     head::Head,
     priced::{Priced, Tariffs, called, tell, unknown},
@@ -22,6 +21,7 @@ use super::{
 };
 use crate::{
     Changes,
+    amount::pico,
     price::{Line, Tariff},
 };
 
@@ -81,7 +81,7 @@ impl Verified {
 
     fn take_row(&mut self, row: &LedgerRow) {
         (self.rows, self.last_seq) = (self.rows + 1, row.seq);
-        self.books.post(row, &mut Changes::new());
+        self.books.post([row], &mut Changes::new());
         let row_itself = called(row);
         if let Some(wrong) = self.wrong(&Priced::row(row)) {
             self.problem(format!("{row_itself} {wrong}"));
@@ -97,7 +97,7 @@ impl Verified {
     }
 
     fn take_loss(&mut self, loss: &LedgerLoss) {
-        self.books.post_loss(loss, &mut Changes::new());
+        self.books.post_losses(std::slice::from_ref(loss), &mut Changes::new());
         if pico(&loss.amount).is_none_or(|amount| amount <= 0) || Currency::parse(&loss.currency).is_err() {
             let LedgerLoss { log_index, node, .. } = loss;
             self.problem(format!("what entry {log_index} wrote off of node {node} has no amount that can be read"));

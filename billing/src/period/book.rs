@@ -30,8 +30,22 @@ pub struct Placed {
 /// What an entry has changed.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
-    periods: BTreeMap<(String, Month), BTreeSet<LineKey>>,
+    periods: BTreeMap<String, BTreeMap<Month, BTreeSet<LineKey>>>,
     rounding: BTreeSet<Currency>,
+}
+
+impl Touched {
+    fn period(&mut self, tenant: &str, month: Month) -> &mut BTreeSet<LineKey> {
+        // Most entries have several rows of a tenant.
+        if !self.periods.contains_key(tenant) {
+            self.periods.insert(tenant.to_owned(), BTreeMap::new());
+        }
+        self.periods.get_mut(tenant).expect("it is there").entry(month).or_default()
+    }
+
+    fn line(&mut self, tenant: &str, month: Month, line: LineKey) {
+        self.period(tenant, month).insert(line);
+    }
 }
 
 /// The months of all tenants, those that are closed too.
@@ -73,19 +87,46 @@ impl Periods {
             return;
         }
         let admitted = Timestamp(row.admitted_us).min(placed.came.now).min(Timestamp::MAX);
+        if let Some(month) = self.in_time(&row.tenant, admitted, placed.came.now) {
+            self.add(row, (month, None), placed, touched);
+            return;
+        }
         let tenant = row.tenant.clone();
         self.due(&tenant, |periods| {
             periods.begin(&tenant, admitted, placed.came.now, touched);
             periods.go_on(&tenant, admitted, placed, touched);
             let late = periods.late_for(&tenant, admitted);
-            let months = periods.tenants.entry(tenant.clone()).or_default();
-            let goes_to = months.values_mut().find(|it| it.closed.is_none() && admitted < it.end);
-            let period = Arc::make_mut(goes_to.expect("months were begun until there is one"));
-            row.month = period.month.number();
-            row.late_for = late.filter(|_| admitted < period.start).map_or(0, Month::number);
-            let line = period.add(row, export::digest(row), placed.open.segment);
-            touched.periods.entry((tenant.clone(), period.month)).or_default().insert(line);
+            let goes_to = periods.open_at(&tenant, admitted).expect("months were begun until there is one");
+            let late = late.filter(|_| admitted < goes_to.start);
+            periods.add(row, (goes_to.month, late), placed, touched);
         });
+    }
+
+    /// The month that it was admitted in, where that is open and no month of this tenant is due: so it is of nearly every row.
+    fn in_time(&self, tenant: &str, admitted: Timestamp, now: Timestamp) -> Option<Month> {
+        let month = self.open_at(tenant, admitted).filter(|it| it.start <= admitted)?.month;
+        self.closes(tenant).is_some_and(|due| due > now).then_some(month)
+    }
+
+    /// The first month that is open and ends after then.
+    fn open_at(&self, tenant: &str, admitted: Timestamp) -> Option<&Period> {
+        // All before the first that is not closed are, so it is among the last few.
+        let open = self.tenants.get(tenant)?.values().rev().take_while(|it| it.closed.is_none());
+        open.take_while(|it| admitted < it.end).last().map(|it| &**it)
+    }
+
+    fn add(
+        &mut self,
+        row: &mut LedgerRow,
+        (month, late_for): (Month, Option<Month>),
+        placed: &Placed,
+        touched: &mut Touched,
+    ) {
+        row.month = month.number();
+        row.late_for = late_for.map_or(0, Month::number);
+        let period = self.tenants.get_mut(&row.tenant).and_then(|months| months.get_mut(&month));
+        let line = Arc::make_mut(period.expect("it is one of them")).add(row, export::digest(row), placed.open.segment);
+        touched.line(&row.tenant, month, line);
     }
 
     /// Closes what is due by now, some at a time: where there is more the next entry goes on.
@@ -167,7 +208,7 @@ impl Periods {
 
     fn put(&mut self, tenant: &str, new: Option<Period>, touched: &mut Touched) {
         if let Some(new) = new {
-            touched.periods.entry((tenant.to_owned(), new.month)).or_default();
+            touched.period(tenant, new.month);
             self.tenants.entry(tenant.to_owned()).or_default().insert(new.month, Arc::new(new));
         }
     }
@@ -187,7 +228,7 @@ impl Periods {
             *sum = Money(sum.0.saturating_add(total.rounding().0));
             touched.rounding.insert(currency);
         }
-        touched.periods.entry((tenant.to_owned(), period.month)).or_default();
+        touched.period(tenant, period.month);
     }
 
     /// The month in which something was admitted.
@@ -253,7 +294,8 @@ impl Periods {
 
     /// Hands out the rows that were touched.
     pub(crate) fn changed(&self, touched: Touched, changes: &mut Changes) {
-        for ((tenant, month), lines) in &touched.periods {
+        let periods = touched.periods.iter().flat_map(|(tenant, months)| months.iter().map(move |it| (tenant, it)));
+        for (tenant, (month, lines)) in periods {
             let Some(period) = self.get(tenant, *month) else { continue };
             changes.push(rows::put_period(tenant, period));
             for key in lines {

@@ -225,7 +225,10 @@ impl Period {
             Some((_, last)) if *last + 1 == segment => *last = segment,
             _ => self.segments.push((segment, segment)),
         }
-        self.lines.entry(key.clone()).or_default().add(row);
+        if !self.lines.contains_key(&key) {
+            self.lines.insert(key.clone(), LineSums::default());
+        }
+        self.lines.get_mut(&key).expect("it is there").add(row);
         key
     }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use prost::{Message, bytes::Bytes};
+use prost::Message;
 use tollgate_model::{Currency, LogIndex, Money, Month, TimeZone, Timestamp};
 use tollgate_proto::state::v1::{PeriodClose, PeriodLabels, PeriodLineRow, PeriodRow, RoundingRow};
 
 use super::{Closed, LineKey, LineSums, Period, Span, Tree};
+use crate::amount::{bytes, pico};
 
 const LINE: u8 = b'l';
 const PERIOD: u8 = b'p';
@@ -70,7 +71,7 @@ fn line(tenant: &str, month: Month, key: &LineKey, sums: &LineSums) -> Row {
         price_version: key.version,
         rows: sums.rows,
         tokens: sums.tokens.to_vec(),
-        amount: bytes(sums.amount),
+        amount: bytes(sums.amount.0),
     };
     (line_key(tenant, month, key), row.encode_to_vec())
 }
@@ -79,7 +80,7 @@ pub(super) fn period(tenant: &str, of: &Period) -> Row {
     let closed = of.closed.as_ref().map(|closed| {
         let (bytes, chain) = closed.tail.map_or((0, Vec::new()), |(bytes, hash)| (bytes, hash.to_vec()));
         let labels = closed.labels.as_ref().map(|labels| PeriodLabels { labels: (**labels).clone() });
-        PeriodClose { log_index: closed.at.0, at_us: closed.now.0, bytes, chain: chain.into(), labels }
+        PeriodClose { log_index: closed.at.0, at_us: closed.now.0, bytes, chain, labels }
     });
     let row = PeriodRow {
         tenant: tenant.to_owned(),
@@ -91,7 +92,7 @@ pub(super) fn period(tenant: &str, of: &Period) -> Row {
         corrections: of.corrections,
         first_seq: of.first_seq,
         last_seq: of.last_seq,
-        subtrees: of.tree.subtrees().iter().map(|hash| Bytes::copy_from_slice(hash)).collect(),
+        subtrees: of.tree.subtrees().concat(),
         segments: of.segments.iter().flat_map(|(first, last)| [*first, *last]).collect(),
         closed,
     };
@@ -99,16 +100,8 @@ pub(super) fn period(tenant: &str, of: &Period) -> Row {
 }
 
 pub(super) fn rounding(currency: Currency, amount: Money) -> Row {
-    let row = RoundingRow { currency: currency.to_string(), amount: bytes(amount) };
+    let row = RoundingRow { currency: currency.to_string(), amount: bytes(amount.0) };
     ([&[ROUNDING], currency.as_str().as_bytes()].concat(), row.encode_to_vec())
-}
-
-fn bytes(amount: Money) -> Bytes {
-    if amount.0 == 0 { Bytes::new() } else { Bytes::copy_from_slice(&amount.0.to_be_bytes()) }
-}
-
-fn money(bytes: &[u8]) -> Option<Money> {
-    if bytes.is_empty() { Some(Money(0)) } else { Some(Money(i128::from_be_bytes(bytes.try_into().ok()?))) }
 }
 
 /// Reads a row; none where it is no such row, or not where it should be.
@@ -124,7 +117,7 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Read> {
                 price: row.price,
             };
             let tokens = row.tokens.try_into().ok()?;
-            let sums = LineSums { rows: row.rows, tokens, amount: money(&row.amount)? };
+            let sums = LineSums { rows: row.rows, tokens, amount: Money(pico(&row.amount)?) };
             let at = line_key(&row.tenant, month, &line);
             (Read::Line(row.tenant, month, line, sums), at)
         }
@@ -137,7 +130,7 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Read> {
         ROUNDING => {
             let row = RoundingRow::decode(value).ok()?;
             let currency = Currency::parse(&row.currency).ok()?;
-            (Read::Rounding(currency, money(&row.amount)?), [&[ROUNDING], row.currency.as_bytes()].concat())
+            (Read::Rounding(currency, Money(pico(&row.amount)?)), [&[ROUNDING], row.currency.as_bytes()].concat())
         }
         _ => return None,
     };
@@ -145,7 +138,8 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Read> {
 }
 
 fn read_period(row: PeriodRow) -> Option<Period> {
-    let subtrees = row.subtrees.iter().map(|hash| (&**hash).try_into().ok()).collect::<Option<Vec<_>>>()?;
+    let (subtrees, rest) = row.subtrees.as_chunks();
+    rest.is_empty().then_some(())?;
     let closed = match row.closed {
         None => None,
         Some(closed) => {
@@ -166,7 +160,7 @@ fn read_period(row: PeriodRow) -> Option<Period> {
         corrections: row.corrections,
         first_seq: row.first_seq,
         last_seq: row.last_seq,
-        tree: Tree::of(row.rows, subtrees)?,
+        tree: Tree::of(row.rows, subtrees.to_vec())?,
         segments: runs.iter().map(|[first, last]| (*first, *last)).collect(),
         closed,
         ..empty

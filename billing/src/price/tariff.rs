@@ -17,6 +17,10 @@ pub enum Meter {
     Output,
     /// Output that was reasoning.
     Reasoning,
+    /// Sound that no cache had.
+    AudioInput,
+    /// Sound that was made.
+    AudioOutput,
     /// The request itself.
     Request,
     /// What lacks to the least that a request costs.
@@ -33,6 +37,8 @@ impl Meter {
             Self::CacheWrite => "cacheWrite",
             Self::Output => "output",
             Self::Reasoning => "reasoning",
+            Self::AudioInput => "audioInput",
+            Self::AudioOutput => "audioOutput",
             Self::Request => "request",
             Self::Minimum => "minimum",
         }
@@ -47,6 +53,8 @@ pub struct Quantities {
     cache_write: u64,
     output: u64,
     reasoning: u64,
+    audio_input: u64,
+    audio_output: u64,
 }
 
 impl Quantities {
@@ -58,6 +66,8 @@ impl Quantities {
             (Meter::CacheWrite, self.cache_write),
             (Meter::Output, self.output),
             (Meter::Reasoning, self.reasoning),
+            (Meter::AudioInput, self.audio_input),
+            (Meter::AudioOutput, self.audio_output),
         ];
         all.into_iter().filter(|(_, quantity)| *quantity > 0)
     }
@@ -65,7 +75,7 @@ impl Quantities {
     /// All input, as context lengths are told by.
     #[must_use]
     pub fn all_input(&self) -> u64 {
-        self.input.saturating_add(self.cached_input).saturating_add(self.cache_write)
+        [self.cached_input, self.cache_write, self.audio_input].into_iter().fold(self.input, u64::saturating_add)
     }
 }
 
@@ -74,13 +84,18 @@ impl From<&Usage> for Quantities {
     fn from(usage: &Usage) -> Self {
         let cached_input = usage.cached_input_tokens.min(usage.input_tokens);
         let cache_write = usage.cache_write_tokens.min(usage.input_tokens - cached_input);
+        let read = usage.input_tokens - cached_input - cache_write;
         let reasoning = usage.reasoning_tokens.min(usage.output_tokens);
+        let seen = usage.output_tokens - reasoning;
+        let (audio_input, audio_output) = (usage.audio_input_tokens.min(read), usage.audio_output_tokens.min(seen));
         Self {
-            input: usage.input_tokens - cached_input - cache_write,
+            input: read - audio_input,
             cached_input,
             cache_write,
-            output: usage.output_tokens - reasoning,
+            output: seen - audio_output,
             reasoning,
+            audio_input,
+            audio_output,
         }
     }
 }
@@ -93,6 +108,8 @@ impl From<&LedgerRow> for Quantities {
             cache_write_tokens: row.cache_write_tokens,
             output_tokens: row.output_tokens,
             reasoning_tokens: row.reasoning_tokens,
+            audio_input_tokens: row.audio_input_tokens,
+            audio_output_tokens: row.audio_output_tokens,
             ..Usage::default()
         })
     }
@@ -121,6 +138,8 @@ struct PerToken {
     cache_write: Money,
     output: Money,
     reasoning: Money,
+    audio_input: Money,
+    audio_output: Money,
 }
 
 /// One version of a price.
@@ -196,6 +215,8 @@ fn per_token(price: &Price, above_input: Option<u64>, rates: &Rates, before: &Ra
         cache_write: one(|it| it.cache_write).unwrap_or(input),
         output,
         reasoning: one(|it| it.reasoning).unwrap_or(output),
+        audio_input: one(|it| it.audio_input).unwrap_or(input),
+        audio_output: one(|it| it.audio_output).unwrap_or(output),
     }
 }
 
@@ -209,8 +230,8 @@ struct Dearest {
 impl Dearest {
     fn of(rates: &PerToken) -> Self {
         Self {
-            input: rates.input.max(rates.cached_input).max(rates.cache_write),
-            output: rates.output.max(rates.reasoning),
+            input: rates.input.max(rates.cached_input).max(rates.cache_write).max(rates.audio_input),
+            output: rates.output.max(rates.reasoning).max(rates.audio_output),
         }
     }
 }
@@ -281,7 +302,7 @@ impl Tariff {
         Money(of(dearest.input, input).saturating_add(of(dearest.output, output)).saturating_add(self.request.0))
     }
 
-    fn metered(&self, used: Quantities) -> SmallVec<[Line; 6]> {
+    fn metered(&self, used: Quantities) -> SmallVec<[Line; 8]> {
         let is_of = |rates: &&PerToken| rates.above_input.is_none_or(|above| used.all_input() > above);
         let rates = self.rates.iter().rfind(is_of).unwrap_or(&self.rates[0]);
         let all = [
@@ -290,6 +311,8 @@ impl Tariff {
             (Meter::CacheWrite, used.cache_write, rates.cache_write),
             (Meter::Output, used.output, rates.output),
             (Meter::Reasoning, used.reasoning, rates.reasoning),
+            (Meter::AudioInput, used.audio_input, rates.audio_input),
+            (Meter::AudioOutput, used.audio_output, rates.audio_output),
             (Meter::Request, 1, self.request),
         ];
         all.into_iter()

@@ -272,7 +272,7 @@ fn row(n: u64, at: u64, model: &str, (input, output): (u64, u64)) -> LedgerRow {
         price: "c".into(),
         price_version: 3,
         currency: "USD".into(),
-        amount: amount.to_be_bytes().to_vec().into(),
+        amount: amount.to_be_bytes().to_vec(),
         ..LedgerCost::default()
     };
     LedgerRow {

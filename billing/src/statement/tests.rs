@@ -50,7 +50,7 @@ fn row(n: u64, admitted: Timestamp, settled: Timestamp) -> LedgerRow {
         currency: "USD".into(),
         price: if is_free { String::new() } else { "a".into() },
         price_version: if is_free { 0 } else { 3 },
-        amount: if is_free { Vec::new() } else { (i128::from(tokens) * 1_100_000_000).to_be_bytes().to_vec() }.into(),
+        amount: if is_free { Vec::new() } else { (i128::from(tokens) * 1_100_000_000).to_be_bytes().to_vec() },
         node: 1,
         zone: "az-a".into(),
         ..LedgerRow::default()
@@ -369,7 +369,7 @@ fn a_month_priced_again_is_the_same_to_the_last_digit() {
     let now = at("2026-12-10T00:00:00Z");
     let mut dear = row(52, now, now);
     let amount = crate::ledger::amount_of(&dear).unwrap().0 + 1;
-    dear.amount = amount.to_be_bytes().to_vec().into();
+    dear.amount = amount.to_be_bytes().to_vec();
     keeper.record([(dear, None)], &mut Changes::new());
     let found = keeper.reprice("acme", november().next()).unwrap().unwrap();
     assert_eq!(found.problems.len(), 2, "{found:?}");

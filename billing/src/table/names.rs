@@ -1,12 +1,13 @@
-//! Who and what usage is summed up by, each kept once; and the rows of their sums.
+//! Who and what usage is summed up by, each kept once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use prost::{Message, bytes::Bytes};
-use tollgate_model::Money;
-use tollgate_proto::state::v1::{Attribution, UsageRow};
+use tollgate_proto::state::v1::{Attribution, UsageNameRow};
 
-use super::{Bill, Totals};
+use super::Bill;
 
 const COLUMNS: usize = 7;
 
@@ -21,24 +22,18 @@ impl<'a> Name<'a> {
         Self([&it.tenant, &it.consumer, &it.route, &it.provider, &it.model, &it.provider_model, currency])
     }
 
-    pub(super) fn of_row(row: &'a UsageRow) -> Self {
+    pub(super) fn of_row(row: &'a UsageNameRow) -> Self {
         Self([&row.tenant, &row.consumer, &row.route, &row.provider, &row.model, &row.provider_model, &row.currency])
     }
 
-    /// What orders as the texts do: every text but the last is escaped, and ended so that a prefix comes first.
+    /// What no other combination has: each text ends with what UTF-8 never has.
     fn key(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.0.iter().map(|text| text.len() + 2).sum());
-        let [texts @ .., currency] = self.0;
-        for text in texts {
-            for byte in text.bytes() {
-                bytes.push(byte);
-                if byte == 0 {
-                    bytes.push(0xff);
-                }
-            }
-            bytes.extend([0, 0]);
+        const END: u8 = 0xff;
+        let mut bytes = Vec::with_capacity(self.0.iter().map(|text| text.len() + 1).sum());
+        for text in self.0 {
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.push(END);
         }
-        bytes.extend(currency.bytes());
         bytes
     }
 }
@@ -79,14 +74,22 @@ impl Named {
     pub(crate) fn currency(&self) -> &Arc<str> {
         &self.texts[6]
     }
+
+    pub(super) fn row(&self) -> UsageNameRow {
+        let [tenant, consumer, route, provider, model, provider_model, currency] =
+            self.texts.each_ref().map(|it| it.to_string());
+        UsageNameRow { tenant, consumer, route, provider, model, provider_model, currency }
+    }
 }
 
-/// All combinations. Their numbers are this process's own: no row has them.
+/// All combinations by their numbers. Rows have these, so they are a function of the log: a new one gets the least that is free.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names {
     /// Never iterated.
     numbers: HashMap<Arc<[u8]>, u32>,
-    list: Vec<Arc<Named>>,
+    /// None where a number is free.
+    list: Vec<Option<Arc<Named>>>,
+    free: BTreeSet<u32>,
 }
 
 impl Names {
@@ -96,71 +99,47 @@ impl Names {
 
     /// Takes in one that is not there yet.
     pub(super) fn add(&mut self, name: &Name<'_>) -> u32 {
-        let number = u32::try_from(self.list.len()).expect("so many combinations fit into no memory");
-        let named = Named { key: name.key().into(), texts: name.0.map(Arc::from) };
-        self.numbers.insert(Arc::clone(&named.key), number);
-        self.list.push(Arc::new(named));
+        let number = self.free.first().copied().unwrap_or_else(|| self.end());
+        self.put(number, name);
         number
     }
 
-    /// In the order of their numbers.
-    pub(crate) fn all(&self) -> &[Arc<Named>] {
+    /// Takes in one under the number that it has.
+    pub(super) fn put(&mut self, number: u32, name: &Name<'_>) {
+        let named = Named { key: name.key().into(), texts: name.0.map(Arc::from) };
+        self.numbers.insert(Arc::clone(&named.key), number);
+        let place = place(number);
+        if place >= self.list.len() {
+            self.free.extend(self.end()..number);
+            self.list.resize(place + 1, None);
+        }
+        self.free.remove(&number);
+        self.list[place] = Some(Arc::new(named));
+    }
+
+    /// Forgets one. Its number is free.
+    pub(super) fn remove(&mut self, number: u32) {
+        if let Some(named) = self.list.get_mut(place(number)).and_then(Option::take) {
+            self.numbers.remove(&named.key);
+            self.free.insert(number);
+        }
+    }
+
+    fn end(&self) -> u32 {
+        u32::try_from(self.list.len()).expect("so many combinations fit into no memory")
+    }
+
+    /// In the order of their numbers; none where a number is free.
+    pub(crate) fn all(&self) -> &[Option<Arc<Named>>] {
         &self.list
     }
 
-    fn get(&self, number: u32) -> &Named {
-        &self.list[usize::try_from(number).expect("a number is small")]
+    pub(super) fn get(&self, number: u32) -> Option<&Named> {
+        self.list.get(place(number))?.as_deref()
     }
 }
 
-/// The row of the sums of some hours of one combination, or that it is deleted.
-pub(super) fn row(
-    names: &Names,
-    (start, hours): (u64, u64),
-    number: u32,
-    totals: Option<&Totals>,
-) -> (Vec<u8>, Option<Vec<u8>>) {
-    let name = names.get(number);
-    let mut key = start.to_be_bytes().to_vec();
-    key.extend_from_slice(&name.key);
-    if hours > 1 {
-        key.push(0); // a day's beside that of its first hour: no currency has it
-    }
-    (key, totals.map(|totals| value(name, (start, hours), totals)))
-}
-
-fn value(name: &Named, (start, hours): (u64, u64), totals: &Totals) -> Vec<u8> {
-    UsageRow {
-        requests: totals.requests,
-        input_tokens: totals.input_tokens,
-        cached_input_tokens: totals.cached_input_tokens,
-        output_tokens: totals.output_tokens,
-        reasoning_tokens: totals.reasoning_tokens,
-        hour: start,
-        tenant: name.tenant().to_string(),
-        consumer: name.consumer().to_string(),
-        route: name.route().to_string(),
-        provider: name.provider().to_string(),
-        model: name.model().to_string(),
-        provider_model: name.provider_model().to_string(),
-        currency: name.currency().to_string(),
-        cost: if totals.cost.0 == 0 { Bytes::new() } else { totals.cost.0.to_be_bytes().to_vec().into() },
-        unpriced: totals.unpriced,
-        hours: if hours == 1 { 0 } else { hours },
-    }
-    .encode_to_vec()
-}
-
-/// The sums that a row has.
-pub(super) fn totals(row: &UsageRow) -> Option<Totals> {
-    let cost = if row.cost.is_empty() { 0 } else { i128::from_be_bytes((&*row.cost).try_into().ok()?) };
-    Some(Totals {
-        requests: row.requests,
-        input_tokens: row.input_tokens,
-        cached_input_tokens: row.cached_input_tokens,
-        output_tokens: row.output_tokens,
-        reasoning_tokens: row.reasoning_tokens,
-        cost: Money(cost),
-        unpriced: row.unpriced,
-    })
+/// Where a number is in a list.
+pub(super) fn place(number: u32) -> usize {
+    usize::try_from(number).expect("32 bits fit into an address")
 }

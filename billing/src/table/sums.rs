@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Totals;
+use super::{Totals, names::place};
 
 /// Sums by the number of who and what, in [`super::Names`]. They lie side by side in the order in which they came, as a query reads
 /// all of them: of a month that is millions.
@@ -14,18 +14,27 @@ pub(crate) struct Sums {
     places: HashMap<u32, u32>,
 }
 
+/// What adding to a sum has made of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Added {
+    /// What it is now.
+    pub(super) totals: Totals,
+    /// There was none before.
+    pub(super) is_first: bool,
+}
+
 impl Sums {
-    /// Adds to one of them; what it is now.
-    pub(super) fn add(&mut self, number: u32, more: &Totals) -> Totals {
+    /// Adds to one of them.
+    pub(super) fn add(&mut self, number: u32, more: &Totals) -> Added {
         let next = u32::try_from(self.totals.len()).expect("there are no more sums than numbers");
-        let place = *self.places.entry(number).or_insert(next);
-        if place == next {
+        let at = *self.places.entry(number).or_insert(next);
+        if at == next {
             self.numbers.push(number);
             self.totals.push(Totals::default());
         }
-        let totals = &mut self.totals[usize::try_from(place).expect("a place is small")];
+        let totals = &mut self.totals[place(at)];
         totals.add(more);
-        *totals
+        Added { totals: *totals, is_first: at == next }
     }
 
     /// All of them, in no order that means anything.

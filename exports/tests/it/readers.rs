@@ -50,7 +50,7 @@ fn write_all(folder: &Path, schema: Schema) {
     for (at, model) in ["=1+1", "a,b", "a\"b", "ü 中", "a\r\nb"].into_iter().enumerate() {
         ledger.rows[at].model = model.into();
     }
-    ledger.rows[7].amount = (-5i128).to_be_bytes().to_vec().into();
+    ledger.rows[7].amount = (-5i128).to_be_bytes().to_vec();
     ledger.rows[8].input_tokens = u64::MAX;
     ledger.rows[8].consumer = "many".into();
     ledger.rows[9].currency = String::new();

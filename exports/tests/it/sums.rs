@@ -63,7 +63,7 @@ proptest! {
         let mut on_list = BTreeMap::new();
         for row in ledger.rows.iter().filter(in_range).filter(|row| !row.currency.is_empty()) {
             let list = ledger.prices.get(&(row.list_price.clone(), row.list_price_version)).filter(|_| row.corrects == 0);
-            let amount = || i128::from_be_bytes(row.amount.as_ref().try_into().unwrap());
+            let amount = || i128::from_be_bytes(row.amount.as_slice().try_into().unwrap());
             *on_list.entry((row.tenant.clone(), row.currency.clone())).or_default() += list.map_or_else(amount, |list| reckon(row, list));
         }
         prop_assert_eq!(&add_up(&focus, ["BillingAccountId", "BillingCurrency", "ListCost"]), &on_list);
@@ -257,7 +257,7 @@ fn what_no_price_was_for_is_told_from_what_costs_nothing() {
         (row.price, row.currency) = (price.into(), currency.into());
         row.set_outcome(outcome);
         if price.is_empty() {
-            row.amount = Vec::new().into();
+            row.amount = Vec::new();
         }
     }
     let ledger = Arc::new(ledger);

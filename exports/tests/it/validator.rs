@@ -66,7 +66,7 @@ fn the_validator_of_focus_finds_no_rule_broken() {
     ledger.rows[3].corrects = ledger.rows[1].seq;
     (ledger.rows[4].price, ledger.rows[4].price_version) = ("gone".into(), 3);
     (ledger.rows[6].price, ledger.rows[6].price_version) = (String::new(), 0);
-    ledger.rows[6].amount = Vec::new().into();
+    ledger.rows[6].amount = Vec::new();
     let asked =
         Query { from: Timestamp(CREDIT), costs: false, ..query(Schema::Focus(FocusVersion::V1_2), Format::Parquet) };
     let folder = tempfile::tempdir().unwrap();

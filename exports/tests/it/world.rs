@@ -78,7 +78,7 @@ pub(crate) fn credit() -> Vec<CreditEventRow> {
         event: n,
         time_us: CREDIT + n * HOUR,
         kind: kind.into(),
-        amount: (amount * 1_000_000_000_000).to_be_bytes().to_vec().into(),
+        amount: (amount * 1_000_000_000_000).to_be_bytes().to_vec(),
         currency: "USD".into(),
         reason: if n == 1 { "order 7".into() } else { String::new() },
         ..CreditEventRow::default()
@@ -156,7 +156,7 @@ fn cost(input: u64, n: usize) -> LedgerCost {
         ..LedgerCost::default()
     };
     if !price.is_empty() {
-        cost.amount = (i128::from(input) * 1_000_003 + 5).to_be_bytes().to_vec().into();
+        cost.amount = (i128::from(input) * 1_000_003 + 5).to_be_bytes().to_vec();
     }
     cost
 }
@@ -167,7 +167,7 @@ fn costs(row: &LedgerRow, input: u64) -> Vec<LedgerCost> {
     let earlier = (0..n % 3).map(|at| cost(input + at as u64, n / 3 + at));
     let mut own = LedgerCost { provider: String::new(), ..cost(0, n / 2) };
     if let Some(price) = prices().get(&(own.price.clone(), own.price_version)) {
-        own.amount = reckon(row, price).to_be_bytes().to_vec().into();
+        own.amount = reckon(row, price).to_be_bytes().to_vec();
     }
     earlier.chain((n % 5 > 0).then_some(own)).collect()
 }
@@ -220,7 +220,7 @@ fn row() -> impl Strategy<Value = LedgerRow> {
                 (false, None) if priced == 2 => 12_345,
                 _ => 0,
             };
-            row.amount = amount.to_be_bytes().to_vec().into();
+            row.amount = amount.to_be_bytes().to_vec();
             if currency == "USD" && output % 3 == 0 {
                 (row.list_price, row.list_price_version) = ("p".into(), [9, 7][usize::from(version == 9)]);
             }
@@ -262,7 +262,7 @@ pub(crate) fn long(rows: u64) -> Ledger {
         price: "p".into(),
         price_version: 7,
         currency: "USD".into(),
-        amount: (i128::from(100 + at % 7) * 2_500_000 + 100_000_000).to_be_bytes().to_vec().into(),
+        amount: (i128::from(100 + at % 7) * 2_500_000 + 100_000_000).to_be_bytes().to_vec(),
         costs: vec![LedgerCost::default()],
         node: 1 + at % 3,
         zone: "az-a".into(),

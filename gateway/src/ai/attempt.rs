@@ -336,6 +336,8 @@ async fn attempt(
 /// Whose fault it was, if anybody's.
 fn tell(failed: Option<&Failed>, (endpoint, had_time): (&Report, bool), key: Option<KeyTaken>) {
     match failed {
+        // Nobody was asked.
+        Some(failed) if failed.label == SendError::NoFile.label() => return,
         Some(failed) if failed.is_the_endpoints() && !(had_time || failed.refused) => return,
         Some(failed) if failed.is_the_endpoints() => return endpoint.has_failed(),
         Some(Failed { key: KeyFault::Refused, retry_after, .. }) => {

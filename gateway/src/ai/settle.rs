@@ -382,6 +382,8 @@ impl Used {
             output_tokens: usage.output,
             reasoning_tokens: usage.reasoning,
             cache_write_tokens: usage.cache_write,
+            audio_input_tokens: usage.audio_input,
+            audio_output_tokens: usage.audio_output,
             counted: usage.source == UsageSource::Counted,
             input_at_most: at_most.input.min(reserved.input),
             output_at_most: at_most.output.min(reserved.output),

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -10,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use tokio::sync::mpsc;
 
+use super::{Piece, Taking};
 use crate::{
     ai::AiStream,
     overload::Room,
@@ -101,14 +103,19 @@ impl ResponseBody {
         self.record = Some(record);
         self
     }
+
+    fn taking(&self) -> Option<&Arc<Taking>> {
+        self.record.as_ref().and_then(|record| record.taking.as_ref())
+    }
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
         let this = &mut *self;
+        this.taking().into_iter().for_each(|taking| taking.asked());
         let poll = match &mut this.source {
             Source::Full(rest) => Poll::Ready(next_piece(rest).map(|piece| Ok(Frame::data(piece)))),
             Source::Relay(relay) => relay.poll_frame(cx),
@@ -132,7 +139,11 @@ impl Body for ResponseBody {
                 Poll::Pending => {}
             }
         }
-        poll
+        let taking = this.taking();
+        if let (Poll::Ready(Some(Ok(_))), Some(taking)) = (&poll, taking) {
+            taking.handed_over();
+        }
+        poll.map(|frame| frame.map(|it| it.map(|frame| frame.map_data(|data| Piece::new(data, taking)))))
     }
 
     fn is_end_stream(&self) -> bool {

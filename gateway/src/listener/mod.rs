@@ -16,6 +16,7 @@ mod refusal;
 mod refuse;
 mod serve;
 mod socket;
+mod streams;
 mod switch;
 
 use std::{

@@ -24,11 +24,11 @@ use super::{
     http2::Http2Io,
     inspect::MAX_HEAD_BYTES,
     socket::Socket,
+    streams::Streams,
 };
 use crate::{
     exchange,
     gateway::{Shared, Shutdown},
-    tracked::Tracked,
 };
 
 /// Requests that one HTTP/2 connection may have open.
@@ -62,7 +62,7 @@ where
         let since = Instant::now();
         let mut stream = stream;
         let Ok((prefix, is_http2)) = sniff(&mut stream, since).await else { return };
-        let socket = Socket::new(stream, prefix);
+        let socket = Socket::new(stream, prefix, shared.config.bounds.taken_within);
         if is_http2 {
             serve_http2(shared, Http2Io::new(socket, since), &connection, &shutdown).await;
         } else {
@@ -140,7 +140,7 @@ where
         let exchange = exchange::serve(Arc::clone(&shared), Arc::clone(connection), request, shutdown.draining.clone());
         async move { Ok::<_, Infallible>(exchange.await) }
     });
-    let mut builder = http2::Builder::new(Tracked::new(shared.tasks.clone()));
+    let mut builder = http2::Builder::new(Streams::new(shared.tasks.clone(), shared.config.bounds.taken_within));
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol() // RFC 8441

@@ -16,8 +16,6 @@ use tokio::{
 
 use crate::timer::LazyTimer;
 
-/// A client that takes nothing for this long is gone: what it holds is given back.
-const WRITE_STALL: Duration = Duration::from_secs(60);
 /// After an answer that closes the connection, what the client still sends is read and dropped: closing with unread
 /// bytes would reset the connection and take the answer along. It ends once the client was silent for so long, …
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
@@ -31,6 +29,8 @@ const DISCARD_BYTES: usize = 16 * 1024;
 pub(super) struct Socket<S> {
     inner: S,
     prefix: Bytes,
+    /// A client that takes nothing for so long is gone: what it holds is given back.
+    taken_within: Duration,
     stall: Option<Instant>,
     timer: LazyTimer,
     /// By when TLS has said goodbye, or is not waited for.
@@ -55,8 +55,9 @@ impl Linger {
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(inner: S, prefix: Bytes) -> Self {
-        Self { inner, prefix, stall: None, timer: LazyTimer::default(), closing: None, linger: None }
+    pub(super) fn new(inner: S, prefix: Bytes, taken_within: Duration) -> Self {
+        let timer = LazyTimer::default();
+        Self { inner, prefix, taken_within, stall: None, timer, closing: None, linger: None }
     }
 }
 
@@ -85,7 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             return poll;
         }
         let since = *self.stall.get_or_insert_with(Instant::now);
-        ready!(self.timer.poll(cx, since + WRITE_STALL));
+        ready!(self.timer.poll(cx, since + self.taken_within));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
     }
 }
@@ -162,7 +163,7 @@ mod tests {
     /// Closes a socket while `client` does what it does; how long that took.
     async fn close(client: impl AsyncFnOnce(DuplexStream)) -> Duration {
         let (near, far) = duplex(64 * 1024);
-        let mut socket = Socket::new(near, Bytes::new());
+        let mut socket = Socket::new(near, Bytes::new(), Duration::from_secs(60));
         let started = Instant::now();
         let closing = poll_fn(|cx| Pin::new(&mut socket).poll_shutdown(cx));
         tokio::select! {

@@ -208,7 +208,7 @@ async fn once(
         Ok(_) => taken.is_fine(),
         // A client that sends slowly makes no endpoint bad.
         Err(SendError::Timeout) if !replay.is_here() => {}
-        Err(SendError::Client(_)) => {}
+        Err(SendError::Client(_) | SendError::NoFile) => {}
         Err(_) if is_spared || !retry::had_time(asked, deadline, timeouts.request) => {}
         Err(_) => taken.has_failed(),
     }

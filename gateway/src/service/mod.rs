@@ -91,8 +91,9 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         }
         relay = relay.of_call(pulse, exchange.from_web.then(|| grpc::Encoder::of(call)));
     }
+    let taken_within = exchange.shared.config.bounds.taken_within;
     let mut response = Response::new(match held {
-        Some(held) => ResponseBody::owned_relay(relay.holding(held, &exchange.shared.last_words)),
+        Some(held) => ResponseBody::owned_relay(relay.holding(held, taken_within, &exchange.shared.last_words)),
         None => ResponseBody::relay(relay),
     });
     *response.status_mut() = head.status;

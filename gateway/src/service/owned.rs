@@ -25,9 +25,6 @@ use crate::body::BoxError;
 const PIECES: usize = 4;
 /// A client shows that it is there by taking one.
 const PIECE_BYTES: usize = 16 * 1024;
-/// A client that takes nothing for this long is gone, as on its socket: its permit is for others. Of other limits nobody is
-/// kept waiting by it.
-pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 enum Piece {
@@ -157,6 +154,7 @@ mod tests {
     use super::*;
     use crate::upstream::UpstreamBody;
 
+    const TAKEN_WITHIN: Duration = Duration::from_secs(60);
     const LONG: Duration = Duration::from_secs(3_600);
     const PIPE: usize = 1024 * 1024;
 

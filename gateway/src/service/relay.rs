@@ -13,7 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{Held, OwnedRelay, owned::TAKEN_WITHIN};
+use super::{Held, OwnedRelay};
 use crate::{
     body::{BoxError, Pulse},
     filters::admit::PERMIT_LOST,
@@ -55,9 +55,10 @@ impl Relay {
         Self { body, idle, ends_by, trailers, waiting_since: None, timer, call: None, held: None }
     }
 
-    /// An answer that holds something: a task of its own relays it.
-    pub(super) fn holding(self, held: Held, tasks: &TaskTracker) -> OwnedRelay {
-        let taken_within = held.has_permit().then_some(TAKEN_WITHIN);
+    /// An answer that holds something: a task of its own relays it. A client that takes nothing for so long is gone, as on its
+    /// socket: its permit is for others. Of other limits nobody is kept waiting by it.
+    pub(super) fn holding(self, held: Held, taken_within: Duration, tasks: &TaskTracker) -> OwnedRelay {
+        let taken_within = held.has_permit().then_some(taken_within);
         OwnedRelay::spawn(Self { held: Some(Box::new(held)), ..self }, taken_within, tasks)
     }
 

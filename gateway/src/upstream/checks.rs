@@ -93,15 +93,17 @@ async fn check_one(
         let Some(shared) = shared.upgrade() else { return };
         let is_good = ask(&shared, &wire, &origin, &terms).await;
         drop(shared);
-        endpoints.checked(index, is_good);
+        if let Some(is_good) = is_good {
+            endpoints.checked(index, is_good);
+        }
         // Not from the last time it was due: after a pause of the machine nothing has to be made up for.
         due = Instant::now() + balance::jittered(terms.interval, rand::random());
     }
 }
 
 /// Whether it answers as it should. A kept connection may have died since it was used: that says nothing, so it is asked once
-/// more.
-async fn ask(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> bool {
+/// more. None where it can't be asked, as this node has no file for it.
+async fn ask(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> Option<bool> {
     let once = || ask_once(shared, wire, origin, terms);
     let asked = async {
         match once().await {
@@ -109,12 +111,15 @@ async fn ask(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck)
             told => told,
         }
     };
-    matches!(timeout(terms.timeout, asked).await, Ok(Ok(true)))
+    match timeout(terms.timeout, asked).await {
+        Ok(Err(SendError::NoFile)) => None,
+        told => Some(matches!(told, Ok(Ok(true)))),
+    }
 }
 
 async fn ask_once(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> Result<bool, SendError> {
     let request = match &terms.question {
-        Question::Tcp => return Ok(origin.takes_connections().await),
+        Question::Tcp => return origin.takes_connections(&shared.overload).await,
         Question::Http(path) => origin.at(path.clone()).map(get),
         Question::Grpc => origin.at(PathAndQuery::from_static(GRPC_CHECK)).map(grpc),
     };

@@ -4,6 +4,7 @@ use std::{error::Error, io};
 
 use tollgate_model::Failure;
 
+use super::means::NoFile;
 use crate::{body::BodyFault, error::Rejection};
 
 /// Sending a request, or waiting for the head of its answer, failed.
@@ -13,6 +14,9 @@ pub(crate) enum SendError {
     Connect,
     #[error("no TLS connection to the upstream")]
     Tls,
+    /// None was made, whoever is asked: this node may open no more files.
+    #[error("no file is left for a connection to the upstream")]
+    NoFile,
     #[error("the upstream closed before its answer began")]
     Reset,
     #[error("the upstream's answer did not begin in time")]
@@ -26,6 +30,9 @@ pub(crate) enum SendError {
 impl SendError {
     /// No connection was made.
     pub(super) fn of_connecting(error: &(dyn Error + 'static)) -> Self {
+        if find::<NoFile>(error).is_some() {
+            return Self::NoFile;
+        }
         if find::<rustls::Error>(error).is_some() { Self::Tls } else { Self::Connect }
     }
 
@@ -40,17 +47,17 @@ impl SendError {
 
     /// Whether the upstream may have begun to work.
     pub(crate) fn is_billable(self) -> bool {
-        !matches!(self, Self::Connect | Self::Tls)
+        !matches!(self, Self::Connect | Self::Tls | Self::NoFile)
     }
 
-    /// As a route's `on` names it. What is no HTTP counts as the 502 that it becomes.
+    /// As a route's `on` names it. What is no HTTP counts as the 502 that it becomes; where no file is left nobody could do better.
     pub(crate) fn failure(self) -> Option<Failure> {
         match self {
             Self::Connect | Self::Tls => Some(Failure::Connect),
             Self::Reset => Some(Failure::Reset),
             Self::Timeout => Some(Failure::Timeout),
             Self::Garbage => Some(Failure::Status(502)),
-            Self::Client(_) => None,
+            Self::NoFile | Self::Client(_) => None,
         }
     }
 
@@ -59,6 +66,7 @@ impl SendError {
         match self {
             Self::Connect => "connect_failure",
             Self::Tls => "tls_failure",
+            Self::NoFile => "no_file",
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Garbage => "garbage",
@@ -74,6 +82,7 @@ impl From<SendError> for Rejection {
             SendError::Tls => Self::upstream_error(
                 "No TLS connection to the upstream can be made: its certificate is not trusted, or not for its name.",
             ),
+            SendError::NoFile => Self::overloaded(),
             SendError::Reset => Self::upstream_error("The upstream closed the connection before it answered."),
             SendError::Timeout => Self::upstream_timeout(),
             SendError::Garbage => Self::upstream_error("The upstream's answer can't be read."),
@@ -82,7 +91,7 @@ impl From<SendError> for Rejection {
     }
 }
 
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

@@ -1,7 +1,9 @@
 //! What connections to upstreams are made of: who connects, what drives them, and how many are kept.
 
 use std::{
-    os::fd::AsRawFd as _,
+    error::Error,
+    io,
+    os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,6 +19,7 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::error::find;
 use crate::{
     body::BoxError,
     config::Bounds,
@@ -35,6 +38,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Answers on their way in one HTTP/2 stream, and in all of a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// The system, or the process, has all files open that it may (errno(3)).
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// What all connections of a gateway to upstreams share.
 #[derive(Debug, Clone)]
@@ -77,10 +83,29 @@ pub(super) struct Connector {
     overload: Arc<Overload>,
 }
 
-/// The connection was made, and closed at once.
+/// The connection was made, and closed at once; or there was no file for it to begin with.
 #[derive(Debug, thiserror::Error)]
 #[error("no file is left for a connection to an upstream: let the process open more (ulimit -n)")]
-struct NoFile;
+pub(super) struct NoFile;
+
+/// What became of connecting, by the files that are left.
+///
+/// # Errors
+/// [`NoFile`], which is counted; else as it came.
+pub(super) fn within_files<T: AsRawFd, E: Error + Into<BoxError> + 'static>(
+    made: Result<T, E>,
+    overload: &Overload,
+) -> Result<T, BoxError> {
+    let is_short = match &made {
+        Ok(tcp) => overload.is_short_of_files(tcp.as_raw_fd()),
+        Err(error) => find::<io::Error>(error).is_some_and(|it| matches!(it.raw_os_error(), Some(ENFILE | EMFILE))),
+    };
+    if is_short {
+        overload.shed(Short::Files);
+        return Err(NoFile.into());
+    }
+    made.map_err(Into::into)
+}
 
 impl Service<Uri> for Connector {
     type Response = Tcp;
@@ -93,13 +118,6 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, overload) = (self.tcp.call(uri), Arc::clone(&self.overload));
-        Box::pin(async move {
-            let tcp = connecting.await?;
-            if overload.is_short_of_files(tcp.inner().as_raw_fd()) {
-                overload.shed(Short::Files);
-                return Err(NoFile.into());
-            }
-            Ok(tcp)
-        })
+        Box::pin(async move { within_files(connecting.await.map(TokioIo::into_inner), &overload).map(TokioIo::new) })
     }
 }

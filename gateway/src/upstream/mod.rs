@@ -35,9 +35,12 @@ pub(crate) use figures::Figures;
 pub(crate) use http1::Made;
 pub(crate) use keys::{KeyTaken, Keys};
 pub(crate) use means::Means;
+use means::NoFile;
 use own::Wanted;
 pub(crate) use pool::{Pool, Wire};
 pub(crate) use taken::{Again, Report, Taken};
+
+use crate::overload::Overload;
 
 /// Where a request's path is appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,10 +75,15 @@ impl Origin {
 }
 
 impl Origin {
-    async fn takes_connections(&self) -> bool {
+    /// Whether it does, within the files that are for connections.
+    async fn takes_connections(&self, overload: &Overload) -> Result<bool, SendError> {
         let port = self.authority.port_u16().unwrap_or(if self.scheme == Scheme::HTTPS { 443 } else { 80 });
         let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
-        TcpStream::connect((host, port)).await.is_ok()
+        match means::within_files(TcpStream::connect((host, port)).await, overload) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is::<NoFile>() => Err(SendError::NoFile),
+            Err(_) => Ok(false),
+        }
     }
 }
 

@@ -291,20 +291,28 @@ async fn connections_that_would_take_the_last_files_are_closed() {
     assert_eq!(shed(&cluster, "files"), 1);
 }
 
-/// Those that nobody calls for, too: what is checked has no connection then, and is not well.
+/// Those that nobody calls for, too: what can't be asked is neither well nor unwell.
 #[tokio::test]
 async fn connections_to_upstreams_that_would_take_the_last_files_are_closed() {
-    for protocol in ["http", "h2c"] {
+    for (protocol, question) in [("http", "path: /, "), ("h2c", "path: /, "), ("http", "type: tcp, ")] {
         let upstream = Upstream::always(Reply::Keep(answer(200, "", "fine"))).await;
         let resources = format!(
             "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: {protocol}, endpoints: [{{address: '{}'}}], \
-             healthCheck: {{path: /, interval: 300ms, timeout: 300ms, unhealthyAfter: 1}}}}\n",
+             healthCheck: {{{question}interval: 300ms, timeout: 300ms, unhealthyAfter: 1}}}}\n",
             upstream.address
         );
         let cluster = Cluster::start_with(&resources, |config| config.bounds.max_file = Some(0)).await;
-        crate::cluster::until("it to be refused", || shed(&cluster, "files") > 1).await;
-        let unwell = r#"tollgate_upstream_endpoints{upstream="s",kind="service",state="unwell"} 1"#;
-        crate::cluster::until("it not to be well", || cluster.metrics().contains(unwell)).await;
+        crate::cluster::until("it to be refused", || shed(&cluster, "files") > 2).await;
+        let metrics = cluster.metrics();
+        let fit = r#"tollgate_upstream_endpoints{upstream="s",kind="service",state="fit"} 1"#;
+        assert!(metrics.contains(fit), "{metrics}");
+        for told in ["good", "bad"] {
+            let none = format!("result=\"{told}\"}} 0");
+            assert!(
+                metrics.lines().any(|it| it.contains("_checks_total{") && it.ends_with(&none)),
+                "{told}: {metrics}"
+            );
+        }
         assert_eq!(upstream.requests(), Vec::<String>::new(), "{protocol}");
         crate::cluster::until("all to be closed", || upstream.open.load(Ordering::SeqCst) == 0).await;
     }

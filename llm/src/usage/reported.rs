@@ -14,6 +14,8 @@ pub(crate) struct Reported {
     pub(crate) cache_write: Option<u64>,
     pub(crate) output: Option<u64>,
     pub(crate) reasoning: Option<u64>,
+    pub(crate) audio_input: Option<u64>,
+    pub(crate) audio_output: Option<u64>,
     /// `input` leaves out the cached tokens (Anthropic).
     exclusive: bool,
     /// A figure was no possible number of tokens.
@@ -35,10 +37,12 @@ impl Reported {
                 "completion_tokens" | "output_tokens" => usage.output = usage.figure(cursor)?,
                 "cache_read_input_tokens" if usage.exclusive => usage.cached = usage.figure(cursor)?,
                 "cache_creation_input_tokens" if usage.exclusive => usage.cache_write = usage.figure(cursor)?,
-                "prompt_tokens_details"
-                | "input_tokens_details"
-                | "completion_tokens_details"
-                | "output_tokens_details" => usage.details(cursor)?,
+                "prompt_tokens_details" | "input_tokens_details" => {
+                    usage.audio_input = usage.details(cursor)?.or(usage.audio_input);
+                }
+                "completion_tokens_details" | "output_tokens_details" => {
+                    usage.audio_output = usage.details(cursor)?.or(usage.audio_output);
+                }
                 _ => cursor.skip().map(drop)?,
             }
         }
@@ -66,23 +70,28 @@ impl Reported {
         self.cache_write = self.cache_write.max(later.cache_write);
         self.output = self.output.max(later.output);
         self.reasoning = self.reasoning.max(later.reasoning);
+        self.audio_input = self.audio_input.max(later.audio_input);
+        self.audio_output = self.audio_output.max(later.audio_output);
         self.exclusive |= later.exclusive;
         self.nonsense |= later.nonsense;
     }
 
-    fn details(&mut self, cursor: &mut Cursor<'_>) -> Result<(), JsonError> {
+    /// Takes in the details of one side; how much of it was sound.
+    fn details(&mut self, cursor: &mut Cursor<'_>) -> Result<Option<u64>, JsonError> {
+        let mut audio = None;
         if cursor.peek()? != Kind::Object {
-            return cursor.skip().map(drop);
+            return cursor.skip().map(|_| audio);
         }
         cursor.enter_object()?;
         while let Some(key) = cursor.next_key()? {
             match &*key.decode() {
                 "cached_tokens" => self.cached = self.figure(cursor)?,
                 "reasoning_tokens" | "thinking_tokens" => self.reasoning = self.figure(cursor)?,
+                "audio_tokens" => audio = self.figure(cursor)?,
                 _ => cursor.skip().map(drop)?,
             }
         }
-        Ok(())
+        Ok(audio)
     }
 
     fn figure(&mut self, cursor: &mut Cursor<'_>) -> Result<Option<u64>, JsonError> {

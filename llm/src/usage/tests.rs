@@ -52,6 +52,18 @@ fn a_part_is_never_more_than_the_whole() {
 }
 
 #[test]
+fn sound_is_told_by_side_and_what_a_cache_had_is_none() {
+    let usage = chat(
+        r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":3,"audio_tokens":8},"completion_tokens_details":{"audio_tokens":3,"reasoning_tokens":1}}"#,
+    );
+    assert_eq!((usage.audio_input, usage.audio_output, usage.reasoning, usage.clamped), (7, 3, 1, false));
+    let usage = chat(
+        r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"audio_tokens":11},"completion_tokens_details":{"audio_tokens":6}}"#,
+    );
+    assert_eq!((usage.audio_input, usage.audio_output, usage.clamped), (10, 5, true));
+}
+
+#[test]
 fn a_claim_of_nothing_is_not_believed_where_there_is_text() {
     for (figures, input, output) in [((0, 5), 8, 5), ((10, 0), 10, 2), ((0, 0), 8, 2)] {
         let usage = chat(&format!(r#"{{"prompt_tokens":{},"completion_tokens":{}}}"#, figures.0, figures.1));

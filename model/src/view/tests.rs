@@ -277,3 +277,64 @@ fn a_certificate_is_the_same_until_it_changes_and_stays_while_a_new_key_is_not_t
     let (again, _) = ConfigView::compile(LogIndex(5), &catalog, Some(&view), Some(&key));
     assert!(Arc::ptr_eq(again.certified("a").unwrap(), view.certified("a").unwrap()), "read anew, and the same");
 }
+
+#[test]
+fn what_an_upstream_is_shown_stays_while_its_key_can_not_be_opened() {
+    let (mut catalog, key) = sample();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key.pem");
+    let made = || {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
+        (params.self_signed(&pair).unwrap().pem(), pair.serialize_pem())
+    };
+    let tls = |pem: &str| {
+        let pem = serde_json::to_string(pem).unwrap();
+        format!("tls: {{certificate: {{chain: {pem}, key: {{file: '{}'}}}}}}", path.display())
+    };
+    let texts = |pem: &str| {
+        let tls = tls(pem);
+        let service = format!(
+            "kind: Service\nmetadata: {{name: s}}\nspec: {{protocol: https, endpoints: [{{address: 'a:443'}}], {tls}}}\n"
+        );
+        let provider = format!(
+            "kind: Provider\nmetadata: {{name: p}}\nspec: {{type: openai, endpoints: [{{url: 'https://a/v1'}}], {tls}}}\n"
+        );
+        [service, provider]
+    };
+    let upstreams = [(Kind::Service, Name::new("s")), (Kind::Provider, Name::new("p"))];
+    let all = |view: &ConfigView| upstreams.clone().map(|(kind, name)| view.shown_to(kind, &name).map(Arc::clone));
+    let fields = |problems: &Problems| problems.iter().filter(|it| it.field == "spec.tls.certificate.key.file").count();
+
+    let (pem, plain) = made();
+    std::fs::write(&path, &plain).unwrap();
+    apply(&mut catalog, 2, &key, &texts(&pem).each_ref().map(String::as_str));
+    let (first, problems) = ConfigView::compile(LogIndex(2), &catalog, None, Some(&key));
+    assert_eq!(fields(&problems), 0, "{problems}");
+    let shown = all(&first).map(Option::unwrap);
+
+    let (other, other_key) = made();
+    for unreadable in [None, Some(""), Some(&*other_key)] {
+        match unreadable {
+            None => std::fs::remove_file(&path).unwrap(),
+            Some(text) => std::fs::write(&path, text).unwrap(),
+        }
+        let (view, problems) = ConfigView::compile(LogIndex(3), &catalog, Some(&first), Some(&key));
+        assert_eq!(fields(&problems), 2, "{problems}");
+        for (before, now) in shown.iter().zip(all(&view)) {
+            assert!(Arc::ptr_eq(before, &now.unwrap()), "{unreadable:?}");
+        }
+        let (anew, _) = ConfigView::compile(LogIndex(3), &catalog, None, Some(&key));
+        assert!(all(&anew).iter().all(Option::is_none), "there is none to be kept");
+    }
+    std::fs::write(&path, &plain).unwrap();
+    let (view, problems) = ConfigView::compile(LogIndex(4), &catalog, Some(&first), Some(&key));
+    assert_eq!(fields(&problems), 0, "{problems}");
+    assert!(shown.iter().zip(all(&view)).all(|(before, now)| Arc::ptr_eq(before, &now.unwrap())), "it is the same");
+
+    // Of another certificate the key before is none.
+    apply(&mut catalog, 5, &key, &texts(&other).each_ref().map(String::as_str));
+    let (view, problems) = ConfigView::compile(LogIndex(5), &catalog, Some(&first), Some(&key));
+    assert_eq!(fields(&problems), 2, "{problems}");
+    assert!(all(&view).iter().all(Option::is_none));
+}

@@ -125,7 +125,7 @@ pub(super) async fn initial_token(
     let record = TokenRecord {
         id: INITIAL_TOKEN.to_owned(),
         role: tollgate_admin::Role::Admin.as_str().to_owned(),
-        hash: key.hash_token(token).to_vec().into(),
+        hash: key.hash_token(token).to_vec(),
         ..TokenRecord::default()
     };
     let change = TokenChange { kind: Some(token_change::Kind::Initial(record)) };

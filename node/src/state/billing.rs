@@ -78,7 +78,7 @@ impl<'a> Rows<'a> {
                 price: tariff.name.to_string(),
                 price_version: tariff.version.0,
                 currency: tariff.currency.to_string(),
-                amount: bytes(tariff.amount(usage.into()).0).into(),
+                amount: bytes(tariff.amount(usage.into()).0),
                 ..cost
             }
         };
@@ -119,10 +119,12 @@ impl<'a> Rows<'a> {
             cache_write_tokens: usage.cache_write_tokens,
             output_tokens: usage.output_tokens,
             reasoning_tokens: usage.reasoning_tokens,
+            audio_input_tokens: usage.audio_input_tokens,
+            audio_output_tokens: usage.audio_output_tokens,
             price: price.map(|name| name.to_string()).unwrap_or_default(),
             price_version: price_version.map_or(0, |version| version.0),
             currency: attribution.currency.clone(),
-            amount: bytes(amount).into(),
+            amount: bytes(amount),
             node: used.node,
             zone: self.keeper.look(|state| state.zone(used.node).to_owned()),
             costs: Vec::new(),
@@ -158,6 +160,8 @@ fn cost_of(attempt: &Attempt, usage: &Usage) -> LedgerCost {
         cache_write_tokens: usage.cache_write_tokens,
         output_tokens: usage.output_tokens,
         reasoning_tokens: usage.reasoning_tokens,
+        audio_input_tokens: usage.audio_input_tokens,
+        audio_output_tokens: usage.audio_output_tokens,
         input_at_most,
         output_at_most,
         upstream_request_id: attempt.upstream_request_id.clone(),

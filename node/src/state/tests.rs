@@ -121,8 +121,7 @@ fn driven() -> Driven {
     let granted: Vec<_> = outcome.frames[0].holds.iter().map(|hold| hold.granted).collect();
     assert_eq!(granted, [true, false], "both together are over the limit");
     driven.apply(frame(3, vec![settle(1, 250)]));
-    let record =
-        TokenRecord { id: "t1".into(), role: "admin".into(), hash: vec![7; 32].into(), ..TokenRecord::default() };
+    let record = TokenRecord { id: "t1".into(), role: "admin".into(), hash: vec![7; 32], ..TokenRecord::default() };
     driven.apply(command::Kind::Token(TokenChange { kind: Some(token_change::Kind::Create(record)) }));
     let of_nodes = vec!["az-a".to_owned(), "az-b".to_owned()];
     let drain = ZoneChange { zone: "az-a".to_owned(), drained: true, actor: "t1".to_owned(), of_nodes };

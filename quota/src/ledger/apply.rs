@@ -440,6 +440,8 @@ pub(super) static NOTHING: Usage = Usage {
     cost: 0,
     reasoning_tokens: 0,
     cache_write_tokens: 0,
+    audio_input_tokens: 0,
+    audio_output_tokens: 0,
     counted: true,
     input_at_most: 0,
     output_at_most: 0,

@@ -83,7 +83,7 @@ impl Kept {
 }
 
 fn pico(bytes: &[u8]) -> i128 {
-    super::super::rows::pico(bytes).unwrap()
+    crate::amount::pico(bytes).unwrap()
 }
 
 #[test]

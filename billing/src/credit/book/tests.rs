@@ -76,7 +76,7 @@ fn what_makes_no_sense_is_refused_and_says_why() {
         assert!(problem.starts_with(says), "{problem:?} is not {says:?}");
     };
     book_of(&|it| it.amount = bytes(0), "amount: is 0");
-    book_of(&|it| it.amount = vec![1].into(), "amount: is no amount");
+    book_of(&|it| it.amount = vec![1], "amount: is no amount");
     book_of(&|it| it.key.clear(), "key: is missing");
     book_of(&|it| it.key = "k".repeat(201), "key: has more than 200 bytes");
     book_of(&|it| it.key = "a\nb".into(), "key: has characters");

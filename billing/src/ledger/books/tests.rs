@@ -10,7 +10,7 @@ fn row(tenant: &str, currency: &str, pico: i128) -> LedgerRow {
         seq: 1,
         tenant: tenant.to_owned(),
         currency: currency.to_owned(),
-        amount: pico.to_be_bytes().to_vec().into(),
+        amount: pico.to_be_bytes().to_vec(),
         ..LedgerRow::default()
     }
 }
@@ -22,26 +22,26 @@ fn usd() -> Currency {
 #[test]
 fn what_a_row_moves_comes_from_somewhere() {
     let mut books = Books::default();
-    books.post(&row("acme", "USD", 5), &mut Changes::new());
-    books.post(&row("acme", "USD", -2), &mut Changes::new());
-    books.post(&row("acme", "", 7), &mut Changes::new());
+    books.post([&row("acme", "USD", 5)], &mut Changes::new());
+    books.post([&row("acme", "USD", -2)], &mut Changes::new());
+    books.post([&row("acme", "", 7)], &mut Changes::new());
     assert_eq!(books.balance(&Account::Consumed("acme".into()), usd()), Money(3));
     assert_eq!(books.balance(&Account::Revenue, usd()), Money(-3));
     assert_eq!(books.trial(), Ok(()));
 }
 
 fn loss(tenant: &str, currency: &str, pico: i128) -> LedgerLoss {
-    let amount = pico.to_be_bytes().to_vec().into();
+    let amount = pico.to_be_bytes().to_vec();
     LedgerLoss { tenant: tenant.to_owned(), currency: currency.to_owned(), amount, node: 3, ..LedgerLoss::default() }
 }
 
 #[test]
 fn what_is_written_off_is_the_operators_loss_and_no_tenant_has_used_it() {
     let mut books = Books::default();
-    books.post(&row("acme", "USD", 5), &mut Changes::new());
-    books.post_loss(&loss("acme", "USD", 7), &mut Changes::new());
-    books.post_loss(&loss("globex", "USD", 2), &mut Changes::new());
-    books.post_loss(&loss("acme", "", 4), &mut Changes::new());
+    books.post([&row("acme", "USD", 5)], &mut Changes::new());
+    books.post_losses(&[loss("acme", "USD", 7)], &mut Changes::new());
+    books.post_losses(&[loss("globex", "USD", 2)], &mut Changes::new());
+    books.post_losses(&[loss("acme", "", 4)], &mut Changes::new());
     let has = |account: Account| books.balance(&account, usd());
     assert_eq!((has(Account::Consumed("acme".into())), has(Account::Revenue)), (Money(5), Money(-5)));
     assert_eq!(has(Account::Loss), Money(9));
@@ -59,7 +59,7 @@ fn what_is_written_off_is_the_operators_loss_and_no_tenant_has_used_it() {
 #[test]
 fn an_account_that_has_what_came_from_nowhere_is_told() {
     let mut books = Books::default();
-    books.post(&row("acme", "USD", 5), &mut Changes::new());
+    books.post([&row("acme", "USD", 5)], &mut Changes::new());
     *books.balances.get_mut(&(Account::Revenue, usd())).unwrap() += 1;
     assert_eq!(books.trial(), Err((usd(), Money(1))));
 }
@@ -70,7 +70,7 @@ fn with_costs(tenant: &str, currency: &str, pico: i128, costs: [(&str, &str, i12
         provider: provider.to_owned(),
         price: "p".to_owned(),
         currency: currency.to_owned(),
-        amount: pico.to_be_bytes().to_vec().into(),
+        amount: pico.to_be_bytes().to_vec(),
         ..LedgerCost::default()
     };
     LedgerRow { provider: "own".to_owned(), costs: costs.map(cost).to_vec(), ..row(tenant, currency, pico) }
@@ -80,7 +80,7 @@ fn with_costs(tenant: &str, currency: &str, pico: i128, costs: [(&str, &str, i12
 fn what_upstreams_bill_is_spent_and_owed_to_each_in_its_own_currency() {
     let mut books = Books::default();
     let eur = Currency::parse("EUR").unwrap();
-    books.post(&with_costs("acme", "USD", 5, [("first", "EUR", 2), ("", "USD", 3)]), &mut Changes::new());
+    books.post([&with_costs("acme", "USD", 5, [("first", "EUR", 2), ("", "USD", 3)])], &mut Changes::new());
     let owed = |provider: &str| Account::Owed(provider.to_owned());
     for (account, currency, pico) in [
         (Account::Consumed("acme".into()), usd(), 5),
@@ -110,8 +110,8 @@ proptest! {
         for (tenant, currency, pico, cost) in &posted {
             let mut changes = Changes::new();
             let costs = [(tenant.as_str(), "EUR", *cost), ("", "USD", cost * 7)];
-            books.post(&with_costs(tenant, currency, *pico, costs), &mut changes);
-            books.post_loss(&loss(tenant, currency, cost.abs() + 1), &mut changes);
+            books.post([&with_costs(tenant, currency, *pico, costs)], &mut changes);
+            books.post_losses(&[loss(tenant, currency, cost.abs() + 1)], &mut changes);
             kept.extend(changes.into_iter().map(|(key, value)| (key, value.unwrap())));
         }
         prop_assert_eq!(books.trial(), Ok(()));

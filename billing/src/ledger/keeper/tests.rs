@@ -41,7 +41,7 @@ fn row(index: u64, n: u64) -> LedgerRow {
         currency: "USD".into(),
         price: "a".into(),
         price_version: 3,
-        amount: (i128::from(tokens) * 500_000_000_000).to_be_bytes().to_vec().into(),
+        amount: (i128::from(tokens) * 500_000_000_000).to_be_bytes().to_vec(),
         ..LedgerRow::default()
     }
 }
@@ -250,10 +250,7 @@ fn verify_names_the_segment_and_the_place_and_what_does_not_add_up() {
     file.write_at(&[good[100]], 100).unwrap();
     ok(&keeper.verify().unwrap(), recorded.len());
 
-    keeper.record(
-        [(LedgerRow { amount: 5_i128.to_be_bytes().to_vec().into(), ..row(41, 0) }, None)],
-        &mut Changes::new(),
-    );
+    keeper.record([(LedgerRow { amount: 5_i128.to_be_bytes().to_vec(), ..row(41, 0) }, None)], &mut Changes::new());
     keeper.record([(LedgerRow { price: "b".into(), ..row(42, 0) }, None)], &mut Changes::new());
     let problems = keeper.verify().unwrap().problems;
     assert_eq!(problems.len(), 2, "{problems:?}");
@@ -290,7 +287,7 @@ fn what_was_written_off_is_checked_with_the_rows() {
     let loss = |log_index: u64, amount: i128, currency: &str| LedgerLoss {
         tenant: "acme".into(),
         currency: currency.into(),
-        amount: amount.to_be_bytes().to_vec().into(),
+        amount: amount.to_be_bytes().to_vec(),
         node: 2,
         log_index,
         ..LedgerLoss::default()

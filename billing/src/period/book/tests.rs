@@ -58,7 +58,7 @@ impl World {
             price: "p".into(),
             price_version: 1,
             currency: "USD".into(),
-            amount: pico.to_be_bytes().to_vec().into(),
+            amount: pico.to_be_bytes().to_vec(),
             ..LedgerRow::default()
         };
         let mut touched = Touched::default();

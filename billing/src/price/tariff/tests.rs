@@ -52,6 +52,21 @@ fn what_has_no_figure_costs_what_it_is_a_part_of() {
 }
 
 #[test]
+fn sound_costs_what_it_has_a_figure_for_and_what_a_cache_had_is_no_sound() {
+    let heard = |usage: Usage| Usage { audio_input_tokens: 600_000, audio_output_tokens: 900_000, ..usage };
+    let spoken = heard(usage(1_000_000, 0, 1_000_000, 500_000));
+    let spec =
+        "{currency: USD, input: 1, cachedInput: '0.5', output: 2, reasoning: 4, audioInput: 40, audioOutput: 80}";
+    assert_eq!(costs(spec, &spoken), "66.4", "0.4 and 24 in, 2 of thoughts and 40 of sound out");
+    assert_eq!(costs(spec, &heard(usage(1_000_000, 800_000, 0, 0))), "8.4");
+    assert_eq!(costs("{currency: USD, input: 1, output: 2}", &spoken), "3", "without a figure it is as any other");
+    let tier = "{currency: USD, input: 1, output: 2, audioInput: 40, tiers: [{aboveInputTokens: 9, input: 5}]}";
+    assert_eq!(costs(tier, &heard(usage(1_000_000, 0, 0, 0))), "26");
+    let lines: Vec<_> = tariff(spec).lines((&spoken).into()).map(|line| line.meter.as_str()).collect();
+    assert_eq!(lines, ["input", "reasoning", "audioInput", "audioOutput"]);
+}
+
+#[test]
 fn a_tier_is_for_all_of_a_longer_request() {
     let spec = "{currency: USD, input: 1, output: 10, tiers: [{aboveInputTokens: 10, input: 2}, {aboveInputTokens: 20, output: 30}]}";
     assert_eq!(costs(spec, &usage(10, 0, 1, 0)), "0.00002");
@@ -100,31 +115,34 @@ proptest! {
     #[test]
     fn amounts_are_exact(
         per in prop_oneof![Just(1_u64), Just(1_000), Just(1_000_000)],
-        rates in proptest::array::uniform5(0..=1_000_000_000_000_000_000_u64),
+        rates in proptest::array::uniform7(0..=1_000_000_000_000_000_000_u64),
         request in 0..=1_000_000_000_000_000_000_u64,
-        used in any::<[u64; 5]>(),
+        used in any::<[u64; 7]>(),
     ) {
         // Rates for one token, in pico-units, written for `per` of them.
         let written = rates.map(|rate| Money(i128::from(rate) * i128::from(per)).to_string());
-        let [input, cached, write, output, reasoning] = &written;
+        let [input, cached, write, output, reasoning, heard, said] = &written;
         let spec = format!(
             "{{currency: USD, per: {per}, input: '{input}', cachedInput: '{cached}', cacheWrite: '{write}', \
-             output: '{output}', reasoning: '{reasoning}', request: '{}'}}", Money(request.into())
+             output: '{output}', reasoning: '{reasoning}', audioInput: '{heard}', audioOutput: '{said}', \
+             request: '{}'}}", Money(request.into())
         );
         let usage = Usage {
             input_tokens: used[0], cached_input_tokens: used[1], cache_write_tokens: used[2],
-            output_tokens: used[3], reasoning_tokens: used[4], ..Usage::default()
+            output_tokens: used[3], reasoning_tokens: used[4], audio_input_tokens: used[5], audio_output_tokens: used[6],
+            ..Usage::default()
         };
         let quantities = Quantities::from(&usage);
-        let Quantities { input, cached_input, cache_write, output, reasoning } = quantities;
-        prop_assert_eq!(u128::from(input) + u128::from(cached_input) + u128::from(cache_write), used[0].into());
-        prop_assert_eq!(u128::from(output) + u128::from(reasoning), used[3].into());
+        let Quantities { input, cached_input, cache_write, output, reasoning, audio_input, audio_output } = quantities;
+        let all = |parts: &[u64]| parts.iter().copied().map(u128::from).sum::<u128>();
+        prop_assert_eq!(all(&[input, cached_input, cache_write, audio_input]), used[0].into());
+        prop_assert_eq!(all(&[output, reasoning, audio_output]), used[3].into());
         // Pico-units, as many digits as they have.
         let pico = |text: &String| -> BigInt {
             let (units, fraction) = text.split_once('.').unwrap_or((text, ""));
             format!("{units}{fraction:0<12}").parse().unwrap()
         };
-        let quantities = [input, cached_input, cache_write, output, reasoning];
+        let quantities = [input, cached_input, cache_write, output, reasoning, audio_input, audio_output];
         let metered: BigInt = written.iter().zip(quantities).map(|(text, quantity)| pico(text) * quantity).sum();
         let amount = tariff(&spec).amount((&usage).into());
         prop_assert_eq!(BigInt::from(amount.0) * per, metered + BigInt::from(request) * per);
@@ -137,9 +155,10 @@ proptest! {
 fn any_price() -> impl Strategy<Value = String> {
     let rate = || prop_oneof![2 => Just(None), 1 => Just(Some(0)), 4 => (0..=200_u64).prop_map(Some)];
     let rates = || proptest::array::uniform5(rate());
+    let sound = (rate(), rate());
     let tiers = prop::collection::btree_map(1..60_u64, rates(), 0..4);
-    (rates(), proptest::option::of(0..3_000_u64), proptest::option::of(0..9_000_u64), tiers).prop_map(
-        |(base, request, minimum, tiers)| {
+    (rates(), sound, proptest::option::of(0..3_000_u64), proptest::option::of(0..9_000_u64), tiers).prop_map(
+        |(base, (heard, said), request, minimum, tiers)| {
             let figures = |rates: &[Option<u64>; 5]| -> String {
                 let names = ["input", "cachedInput", "cacheWrite", "output", "reasoning"];
                 let pico = |pico: u64| Money(pico.into());
@@ -159,8 +178,10 @@ fn any_price() -> impl Strategy<Value = String> {
                 .collect();
             // One figure is always there.
             format!(
-                "{{currency: USD, per: 1, image: 0{}{}{}, tiers: [{}]}}",
+                "{{currency: USD, per: 1, image: 0{}{}{}{}{}, tiers: [{}]}}",
                 figures(&base),
+                one("audioInput", heard),
+                one("audioOutput", said),
                 one("request", request),
                 one("minimum", minimum),
                 tiers.join(", ")
@@ -175,15 +196,16 @@ proptest! {
     fn no_usage_costs_more_than_the_most(
         spec in any_price(),
         (input, output) in (0..80_u64, 0..80_u64),
-        parts in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..90_u64, 0..90_u64, 0..90_u64), 1..20),
+        parts in proptest::collection::vec((any::<[prop::sample::Index; 2]>(), proptest::array::uniform5(0..90_u64)), 1..20),
     ) {
         let tariff = tariff(&spec);
         let most = tariff.most(input, output);
-        for (of_input, of_output, cached_input_tokens, cache_write_tokens, reasoning_tokens) in parts {
+        for ([of_input, of_output], [cached, written, thought, heard, said]) in parts {
             let usage = Usage {
                 input_tokens: of_input.index(usize::try_from(input + 1).unwrap()) as u64,
                 output_tokens: of_output.index(usize::try_from(output + 1).unwrap()) as u64,
-                cached_input_tokens, cache_write_tokens, reasoning_tokens, ..Usage::default()
+                cached_input_tokens: cached, cache_write_tokens: written, reasoning_tokens: thought,
+                audio_input_tokens: heard, audio_output_tokens: said, ..Usage::default()
             };
             let amount = tariff.amount((&usage).into());
             prop_assert!(amount <= most, "{amount} of {most} for {usage:?}");
@@ -194,11 +216,12 @@ proptest! {
     #[test]
     fn some_usage_costs_the_most(spec in any_price(), (input, output) in (0..80_u64, 0..80_u64)) {
         let tariff = tariff(&spec);
-        let forms = (0..=input).flat_map(|all| [(all, 0, 0), (all, all, 0), (all, 0, all)]);
-        let dearest = forms.flat_map(|(input_tokens, cached_input_tokens, cache_write_tokens)| {
-            [0, output].map(|reasoning_tokens| {
+        let forms = (0..=input).flat_map(|all| [(all, 0, 0, 0), (all, all, 0, 0), (all, 0, all, 0), (all, 0, 0, all)]);
+        let dearest = forms.flat_map(|(input_tokens, cached_input_tokens, cache_write_tokens, audio_input_tokens)| {
+            [(0, 0), (output, 0), (0, output)].map(|(reasoning_tokens, audio_output_tokens)| {
                 let usage = Usage {
-                    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens: output, reasoning_tokens, ..Usage::default()
+                    input_tokens, cached_input_tokens, cache_write_tokens, audio_input_tokens,
+                    output_tokens: output, reasoning_tokens, audio_output_tokens, ..Usage::default()
                 };
                 tariff.amount((&usage).into())
             })

@@ -289,7 +289,7 @@ fn an_edit_of_a_tenant_changes_no_byte_of_a_closed_month() {
     let grant = CreditGrant {
         tenant: "acme".into(),
         key: "k".into(),
-        amount: 1_000_000_000_i128.to_be_bytes().to_vec().into(),
+        amount: 1_000_000_000_i128.to_be_bytes().to_vec(),
         ..CreditGrant::default()
     };
     cluster.apply(at("2026-11-02T00:00:00Z"), command::Kind::CreditGrant(grant));

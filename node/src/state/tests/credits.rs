@@ -48,7 +48,7 @@ fn grant(driven: &mut Driven, tenant: &str, key: &str, whole: i128, expires_us: 
     let grant = CreditGrant {
         tenant: tenant.into(),
         key: key.into(),
-        amount: (whole * Money::ONE.0).to_be_bytes().to_vec().into(),
+        amount: (whole * Money::ONE.0).to_be_bytes().to_vec(),
         expires_us,
         reason: "so".into(),
         actor: "t1".into(),
