@@ -8,7 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request, uri::PathAndQuery,
+};
 use http_body::Body as _;
 use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 use tokio::time::Instant;
@@ -179,10 +181,27 @@ impl Exchange {
         }
     }
 
-    /// The host that a service is told.
-    pub(crate) fn outgoing_host(&self) -> &str {
-        let host = self.rewritten.as_ref().and_then(|rewritten| rewritten.host.as_deref());
-        host.unwrap_or(self.target.host.as_str())
+    /// The same, of which there is no copy where it is what came.
+    pub(crate) fn outgoing_target(&self) -> Option<PathAndQuery> {
+        let is_as_it_came = |it: &&PathAndQuery| it.path() == self.target.path && it.as_str().starts_with('/');
+        match self.head.uri.path_and_query().filter(is_as_it_came) {
+            Some(target) if self.rewritten.is_none() => Some(target.clone()),
+            _ => self.outgoing_path().try_into().ok(),
+        }
+    }
+
+    /// The host that a service is told in place of the one that was asked for.
+    pub(crate) fn outgoing_host(&self) -> Option<&str> {
+        self.rewritten.as_ref()?.host.as_deref()
+    }
+
+    /// The host that was asked for.
+    pub(crate) fn host(&self) -> Option<HeaderValue> {
+        let (host, came) = (self.target.host.as_str(), self.head.headers.get(header::HOST));
+        match came.filter(|came| came.as_bytes() == host.as_bytes()) {
+            Some(came) => Some(came.clone()),
+            None => host.try_into().ok(),
+        }
     }
 
     /// What the route does to its answers, whichever they are.
@@ -324,13 +343,14 @@ async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejec
     }
     match &plan.route.action {
         RouteAction::Respond { status, body, headers } => {
-            service::answer(exchange, fixed(*status, body.clone(), headers.clone())).await
+            Box::pin(service::answer(exchange, fixed(*status, body.clone(), headers.clone()))).await
         }
         RouteAction::Redirect { to, status } => {
             let location = filters::rewrite::location(to, &exchange.target, plan.matched_path(exchange.matched))?;
-            service::answer(exchange, redirect(*status, location)).await
+            Box::pin(service::answer(exchange, redirect(*status, location))).await
         }
-        RouteAction::Forward { .. } if plan.route.is_ai() => ai::serve(exchange).await,
+        // hyper moves an exchange's future before it begins, whatever it will do: what is not for all is not in it.
+        RouteAction::Forward { .. } if plan.route.is_ai() => Box::pin(ai::serve(exchange)).await,
         RouteAction::Forward { .. } => {
             if let Some(rewrite) = traffic.and_then(|traffic| traffic.rewrite.as_ref()) {
                 let matched = plan.matched_path(exchange.matched);
@@ -421,7 +441,7 @@ async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), 
         exchange.answers_early();
         return Err(rejection);
     }
-    if needs_model { route_by_model(exchange).await } else { Ok(()) }
+    if needs_model { Box::pin(route_by_model(exchange)).await } else { Ok(()) }
 }
 
 /// Reads the body, whose model decides on the route. One that can't be read is an answer of the first route that could

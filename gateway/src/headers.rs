@@ -8,7 +8,6 @@ use tollgate_model::tls::Described;
 
 use crate::{
     listener::is_token,
-    normalize::Host,
     request_id::{RequestId, X_REQUEST_ID},
 };
 
@@ -21,33 +20,50 @@ static X_CONSUMER: HeaderName = HeaderName::from_static("x-consumer");
 static X_TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
 /// For one connection only (RFC 9110 §7.6.1), besides what `connection` names.
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
-/// Removes what concerns one connection only: framing is made anew on the next one.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+/// What `connection` names besides that.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let named =
+        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    named
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty() && name.iter().copied().all(is_token))
+        .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive")) // goes anyway, and is said by nearly everybody
         .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .collect();
-    for name in named {
+        .collect()
+}
+
+/// Removes what `goes`.
+pub(crate) fn remove_where(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+}
+
+/// Removes what concerns one connection only, as framing is made anew on the next one, and what also `goes`.
+pub(crate) fn remove_hop_by_hop_and(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+    let named = named_by_connection(headers);
+    let goes = |name: &HeaderName| is_hop_by_hop(name.as_str()) || goes(name.as_str()) || named.contains(name);
+    remove_where(headers, goes);
+}
+
+/// Removes what concerns one connection only.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    remove_hop_by_hop_and(headers, |_| false);
 }
 
 /// Whether `te` says that trailers are wanted (RFC 9110 §10.1.4).
@@ -61,39 +77,39 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, item: &str) -> bool 
     values.flat_map(|value| value.split(',')).any(|it| it.trim().eq_ignore_ascii_case(item))
 }
 
+/// So many headers are added to those of a client, or more by its route.
+const ADDED: usize = 8;
+
 /// What a client's headers become before anything is sent on: nothing of one connection, no expectation (it is met
 /// here), no identity but ours.
-pub(crate) fn sanitize_request(headers: &mut HeaderMap, request_id: &RequestId) {
-    remove_hop_by_hop(headers);
-    for name in [header::EXPECT, header::CONTENT_LENGTH, header::HOST] {
-        headers.remove(name);
+pub(crate) fn sanitized_request(of: &HeaderMap, request_id: &RequestId) -> HeaderMap {
+    let named = named_by_connection(of);
+    let mut headers = HeaderMap::with_capacity(of.len() + ADDED);
+    for (name, value) in of {
+        let text = name.as_str();
+        if !(is_hop_by_hop(text) || is_ours_to_say(text) || is_lookalike(text) || named.contains(name)) {
+            headers.append(name, value.clone());
+        }
     }
-    remove_identity(headers);
-    remove_lookalikes(headers);
     headers.insert(&X_REQUEST_ID, request_id.header());
+    headers
 }
 
-/// What only we may say about who calls.
-fn remove_identity(headers: &mut HeaderMap) {
-    headers.remove(&X_CONSUMER);
-    headers.remove(&X_TENANT);
-    remove_prefixed(headers, &["x-tollgate-"]);
+/// What only we say: how a request is framed, to whom it goes, and who calls.
+fn is_ours_to_say(name: &str) -> bool {
+    matches!(name, "expect" | "content-length" | "host" | "x-consumer" | "x-tenant") || name.starts_with("x-tollgate-")
 }
 
 /// CGI and its heirs read `x_consumer` as `x-consumer`: a name that becomes one of ours when its underscores are read as
 /// hyphens goes no further either, nor does a credential in such a spelling.
-fn remove_lookalikes(headers: &mut HeaderMap) {
+fn is_lookalike(name: &str) -> bool {
     const OURS: [&str; 5] = ["x-consumer", "x-tenant", "x-real-ip", "x-api-key", "api-key"];
     const OUR_PREFIXES: [&str; 2] = ["x-tollgate-", "x-forwarded-"];
-    let lookalike = |name: &&HeaderName| {
-        let read_as = name.as_str().replace('_', "-");
-        let is_ours = OURS.contains(&read_as.as_str()) || OUR_PREFIXES.iter().any(|prefix| read_as.starts_with(prefix));
-        name.as_str().contains('_') && is_ours
-    };
-    let names: Vec<HeaderName> = headers.keys().filter(lookalike).cloned().collect();
-    for name in names {
-        headers.remove(name);
+    if !name.contains('_') {
+        return false;
     }
+    let read_as = name.replace('_', "-");
+    OURS.contains(&read_as.as_str()) || OUR_PREFIXES.iter().any(|prefix| read_as.starts_with(prefix))
 }
 
 /// Says who calls, to an upstream of ours.
@@ -106,11 +122,7 @@ pub(crate) fn add_identity(headers: &mut HeaderMap, consumer: &str, tenant: &str
 }
 
 pub(crate) fn remove_prefixed(headers: &mut HeaderMap, prefixes: &[&str]) {
-    let matching = |name: &&HeaderName| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
-    let names: Vec<HeaderName> = headers.keys().filter(matching).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
+    remove_where(headers, |name| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix)));
 }
 
 /// Whom a request comes from: the peer, or where that is a trusted proxy whoever it says, and so on back to the first that
@@ -139,26 +151,39 @@ fn forwarded_address(said: &[u8]) -> Option<IpAddr> {
     address.map(|address: IpAddr| address.to_canonical())
 }
 
-/// Tells an upstream where a request came from. What an untrusted peer said about it is replaced.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, host: &Host, scheme: &Scheme) {
+/// An address as a header names it. Canonical: never an IPv4 address in its IPv6 form.
+pub(crate) fn address(peer: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(peer.to_canonical().to_string()).expect("an address is visible ASCII")
+}
+
+/// Tells an upstream where a request came from: the [`address`] of the peer, the host, and the scheme. What an untrusted peer
+/// said about it is replaced.
+pub(crate) fn set_forwarded(
+    headers: &mut HeaderMap,
+    peer: &HeaderValue,
+    trusted: bool,
+    host: &HeaderValue,
+    scheme: &Scheme,
+) {
     if !trusted {
         remove_forwarded(headers);
     }
-    let peer = peer.to_canonical().to_string();
-    let through = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let through: Vec<&str> = through.chain([peer.as_str()]).collect();
-    let through = HeaderValue::try_from(through.join(", ")).expect("text from headers, and an address");
-    headers.insert(&X_FORWARDED_FOR, through);
-    let set = |headers: &mut HeaderMap, name: &HeaderName, value: &str| {
-        if !headers.contains_key(name)
-            && let Ok(value) = HeaderValue::from_str(value)
-        {
-            headers.insert(name, value);
-        }
+    let mut through = Vec::new();
+    for said in headers.get_all(&X_FORWARDED_FOR).iter().filter(|value| value.to_str().is_ok()) {
+        through.extend_from_slice(said.as_bytes());
+        through.extend_from_slice(b", ");
+    }
+    let through = if through.is_empty() {
+        peer.clone()
+    } else {
+        through.extend_from_slice(peer.as_bytes());
+        HeaderValue::try_from(through).expect("text from headers, and an address")
     };
-    set(headers, &X_FORWARDED_HOST, host.as_str());
-    set(headers, &X_FORWARDED_PROTO, scheme.as_str());
-    set(headers, &X_REAL_IP, &peer);
+    headers.insert(&X_FORWARDED_FOR, through);
+    let scheme = if *scheme == Scheme::HTTPS { "https" } else { "http" };
+    headers.entry(&X_FORWARDED_HOST).or_insert_with(|| host.clone());
+    headers.entry(&X_FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static(scheme));
+    headers.entry(&X_REAL_IP).or_insert_with(|| peer.clone());
 }
 
 /// Tells an upstream whose certificate was verified. What an untrusted peer says of that is gone by now; what a trusted one
@@ -172,9 +197,8 @@ pub(crate) fn add_client_certificate(headers: &mut HeaderMap, client: &Described
 }
 
 pub(crate) fn remove_forwarded(headers: &mut HeaderMap) {
-    remove_prefixed(headers, &["x-forwarded-"]);
-    headers.remove(header::FORWARDED);
-    headers.remove(&X_REAL_IP);
+    let is_said = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
+    remove_where(headers, |name| is_said(name.as_str()));
 }
 
 #[cfg(test)]
@@ -206,24 +230,25 @@ pub(crate) mod tests {
 
     #[test]
     fn identity_of_a_client_does_not_survive() {
-        let mut headers =
+        let headers =
             map(&[("x-consumer", "a"), ("x-tenant", "b"), ("x-tollgate-provider", "c"), ("x-request-id", "d")]);
         let id = RequestId::generate();
-        sanitize_request(&mut headers, &id);
+        let headers = sanitized_request(&headers, &id);
         assert_eq!((headers.len(), headers.get("x-request-id").cloned()), (1, Some(id.header())));
     }
 
     #[test]
     fn an_underscore_does_not_smuggle_an_identity_or_a_key() {
-        let mut headers = map(&[
+        let headers = map(&[
             ("x_consumer", "admin"),
             ("x-tollgate_provider", "a"),
             ("x_forwarded_for", "6.6.6.6"),
             ("x_api_key", "sk-1"),
             ("x_own", "kept"),
         ]);
-        remove_lookalikes(&mut headers);
-        assert_eq!(headers, map(&[("x_own", "kept")]));
+        let id = RequestId::generate();
+        let headers = sanitized_request(&headers, &id);
+        assert_eq!((headers.len(), headers.get("x_own")), (2, Some(&HeaderValue::from_static("kept"))), "and the id");
     }
 
     #[test]
@@ -257,9 +282,9 @@ pub(crate) mod tests {
             ("forwarded", "for=9.9.9.9"),
             ("x-forwarded-port", "1"),
         ];
-        let host = Host::parse(b"a:8080", 80).unwrap();
+        let (host, peer) = (HeaderValue::from_static("a:8080"), address("::ffff:10.0.0.1".parse().unwrap()));
         let mut headers = map(&said);
-        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), false, &host, &Scheme::HTTP);
+        set_forwarded(&mut headers, &peer, false, &host, &Scheme::HTTP);
         assert_eq!(
             headers,
             map(&[
@@ -270,7 +295,7 @@ pub(crate) mod tests {
             ])
         );
         let mut headers = map(&said);
-        set_forwarded(&mut headers, "10.0.0.1".parse().unwrap(), true, &host, &Scheme::HTTP);
+        set_forwarded(&mut headers, &peer, true, &host, &Scheme::HTTP);
         assert_eq!(
             (&headers["x-forwarded-for"], &headers["x-forwarded-proto"]),
             (&HeaderValue::from_static("9.9.9.9, 10.0.0.1"), &HeaderValue::from_static("https"))

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Method, Response, StatusCode, Uri};
+use http::{Method, Response, StatusCode, Uri};
 use tokio::time::Instant;
 use tollgate_model::{Caller, Name};
 
@@ -84,7 +84,7 @@ impl Record {
         Box::new(Self {
             request_id: RequestId::generate(),
             method,
-            path: uri.path().chars().take(access_log::MAX_PATH).collect(),
+            path: access_log::path(uri.path()),
             route: None,
             caller: None,
             upstream: None,
@@ -120,8 +120,8 @@ impl Record {
     }
 
     /// An upstream has answered, over a connection that says when it was made.
-    pub(crate) fn came_over(&self, connection: &Extensions) {
-        if let Some(made) = connection.get::<Made>().filter(|made| made.at > self.started) {
+    pub(crate) fn came_over(&self, connection: Option<Made>) {
+        if let Some(made) = connection.filter(|made| made.at > self.started) {
             self.timing.connect.get_or_init(|| made.took);
         }
     }

@@ -21,7 +21,12 @@ use crate::record::Record;
 use writer::Writer;
 
 /// Characters of a path in the log.
-pub(crate) const MAX_PATH: usize = 256;
+const MAX_PATH: usize = 256;
+
+/// A path as it stands in the log.
+pub(crate) fn path(path: &str) -> String {
+    if path.len() <= MAX_PATH { path.to_owned() } else { path.chars().take(MAX_PATH).collect() }
+}
 
 /// The target of the lines in the node's own log, so that they can be filtered: `access=debug`.
 const TARGET: &str = "access";

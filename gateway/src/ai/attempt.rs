@@ -295,7 +295,7 @@ async fn attempt(
     let place = pool.place(&provider.wire, outgoing.uri());
     if let Some(call) = call {
         if !call.is_durable() {
-            pool.connect_ahead(&provider.wire, place.as_ref(), outgoing.uri());
+            pool.connect_ahead(place.as_ref());
         }
         call.durable(deadline).await.map_err(Failed::unasked)?;
         call.begin(provider, &model, request);
@@ -315,9 +315,9 @@ async fn attempt(
     };
     let report = taken.report();
     let answered = async {
-        let head = pool.send_by(first_byte, &provider.wire, place, outgoing).await;
+        let head = pool.send_by(first_byte, place, outgoing).await;
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
-        exchange.record.came_over(head.extensions());
+        exchange.record.came_over(head.body().connection());
         if let Some(call) = call {
             call.is_called(provider::upstream_id(head.headers()));
         }

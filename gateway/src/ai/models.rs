@@ -129,7 +129,7 @@ async fn fetch(shared: &Shared, provider: &ProviderUpstream) -> Option<Vec<Strin
     *request.uri_mut() = taken.uri(Operation::Models.provider_path())?;
     *request.headers_mut() = provider::plain_headers(provider);
     let place = shared.pool.place(&provider.wire, request.uri());
-    let answer = shared.pool.send(&provider.wire, place, request).await.ok()?;
+    let answer = shared.pool.send(place, request).await.ok()?;
     if !answer.status().is_success() {
         return None;
     }

@@ -79,8 +79,7 @@ pub(super) fn outgoing_headers(
     provider: &ProviderUpstream,
     key: Option<&HeaderValue>,
 ) -> HeaderMap {
-    let mut headers = exchange.head.headers.clone();
-    headers::sanitize_request(&mut headers, &exchange.record.request_id);
+    let mut headers = headers::sanitized_request(&exchange.head.headers, &exchange.record.request_id);
     headers::remove_forwarded(&mut headers);
     remove_credentials(&mut headers);
     headers.remove(header::COOKIE);

@@ -8,11 +8,11 @@ use std::{
     },
 };
 
-use http::uri::Scheme;
+use http::{HeaderValue, uri::Scheme};
 use tollgate_model::tls::Described;
 
 use super::{refusal::Refusal, switch::Switch};
-use crate::tls::Secured;
+use crate::{headers, tls::Secured};
 
 /// One client connection, shared by its socket and its exchanges.
 ///
@@ -30,6 +30,8 @@ pub(crate) struct Connection {
     refused: OnceLock<Refused>,
     in_body: AtomicBool,
     pub(crate) switch: Switch,
+    /// Of the peer, once somebody was told.
+    address: OnceLock<HeaderValue>,
 }
 
 /// A head that is answered with a refusal.
@@ -54,6 +56,7 @@ impl Connection {
             refused: OnceLock::new(),
             in_body: AtomicBool::new(false),
             switch: Switch::default(),
+            address: OnceLock::new(),
         }
     }
 
@@ -65,6 +68,11 @@ impl Connection {
     /// As in a URI.
     pub(crate) fn scheme(&self) -> Scheme {
         if self.secured.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
+    /// As upstreams are told it.
+    pub(crate) fn peer_address(&self) -> &HeaderValue {
+        self.address.get_or_init(|| headers::address(self.peer.ip()))
     }
 
     /// Whose certificate was verified, if one was given.

@@ -42,7 +42,7 @@ pub(super) async fn send(exchange: &mut Exchange, outgoing: Outgoing<'_>) -> Res
             break; // nobody could answer any more
         }
         if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && outgoing.body.body().is_some() {
-            last = ask(exchange, &fallback.upstream, outgoing, &mut left).await;
+            last = Box::pin(ask(exchange, &fallback.upstream, outgoing, &mut left)).await;
         }
     }
     last
@@ -126,9 +126,10 @@ async fn ask(
     let mut result = attempt(exchange, &service, &mut tried, outgoing).await;
     while let Some(met) = met(&result, &exchange.head.method).filter(|_| outgoing.body.body().is_some()) {
         // Kept until the next answer is there.
-        let Some(_leave) = left.wait(&service.endpoints, &tried, met, outgoing.deadline).await else { break };
+        let waiting = Box::pin(left.wait(&service.endpoints, &tried, met, outgoing.deadline));
+        let Some(_leave) = waiting.await else { break };
         drop(result);
-        result = attempt(exchange, &service, &mut tried, outgoing).await;
+        result = Box::pin(attempt(exchange, &service, &mut tried, outgoing)).await;
     }
     result
 }
@@ -145,7 +146,7 @@ async fn attempt(
     if was_reset && is_repeatable(&exchange.head.method, outgoing.body) && Instant::now() < outgoing.deadline {
         // As any other that is sent again, or an upstream that resets all would have twice as much to do.
         if let Some(_leave) = service.endpoints.again() {
-            result = once(exchange, service, tried, outgoing, Blame::Once).await;
+            result = Box::pin(once(exchange, service, tried, outgoing, Blame::Once)).await;
         }
     }
     let label = match &result {
@@ -188,8 +189,8 @@ async fn once(
     let wire = if exchange.handshake.is_some() { &upgraded.ok_or(Failed::NoWebSocket)? } else { &service.wire };
     let place = pool.place(wire, request.uri());
     if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
-        pool.connect_ahead(wire, place.as_ref(), request.uri());
-        durable(in_flight, deadline).await.map_err(Failed::NotDurable)?;
+        pool.connect_ahead(place.as_ref());
+        Box::pin(durable(in_flight, deadline)).await.map_err(Failed::NotDurable)?;
     }
     // Not before: of what is refused because it can't be written down no upstream sees anything.
     if exchange.handshake.is_none() {
@@ -198,8 +199,8 @@ async fn once(
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
-    let sent = pool.send_by(by, wire, place, request).await;
-    sent.iter().for_each(|answer| exchange.record.came_over(answer.extensions()));
+    let sent = pool.send_by(by, place, request).await;
+    sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);
     match &sent {
@@ -223,7 +224,7 @@ fn request(
 ) -> Option<Request<UpstreamRequestBody>> {
     let mut request = Request::new(body);
     *request.method_mut() = exchange.head.method.clone();
-    *request.uri_mut() = taken.uri(&exchange.outgoing_path())?;
+    *request.uri_mut() = taken.uri_of(exchange.outgoing_target()?)?;
     *request.headers_mut() = outgoing_headers(exchange, service)?;
     if let Some(ends_by) = exchange.grpc.and(exchange.ends_by()) {
         grpc::set_timeout(request.headers_mut(), ends_by.saturating_duration_since(Instant::now()));
@@ -238,17 +239,11 @@ fn request(
 pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -> Option<HeaderMap> {
     let trailers = headers::takes_trailers(&exchange.head.headers);
     let needs_trailers = service.service.protocol == Protocol::Grpc || (trailers && exchange.grpc.is_some());
-    let mut headers = exchange.head.headers.clone();
-    headers::sanitize_request(&mut headers, &exchange.record.request_id);
+    let mut headers = headers::sanitized_request(&exchange.head.headers, &exchange.record.request_id);
     let connection = exchange.record.connection();
-    let (peer, scheme) = (connection.peer.ip(), connection.scheme());
-    headers::set_forwarded(
-        &mut headers,
-        peer,
-        connection.is_known && exchange.shared.config.trusts(peer),
-        &exchange.target.host,
-        &scheme,
-    );
+    let trusted = connection.is_known && exchange.shared.config.trusts(connection.peer.ip());
+    let host = exchange.host()?;
+    headers::set_forwarded(&mut headers, connection.peer_address(), trusted, &host, &connection.scheme());
     if let Some(client) = connection.client() {
         headers::add_client_certificate(&mut headers, client);
     }
@@ -259,7 +254,10 @@ pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -
         traffic.request_headers.apply(&mut headers);
     }
     match service.service.protocol {
-        Protocol::Http => drop(headers.insert(header::HOST, exchange.outgoing_host().try_into().ok()?)),
+        Protocol::Http => {
+            let host = exchange.outgoing_host().map_or(Some(host), |told| told.try_into().ok())?;
+            headers.insert(header::HOST, host);
+        }
         Protocol::Grpc | Protocol::Https if needs_trailers => tell_te(&mut headers),
         // TLS and HTTP/2 name the endpoint itself, and `x-forwarded-host` what the client asked for: two different
         // names in one HTTP/2 request would be ambiguous.

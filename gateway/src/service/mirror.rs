@@ -179,9 +179,8 @@ fn addressed(outgoing: &Outgoing, body: Bytes) -> Option<(Request<UpstreamReques
 /// How it goes does not count for the endpoint: what fails with copies alone, such as a new version's bugs, must not take
 /// it from routes whose callers wait, and copies that go well must not hide that those fail.
 async fn ask(shared: &Shared, service: &ServiceUpstream, request: Request<UpstreamRequestBody>) -> Fate {
-    let wire = &service.wire;
-    let place = shared.pool.place(wire, request.uri());
-    match shared.pool.send(wire, place, request).await {
+    let place = shared.pool.place(&service.wire, request.uri());
+    match shared.pool.send(place, request).await {
         Ok(answer) => read(answer).await,
         Err(_) => Fate::Failed,
     }

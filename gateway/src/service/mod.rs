@@ -44,7 +44,10 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
     exchange.from_web = exchange.grpc.is_some_and(|call| call.is_web()) && leads_to_grpc_alone(exchange);
     let pulse = Arc::new(Pulse::default());
     let body = outgoing(exchange, &pulse).await?;
-    let (in_flight, limit_headers, permit) = admit(exchange, deadline).await?;
+    let (in_flight, limit_headers, permit) = match meets_limits(exchange) {
+        true => Box::pin(admit(exchange, deadline)).await?,
+        false => Admitted::default(),
+    };
     let copied = OnceLock::new();
     let outgoing = Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline, copied: &copied };
     let sent = tokio::select! {
@@ -125,7 +128,10 @@ pub(crate) async fn answer(
     mut response: Response<ResponseBody>,
 ) -> Result<Response<ResponseBody>, Rejection> {
     let deadline = exchange.record.started() + exchange.plan.route.timeouts.request;
-    let (in_flight, limit_headers, _permit) = admit(exchange, deadline).await?;
+    let (in_flight, limit_headers, _permit) = match meets_limits(exchange) {
+        true => admit(exchange, deadline).await?,
+        false => Admitted::default(),
+    };
     if let Some(in_flight) = in_flight {
         if let Err(rejection) = admit::durable(&in_flight, deadline).await {
             in_flight.void();
@@ -148,11 +154,10 @@ fn passes_trailers(head: &request::Parts) -> bool {
 
 /// The answer's framing is made anew from its body; where there is none, its length is only told.
 fn sanitize_answer(headers: &mut HeaderMap, method: &Method, status: StatusCode) {
-    headers::remove_hop_by_hop(headers);
-    headers::remove_prefixed(headers, &["x-tollgate-"]);
-    if method != Method::HEAD && status != StatusCode::NOT_MODIFIED {
-        headers.remove(header::CONTENT_LENGTH);
-    }
+    let is_framed_anew = method != Method::HEAD && status != StatusCode::NOT_MODIFIED;
+    headers::remove_hop_by_hop_and(headers, |name| {
+        name.starts_with("x-tollgate-") || (is_framed_anew && name == header::CONTENT_LENGTH.as_str())
+    });
 }
 
 /// A body of this size is read before it is sent on where there are fallbacks or retries, so that it can be sent again.
@@ -177,7 +182,7 @@ async fn outgoing(exchange: &mut Exchange, pulse: &Arc<Pulse>) -> Result<Replay,
                 return Ok(Replay::client(body));
             }
             let room = exchange.room.insert(exchange.shared.overload.room());
-            body.collect(room).await.map(Replay::Whole)
+            Box::pin(body.collect(room)).await.map(Replay::Whole)
         }
         RequestBody::Read(bytes, _) => Ok(Replay::Whole(bytes)),
     }
@@ -192,13 +197,15 @@ fn is_stream(exchange: &Exchange) -> bool {
 
 type Admitted = (Option<InFlight>, HeaderMap, Option<Arc<Touch>>);
 
-/// A request meets its limits where it has any; it may be sent once it is durable. Nothing is recorded of one that has none: it uses no tokens.
+/// Nothing is recorded of a request that meets none: it uses no tokens.
+fn meets_limits(exchange: &Exchange) -> bool {
+    exchange.compiled.view.limits_for(exchange.subject(None)).next().is_some()
+}
+
+/// A request meets its limits; it may be sent once it is durable.
 async fn admit(exchange: &mut Exchange, deadline: Instant) -> Result<Admitted, Rejection> {
     let subject = exchange.subject(None);
     let view = &exchange.compiled.view;
-    if view.limits_for(subject).next().is_none() {
-        return Ok((None, HeaderMap::new(), None));
-    }
     let hold_for = exchange.plan.route.timeouts.request + HOLD_SLACK;
     let terms = Terms { at_least: Durability::Memory, hold_for, deadline, whose: None };
     let admitted = admit::admit(&exchange.shared, view, subject, Need::default(), terms).await?;

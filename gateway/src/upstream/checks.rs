@@ -125,7 +125,7 @@ async fn ask_once(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthC
     };
     let Some(request) = request else { return Ok(false) };
     let place = shared.pool.place(wire, request.uri());
-    let answer = shared.pool.send(wire, place, request).await?;
+    let answer = shared.pool.send(place, request).await?;
     let (is_success, headers) = (answer.status().is_success(), answer.headers().clone());
     // What is not read is closed, and so is what is too long to be read.
     let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await;

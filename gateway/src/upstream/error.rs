@@ -28,19 +28,20 @@ pub(crate) enum SendError {
 }
 
 impl SendError {
-    pub(super) fn classify(error: &hyper_util::client::legacy::Error) -> Self {
-        if let Some(fault) = find::<BodyFault>(error) {
-            return Self::Client(*fault);
+    /// No connection was made.
+    pub(super) fn of_connecting(error: &(dyn Error + 'static)) -> Self {
+        if find::<NoFile>(error).is_some() {
+            return Self::NoFile;
         }
-        if error.is_connect() {
-            if find::<NoFile>(error).is_some() {
-                return Self::NoFile;
-            }
-            return if find::<rustls::Error>(error).is_some() { Self::Tls } else { Self::Connect };
-        }
-        match find::<hyper::Error>(error) {
-            Some(error) if error.is_parse() => Self::Garbage,
-            _ => Self::Reset,
+        if find::<rustls::Error>(error).is_some() { Self::Tls } else { Self::Connect }
+    }
+
+    /// A connection failed.
+    pub(super) fn of_sending(error: &hyper::Error) -> Self {
+        match find::<BodyFault>(error) {
+            Some(fault) => Self::Client(*fault),
+            None if error.is_parse() => Self::Garbage,
+            None => Self::Reset,
         }
     }
 

@@ -11,8 +11,9 @@ use std::{
 };
 
 use http::Uri;
+use hyper::client::conn::{http1, http2};
 use hyper_util::{
-    client::legacy::{Builder, Client, connect::HttpConnector},
+    client::legacy::connect::HttpConnector,
     rt::{TokioIo, TokioTimer},
 };
 use tokio::net::TcpStream;
@@ -30,8 +31,6 @@ pub(super) type Tcp = TokioIo<TcpStream>;
 
 /// A name must be resolved and an endpoint reached within this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Less than most upstreams keep an idle connection.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The head of an answer must fit; what is longer is no answer.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// Noticing a dead endpoint without traffic, on HTTP/2 and below.
@@ -48,12 +47,23 @@ const EMFILE: i32 = 24;
 pub(crate) struct Means {
     pub(super) tasks: Tracked,
     overload: Arc<Overload>,
-    max_idle: usize,
+    /// Of one endpoint.
+    pub(super) max_idle: usize,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<Tracked>,
 }
 
 impl Means {
     pub(crate) fn new(tasks: Tracked, overload: &Arc<Overload>, bounds: Bounds) -> Self {
-        Self { tasks, overload: Arc::clone(overload), max_idle: bounds.max_idle() }
+        let (mut http1, mut http2) = (http1::Builder::new(), http2::Builder::new(tasks.clone()));
+        http1.max_buf_size(MAX_HEAD_BYTES);
+        http2
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+            .keep_alive_interval(KEEP_ALIVE);
+        Self { tasks, overload: Arc::clone(overload), max_idle: bounds.max_idle(), http1, http2 }
     }
 
     pub(super) fn connector(&self, clear_text_only: bool) -> Connector {
@@ -63,21 +73,6 @@ impl Means {
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_keepalive(Some(KEEP_ALIVE));
         Connector { tcp, overload: Arc::clone(&self.overload) }
-    }
-
-    pub(super) fn client(&self) -> Builder {
-        let mut builder = Client::builder(self.tasks.clone());
-        builder
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(self.max_idle)
-            .http1_max_buf_size(MAX_HEAD_BYTES)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-            .http2_keep_alive_interval(KEEP_ALIVE);
-        builder
     }
 }
 

@@ -1,16 +1,22 @@
 //! Upstreams: their endpoints, the connections to them, how they are asked whether they are well, and how sending can fail.
 
-mod ahead;
+mod body;
 mod checks;
+mod counted;
 mod endpoints;
 mod error;
 mod figures;
+mod http1;
 mod keys;
 mod known;
+mod lane;
+mod lanes;
 mod means;
 mod own;
 mod pool;
 mod taken;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, sync::Arc};
 
@@ -21,11 +27,12 @@ use http::{
 use tokio::net::TcpStream;
 use tollgate_model::{self as model, Protocol, Provider, Service, Shown};
 
-pub(crate) use ahead::{Made, UpstreamBody};
+pub(crate) use body::UpstreamBody;
 pub(crate) use checks::Checkers;
 pub(crate) use endpoints::{Endpoints, NotTaken, Place};
 pub(crate) use error::SendError;
 pub(crate) use figures::Figures;
+pub(crate) use http1::Made;
 pub(crate) use keys::{KeyTaken, Keys};
 pub(crate) use means::Means;
 use means::NoFile;
@@ -54,6 +61,10 @@ impl Origin {
         let target =
             if self.base.is_empty() { PathAndQuery::try_from(path) } else { format!("{}{path}", self.base).try_into() };
         self.at(target.ok()?)
+    }
+
+    fn uri_of(&self, target: PathAndQuery) -> Option<Uri> {
+        if self.base.is_empty() { self.at(target) } else { self.uri(target.as_str()) }
     }
 
     /// From its origin, whatever its own path.

@@ -5,17 +5,15 @@
 use std::{fmt, sync::Arc};
 
 use hyper_rustls::FixedServerNameResolver;
-use hyper_util::client::legacy::Client;
 use rustls::{RootCertStore, sign::SingleCertAndKey};
 use rustls_pki_types::ServerName;
 use tollgate_model::{Shown, UpstreamTls, tls::Authorities};
 
 use super::{
-    ahead::Ahead,
+    lanes::{Dial, Lanes},
     means::Means,
-    pool::{Negotiated, builder},
+    pool::builder,
 };
-use crate::body::UpstreamRequestBody;
 
 /// What an upstream wants of TLS.
 #[derive(Debug)]
@@ -52,15 +50,9 @@ impl Wanted {
 pub(crate) struct Own {
     pub(super) wanted: Wanted,
     /// By whatever HTTP it wants.
-    pub(super) any: Connections,
+    pub(super) any: Arc<Lanes>,
     /// By HTTP/1.1 alone: what is upgraded knows no other.
-    pub(super) http1: Connections,
-}
-
-/// Who sends requests, and what connects for that.
-pub(super) struct Connections {
-    pub(super) client: Client<Negotiated, UpstreamRequestBody>,
-    pub(super) connect: Negotiated,
+    pub(super) http1: Arc<Lanes>,
 }
 
 impl Own {
@@ -80,14 +72,10 @@ impl Own {
             }
         };
         let any = if wanted.http2 { https().enable_http2() } else { https().enable_http1().enable_http2() };
-        let any = Ahead::new(any.wrap_connector(means.connector(false)), wanted.http2);
-        let http1 = Ahead::new(https().enable_http1().wrap_connector(means.connector(false)), false);
-        let connections = |connect: Negotiated, http2| {
-            let mut client = means.client();
-            client.http2_only(http2);
-            Connections { client: client.build(connect.clone()), connect }
-        };
-        Self { any: connections(any, wanted.http2), http1: connections(http1, false), wanted }
+        let any = Dial::Https(any.wrap_connector(means.connector(false)));
+        let http1 = Dial::Https(https().enable_http1().wrap_connector(means.connector(false)));
+        let any = Lanes::new(any, wanted.http2, means.clone());
+        Self { any, http1: Lanes::new(http1, false, means.clone()), wanted }
     }
 }
 

@@ -2,23 +2,21 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
-use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::{Client, connect::capture_connection};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use hyper::{body::Incoming, client::conn::TrySendError};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, client::WantsClientCert};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::{
-    SendError,
-    ahead::{Ahead, Place, UpstreamBody},
-    means::{Connector, Means, Tcp},
+    SendError, UpstreamBody,
+    http1::Sent,
+    lane::{Connection, Given, Http2, Lane, Place},
+    lanes::{Dial, Lanes},
+    means::Means,
     own::{Own, Wanted},
 };
 use crate::{GatewayConfig, body::UpstreamRequestBody};
-
-pub(super) type Negotiated = Ahead<HttpsConnector<Connector>, MaybeHttpsStream<Tcp>>;
-type Http2 = Ahead<Connector, Tcp>;
 
 /// How an upstream is spoken to.
 #[derive(Debug, Clone)]
@@ -58,11 +56,9 @@ impl Wire {
 
 /// All upstream connections of a gateway.
 pub(crate) struct Pool {
-    negotiated: Client<Negotiated, UpstreamRequestBody>,
-    http1: Client<Negotiated, UpstreamRequestBody>,
-    http2: Client<Http2, UpstreamRequestBody>,
-    /// What connects for them.
-    connect: (Negotiated, Negotiated, Http2),
+    negotiated: Arc<Lanes>,
+    http1: Arc<Lanes>,
+    http2: Arc<Lanes>,
     means: Means,
     roots: Arc<RootCertStore>,
 }
@@ -72,18 +68,12 @@ impl Pool {
         let roots = Arc::new(roots(config));
         let tls = tls(&roots);
         let https = || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
-        let negotiated =
-            Ahead::new(https().enable_http1().enable_http2().wrap_connector(means.connector(false)), false);
-        let http1 = Ahead::new(https().enable_http1().wrap_connector(means.connector(false)), false);
-        let prior_knowledge = Ahead::new(means.connector(true), true);
-        let builder = means.client();
-        let mut http2 = means.client();
-        http2.http2_only(true);
+        let negotiated = https().enable_http1().enable_http2().wrap_connector(means.connector(false));
+        let http1 = https().enable_http1().wrap_connector(means.connector(false));
         Self {
-            negotiated: builder.build(negotiated.clone()),
-            http1: builder.build(http1.clone()),
-            http2: http2.build(prior_knowledge.clone()),
-            connect: (negotiated, http1, prior_knowledge),
+            negotiated: Lanes::new(Dial::Https(negotiated), false, means.clone()),
+            http1: Lanes::new(Dial::Https(http1), false, means.clone()),
+            http2: Lanes::new(Dial::ClearText(means.connector(true)), true, means.clone()),
             means,
             roots,
         }
@@ -101,65 +91,120 @@ impl Pool {
     /// A place on a connection to `uri`'s endpoint, for one request that will be sent.
     pub(crate) fn place(&self, wire: &Wire, uri: &Uri) -> Option<Place> {
         match wire {
-            Wire::Negotiated => self.connect.0.place(uri),
-            Wire::Http1 => self.connect.1.place(uri),
-            Wire::Http2 => self.connect.2.place(uri),
-            Wire::Own(own) => own.any.connect.place(uri),
-            Wire::OwnHttp1(own) => own.http1.connect.place(uri),
+            Wire::Negotiated => self.negotiated.place(uri),
+            Wire::Http1 => self.http1.place(uri),
+            Wire::Http2 => self.http2.place(uri),
+            Wire::Own(own) => own.any.place(uri),
+            Wire::OwnHttp1(own) => own.http1.place(uri),
         }
     }
 
     /// Begins to connect for a request that may not be sent yet, if there is no connection for it. Nothing is sent.
-    pub(crate) fn connect_ahead(&self, wire: &Wire, place: Option<&Place>, uri: &Uri) {
-        let Some(place) = place else { return };
-        match wire {
-            Wire::Negotiated => self.connect.0.connect(place, uri, &self.means.tasks),
-            Wire::Http1 => self.connect.1.connect(place, uri, &self.means.tasks),
-            Wire::Http2 => self.connect.2.connect(place, uri, &self.means.tasks),
-            Wire::Own(own) => own.any.connect.connect(place, uri, &self.means.tasks),
-            Wire::OwnHttp1(own) => own.http1.connect.connect(place, uri, &self.means.tasks),
-        }
+    pub(crate) fn connect_ahead(&self, place: Option<&Place>) {
+        place.into_iter().for_each(Place::connect_ahead);
     }
 
     /// Sends a request and waits for the answer's head. A request that had not begun to be sent on a kept connection
     /// that turned out to be dead is sent on another one; whether to do so with one that had is for the caller.
     pub(crate) async fn send(
         &self,
-        wire: &Wire,
         place: Option<Place>,
         request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let may_switch = request.headers().contains_key(header::UPGRADE);
-        let sent = match wire {
-            Wire::Negotiated => self.negotiated.request(request),
-            Wire::Http1 => self.http1.request(request),
-            Wire::Http2 => self.http2.request(request),
-            Wire::Own(own) => own.any.client.request(request),
-            Wire::OwnHttp1(own) => own.http1.client.request(request),
-        };
-        let answer = sent.await.map_err(|error| SendError::classify(&error))?;
-        let switches_unasked = answer.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch;
-        if switches_unasked || is_ambiguous(answer.headers()) {
-            return Err(SendError::Garbage);
-        }
-        Ok(answer.map(|body| UpstreamBody::new(body, place)))
+        self.ask(None, place, request).await
     }
 
     /// The same, and no longer than until then. A request that no connection had taken by then was never sent.
     pub(crate) async fn send_by(
         &self,
         by: Instant,
-        wire: &Wire,
+        place: Option<Place>,
+        request: Request<UpstreamRequestBody>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        self.ask(Some(by), place, request).await
+    }
+
+    async fn ask(
+        &self,
+        by: Option<Instant>,
         place: Option<Place>,
         mut request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let connection = capture_connection(&mut request);
-        match timeout_at(by, self.send(wire, place, request)).await {
-            Ok(sent) => sent,
-            Err(_) if connection.connection_metadata().is_some() => Err(SendError::Timeout),
-            Err(_) => Err(SendError::Connect),
+        let place = place.ok_or(SendError::Connect)?;
+        let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        let may_switch = request.headers().contains_key(header::UPGRADE);
+        loop {
+            let Given { connection, is_kept } = match place.lane.take() {
+                Some(connection) => Given { connection, is_kept: true },
+                // Seldom, and large.
+                None => Box::pin(connection(by, &place.lane)).await?,
+            };
+            let mut failed = match connection {
+                Connection::Http1(mut connection) => {
+                    if may_switch || matches!(request.body(), UpstreamRequestBody::Client(_)) {
+                        connection.leave_to_a_task(&self.means.tasks);
+                    }
+                    *request.uri_mut() = Uri::from(path.clone());
+                    request.headers_mut().entry(header::HOST).or_insert_with(|| place.lane.host.clone());
+                    match connection.send(request, by).await {
+                        Sent::Answered(answer) => {
+                            check(&answer, may_switch)?;
+                            return Ok(answer.map(|body| UpstreamBody::over(connection, body, place)));
+                        }
+                        Sent::Late => return Err(SendError::Timeout),
+                        Sent::Failed(failed) => failed,
+                    }
+                }
+                Connection::Http2(connection) => {
+                    *request.uri_mut() = place.lane.uri(path.clone()).ok_or(SendError::Connect)?;
+                    match Box::pin(on_http2(by, &place.lane, &connection, request)).await? {
+                        Ok(answer) => {
+                            check(&answer, may_switch)?;
+                            return Ok(answer.map(|body| UpstreamBody::new(body, Some(place)).made(connection.made)));
+                        }
+                        Err(failed) => failed,
+                    }
+                }
+            };
+            match failed.take_message().filter(|_| is_kept) {
+                Some(back) => request = back,
+                None => return Err(SendError::of_sending(failed.error())),
+            }
         }
     }
+}
+
+/// A connection that is not there yet.
+async fn connection(by: Option<Instant>, lane: &Arc<Lane>) -> Result<Given, SendError> {
+    match by {
+        Some(by) => timeout_at(by, lane.connection()).await.unwrap_or(Err(SendError::Connect)),
+        None => lane.connection().await,
+    }
+}
+
+type OnHttp2 = Result<Response<Incoming>, TrySendError<Request<UpstreamRequestBody>>>;
+
+async fn on_http2(
+    by: Option<Instant>,
+    lane: &Lane,
+    connection: &Http2,
+    request: Request<UpstreamRequestBody>,
+) -> Result<OnHttp2, SendError> {
+    let sent = connection.sender.clone().try_send_request(request);
+    let sent = match by {
+        Some(by) => timeout_at(by, sent).await.map_err(|_| SendError::Timeout)?,
+        None => sent.await,
+    };
+    if sent.as_ref().is_err_and(|failed| failed.message().is_some()) {
+        lane.forget(connection);
+    }
+    Ok(sent)
+}
+
+/// What can't be passed on as an answer is none.
+fn check(answer: &Response<Incoming>, may_switch: bool) -> Result<(), SendError> {
+    let switches_unasked = answer.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch;
+    if switches_unasked || is_ambiguous(answer.headers()) { Err(SendError::Garbage) } else { Ok(()) }
 }
 
 impl std::fmt::Debug for Pool {

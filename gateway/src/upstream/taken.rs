@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use http::Uri;
+use http::{Uri, uri::PathAndQuery};
 
 use super::{Endpoints, known::Totals};
 use crate::balance::Tried;
@@ -45,6 +45,11 @@ impl Taken {
     /// The endpoint's URI for `path` (and query).
     pub(crate) fn uri(&self, path: &str) -> Option<Uri> {
         self.busy.endpoints.origin(self.index)?.uri(path)
+    }
+
+    /// The same for a target that is one already.
+    pub(crate) fn uri_of(&self, target: PathAndQuery) -> Option<Uri> {
+        self.busy.endpoints.origin(self.index)?.uri_of(target)
     }
 
     /// Whether it is one of those that were tried.

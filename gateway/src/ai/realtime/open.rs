@@ -143,8 +143,8 @@ async fn send(
     let pool = &exchange.shared.pool;
     let place = pool.place(&wire, request.uri());
     exchange.record.is_sent_on();
-    let sent = pool.send_by(by, &wire, place, request).await;
-    sent.iter().for_each(|answer| exchange.record.came_over(answer.extensions()));
+    let sent = pool.send_by(by, place, request).await;
+    sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let answer = match sent {
         Ok(answer) => answer,
         Err(error) => {

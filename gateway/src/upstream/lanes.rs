@@ -1,0 +1,134 @@
+//! All endpoints that are connected to in one way.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use http::{
+    HeaderValue, Uri,
+    uri::{PathAndQuery, Scheme},
+};
+use hyper::rt::Executor as _;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::Connection as _;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+use tower_service::Service;
+
+use super::{
+    SendError,
+    lane::{Lane, Place},
+    means::{Connector, Means, Tcp},
+};
+
+/// Between two looks at idle connections.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What connects.
+#[derive(Clone)]
+pub(super) enum Dial {
+    /// Over TLS where the endpoint says so.
+    Https(HttpsConnector<Connector>),
+    ClearText(Connector),
+}
+
+/// How connections are made.
+pub(super) struct Dialer {
+    dial: Dial,
+    /// Every connection is HTTP/2, and serves any number of requests.
+    pub(super) shares: bool,
+    pub(super) means: Means,
+}
+
+impl Dialer {
+    /// A connection, and whether it agreed on HTTP/2.
+    pub(super) async fn connect(&self, endpoint: Uri) -> Result<(MaybeHttpsStream<Tcp>, bool), SendError> {
+        let io = match self.dial.clone() {
+            Dial::Https(mut https) => {
+                let ready = std::future::poll_fn(|cx| https.poll_ready(cx)).await;
+                ready.map_err(|error| SendError::of_connecting(&*error))?;
+                https.call(endpoint).await
+            }
+            Dial::ClearText(mut tcp) => {
+                let ready = std::future::poll_fn(|cx| tcp.poll_ready(cx)).await;
+                ready.map_err(|error| SendError::of_connecting(&*error))?;
+                tcp.call(endpoint).await.map(MaybeHttpsStream::Http)
+            }
+        };
+        let io = io.map_err(|error| SendError::of_connecting(&*error))?;
+        let is_http2 = io.connected().is_negotiated_h2();
+        Ok((io, is_http2))
+    }
+}
+
+/// The lanes to these endpoints. One that nothing is left of is forgotten.
+pub(super) struct Lanes {
+    dialer: Arc<Dialer>,
+    of: Mutex<Of>,
+}
+
+#[derive(Default)]
+struct Of {
+    http: HashMap<String, Arc<Lane>>,
+    https: HashMap<String, Arc<Lane>>,
+    /// Somebody sweeps.
+    swept: bool,
+}
+
+impl Lanes {
+    /// `shares` says that all connections are HTTP/2.
+    pub(super) fn new(dial: Dial, shares: bool, means: Means) -> Arc<Self> {
+        Arc::new(Self { dialer: Arc::new(Dialer { dial, shares, means }), of: Mutex::default() })
+    }
+
+    /// A place on some connection to `uri`'s endpoint, for one request. None for what is no absolute URI.
+    pub(super) fn place(self: &Arc<Self>, uri: &Uri) -> Option<Place> {
+        let (scheme, authority) = (uri.scheme()?, uri.authority()?);
+        let mut of = self.of.lock();
+        let lanes = if *scheme == Scheme::HTTPS { &mut of.https } else { &mut of.http };
+        if let Some(lane) = lanes.get(authority.as_str()) {
+            return Some(Place::new(Arc::clone(lane)));
+        }
+        let endpoint = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
+        let endpoint = endpoint.path_and_query(PathAndQuery::from_static("/")).build().ok()?;
+        let lane = Arc::new(Lane::new(&self.dialer, endpoint, host(uri)?));
+        lanes.insert(authority.as_str().to_owned(), Arc::clone(&lane));
+        if !std::mem::replace(&mut of.swept, true) {
+            self.dialer.means.tasks.execute(sweep(Arc::downgrade(self)));
+        }
+        Some(Place::new(lane))
+    }
+
+    /// Whether there is something left to sweep.
+    fn sweep(&self, now: Instant) -> bool {
+        let mut of = self.of.lock();
+        let Of { http, https, swept } = &mut *of;
+        for lanes in [&mut *http, &mut *https] {
+            // Whoever else has it has its place, or connects.
+            lanes.retain(|_, lane| lane.sweep(now) || Arc::strong_count(lane) > 1);
+        }
+        *swept = !(http.is_empty() && https.is_empty());
+        *swept
+    }
+}
+
+async fn sweep(lanes: Weak<Lanes>) {
+    loop {
+        sleep(SWEEP).await;
+        let is_needed = lanes.upgrade().is_some_and(|lanes| lanes.sweep(Instant::now()));
+        if !is_needed {
+            return;
+        }
+    }
+}
+
+/// As HTTP/1.1 names the endpoint.
+fn host(uri: &Uri) -> Option<HeaderValue> {
+    let (host, usual) = (uri.host()?, if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
+    match uri.port_u16().filter(|port| *port != usual) {
+        Some(port) => HeaderValue::try_from(format!("{host}:{port}")).ok(),
+        None => HeaderValue::from_str(host).ok(),
+    }
+}
