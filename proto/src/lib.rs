@@ -6,7 +6,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 mod shared;
 
-pub use shared::Shared;
+pub use shared::{Sharable, Shared};
 
 /// Resources: what users declare (`apiVersion: tollgate/v1`).
 pub mod v1 {

@@ -1,8 +1,10 @@
 //! Messages that are held in several places and seldom changed.
 
 use std::{
+    fmt,
+    hash::{Hash, Hasher},
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use prost::{
@@ -11,31 +13,74 @@ use prost::{
     encoding::{DecodeContext, WireType},
 };
 
-/// A message of which a clone is the same: it is copied when one who is not alone with it changes it. On the wire it is the message.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Shared<M>(Arc<M>);
+use crate::state::v1::Attribution;
 
-impl<M> From<M> for Shared<M> {
-    fn from(message: M) -> Self {
-        Self(Arc::new(message))
+/// A message of which a clone is the same: it is copied when one who is not alone with it changes it. On the wire it is the message. One
+/// that says nothing takes no memory.
+#[derive(Clone)]
+pub struct Shared<M>(Option<Arc<M>>);
+
+/// What can be shared.
+pub trait Sharable: Message + Clone + Default + PartialEq + 'static {
+    /// That which says nothing.
+    fn nothing() -> &'static Self;
+}
+
+impl Sharable for Attribution {
+    fn nothing() -> &'static Self {
+        static NOTHING: LazyLock<Attribution> = LazyLock::new(Attribution::default);
+        &NOTHING
     }
 }
 
-impl<M> Deref for Shared<M> {
+impl<M> Default for Shared<M> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<M: Sharable> From<M> for Shared<M> {
+    fn from(message: M) -> Self {
+        // What takes no bytes on the wire says nothing.
+        Self((message.encoded_len() > 0).then(|| Arc::new(message)))
+    }
+}
+
+impl<M: Sharable> Deref for Shared<M> {
     type Target = M;
 
     fn deref(&self) -> &M {
-        &self.0
+        self.0.as_deref().unwrap_or_else(M::nothing)
     }
 }
 
-impl<M: Clone> DerefMut for Shared<M> {
+impl<M: Sharable> DerefMut for Shared<M> {
     fn deref_mut(&mut self) -> &mut M {
-        Arc::make_mut(&mut self.0)
+        Arc::make_mut(self.0.get_or_insert_default())
     }
 }
 
-impl<M: Message + Clone + Default> Message for Shared<M> {
+impl<M: Sharable> PartialEq for Shared<M> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<M: Sharable + Eq> Eq for Shared<M> {}
+
+impl<M: Sharable + Hash> Hash for Shared<M> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (**self).hash(hasher);
+    }
+}
+
+impl<M: Sharable> fmt::Debug for Shared<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<M: Sharable> Message for Shared<M> {
     fn encode_raw(&self, buf: &mut impl BufMut) {
         (**self).encode_raw(buf);
     }
@@ -62,7 +107,7 @@ impl<M: Message + Clone + Default> Message for Shared<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::v1::{Attribution, Settle};
+    use crate::state::v1::Settle;
 
     #[test]
     fn it_is_on_the_wire_as_the_message_and_a_clone_is_no_copy_before_it_changes() {
@@ -79,5 +124,17 @@ mod tests {
         assert!(std::ptr::eq(&*kept, &**shared));
         shared.status = 500;
         assert_eq!((kept.status, shared.status), (200, 500));
+    }
+
+    #[test]
+    fn one_that_says_nothing_is_none_until_it_is_changed() {
+        let mut nobody = Shared::from(Attribution::default());
+        assert!(nobody.0.is_none() && *nobody == Attribution::default());
+        let settle = Settle { attribution: Some(nobody.clone()), ..Settle::default() };
+        assert_eq!(settle.encode_to_vec(), [34, 0], "it is there all the same");
+        assert_eq!(Settle::decode(&[34, 0][..]).unwrap(), settle);
+        nobody.prepaid = true;
+        nobody.prepaid = false;
+        assert_eq!(nobody, Shared::default());
     }
 }
