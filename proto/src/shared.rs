@@ -50,7 +50,7 @@ impl<M: Sharable> Deref for Shared<M> {
     type Target = M;
 
     fn deref(&self) -> &M {
-        self.0.as_deref().unwrap_or_else(M::nothing)
+        self.0.as_deref().unwrap_or_else(|| M::nothing())
     }
 }
 
@@ -74,9 +74,9 @@ impl<M: Sharable + Hash> Hash for Shared<M> {
     }
 }
 
-impl<M: Sharable> fmt::Debug for Shared<M> {
+impl<M: Sharable + fmt::Debug> fmt::Debug for Shared<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
+        fmt::Debug::fmt(&**self, f)
     }
 }
 
