@@ -156,8 +156,8 @@ fn packable(kind: &mut Option<Kind>) -> Option<Packable<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use proptest::prelude::*;
+    use prost::Message as _;
     use tollgate_proto::state::v1::{Outcome, Usage};
 
     use super::*;

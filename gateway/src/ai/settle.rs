@@ -364,7 +364,12 @@ impl Attempt {
     /// As its provider may bill it.
     fn billed(self, usage: quota::Usage) -> quota::Attempt {
         let Self { provider, model, upstream_id, .. } = self;
-        quota::Attempt { provider: provider.to_string(), provider_model: model, usage: Some(usage), upstream_request_id: upstream_id }
+        quota::Attempt {
+            provider: provider.to_string(),
+            provider_model: model,
+            usage: Some(usage),
+            upstream_request_id: upstream_id,
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate_llm::code;
-use tollgate_model::{ConfigView, Durability, KeyPart, Limit, Mode, Name, Reserve, Subject, Unit, WhenUnavailable, tenant_of_purse};
+use tollgate_model::{
+    ConfigView, Durability, KeyPart, Limit, Mode, Name, Reserve, Subject, Unit, WhenUnavailable, tenant_of_purse,
+};
 use tollgate_quota::{Attribution, Charge, InFlight, Reservation, ReserveError, Standing, Touch, Unavailable};
 
 use super::{

@@ -72,7 +72,10 @@ mod tests {
         assert_eq!(takes(&mut pace, start, Duration::from_micros(200)), 50, "5 in a millisecond are few");
         let busy = start + Duration::from_millis(20);
         let many = takes(&mut pace, busy, Duration::from_micros(50));
-        assert!((20..60).contains(&many), "{many} times for 200 entries, some of them before they were known to be many");
+        assert!(
+            (20..60).contains(&many),
+            "{many} times for 200 entries, some of them before they were known to be many"
+        );
         let after = start + Duration::from_secs(1);
         assert_eq!(pace.pause(after), None, "whoever comes after a pause does not wait");
         assert!(takes(&mut pace, after, Duration::from_micros(200)) >= 45);

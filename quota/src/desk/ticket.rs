@@ -114,7 +114,12 @@ impl Ticket {
     }
 
     /// Without an attribution it makes no usage record.
-    pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Option<SharedMessage<Attribution>>) -> Written {
+    pub(crate) fn settle(
+        &mut self,
+        usage: Usage,
+        outcome: Outcome,
+        attribution: Option<SharedMessage<Attribution>>,
+    ) -> Written {
         if outcome == Outcome::Voided && attribution.is_none() {
             self.void();
             return Written::default();

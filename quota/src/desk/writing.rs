@@ -31,7 +31,12 @@ impl Shared {
     }
 
     /// A granted request is about to be sent out; up to where the journal must be durable before it is.
-    pub(super) fn dispatch(&self, request: u64, attribution: SharedMessage<Attribution>, durability: Durability) -> u64 {
+    pub(super) fn dispatch(
+        &self,
+        request: u64,
+        attribution: SharedMessage<Attribution>,
+        durability: Durability,
+    ) -> u64 {
         let mut state = self.lock();
         let position = state.agent.dispatch(request, attribution, durability);
         self.write_down(&mut state);

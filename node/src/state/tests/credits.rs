@@ -214,7 +214,8 @@ fn what_a_journal_tells_to_its_last_word_in_one_entry_is_billed_and_spent_once()
     let ended = Settle { terminal: 1, ..settled(&driven, 1, Some(1), "acme", 2) };
     let voided =
         Settle { terminal: 2, outcome: Outcome::Voided.into(), usage: None, ..settled(&driven, 3, Some(3), "acme", 0) };
-    let unknown = Orphan { request: request(2), attribution: Some(attribution(&driven, "acme", true).into()), in_log: false };
+    let unknown =
+        Orphan { request: request(2), attribution: Some(attribution(&driven, "acme", true).into()), in_log: false };
     let of = Recover { incarnation: 1, ..Recover::default() };
     let said = [
         Recover { settles: vec![ended, voided], ..of.clone() },
