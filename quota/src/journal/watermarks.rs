@@ -63,13 +63,11 @@ impl Watermarks {
     }
 
     /// Resolves once entries are written up to there: they survive the end of this process.
-    #[must_use]
     pub fn written(&self, position: u64) -> Reached {
         self.reached(Stage::Written, position)
     }
 
     /// Resolves once entries are durable up to there: they survive a power cut.
-    #[must_use]
     pub fn durable(&self, position: u64) -> Reached {
         self.reached(Stage::Durable, position)
     }
