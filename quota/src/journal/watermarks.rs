@@ -206,7 +206,8 @@ mod tests {
         marks.durable(7).await;
         {
             let mut gone = pin!(marks.durable(8));
-            poll_fn(|cx| Poll::Ready(assert!(gone.as_mut().poll(cx).is_pending()))).await;
+            let is_pending = poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await;
+            assert!(is_pending);
             assert_eq!(waiting(&marks), 1);
         }
         assert_eq!(waiting(&marks), 0);
