@@ -1,6 +1,11 @@
 //! Compiles the protobuf files in Rust alone: no protoc to install.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 const FILES: [&str; 4] = [
     "tollgate/v1/resources.proto",
@@ -27,10 +32,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".tollgate.state.v1.Settle")
         // One order of map entries everywhere: what is replicated must encode to the same bytes on every node.
         .btree_map(".")
+        .boxed(".tollgate.state.v1.Hold.attribution")
+        .boxed(".tollgate.state.v1.Settle.attribution")
+        .boxed(".tollgate.state.v1.Orphan.attribution")
+        .boxed(".tollgate.state.v1.JournalAdmit.attribution")
+        .boxed(".tollgate.state.v1.HoldRow.attribution")
         .compile_fds(descriptors)?;
+    share(&out.join("tollgate.state.v1.rs"), "Attribution", 5)?;
     pbjson_build::Builder::new()
         .register_descriptors(&bytes)?
         .btree_map(["."])
         .build(&[".tollgate.v1", ".tollgate.admin.v1"])?;
+    Ok(())
+}
+
+/// Boxed fields of a message, of which there are so many, are shared instead: prost knows of boxes alone. On the wire all are the same.
+fn share(generated: &Path, message: &str, fields: usize) -> Result<(), Box<dyn Error>> {
+    let code = fs::read_to_string(generated)?;
+    let boxed = format!("::prost::alloc::boxed::Box<{message}>");
+    if code.matches(&boxed).count() != fields {
+        return Err(format!("{message} is boxed in {} fields, not in {fields}", code.matches(&boxed).count()).into());
+    }
+    fs::write(generated, code.replace(&boxed, &format!("crate::Shared<{message}>")))?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use tollgate_model::{ConfigView, Kind, Name, Provider, ProviderType, RouteAction
 use tracing::warn;
 
 use crate::{
-    metrics::OTHER,
+    metrics::{CallMeters, Label, OTHER},
     routing::{Plan, Table},
     tls::Hosts,
     upstream::{Endpoints, Place, Pool, ProviderUpstream, ServiceUpstream},
@@ -31,7 +31,11 @@ pub(crate) struct Compiled {
     pub(crate) certificates: Hosts,
     plans: HashMap<Name, Arc<Plan>>,
     /// The models that metrics may name.
-    models: HashSet<String>,
+    models: HashSet<Name>,
+    /// What they call any other.
+    other: Name,
+    /// What calls under it are measured by.
+    pub(crate) meters: CallMeters,
 }
 
 impl Compiled {
@@ -56,7 +60,8 @@ impl Compiled {
         let services = services.collect();
         let models = models(&view);
         let certificates = Hosts::new(&view, previous.map(|previous| &previous.certificates));
-        Self { certificates, table, providers, services, plans, models, prices, view }
+        let (other, meters) = (Name::new(OTHER), CallMeters::default());
+        Self { certificates, table, providers, services, plans, models, other, meters, prices, view }
     }
 
     /// Those of every upstream.
@@ -66,8 +71,8 @@ impl Compiled {
     }
 
     /// A model's name as a label: itself, if the configuration names it.
-    pub(crate) fn model_label(&self, model: &str) -> String {
-        if self.models.contains(model) { model } else { OTHER }.to_owned()
+    pub(crate) fn model_label(&self, model: &str) -> Label {
+        self.models.get(model).unwrap_or(&self.other).into()
     }
 }
 
@@ -126,7 +131,7 @@ fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<(HeaderValue,
     Some((value, provider.key_weights.get(n).copied().unwrap_or(1)))
 }
 
-fn models(view: &ConfigView) -> HashSet<String> {
+fn models(view: &ConfigView) -> HashSet<Name> {
     let mapped = view.providers.values().flat_map(|provider| provider.models.plain_names());
     let priced = view.prices.values().flat_map(|price| &price.models);
     let priced = priced.filter(|glob| glob.is_plain()).map(tollgate_model::Glob::as_str);
@@ -141,5 +146,6 @@ fn models(view: &ConfigView) -> HashSet<String> {
         let names = provider.models.plain_names();
         names.map(|name| provider.models.resolve(name).into_owned()).collect::<Vec<_>>()
     });
-    mapped.chain(priced).chain(served).map(str::to_owned).chain(resolved).collect()
+    let known = mapped.chain(priced).chain(served).map(Name::new);
+    known.chain(resolved.map(|model| Name::new(&model))).collect()
 }

@@ -2,17 +2,20 @@
 //!
 //! Labels are bounded by the configuration: routes, providers and known models; everything else is `_OTHER`.
 
-use std::time::Duration;
+mod calls;
+
+use std::{fmt, time::Duration};
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tollgate_model::tenant_of_purse;
+use tollgate_model::{Name, tenant_of_purse};
 use tollgate_quota::Way;
 
 use crate::overload::Short;
+pub(crate) use calls::{CallMeter, CallMeters};
 
 /// What a label says when its value is not one of the configuration's.
 pub(crate) const OTHER: &str = "_OTHER";
@@ -56,6 +59,28 @@ const TOKENS: [f64; 14] = [
 /// Used tokens for each reserved one: fine at the end where an estimate is good, and beyond it where one was too low.
 const RATIOS: [f64; 14] = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0, 2.0];
 
+/// A label's value that a resource has already: cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Label(Name);
+
+impl From<&Name> for Label {
+    fn from(name: &Name) -> Self {
+        Self(name.clone())
+    }
+}
+
+impl From<&str> for Label {
+    fn from(text: &str) -> Self {
+        Self(Name::new(text))
+    }
+}
+
+impl EncodeLabelValue for Label {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.as_str().encode(encoder)
+    }
+}
+
 /// One per gateway; handles to families in the node's registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -86,7 +111,7 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpLabels {
     pub(crate) method: &'static str,
-    pub(crate) route: String,
+    pub(crate) route: Label,
     pub(crate) status_code: u16,
     pub(crate) error_type: &'static str,
 }
@@ -94,29 +119,29 @@ pub(crate) struct HttpLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct AiLabels {
     pub(crate) operation: &'static str,
-    pub(crate) provider: String,
-    pub(crate) request_model: String,
-    pub(crate) response_model: String,
+    pub(crate) provider: Label,
+    pub(crate) request_model: Label,
+    pub(crate) response_model: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct TokenLabels {
     pub(crate) operation: &'static str,
-    pub(crate) provider: String,
-    pub(crate) request_model: String,
-    pub(crate) response_model: String,
+    pub(crate) provider: Label,
+    pub(crate) request_model: Label,
+    pub(crate) response_model: Label,
     pub(crate) gen_ai_token_type: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct QuotaLabels {
-    pub(crate) limit: String,
+    pub(crate) limit: Label,
     pub(crate) decision: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct LimitLabels {
-    pub(crate) limit: String,
+    pub(crate) limit: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -126,7 +151,7 @@ pub(crate) struct PathLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct AttemptLabels {
-    pub(crate) upstream: String,
+    pub(crate) upstream: Label,
     pub(crate) result: &'static str,
 }
 
@@ -145,7 +170,7 @@ pub(crate) struct FaultLabels {
 /// What became of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct MirrorLabels {
-    pub(crate) route: String,
+    pub(crate) route: Label,
     pub(crate) result: &'static str,
 }
 
@@ -157,23 +182,23 @@ pub(crate) struct HandshakeLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RouteLabels {
-    pub(crate) route: String,
+    pub(crate) route: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct DirectionLabels {
-    pub(crate) route: String,
+    pub(crate) route: Label,
     pub(crate) direction: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProviderLabels {
-    pub(crate) provider: String,
+    pub(crate) provider: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ModelLabels {
-    pub(crate) model: String,
+    pub(crate) model: Label,
 }
 
 impl Metrics {
@@ -269,7 +294,7 @@ impl Metrics {
 
     /// A copy of a request has ended, or was not made.
     pub(crate) fn mirrored(&self, route: &str, result: &'static str) {
-        self.mirrored.get_or_create(&MirrorLabels { route: route.to_owned(), result }).inc();
+        self.mirrored.get_or_create(&MirrorLabels { route: route.into(), result }).inc();
     }
 
     /// A client's handshake has ended.
@@ -279,12 +304,12 @@ impl Metrics {
 
     /// How many WebSockets a route has open.
     pub(crate) fn websockets(&self, route: &str) -> Gauge {
-        self.websockets.get_or_create(&RouteLabels { route: route.to_owned() }).clone()
+        self.websockets.get_or_create(&RouteLabels { route: route.into() }).clone()
     }
 
     /// What its WebSockets carry one way.
     pub(crate) fn websocket_bytes(&self, route: &str, direction: &'static str) -> Counter {
-        self.websocket_bytes.get_or_create(&DirectionLabels { route: route.to_owned(), direction }).clone()
+        self.websocket_bytes.get_or_create(&DirectionLabels { route: route.into(), direction }).clone()
     }
 
     /// A stream ended early.
@@ -294,63 +319,36 @@ impl Metrics {
 
     /// A provider did not say what a whole answer used.
     pub(crate) fn usage_missing(&self, provider: &str) {
-        self.usage_missing.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc();
+        self.usage_missing.get_or_create(&ProviderLabels { provider: provider.into() }).inc();
     }
 
     /// A refusal that a counter of what is really used would probably not have made.
     pub(crate) fn false_refusal(&self, limit: &str) {
-        self.false_refusals.get_or_create(&LimitLabels { limit: limit.to_owned() }).inc();
+        self.false_refusals.get_or_create(&LimitLabels { limit: limit.into() }).inc();
     }
 
-    pub(crate) fn attempt(&self, upstream: &str, result: &'static str) {
-        self.attempts.get_or_create(&AttemptLabels { upstream: upstream.to_owned(), result }).inc();
+    pub(crate) fn attempt(&self, upstream: &Name, result: &'static str) {
+        self.attempts.get_or_create(&AttemptLabels { upstream: upstream.into(), result }).inc();
     }
 
     pub(crate) fn usage_clamped(&self, provider: &str) {
-        self.clamped.get_or_create(&ProviderLabels { provider: provider.to_owned() }).inc();
+        self.clamped.get_or_create(&ProviderLabels { provider: provider.into() }).inc();
     }
 
-    /// What a call used of what was reserved for it. A call for which nothing was reserved says nothing.
-    pub(crate) fn estimated(&self, model: String, used: u64, reserved: u64) {
-        if reserved > 0 {
-            self.estimates.get_or_create(&ModelLabels { model }).observe(to_f64(used) / to_f64(reserved));
-        }
-    }
-
-    pub(crate) fn decision(&self, limit: &str, decision: &'static str) {
+    pub(crate) fn decision(&self, limit: &Name, decision: &'static str) {
         // Tenants are no labels.
-        let limit = if tenant_of_purse(limit).is_some() { "credits" } else { limit };
-        self.quota.get_or_create(&QuotaLabels { limit: limit.to_owned(), decision }).inc();
+        let limit = if tenant_of_purse(limit).is_some() { "credits".into() } else { limit.into() };
+        self.quota.get_or_create(&QuotaLabels { limit, decision }).inc();
     }
 
     /// A request went on without this limit.
     pub(crate) fn unprotected(&self, limit: &str) {
-        self.quota_unprotected.get_or_create(&LimitLabels { limit: limit.to_owned() }).inc();
+        self.quota_unprotected.get_or_create(&LimitLabels { limit: limit.into() }).inc();
     }
 
     /// A reservation that was granted after so long.
     pub(crate) fn waited(&self, way: Way, waited: Duration) {
         self.quota_wait.get_or_create(&PathLabels { path: way.as_str() }).observe(waited.as_secs_f64());
-    }
-
-    /// The end of one attempt at a provider.
-    pub(crate) fn ai_ended(
-        &self,
-        labels: AiLabels,
-        took: Duration,
-        first_chunk: Option<Duration>,
-        input: u64,
-        output: u64,
-    ) {
-        self.ai_duration.get_or_create(&labels).observe(took.as_secs_f64());
-        if let Some(first) = first_chunk {
-            self.ai_first_chunk.get_or_create(&labels).observe(first.as_secs_f64());
-        }
-        for (gen_ai_token_type, tokens) in [("input", input), ("output", output)] {
-            let AiLabels { operation, provider, request_model, response_model } = labels.clone();
-            let labels = TokenLabels { operation, provider, request_model, response_model, gen_ai_token_type };
-            self.ai_tokens.get_or_create(&labels).observe(to_f64(tokens));
-        }
     }
 }
 
@@ -388,7 +386,7 @@ mod tests {
         let metrics = Metrics::register(&mut registry);
         let labels = HttpLabels { method: "GET", route: "r".into(), status_code: 200, error_type: "" };
         metrics.http.get_or_create(&labels).observe(0.1);
-        metrics.decision("l", "granted");
+        metrics.decision(&"l".into(), "granted");
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for name in [

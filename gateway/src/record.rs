@@ -15,7 +15,7 @@ use crate::{
     error::ErrorCode,
     gateway::Shared,
     listener::Connection,
-    metrics::{HttpLabels, Metrics, method_label},
+    metrics::{HttpLabels, Label, Metrics, method_label},
     request_id::RequestId,
     upstream::Made,
     websocket::Tunnel,
@@ -196,7 +196,7 @@ impl Drop for Record {
         self.connection.answered();
         let labels = HttpLabels {
             method: method_label(&self.method),
-            route: self.route.as_deref().unwrap_or_default().to_owned(),
+            route: self.route.as_ref().map_or_else(|| Label::from(""), Label::from),
             status_code: self.status,
             error_type: self.error.unwrap_or_default(),
         };

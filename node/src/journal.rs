@@ -1,10 +1,13 @@
 //! The journal of this node on its disk (`quota::journal` says what is in it): one thread, one `fdatasync` for all that
-//! waited.
+//! waited. Where entries are many they are made to wait for one another (`pace.rs`), and ends, which nobody waits for that long, for
+//! something else to be synced.
 //!
 //! A directory of its own under `node.data_dir`, locked while this process lives: whoever opens it knows that the process
 //! before has ended. A copy of that directory elsewhere says nothing of the kind: it is told by its lock file, whose place on
 //! the disk is written down, and is set aside. A full disk is waited for; the desk admits nothing meanwhile that has to be journaled. Any other failure of
 //! a write ends the process. A journal that is damaged is set aside: what it knew stays in suspense until its windows turn.
+
+mod pace;
 
 use std::{
     fs,
@@ -13,19 +16,20 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use anyhow::Context;
 use parking_lot::{Condvar, Mutex};
 use prost::Message;
-use tokio::sync::watch;
 use tollgate_quota::{
     JournalEntry, JournalKind,
-    journal::{Journal, Progress, Remains, Replay},
+    journal::{Journal, Remains, Replay, Watermarks},
 };
 use tollgate_storage::{OpenError, Options, RealDisk, SegmentId, WriteError, Writer};
 use tracing::{error, info, warn};
+
+use pace::Pace;
 
 const OWNER: [u8; 8] = *b"tgjournl";
 const HEAL: &str = "move the directory away: limits stay exact, what it knew counts as used until the windows turn";
@@ -34,6 +38,9 @@ const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 const LONG_BYTES: u64 = if cfg!(feature = "failpoints") { 16 * 1024 } else { 8 * 1024 * 1024 };
 /// Says where on the disk the lock file of this journal is.
 const PLACE_FILE: &str = "place";
+/// Ends are synced with the next admission, or within this time: answers wait until they are written, and the log alone until they are
+/// durable.
+const ENDS_WITHIN: Duration = Duration::from_millis(1);
 /// Between two attempts on a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(100);
 
@@ -134,7 +141,14 @@ impl Opening {
     /// When no thread can be started.
     pub(crate) fn run(self) -> io::Result<FileJournal> {
         let shared = Arc::new(Shared::default());
-        let scribe = Scribe { writer: self.writer, shared: Arc::clone(&shared), image: None, since_image: 0 };
+        let scribe = Scribe {
+            writer: self.writer,
+            shared: Arc::clone(&shared),
+            image: None,
+            since_image: 0,
+            unsynced: None,
+            pace: Pace::from(Instant::now()),
+        };
         let thread = thread::Builder::new().name("journal".into()).spawn(move || scribe.run())?;
         Ok(FileJournal { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -144,7 +158,7 @@ impl Opening {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    progress: watch::Sender<Progress>,
+    progress: Watermarks,
 }
 
 #[derive(Default)]
@@ -165,8 +179,8 @@ impl Journal for FileJournal {
         self.shared.wake.notify_one();
     }
 
-    fn progress(&self) -> watch::Receiver<Progress> {
-        self.shared.progress.subscribe()
+    fn progress(&self) -> Watermarks {
+        self.shared.progress.clone()
     }
 }
 
@@ -188,6 +202,9 @@ struct Scribe {
     /// The segment that begins with the image that is being written.
     image: Option<SegmentId>,
     since_image: u64,
+    /// Since when there are ends that were written and not synced.
+    unsynced: Option<Instant>,
+    pace: Pace,
 }
 
 impl Scribe {
@@ -203,14 +220,23 @@ impl Scribe {
         }
     }
 
-    /// Whatever is queued; none once the journal is closed and all is written.
-    fn next(&self) -> Option<Vec<JournalEntry>> {
+    /// Whatever is queued; nothing when it is time to sync what was written; none once the journal is closed and all is durable.
+    fn next(&mut self) -> Option<Vec<JournalEntry>> {
+        if let Some(pause) = self.pace.pause(Instant::now()) {
+            thread::sleep(pause); // whoever appends meanwhile need not wake anybody
+        }
         let mut queue = self.shared.queue.lock();
         while queue.entries.is_empty() && !queue.closed {
-            self.shared.wake.wait(&mut queue);
+            match self.unsynced {
+                None => self.shared.wake.wait(&mut queue),
+                Some(since) if self.shared.wake.wait_until(&mut queue, since + ENDS_WITHIN).timed_out() => break,
+                Some(_) => {}
+            }
         }
         let entries = std::mem::take(&mut queue.entries);
-        (!entries.is_empty()).then_some(entries)
+        drop(queue);
+        self.pace.took(entries.len() as u64, Instant::now());
+        (!entries.is_empty() || self.unsynced.is_some()).then_some(entries)
     }
 
     fn write(&mut self, entries: &[JournalEntry]) -> Result<(), WriteError> {
@@ -229,10 +255,14 @@ impl Scribe {
             self.patiently(|writer| writer.append(&bytes).map(drop))?;
         }
         self.patiently(Writer::write)?;
-        self.shared.progress.send_modify(|progress| progress.written += entries.len() as u64);
+        self.shared.progress.change(|progress| progress.written += entries.len() as u64);
+        if !self.is_waited_for(entries) {
+            return Ok(());
+        }
         self.patiently(Writer::commit)?;
+        self.unsynced = None;
         let is_long = self.since_image > LONG_BYTES;
-        self.shared.progress.send_modify(|progress| {
+        self.shared.progress.change(|progress| {
             progress.durable = progress.written;
             progress.is_long = is_long;
         });
@@ -240,6 +270,15 @@ impl Scribe {
             Some(segment) => self.writer.drop_before(segment).map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Whether something must be durable now: not ends alone, for a while.
+    fn is_waited_for(&mut self, entries: &[JournalEntry]) -> bool {
+        let is_end = |entry: &JournalEntry| matches!(entry.kind, Some(JournalKind::End(_)));
+        if entries.is_empty() || !entries.iter().all(is_end) {
+            return true;
+        }
+        self.unsynced.get_or_insert_with(Instant::now).elapsed() >= ENDS_WITHIN
     }
 
     /// Waits for space when the disk is full: nobody was told anything yet.
@@ -256,11 +295,10 @@ impl Scribe {
     }
 
     fn tell_full(&self, full: bool) {
-        let changed = self.shared.progress.send_if_modified(|progress| {
-            let changed = progress.full != full;
-            progress.full = full;
-            changed
-        });
+        let changed = self.shared.progress.now().full != full;
+        if changed {
+            self.shared.progress.change(|progress| progress.full = full);
+        }
         match (changed, full) {
             (true, true) => error!("no space for the journal: what has to be journaled is refused until there is"),
             (true, false) => info!("there is space for the journal again"),
@@ -287,9 +325,9 @@ mod tests {
     }
 
     fn written(journal: &FileJournal, durable: u64) {
-        let mut progress = journal.progress();
+        let progress = journal.progress();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(progress.wait_for(|it| it.durable >= durable)).unwrap();
+        runtime.block_on(progress.durable(durable));
     }
 
     /// How many ends it knows: it says nothing to a log that knows of more.
@@ -317,6 +355,25 @@ mod tests {
     }
 
     #[test]
+    fn an_end_is_written_at_once_and_durable_soon_though_nothing_follows_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path()).unwrap().run().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for at in 1..20 {
+            journal.append(vec![end(at)]);
+            runtime.block_on(journal.progress().written(at));
+        }
+        written(&journal, 19);
+        let admitted = entry(JournalKind::Admit(tollgate_quota::JournalAdmit::default()));
+        journal.append(vec![end(20), admitted]);
+        written(&journal, 21);
+        journal.append(vec![end(21)]);
+        let progress = journal.progress();
+        drop(journal);
+        assert_eq!((progress.now().written, progress.now().durable), (22, 22), "what is closed is durable");
+    }
+
+    #[test]
     fn an_image_takes_the_place_of_what_was_written_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut opening = open(dir.path()).unwrap();
@@ -326,7 +383,7 @@ mod tests {
         let entries = many.len() as u64;
         journal.append(many);
         written(&journal, entries);
-        assert_eq!(journal.progress().borrow().is_long, cfg!(feature = "failpoints"), "two megabytes are not long");
+        assert_eq!(journal.progress().now().is_long, cfg!(feature = "failpoints"), "two megabytes are not long");
         journal.append(vec![entry(JournalKind::Image(END)), entry(JournalKind::ImageEnd(entries)), end(entries + 1)]);
         written(&journal, entries + 3);
         drop(journal);

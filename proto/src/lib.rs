@@ -4,6 +4,10 @@
 /// Every message and service, for gRPC reflection and for checking YAML against the schema.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+mod shared;
+
+pub use shared::{Sharable, Shared};
+
 /// Resources: what users declare (`apiVersion: tollgate/v1`).
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/tollgate.v1.rs"));

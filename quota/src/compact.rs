@@ -3,10 +3,16 @@
 //! [`pack`] says in a frame once what the attributions of its settlements and holds have in common, and [`unpack`] puts it back, before anybody
 //! looks at it. A frame that was never packed is unpacked already.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+};
 
-use prost::{Message, bytes::Bytes};
-use tollgate_proto::state::v1::{Attribution, Frame, Hold, Record, Settle, record::Kind};
+use prost::bytes::Bytes;
+use tollgate_proto::{
+    Shared,
+    state::v1::{Attempt, Attribution, Frame, Hold, Record, Settle, record::Kind},
+};
 use uuid::Uuid;
 
 use crate::ledger::requests_of;
@@ -18,13 +24,13 @@ pub fn pack(frame: &mut Frame) {
     let first_request = requests_of(*incarnation);
     let admitted = |record: &mut Record| Some(packable(&mut record.kind)?.attribution.as_ref()?.admitted_us);
     *since_us = records.iter_mut().find_map(admitted).unwrap_or(0);
-    let mut known: HashMap<Vec<u8>, u32> = HashMap::new();
+    let mut known: HashMap<Common, u32> = HashMap::new();
     for said in records.iter_mut().filter_map(|record| packable(&mut record.kind)) {
-        let Some((id, after)) = said.attribution.as_ref().and_then(|it| own(it, *since_us)) else { continue };
+        let Some((id, after)) = said.attribution.as_deref().and_then(|it| own(it, *since_us)) else { continue };
         let Some(request) = counted_from(first_request, *said.request) else { continue };
-        let Some(mut common) = said.attribution.take() else { continue };
-        (common.request_id, common.admitted_us) = (String::new(), 0);
-        *said.attributed = *known.entry(common.encode_to_vec()).or_insert_with(|| {
+        let Some(whose) = said.attribution.take() else { continue };
+        *said.attributed = *known.entry(Common(whose)).or_insert_with_key(|Common(whose)| {
+            let common = Attribution { request_id: String::new(), admitted_us: 0, ..Attribution::clone(whose) };
             attributions.push(common);
             u32::try_from(attributions.len()).expect("a frame is bounded")
         });
@@ -33,6 +39,46 @@ pub fn pack(frame: &mut Frame) {
         *said.request = request;
     }
 }
+
+/// An attribution, as far as others may be the same.
+struct Common(Shared<Attribution>);
+
+impl Common {
+    /// All but the id and the time: a field that is added is in here, too.
+    fn key(&self) -> ([&str; 7], (u32, u64, bool), &[Attempt]) {
+        let Attribution {
+            request_id: _,
+            tenant,
+            consumer,
+            route,
+            provider,
+            model,
+            provider_model,
+            status,
+            admitted_us: _,
+            config_index,
+            currency,
+            prepaid,
+            earlier,
+        } = &*self.0;
+        let names = [tenant, consumer, route, provider, model, provider_model, currency];
+        (names.map(String::as_str), (*status, *config_index, *prepaid), earlier)
+    }
+}
+
+impl Hash for Common {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.key().hash(hasher);
+    }
+}
+
+impl PartialEq for Common {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Common {}
 
 /// The number of a request within its incarnation; requests that nothing is held for have none.
 fn counted_from(first: u64, request: u64) -> Option<u64> {
@@ -56,10 +102,10 @@ pub fn unpack(frame: &mut Frame) {
         }
         let common = attribution(*said.attributed, attributions);
         let id = Uuid::from_slice(&std::mem::take(said.request_uuid)).unwrap_or_default();
-        *said.attribution = common.map(|common| Attribution {
-            request_id: id.hyphenated().to_string(),
-            admitted_us: since_us.saturating_add_signed(*said.admitted_after_us),
-            ..common.clone()
+        *said.attribution = common.map(|common| {
+            let request_id = id.hyphenated().to_string();
+            let admitted_us = since_us.saturating_add_signed(*said.admitted_after_us);
+            Attribution { request_id, admitted_us, ..common.clone() }.into()
         });
         if *said.request != 0 {
             *said.request = said.request.saturating_add(requests_of(*incarnation));
@@ -89,7 +135,7 @@ fn attribution(attributed: u32, attributions: &[Attribution]) -> Option<&Attribu
 /// What of a record says whose request it is, in full or in short.
 struct Packable<'a> {
     request: &'a mut u64,
-    attribution: &'a mut Option<Attribution>,
+    attribution: &'a mut Option<Shared<Attribution>>,
     attributed: &'a mut u32,
     request_uuid: &'a mut Bytes,
     admitted_after_us: &'a mut i64,
@@ -111,6 +157,7 @@ fn packable(kind: &mut Option<Kind>) -> Option<Packable<'_>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
     use tollgate_proto::state::v1::{Outcome, Usage};
 
     use super::*;
@@ -140,7 +187,7 @@ mod tests {
             request,
             outcome: Outcome::Settled.into(),
             usage: Some(usage),
-            attribution: Some(attribution),
+            attribution: Some(attribution.into()),
             terminal: request & 0xff_ffff,
             ..Settle::default()
         };

@@ -341,7 +341,7 @@ impl Desk {
     /// a caller that must not lose it reserves with no charges instead.
     pub fn record(&self, usage: Usage, outcome: Outcome, attribution: Attribution) {
         match self.shared.admit(&self.shared, Durability::Memory) {
-            Ok(mut ticket) => drop(ticket.settle(usage, outcome, Some(attribution))),
+            Ok(mut ticket) => drop(ticket.settle(usage, outcome, Some(attribution.into()))),
             Err(_) => self.shared.count_dropped(),
         }
     }

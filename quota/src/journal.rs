@@ -16,11 +16,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
-use tokio::sync::watch;
 use tollgate_proto::state::v1::{
     Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, NamedConsumed, Orphan, Recover, Settle,
     journal_entry::Kind,
 };
+
+mod watermarks;
+
+pub use watermarks::{Reached, Watermarks};
 
 /// What entries call accounts that had no number in the ledger: from here on, as they say before.
 pub(crate) const OWN_NUMBERS: u32 = 1 << 31;
@@ -47,29 +50,23 @@ pub trait Journal: Send + Sync + 'static {
     fn append(&self, entries: Vec<JournalEntry>);
 
     /// How far it has come, from now on.
-    fn progress(&self) -> watch::Receiver<Progress>;
+    fn progress(&self) -> Watermarks;
 }
 
 /// Keeps nothing: for tools and tests that never start again.
-#[derive(Debug)]
-pub struct Forgetful(watch::Sender<Progress>);
-
-impl Default for Forgetful {
-    fn default() -> Self {
-        Self(watch::Sender::new(Progress::default()))
-    }
-}
+#[derive(Debug, Default)]
+pub struct Forgetful(Watermarks);
 
 impl Journal for Forgetful {
     fn append(&self, entries: Vec<JournalEntry>) {
-        self.0.send_modify(|progress| {
+        self.0.change(|progress| {
             progress.written += entries.len() as u64;
             progress.durable = progress.written;
         });
     }
 
-    fn progress(&self) -> watch::Receiver<Progress> {
-        self.0.subscribe()
+    fn progress(&self) -> Watermarks {
+        self.0.clone()
     }
 }
 

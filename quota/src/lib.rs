@@ -45,8 +45,8 @@ pub use rule::Rule;
 pub use uplink::{BoxFuture, Uplink, UplinkError};
 
 pub use tollgate_proto::state::v1::{
-    Attempt, Attribution, Frame, FrameOutcome, JournalEnd, JournalEntry, NodeOpen, NodeOpenOutcome, Outcome,
-    QuotaBatch, QuotaOutcome, Recover, Settle, ShadowCharge, Usage, journal_entry::Kind as JournalKind,
+    Attempt, Attribution, Frame, FrameOutcome, JournalAdmit, JournalEnd, JournalEntry, NodeOpen, NodeOpenOutcome,
+    Outcome, QuotaBatch, QuotaOutcome, Recover, Settle, ShadowCharge, Usage, journal_entry::Kind as JournalKind,
 };
 /// The log's own words, as they are spoken on both sides of it.
 pub use tollgate_proto::state::v1::{NodeLost, NodeLostOutcome, WriteOff};

@@ -7,14 +7,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Timeout, timeout};
 use tollgate_model::{LogIndex, Name, Timestamp};
-use tollgate_proto::state::v1::{Attribution, Outcome, ShadowCharge, Usage};
+use tollgate_proto::{
+    Shared,
+    state::v1::{Attribution, Outcome, ShadowCharge, Usage},
+};
 
 use crate::{
-    BoxFuture, Unavailable,
+    Unavailable,
     book::Figures,
     desk::{Presence, Taken, Ticket},
+    journal::Reached,
 };
 
 /// What a request asks of one limit.
@@ -156,13 +160,14 @@ impl Reservation {
     /// Marks the moment after which it may be drawn on, once it is [`HeldPart::durable`], by a request that is on its way
     /// under another reservation.
     pub fn dispatch_part(mut self) -> HeldPart {
-        self.ticket.dispatch(&Attribution::default());
+        self.ticket.dispatch(Shared::default());
         HeldPart { ticket: self.ticket, usage: Usage::default() }
     }
 
     /// Marks the moment after which an upstream may bill us, once it is [`InFlight::durable`].
-    pub fn dispatch(mut self, attribution: Attribution) -> InFlight {
-        self.ticket.dispatch(&attribution);
+    pub fn dispatch(mut self, attribution: impl Into<Shared<Attribution>>) -> InFlight {
+        let attribution = attribution.into();
+        self.ticket.dispatch(attribution.clone());
         InFlight { ticket: self.ticket, usage: Usage { counted: true, ..Usage::default() }, attribution }
     }
 
@@ -178,7 +183,7 @@ impl Reservation {
 pub struct InFlight {
     ticket: Ticket,
     usage: Usage,
-    attribution: Attribution,
+    attribution: Shared<Attribution>,
 }
 
 impl InFlight {
@@ -210,6 +215,12 @@ impl InFlight {
         &mut self.attribution
     }
 
+    /// The same, for whoever keeps it: no copy.
+    #[must_use]
+    pub fn whose(&self) -> Shared<Attribution> {
+        self.attribution.clone()
+    }
+
     /// Whom and what the usage is for.
     #[must_use]
     pub fn attribution(&self) -> &Attribution {
@@ -220,8 +231,8 @@ impl InFlight {
     ///
     /// Whoever has the last bytes of the answer to give waits for what this returns before: then even the end of this
     /// process does not lose it.
-    pub fn settle(mut self, usage: Usage, outcome: Outcome, attribution: Attribution) -> Written {
-        self.ticket.settle(usage, outcome, Some(attribution))
+    pub fn settle(mut self, usage: Usage, outcome: Outcome, attribution: impl Into<Shared<Attribution>>) -> Written {
+        self.ticket.settle(usage, outcome, Some(attribution.into()))
     }
 
     /// Ends a request that no upstream did any work for: everything is free again, and no usage is recorded.
@@ -230,8 +241,8 @@ impl InFlight {
     }
 
     /// The same of one that an upstream was asked for, and refused: that is recorded.
-    pub fn refused(mut self, attribution: Attribution) -> Written {
-        self.ticket.settle(Usage::default(), Outcome::Voided, Some(attribution))
+    pub fn refused(mut self, attribution: impl Into<Shared<Attribution>>) -> Written {
+        self.ticket.settle(Usage::default(), Outcome::Voided, Some(attribution.into()))
     }
 }
 
@@ -288,11 +299,12 @@ impl Drop for HeldPart {
 
 /// Resolves once the end of a request is written down: not for long, and need not be waited for.
 #[derive(Default)]
-pub struct Written(Option<BoxFuture<'static, ()>>);
+pub struct Written(Option<Pin<Box<Timeout<Reached>>>>);
 
 impl Written {
-    pub(crate) fn when(written: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(Some(Box::pin(written)))
+    /// Once the journal has come that far, or this has passed.
+    pub(crate) fn when(written: Reached, or_within: Duration) -> Self {
+        Self(Some(Box::pin(timeout(or_within, written))))
     }
 }
 
@@ -301,7 +313,7 @@ impl Future for Written {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(written) = &mut self.0 else { return Poll::Ready(()) };
-        ready!(written.as_mut().poll(cx));
+        let _in_time = ready!(written.as_mut().poll(cx));
         self.0 = None;
         Poll::Ready(())
     }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tollgate_llm::{AiRequest, AtMost, Operation, Usage, UsageSource};
+use tollgate_model::Name;
 use tollgate_quota::{self as quota, HeldPart, InFlight, Outcome, Written};
 
 use super::{attempt::Failed, holding::distribute, pace::Pace};
@@ -14,7 +15,7 @@ use crate::{
     exchange::Exchange,
     filters::admit::{Need, durable},
     gateway::Shared,
-    metrics::{AiLabels, OTHER},
+    metrics::{AiLabels, CallMeter, Label},
     pricing::Pricing,
     upstream::ProviderUpstream,
 };
@@ -70,7 +71,7 @@ enum Again {
 
 /// The attempt that is going on.
 struct Attempt {
-    provider: String,
+    provider: Name,
     model: String,
     started: Instant,
     first_chunk: Option<Duration>,
@@ -160,7 +161,7 @@ impl Call {
         attribution.earlier = earlier;
         attribution.provider = provider.provider.name.to_string();
         attribution.provider_model = model.to_owned();
-        let (provider, started) = (provider.provider.name.to_string(), Instant::now());
+        let (provider, started) = (provider.provider.name.clone(), Instant::now());
         if let Again::Spare(mut part) = std::mem::take(&mut self.again) {
             // Of its tokens alone: what is not answered is not billed.
             part.count(self.unanswered.to_quota(self.reserved));
@@ -303,21 +304,22 @@ impl Call {
     pub(super) fn settle(mut self, used: Used, outcome: Outcome, status: u16) -> Written {
         let usage = used.usage;
         if let Some(attempt) = self.attempt.take() {
-            let result = if outcome == Outcome::Settled { "answered" } else { "cut" };
-            self.shared.metrics.attempt(&attempt.provider, result);
             if usage.clamped {
                 self.shared.metrics.usage_clamped(&attempt.provider);
             }
             if outcome == Outcome::Settled && usage.source == UsageSource::Counted {
                 self.shared.metrics.usage_missing(&attempt.provider);
             }
-            self.observe(&attempt, usage);
+            let meter = self.observe(&attempt, usage);
+            match outcome {
+                Outcome::Settled => meter.answered(&self.shared.metrics),
+                _ => self.shared.metrics.attempt(&attempt.provider, "cut"),
+            }
             let total = usage.input.saturating_add(usage.output);
             let reserved = self.reserved.input.saturating_add(self.reserved.output);
-            self.shared.metrics.estimated(self.compiled.model_label(&self.model), total, reserved);
+            meter.estimated(&self.shared.metrics, total, reserved);
         }
-        let mut attribution = self.in_flight.attribution().clone();
-        attribution.status = status.into();
+        self.in_flight.attribution_mut().status = status.into();
         let used = self.priced(used);
         let shares = self.shares(&used);
         for (at, ((part, _), share)) in self.parts.into_iter().zip(shares).enumerate() {
@@ -328,33 +330,33 @@ impl Call {
             // Who waits for the end of the call, which is written down after them, need not wait for theirs.
             drop(part.settle(share, outcome));
         }
-        self.in_flight.settle(used, outcome, attribution)
+        let whose = self.in_flight.whose();
+        self.in_flight.settle(used, outcome, whose)
     }
 
     /// Ends a call that no provider did any work for. That one was asked is recorded, for nothing.
-    pub(super) fn void(self, status: u16) {
+    pub(super) fn void(mut self, status: u16) {
         debug_assert!(!self.is_owed, "what is owed is not given back");
         self.parts.into_iter().for_each(|(part, _)| part.void());
         if !self.is_refused {
             return self.in_flight.void();
         }
-        let mut attribution = self.in_flight.attribution().clone();
-        attribution.status = status.into();
-        drop(self.in_flight.refused(attribution));
+        self.in_flight.attribution_mut().status = status.into();
+        let whose = self.in_flight.whose();
+        drop(self.in_flight.refused(whose));
     }
 
-    fn observe(&self, attempt: &Attempt, usage: Usage) {
-        let asked = self.compiled.model_label(&self.model);
-        let served = self.compiled.model_label(&attempt.model);
-        let served = if served == OTHER && attempt.model == self.model { asked.clone() } else { served };
+    fn observe(&self, attempt: &Attempt, usage: Usage) -> Arc<CallMeter> {
         let labels = AiLabels {
             operation: self.operation.name(),
-            provider: attempt.provider.clone(),
-            request_model: asked,
-            response_model: served,
+            provider: Label::from(&attempt.provider),
+            request_model: self.compiled.model_label(&self.model),
+            response_model: self.compiled.model_label(&attempt.model),
         };
-        let took = attempt.started.elapsed();
-        self.shared.metrics.ai_ended(labels, took, attempt.first_chunk, usage.input, usage.output);
+        let metrics = &self.shared.metrics;
+        let meter = self.compiled.meters.of(metrics, labels);
+        meter.ended(metrics, attempt.started.elapsed(), attempt.first_chunk, (usage.input, usage.output));
+        meter
     }
 }
 
@@ -362,7 +364,12 @@ impl Attempt {
     /// As its provider may bill it.
     fn billed(self, usage: quota::Usage) -> quota::Attempt {
         let Self { provider, model, upstream_id, .. } = self;
-        quota::Attempt { provider, provider_model: model, usage: Some(usage), upstream_request_id: upstream_id }
+        quota::Attempt {
+            provider: provider.to_string(),
+            provider_model: model,
+            usage: Some(usage),
+            upstream_request_id: upstream_id,
+        }
     }
 }
 

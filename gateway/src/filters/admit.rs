@@ -6,7 +6,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate_llm::code;
 use tollgate_model::{
-    ConfigView, Durability, KeyPart, Limit, Mode, Reserve, Subject, Unit, WhenUnavailable, tenant_of_purse,
+    ConfigView, Durability, KeyPart, Limit, Mode, Name, Reserve, Subject, Unit, WhenUnavailable, tenant_of_purse,
 };
 use tollgate_quota::{Attribution, Charge, InFlight, Reservation, ReserveError, Standing, Touch, Unavailable};
 
@@ -329,7 +329,7 @@ fn refusal(shared: &Shared, error: ReserveError, figures: &Figures<'_>) -> Rejec
         }
         ReserveError::Unavailable(Unavailable::Quarantined) => {
             figures.names().for_each(|limit| shared.metrics.decision(limit, "unavailable"));
-            let names: Vec<&str> = figures.names().collect();
+            let names: Vec<&str> = figures.names().map(Name::as_str).collect();
             let message =
                 format!("An account of limit `{}` does not add up and is closed for now.", names.join("`, `"));
             Rejection::new(503, code::QUOTA_UNAVAILABLE, message).retry_after(RETRY_UNAVAILABLE)
@@ -365,7 +365,7 @@ fn exceeds(limit: &str, unit: Option<Unit>, capacity: u64, amount: u64) -> Rejec
 }
 
 fn unavailable(figures: &Figures<'_>) -> Rejection {
-    let names: Vec<&str> = figures.undecided().collect();
+    let names: Vec<&str> = figures.undecided().map(Name::as_str).collect();
     let message = match names.as_slice() {
         [] => "Usage can't be recorded at the moment.".to_owned(),
         names => format!("Limit `{}` can't be asked at the moment.", names.join("`, `")),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tollgate_model::{Algorithm, Limit, Unit, WhenUnavailable, Window};
+use tollgate_model::{Algorithm, Limit, Name, Unit, WhenUnavailable, Window};
 use tollgate_quota::Standing;
 
 use super::admit::standing_of;
@@ -61,15 +61,15 @@ impl<'a> Figures<'a> {
         self
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|figure| figure.limit.name.as_str())
+    pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.0.iter().map(|figure| &figure.limit.name)
     }
 
     /// Those that a request could not go on without, as nobody decided on them: not those that say `whenUnavailable: allow`.
-    pub(super) fn undecided(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn undecided(&self) -> impl Iterator<Item = &Name> {
         let denying = |figure: &&Figure<'_>| figure.limit.when_unavailable == WhenUnavailable::Deny;
         let any = self.0.iter().any(|figure| denying(&figure));
-        self.0.iter().filter(move |figure| !any || denying(figure)).map(|figure| figure.limit.name.as_str())
+        self.0.iter().filter(move |figure| !any || denying(figure)).map(|figure| &figure.limit.name)
     }
 
     pub(super) fn unit(&self, limit: &str) -> Option<Unit> {

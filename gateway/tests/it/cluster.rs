@@ -94,7 +94,7 @@ impl Uplink for Log {
             state.index += 1;
             let State { ledger, index, now, settled, held_for, .. } = &mut *state;
             held_for.extend(frame.records.iter().filter_map(|record| match record.kind.as_ref()? {
-                record::Kind::Hold(hold) => hold.attribution.clone(),
+                record::Kind::Hold(hold) => hold.attribution.as_deref().cloned(),
                 _ => None,
             }));
             let batch = QuotaBatch { frames: vec![frame] };

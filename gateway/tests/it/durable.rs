@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 use tollgate_quota::{
     JournalEntry,
-    journal::{Journal, Progress},
+    journal::{Journal, Watermarks},
 };
 
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) struct Disk {
     stopped: std::sync::atomic::AtomicBool,
     /// What was appended when it was stopped last.
     appended_before: AtomicU64,
-    progress: watch::Sender<Progress>,
+    progress: Watermarks,
 }
 
 impl Disk {
@@ -53,7 +53,7 @@ impl Disk {
 
     fn sync(&self) {
         let all = self.appended.load(Ordering::SeqCst);
-        self.progress.send_modify(|progress| (progress.written, progress.durable) = (all, all));
+        self.progress.change(|progress| (progress.written, progress.durable) = (all, all));
     }
 }
 
@@ -65,8 +65,8 @@ impl Journal for Disk {
         }
     }
 
-    fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
+    fn progress(&self) -> Watermarks {
+        self.progress.clone()
     }
 }
 

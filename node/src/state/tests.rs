@@ -106,7 +106,7 @@ fn settle(request: u64, output_tokens: u64) -> record::Kind {
         request,
         outcome: Outcome::Settled.into(),
         usage: Some(Usage { output_tokens, ..Usage::default() }),
-        attribution: Some(attribution),
+        attribution: Some(attribution.into()),
         ..Settle::default()
     })
 }

@@ -1,8 +1,11 @@
 //! What goes into the journal, in the order in which it happened. The shell takes it and writes it; nothing is read back here.
 
-use tollgate_proto::state::v1::{
-    Attribution, Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, Record, Recover, Settle,
-    journal_entry::Kind, record,
+use tollgate_proto::{
+    Shared,
+    state::v1::{
+        Attribution, Consumed, JournalAdmit, JournalEnd, JournalEntry, JournalSum, JournalTouch, Record, Recover,
+        Settle, journal_entry::Kind, record,
+    },
 };
 
 use super::{Agent, Phase, Request};
@@ -38,11 +41,11 @@ impl Outbox {
         &mut self,
         request: u64,
         drawn: Vec<Consumed>,
-        attribution: &Attribution,
+        attribution: Shared<Attribution>,
         in_log: bool,
         age_us: u64,
     ) -> (JournalAdmit, u64) {
-        let admit = JournalAdmit { request, drawn, attribution: Some(attribution.clone()), age_us, in_log };
+        let admit = JournalAdmit { request, drawn, attribution: Some(attribution), age_us, in_log };
         let position = self.push(Kind::Admit(admit.clone()));
         (admit, position)
     }
@@ -136,7 +139,12 @@ impl Agent {
 
     /// A granted request is about to be sent out. It may be once the journal is durable up to what this returns; 0 when it
     /// need not wait.
-    pub fn dispatch(&mut self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
+    pub fn dispatch(
+        &mut self,
+        request: u64,
+        attribution: impl Into<Shared<Attribution>>,
+        durability: Durability,
+    ) -> u64 {
         if self.fenced {
             return 0;
         }
@@ -152,7 +160,7 @@ impl Agent {
         let drawn = known.parts.iter().filter(|part| !part.below_ceiling);
         let drawn = drawn.map(|part| self.book.at_most(part)).collect();
         let in_log = known.in_log && known.attributed;
-        let (admit, position) = self.outbox.admit(request, drawn, attribution, in_log, self.book.age());
+        let (admit, position) = self.outbox.admit(request, drawn, attribution.into(), in_log, self.book.age());
         known.journaled = Some(Box::new(admit));
         position
     }

@@ -116,7 +116,7 @@ impl Agent {
         }
         let charges = charges.iter().map(to_wire).collect();
         let journaled = durability != Durability::Memory;
-        let attribution = whose.filter(|_| journaled).cloned();
+        let attribution = whose.filter(|_| journaled).map(|whose| whose.clone().into());
         let hold = Hold { request, charges, hold_for_us, journaled, attribution, ..Hold::default() };
         self.ask(request, known, Path { hold, drawn });
         (request, false)

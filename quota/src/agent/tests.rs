@@ -179,7 +179,7 @@ fn frames_are_bounded_by_records_and_by_bytes() {
         let mut settle = settled(agent.admit());
         settle.unheld = true;
         settle.attribution =
-            Some(tollgate_proto::state::v1::Attribution { model: "x".repeat(100_000), ..Default::default() });
+            Some(tollgate_proto::state::v1::Attribution { model: "x".repeat(100_000), ..Default::default() }.into());
         agent.settle(settle);
     }
     let frame = agent.next_frame(Timestamp(0)).unwrap();

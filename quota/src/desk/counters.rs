@@ -67,7 +67,7 @@ impl Shared {
         let mut state = self.lock();
         let unsaid_since = state.unsaid_since;
         self.pass(&mut state);
-        let unjournaled = state.agent.journaled().saturating_sub(self.progress.borrow().durable);
+        let unjournaled = state.agent.journaled().saturating_sub(self.progress.now().durable);
         let (open, isolated) = (state.agent.load() + self.front.open(), state.agent.is_isolated());
         let (pockets, parked) = (state.pockets.len(), state.agent.granted_parked());
         let oldest = Duration::from_micros(state.agent.oldest().unwrap_or(0));

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     DeskConfig,
+    locked::Locked,
     shared::{Shared, State},
 };
 use crate::agent::MAX_FRAME_RECORDS;
@@ -22,6 +23,16 @@ pub(super) enum Next {
     At(Instant),
     /// All is said, or the time for it is over.
     End,
+}
+
+impl Next {
+    fn is_before(self, other: Self) -> bool {
+        match (self, other) {
+            (_, Next::End) | (Next::Sleep, _) => false,
+            (Next::End, _) | (Next::At(_), Next::Sleep) => true,
+            (Next::At(at), Next::At(other)) => at < other,
+        }
+    }
 }
 
 impl State {
@@ -57,10 +68,30 @@ impl State {
 }
 
 impl Shared {
-    /// When the next frame goes out.
+    /// When the next frame goes out. The task looks again then, or when it is woken.
     pub(super) fn next(&self) -> Next {
         let mut state = self.lock();
-        let sweep_at = self.sweep_at(&mut state);
+        let next = self.next_in(&mut state);
+        state.plan = next;
+        next
+    }
+
+    /// Gives the lock back, and wakes the task where there is something to do before it looks by itself: most of what happens
+    /// changes nothing about that, and to wake it takes longer than what happened.
+    pub(super) fn unlock(&self, mut state: Locked<'_>) {
+        let next = self.next_in(&mut state);
+        let is_sooner = next.is_before(state.plan);
+        if is_sooner {
+            state.plan = next;
+        }
+        drop(state);
+        if is_sooner {
+            self.wake.notify_one();
+        }
+    }
+
+    fn next_in(&self, state: &mut State) -> Next {
+        let sweep_at = self.sweep_at(state);
         let (holds, settles) = state.agent.queued();
         if let Some(by) = state.stop_by {
             let is_behind = self.presences.due().is_some() || state.agent.has_present();

@@ -17,7 +17,7 @@ impl Shared {
         let mut state = self.lock();
         let log_time = state.log_time();
         self.pass(&mut state);
-        let Progress { is_long, durable, .. } = *self.progress.borrow();
+        let Progress { is_long, durable, .. } = self.progress.now();
         if is_long && durable >= state.restated {
             state.agent.restate();
             state.restated = state.agent.journaled();

@@ -12,7 +12,10 @@ use arc_swap::ArcSwapOption;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name, Unit};
-use tollgate_proto::state::v1::{Attribution, Outcome, Settle, ShadowCharge, Usage};
+use tollgate_proto::{
+    Shared as SharedMessage,
+    state::v1::{Attribution, Outcome, Settle, ShadowCharge, Usage},
+};
 
 use super::{Desk, Ticket, pockets::Purse, shared::Shared};
 use crate::{
@@ -205,12 +208,12 @@ impl Taken {
         &self,
         usage: Usage,
         outcome: Outcome,
-        attribution: Option<Attribution>,
+        attribution: Option<SharedMessage<Attribution>>,
         shadow: Vec<ShadowCharge>,
     ) {
         let Shared { front, wake, .. } = &*self.way.shared;
         self.way.end(&self.amounts, |unit| actual(unit, &usage, outcome));
-        if shadow.is_empty() && attribution.as_ref().is_none_or(is_nobody) {
+        if shadow.is_empty() && attribution.as_deref().is_none_or(is_nobody) {
             front.leave();
         } else {
             let usage = Some(usage);

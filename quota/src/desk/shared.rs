@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, oneshot},
     time::{Instant, timeout_at},
 };
 use tollgate_model::Timestamp;
@@ -17,6 +17,7 @@ use tollgate_proto::state::v1::{Attribution, Hold, HoldOutcome, Settle};
 use super::{
     DeskConfig, Flushed, Signal, Ticket,
     counters::Counters,
+    due::Next,
     front::{Front, ROOM},
     locked::Locked,
     pockets::Pockets,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     Charge, Durability, Ledger, Reservation, ReserveError, Standing, Unavailable, Way,
     agent::Agent,
-    journal::{Journal, Progress},
+    journal::{Journal, Watermarks},
     ledger::News,
 };
 
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
     /// What requests touch that take from pockets.
     pub(super) front: Front,
     pub(super) journal: Arc<dyn Journal>,
-    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) progress: Watermarks,
     pub(super) wake: Notify,
     fenced: Signal,
     /// The time to stop has come, whatever is on its way.
@@ -70,6 +71,8 @@ pub(super) struct State {
     pub(super) holds_since: Option<Instant>,
     pub(super) settles_since: Option<Instant>,
     pub(super) stop_by: Option<Instant>,
+    /// What the task will do by itself.
+    pub(super) plan: Next,
     /// Up to where the journal was when it was last restated.
     pub(super) restated: u64,
     /// When the oldest settlement was made that the log has not confirmed.
@@ -134,6 +137,7 @@ impl Shared {
                 holds_since: None,
                 settles_since: None,
                 stop_by: None,
+                plan: Next::Sleep,
                 restated: 0,
                 unsaid_since: None,
                 asked_since: None,
@@ -211,7 +215,7 @@ impl Shared {
     ) -> Result<Reserved, ReserveError> {
         let mut state = self.lock();
         self.refuse_when_closed(&state, Durability::Quorum)?;
-        let (hold_for_us, attribution) = (micros(hold_for), Some(whose.clone()));
+        let (hold_for_us, attribution) = (micros(hold_for), Some(whose.clone().into()));
         let hold = Hold { hold_for_us, journaled: true, attribution, ..Hold::default() };
         let request = state.agent.hold(hold);
         let ticket = Ticket::held(Arc::clone(this), request, Durability::Quorum);
@@ -286,8 +290,7 @@ impl Shared {
         state.unsaid_since.get_or_insert(now);
         state.say_leases(&self.config);
         let position = state.agent.journaled();
-        drop(state);
-        self.wake.notify_one();
+        self.unlock(state);
         position
     }
 
@@ -301,16 +304,14 @@ impl Shared {
             state.settles_since.get_or_insert_with(Instant::now);
         }
         state.say_leases(&self.config);
-        drop(state);
-        self.wake.notify_one();
+        self.unlock(state);
     }
 
     pub(super) fn release(&self, request: u64) {
         let mut state = self.lock();
         state.agent.release(request);
         self.write_down(&mut state);
-        drop(state);
-        self.wake.notify_one();
+        self.unlock(state);
     }
 
     pub(super) async fn woken(&self) {

@@ -4,8 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tollgate_model::{LogIndex, Name};
-use tollgate_proto::state::v1::{
-    self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, ShadowCharge, Usage,
+use tollgate_proto::{
+    Shared as SharedMessage,
+    state::v1::{self as wire, Attribution, HoldOutcome, Outcome, Refusal, Settle, ShadowCharge, Usage},
 };
 
 use super::{
@@ -80,7 +81,7 @@ impl Ticket {
     }
 
     /// The request is about to be sent out, for whom and to whom the journal is told.
-    pub(crate) fn dispatch(&mut self, attribution: &Attribution) {
+    pub(crate) fn dispatch(&mut self, attribution: SharedMessage<Attribution>) {
         self.position = match &self.claim {
             Claim::Agent { shared, request, durability, .. } => shared.dispatch(*request, attribution, *durability),
             Claim::Pockets(taken) => taken.position(),
@@ -113,7 +114,12 @@ impl Ticket {
     }
 
     /// Without an attribution it makes no usage record.
-    pub(crate) fn settle(&mut self, usage: Usage, outcome: Outcome, attribution: Option<Attribution>) -> Written {
+    pub(crate) fn settle(
+        &mut self,
+        usage: Usage,
+        outcome: Outcome,
+        attribution: Option<SharedMessage<Attribution>>,
+    ) -> Written {
         if outcome == Outcome::Voided && attribution.is_none() {
             self.void();
             return Written::default();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
-use tollgate_proto::state::v1::Attribution;
+use tokio::time::{Instant, timeout_at};
+use tollgate_proto::{Shared as SharedMessage, state::v1::Attribution};
 
 use super::shared::{Shared, State};
 use crate::{Durability, Unavailable, Written};
@@ -18,7 +18,7 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 impl Shared {
     /// The journal takes no more: its disk is full, or has stopped.
     pub(super) fn is_behind(&self, state: &State) -> bool {
-        let progress = *self.progress.borrow();
+        let progress = self.progress.now();
         progress.full || state.agent.journaled().saturating_sub(progress.durable) >= MAX_UNWRITTEN
     }
 
@@ -31,7 +31,12 @@ impl Shared {
     }
 
     /// A granted request is about to be sent out; up to where the journal must be durable before it is.
-    pub(super) fn dispatch(&self, request: u64, attribution: &Attribution, durability: Durability) -> u64 {
+    pub(super) fn dispatch(
+        &self,
+        request: u64,
+        attribution: SharedMessage<Attribution>,
+        durability: Durability,
+    ) -> u64 {
         let mut state = self.lock();
         let position = state.agent.dispatch(request, attribution, durability);
         self.write_down(&mut state);
@@ -39,27 +44,23 @@ impl Shared {
     }
 
     pub(super) fn is_durable(&self, position: u64) -> bool {
-        self.progress.borrow().durable >= position
+        self.progress.now().durable >= position
     }
 
     /// Waits until the journal is durable up to there.
     pub(super) async fn durable(&self, position: u64, deadline: Instant) -> Result<(), Unavailable> {
-        if position == 0 || self.progress.borrow().durable >= position {
+        if position == 0 || self.is_durable(position) {
             return Ok(());
         }
-        let mut progress = self.progress.clone();
-        let durable = timeout_at(deadline, progress.wait_for(|it| it.durable >= position)).await;
-        if matches!(durable, Ok(Ok(_))) { Ok(()) } else { Err(Unavailable::Journal) }
+        let durable = timeout_at(deadline, self.progress.durable(position)).await;
+        durable.map_err(|_| Unavailable::Journal)
     }
 
     /// Resolves once the journal is written up to there, or it has taken too long.
     pub(super) fn written(&self, position: u64) -> Written {
-        let mut progress = self.progress.clone();
-        if progress.borrow().written >= position {
+        if self.progress.now().written >= position {
             return Written::default();
         }
-        Written::when(async move {
-            let _ = timeout(WRITTEN_WITHIN, progress.wait_for(|it| it.written >= position)).await;
-        })
+        Written::when(self.progress.written(position), WRITTEN_WITHIN)
     }
 }

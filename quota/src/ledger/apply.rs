@@ -1,6 +1,6 @@
 //! Frames: records once each, and an answer for every hold in them.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use smallvec::SmallVec;
 use tollgate_model::LogIndex;
@@ -146,7 +146,7 @@ impl Ledger {
             at,
             expired: false,
             journaled: hold.journaled,
-            attribution: hold.attribution.clone().map(Arc::new),
+            attribution: hold.attribution.clone(),
             orphaned_in: 0,
             closed: false,
             charges,

@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::BuildHasherDefault,
-    sync::Arc,
 };
 
 use smallvec::SmallVec;
-use tollgate_proto::state::v1::{Attribution, Outcome, Settle, Usage};
+use tollgate_proto::{
+    Shared,
+    state::v1::{Attribution, Outcome, Settle, Usage},
+};
 
 #[cfg(any(test, feature = "seeded-bugs"))]
 use super::bugs::Bug;
@@ -74,7 +76,7 @@ pub(super) struct HoldState {
     /// A journal has its request before that goes out.
     pub(super) journaled: bool,
     /// Whose it is, until somebody was told what became of it.
-    pub(super) attribution: Option<Arc<Attribution>>,
+    pub(super) attribution: Option<Shared<Attribution>>,
     /// The row of the billing ledger that says that nobody knows.
     pub(super) orphaned_in: u64,
     /// It is over but for that: nobody will say more of it.

@@ -6,7 +6,7 @@
 
 mod rule;
 
-use std::{io, sync::Arc};
+use std::io;
 
 use prost::Message;
 use tollgate_proto::state::v1::{
@@ -339,7 +339,7 @@ pub(super) fn hold_row(hold: &HoldState) -> Vec<u8> {
         expired: hold.expired,
         at_us: hold.at,
         journaled: hold.journaled,
-        attribution: hold.attribution.as_deref().cloned(),
+        attribution: hold.attribution.clone(),
         orphaned_in: hold.orphaned_in,
         closed: hold.closed,
     }
@@ -355,7 +355,7 @@ fn hold(row: HoldRow) -> HoldState {
         at: row.at_us,
         expired: row.expired,
         journaled: row.journaled,
-        attribution: row.attribution.map(Arc::new),
+        attribution: row.attribution,
         orphaned_in: row.orphaned_in,
         closed: row.closed,
         charges: row.charges.into_iter().map(charge).collect(),

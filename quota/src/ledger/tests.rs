@@ -143,7 +143,7 @@ pub(super) fn settle(request: u64, input: u64, outcome: Outcome) -> Settle {
         request,
         outcome: outcome.into(),
         usage: Some(Usage { input_tokens: input, ..Usage::default() }),
-        attribution: Some(Attribution::default()),
+        attribution: Some(Attribution::default().into()),
         ..Settle::default()
     }
 }

@@ -5,10 +5,11 @@
 //! more. Whoever makes rows asks for these, once with each entry, and says which rows they have. As long as the hold is there a
 //! journal that speaks after all corrects that row, and makes no other.
 
-use std::sync::Arc;
-
 use tollgate_model::Timestamp;
-use tollgate_proto::state::v1::{Attribution, Outcome};
+use tollgate_proto::{
+    Shared,
+    state::v1::{Attribution, Outcome},
+};
 
 use super::{Changes, Ledger, Told, Used, apply::NOTHING, holds::incarnation_of};
 
@@ -22,7 +23,7 @@ pub struct Unknown {
     pub node: u64,
     /// Its number there.
     pub request: u64,
-    attribution: Arc<Attribution>,
+    attribution: Shared<Attribution>,
 }
 
 impl Unknown {

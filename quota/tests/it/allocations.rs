@@ -10,6 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tollgate_model::{Algorithm, KeyPart, LogIndex, Name, NodeId, TimeZone, Timestamp, Unit, Window};
+use tollgate_proto::Shared;
 use tollgate_quota::{
     Account, Attribution, BoxFuture, Desk, DeskConfig, Durability, Frame, FrameOutcome, Ledger, NodeOpen, Outcome,
     Path, QuotaBatch, Rule, Uplink, UplinkError, Usage, journal::Forgetful,
@@ -102,7 +103,7 @@ fn usage() -> Usage {
 }
 
 /// Whether it was served at once, and what it allocated then.
-fn call(path: &Path, name: Attribution) -> Option<u64> {
+fn call(path: &Path, name: Shared<Attribution>) -> Option<u64> {
     let before = ALLOCATIONS.get();
     let reservation = path.try_reserve(&AMOUNTS)?;
     drop(reservation.dispatch(Attribution::default()).settle(usage(), Outcome::Settled, name));
@@ -127,7 +128,7 @@ async fn reserving_and_settling_over_four_accounts_allocates_nothing() {
             // Every now and then an end has a name, and is told to the log.
             let named = Attribution { request_id: "r".to_owned(), ..Attribution::default() };
             let name = if served % 50 == 0 { named } else { Attribution::default() };
-            match call(&path, name) {
+            match call(&path, name.into()) {
                 Some(allocated) => {
                     assert_eq!(allocated, 0, "by request {served}");
                     served += 1;

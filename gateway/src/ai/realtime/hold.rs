@@ -15,7 +15,7 @@ use crate::{
     error::Rejection,
     filters::admit::{self, Need, Terms},
     gateway::Shared,
-    metrics::{AiLabels, OTHER},
+    metrics::{AiLabels, Label},
     pricing::Pricing,
     request_id::RequestId,
     routing::Plan,
@@ -207,10 +207,11 @@ impl Held {
 
     /// The provider has failed before it did any work: that is recorded, for nothing.
     pub(super) async fn failed(mut self) {
-        let Some(in_flight) = self.in_flight.take() else { return };
+        let Some(mut in_flight) = self.in_flight.take() else { return };
         self.whose.shared.metrics.attempt(&self.whose.provider, "failed");
-        let attribution = Attribution { status: 502, ..in_flight.attribution().clone() };
-        written(in_flight.refused(attribution)).await;
+        in_flight.attribution_mut().status = 502;
+        let whose = in_flight.whose();
+        written(in_flight.refused(whose)).await;
     }
 
     /// Nothing has begun under it.
@@ -220,27 +221,25 @@ impl Held {
 
     async fn end(mut self, usage: Usage, outcome: Outcome, status: u32) {
         let usage = self.priced(usage);
-        let Some(in_flight) = self.in_flight.take() else { return };
+        let Some(mut in_flight) = self.in_flight.take() else { return };
         let metrics = &self.whose.shared.metrics;
-        let result = if outcome == Outcome::Settled { "answered" } else { "cut" };
-        metrics.attempt(&self.whose.provider, result);
-        let model = self.compiled.model_label(&self.whose.model);
-        let served = match self.compiled.model_label(&self.whose.served) {
-            other if other == OTHER && self.whose.served == self.whose.model => model.clone(),
-            served => served,
-        };
         let labels = AiLabels {
             operation: "realtime",
-            provider: self.whose.provider.to_string(),
-            request_model: model.clone(),
-            response_model: served,
+            provider: Label::from(&self.whose.provider),
+            request_model: self.compiled.model_label(&self.whose.model),
+            response_model: self.compiled.model_label(&self.whose.served),
         };
+        let meter = self.compiled.meters.of(metrics, labels);
         let (input, output) = (usage.input_tokens, usage.output_tokens);
-        metrics.ai_ended(labels, self.began.elapsed(), self.first_chunk, input, output);
-        let reserved = self.need.input.saturating_add(self.need.output);
-        metrics.estimated(model, input.saturating_add(output), reserved);
-        let attribution = Attribution { status, ..in_flight.attribution().clone() };
-        written(in_flight.settle(usage, outcome, attribution)).await;
+        meter.ended(metrics, self.began.elapsed(), self.first_chunk, (input, output));
+        match outcome {
+            Outcome::Settled => meter.answered(metrics),
+            _ => metrics.attempt(&self.whose.provider, "cut"),
+        }
+        meter.estimated(metrics, input.saturating_add(output), self.need.input.saturating_add(self.need.output));
+        in_flight.attribution_mut().status = status;
+        let whose = in_flight.whose();
+        written(in_flight.settle(usage, outcome, whose)).await;
     }
 }
 

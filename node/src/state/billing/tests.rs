@@ -131,7 +131,7 @@ fn settle(request: u64, outcome: Outcome, tokens: (u64, u64)) -> Settle {
         request,
         outcome: outcome.into(),
         usage: Some(Usage { input_tokens: tokens.0, output_tokens: tokens.1, ..Usage::default() }),
-        attribution: Some(attribution(request)),
+        attribution: Some(attribution(request).into()),
         unheld: true,
         terminal: request,
         ..Settle::default()
@@ -159,7 +159,7 @@ fn each_end_makes_one_row_and_who_found_nobody_to_ask_makes_none() {
         record::Kind::Settle(Settle { usage: Some(counted), ..settle(2, Outcome::Partial, (0, 0)) }),
         record::Kind::Settle(settle(3, Outcome::Voided, (7, 7))),
         record::Kind::Settle(Settle { attribution: None, ..settle(4, Outcome::Voided, (0, 0)) }),
-        record::Kind::Settle(Settle { attribution: Some(plain), ..settle(9, Outcome::Settled, (0, 0)) }),
+        record::Kind::Settle(Settle { attribution: Some(plain.into()), ..settle(9, Outcome::Settled, (0, 0)) }),
     ];
     driven.say(1, 1, said.clone());
     driven.say(1, 1, said); // sent again after a lost answer
@@ -204,9 +204,9 @@ fn each_attempt_that_an_upstream_bills_has_a_cost_in_that_ones_currency() {
     let again = Attribution { earlier: vec![earlier.clone(), earlier], ..attribution(1) };
     let dear = Attribution { provider: "dear".into(), provider_model: "dear-1".into(), ..attribution(2) };
     let said = vec![
-        record::Kind::Settle(Settle { attribution: Some(again), ..settle(1, Outcome::Settled, (5, 2)) }),
+        record::Kind::Settle(Settle { attribution: Some(again.into()), ..settle(1, Outcome::Settled, (5, 2)) }),
         record::Kind::Settle(Settle {
-            attribution: Some(dear),
+            attribution: Some(dear.into()),
             usage: Some(counted),
             ..settle(2, Outcome::Partial, (0, 0))
         }),
@@ -247,7 +247,7 @@ fn beside_a_contract_stands_the_list_price_of_its_admission() {
     let of = |request, tenant: &str, config_index| {
         let attribution = Attribution { tenant: tenant.to_owned(), config_index, ..attribution(request) };
         let settle = settle(request, Outcome::Settled, (3, 1));
-        record::Kind::Settle(Settle { attribution: Some(attribution), ..settle })
+        record::Kind::Settle(Settle { attribution: Some(attribution.into()), ..settle })
     };
     driven.say(1, 1, vec![of(1, "globex", pinned), of(2, "globex", pinned + 2), of(3, "acme", pinned)]);
     let named = |row: &LedgerRow| (row.price.clone(), row.list_price.clone(), row.list_price_version);
@@ -273,7 +273,7 @@ fn what_a_journal_tells_of_a_dead_process_makes_each_row_once() {
     let settles = vec![settle(1, Outcome::Settled, (1, 0)), settle(2, Outcome::Settled, (2, 0))];
     let orphan = |request| Orphan {
         request,
-        attribution: Some(Attribution { provider: String::new(), ..attribution(request) }),
+        attribution: Some(Attribution { provider: String::new(), ..attribution(request) }.into()),
         in_log: false,
     };
     let recover = |done| {

@@ -172,7 +172,7 @@ impl Cluster {
             request: (1 << 40) + self.frames,
             outcome: Outcome::Settled.into(),
             usage: Some(Usage { input_tokens: tokens, output_tokens: 2 * tokens, ..Usage::default() }),
-            attribution: Some(attribution),
+            attribution: Some(attribution.into()),
             unheld: true,
             ..Settle::default()
         };

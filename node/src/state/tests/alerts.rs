@@ -46,7 +46,7 @@ fn bill(driven: &mut Driven, seq: u64, at: &str, tokens: u64) {
         request: (1 << 40) + seq,
         outcome: Outcome::Settled.into(),
         usage: Some(Usage { input_tokens: tokens, ..Usage::default() }),
-        attribution: Some(attribution),
+        attribution: Some(attribution.into()),
         unheld: true,
         ..Settle::default()
     };

@@ -83,7 +83,7 @@ fn settled(driven: &Driven, seq: u64, of: Option<u64>, tenant: &str, tokens: u64
         request: of.map_or(request(seq), request),
         outcome: Outcome::Settled.into(),
         usage: Some(Usage { input_tokens: tokens, cost: tokens * ONE, ..Usage::default() }),
-        attribution: Some(attribution(driven, tenant, of.is_some())),
+        attribution: Some(attribution(driven, tenant, of.is_some()).into()),
         unheld: of.is_none(),
         ..Settle::default()
     }
@@ -214,7 +214,8 @@ fn what_a_journal_tells_to_its_last_word_in_one_entry_is_billed_and_spent_once()
     let ended = Settle { terminal: 1, ..settled(&driven, 1, Some(1), "acme", 2) };
     let voided =
         Settle { terminal: 2, outcome: Outcome::Voided.into(), usage: None, ..settled(&driven, 3, Some(3), "acme", 0) };
-    let unknown = Orphan { request: request(2), attribution: Some(attribution(&driven, "acme", true)), in_log: false };
+    let unknown =
+        Orphan { request: request(2), attribution: Some(attribution(&driven, "acme", true).into()), in_log: false };
     let of = Recover { incarnation: 1, ..Recover::default() };
     let said = [
         Recover { settles: vec![ended, voided], ..of.clone() },
@@ -247,7 +248,7 @@ fn hold_for(driven: &mut Driven, seq: u64, whole: u64) {
         charges: vec![charge],
         hold_for_us: 60_000_000,
         journaled: true,
-        attribution: Some(whose),
+        attribution: Some(whose.into()),
         ..Hold::default()
     };
     assert!(frame(driven, seq, record::Kind::Hold(hold)).frames[0].holds[0].granted);

@@ -127,7 +127,7 @@ fn a_share_is_spent_before_there_is_a_record_and_the_journal_can_name_it() {
     let mut bench = Bench::new();
     let (request, local) = bench.ask("alice", 30, START);
     assert!(local);
-    let after = bench.agent.dispatch(request, &Attribution::default(), Durability::Journal);
+    let after = bench.agent.dispatch(request, Attribution::default(), Durability::Journal);
     let entries = bench.agent.take_entries();
     assert_eq!(after, entries.len() as u64);
     let mut replay = Replay::default();
@@ -154,7 +154,7 @@ fn a_share_is_spent_before_there_is_a_record_and_the_journal_can_name_it() {
 fn the_journal_restates_what_its_numbers_mean() {
     let mut bench = Bench::new();
     let (request, _) = bench.ask("alice", 300, START);
-    bench.agent.dispatch(request, &Attribution::default(), Durability::Journal);
+    bench.agent.dispatch(request, Attribution::default(), Durability::Journal);
     bench.end(request, 200);
     bench.agent.take_entries();
     bench.agent.restate();

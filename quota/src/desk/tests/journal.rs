@@ -1,24 +1,22 @@
 //! Desks whose journal is not always on the disk.
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::{
     Account, JournalEntry,
-    journal::{Journal, Progress},
+    journal::{Journal, Progress, Watermarks},
 };
 
 /// A journal that comes as far as it is told to.
 #[derive(Debug, Default)]
 struct Held {
     appended: AtomicU64,
-    progress: watch::Sender<Progress>,
+    progress: Watermarks,
 }
 
 impl Held {
     fn come(&self, change: impl FnOnce(&mut Progress, u64)) {
         let all = self.appended.load(std::sync::atomic::Ordering::Relaxed);
-        self.progress.send_modify(|progress| change(progress, all));
+        self.progress.change(|progress| change(progress, all));
     }
 }
 
@@ -27,8 +25,8 @@ impl Journal for Held {
         self.appended.fetch_add(entries.len() as u64, std::sync::atomic::Ordering::Relaxed);
     }
 
-    fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
+    fn progress(&self) -> Watermarks {
+        self.progress.clone()
     }
 }
 

@@ -108,7 +108,7 @@ impl Cluster {
                 return Err(said.standings[0].resets_in_us);
             }
         }
-        self.agents[at].dispatch(request, &Attribution::default(), self.durability);
+        self.agents[at].dispatch(request, Attribution::default(), self.durability);
         self.agents[at].settle(settle(request, amount, Outcome::Settled));
         Ok(())
     }

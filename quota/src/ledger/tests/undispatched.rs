@@ -39,7 +39,7 @@ fn what_the_journal_would_know_and_does_not_is_free_again() {
     for (request, durability) in
         [(sent, Durability::Journal), (ended, Durability::Quorum), (unjournaled, Durability::Memory)]
     {
-        agent.dispatch(request, &Attribution::default(), durability);
+        agent.dispatch(request, Attribution::default(), durability);
     }
     agent.settle(Settle { request: ended, ..settle(ended, 120, Outcome::Settled) });
     assert_eq!(bench.account("tpm", "alice"), (0, 650, 0, 350));
@@ -57,8 +57,8 @@ fn a_tail_that_was_torn_off_has_nothing_that_went_out() {
     let frame = agent.next_frame(Timestamp(NOON)).unwrap();
     let granted = bench.apply(&frame);
     agent.applied(&granted, Timestamp(NOON));
-    let durable = agent.dispatch(requests[0], &Attribution::default(), Durability::Journal);
-    let position = agent.dispatch(requests[1], &Attribution::default(), Durability::Journal);
+    let durable = agent.dispatch(requests[0], Attribution::default(), Durability::Journal);
+    let position = agent.dispatch(requests[1], Attribution::default(), Durability::Journal);
     assert!(position > durable, "the second is not sent out before the journal is durable up to there");
     let mut entries = agent.take_entries();
     entries.truncate(usize::try_from(durable).unwrap());

@@ -101,18 +101,18 @@ impl Rows {
 fn hold(request: u64, id: &str) -> Kind {
     let mut charges = vec![charge("tpm", 1, "alice", 10)];
     charges.extend((request % 2 == 1).then(|| charge("calls", 2, "alice", 1)));
-    let attribution = (!id.is_empty()).then(|| whose(id));
+    let attribution = (!id.is_empty()).then(|| whose(id).into());
     let request = requests_of(1) + request;
     Kind::Hold(Hold { request, charges, hold_for_us: HOUR, journaled: true, attribution, ..Hold::default() })
 }
 
 fn end(request: u64, id: &str, terminal: u64) -> Settle {
     let settle = settle(requests_of(1) + request, 4, Outcome::Settled);
-    Settle { attribution: Some(whose(id)), terminal, ..settle }
+    Settle { attribution: Some(whose(id).into()), terminal, ..settle }
 }
 
 fn orphan(request: u64, id: &str) -> Orphan {
-    Orphan { request: requests_of(1) + request, attribution: Some(whose(id)), in_log: true }
+    Orphan { request: requests_of(1) + request, attribution: Some(whose(id).into()), in_log: true }
 }
 
 #[test]

@@ -172,7 +172,7 @@ impl World {
             request,
             outcome: outcome.into(),
             usage: Some(Usage { input_tokens: input, output_tokens: input / 2, ..Usage::default() }),
-            attribution: Some(Attribution { request_id: id, ..Attribution::default() }),
+            attribution: Some(Attribution { request_id: id, ..Attribution::default() }.into()),
             unheld,
             ..Settle::default()
         });

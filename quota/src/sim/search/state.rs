@@ -257,7 +257,7 @@ impl State {
             request,
             outcome: Outcome::Settled.into(),
             usage: Some(Usage { input_tokens: used, ..Usage::default() }),
-            attribution: Some(Attribution { request_id, ..Attribution::default() }),
+            attribution: Some(Attribution { request_id, ..Attribution::default() }.into()),
             ..Settle::default()
         });
     }

@@ -168,13 +168,13 @@ impl World {
             Part::First => {
                 let row = process.agent.admit();
                 let attribution = named(id_of(process, row));
-                process.agent.dispatch(row, &attribution, Durability::Journal);
+                process.agent.dispatch(row, attribution, Durability::Journal);
                 process.records.insert(request, row);
                 Attribution::default()
             }
             Part::Of(_) => Attribution::default(),
         };
-        let position = process.agent.dispatch(request, &attribution, waiting.durability);
+        let position = process.agent.dispatch(request, attribution, waiting.durability);
         self.write_down(at);
         let early = match self.wrong() {
             Some(Wrong::SendsBeforeTheJournal) => true,
@@ -264,7 +264,7 @@ fn admitted(entry: &[u8]) -> Option<u64> {
 /// The request whose end an entry tells.
 fn ended(entry: &[u8]) -> Option<String> {
     match JournalEntry::decode(entry).ok()?.kind? {
-        journal_entry::Kind::End(end) => Some(end.settle?.attribution?.request_id),
+        journal_entry::Kind::End(end) => Some(end.settle?.attribution?.request_id.clone()),
         _ => None,
     }
 }

@@ -264,7 +264,7 @@ impl World {
             unprotected,
             outcome: outcome.into(),
             usage: Some(Usage { input_tokens: used, ..Usage::default() }),
-            attribution,
+            attribution: attribution.map(Into::into),
             ..Settle::default()
         });
         self.write_down(at);

@@ -158,7 +158,7 @@ impl World {
                 request: row,
                 outcome: outcome.into(),
                 usage,
-                attribution,
+                attribution: attribution.map(Into::into),
                 unheld: true,
                 ..Settle::default()
             }),
