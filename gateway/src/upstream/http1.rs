@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    future::poll_fn,
+    future::{pending, poll_fn},
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -23,7 +23,7 @@ use hyper::{
     rt::Executor as _,
 };
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::counted::Counted;
 use crate::{body::UpstreamRequestBody, timer::LazyTimer, tracked::Tracked};
@@ -85,6 +85,8 @@ pub(super) struct Http1 {
     bell: Arc<Bell>,
     waker: Waker,
     pub(super) made: Made,
+    /// Ends the task that drives it.
+    stop: Option<oneshot::Sender<()>>,
     /// Of one request after the other: most end long before their time, so it is hardly ever set.
     timer: LazyTimer,
 }
@@ -100,7 +102,7 @@ impl Http1 {
         let (sender, driver) = builder.handshake(io).await?;
         let bell = Arc::new(Bell::default());
         let (driver, waker) = (Some(Box::pin(driver)), Waker::from(Arc::clone(&bell)));
-        Ok(Self { sender, driver, bell, waker, made, timer: LazyTimer::default() })
+        Ok(Self { sender, driver, bell, waker, made, stop: None, timer: LazyTimer::default() })
     }
 
     /// Whether it takes a request now.
@@ -142,8 +144,33 @@ impl Http1 {
     pub(super) fn leave_to_a_task(&mut self, tasks: &Tracked) {
         if let Some(driver) = self.driver.take() {
             let driver = Pin::into_inner(driver).with_upgrades();
-            tasks.execute(async move { drop(driver.await) }); // how it ended is told to the request
+            let (stop, stopped) = oneshot::channel();
+            self.stop = Some(stop);
+            // Without anybody who could stop it, it goes on to its end.
+            let stopped = async {
+                if stopped.await.is_err() {
+                    pending().await
+                }
+            };
+            tasks.execute(async move {
+                tokio::select! {
+                    _ = driver => {} // how it ended is told to the request
+                    () = stopped => {}
+                }
+            });
         }
+    }
+
+    /// Closes it, whoever drives it and whatever is still on its way.
+    pub(super) fn close(mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(()); // it may have ended by itself
+        }
+    }
+
+    /// Whether it takes no request any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 
     /// Sends a request and waits for the answer's head. Who does not wait any longer closes it.
@@ -152,8 +179,10 @@ impl Http1 {
         poll_fn(|cx| {
             let polled = if self.is_driven_here() {
                 self.drive(cx);
-                // Nobody else brings it about, so that nobody need be woken.
-                answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+                // Nobody else brings it about, so that nobody need be woken: not before it is over.
+                let nobody = &mut Context::from_waker(Waker::noop());
+                let context = if self.is_driven_here() { nobody } else { &mut *cx };
+                answer.as_mut().poll(context)
             } else {
                 answer.as_mut().poll(cx)
             };

@@ -136,6 +136,7 @@ impl Lane {
         if self.dialer.shares {
             return self.shared_connection().await;
         }
+        // One that was made ahead may have waited for long.
         let (mut told, ahead) = {
             let mut state = self.state.lock();
             if let Some(connection) = state.take() {
@@ -143,7 +144,7 @@ impl Lane {
             }
             (state.wait(), state.ahead.pop_front().map(|(_, coming)| coming))
         };
-        let lane = Arc::clone(self);
+        let (lane, is_kept) = (Arc::clone(self), ahead.is_some());
         let mut dialing = Box::pin(async move {
             match ahead {
                 Some(coming) => coming.await.unwrap_or(Err(SendError::Connect)),
@@ -164,22 +165,28 @@ impl Lane {
             dialed = &mut dialing => dialed,
         };
         told.close();
-        if let Ok(Ok(Given { connection: Connection::Http1(connection), .. })) = told.try_recv() {
-            Self::give_back(self, connection);
+        match (dialed, told.try_recv()) {
+            (Err(_), Ok(given)) => given,
+            (dialed, given) => {
+                if let Ok(Ok(Given { connection: Connection::Http1(connection), .. })) = given {
+                    Self::give_back(self, connection);
+                }
+                dialed.map(|connection| Given { connection, is_kept })
+            }
         }
-        dialed.map(|connection| Given { connection, is_kept: false })
     }
 
     async fn shared_connection(self: &Arc<Self>) -> Result<Given, SendError> {
         loop {
-            let told = {
+            let (told, begins) = {
                 let mut state = self.state.lock();
                 if let Some(connection) = state.take() {
                     return Ok(Given { connection, is_kept: true });
                 }
-                self.share(&mut state);
-                state.wait()
+                let begins = self.share(&mut state);
+                (state.wait(), begins)
             };
+            begins.into_iter().for_each(Dialing::run);
             // Who has come when that was over is told nothing, and asks again.
             if let Ok(given) = told.await {
                 return given;
@@ -194,15 +201,23 @@ impl Lane {
 
     /// A connection is for others now, once it takes a request.
     pub(super) fn give_back(lane: &Arc<Self>, mut connection: Http1) {
+        if !connection.is_ready() {
+            connection.look(); // it may never have been driven
+        }
         if connection.is_ready() {
             return lane.put(connection);
         }
-        // Some of its request is still to be sent.
+        if connection.is_closed() {
+            return;
+        }
+        // Some of its request is still to be sent, behind the answer: whoever does not take that for long need not have it.
         let (tasks, lane) = (&lane.dialer.means.tasks, Arc::clone(lane));
         connection.leave_to_a_task(tasks);
         tasks.execute(async move {
-            if connection.readies().await {
-                lane.put(connection);
+            match timeout(IDLE_TIMEOUT, connection.readies()).await {
+                Ok(true) => lane.put(connection),
+                Ok(false) => {}
+                Err(_) => connection.close(),
             }
         });
     }
@@ -237,7 +252,7 @@ impl Lane {
         let made = Made { at: Instant::now(), took: begun.elapsed() };
         let is_http2 = *shares || is_http2;
         let io = Counted::new(io, &self.counts, is_http2);
-        let failed = |error: hyper::Error| SendError::of_sending(&error);
+        let failed = |_: hyper::Error| SendError::Connect;
         if !is_http2 {
             return Http1::new(io, &means.http1, made).await.map(Connection::Http1).map_err(failed);
         }
@@ -264,17 +279,10 @@ impl Lane {
     }
 
     /// Makes the one that all share, unless that is being done.
-    fn share(self: &Arc<Self>, state: &mut State) {
-        if std::mem::replace(&mut state.dialing, true) {
-            return;
-        }
-        let dialing = Dialing(Arc::clone(self));
-        self.dialer.means.tasks.execute(async move {
-            if let Err(error) = dialing.0.dial().await {
-                // Who does not wait any longer need not know.
-                dialing.0.over().into_iter().for_each(|it| drop(it.send(Err(error))));
-            }
-        });
+    #[must_use = "it is run once the lane is not locked any more"]
+    fn share(self: &Arc<Self>, state: &mut State) -> Option<Dialing> {
+        let is_begun = std::mem::replace(&mut state.dialing, true);
+        (!is_begun).then(|| Dialing(Arc::clone(self)))
     }
 
     /// No connection for all is being made any more: those who wait for it.
@@ -284,22 +292,44 @@ impl Lane {
         std::mem::take(&mut state.waiting)
     }
 
-    /// Lets go of connections that are closed, or that nobody needed for long. Whether any is left.
-    pub(super) fn sweep(&self, now: Instant) -> bool {
+    /// Lets go of connections that are closed, or that nobody needed for long.
+    pub(super) fn sweep(&self, now: Instant) {
         let mut state = self.state.lock();
-        state.idle.retain_mut(|idle| {
+        let (mut kept, mut gone) = (Vec::with_capacity(state.idle.len()), Vec::new());
+        for mut idle in state.idle.drain(..) {
             idle.connection.look();
-            idle.connection.is_ready() && now.saturating_duration_since(idle.since) < IDLE_TIMEOUT
-        });
+            let is_kept = idle.connection.is_ready() && now.saturating_duration_since(idle.since) < IDLE_TIMEOUT;
+            if is_kept { &mut kept } else { &mut gone }.push(idle);
+        }
+        state.idle = kept;
         // Requests that it has are served to their end.
         let is_unused = state.http2_used.is_none_or(|used| now.saturating_duration_since(used) >= IDLE_TIMEOUT);
-        drop(state.http2.take_if(|it| is_unused || !it.sender.is_ready()));
+        let http2 = state.http2.take_if(|it| is_unused || !it.sender.is_ready());
+        drop(state);
+        drop((gone, http2)); // closing takes its time
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn has_any(&self) -> bool {
+        let state = self.state.lock();
         !state.idle.is_empty() || state.http2.is_some()
     }
 }
 
 /// A connection for all is being made, until this is dropped.
 struct Dialing(Arc<Lane>);
+
+impl Dialing {
+    fn run(self) {
+        let tasks = self.0.dialer.means.tasks.clone();
+        tasks.execute(async move {
+            if let Err(error) = self.0.dial().await {
+                // Who does not wait any longer need not know.
+                self.0.over().into_iter().for_each(|it| drop(it.send(Err(error))));
+            }
+        });
+    }
+}
 
 impl Drop for Dialing {
     fn drop(&mut self) {
@@ -328,7 +358,9 @@ impl Place {
             return;
         }
         if shares {
-            return lane.share(&mut state);
+            let begins = lane.share(&mut state);
+            drop(state);
+            return begins.into_iter().for_each(Dialing::run);
         }
         let (tell, told) = oneshot::channel();
         let number = lane.next_number.fetch_add(1, Ordering::Relaxed);

@@ -103,11 +103,16 @@ impl Lanes {
 
     /// Whether there is something left to sweep.
     fn sweep(&self, now: Instant) -> bool {
+        let all: Vec<Arc<Lane>> = {
+            let of = self.of.lock();
+            of.http.values().chain(of.https.values()).cloned().collect()
+        };
+        all.into_iter().for_each(|lane| lane.sweep(now));
         let mut of = self.of.lock();
         let Of { http, https, swept } = &mut *of;
         for lanes in [&mut *http, &mut *https] {
             // Whoever else has it has its place, or connects.
-            lanes.retain(|_, lane| lane.sweep(now) || Arc::strong_count(lane) > 1);
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || lane.has_any());
         }
         *swept = !(http.is_empty() && https.is_empty());
         *swept

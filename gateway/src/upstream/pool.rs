@@ -166,8 +166,9 @@ impl Pool {
                     }
                 }
             };
-            match failed.take_message().filter(|_| is_kept) {
-                Some(back) => request = back,
+            match failed.take_message() {
+                Some(back) if is_kept => request = back,
+                Some(_) => return Err(SendError::Connect), // nothing of it was sent
                 None => return Err(SendError::of_sending(failed.error())),
             }
         }

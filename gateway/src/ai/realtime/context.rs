@@ -46,6 +46,8 @@ pub(super) struct Context {
     added: Added,
     /// The part of that which came after the last response began.
     since: Added,
+    /// Tokens of sound that are part of no message yet, as far as is known.
+    buffered: u64,
     bytes_per_token: u64,
     /// Bytes of sound that were no whole token yet.
     rest: u64,
@@ -56,7 +58,7 @@ impl Default for Context {
     fn default() -> Self {
         let (added, since) = (Added::default(), Added::default());
         let bytes_per_token = BYTES_PER_TOKEN;
-        Self { most: FRAMING, probably: 0, added, since, bytes_per_token, rest: 0, output_rest: 0 }
+        Self { most: FRAMING, probably: 0, added, since, buffered: 0, bytes_per_token, rest: 0, output_rest: 0 }
     }
 }
 
@@ -70,6 +72,7 @@ impl Context {
     pub(super) fn add_sound(&mut self, bytes: u64) {
         let all = self.rest.saturating_add(bytes);
         self.rest = all % self.bytes_per_token;
+        self.buffered = self.buffered.saturating_add(all / self.bytes_per_token);
         for added in [&mut self.added, &mut self.since] {
             added.sound = added.sound.saturating_add(all / self.bytes_per_token);
         }
@@ -83,17 +86,22 @@ impl Context {
         self.bytes_per_token = BYTES_PER_TOKEN;
     }
 
-    /// The input of a response whose request has so many bytes: at most, and probably.
-    pub(super) fn with_text(&self, bytes: u64) -> (u64, u64) {
-        let begun = u64::from(self.rest > 0);
-        let most = [self.added.most(), bytes, begun, FRAMING].into_iter().fold(self.most, u64::saturating_add);
-        let probably = self.probably.saturating_add(self.added.probably()).saturating_add(bytes / TEXT_BYTES_PER_TOKEN);
+    /// The input of the next response with so many bytes of text and of sound more: at most, and probably.
+    pub(super) fn with(&self, text: u64, sound: u64) -> (u64, u64) {
+        let heard = self.rest.saturating_add(sound).div_ceil(self.bytes_per_token);
+        let most = [self.added.most(), text, heard, FRAMING].into_iter().fold(self.most, u64::saturating_add);
+        let probably = self.probably.saturating_add(self.added.probably()).saturating_add(text / TEXT_BYTES_PER_TOKEN);
         (most, probably.min(most))
     }
 
-    /// A response begins that continues the conversation.
+    /// What the server has heard is a message now: all but what was on its way.
+    pub(super) fn committed(&mut self) {
+        self.buffered = self.buffered.min(ON_THE_WAY);
+    }
+
+    /// A response begins that continues the conversation. It reads nothing of what is no message yet.
     pub(super) fn began(&mut self) {
-        self.since = Added { text_bytes: 0, sound: self.since.sound.min(ON_THE_WAY) };
+        self.since = Added { text_bytes: 0, sound: self.since.sound.min(self.buffered.max(ON_THE_WAY)) };
     }
 
     /// It is over. Only what it `is_all` of tells how long the conversation is.
@@ -124,26 +132,32 @@ mod tests {
     fn the_next_input_is_what_was_read_and_written_and_what_came_after() {
         let mut context = Context::default();
         context.add_text(600);
-        assert_eq!(context.with_text(60), (64 + 600 + 60 + 64, 110));
+        assert_eq!(context.with(60, 0), (64 + 600 + 60 + 64, 110));
         context.began();
         context.add_text(30);
         context.ended(90, 10, true);
-        assert_eq!(context.with_text(0), (100 + 30 + 64, 105));
+        assert_eq!(context.with(0, 0), (100 + 30 + 64, 105));
         // One that does not tell how long the conversation is makes it no shorter.
         context.ended(5, 7, false);
-        assert_eq!(context.with_text(0).0, 107 + 30 + 64);
+        assert_eq!(context.with(0, 0).0, 107 + 30 + 64);
     }
 
     #[test]
     fn sound_is_counted_by_its_length_and_once_more_where_it_was_on_its_way() {
         let mut context = Context::default();
         (0..10).for_each(|_| context.add_sound(160));
-        assert_eq!(context.with_text(0), (64 + 2 + 64, 2), "200 ms of G.711");
+        assert_eq!(context.with(0, 0), (64 + 2 + 64, 2), "200 ms of G.711");
         context.is_pcm16();
         context.add_sound(48_000 * 60);
-        assert_eq!(context.with_text(0).1, 602);
+        assert_eq!(context.with(0, 0).1, 602);
+        context.committed();
         context.began();
         context.ended(600, 40, true);
-        assert_eq!(context.with_text(0).1, 640 + ON_THE_WAY);
+        assert_eq!(context.with(0, 0).1, 640 + ON_THE_WAY);
+        // What is no message yet is read by a later one.
+        context.add_sound(48_000 * 60);
+        context.began();
+        context.ended(640, 60, true);
+        assert_eq!(context.with(0, 0).1, 700 + ON_THE_WAY + 600);
     }
 }

@@ -201,8 +201,8 @@ impl Client {
         })?;
         let id = raw.event_id.as_deref().map(str::to_owned);
         let refused = |param: &'static str, message: String| Refusal { id: id.clone(), message, param: Some(param) };
-        let settings = raw.session.as_ref().or(raw.response.as_ref());
-        if let Some((param, message)) = settings.and_then(RawSession::refused) {
+        let mut settings = raw.session.iter().chain(&raw.response);
+        if let Some((param, message)) = settings.find_map(RawSession::refused) {
             return Err(refused(param, message.to_owned()));
         }
         let kind = match raw.kind.as_deref() {
@@ -470,6 +470,7 @@ mod tests {
             (r#"{"type":"session.update","session":{"turn_detection":{"idle_timeout_ms":5000}}}"#, "idle_timeout_ms"),
             (r#"{"type":"session.update","session":{"type":"transcription"}}"#, "`realtime`"),
             (r#"{"type":"input_audio_buffer.append"}"#, "`audio`"),
+            (r#"{"type":"response.create","session":{},"response":{"tools":[{"type":"mcp"}]}}"#, "`function`"),
         ] {
             let refused = client(text).unwrap_err();
             assert!(refused.message.contains(names), "{text}: {refused:?}");

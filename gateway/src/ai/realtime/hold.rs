@@ -134,15 +134,15 @@ impl Whose {
             Terms { at_least: Durability::Journal, hold_for: left + HOLD_SLACK, deadline, whose: Some(&attribution) };
         let admission = admit::admit(&self.shared, &compiled.view, self.subject(), need, terms).await?;
         attribution.prepaid = admission.prepaid;
-        let in_flight = admission.reservation.dispatch(attribution);
-        if let Err(rejection) = admit::durable(&in_flight, deadline).await {
-            in_flight.void();
-            return Err(rejection);
-        }
-        let permit = admission.permit;
+        let in_flight = Some(admission.reservation.dispatch(attribution));
+        let (permit, input) = (admission.permit, want.probably);
         let (is_sent, began, first_chunk) = (false, Instant::now(), None);
-        let (in_flight, input) = (Some(in_flight), want.probably);
-        Ok(Held { in_flight, need, pricing, compiled, whose: self, permit, input, is_sent, began, first_chunk })
+        // From here on it is given back should nobody wait for it any more.
+        let held = Held { in_flight, need, pricing, compiled, whose: self, permit, input, is_sent, began, first_chunk };
+        match &held.in_flight {
+            Some(in_flight) => admit::durable(in_flight, deadline).await.map(|()| held),
+            None => Ok(held),
+        }
     }
 }
 

@@ -116,8 +116,9 @@ async fn ask(
     whose.is_priced(&pricing).map_err(Failed::for_good)?;
     exchange.record.upstream = Some(name.clone());
     let answer = send(exchange, &provider, handshake, &whose.served).await;
-    let result = if answer.is_ok() { "answered" } else { "refused" };
-    exchange.shared.metrics.attempt(name, result);
+    if answer.is_err() {
+        exchange.shared.metrics.attempt(name, "refused"); // what is answered are its responses
+    }
     Ok((answer?, whose))
 }
 
@@ -148,7 +149,7 @@ async fn send(
     let answer = match sent {
         Ok(answer) => answer,
         Err(error) => {
-            if retry::had_time(asked, deadline, exchange.plan.route.timeouts.request) {
+            if error != SendError::NoFile && retry::had_time(asked, deadline, exchange.plan.route.timeouts.request) {
                 taken.has_failed();
             }
             return Err(error.into());

@@ -14,7 +14,7 @@ use tollgate_llm::{ApiError, Dialect, code};
 use tollgate_quota::Touch;
 
 use super::{
-    events::{Client, Refusal, Server},
+    events::{Client, ClientKind, Refusal, Server},
     hold::{Held, Whose},
     session::{Effect, Fate, HoldId, Session, Step, Want},
 };
@@ -206,7 +206,7 @@ impl Running<'_> {
             let silent_by = heard_at + patience.idle;
             let due = [closes_by, patience.ends_by].into_iter().flatten().fold(silent_by, Instant::min);
             let permit = self.permit();
-            let reads_client = self.waiting.is_none() && !self.upstream.is_full() && !self.client.has_closed;
+            let reads_client = self.waiting.is_none() && self.hears_client();
             let reads_upstream = !self.client.is_full() && !self.upstream.has_closed;
             let Self { holding, client, upstream, moved, .. } = self;
             tokio::select! {
@@ -263,6 +263,15 @@ impl Running<'_> {
         self.holds.values().find_map(|held| held.permit.clone())
     }
 
+    /// Whether what the client says has a place: in what its provider is told, and in what it is told itself of its mistakes.
+    fn hears_client(&self) -> bool {
+        !self.upstream.is_full() && !self.client.is_full() && !self.client.has_closed
+    }
+
+    fn give_back(&mut self, hold: HoldId) {
+        self.holds.remove(&hold).into_iter().for_each(Held::void);
+    }
+
     /// All that can be done without hearing more.
     async fn advance(&mut self) -> Result<(), Over> {
         loop {
@@ -277,7 +286,10 @@ impl Running<'_> {
                     Err(fault) => return Err(Over::broken(&format!("The provider can't be understood: {fault}."))),
                 }
             }
-            while self.waiting.is_none() && !self.upstream.is_full() && !self.client.has_closed {
+            if self.upstream.has_closed {
+                (self.waiting, self.holding) = (None, None); // nobody is there to begin anything
+            }
+            while self.waiting.is_none() && self.hears_client() {
                 match self.client.reader.next() {
                     Ok(Some(message)) => {
                         self.hear_client(message)?;
@@ -290,7 +302,11 @@ impl Running<'_> {
             if self.waiting.is_some() && self.holding.is_none() && self.go_on() {
                 is_done = false;
             }
+            if self.waiting.is_none() && self.holding.is_none() {
+                self.session.unneeded().into_iter().for_each(|hold| self.give_back(hold));
+            }
             if self.holding.is_none()
+                && !self.upstream.has_closed
                 && let Some(want) = self.session.wanted()
             {
                 self.ask(want);
@@ -317,7 +333,8 @@ impl Running<'_> {
             Ok(held) => {
                 self.last_hold += 1;
                 self.holds.insert(self.last_hold, held);
-                self.session.held(self.last_hold, want);
+                let smaller = self.session.held(self.last_hold, want);
+                smaller.into_iter().for_each(|hold| self.give_back(hold));
             }
             Err(rejection) if want.is_ahead => {
                 if self.session.refused(want) {
@@ -335,8 +352,9 @@ impl Running<'_> {
 
     fn hear_client(&mut self, message: Message) -> Result<(), Over> {
         match message.opcode {
+            Opcode::Text if self.upstream.has_closed => {}
             Opcode::Text => match Client::read(&message.data) {
-                Ok(event) => self.waiting = Some((message, event)),
+                Ok(event) => self.waiting = Some(named(message, event)),
                 Err(refusal) => self.refuse(refusal),
             },
             Opcode::Binary => {
@@ -424,7 +442,7 @@ impl Running<'_> {
                     }
                 }
             }
-            Effect::Void(hold) => self.holds.remove(&hold).into_iter().for_each(Held::void),
+            Effect::Void(hold) => self.give_back(hold),
             Effect::Unheld(want) => {
                 self.unheld = Some(want);
                 return Err(Over::broken("The provider has begun a response before one could be held for it."));
@@ -481,6 +499,19 @@ impl Running<'_> {
             }
         }
     }
+}
+
+/// An event that may be refused by name has one: else nobody could tell which of them an error is about.
+fn named(message: Message, mut event: Client) -> (Message, Client) {
+    let at = message.data.iter().position(|byte| *byte == b'{');
+    let (Some(at), None, ClientKind::Create { .. } | ClientKind::Update(_)) = (at, &event.id, &event.kind) else {
+        return (message, event);
+    };
+    let id = format!("event_{}", RequestId::generate().as_str());
+    let (head, rest) = message.data.split_at(at + 1);
+    let data = [head, format!("\"event_id\":\"{id}\",").as_bytes(), rest].concat();
+    event.id = Some(id);
+    (Message::text(data), event)
 }
 
 async fn answered(holding: &mut Option<Holding>) -> (Want, Result<Held, Rejection>) {

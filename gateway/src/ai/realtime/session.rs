@@ -13,6 +13,8 @@ use super::{
 
 /// Responses of one session that are held and not over.
 const MAX_RESPONSES: usize = 8;
+/// Of input, beyond what there is: a minute of sound, and up to ten. Else each second of a turn would be held anew.
+const HEADROOM: std::ops::RangeInclusive<u64> = 600..=6_000;
 /// Updates of a session that its server has not answered.
 const MAX_UPDATES: usize = 64;
 
@@ -90,6 +92,7 @@ pub(super) struct Policy {
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     id: HoldId,
+    input: u64,
     output: u64,
     probably: u64,
 }
@@ -175,6 +178,7 @@ impl Session {
             ClientKind::Create { bound } => self.create(event, bound, bytes),
             ClientKind::Append { bytes: sound } => self.append(sound),
             ClientKind::Update(update) => self.update(event, update, bytes),
+            ClientKind::Other if self.may_begin() && !self.covers(bytes, 0) => self.hold_ahead(bytes, 0),
             ClientKind::Other => {
                 self.context.add_text(bytes);
                 Step::Pass
@@ -201,25 +205,46 @@ impl Session {
             (None, Some(capped)) => capped,
             (None, None) => return Step::Cap(self.cap()),
         };
-        Step::Hold(Want { is_ahead: false, ..self.want(output, bytes) })
+        let want = Want { is_ahead: false, ..self.want(output, bytes) };
+        // A turn that ends after it reads what it says, too.
+        let longer = bytes.saturating_add(want.output);
+        if self.may_begin() && !self.covers(longer, 0) { self.hold_ahead(longer, 0) } else { Step::Hold(want) }
     }
 
     fn append(&mut self, sound: u64) -> Step {
-        if self.begins_by_itself && (self.ahead.is_none() || self.capped.is_none()) {
-            return self.hold_ahead();
+        if self.begins_by_itself && (self.capped.is_none() || !self.covers(0, sound)) {
+            return self.hold_ahead(0, sound);
         }
         self.has_sound = true;
         self.context.add_sound(sound);
         Step::Pass
     }
 
-    fn hold_ahead(&self) -> Step {
+    /// Whether the server may begin a response at any time.
+    fn may_begin(&self) -> bool {
+        self.begins_by_itself && self.has_sound
+    }
+
+    /// Whether what is held ahead is enough for a turn with so many bytes of text and of sound more.
+    fn covers(&self, text: u64, sound: u64) -> bool {
+        self.ahead.is_some_and(|slot| slot.input >= self.input(text, sound).0)
+    }
+
+    /// Of the next response: with all that those under way may add to the conversation.
+    fn input(&self, text: u64, sound: u64) -> (u64, u64) {
+        let (most, probably) = self.context.with(text, sound);
+        let asked = self.pending.iter().map(|pending| pending.slot.output);
+        let coming = self.active.iter().filter(|active| active.in_conversation).map(|active| active.slot.output);
+        (asked.chain(coming).fold(most, u64::saturating_add), probably)
+    }
+
+    fn hold_ahead(&self, text: u64, sound: u64) -> Step {
         match (self.is_beta, self.capped) {
             (None, _) => Step::Wait,
             // What a response gives back may do.
             _ if self.is_dry && self.is_under_way() => Step::Wait,
             (_, None) => Step::Cap(self.cap()),
-            (_, Some(capped)) => Step::Hold(self.want(capped, 0)),
+            (_, Some(capped)) => Step::Hold(self.want_ahead(capped, text, sound)),
         }
     }
 
@@ -229,15 +254,15 @@ impl Session {
             return Step::Refuse("There are too many updates that the server has not answered.".to_owned(), None);
         }
         // What lies in the server's buffer may be the end of a turn then.
-        if update.begins_by_itself && self.has_sound && self.ahead.is_none() {
-            return self.hold_ahead();
+        let may_begin = self.begins_by_itself || update.begins_by_itself;
+        if may_begin && self.has_sound && !self.covers(bytes, 0) {
+            return self.hold_ahead(bytes, 0);
         }
         if let Some(bound) = bound {
             let asked = match bound {
                 Bound::Tokens(tokens) => Some(tokens),
                 Bound::Model => None,
             };
-            let may_begin = self.begins_by_itself || update.begins_by_itself;
             // What was said before may begin a response at any time, under what is held for it.
             let most = self.ahead.map(|slot| slot.output).or(self.capped).filter(|_| self.has_sound);
             if let Some(most) = most.filter(|most| may_begin && asked.is_none_or(|asked| asked > *most)) {
@@ -272,10 +297,16 @@ impl Session {
     }
 
     fn want(&self, output: u64, bytes: u64) -> Want {
-        let (input, probably) = self.context.with_text(bytes);
+        let (input, probably) = self.input(bytes, 0);
         // Of two that begin at once nobody can tell which is whose.
         let output = if self.begins_by_itself { output.max(self.capped.unwrap_or(output)) } else { output };
         Want { input, probably, output, is_ahead: true }
+    }
+
+    fn want_ahead(&self, capped: u64, text: u64, sound: u64) -> Want {
+        let (most, probably) = self.input(text, sound);
+        let headroom = (most / 2).clamp(*HEADROOM.start(), *HEADROOM.end());
+        Want { input: most.saturating_add(headroom), probably, output: capped, is_ahead: true }
     }
 
     fn is_under_way(&self) -> bool {
@@ -284,16 +315,21 @@ impl Session {
 
     /// What has to be held though no event waits for it.
     pub(super) fn wanted(&self) -> Option<Want> {
-        let is_one = self.begins_by_itself && self.has_sound && self.ahead.is_none() && !self.is_dry;
-        self.capped.filter(|_| is_one).map(|capped| self.want(capped, 0))
+        let is_one = self.may_begin() && !self.covers(0, 0) && !self.is_dry;
+        self.capped.filter(|_| is_one).map(|capped| self.want_ahead(capped, 0, 0))
     }
 
-    /// What was wanted is held.
-    pub(super) fn held(&mut self, id: HoldId, want: Want) {
-        let slot = Slot { id, output: want.output, probably: want.probably };
+    /// What was wanted is held. A smaller hold that was for the same is given back.
+    pub(super) fn held(&mut self, id: HoldId, want: Want) -> Option<HoldId> {
+        let slot = Slot { id, input: want.input, output: want.output, probably: want.probably };
         let place = if want.is_ahead { &mut self.ahead } else { &mut self.spare };
-        debug_assert!(place.is_none(), "one at a time is asked for");
-        *place = Some(slot);
+        place.replace(slot).map(|smaller| smaller.id)
+    }
+
+    /// What is held ahead though nothing will begin by itself any more. Not while an event waits, for which it may be.
+    pub(super) fn unneeded(&mut self) -> Option<HoldId> {
+        let is_needed = self.begins_by_itself || self.is_due || !self.updates.is_empty();
+        if is_needed { None } else { self.ahead.take().map(|slot| slot.id) }
     }
 
     /// It can't be. Whether the session has to end, as nothing can change that.
@@ -322,6 +358,7 @@ impl Session {
             }
             Server::TurnEnded => {
                 self.is_due = self.begins_by_itself;
+                self.context.committed();
                 Effect::Nothing
             }
             Server::Error { event, is_busy } => self.failed(event.as_deref(), *is_busy),
@@ -362,11 +399,12 @@ impl Session {
         let is_ahead = self.ahead.as_ref().is_some_and(enough);
         match asked {
             Some(at) => self.pending.remove(at).map(|pending| pending.slot),
-            None if is_ahead || self.pending.is_empty() => {
+            None if is_ahead => {
                 self.is_due = false;
                 self.ahead.take()
             }
-            None => self.pending.pop_front().map(|pending| pending.slot),
+            // A longer one than anything is held for.
+            None => None,
         }
     }
 

@@ -46,8 +46,10 @@ struct World {
     session: Session,
     limits_hold: bool,
     holds: u64,
-    /// Held and not ended, with the bound of each.
-    open: BTreeMap<HoldId, u64>,
+    /// Held and not ended, with the most input and output of each.
+    open: BTreeMap<HoldId, (u64, u64)>,
+    /// Tokens of sound since the server last began a response by itself.
+    fresh: u64,
     /// Under which a response has begun.
     begun: BTreeSet<HoldId>,
     turns_on: bool,
@@ -77,6 +79,7 @@ impl World {
             limits_hold: true,
             holds: 0,
             open: BTreeMap::new(),
+            fresh: 0,
             begun: BTreeSet::new(),
             turns_on,
             cap: None,
@@ -119,8 +122,11 @@ impl World {
 
     fn hold(&mut self, want: Want) {
         self.holds += 1;
-        self.open.insert(self.holds, want.output);
-        self.session.held(self.holds, want);
+        self.open.insert(self.holds, (want.input, want.output));
+        if let Some(smaller) = self.session.held(self.holds, want) {
+            assert!(want.is_ahead && self.open[&smaller].0 < want.input && !self.begun.contains(&smaller));
+            self.ended(smaller);
+        }
     }
 
     fn updated(&mut self) {
@@ -133,11 +139,13 @@ impl World {
     }
 
     fn begin(&mut self) {
-        let bound = match self.asked.pop_front() {
-            Some(bound) => bound,
+        // What was asked for before does not read what is being said.
+        let (bound, said) = match self.asked.pop_front() {
+            Some(bound) => (bound, 0),
             None if self.turns_on && self.heard => {
                 self.heard = false;
-                self.cap.expect("what begins by itself is bounded before")
+                assert_eq!(self.session.server(&Server::TurnEnded, 10), Effect::Nothing);
+                (self.cap.expect("what begins by itself is bounded before"), std::mem::take(&mut self.fresh))
             }
             None => return,
         };
@@ -146,7 +154,9 @@ impl World {
         let Effect::Began(hold) = self.session.server(&Server::Began(response.clone()), 10) else {
             panic!("not held: {:?}", self.session);
         };
-        assert!(self.open[&hold] >= bound, "more than is held");
+        let (input, output) = self.open[&hold];
+        assert!(output >= bound, "more than is held");
+        assert!(input >= said, "more was said than is held");
         assert!(self.begun.insert(hold), "two responses under one hold");
         self.running.push(response.id);
     }
@@ -167,7 +177,12 @@ impl World {
                     self.asked.push_back(max.or(self.cap).expect("bounded before"));
                 }
             }
-            Turn::Append => self.heard |= self.send(ClientKind::Append { bytes: 5_000 }),
+            Turn::Append => {
+                if self.send(ClientKind::Append { bytes: 960_000 }) {
+                    self.heard = true;
+                    self.fresh += 200;
+                }
+            }
             Turn::Update { turns_on, bound } => {
                 let told = Bounds { current: bound.map(Bound::Tokens), beta: None };
                 let update = Update { begins_by_itself: turns_on, bound: told, changes_format: false };
@@ -199,6 +214,10 @@ impl World {
                 }
             }
             Turn::Limits(hold) => self.limits_hold = hold,
+        }
+        if let Some(unneeded) = self.session.unneeded() {
+            assert!(!self.turns_on && !self.begun.contains(&unneeded));
+            self.ended(unneeded);
         }
         if let Some(want) = self.session.wanted() {
             assert!(want.is_ahead);
