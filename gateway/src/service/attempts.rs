@@ -203,13 +203,16 @@ async fn once(
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);
     match &sent {
-        Ok(answer) if answer.status().is_server_error() => taken.has_failed(),
-        Ok(_) => taken.is_fine(),
+        Ok(answer) if answer.status().is_server_error() => taken.has_failed(|| None),
+        // What is refused is so at once, and who waits for a client is not slow.
+        Ok(answer) => {
+            taken.is_fine(|| (answer.status().as_u16() < 400 && replay.is_here()).then(|| asked.elapsed()));
+        }
         // A client that sends slowly makes no endpoint bad.
         Err(SendError::Timeout) if !replay.is_here() => {}
         Err(SendError::Client(_) | SendError::NoFile) => {}
         Err(_) if is_spared || !retry::had_time(asked, deadline, timeouts.request) => {}
-        Err(_) => taken.has_failed(),
+        Err(error) => taken.has_failed(|| matches!(error, SendError::Timeout).then(|| asked.elapsed())),
     }
     sent.map(|answer| answer.map(|body| body.of(taken))).map_err(Failed::Send)
 }

@@ -11,6 +11,7 @@ mod means;
 mod own;
 mod pool;
 mod taken;
+mod watch;
 
 use std::{fmt, sync::Arc};
 

@@ -26,6 +26,7 @@ mod limit_modes;
 mod limits;
 mod mirror;
 mod no_file;
+mod outliers;
 mod pki;
 mod proxy;
 mod refusals;

@@ -97,12 +97,44 @@ pub enum Question {
 /// When an endpoint is left alone because of what requests met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Failures in a row.
-    pub consecutive_errors: u32,
+    /// Failures in a row, where these are gone by.
+    pub consecutive_errors: Option<u32>,
+    /// The share of requests that failed, where it is.
+    pub error_rate: Option<ErrorRate>,
+    /// How long answers take, where that is.
+    pub latency: Option<SlowAnswers>,
     /// For so long the first time.
     pub eject_for: Duration,
     /// Of all endpoints; one may always be, where there is another.
     pub max_ejected_percent: u32,
+}
+
+/// From which share of failures on an endpoint is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorRate {
+    /// Of its requests.
+    pub percent: u32,
+    /// Of late.
+    pub interval: Duration,
+    /// With fewer in the interval there is no share.
+    pub min_requests: u32,
+}
+
+/// How much slower than its peers an endpoint is that is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlowAnswers {
+    /// In hundredths of what is usual among the peers.
+    pub factor_percent: u32,
+    /// Which of its answers says how slow it is.
+    pub percentile: u32,
+    /// Of late.
+    pub interval: Duration,
+    /// With fewer in the interval nothing is known of it.
+    pub min_requests: u32,
+    /// With fewer others of whom something is known nothing is usual.
+    pub min_peers: u32,
+    /// What is faster is fast enough.
+    pub min_latency: Duration,
 }
 
 /// What is refused at once, as more would only wait.
