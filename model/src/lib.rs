@@ -47,7 +47,7 @@ pub use resource::{
     Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Question, Rates, RedirectTo, Reserve,
     Retries, Rewrite, Route, RouteAction, RouteMatch, Sent, Service, SlowAnswers, Spread, Sticky, Subject, Template,
     Tenant, Timeouts, TlsVersion, TokenPolicy, Traffic, Unit, UpstreamCertificate, UpstreamRef, UpstreamTls,
-    ValueMatch, Webhook, When, WhenUnavailable, percent_decode, purse_of, tenant_of_purse,
+    ValueMatch, Webhook, When, WhenUnavailable, ZoneFailover, percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -18,6 +18,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod window;
+mod zones;
 
 pub(crate) use backoff::{has_budget, jittered, pause};
 pub(crate) use draw::{Draw, Tried};
@@ -30,3 +31,4 @@ pub(crate) use resting::{Probed, Resting};
 pub(crate) use rotation::Rotation;
 pub(crate) use table::Tables;
 pub(crate) use window::{PARTS, Tally, Window};
+pub(crate) use zones::tier;

@@ -46,7 +46,7 @@ struct Endpoint {
     origin: Origin,
     weight: u32,
     zone: Option<Name>,
-    near: bool,
+    tier: usize,
     known: Arc<Known>,
     watch: Arc<Watch>,
 }
@@ -92,12 +92,12 @@ impl Endpoints {
                 let same = before.and_then(|before| before.same(&origin));
                 let known = before.map(|_| same.map_or_else(|| Known::new(now), |same| Arc::clone(&same.known)));
                 let watch = Watch::new(spread.outliers.as_ref(), same.map(|same| &same.watch));
-                let near = !spread.balancing.prefer_local || endpoint.zone.as_deref().is_none_or(|it| it == place.zone);
+                let tier = balance::tier(&spread.balancing, place.zone, endpoint.zone.as_deref());
                 let (weight, zone) = (endpoint.weight, endpoint.zone.clone());
-                Some(Endpoint { origin, weight, zone, near, known: known.unwrap_or_default(), watch })
+                Some(Endpoint { origin, weight, zone, tier, known: known.unwrap_or_default(), watch })
             })
             .collect();
-        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.near);
+        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.tier);
         let identities: Vec<_> = endpoints.iter().map(identity).collect();
         let tables = Tables::new(&spread.balancing.policy, &identities);
         let totals = before.map_or_else(Arc::default, |before| Arc::clone(&before.totals));
@@ -252,8 +252,9 @@ impl Endpoints {
         let Some(terms) = &self.spread.outliers else { return };
         let (Some(latency), now) = (&terms.latency, Instant::now()) else { return };
         // Of other zones answers come later, which nobody is to blame for.
-        for near in [true, false] {
-            let is_peer = |it: &&Endpoint| it.near == near && it.weight > 0 && !it.known.is_drained();
+        let tiers = self.endpoints.iter().map(|it| it.tier + 1).max().unwrap_or(0);
+        for tier in 0..tiers {
+            let is_peer = |it: &&Endpoint| it.tier == tier && it.weight > 0 && !it.known.is_drained();
             let fit = |it: &&Endpoint| is_peer(it) && it.known.fitness(&self.spread, now).is_fit();
             let taken = |(index, it): (usize, &Endpoint)| {
                 let (window, number) = it.watch.times(passed).filter(|_| fit(&it))?;
@@ -324,7 +325,7 @@ fn make(
         true => Fitness::Drained,
         false => it.known.fitness(spread, now),
     };
-    let member = |it: &Endpoint| Member { weight: it.weight, near: it.near, fitness: fitness(it) };
+    let member = |it: &Endpoint| Member { weight: it.weight, tier: it.tier, fitness: fitness(it) };
     let members: Vec<Member> = endpoints.iter().map(member).collect();
     let balancing: &Balancing = &spread.balancing;
     Made { lineup: Lineup::new(&members, Terms { balancing, tables, now }, before), version }

@@ -1,13 +1,13 @@
 //! What a service or a provider says of its endpoints together.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tollgate_proto::v1;
 
 use super::context::{Context, Value::Is};
 use crate::{
     Balancing, CircuitBreaker, ErrorRate, Field, HealthCheck, KeyFailover, KeyPart, OutlierDetection, Policy, Question,
-    SlowAnswers, Spread,
+    SlowAnswers, Spread, ZoneFailover,
 };
 
 /// As the contract shows it: a dead endpoint is found within seconds, for a few requests a minute.
@@ -44,6 +44,9 @@ const FAILURE_THRESHOLD: u32 = 3;
 const SUCCESS_THRESHOLD: u32 = 1;
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A region has six at most; some are on more than one continent.
+const MOST_ZONES: usize = 32;
+
 /// Longer than that nothing is waited for here: a mistake.
 const LONGEST: Duration = Duration::from_hours(1);
 /// In a row: more is a mistake, too.
@@ -55,13 +58,16 @@ pub(super) struct Given<'a> {
     pub(super) health_check: Option<&'a v1::HealthCheck>,
     pub(super) outliers: Option<&'a v1::OutlierDetection>,
     pub(super) breaker: Option<&'a v1::CircuitBreaker>,
+    /// The zones that its endpoints are in.
+    pub(super) zones: BTreeSet<&'a str>,
     /// Whether HTTP/2 can be spoken to all endpoints.
     pub(super) http2: bool,
 }
 
 impl Given<'_> {
     pub(super) fn check(&self, context: &mut Context, spec: &Field<'_>) -> Spread {
-        let balancing = self.balancing.map(|given| balancing(context, &spec.field("loadBalancing"), given));
+        let balancing =
+            self.balancing.map(|given| balancing(context, &spec.field("loadBalancing"), given, &self.zones));
         let health_check =
             self.health_check.and_then(|given| health_check(context, &spec.field("healthCheck"), given, self.http2));
         let outliers = self.outliers.map(|given| outliers(context, &spec.field("outlierDetection"), given));
@@ -81,7 +87,7 @@ enum Word {
     Maglev,
 }
 
-fn balancing(context: &mut Context, at: &Field<'_>, given: &v1::LoadBalancing) -> Balancing {
+fn balancing(context: &mut Context, at: &Field<'_>, given: &v1::LoadBalancing, known: &BTreeSet<&str>) -> Balancing {
     let policies = [
         ("roundRobin", Is(Word::RoundRobin)),
         ("leastRequest", Is(Word::LeastRequest)),
@@ -102,7 +108,49 @@ fn balancing(context: &mut Context, at: &Field<'_>, given: &v1::LoadBalancing) -
         let message = "is not for ringHash and maglev: what has a value goes to its endpoint from the first request on";
         context.add(&at.field("slowStart"), message);
     }
-    Balancing { policy, prefer_local, panic_threshold, slow_start }
+    let failover_at = at.field("failover");
+    if !prefer_local && !given.failover.is_empty() {
+        context.add(&failover_at, "is only for `zones: preferLocal`: `any` takes no notice of zones");
+    }
+    let failover = failover(context, &failover_at, &given.failover, known);
+    Balancing { policy, prefer_local, failover, panic_threshold, slow_start }
+}
+
+fn failover(
+    context: &mut Context,
+    at: &Field<'_>,
+    given: &[v1::ZoneFailover],
+    known: &BTreeSet<&str>,
+) -> Vec<ZoneFailover> {
+    if given.len() > MOST_ZONES {
+        context.add(at, format!("has {} items, more than {MOST_ZONES}", given.len()));
+    }
+    let mut seen = BTreeSet::new();
+    let mut checked = Vec::new();
+    for (n, it) in given.iter().enumerate().take(MOST_ZONES) {
+        let (at, to) = (at.index(n), it.to.get(..MOST_ZONES).unwrap_or(&it.to));
+        let (from_at, to_at) = (at.field("from"), at.field("to"));
+        if !seen.insert(&it.from) {
+            let which = if it.from.is_empty() { "one without `from`".to_owned() } else { format!("`{}`", it.from) };
+            context.add(&from_at, format!("{which} is there twice"));
+        }
+        if it.to.is_empty() {
+            context.add(&to_at, "is missing: the zones that come after a node's own, the next one first");
+        }
+        if it.to.len() > MOST_ZONES {
+            context.add(&to_at, format!("has {} zones, more than {MOST_ZONES}", it.to.len()));
+        }
+        for (n, zone) in to.iter().enumerate() {
+            if *zone == it.from {
+                context.add(&to_at.index(n), "is the zone that requests come from: it is the first anyway");
+            } else if !known.contains(zone.as_str()) {
+                context.add(&to_at.index(n), format!("no endpoint is in `{zone}`"));
+            }
+        }
+        let from = if it.from.is_empty() { None } else { context.name(&from_at, &it.from) };
+        checked.push(ZoneFailover { from, to: context.names(&to_at, to) });
+    }
+    checked
 }
 
 fn policy(context: &mut Context, at: &Field<'_>, word: Word, given: &v1::LoadBalancing) -> Policy {

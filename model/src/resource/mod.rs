@@ -30,7 +30,7 @@ pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch, When};
 pub use spread::{
     Balancing, CircuitBreaker, ErrorRate, HealthCheck, KeyFailover, OutlierDetection, Policy, Question, Retries,
-    SlowAnswers, Spread,
+    SlowAnswers, Spread, ZoneFailover,
 };
 pub use subject::{Sent, Subject, percent_decode};
 pub use traffic::{AnyOr, Cors, Faults, IpFilter, Mirror, OriginPattern, Sticky, Traffic};

@@ -192,6 +192,45 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
 }
 
 #[test]
+fn every_wrong_order_of_zones_is_told() {
+    for (rest, expected) in [
+        ("zones: any, failover: [{to: [x]}]", "failover: is only for `zones: preferLocal`"),
+        ("failover: [{from: x}]", "failover[0].to: is missing: the zones that come after a node's own"),
+        ("failover: [{to: [x, z]}]", "failover[0].to[1]: no endpoint is in `z`"),
+        ("failover: [{from: x, to: [y, x]}]", "failover[0].to[1]: is the zone that requests come from"),
+        ("failover: [{from: a, to: [x]}, {from: a, to: [x]}]", "failover[1].from: `a` is there twice"),
+        ("failover: [{to: [x]}, {to: [x]}]", "failover[1].from: one without `from` is there twice"),
+        ("failover: [{from: A B, to: [x]}]", "failover[0].from: must be 1 to 253"),
+        ("failover: [{to: [x, y, x]}]", "failover[0].to[2]: `x` is there twice"),
+    ] {
+        let endpoints = "endpoints: [{address: 'a:1', zone: x}, {address: 'b:1', zone: y}]";
+        let spec = format!("{{{endpoints}, loadBalancing: {{{rest}}}}}");
+        each_is_wrong("Service", &[(&spec, &format!("spec.loadBalancing.{expected}"))]);
+    }
+    let froms: Vec<String> = (0..33).map(|n| format!("{{from: z{n}, to: [x]}}")).collect();
+    let spec =
+        format!("{{endpoints: [{{address: 'a:1', zone: x}}], loadBalancing: {{failover: [{}]}}}}", froms.join(", "));
+    each_is_wrong("Service", &[(&spec, "spec.loadBalancing.failover: has 33 items, more than 32")]);
+    let zones: Vec<String> = (0..33).map(|n| format!("z{n}")).collect();
+    let endpoints: Vec<String> = zones.iter().map(|zone| format!("{{address: '{zone}:1', zone: {zone}}}")).collect();
+    let failover = format!("failover: [{{to: [{}]}}]", zones.join(", "));
+    let spec = format!("{{endpoints: [{}], loadBalancing: {{{failover}}}}}", endpoints.join(", "));
+    each_is_wrong("Service", &[(&spec, "spec.loadBalancing.failover[0].to: has 33 zones, more than 32")]);
+}
+
+#[test]
+fn every_zone_has_its_own_order_or_the_one_of_all() {
+    let endpoints =
+        ["az-a", "az-b", "az-c"].map(|zone| format!("{{url: 'http://{zone}/v1', zone: {zone}}}")).join(", ");
+    let failover = "failover: [{to: [az-a, az-c]}, {from: az-a, to: [az-c]}]";
+    let spec = format!("{{type: openai, endpoints: [{endpoints}], loadBalancing: {{{failover}}}}}");
+    let balancing = provider(&spec).spread.balancing;
+    assert_eq!(balancing.zones_after("az-a"), ["az-c"]);
+    assert_eq!(balancing.zones_after("az-b"), ["az-a", "az-c"]);
+    assert!(Spread::default().balancing.zones_after("az-a").is_empty());
+}
+
+#[test]
 fn outliers_are_told_by_their_share_of_errors_and_by_their_time_where_that_is_asked_for() {
     let with = |rest: &str| {
         let outliers = format!("outlierDetection: {{{rest}}}");
