@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tollgate_model::OutlierDetection;
 
-use crate::balance::{PARTS, Rate, Times, Window};
+use crate::balance::{PARTS, Rate, Tally, Times, Window};
 
 /// Counted without a lock, by every request.
 #[derive(Debug, Default)]
@@ -20,9 +20,9 @@ struct Of<T> {
     window: Box<Window<T>>,
 }
 
-impl<T: crate::balance::Tally> Of<T> {
-    fn new(interval: Duration) -> Self {
-        Self { part: interval / u32::try_from(PARTS).unwrap_or(1), window: Box::default() }
+impl<T: Tally> Of<T> {
+    fn new(part: Duration) -> Self {
+        Self { part, window: Box::default() }
     }
 }
 
@@ -34,10 +34,13 @@ fn number(passed: Duration, part: Duration) -> u64 {
 impl Watch {
     /// As these terms want it. What was counted `before` goes on where the same intervals are meant.
     pub(super) fn new(terms: Option<&OutlierDetection>, before: Option<&Arc<Self>>) -> Arc<Self> {
-        let rate = terms.and_then(|terms| terms.error_rate).map(|terms| Of::new(terms.interval));
-        let times = terms.and_then(|terms| terms.latency).map(|terms| Of::new(terms.interval));
-        let new = Self { rate, times };
-        before.filter(|before| before.parts() == new.parts()).map_or_else(|| Arc::new(new), Arc::clone)
+        let part = |interval: Duration| interval / u32::try_from(PARTS).unwrap_or(1);
+        let rate = terms.and_then(|terms| terms.error_rate).map(|terms| part(terms.interval));
+        let times = terms.and_then(|terms| terms.latency).map(|terms| part(terms.interval));
+        match before.filter(|before| before.parts() == (rate, times)) {
+            Some(before) => Arc::clone(before),
+            None => Arc::new(Self { rate: rate.map(Of::new), times: times.map(Of::new) }),
+        }
     }
 
     fn parts(&self) -> (Option<Duration>, Option<Duration>) {
