@@ -10,6 +10,7 @@ use crate::{
     listener::is_token,
     normalize::Host,
     request_id::{RequestId, X_REQUEST_ID},
+    trace_context::Trace,
 };
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -62,8 +63,8 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, item: &str) -> bool 
 }
 
 /// What a client's headers become before anything is sent on: nothing of one connection, no expectation (it is met
-/// here), no identity but ours.
-pub(crate) fn sanitize_request(headers: &mut HeaderMap, request_id: &RequestId) {
+/// here), no identity but ours, and our span of its trace.
+pub(crate) fn sanitize_request(headers: &mut HeaderMap, request_id: &RequestId, trace: &Trace) {
     remove_hop_by_hop(headers);
     for name in [header::EXPECT, header::CONTENT_LENGTH, header::HOST] {
         headers.remove(name);
@@ -71,6 +72,7 @@ pub(crate) fn sanitize_request(headers: &mut HeaderMap, request_id: &RequestId) 
     remove_identity(headers);
     remove_lookalikes(headers);
     headers.insert(&X_REQUEST_ID, request_id.header());
+    trace.pass_on(headers);
 }
 
 /// What only we may say about who calls.
@@ -209,7 +211,9 @@ pub(crate) mod tests {
         let mut headers =
             map(&[("x-consumer", "a"), ("x-tenant", "b"), ("x-tollgate-provider", "c"), ("x-request-id", "d")]);
         let id = RequestId::generate();
-        sanitize_request(&mut headers, &id);
+        let trace = Trace::of(&headers, 0.0);
+        sanitize_request(&mut headers, &id, &trace);
+        assert!(headers.remove("traceparent").is_some());
         assert_eq!((headers.len(), headers.get("x-request-id").cloned()), (1, Some(id.header())));
     }
 

@@ -76,7 +76,7 @@ pub(super) fn plain_headers(provider: &ProviderUpstream) -> HeaderMap {
 /// The client's headers, but for its credential, what is said of it on the way here, and what we set ourselves.
 fn outgoing_headers(exchange: &Exchange, provider: &ProviderUpstream, key: Option<&HeaderValue>) -> HeaderMap {
     let mut headers = exchange.head.headers.clone();
-    headers::sanitize_request(&mut headers, &exchange.record.request_id);
+    headers::sanitize_request(&mut headers, &exchange.record.request_id, &exchange.record.trace);
     headers::remove_forwarded(&mut headers);
     remove_credentials(&mut headers);
     headers.remove(header::COOKIE);

@@ -242,7 +242,7 @@ pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -
     let trailers = headers::takes_trailers(&exchange.head.headers);
     let needs_trailers = service.service.protocol == Protocol::Grpc || (trailers && exchange.grpc.is_some());
     let mut headers = exchange.head.headers.clone();
-    headers::sanitize_request(&mut headers, &exchange.record.request_id);
+    headers::sanitize_request(&mut headers, &exchange.record.request_id, &exchange.record.trace);
     let connection = exchange.record.connection();
     let (peer, scheme) = (connection.peer.ip(), connection.scheme());
     headers::set_forwarded(

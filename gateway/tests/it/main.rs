@@ -35,6 +35,7 @@ mod rewrites;
 mod services;
 mod split;
 mod tls;
+mod trace_context;
 mod traffic;
 mod unread;
 mod untaken;
