@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What an interval is made of. What counts is the part that lasts, and those before it.
 pub(crate) const PARTS: u64 = PLACES as u64;
 const PLACES: usize = 10;
+/// In place of the number of a part that begins anew.
+const BEGINS: u64 = u64::MAX;
 
 /// What is counted in a part.
 pub(crate) trait Tally: Default {
@@ -39,17 +41,21 @@ impl<T: Tally> Window<T> {
     /// Counts in the part of this number; not where it was over so long ago that its place is another one's.
     pub(crate) fn count(&self, number: u64, add: impl FnOnce(&T)) {
         let Some(part) = self.parts.get(usize::try_from(number % PARTS).unwrap_or(0)) else { return };
-        let before = part.number.load(Ordering::Acquire);
-        if before < number {
-            match part.number.compare_exchange(before, number, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => part.tally.clear(),
-                Err(other) if other != number => return,
-                Err(_) => {}
+        let mut of = part.number.load(Ordering::Acquire);
+        if of < number {
+            // Nobody reads it meanwhile, or what is long over would count once more.
+            match part.number.compare_exchange(of, BEGINS, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    part.tally.clear();
+                    part.number.store(number, Ordering::Release);
+                    of = number;
+                }
+                Err(other) => of = other,
             }
-        } else if before > number {
-            return;
         }
-        add(&part.tally);
+        if of == number {
+            add(&part.tally);
+        }
     }
 
     /// What counts while the part of this number lasts.
