@@ -25,6 +25,8 @@ pub struct GatewayConfig {
     pub certificate: Option<Arc<FileCertificate>>,
     /// Where each exchange gets a line at its end.
     pub access_log: Option<AccessLog>,
+    /// Which share of the traces that begin here is told to be sampled, from 0 to 1.
+    pub trace_sample: f64,
     /// Where health checks run, and the connections to upstreams, which callers share with them: the runtime that listeners are
     /// served on. The one that the gateway is made in where this is None.
     pub runtime: Option<Handle>,
@@ -107,6 +109,7 @@ impl GatewayConfig {
             extra_roots: Vec::new(),
             certificate: None,
             access_log: None,
+            trace_sample: 0.0,
             runtime: None,
         }
     }

@@ -239,7 +239,7 @@ pub(crate) async fn serve(
         connection.switch.keep(promised);
     }
     let refused = connection.take_request().map(|it| (it.why, it.path.clone()));
-    let mut record = Record::open(Arc::clone(&shared), connection, request.method().clone(), request.uri());
+    let mut record = Record::open(Arc::clone(&shared), connection, &request);
     let path = refused.as_ref().and_then(|(_, path)| path.as_deref()).unwrap_or(request.uri().path());
     let (version, dialect) = (request.version(), dialect_of(path, request.headers()));
     // The status of an answer to CONNECT says whether it was agreed to: there a refusal is no 200.

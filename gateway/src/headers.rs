@@ -9,6 +9,7 @@ use tollgate_model::tls::Described;
 use crate::{
     listener::is_token,
     request_id::{RequestId, X_REQUEST_ID},
+    trace_context::Trace,
 };
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -81,8 +82,8 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, item: &str) -> bool 
 const ADDED: usize = 8;
 
 /// What a client's headers become before anything is sent on: nothing of one connection, no expectation (it is met
-/// here), no identity but ours.
-pub(crate) fn sanitized_request(of: &HeaderMap, request_id: &RequestId) -> HeaderMap {
+/// here), no identity but ours, and our span of its trace.
+pub(crate) fn sanitized_request(of: &HeaderMap, request_id: &RequestId, trace: &Trace) -> HeaderMap {
     let named = named_by_connection(of);
     let mut headers = HeaderMap::with_capacity(of.len() + ADDED);
     for (name, value) in of {
@@ -92,6 +93,7 @@ pub(crate) fn sanitized_request(of: &HeaderMap, request_id: &RequestId) -> Heade
         }
     }
     headers.insert(&X_REQUEST_ID, request_id.header());
+    trace.pass_on(&mut headers);
     headers
 }
 
@@ -233,7 +235,9 @@ pub(crate) mod tests {
         let headers =
             map(&[("x-consumer", "a"), ("x-tenant", "b"), ("x-tollgate-provider", "c"), ("x-request-id", "d")]);
         let id = RequestId::generate();
-        let headers = sanitized_request(&headers, &id);
+        let trace = Trace::of(&headers, 0.0);
+        let mut headers = sanitized_request(&headers, &id, &trace);
+        assert!(headers.remove("traceparent").is_some());
         assert_eq!((headers.len(), headers.get("x-request-id").cloned()), (1, Some(id.header())));
     }
 
@@ -247,7 +251,7 @@ pub(crate) mod tests {
             ("x_own", "kept"),
         ]);
         let id = RequestId::generate();
-        let headers = sanitized_request(&headers, &id);
+        let headers = sanitized_request(&headers, &id, &Trace::of(&headers, 0.0));
         assert_eq!((headers.len(), headers.get("x_own")), (2, Some(&HeaderValue::from_static("kept"))), "and the id");
     }
 

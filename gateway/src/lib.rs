@@ -35,6 +35,7 @@ mod routing;
 mod service;
 mod timer;
 mod tls;
+mod trace_context;
 mod tracked;
 mod upstream;
 mod websocket;

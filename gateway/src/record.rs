@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 use tollgate_model::{Caller, Name};
 
@@ -17,6 +17,7 @@ use crate::{
     listener::Connection,
     metrics::{HttpLabels, Label, Metrics, method_label},
     request_id::RequestId,
+    trace_context::Trace,
     upstream::Made,
     websocket::Tunnel,
 };
@@ -27,6 +28,7 @@ const CLIENT_GONE: u16 = 499;
 /// One exchange from its head to its answer's end. Dropping it ends the exchange.
 pub(crate) struct Record {
     pub(crate) request_id: RequestId,
+    pub(crate) trace: Trace,
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) route: Option<Name>,
@@ -78,13 +80,14 @@ pub(crate) enum End {
 }
 
 impl Record {
-    pub(crate) fn open(shared: Arc<Shared>, connection: Arc<Connection>, method: Method, uri: &Uri) -> Box<Self> {
+    pub(crate) fn open<B>(shared: Arc<Shared>, connection: Arc<Connection>, request: &Request<B>) -> Box<Self> {
         shared.in_flight.fetch_add(1, Ordering::Relaxed);
         shared.metrics.in_flight.inc();
         Box::new(Self {
             request_id: RequestId::generate(),
-            method,
-            path: access_log::path(uri.path()),
+            trace: Trace::of(request.headers(), shared.config.trace_sample),
+            method: request.method().clone(),
+            path: access_log::path(request.uri().path()),
             route: None,
             caller: None,
             upstream: None,

@@ -49,6 +49,7 @@ pub(crate) fn gateway_config(
     gateway.certificate.clone_from(certificate);
     gateway.runtime = Some(threads.handle().clone());
     gateway.bounds = bounds(config, open_files());
+    gateway.trace_sample = config.trace_sample;
     if let Some(AccessLogPlan { file, fields, sample }) = &config.access_log {
         let log = AccessLog::open(file, fields, *sample);
         gateway.access_log = Some(log.with_context(|| format!("access_log.file: {} can't be opened", file.display()))?);

@@ -20,6 +20,8 @@ pub enum Field {
     TimeMs,
     /// As in `x-request-id`.
     RequestId,
+    /// Of the trace that it is part of, as in `traceparent`.
+    TraceId,
     /// Address and port that the connection came from.
     Peer,
     /// The request's method.
@@ -65,9 +67,10 @@ pub enum Field {
 
 impl Field {
     /// All of them, in the order of a line that nobody chose the fields of.
-    pub const ALL: [Field; 22] = [
+    pub const ALL: [Field; 23] = [
         Field::TimeMs,
         Field::RequestId,
+        Field::TraceId,
         Field::Peer,
         Field::Method,
         Field::Path,
@@ -96,6 +99,7 @@ impl Field {
         match self {
             Field::TimeMs => "time_ms",
             Field::RequestId => "request_id",
+            Field::TraceId => "trace_id",
             Field::Peer => "peer",
             Field::Method => "method",
             Field::Path => "path",
@@ -148,6 +152,7 @@ fn write(record: &Record, fields: &[Field], line: &mut Vec<u8>) -> serde_json::R
         };
         match field {
             Field::RequestId => text(Some(record.request_id.as_str()))?,
+            Field::TraceId => text(Some(record.trace.id()))?,
             Field::Peer => map.serialize_entry(field.name(), &connection.peer)?,
             Field::Method => text(Some(record.method.as_str()))?,
             Field::Path => text(Some(&record.path))?,

@@ -87,6 +87,7 @@ pub(crate) fn write(record: &Record, log: Option<&AccessLog>) {
         target: TARGET,
         Level::DEBUG,
         request_id = record.request_id.as_str(),
+        trace_id = record.trace.id(),
         peer = %record.connection().peer,
         method = record.method.as_str(),
         path = record.path,

@@ -314,10 +314,12 @@ async fn attempt(
         permit: bound.permit.cloned(),
     };
     let report = taken.report();
+    let mut began = None;
     let answered = async {
         let head = pool.send_by(first_byte, place, outgoing).await;
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
         exchange.record.came_over(head.body().connection());
+        began = Some(Instant::now());
         if let Some(call) = call {
             call.is_called(provider::upstream_id(head.headers()));
         }
@@ -325,7 +327,8 @@ async fn attempt(
     };
     let answered = answered.await;
     let had_time = retry::had_time(asked, deadline, timeouts.request);
-    tell(answered.as_ref().err(), (&report, had_time), key);
+    let took = || began.unwrap_or_else(Instant::now).saturating_duration_since(asked);
+    tell(answered.as_ref().err(), (&report, had_time, &took), key);
     let mut answer = answered?;
     if let MaxTokens::Set(max) = max_tokens {
         answer.headers_mut().insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
@@ -334,12 +337,18 @@ async fn attempt(
 }
 
 /// Whose fault it was, if anybody's.
-fn tell(failed: Option<&Failed>, (endpoint, had_time): (&Report, bool), key: Option<KeyTaken>) {
+fn tell(
+    failed: Option<&Failed>,
+    (endpoint, had_time, took): (&Report, bool, &dyn Fn() -> Duration),
+    key: Option<KeyTaken>,
+) {
     match failed {
         // Nobody was asked.
         Some(failed) if failed.label == SendError::NoFile.label() => return,
         Some(failed) if failed.is_the_endpoints() && !(had_time || failed.refused) => return,
-        Some(failed) if failed.is_the_endpoints() => return endpoint.has_failed(),
+        Some(failed) if failed.is_the_endpoints() => {
+            return endpoint.has_failed(|| (failed.failure == Some(Failure::Timeout)).then(took));
+        }
         Some(Failed { key: KeyFault::Refused, retry_after, .. }) => {
             // A time of day is not read here, and an hour would be long for it.
             let asks = retry_after.filter(|asks| *asks < Duration::MAX).unwrap_or_default();
@@ -348,7 +357,8 @@ fn tell(failed: Option<&Failed>, (endpoint, had_time): (&Report, bool), key: Opt
         Some(Failed { key: KeyFault::Perhaps, .. }) => {}
         _ => key.into_iter().for_each(KeyTaken::was_taken),
     }
-    endpoint.is_fine();
+    // What is refused is so at once: that says nothing of how long answers take.
+    endpoint.is_fine(|| failed.is_none().then(took));
 }
 
 fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUpstream>, Failed> {

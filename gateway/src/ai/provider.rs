@@ -79,7 +79,8 @@ pub(super) fn outgoing_headers(
     provider: &ProviderUpstream,
     key: Option<&HeaderValue>,
 ) -> HeaderMap {
-    let mut headers = headers::sanitized_request(&exchange.head.headers, &exchange.record.request_id);
+    let record = &exchange.record;
+    let mut headers = headers::sanitized_request(&exchange.head.headers, &record.request_id, &record.trace);
     headers::remove_forwarded(&mut headers);
     remove_credentials(&mut headers);
     headers.remove(header::COOKIE);

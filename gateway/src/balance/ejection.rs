@@ -33,14 +33,16 @@ impl Ejection {
         self.until.filter(|&until| until <= now)
     }
 
-    /// From now on, for longer each time in a row.
-    pub(crate) fn begin(&mut self, terms: &OutlierDetection, now: Instant) {
+    /// From now on, for longer each time in a row. Says until when.
+    pub(crate) fn begin(&mut self, terms: &OutlierDetection, now: Instant) -> Instant {
         let well_for = self.until.map(|until| now.saturating_duration_since(until));
         let forgotten = well_for.map_or(0, |well| well.as_nanos() / terms.eject_for.as_nanos().max(1));
         let times = self.times.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
         self.times = (times + 1).min(MOST_TIMES);
         let eject_for: Duration = terms.eject_for * self.times;
-        self.until = Some(now + eject_for);
+        let until = now + eject_for;
+        self.until = Some(until);
+        until
     }
 }
 
@@ -69,7 +71,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_fails_again_and_again_is_left_alone_for_longer_and_who_does_not_is_forgiven() {
         let (secs, start) = (Duration::from_secs, Instant::now());
-        let terms = OutlierDetection { consecutive_errors: 5, eject_for: secs(30), max_ejected_percent: 50 };
+        let terms = OutlierDetection {
+            consecutive_errors: Some(5),
+            error_rate: None,
+            latency: None,
+            eject_for: secs(30),
+            max_ejected_percent: 50,
+        };
         let mut ejection = Ejection::default();
         let mut now = start;
         for times in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10] {

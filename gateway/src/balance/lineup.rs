@@ -2,7 +2,9 @@
 //!
 //! **Near and far.** What is near has all requests while seven tenths of its weight are fit. Below that the share that goes
 //! far rises evenly, up to everything when nothing near is left: no request waits for a cliff, and no cliff waits for
-//! requests. What has just come back counts for less, so a zone is taken back as gently.
+//! requests. What has just come back counts for less, so a zone is taken back as gently. Where zones come in an order, each is
+//! a tier and takes of what comes to it what it can in the same way; what all of them together can't is for those beyond
+//! the first, by what of them is fit.
 //!
 //! **Panic.** When too little is fit in all, those that are not are used as well: what is left would only drown, and more
 //! likely it is the checks that are wrong. So the last endpoint always has requests.
@@ -66,7 +68,8 @@ impl Fitness {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Member {
     pub(crate) weight: u32,
-    pub(crate) near: bool,
+    /// 0 is near; each greater one has what those before it can't take.
+    pub(crate) tier: usize,
     pub(crate) fitness: Fitness,
 }
 
@@ -81,11 +84,8 @@ pub(crate) struct Terms<'a> {
 /// Who has requests.
 #[derive(Debug)]
 pub(crate) struct Lineup {
-    near: Tier,
-    far: Tier,
-    /// Of [`ALL`].
-    spill: u64,
-    turn: AtomicU64,
+    /// The nearest first.
+    tiers: Box<[Tier]>,
     /// By index.
     used: Box<[bool]>,
     is_panic: bool,
@@ -96,6 +96,9 @@ pub(crate) struct Lineup {
 struct Tier {
     members: Box<[u32]>,
     way: Way,
+    /// What goes on to those beyond it of what comes to it, of [`ALL`].
+    onward: u64,
+    turn: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -160,16 +163,13 @@ impl Lineup {
         let is_panic = fit == 0 || fit * 100 < total * u64::from(terms.balancing.panic_threshold);
         let is_used = |it: &Member| it.weight > 0 && !it.is_drained() && (is_panic || it.is_fit());
         let used: Box<[bool]> = members.iter().map(is_used).collect();
-        let tier = |near: bool| {
-            let before = before.map(|before| if near { &before.near } else { &before.far });
-            Tier::new(members, &used, near, terms, before)
-        };
-        let turn = before.map_or(0, |before| before.turn.load(Ordering::Relaxed));
+        let tiers = onward(&shares(members, terms)).into_iter().enumerate();
+        let tiers = tiers.map(|(tier, onward)| {
+            let before = before.and_then(|before| before.tiers.get(tier));
+            Tier { onward, ..Tier::new(members, &used, tier, terms, before) }
+        });
         Self {
-            near: tier(true),
-            far: tier(false),
-            spill: spill(members, terms),
-            turn: AtomicU64::new(turn),
+            tiers: tiers.collect(),
             is_panic,
             stale_at: members.iter().filter_map(|member| member.changes_at(terms)).min(),
             used,
@@ -178,11 +178,14 @@ impl Lineup {
 
     /// One endpoint, if any has a weight: one that was not tried, where there is one. `load` says how much one has to do.
     pub(crate) fn select(&self, draw: &Draw, tried: &Tried, load: impl Fn(usize) -> usize) -> Option<usize> {
-        let tiers = if self.goes_far(draw) { [&self.far, &self.near] } else { [&self.near, &self.far] };
+        let first = self.tiers.iter().zip(0..).position(|(tier, n)| !tier.passes_on(draw, n)).unwrap_or(0);
+        let (chosen, others) = (self.tiers.get(first), self.tiers.iter().enumerate());
+        let others = others.filter(|(n, _)| *n != first).map(|(_, tier)| tier);
+        let mut tiers = chosen.into_iter().chain(others);
         let is_used = |index: usize| self.used.get(index).is_some_and(|used| *used);
         let fresh = |index: usize| is_used(index) && !tried.contains(index);
-        let first = tiers.iter().find_map(|tier| tier.select(draw, fresh, &load));
-        first.or_else(|| tiers.iter().find_map(|tier| tier.select(draw, is_used, &load)))
+        let untried = tiers.clone().find_map(|tier| tier.select(draw, fresh, &load));
+        untried.or_else(|| tiers.find_map(|tier| tier.select(draw, is_used, &load)))
     }
 
     /// Whether one that is used was not tried.
@@ -207,54 +210,83 @@ impl Lineup {
 
     /// The share of requests that goes far, of 65,536.
     pub(crate) fn spill(&self) -> u64 {
-        self.spill
-    }
-
-    fn goes_far(&self, draw: &Draw) -> bool {
-        match (self.spill, &self.near.way) {
-            (0, _) => false,
-            (ALL.., _) => true,
-            (spill, Way::Turns(_)) => {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                turn.wrapping_mul(spill) % ALL >= ALL - spill
-            }
-            (spill, Way::Chance { .. }) => below(draw.number(0), ALL) < spill,
-            (spill, Way::Table(_)) => below(mix(draw.key()), ALL) < spill,
-        }
+        self.tiers.first().map_or(0, |near| near.onward)
     }
 }
 
-/// What goes far, of [`ALL`].
-fn spill(members: &[Member], terms: Terms<'_>) -> u64 {
-    let share = |near: bool| -> u64 {
-        let fit = members.iter().filter(|member| member.near == near && member.is_fit());
-        fit.map(|member| u64::from(member.share(terms))).sum()
+/// What each tier has of all requests, of [`ALL`].
+fn shares(members: &[Member], terms: Terms<'_>) -> Vec<u64> {
+    let count = members.iter().map(|member| member.tier + 1).max().unwrap_or(1);
+    let mut weights = vec![(0_u64, 0_u64); count];
+    for member in members {
+        let Some((fit, total)) = weights.get_mut(member.tier) else { continue };
+        *total += u64::from(member.weight);
+        if member.is_fit() {
+            *fit += u64::from(member.share(terms));
+        }
+    }
+    let mut left = ALL;
+    let take = |&(fit, total): &(u64, u64)| {
+        let enough = total * u64::from(STEPS) * ENOUGH.0;
+        let takes = (fit * ENOUGH.1 * ALL).checked_div(enough).unwrap_or(0).min(left);
+        left -= takes;
+        takes
     };
-    let near_total: u64 = members.iter().filter(|member| member.near).map(|it| u64::from(it.weight)).sum();
-    let (near, far) = (share(true), share(false));
-    if near_total == 0 {
-        return ALL;
+    let mut shares: Vec<u64> = weights.iter().map(take).collect();
+    let mut beyond: u64 = weights.iter().skip(1).map(|(fit, _)| fit).sum();
+    if beyond == 0 {
+        let only = weights.iter().position(|(_, total)| *total > 0).unwrap_or(0);
+        shares.iter_mut().skip(only).take(1).for_each(|share| *share += left);
+        return shares;
     }
-    if far == 0 {
-        return 0;
+    for (share, (fit, _)) in shares.iter_mut().zip(&weights).skip(1) {
+        let more = (left * fit).checked_div(beyond).unwrap_or(0);
+        *share += more;
+        (left, beyond) = (left - more, beyond - fit);
     }
-    let enough = near_total * u64::from(STEPS) * ENOUGH.0;
-    ALL - (near * ENOUGH.1 * ALL / enough).min(ALL)
+    shares
+}
+
+/// What goes on from each tier to those beyond it of what comes to it, of [`ALL`].
+fn onward(shares: &[u64]) -> Vec<u64> {
+    let mut comes = ALL;
+    let onward = |share: &u64| {
+        let before = comes;
+        comes -= share;
+        (comes * ALL).checked_div(before).unwrap_or(0)
+    };
+    shares.iter().map(onward).collect()
 }
 
 impl Tier {
-    fn new(members: &[Member], used: &[bool], near: bool, terms: Terms<'_>, before: Option<&Self>) -> Self {
-        let here = |(index, member): &(u32, &Member)| member.near == near && used[*index as usize];
+    fn new(members: &[Member], used: &[bool], tier: usize, terms: Terms<'_>, before: Option<&Self>) -> Self {
+        let here = |(index, member): &(u32, &Member)| member.tier == tier && used[*index as usize];
         let chosen: Vec<(u32, &Member)> = (0_u32..).zip(members).filter(here).collect();
         let shares: Vec<u32> = chosen.iter().map(|(_, member)| member.share(terms)).collect();
-        let table = if near { &terms.tables.near } else { &terms.tables.far };
-        let way = match (&terms.balancing.policy, table) {
+        let way = match (&terms.balancing.policy, terms.tables.of(tier)) {
             (_, Some(table)) => Way::Table(Arc::clone(table)),
             (Policy::LeastRequest, _) => Way::Chance { sums: sums(&shares), least: true },
             (Policy::Random, _) => Way::Chance { sums: sums(&shares), least: false },
             _ => Way::Turns(Rotation::resumed(&shares, before.map_or(0, Self::had))),
         };
-        Self { members: chosen.iter().map(|(index, _)| *index).collect(), way }
+        let turn = AtomicU64::new(before.map_or(0, |before| before.turn.load(Ordering::Relaxed)));
+        Self { members: chosen.iter().map(|(index, _)| *index).collect(), way, onward: 0, turn }
+    }
+
+    /// Whether a request that has come to it, as the `n`th tier, goes on.
+    fn passes_on(&self, draw: &Draw, n: u64) -> bool {
+        match (self.onward, &self.way) {
+            (0, _) => false,
+            (ALL.., _) => true,
+            (onward, Way::Turns(_)) => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                turn.wrapping_mul(onward) % ALL >= ALL - onward
+            }
+            (onward, Way::Chance { .. }) => {
+                below(draw.number(if n == 0 { 0 } else { 2 * DRAWS + 1 + n }), ALL) < onward
+            }
+            (onward, Way::Table(_)) => below(mix(draw.key().wrapping_add(n)), ALL) < onward,
+        }
     }
 
     fn had(&self) -> usize {

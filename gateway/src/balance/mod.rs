@@ -10,12 +10,15 @@ mod hash;
 mod health;
 mod lineup;
 mod maglev;
+mod outliers;
 mod resting;
 mod ring;
 mod rotation;
 mod table;
 #[cfg(test)]
 mod tests;
+mod window;
+mod zones;
 
 pub(crate) use backoff::{has_budget, jittered, pause};
 pub(crate) use draw::{Draw, Tried};
@@ -23,6 +26,9 @@ pub(crate) use ejection::{Ejection, may_eject};
 pub(crate) use hash::hash;
 pub(crate) use health::Checks;
 pub(crate) use lineup::{Fitness, Lineup, Member, Terms};
+pub(crate) use outliers::{Rate, Times, fails_too_often, percentile, slow};
 pub(crate) use resting::{Probed, Resting};
 pub(crate) use rotation::Rotation;
 pub(crate) use table::Tables;
+pub(crate) use window::{PARTS, Tally, Window};
+pub(crate) use zones::tier;

@@ -23,28 +23,28 @@ impl Table {
     }
 }
 
-/// The tables of one upstream: of the endpoints near this node, and of the others. None where the policy needs none.
+/// The tables of one upstream, one for each tier of endpoints. None where the policy needs none.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tables {
-    pub(super) near: Option<Arc<Table>>,
-    pub(super) far: Option<Arc<Table>>,
-}
+pub(crate) struct Tables(Vec<Arc<Table>>);
 
 impl Tables {
-    /// Of the endpoints' identities, weights and whether they are near, in their order.
-    pub(crate) fn new(policy: &Policy, endpoints: &[(u64, u32, bool)]) -> Self {
-        let table = |wanted: bool| {
-            let members: Vec<(u32, u64, u32)> = (0_u32..)
-                .zip(endpoints)
-                .filter(|(_, (_, weight, near))| *weight > 0 && *near == wanted)
-                .map(|(index, &(identity, weight, _))| (index, identity, weight))
-                .collect();
-            match policy {
-                Policy::RingHash(_) => Some(Arc::new(Table::Ring(Ring::new(&members)))),
-                Policy::Maglev(_) => Some(Arc::new(Table::Maglev(Maglev::new(&members)))),
-                Policy::RoundRobin | Policy::LeastRequest | Policy::Random => None,
-            }
+    /// Of the endpoints' identities, weights and tiers, in their order.
+    pub(crate) fn new(policy: &Policy, endpoints: &[(u64, u32, usize)]) -> Self {
+        let members = |wanted: usize| -> Vec<(u32, u64, u32)> {
+            let all = (0_u32..).zip(endpoints);
+            let here = all.filter(|(_, (_, weight, tier))| *weight > 0 && *tier == wanted);
+            here.map(|(index, &(identity, weight, _))| (index, identity, weight)).collect()
         };
-        Self { near: table(true), far: table(false) }
+        let count = endpoints.iter().map(|(_, _, tier)| tier + 1).max().unwrap_or(0);
+        let tables = (0..count).map_while(|tier| match policy {
+            Policy::RingHash(_) => Some(Arc::new(Table::Ring(Ring::new(&members(tier))))),
+            Policy::Maglev(_) => Some(Arc::new(Table::Maglev(Maglev::new(&members(tier))))),
+            Policy::RoundRobin | Policy::LeastRequest | Policy::Random => None,
+        });
+        Self(tables.collect())
+    }
+
+    pub(super) fn of(&self, tier: usize) -> Option<&Arc<Table>> {
+        self.0.get(tier)
     }
 }

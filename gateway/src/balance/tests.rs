@@ -8,8 +8,8 @@ use tollgate_model::{Balancing, KeyPart, Policy};
 
 use super::*;
 
-/// Of one endpoint: its identity, its weight, and whether it is near.
-type One = (u64, u32, bool);
+/// Of one endpoint: its identity, its weight, and its tier.
+type One = (u64, u32, usize);
 
 fn balancing(policy: Policy) -> Balancing {
     Balancing { policy, ..Balancing::default() }
@@ -25,7 +25,7 @@ fn hashing() -> [Policy; 2] {
 }
 
 fn endpoints(weights: &[u32]) -> Vec<One> {
-    weights.iter().enumerate().map(|(n, &weight)| (name(n), weight, true)).collect()
+    weights.iter().enumerate().map(|(n, &weight)| (name(n), weight, 0)).collect()
 }
 
 fn name(n: usize) -> u64 {
@@ -33,7 +33,7 @@ fn name(n: usize) -> u64 {
 }
 
 fn members(endpoints: &[One], fitness: impl Fn(usize) -> Fitness) -> Vec<Member> {
-    let member = |(n, &(_, weight, near)): (usize, &One)| Member { weight, near, fitness: fitness(n) };
+    let member = |(n, &(_, weight, tier)): (usize, &One)| Member { weight, tier, fitness: fitness(n) };
     endpoints.iter().enumerate().map(member).collect()
 }
 
@@ -167,7 +167,7 @@ proptest! {
     ) {
         for policy in policies() {
             let mut endpoints = endpoints(&weights);
-            endpoints.iter_mut().zip(&near).for_each(|(endpoint, &near)| endpoint.2 = near);
+            endpoints.iter_mut().zip(&near).for_each(|(endpoint, &near)| endpoint.2 = usize::from(!near));
             let lineup = lineup(&balancing(policy), &endpoints, |_| Fitness::Fit);
             let mut tried = Tried::default();
             let mut seen = Vec::new();
@@ -184,7 +184,7 @@ proptest! {
     /// What goes far never jumps: one endpoint less that is fit moves about as much as it has.
     #[test]
     fn what_goes_far_rises_evenly(near in 1_usize..40, far in 1_usize..40) {
-        let endpoints: Vec<One> = (0..near + far).map(|n| (name(n), 1, n < near)).collect();
+        let endpoints: Vec<One> = (0..near + far).map(|n| (name(n), 1, usize::from(n >= near))).collect();
         let terms = Balancing { panic_threshold: 0, ..Balancing::default() };
         let mut before = 0;
         for unwell in 0..=near {
@@ -196,12 +196,70 @@ proptest! {
         }
         prop_assert_eq!(before, 65_536);
     }
+
+    /// Of zones in an order each has nothing before those in front of it lack something, and everybody is served.
+    #[test]
+    fn zones_have_what_those_before_them_can_not_take(sizes in prop::collection::vec(1_usize..8, 2..5), fit in prop::collection::vec(0_usize..8, 5)) {
+        let tiers = || sizes.iter().enumerate();
+        let endpoints: Vec<One> = tiers().flat_map(|(tier, &size)| std::iter::repeat_n(tier, size)).zip(0..).map(|(tier, n)| (name(n), 1, tier)).collect();
+        let place = |n: usize| endpoints[..n].iter().filter(|it| it.2 == endpoints[n].2).count();
+        let fitness = |n: usize| if place(n) < fit[endpoints[n].2] { Fitness::Fit } else { Fitness::Unwell };
+        let fit_of = |tier: usize| fit[tier].min(sizes[tier]);
+        prop_assume!(tiers().any(|(tier, _)| fit_of(tier) > 0));
+        for policy in policies() {
+            let terms = Balancing { panic_threshold: 0, ..balancing(policy) };
+            let shares = shares(&lineup(&terms, &endpoints, fitness), endpoints.len(), REQUESTS);
+            let share_of = |tier: usize| -> u64 { shares.iter().zip(&endpoints).filter(|it| it.1.2 == tier).map(|it| it.0).sum() };
+            prop_assert_eq!(tiers().map(|(tier, _)| share_of(tier)).sum::<u64>(), REQUESTS);
+            let mut left = REQUESTS as f64;
+            for (tier, &size) in tiers() {
+                let takes = (REQUESTS as f64 * fit_of(tier) as f64 / size as f64 / 0.7).min(left);
+                let only = tiers().all(|(other, _)| other == tier || fit_of(other) == 0);
+                prop_assert!(share_of(tier) as f64 >= takes - REQUESTS as f64 / 40.0, "{terms:?} {sizes:?} {fit:?}: {shares:?}");
+                prop_assert!(!only || share_of(tier) == REQUESTS);
+                if fit_of(tier) == 0 || left < 1.0 {
+                    prop_assert_eq!(share_of(tier), 0);
+                }
+                left -= takes;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_zone_can_not_take_goes_to_the_next_one_and_on_from_there() {
+    // Four near, four in the next zone, four in all others.
+    let endpoints: Vec<One> = (0..12).map(|n| (name(n), 1, n / 4)).collect();
+    for policy in policies() {
+        let terms = Balancing { panic_threshold: 0, ..balancing(policy.clone()) };
+        for (unwell, expected) in [
+            (&[0][..], [7, 0, 0]),
+            (&[0, 1, 2, 3], [0, 7, 0]),
+            (&[0, 1], [5, 2, 0]),
+            (&[0, 1, 4, 5, 6], [10, 4, 0].map(|it| it / 2)),
+            (&[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 7]),
+        ] {
+            let lineup = lineup(&terms, &endpoints, fit_but(unwell));
+            let all = shares(&lineup, 12, REQUESTS);
+            for (tier, &due) in expected.iter().enumerate() {
+                let has: u64 = all[4 * tier..4 * tier + 4].iter().sum();
+                assert!(has.abs_diff(REQUESTS * due / 7) < REQUESTS / 50, "{policy:?} without {unwell:?}: {all:?}");
+            }
+        }
+        // One of four is fit in each of the first two: 2.5 and 2.5 of 7, and the rest goes on.
+        let lineup = lineup(&terms, &endpoints, fit_but(&[0, 1, 2, 4, 5, 6]));
+        let all = shares(&lineup, 12, REQUESTS);
+        let has = [all[3], all[7], all[8..].iter().sum()];
+        for (has, due) in has.into_iter().zip([5, 5, 4]) {
+            assert!(has.abs_diff(REQUESTS * due / 14) < REQUESTS / 50, "{policy:?}: {all:?}");
+        }
+    }
 }
 
 #[test]
 fn the_share_that_goes_far_is_the_share_of_requests_by_every_policy() {
     // Half of the near weight is fit: 5/7 stay.
-    let endpoints: Vec<One> = (0..8).map(|n| (name(n), 1, n < 4)).collect();
+    let endpoints: Vec<One> = (0..8).map(|n| (name(n), 1, usize::from(n >= 4))).collect();
     for policy in policies() {
         let lineup = lineup(&balancing(policy.clone()), &endpoints, fit_but(&[0, 1]));
         let shares = shares(&lineup, 8, REQUESTS);
@@ -215,9 +273,9 @@ fn the_share_that_goes_far_is_the_share_of_requests_by_every_policy() {
 #[test]
 fn zones_are_passed_over_where_nothing_is_near_and_nothing_goes_where_nobody_is_fit() {
     let terms = balancing(Policy::RoundRobin);
-    let far: Vec<One> = (0..2).map(|n| (name(n), 1, false)).collect();
+    let far: Vec<One> = (0..2).map(|n| (name(n), 1, 1)).collect();
     assert_eq!(shares(&lineup(&terms, &far, |_| Fitness::Fit), 2, 10), [5, 5]);
-    let both = [(name(0), 1, true), (name(1), 1, true), (name(2), 1, false)];
+    let both = [(name(0), 1, 0), (name(1), 1, 0), (name(2), 1, 1)];
     let nobody_far = lineup(&terms, &both, fit_but(&[0, 2]));
     assert_eq!((shares(&nobody_far, 3, 10), nobody_far.spill()), (vec![0, 10, 0], 0));
     let nobody_near = lineup(&terms, &both, fit_but(&[0, 1]));
@@ -272,7 +330,7 @@ async fn who_comes_back_gets_its_share_step_by_step() {
         assert_eq!(lineup.is_stale(now + Duration::from_secs(1)), after < 9, "after {after} s");
     }
     // As gently a zone is taken back.
-    let zones = [(name(0), 1, true), (name(1), 1, false)];
+    let zones = [(name(0), 1, 0), (name(1), 1, 1)];
     let spills: Vec<u64> = (0..11).map(|s| at(&terms, &zones, back, start + Duration::from_secs(s)).spill()).collect();
     assert!(spills.windows(2).all(|pair| pair[1] <= pair[0]) && spills[0] > 50_000 && spills[10] == 0, "{spills:?}");
 }
@@ -304,7 +362,7 @@ fn turns_go_on_where_they_were() {
 /// az-a is near, az-b far.
 #[test]
 fn what_is_drained_has_none_even_when_nothing_else_is_well() {
-    let half: Vec<One> = (0..4).map(|n| (name(n), 1, n < 2)).collect();
+    let half: Vec<One> = (0..4).map(|n| (name(n), 1, usize::from(n >= 2))).collect();
     for policy in policies() {
         let terms = balancing(policy.clone());
         let drained = |n| if n < 2 { Fitness::Drained } else { Fitness::Fit };
@@ -324,7 +382,7 @@ fn what_is_drained_has_none_even_when_nothing_else_is_well() {
 
 #[test]
 fn what_is_taken_back_grows_to_its_share_also_where_nothing_is_said_of_it() {
-    let (start, two) = (Instant::now(), [(name(0), 1, true), (name(1), 1, false)]);
+    let (start, two) = (Instant::now(), [(name(0), 1, 0), (name(1), 1, 1)]);
     let back = |n| if n == 0 { Fitness::TakenBack(start) } else { Fitness::Fit };
     let terms = balancing(Policy::RoundRobin);
     let mut last = 0;

@@ -204,13 +204,16 @@ async fn once(
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);
     match &sent {
-        Ok(answer) if answer.status().is_server_error() => taken.has_failed(),
-        Ok(_) => taken.is_fine(),
+        Ok(answer) if answer.status().is_server_error() => taken.has_failed(|| None),
+        // What is refused is so at once, and who waits for a client is not slow.
+        Ok(answer) => {
+            taken.is_fine(|| (answer.status().as_u16() < 400 && replay.is_here()).then(|| asked.elapsed()));
+        }
         // A client that sends slowly makes no endpoint bad.
         Err(SendError::Timeout) if !replay.is_here() => {}
         Err(SendError::Client(_) | SendError::NoFile) => {}
         Err(_) if is_spared || !retry::had_time(asked, deadline, timeouts.request) => {}
-        Err(_) => taken.has_failed(),
+        Err(error) => taken.has_failed(|| matches!(error, SendError::Timeout).then(|| asked.elapsed())),
     }
     sent.map(|answer| answer.map(|body| body.of(taken))).map_err(Failed::Send)
 }
@@ -239,7 +242,8 @@ fn request(
 pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -> Option<HeaderMap> {
     let trailers = headers::takes_trailers(&exchange.head.headers);
     let needs_trailers = service.service.protocol == Protocol::Grpc || (trailers && exchange.grpc.is_some());
-    let mut headers = headers::sanitized_request(&exchange.head.headers, &exchange.record.request_id);
+    let record = &exchange.record;
+    let mut headers = headers::sanitized_request(&exchange.head.headers, &record.request_id, &record.trace);
     let connection = exchange.record.connection();
     let trusted = connection.is_known && exchange.shared.config.trusts(connection.peer.ip());
     let host = exchange.host()?;

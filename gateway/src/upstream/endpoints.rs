@@ -8,8 +8,9 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -20,8 +21,9 @@ use tracing::warn;
 
 use super::{
     Origin,
-    known::{Counts, Known, Totals},
+    known::{By, Counts, Known, Totals},
     taken::{Again, Busy, Taken},
+    watch::Watch,
 };
 use crate::balance::{self, Draw, Fitness, Lineup, Member, Tables, Terms, Tried, may_eject};
 
@@ -35,6 +37,8 @@ pub(crate) struct Endpoints {
     made: ArcSwap<Made>,
     making: Mutex<()>,
     totals: Arc<Totals>,
+    /// The part of an interval in which it was last looked who is slow.
+    judged: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -42,8 +46,9 @@ struct Endpoint {
     origin: Origin,
     weight: u32,
     zone: Option<Name>,
-    near: bool,
+    tier: usize,
     known: Arc<Known>,
+    watch: Arc<Watch>,
 }
 
 /// A lineup, and what of it was known when it was made.
@@ -84,13 +89,15 @@ impl Endpoints {
             .iter()
             .filter_map(|endpoint| {
                 let origin = Origin::new(endpoint)?;
-                let known = before.map(|before| before.known(&origin).unwrap_or_else(|| Known::new(now)));
-                let near = !spread.balancing.prefer_local || endpoint.zone.as_deref().is_none_or(|it| it == place.zone);
+                let same = before.and_then(|before| before.same(&origin));
+                let known = before.map(|_| same.map_or_else(|| Known::new(now), |same| Arc::clone(&same.known)));
+                let watch = Watch::new(spread.outliers.as_ref(), same.map(|same| &same.watch));
+                let tier = balance::tier(&spread.balancing, place.zone, endpoint.zone.as_deref());
                 let (weight, zone) = (endpoint.weight, endpoint.zone.clone());
-                Some(Endpoint { origin, weight, zone, near, known: known.unwrap_or_default() })
+                Some(Endpoint { origin, weight, zone, tier, known: known.unwrap_or_default(), watch })
             })
             .collect();
-        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.near);
+        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.tier);
         let identities: Vec<_> = endpoints.iter().map(identity).collect();
         let tables = Tables::new(&spread.balancing.policy, &identities);
         let totals = before.map_or_else(Arc::default, |before| Arc::clone(&before.totals));
@@ -108,6 +115,7 @@ impl Endpoints {
             made: ArcSwap::from_pointee(made),
             making: Mutex::default(),
             totals,
+            judged: AtomicU64::new(0),
         }
     }
 
@@ -123,9 +131,8 @@ impl Endpoints {
         }
     }
 
-    fn known(&self, origin: &Origin) -> Option<Arc<Known>> {
-        let same = self.endpoints.iter().find(|endpoint| endpoint.origin == *origin)?;
-        Some(Arc::clone(&same.known))
+    fn same(&self, origin: &Origin) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.origin == *origin)
     }
 
     /// One endpoint for one request; another than those that were `tried`, where there is one.
@@ -192,29 +199,78 @@ impl Endpoints {
         self.endpoints.get(index).map(|endpoint| count(&endpoint.known.in_flight));
     }
 
-    pub(super) fn is_fine(&self, index: usize) {
+    pub(super) fn is_fine(&self, index: usize, took: impl FnOnce() -> Option<Duration>) {
         let Some(endpoint) = self.endpoints.get(index) else { return };
         if endpoint.known.errors.load(Ordering::Relaxed) > 0 {
             endpoint.known.errors.store(0, Ordering::Relaxed);
         }
+        self.watch(endpoint, false, took);
     }
 
-    pub(super) fn has_failed(&self, index: usize) {
+    pub(super) fn has_failed(&self, index: usize, took: impl FnOnce() -> Option<Duration>) {
         let (Some(endpoint), Some(terms)) = (self.endpoints.get(index), &self.spread.outliers) else { return };
-        let before = endpoint.known.errors.fetch_add(1, Ordering::Relaxed);
-        if before.saturating_add(1) < terms.consecutive_errors {
-            return;
-        }
+        self.watch(endpoint, true, took);
+        let in_a_row = endpoint.known.errors.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let by = match terms.consecutive_errors {
+            Some(most) if in_a_row >= most => By::Errors,
+            _ if self.fails_too_often(endpoint, terms) => By::ErrorRate,
+            _ => return,
+        };
         if endpoint.known.seldom.lock().ejection.until(Instant::now()).is_some() {
             // What was in flight there fails as well: it is not to be held against it once it is back.
             endpoint.known.errors.store(0, Ordering::Relaxed);
         } else if !self.totals.is_full() {
-            self.eject(endpoint, terms);
+            self.eject(endpoint, terms, by);
+        }
+    }
+
+    /// Counts what a request met, where somebody goes by that.
+    fn watch(&self, endpoint: &Endpoint, failed: bool, took: impl FnOnce() -> Option<Duration>) {
+        let watch = &endpoint.watch;
+        if !watch.counts_failures() && !watch.counts_times() {
+            return;
+        }
+        let passed = self.totals.passed(Instant::now());
+        watch.note(passed, failed);
+        if watch.counts_times()
+            && let Some(number) = took().and_then(|took| watch.note_time(passed, took))
+            && self.judged.load(Ordering::Relaxed) < number
+            && self.judged.fetch_max(number, Ordering::Relaxed) < number
+        {
+            self.eject_slow(passed);
+        }
+    }
+
+    fn fails_too_often(&self, endpoint: &Endpoint, terms: &OutlierDetection) -> bool {
+        let Some(terms) = &terms.error_rate else { return false };
+        let failures = endpoint.watch.failures(self.totals.passed(Instant::now()));
+        failures.is_some_and(|(window, number)| balance::fails_too_often(window, number, terms))
+    }
+
+    /// Whoever begins a part of the interval looks at all: that is some ten times in it.
+    fn eject_slow(&self, passed: Duration) {
+        let Some(terms) = &self.spread.outliers else { return };
+        let (Some(latency), now) = (&terms.latency, Instant::now()) else { return };
+        // Of other zones answers come later, which nobody is to blame for.
+        let tiers = self.endpoints.iter().map(|it| it.tier + 1).max().unwrap_or(0);
+        for tier in 0..tiers {
+            let is_peer = |it: &&Endpoint| it.tier == tier && it.weight > 0 && !it.known.is_drained();
+            let fit = |it: &&Endpoint| is_peer(it) && it.known.fitness(&self.spread, now).is_fit();
+            let taken = |(index, it): (usize, &Endpoint)| {
+                let (window, number) = it.watch.times(passed).filter(|_| fit(&it))?;
+                Some((index, balance::percentile(window, number, latency)?))
+            };
+            let taken: Vec<(usize, Duration)> = self.endpoints.iter().enumerate().filter_map(taken).collect();
+            for index in balance::slow(&taken, latency) {
+                if let Some(endpoint) = self.endpoints.get(index).filter(|_| !self.totals.is_full()) {
+                    self.eject(endpoint, terms, By::Latency);
+                }
+            }
         }
     }
 
     /// Leaves an endpoint alone, unless too many are.
-    fn eject(&self, endpoint: &Endpoint, terms: &OutlierDetection) {
+    fn eject(&self, endpoint: &Endpoint, terms: &OutlierDetection, by: By) {
         let now = Instant::now();
         let _changing = self.totals.changing.lock();
         let fitness = |it: &Endpoint| it.known.fitness(&self.spread, now);
@@ -232,11 +288,19 @@ impl Endpoints {
             self.totals.was_full(now);
             return;
         }
-        endpoint.known.seldom.lock().ejection.begin(terms, now);
+        let until = endpoint.known.seldom.lock().ejection.begin(terms, now);
+        endpoint.watch.forget_until(self.totals.passed(until));
         endpoint.known.errors.store(0, Ordering::Relaxed);
-        self.totals.counts.ejections.fetch_add(1, Ordering::Relaxed);
+        self.totals.counts.ejections.note(by);
         self.totals.version.fetch_add(1, Ordering::Release);
-        warn!(upstream = %self.upstream, endpoint = %endpoint.origin, "an endpoint fails and is left alone for a while");
+        let (upstream, endpoint) = (&self.upstream, &endpoint.origin);
+        match by {
+            By::Errors => warn!(%upstream, %endpoint, "an endpoint fails and is left alone for a while"),
+            By::ErrorRate => warn!(%upstream, %endpoint, "an endpoint fails too often and is left alone for a while"),
+            By::Latency => {
+                warn!(%upstream, %endpoint, "an endpoint is slower than its peers and is left alone for a while")
+            }
+        }
     }
 }
 
@@ -261,7 +325,7 @@ fn make(
         true => Fitness::Drained,
         false => it.known.fitness(spread, now),
     };
-    let member = |it: &Endpoint| Member { weight: it.weight, near: it.near, fitness: fitness(it) };
+    let member = |it: &Endpoint| Member { weight: it.weight, tier: it.tier, fitness: fitness(it) };
     let members: Vec<Member> = endpoints.iter().map(member).collect();
     let balancing: &Balancing = &spread.balancing;
     Made { lineup: Lineup::new(&members, Terms { balancing, tables, now }, before), version }
@@ -353,53 +417,4 @@ fn spill_ratio(of_all: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn three(percent: u32) -> Endpoints {
-        let url = |n: u32| format!("http://192.0.2.{n}").parse().expect("a URL");
-        let endpoints: Vec<_> = (1..=3).map(|n| model::Endpoint { url: url(n), zone: None, weight: 1 }).collect();
-        let outliers = OutlierDetection {
-            consecutive_errors: 2,
-            eject_for: Duration::from_secs(30),
-            max_ejected_percent: percent,
-        };
-        let spread = Spread { outliers: Some(outliers), ..Spread::default() };
-        let place = Place { zone: "here", drained: &BTreeSet::new() };
-        Endpoints::new(Name::parse("s").expect("a name"), &endpoints, spread, place, None)
-    }
-
-    fn fail(endpoints: &Endpoints, index: usize, times: usize) {
-        (0..times).for_each(|_| endpoints.has_failed(index));
-    }
-
-    fn ejections(endpoints: &Endpoints) -> u64 {
-        endpoints.counts().ejections.load(Ordering::Relaxed)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_in_flight_to_an_endpoint_that_is_left_alone_is_forgotten_when_it_is_back() {
-        let endpoints = three(50);
-        fail(&endpoints, 0, 10);
-        assert_eq!(ejections(&endpoints), 1);
-        tokio::time::advance(Duration::from_secs(31)).await;
-        fail(&endpoints, 0, 1);
-        assert_eq!(ejections(&endpoints), 1, "one error is not two in a row");
-        fail(&endpoints, 0, 1);
-        assert_eq!(ejections(&endpoints), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn while_too_many_are_left_alone_that_is_not_looked_up_each_time_but_found_out_soon() {
-        let endpoints = three(34);
-        fail(&endpoints, 0, 2);
-        fail(&endpoints, 1, 2);
-        assert!(endpoints.totals.is_full() && ejections(&endpoints) == 1);
-        tokio::time::advance(Duration::from_secs(31)).await;
-        assert!(!endpoints.totals.is_full());
-        fail(&endpoints, 1, 1);
-        assert_eq!(ejections(&endpoints), 2, "its errors were counted meanwhile");
-    }
-}
+mod tests;

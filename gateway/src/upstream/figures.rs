@@ -11,7 +11,11 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{Endpoints, Keys, endpoints::Standing, known::Counts};
+use super::{
+    Endpoints, Keys,
+    endpoints::Standing,
+    known::{By, Counts},
+};
 use crate::gateway::Shared;
 
 const ENDPOINTS: &str = "tollgate_upstream_endpoints";
@@ -100,7 +104,11 @@ fn tell(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
     gauge(encoder, SPILL, help, all, |it| it.spill)?;
     let help = "1 while endpoints are used that are not fit, as too few are";
     gauge(encoder, PANIC, help, all, |it| u64::from(it.is_panic))?;
-    let ejections: [Count; 1] = [("errors", |it| it.ejections.load(Ordering::Relaxed))];
+    let ejections: [Count; 3] = [
+        ("errors", |it| it.ejections.of(By::Errors)),
+        ("error_rate", |it| it.ejections.of(By::ErrorRate)),
+        ("latency", |it| it.ejections.of(By::Latency)),
+    ];
     counters(encoder, EJECTIONS, "Endpoints left alone for a while", "by", all, &ejections)?;
     let retries: [Count; 2] = [
         ("sent", |it| it.retries.load(Ordering::Relaxed)),

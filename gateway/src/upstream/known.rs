@@ -52,9 +52,16 @@ pub(super) struct Totals {
     /// When it was first found that no more endpoints may be left alone, and how many milliseconds later it was last.
     full_first: OnceLock<Instant>,
     full_last: AtomicU64,
+    /// When something was first counted by time.
+    began: OnceLock<Instant>,
 }
 
 impl Totals {
+    /// What counters by time call now.
+    pub(super) fn passed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.began.get_or_init(|| now))
+    }
+
     /// No more endpoints may be left alone now.
     pub(super) fn was_full(&self, now: Instant) {
         let after = now.saturating_duration_since(*self.full_first.get_or_init(|| now));
@@ -68,10 +75,42 @@ impl Totals {
     }
 }
 
+/// What an endpoint is left alone for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// In a row.
+    Errors,
+    ErrorRate,
+    Latency,
+}
+
+/// How many there were, by what they were for.
+#[derive(Debug, Default)]
+pub(super) struct Ejections([AtomicU64; 3]);
+
+impl Ejections {
+    fn counter(&self, by: By) -> &AtomicU64 {
+        let [errors, error_rate, latency] = &self.0;
+        match by {
+            By::Errors => errors,
+            By::ErrorRate => error_rate,
+            By::Latency => latency,
+        }
+    }
+
+    pub(super) fn note(&self, by: By) {
+        self.counter(by).fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn of(&self, by: By) -> u64 {
+        self.counter(by).load(Ordering::Relaxed)
+    }
+}
+
 /// For metrics.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    pub(super) ejections: AtomicU64,
+    pub(super) ejections: Ejections,
     pub(super) retries: AtomicU64,
     /// Not sent again, as too many were.
     pub(super) over_budget: AtomicU64,

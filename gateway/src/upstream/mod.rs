@@ -15,6 +15,8 @@ mod means;
 mod own;
 mod pool;
 mod taken;
+mod watch;
+
 #[cfg(test)]
 mod tests;
 

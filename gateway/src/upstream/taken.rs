@@ -1,6 +1,9 @@
 //! An endpoint that has a request.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::{Uri, uri::PathAndQuery};
 
@@ -57,14 +60,15 @@ impl Taken {
         tried.contains(self.index)
     }
 
-    /// It answered, and not that it has failed.
-    pub(crate) fn is_fine(&self) {
-        self.busy.endpoints.is_fine(self.index);
+    /// It answered, and not that it has failed. `took` is asked where it counts, and says how long its answer took to begin,
+    /// if that says something of the endpoint.
+    pub(crate) fn is_fine(&self, took: impl FnOnce() -> Option<Duration>) {
+        self.busy.endpoints.is_fine(self.index, took);
     }
 
-    /// It did not answer, or that it has failed.
-    pub(crate) fn has_failed(&self) {
-        self.busy.endpoints.has_failed(self.index);
+    /// It did not answer, or that it has failed. `took` is how long it was waited for in vain, if it was.
+    pub(crate) fn has_failed(&self, took: impl FnOnce() -> Option<Duration>) {
+        self.busy.endpoints.has_failed(self.index, took);
     }
 
     /// For whoever gets to know how it went once its answer is being read.
@@ -88,13 +92,13 @@ pub(crate) struct Report {
 
 impl Report {
     /// As [`Taken::is_fine`].
-    pub(crate) fn is_fine(&self) {
-        self.endpoints.is_fine(self.index);
+    pub(crate) fn is_fine(&self, took: impl FnOnce() -> Option<Duration>) {
+        self.endpoints.is_fine(self.index, took);
     }
 
     /// As [`Taken::has_failed`].
-    pub(crate) fn has_failed(&self) {
-        self.endpoints.has_failed(self.index);
+    pub(crate) fn has_failed(&self, took: impl FnOnce() -> Option<Duration>) {
+        self.endpoints.has_failed(self.index, took);
     }
 }
 

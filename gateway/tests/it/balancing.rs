@@ -161,6 +161,36 @@ async fn requests_stay_in_their_zone_unless_any_will_do() {
     assert!(cluster.metrics().contains("tollgate_upstream_spill_ratio{upstream=\"s\",kind=\"service\"} 1.0"));
 }
 
+/// The zones of the endpoints come in another order than requests go to them.
+#[tokio::test]
+async fn zones_come_one_after_the_other_where_an_order_is_told() {
+    let upstreams = numbered(4).await;
+    let more = ["zone: az-a", "zone: az-b", "zone: az-c", "zone: az-d"];
+    let failover = "failover: [{from: az-b, to: [az-d]}, {to: [az-d, az-c]}]";
+    let cluster = start(&upstreams, &more, &format!("slowStart: 1ms, {failover}")).await;
+    for (drained, expected) in [
+        (&[][..], "0"),
+        (&["az-a"], "3"),
+        (&["az-a", "az-d"], "2"),
+        (&["az-a", "az-d", "az-c"], "1"),
+        (&["az-a", "az-c"], "3"),
+    ] {
+        cluster.gateway.set_drained(zones(drained));
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await; // the whole slow start
+        for _ in 0..10 {
+            assert_eq!(served_by(&cluster, "/", "").await, expected, "without {drained:?}");
+        }
+    }
+    // Another order is one for what comes from now on.
+    let other = service(&upstreams, &more, "loadBalancing: {slowStart: 1ms, failover: [{from: az-a, to: [az-c]}]}");
+    cluster.gateway.set_drained(zones(&["az-a"]));
+    cluster.apply(&other);
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    for _ in 0..10 {
+        assert_eq!(served_by(&cluster, "/", "").await, "2");
+    }
+}
+
 fn zones(names: &[&str]) -> BTreeSet<Name> {
     names.iter().copied().map(Name::new).collect()
 }

@@ -48,7 +48,7 @@ fn ejections(cluster: &Cluster) -> u64 {
     figure(cluster, "tollgate_upstream_ejections_total{upstream=\"s\",kind=\"service\",by=\"errors\"}")
 }
 
-fn figure(cluster: &Cluster, name: &str) -> u64 {
+pub(crate) fn figure(cluster: &Cluster, name: &str) -> u64 {
     let text = cluster.metrics();
     let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{line}"))

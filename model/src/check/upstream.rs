@@ -58,6 +58,7 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
         health_check: given.health_check.as_ref(),
         outliers: given.outlier_detection.as_ref(),
         breaker: given.circuit_breaker.as_ref(),
+        zones: endpoints.iter().filter_map(|endpoint| endpoint.zone.as_deref()).collect(),
         http2: matches!(protocol, Protocol::Https | Protocol::H2c | Protocol::H2 | Protocol::Grpc),
     };
     let spread = given.check(&mut context, &spec);
@@ -101,6 +102,7 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
         health_check: given.health_check.as_ref(),
         outliers: given.outlier_detection.as_ref(),
         breaker: given.circuit_breaker.as_ref(),
+        zones: endpoints.iter().filter_map(|endpoint| endpoint.zone.as_deref()).collect(),
         http2: endpoints.iter().all(|endpoint| endpoint.url.scheme_str() == Some("https")),
     };
     let spread = given.check(&mut context, &spec);

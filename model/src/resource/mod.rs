@@ -29,7 +29,8 @@ pub use rewrite::{MAX_REWRITTEN_BYTES, PathRewrite, RedirectTo, Rewrite, Templat
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch, When};
 pub use spread::{
-    Balancing, CircuitBreaker, HealthCheck, KeyFailover, OutlierDetection, Policy, Question, Retries, Spread,
+    Balancing, CircuitBreaker, ErrorRate, HealthCheck, KeyFailover, OutlierDetection, Policy, Question, Retries,
+    SlowAnswers, Spread, ZoneFailover,
 };
 pub use subject::{Sent, Subject, percent_decode};
 pub use traffic::{AnyOr, Cors, Faults, IpFilter, Mirror, OriginPattern, Sticky, Traffic};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Failure, FailureSet, KeyPart};
+use crate::{Failure, FailureSet, KeyPart, Name};
 
 /// What an upstream says of its endpoints together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +24,8 @@ pub struct Balancing {
     pub policy: Policy,
     /// Endpoints of a node's own zone, and those without a zone, come first.
     pub prefer_local: bool,
+    /// Which zones come after a node's own.
+    pub failover: Vec<ZoneFailover>,
     /// With less than this percent of the weight usable all endpoints are used.
     pub panic_threshold: u32,
     /// How long an endpoint that has come back takes to get its whole share.
@@ -33,12 +35,29 @@ pub struct Balancing {
 impl Balancing {
     /// Two of three zones may be gone, and the third still knows what is well.
     pub(crate) const PANIC_THRESHOLD: u32 = 30;
+
+    /// The zones that come after a node's own, the next one first. What is not among them comes after these.
+    #[must_use]
+    pub fn zones_after(&self, own: &str) -> &[Name] {
+        let for_it = self.failover.iter().find(|it| it.from.as_deref() == Some(own));
+        let for_it = for_it.or_else(|| self.failover.iter().find(|it| it.from.is_none()));
+        for_it.map_or(&[], |it| &it.to)
+    }
+}
+
+/// Where requests go that a zone can't serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneFailover {
+    /// The zone of the nodes that have them. None: any that no other one is for.
+    pub from: Option<Name>,
+    /// The next one first.
+    pub to: Vec<Name>,
 }
 
 impl Default for Balancing {
     fn default() -> Self {
         let panic_threshold = Self::PANIC_THRESHOLD;
-        Self { policy: Policy::RoundRobin, prefer_local: true, panic_threshold, slow_start: None }
+        Self { policy: Policy::RoundRobin, prefer_local: true, failover: Vec::new(), panic_threshold, slow_start: None }
     }
 }
 
@@ -97,12 +116,44 @@ pub enum Question {
 /// When an endpoint is left alone because of what requests met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Failures in a row.
-    pub consecutive_errors: u32,
+    /// Failures in a row, where these are gone by.
+    pub consecutive_errors: Option<u32>,
+    /// The share of requests that failed, where it is.
+    pub error_rate: Option<ErrorRate>,
+    /// How long answers take, where that is.
+    pub latency: Option<SlowAnswers>,
     /// For so long the first time.
     pub eject_for: Duration,
     /// Of all endpoints; one may always be, where there is another.
     pub max_ejected_percent: u32,
+}
+
+/// From which share of failures on an endpoint is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorRate {
+    /// Of its requests.
+    pub percent: u32,
+    /// Of late.
+    pub interval: Duration,
+    /// With fewer in the interval there is no share.
+    pub min_requests: u32,
+}
+
+/// How much slower than its peers an endpoint is that is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlowAnswers {
+    /// In hundredths of what is usual among the peers.
+    pub factor_percent: u32,
+    /// Which of its answers says how slow it is.
+    pub percentile: u32,
+    /// Of late.
+    pub interval: Duration,
+    /// With fewer in the interval nothing is known of it.
+    pub min_requests: u32,
+    /// With fewer others of whom something is known nothing is usual.
+    pub min_peers: u32,
+    /// What is faster is fast enough.
+    pub min_latency: Duration,
 }
 
 /// What is refused at once, as more would only wait.

@@ -77,7 +77,11 @@ pub(crate) const KEYS: &[&str] = &[
     "ledger.archive_after",
     "telemetry.log",
     "telemetry.otlp",
+    "telemetry.trace_sample",
 ];
+
+/// This node records no spans, so nobody is asked to do so because of it.
+const TRACE_SAMPLE: f64 = 0.0;
 
 /// Keys of the contract whose behaviour is not built yet: refused, never silently accepted.
 const NOT_YET: &[&str] = &["admin.tls.cert", "admin.tls.key", "admin.tls.ca", "telemetry.otlp"];
@@ -120,6 +124,8 @@ pub(crate) struct NodeConfig {
     pub(crate) archive: Option<PathBuf>,
     /// How old they are when they go there; none where this node only reads it.
     pub(crate) archive_after: Option<Duration>,
+    /// Which share of the traces that begin here is sampled.
+    pub(crate) trace_sample: f64,
     /// A `tracing` filter: `info`, `warn,tollgate_gateway=debug`.
     pub(crate) log: String,
 }
@@ -215,6 +221,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     if archive.is_none() {
         take.refuse("ledger.archive_after", "is given without ledger.archive: name the directory that segments go to");
     }
+    let trace_sample = take.part("telemetry.trace_sample", TRACE_SAMPLE);
     let log = take.log_filter("telemetry.log");
     Some(NodeConfig {
         id: id?,
@@ -242,6 +249,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         isolation,
         archive,
         archive_after,
+        trace_sample,
         log,
     })
 }

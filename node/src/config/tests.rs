@@ -210,6 +210,18 @@ fn an_access_log_says_what_is_in_it_and_of_how_much() {
 }
 
 #[test]
+fn of_traces_that_begin_here_a_part_is_sampled_or_none() {
+    let with = |lines: &str| parse(&format!("{GOOD}[telemetry]\n{lines}\n"), &[]);
+    let sampled = |lines: &str| (with(lines).unwrap().trace_sample * 1_000.0).round();
+    assert_eq!(
+        (sampled(""), sampled("trace_sample = \"2.5%\""), sampled("trace_sample = \"100%\"")),
+        (0.0, 25.0, 1_000.0)
+    );
+    let problems = with("trace_sample = \"0.5\"").unwrap_err();
+    assert!(problems.len() == 1 && problems[0].contains("telemetry.trace_sample: '0.5' is no part"), "{problems:#?}");
+}
+
+#[test]
 fn clients_over_tls_need_an_address_and_a_certificate_with_its_key_or_none() {
     let https = |text: &str| parse(&format!("{GOOD}[https]\n{text}\n"), &[]);
     let config = https("listen = \"0.0.0.0:8443\"").unwrap().https.unwrap();

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{KeyFailover, KeyPart, OutlierDetection, Policy, ProviderKey, Question, Spread};
+use crate::{ErrorRate, KeyFailover, KeyPart, OutlierDetection, Policy, ProviderKey, Question, SlowAnswers, Spread};
 
 #[test]
 fn every_wrong_value_of_a_service_is_told() {
@@ -105,6 +105,45 @@ fn every_wrong_value_of_what_an_upstream_says_of_its_endpoints_is_told() {
         ("outlierDetection: {consecutiveErrors: 0}", "spec.outlierDetection.consecutiveErrors: must be 1 to 1000"),
         ("outlierDetection: {ejectFor: 0s}", "spec.outlierDetection.ejectFor: must be longer than zero"),
         ("outlierDetection: {maxEjectedPercent: 0}", "spec.outlierDetection.maxEjectedPercent: must be 1 to 100"),
+        ("outlierDetection: {consecutiveErrors: 0}", "1000, or 0 where `errorRate` or `latency` is there"),
+        ("outlierDetection: {errorRate: {percent: 0}}", "spec.outlierDetection.errorRate.percent: must be 1 to 100"),
+        ("outlierDetection: {errorRate: {percent: 101}}", "spec.outlierDetection.errorRate.percent: must be 1 to 100"),
+        (
+            "outlierDetection: {errorRate: {interval: 999ms}}",
+            "spec.outlierDetection.errorRate.interval: must be 1s to 10m",
+        ),
+        (
+            "outlierDetection: {errorRate: {interval: 11m}}",
+            "spec.outlierDetection.errorRate.interval: must be 1s to 10m",
+        ),
+        (
+            "outlierDetection: {errorRate: {minRequests: 0}}",
+            "spec.outlierDetection.errorRate.minRequests: must be 1 to 1000000",
+        ),
+        (
+            "outlierDetection: {latency: {factor: 1}}",
+            "spec.outlierDetection.latency.factor: `1` is no factor: greater than 1",
+        ),
+        (
+            "outlierDetection: {latency: {factor: 100.01}}",
+            "spec.outlierDetection.latency.factor: `100.01` is no factor",
+        ),
+        ("outlierDetection: {latency: {factor: 3x}}", "spec.outlierDetection.latency.factor: `3x` is no factor"),
+        ("outlierDetection: {latency: {percentile: 0}}", "spec.outlierDetection.latency.percentile: must be 1 to 100"),
+        (
+            "outlierDetection: {latency: {interval: 0s}}",
+            "spec.outlierDetection.latency.interval: must be longer than zero",
+        ),
+        ("outlierDetection: {latency: {interval: 1h}}", "spec.outlierDetection.latency.interval: must be 1s to 10m"),
+        (
+            "outlierDetection: {latency: {minRequests: 1000001}}",
+            "spec.outlierDetection.latency.minRequests: must be 1 to",
+        ),
+        ("outlierDetection: {latency: {minPeers: 0}}", "spec.outlierDetection.latency.minPeers: must be 1 to 1000"),
+        (
+            "outlierDetection: {latency: {minLatency: 2h}}",
+            "spec.outlierDetection.latency.minLatency: must be an hour at most",
+        ),
         ("circuitBreaker: {maxRequests: 0}", "spec.circuitBreaker.maxRequests: must be greater than 0"),
         ("circuitBreaker: {maxConnections: 1}", "spec.circuitBreaker.maxConnections: not supported yet"),
         ("circuitBreaker: {maxPending: 1}", "spec.circuitBreaker.maxPending: not supported yet"),
@@ -135,7 +174,13 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
     assert_eq!(check.question, Question::Http("/up?x=1".parse().unwrap()));
     assert_eq!((check.interval, check.timeout), (ms(2_000), ms(500)));
     assert_eq!((check.unhealthy_after, check.healthy_after), (3, 2));
-    let outliers = OutlierDetection { consecutive_errors: 5, eject_for: ms(10_000), max_ejected_percent: 50 };
+    let outliers = OutlierDetection {
+        consecutive_errors: Some(5),
+        error_rate: None,
+        latency: None,
+        eject_for: ms(10_000),
+        max_ejected_percent: 50,
+    };
     assert_eq!((all.outliers, all.breaker.max_requests), (Some(outliers), Some(7)));
     assert_eq!(with("healthCheck: {type: tcp}").health_check.map(|check| check.question), Some(Question::Tcp));
     let grpc = "{protocol: h2c, endpoints: [{address: 'a:1'}], healthCheck: {type: grpc}}";
@@ -144,6 +189,78 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
         assert_eq!(grpc.spread.health_check.as_ref().map(|check| &check.question), Some(&Question::Grpc));
     }
     assert_eq!(with("loadBalancing: {slowStart: 30s}").balancing.slow_start, Some(ms(30_000)));
+}
+
+#[test]
+fn every_wrong_order_of_zones_is_told() {
+    for (rest, expected) in [
+        ("zones: any, failover: [{to: [x]}]", "failover: is only for `zones: preferLocal`"),
+        ("failover: [{from: x}]", "failover[0].to: is missing: the zones that come after a node's own"),
+        ("failover: [{to: [x, z]}]", "failover[0].to[1]: no endpoint is in `z`"),
+        ("failover: [{from: x, to: [y, x]}]", "failover[0].to[1]: is the zone that requests come from"),
+        ("failover: [{from: a, to: [x]}, {from: a, to: [x]}]", "failover[1].from: `a` is there twice"),
+        ("failover: [{to: [x]}, {to: [x]}]", "failover[1].from: one without `from` is there twice"),
+        ("failover: [{from: A B, to: [x]}]", "failover[0].from: must be 1 to 253"),
+        ("failover: [{to: [x, y, x]}]", "failover[0].to[2]: `x` is there twice"),
+    ] {
+        let endpoints = "endpoints: [{address: 'a:1', zone: x}, {address: 'b:1', zone: y}]";
+        let spec = format!("{{{endpoints}, loadBalancing: {{{rest}}}}}");
+        each_is_wrong("Service", &[(&spec, &format!("spec.loadBalancing.{expected}"))]);
+    }
+    let froms: Vec<String> = (0..33).map(|n| format!("{{from: z{n}, to: [x]}}")).collect();
+    let spec =
+        format!("{{endpoints: [{{address: 'a:1', zone: x}}], loadBalancing: {{failover: [{}]}}}}", froms.join(", "));
+    each_is_wrong("Service", &[(&spec, "spec.loadBalancing.failover: has 33 items, more than 32")]);
+    let zones: Vec<String> = (0..33).map(|n| format!("z{n}")).collect();
+    let endpoints: Vec<String> = zones.iter().map(|zone| format!("{{address: '{zone}:1', zone: {zone}}}")).collect();
+    let failover = format!("failover: [{{to: [{}]}}]", zones.join(", "));
+    let spec = format!("{{endpoints: [{}], loadBalancing: {{{failover}}}}}", endpoints.join(", "));
+    each_is_wrong("Service", &[(&spec, "spec.loadBalancing.failover[0].to: has 33 zones, more than 32")]);
+}
+
+#[test]
+fn every_zone_has_its_own_order_or_the_one_of_all() {
+    let endpoints =
+        ["az-a", "az-b", "az-c"].map(|zone| format!("{{url: 'http://{zone}/v1', zone: {zone}}}")).join(", ");
+    let failover = "failover: [{to: [az-a, az-c]}, {from: az-a, to: [az-c]}]";
+    let spec = format!("{{type: openai, endpoints: [{endpoints}], loadBalancing: {{{failover}}}}}");
+    let balancing = provider(&spec).spread.balancing;
+    assert_eq!(balancing.zones_after("az-a"), ["az-c"]);
+    assert_eq!(balancing.zones_after("az-b"), ["az-a", "az-c"]);
+    assert!(Spread::default().balancing.zones_after("az-a").is_empty());
+}
+
+#[test]
+fn outliers_are_told_by_their_share_of_errors_and_by_their_time_where_that_is_asked_for() {
+    let with = |rest: &str| {
+        let outliers = format!("outlierDetection: {{{rest}}}");
+        let spec = format!("{{type: openai, endpoints: [{{url: 'http://a/v1'}}], {outliers}}}");
+        provider(&spec).spread.outliers.unwrap()
+    };
+    let rate = ErrorRate { percent: 50, interval: ms(10_000), min_requests: 20 };
+    let latency = SlowAnswers {
+        factor_percent: 300,
+        percentile: 50,
+        interval: ms(10_000),
+        min_requests: 20,
+        min_peers: 2,
+        min_latency: ms(10),
+    };
+    let defaults = with("consecutiveErrors: 0, errorRate: {}, latency: {}");
+    assert_eq!((defaults.consecutive_errors, defaults.error_rate, defaults.latency), (None, Some(rate), Some(latency)));
+    let own = with("errorRate: {percent: 5, interval: 1m, minRequests: 100}");
+    let rate = ErrorRate { percent: 5, interval: ms(60_000), min_requests: 100 };
+    assert_eq!((own.consecutive_errors, own.error_rate, own.latency), (Some(5), Some(rate), None));
+    let own = with("latency: {factor: 2.5, percentile: 90, interval: 1s, minRequests: 1, minPeers: 1, minLatency: 1s}");
+    let latency = SlowAnswers {
+        factor_percent: 250,
+        percentile: 90,
+        interval: ms(1_000),
+        min_requests: 1,
+        min_peers: 1,
+        min_latency: ms(1_000),
+    };
+    assert_eq!((own.error_rate, own.latency), (None, Some(latency)));
 }
 
 fn ms(count: u64) -> Duration {
