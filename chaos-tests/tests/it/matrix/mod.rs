@@ -16,6 +16,7 @@ mod providers;
 mod rolling;
 mod stage;
 mod steps;
+mod storm;
 mod zone_loss;
 
 use std::{fmt, io::Write};
@@ -85,6 +86,7 @@ rows! {
     row_26_a_lost_zone: 26, "zone loss: its node and its endpoints", zone_loss::zone_loss;
     row_27_malformed_peers: 27, "malformed peers", network::malformed_peers;
     row_33_a_storm_of_changes: 33, "config storm", config::storm;
+    row_33_a_thousand_changes: 33, "a thousand changes in a row", storm::changes;
     row_39_an_absent_provider: 39, "provider down, black hole, slow", providers::absent;
     row_40_a_provider_of_garbage: 40, "provider garbage", providers::garbage;
     row_41_half_a_stream: 41, "half a stream then RST, FIN, silence", providers::half_a_stream;
