@@ -88,6 +88,7 @@ rows! {
     row_27_malformed_peers: 27, "malformed peers", network::malformed_peers;
     row_33_a_storm_of_changes: 33, "config storm", config::storm;
     row_33_a_thousand_changes: 33, "a thousand changes in a row", storm::changes;
+    row_36_a_small_node: 36, "more prompts than a node of 512 MB has room for", memory::small;
     row_37_attackers: 37, "idle connections, slow readers and senders, floods", attackers::burdens;
     row_39_an_absent_provider: 39, "provider down, black hole, slow", providers::absent;
     row_40_a_provider_of_garbage: 40, "provider garbage", providers::garbage;
