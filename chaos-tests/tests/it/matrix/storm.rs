@@ -219,7 +219,7 @@ fn state(round: u64) -> Message {
     resource(Kind::Route, "state", &Message::new(), &Message::new().with(2, path).with(11, answer))
 }
 
-/// The route that all calls take, and the one beside it that says whom a node knows.
+/// The route that all calls take.
 fn chat(round: u64) -> Message {
     let path = Message::new().with(1, Message::new().with(2, "/v1"));
     let backend = Message::new().with(1, "mock").number(3, round % 5 + 1);
