@@ -10,7 +10,10 @@ use std::{
 };
 
 use rand::RngExt;
-use tokio::{task::JoinSet, time};
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,8 +35,19 @@ const CALL_LIMIT: Duration = Duration::from_secs(20);
 pub struct CarefulTally {
     /// Calls that were answered as they should be.
     pub served: u64,
+    /// How long each of these took: a call until its answer was there, a stream until its end.
+    pub took: Vec<Duration>,
     /// What became of the others, in words.
     pub failures: Vec<String>,
+}
+
+impl CarefulTally {
+    /// What so many percent of the calls that were served took at most.
+    pub fn within(&self, percent: usize) -> Duration {
+        let mut took = self.took.clone();
+        took.sort_unstable();
+        took.get((took.len() * percent / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
 }
 
 /// Callers at work.
@@ -92,11 +106,12 @@ impl Careful {
             tasks.spawn(async move {
                 while !stop.is_cancelled() {
                     let ready: Vec<&Target> = targets.iter().filter(|it| it.ready.load(Ordering::SeqCst)).collect();
+                    let begun = Instant::now();
                     let told = match ready.get(rng.random_range(0..ready.len().max(1))) {
                         Some(target) => call(&client, &target.origin, &calls[rng.random_range(0..calls.len())]).await,
                         None => Err("no node is ready".to_owned()),
                     };
-                    note(&tally, number, told);
+                    note(&tally, number, told.map(|()| begun.elapsed()));
                     time::sleep(THINK).await;
                 }
             });
@@ -118,10 +133,13 @@ impl Careful {
     }
 }
 
-fn note(tally: &Mutex<CarefulTally>, number: usize, told: Result<(), String>) {
+fn note(tally: &Mutex<CarefulTally>, number: usize, told: Result<Duration, String>) {
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     match told {
-        Ok(()) => tally.served += 1,
+        Ok(took) => {
+            tally.served += 1;
+            tally.took.push(took);
+        }
         Err(why) => tally.failures.push(format!("caller {number}: {why}")),
     }
 }

@@ -8,6 +8,7 @@
 //! makes it longer. The program under test is `TOLLGATE_BIN`, or is built once in the profile of the test.
 
 pub mod accounts;
+pub mod admin;
 mod binary;
 pub mod burst;
 pub mod calls;

@@ -48,8 +48,13 @@ pub struct Bounds {
     pub taken_within: Duration,
 }
 
-/// Some 50 KB each while it streams: a gigabyte.
+/// A gigabyte.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Of memory, while it streams.
+const CONNECTION_BYTES: u64 = 50 << 10;
+/// What part of the memory is for bodies, and another one for connections. The rest is what a node has by itself, and what an
+/// allocator keeps.
+const MEMORY_PART: u64 = 4;
 /// A phone in a tunnel comes back within it.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// Prompts and answers of models.
@@ -82,6 +87,20 @@ impl Bounds {
         let most = Self::connections_within(files).min(MAX_CONNECTIONS);
         let max_file = Some(files.saturating_sub(KEPT_BACK).max(files / 2));
         Self { max_connections: most, max_requests: most, max_file, ..Self::default() }
+    }
+
+    /// The same where the process may use so many bytes of memory: no more than fits, never nothing.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        let part = bytes / MEMORY_PART;
+        let most = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
+        let connections = most(part / CONNECTION_BYTES);
+        Self {
+            max_connections: self.max_connections.min(connections),
+            max_requests: self.max_requests.min(connections),
+            max_buffered_bytes: self.max_buffered_bytes.min(most(part)),
+            ..self
+        }
     }
 
     /// Connections, or requests, that a process can have which may open so many files: two for each, its caller's and its upstream's.
@@ -123,6 +142,22 @@ impl GatewayConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_follow_from_memory_where_there_is_little() {
+        for (memory, connections, buffered) in [
+            (0, 1, 1),
+            (512 << 20, 2_621, 128 << 20),
+            (1 << 30, 5_242, 256 << 20),
+            (8 << 30, 20_000, 256 << 20),
+            (u64::MAX, 20_000, 256 << 20),
+        ] {
+            let bounds = Bounds::default().with_memory(memory);
+            let told = (bounds.max_connections, bounds.max_requests, bounds.max_buffered_bytes);
+            assert_eq!(told, (connections, connections, buffered), "{memory}");
+        }
+        assert_eq!(Bounds::within(256).with_memory(1 << 30).max_connections, 64, "files are fewer");
+    }
 
     #[test]
     fn bounds_follow_from_the_files_that_may_be_open() {

@@ -13,7 +13,10 @@ use tollgate_gateway::{AccessLog, Bounds, FileCertificate, GatewayConfig};
 use tollgate_model::Name;
 use tracing::{info, warn};
 
-use crate::config::{AccessLogPlan, NodeConfig};
+use crate::{
+    config::{AccessLogPlan, NodeConfig},
+    memory::{self, Memory},
+};
 
 /// The runtime that callers are served on. Dropping it ends what still runs there, and waits for nothing.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ pub(crate) fn gateway_config(
     gateway.trusted_proxies.clone_from(&config.trusted_proxies);
     gateway.certificate.clone_from(certificate);
     gateway.runtime = Some(threads.handle().clone());
-    gateway.bounds = bounds(config, open_files());
+    gateway.bounds = bounds(config, open_files(), memory::found());
     gateway.trace_sample = config.trace_sample;
     if let Some(AccessLogPlan { file, fields, sample }) = &config.access_log {
         let log = AccessLog::open(file, fields, *sample);
@@ -57,8 +60,9 @@ pub(crate) fn gateway_config(
     Ok(gateway)
 }
 
-fn bounds(config: &NodeConfig, files: Option<u64>) -> Bounds {
+fn bounds(config: &NodeConfig, files: Option<u64>, memory: Option<Memory>) -> Bounds {
     let most = files.map_or_else(Bounds::default, Bounds::within);
+    let most = memory.as_ref().map_or(most, |memory| most.with_memory(memory.bytes));
     let told = |key: &str, told: Option<usize>, most: usize| match told {
         // What nobody has said is bounded by memory, too; what somebody has said by files alone.
         Some(told) if files.is_some_and(|files| told > Bounds::connections_within(files)) => {
@@ -71,8 +75,20 @@ fn bounds(config: &NodeConfig, files: Option<u64>) -> Bounds {
     };
     let max_connections = told("http.max_connections", config.max_connections, most.max_connections);
     let max_requests = told("http.max_requests", config.max_requests, most.max_requests);
-    let max_buffered_bytes = usize::try_from(config.max_buffered).unwrap_or(usize::MAX);
-    info!(max_connections, max_requests, max_buffered_bytes, files, "bounds of the data plane");
+    let max_buffered_bytes =
+        config.max_buffered.map_or(most.max_buffered_bytes, |told| usize::try_from(told).unwrap_or(usize::MAX));
+    let (memory_bytes, memory_by) = memory.map(|memory| (memory.bytes, memory.by.to_string())).unzip();
+    info!(
+        max_connections,
+        max_requests, max_buffered_bytes, files, memory_bytes, memory_by, "bounds of the data plane"
+    );
+    if let Some(memory) = memory_bytes.filter(|memory| max_buffered_bytes as u64 > memory / 2) {
+        warn!(
+            max_buffered_bytes,
+            memory,
+            "http.max_buffered is more than half of the memory there is: the node may be killed before it refuses"
+        );
+    }
     Bounds { max_connections, max_requests, max_buffered_bytes, ..most }
 }
 
@@ -96,7 +112,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::tests::GOOD;
+    use crate::{config::tests::GOOD, memory::By};
 
     fn config(env: &[(&str, &str)]) -> NodeConfig {
         let env = env.iter().map(|(key, value)| (key.into(), value.into()));
@@ -107,10 +123,20 @@ mod tests {
     fn what_is_said_holds_as_far_as_files_allow() {
         let said = config(&[("TOLLGATE_HTTP_MAX_CONNECTIONS", "30000"), ("TOLLGATE_HTTP_MAX_REQUESTS", "7")]);
         let of = |bounds: Bounds| (bounds.max_connections, bounds.max_requests);
-        assert_eq!(of(bounds(&said, Some(1 << 20))), (30_000, 7));
-        assert_eq!(of(bounds(&said, Some(256))), (64, 7));
-        assert_eq!(of(bounds(&config(&[]), Some(256))), (64, 64));
-        assert_eq!(of(bounds(&said, None)), (30_000, 7));
-        assert_eq!(bounds(&said, Some(256)).max_file, Some(192));
+        assert_eq!(of(bounds(&said, Some(1 << 20), None)), (30_000, 7));
+        assert_eq!(of(bounds(&said, Some(256), None)), (64, 7));
+        assert_eq!(of(bounds(&config(&[]), Some(256), None)), (64, 64));
+        assert_eq!(of(bounds(&said, None, None)), (30_000, 7));
+        assert_eq!(bounds(&said, Some(256), None).max_file, Some(192));
+    }
+
+    #[test]
+    fn what_nobody_says_fits_into_memory_and_what_is_said_holds() {
+        let little = || Some(Memory { bytes: 512 << 20, by: By::Machine });
+        let of = |bounds: Bounds| (bounds.max_connections, bounds.max_requests, bounds.max_buffered_bytes);
+        assert_eq!(of(bounds(&config(&[]), None, little())), (2_621, 2_621, 128 << 20));
+        assert_eq!(of(bounds(&config(&[]), None, None)), (20_000, 20_000, 256 << 20));
+        let said = config(&[("TOLLGATE_HTTP_MAX_REQUESTS", "9000"), ("TOLLGATE_HTTP_MAX_BUFFERED", "400MiB")]);
+        assert_eq!(of(bounds(&said, None, little())), (2_621, 9_000, 400 << 20));
     }
 }

@@ -16,6 +16,7 @@ mod journal;
 mod ledger;
 mod lifecycle;
 mod members;
+mod memory;
 mod metrics;
 mod node;
 mod pki;

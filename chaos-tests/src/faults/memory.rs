@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +27,18 @@ impl MemoryCage {
     /// The processes in it use more already.
     pub fn limit(&self, bytes: u64) -> io::Result<()> {
         fs::write(self.0.join("memory.limit_in_bytes"), bytes.to_string())
+    }
+
+    /// A program that runs `program` in it from its first moment on, so that it can see its bound; written into `dir`.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn program(&self, program: &Path, dir: &Path) -> io::Result<PathBuf> {
+        let script = dir.join("caged");
+        let (procs, program) = (self.0.join("cgroup.procs"), program.display());
+        fs::write(&script, format!("#!/bin/sh\necho $$ > '{}' && exec '{program}' \"$@\"\n", procs.display()))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        Ok(script)
     }
 
     /// Puts a process in, with all its threads. What it uses already is not counted.

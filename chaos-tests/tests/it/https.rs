@@ -16,7 +16,7 @@ use tollgate_chaos_tests::{Ca, Cluster, Identity, Outcome, Plan, Run, eventually
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-async fn connect(address: SocketAddr, ca: &Ca, name: &str) -> anyhow::Result<TlsStream<TcpStream>> {
+pub(crate) async fn connect(address: SocketAddr, ca: &Ca, name: &str) -> anyhow::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem.as_bytes())?)?;
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -34,7 +34,7 @@ async fn connect(address: SocketAddr, ca: &Ca, name: &str) -> anyhow::Result<Tls
 }
 
 /// What `host` answers by a connection.
-async fn ask(stream: &mut TlsStream<TcpStream>, host: &str) -> anyhow::Result<String> {
+pub(crate) async fn ask(stream: &mut TlsStream<TcpStream>, host: &str) -> anyhow::Result<String> {
     let request = format!("GET /state HTTP/1.1\r\nhost: {host}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut read = Vec::new();

@@ -30,8 +30,6 @@ const SNAPSHOT_KEEP_ENTRIES: u64 = 1_024;
 const DRAIN_DELAY: Duration = Duration::from_secs(3);
 /// How long requests in flight may take to finish after that.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Prompts and answers of models that are in memory at once: some thousands of usual ones, some tens of the largest.
-const MAX_BUFFERED: u64 = 256 << 20;
 /// What a revoked key, or a limit that was lowered, may be late at most on a node that is cut off (T_iso).
 const ISOLATION: Duration = Duration::from_secs(30);
 
@@ -95,11 +93,12 @@ pub(crate) struct NodeConfig {
     pub(crate) data_dir: PathBuf,
     pub(crate) http_listen: SocketAddr,
     pub(crate) trusted_proxies: Vec<IpNet>,
-    /// What callers may take of this node at once; where nothing is said, what the files that the process may open allow.
+    /// What callers may take of this node at once; where nothing is said, what the files that the process may open and its memory
+    /// allow.
     pub(crate) max_connections: Option<usize>,
     pub(crate) max_requests: Option<usize>,
     /// Bytes of bodies that are read whole.
-    pub(crate) max_buffered: u64,
+    pub(crate) max_buffered: Option<u64>,
     /// Whether connections of trusted proxies begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
     pub(crate) https: Option<Https>,
@@ -198,7 +197,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     let trusted_proxies = take.networks("http.trusted_proxies");
     let max_connections = take.bound("http.max_connections");
     let max_requests = take.bound("http.max_requests");
-    let max_buffered = take.size("http.max_buffered", MAX_BUFFERED);
+    let max_buffered = take.optional_size("http.max_buffered");
     let proxy_protocol = take.proxy_protocol("http.proxy_protocol", &trusted_proxies);
     let https = Https::take(take, &trusted_proxies);
     let access_log = access_log(take);

@@ -334,19 +334,17 @@ impl<'a> Take<'a> {
     }
 
     pub(super) fn size(&mut self, key: &str, default: u64) -> u64 {
-        let Some(found) = self.raw(key) else { return default };
-        let Some((text, origin)) = self.text(key, found) else { return default };
-        match parse_size(&text) {
-            Ok(0) => {
-                self.add(key, "must be greater than zero".to_owned(), origin);
-                default
-            }
-            Ok(size) => size,
-            Err(error) => {
-                self.add(key, error, origin);
-                default
-            }
-        }
+        self.optional_size(key).unwrap_or(default)
+    }
+
+    pub(super) fn optional_size(&mut self, key: &str) -> Option<u64> {
+        let found = self.raw(key)?;
+        let (text, origin) = self.text(key, found)?;
+        let size = parse_size(&text).and_then(|size| match size {
+            0 => Err("must be greater than zero".to_owned()),
+            size => Ok(size),
+        });
+        size.map_err(|error| self.add(key, error, origin)).ok()
     }
 
     pub(super) fn count(&mut self, key: &str, default: u64) -> u64 {

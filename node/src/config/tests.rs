@@ -260,10 +260,10 @@ fn proxies_that_say_whom_connections_are_from_must_be_trusted() {
 #[test]
 fn what_a_node_takes_on_is_bounded_and_never_nothing() {
     let config = parse(GOOD, &[]).unwrap();
-    assert_eq!((config.max_connections, config.max_requests, config.max_buffered), (None, None, MAX_BUFFERED));
+    assert_eq!((config.max_connections, config.max_requests, config.max_buffered), (None, None, None));
     let text = GOOD.replace("[admin]", "max_connections = 10\nmax_requests = 20\nmax_buffered = \"1MiB\"\n[admin]");
     let config = parse(&text, &[("TOLLGATE_HTTP_MAX_REQUESTS", "30")]).unwrap();
-    assert_eq!((config.max_connections, config.max_requests, config.max_buffered), (Some(10), Some(30), 1 << 20));
+    assert_eq!((config.max_connections, config.max_requests, config.max_buffered), (Some(10), Some(30), Some(1 << 20)));
     let env = [
         ("TOLLGATE_HTTP_MAX_CONNECTIONS", "0"),
         ("TOLLGATE_HTTP_MAX_REQUESTS", "1000001"),

@@ -3,6 +3,7 @@
 //! `TOLLGATE_SEED` repeats a row; `TOLLGATE_NIGHTLY=1` makes the rows longer, with more rounds. A new row is an entry in
 //! the table below and a function that breaks something.
 
+mod attackers;
 pub(crate) mod clocks;
 mod config;
 mod disk;
@@ -16,6 +17,7 @@ mod providers;
 mod rolling;
 mod stage;
 mod steps;
+mod storm;
 mod zone_loss;
 
 use std::{fmt, io::Write};
@@ -85,6 +87,9 @@ rows! {
     row_26_a_lost_zone: 26, "zone loss: its node and its endpoints", zone_loss::zone_loss;
     row_27_malformed_peers: 27, "malformed peers", network::malformed_peers;
     row_33_a_storm_of_changes: 33, "config storm", config::storm;
+    row_33_a_thousand_changes: 33, "a thousand changes in a row", storm::changes;
+    row_36_a_small_node: 36, "more prompts than a node of 512 MB has room for", memory::small;
+    row_37_attackers: 37, "idle connections, slow readers and senders, floods", attackers::burdens;
     row_39_an_absent_provider: 39, "provider down, black hole, slow", providers::absent;
     row_40_a_provider_of_garbage: 40, "provider garbage", providers::garbage;
     row_41_half_a_stream: 41, "half a stream then RST, FIN, silence", providers::half_a_stream;
