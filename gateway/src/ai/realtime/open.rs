@@ -150,16 +150,17 @@ async fn send(
         Ok(answer) => answer,
         Err(error) => {
             if error != SendError::NoFile && retry::had_time(asked, deadline, exchange.plan.route.timeouts.request) {
-                taken.has_failed();
+                taken.has_failed(|| None);
             }
             return Err(error.into());
         }
     };
     let status = answer.status();
+    // How long a handshake takes says nothing of calls.
     if status.is_server_error() {
-        taken.has_failed()
+        taken.has_failed(|| None)
     } else {
-        taken.is_fine()
+        taken.is_fine(|| None)
     }
     if status == StatusCode::SWITCHING_PROTOCOLS
         && handshake.is_met(answer.headers())
