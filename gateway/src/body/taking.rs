@@ -25,23 +25,51 @@ task_local! {
     static TAKING: Arc<Taking>;
 }
 
+/// While others of its connection are taken, a stream may wait so many times as long: over a slow line they take turns.
+const TURNS: u32 = 5;
+
+/// When something last moved.
+#[derive(Debug)]
+pub(crate) struct Moves {
+    since: Instant,
+    /// Milliseconds from `since`.
+    at: AtomicU64,
+}
+
+impl Moves {
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), at: AtomicU64::new(0) }
+    }
+
+    fn moved(&self) {
+        let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.at.store(at, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.since + Duration::from_millis(self.at.load(Ordering::Relaxed))
+    }
+}
+
 /// How one stream's answer is taken. Written by the stream's task and, as pieces go out, by its connection's.
 #[derive(Debug)]
 pub(crate) struct Taking {
-    since: Instant,
     /// Whether a piece was handed over, and no more was asked for yet: what is waited for is the client.
     is_awaited: AtomicBool,
-    /// Milliseconds from `since` to when a piece was handed over, or some of one went out.
-    moved_at: AtomicU64,
+    /// When a piece was handed over, or some of one went out.
+    own: Moves,
+    /// When some of any stream of its connection did.
+    connection: Arc<Moves>,
     /// Bytes that went out.
     taken: AtomicU64,
     given_up: AtomicBool,
 }
 
 impl Taking {
-    fn new() -> Self {
-        let (zero, no) = (|| AtomicU64::new(0), || AtomicBool::new(false));
-        Self { since: Instant::now(), is_awaited: no(), moved_at: zero(), taken: zero(), given_up: no() }
+    fn new(connection: &Arc<Moves>) -> Self {
+        let (own, connection) = (Moves::new(), Arc::clone(connection));
+        let (is_awaited, given_up) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { is_awaited, own, connection, taken: AtomicU64::new(0), given_up }
     }
 
     /// That of the stream whose task calls; none over HTTP/1.
@@ -56,24 +84,21 @@ impl Taking {
 
     /// A piece is handed over.
     pub(super) fn handed_over(&self) {
-        self.moved();
+        self.own.moved();
         self.is_awaited.store(true, Ordering::Relaxed);
     }
 
     fn went_out(&self, bytes: usize) {
         self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.moved();
+        self.own.moved();
+        self.connection.moved();
     }
 
-    fn moved(&self) {
-        let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved_at.store(at, Ordering::Relaxed);
-    }
-
-    /// Since when nothing was taken of what waits for the client.
-    fn idle_since(&self) -> Option<Instant> {
+    /// Until when something of what waits for the client has to be taken.
+    fn taken_by(&self, within: Duration) -> Option<Instant> {
         let is_awaited = self.is_awaited.load(Ordering::Relaxed);
-        is_awaited.then(|| self.since + Duration::from_millis(self.moved_at.load(Ordering::Relaxed)))
+        let (own, any) = (self.own.last(), self.connection.last());
+        is_awaited.then(|| (own.max(any) + within).min(own + within * TURNS))
     }
 
     /// What had gone out when the client was given up, if it was.
@@ -84,15 +109,15 @@ impl Taking {
 
 /// Runs a stream until it ends, or its client has taken nothing of its answer for so long. What it holds is dropped with it, and
 /// h2 resets what was dropped in the middle (`CANCEL`).
-pub(crate) async fn while_taken(stream: impl Future, within: Duration) {
-    let taking = Arc::new(Taking::new());
+pub(crate) async fn while_taken(stream: impl Future, connection: &Arc<Moves>, within: Duration) {
+    let taking = Arc::new(Taking::new(connection));
     let (mut stream, mut timer) = (pin!(stream), LazyTimer::default());
     let watched = poll_fn(|cx| {
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let Some(since) = taking.idle_since() else { return Poll::Pending };
-        timer.poll(cx, since + within).map(|()| taking.given_up.store(true, Ordering::Relaxed))
+        let Some(by) = taking.taken_by(within) else { return Poll::Pending };
+        timer.poll(cx, by).map(|()| taking.given_up.store(true, Ordering::Relaxed))
     });
     TAKING.scope(Arc::clone(&taking), watched).await;
 }
@@ -155,7 +180,7 @@ mod tests {
             taking = Some(Arc::clone(&own));
             stream(own).await;
         };
-        while_taken(stream, WITHIN).await;
+        while_taken(stream, &Arc::new(Moves::new()), WITHIN).await;
         (begun.elapsed().as_secs(), taking.and_then(|taking| taking.taken_when_given_up()))
     }
 
@@ -181,6 +206,18 @@ mod tests {
             pending().await
         };
         assert_eq!(given_up(slow).await, (59 * 8 + 60, Some(64)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_connection_is_busy_with_others_waits_longer_and_not_for_ever() {
+        let turns = async |taking: Arc<Taking>| {
+            taking.handed_over();
+            loop {
+                sleep(WITHIN / 2).await;
+                taking.connection.moved();
+            }
+        };
+        assert_eq!(given_up(turns).await, (300, Some(0)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,6 +104,22 @@ async fn each_response_of_a_session_is_a_row_with_the_figures_of_its_provider() 
         let refused = Socket::ask(cluster.nodes[0].http, model, &lines).await?.err().unwrap_or_default();
         assert!(refused.starts_with(&format!("http/1.1 {status} ")), "{refused}");
     }
+
+    // Who is gone begins nothing more in a session that goes on.
+    let mut socket = Socket::open(cluster.nodes[0].http, "mock-1", &api_key("alice")).await?;
+    socket.until("session.created").await?;
+    cluster.cli().run(&["delete", "consumer", "alice"]).await?.ok()?;
+    let key = format!("authorization: Bearer {}\r\n", api_key("alice"));
+    eventually("the consumer is gone", || async {
+        let asked = Socket::ask(cluster.nodes[0].http, "mock-1", &key).await?;
+        anyhow::ensure!(asked.is_err_and(|head| head.starts_with("http/1.1 401 ")), "it is not");
+        Ok(())
+    })
+    .await?;
+    socket.say(&json!({"type": "response.create", "event_id": "late"})).await?;
+    let refused = socket.until("error").await?;
+    assert_eq!(refused["error"]["code"], "invalid_api_key", "{refused}");
+    assert_eq!(refused["error"]["event_id"], "late", "{refused}");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout};
 use tollgate_llm::code;
-use tollgate_model::{BillingMode, Caller, Durability, Name, Sent, Subject};
+use tollgate_model::{BillingMode, Caller, ConfigView, Durability, Name, Sent, Subject};
 use tollgate_quota::{Attribution, InFlight, Outcome, Touch, Usage, Written};
 
 use super::{events::Reported, session::Want};
@@ -29,6 +29,7 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 const HOLD_SLACK: Duration = Duration::from_secs(60);
 
 /// Who has a session, and with whom: what each of its responses is admitted and billed by.
+#[derive(Clone)]
 pub(super) struct Whose {
     pub(super) shared: Arc<Shared>,
     pub(super) caller: Option<Caller>,
@@ -124,6 +125,30 @@ impl Whose {
     /// Holds what one response may use in all limits that it meets, or in none. Durable: what begins it may be sent.
     pub(super) async fn hold(self: Arc<Self>, want: Want) -> Result<Held, Rejection> {
         let compiled = self.shared.current();
+        let whose = self.as_of_now(&compiled.view)?;
+        whose.hold_under(compiled, want).await
+    }
+
+    /// By who its caller is now: a session is long, and nobody begins a response who could not begin a session.
+    fn as_of_now(self: Arc<Self>, view: &ConfigView) -> Result<Arc<Self>, Rejection> {
+        let gone =
+            |what: &str| Rejection::new(401, code::INVALID_API_KEY, format!("This session can't go on: {what}."));
+        let route = view.routes.get(&self.plan.route.name).ok_or_else(|| gone("its route is gone"))?;
+        let Some(before) = &self.caller else { return Ok(self) };
+        let consumer = view.consumers.get(&before.consumer.name).filter(|consumer| !consumer.credentials.is_empty());
+        let tenant = consumer.and_then(|consumer| view.tenants.get(&consumer.tenant));
+        let (Some(consumer), Some(tenant)) = (consumer, tenant) else { return Err(gone("its caller is gone")) };
+        if !route.auth.allows(&tenant.name, &consumer.name) {
+            return Err(gone("its route is for others"));
+        }
+        if Arc::ptr_eq(consumer, &before.consumer) && Arc::ptr_eq(tenant, &before.tenant) {
+            return Ok(self);
+        }
+        let caller = Caller { consumer: Arc::clone(consumer), tenant: Arc::clone(tenant) };
+        Ok(Arc::new(Self { caller: Some(caller), ..Self::clone(&self) }))
+    }
+
+    async fn hold_under(self: Arc<Self>, compiled: Arc<Compiled>, want: Want) -> Result<Held, Rejection> {
         let mut attribution = self.attribution(&compiled);
         let pricing = self.pricing(&compiled, &attribution);
         self.is_priced(&pricing)?;
