@@ -108,7 +108,9 @@ async fn each_response_of_a_session_is_a_row_with_the_figures_of_its_provider() 
     // Who is gone begins nothing more in a session that goes on.
     let mut socket = Socket::open(cluster.nodes[0].http, "mock-1", &api_key("alice")).await?;
     socket.until("session.created").await?;
-    cluster.cli().run(&["delete", "consumer", "alice"]).await?.ok()?;
+    for (kind, name) in [("limit", "alice-tokens"), ("consumer", "alice")] {
+        cluster.cli().run(&["delete", kind, name]).await?.ok()?;
+    }
     let key = format!("authorization: Bearer {}\r\n", api_key("alice"));
     eventually("the consumer is gone", || async {
         let asked = Socket::ask(cluster.nodes[0].http, "mock-1", &key).await?;
