@@ -7,7 +7,7 @@ use std::{
 
 use jiff::{civil::Date, tz::TimeZoneDatabase};
 use prost::Message;
-use tollgate_billing::{MAX_BALANCE, OpenGrant as Open};
+use tollgate_billing::{MAX_BALANCE, OpenGrant as Open, amount_bytes};
 use tollgate_model::{BillingMode, Checked, Kind, Money, Tenant, Timestamp, secret::ClusterKey};
 use tollgate_proto::{
     admin::v1::{
@@ -122,7 +122,7 @@ impl Credits {
         Ok(CreditGrant {
             tenant: tenant.to_owned(),
             key: request.key.clone(),
-            amount: if amount.0 == 0 { Vec::new() } else { amount.0.to_be_bytes().to_vec() },
+            amount: amount_bytes(amount.0),
             expires_us: expires.0,
             reason: request.reason.clone(),
             actor: caller.token.to_string(),

@@ -1,7 +1,8 @@
 //! Amounts as rows have them: 16 bytes, signed, big-endian, and nothing for 0.
 
 /// The bytes of an amount, in pico-units.
-pub(crate) fn bytes(pico: i128) -> Vec<u8> {
+#[must_use]
+pub fn bytes(pico: i128) -> Vec<u8> {
     if pico == 0 { Vec::new() } else { pico.to_be_bytes().to_vec() }
 }
 

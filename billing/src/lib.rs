@@ -17,6 +17,7 @@ pub mod statement;
 mod table;
 
 pub use alert::{AlertBook, AlertCounts, BudgetTerms, Outbox, alert_message, next_try};
+pub use amount::bytes as amount_bytes;
 pub use credit::{Came, CreditBook, CreditView, MAX_BALANCE, OpenGrant};
 pub use price::PriceBook;
 pub use query::{Column, Query, UsageLine};

@@ -15,15 +15,8 @@ impl Percent {
     /// # Errors
     /// A sentence that shows the right form.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no percentage: 0 to 100, with up to two decimals");
-        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-        let is_number =
-            |digits: &str, most| (1..=most).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-        if !is_number(whole, 3) || !is_number(fraction, 2) {
-            return Err(wrong());
-        }
-        let hundredths: u32 = format!("{whole}{fraction:0<2}").parse().map_err(|_| wrong())?;
-        u16::try_from(hundredths).ok().filter(|hundredths| *hundredths <= Self::ALL.0).map(Self).ok_or_else(wrong)
+        let share = hundredths(text).and_then(|it| u16::try_from(it).ok()).filter(|it| *it <= Self::ALL.0);
+        share.map(Self).ok_or_else(|| format!("`{text}` is no percentage: 0 to 100, with up to two decimals"))
     }
 
     /// Whether a roll from 0 to [`Self::ROLLS`], which is not reached, is among them.
@@ -31,6 +24,17 @@ impl Percent {
     pub const fn takes(self, roll: u16) -> bool {
         roll < self.0
     }
+}
+
+/// A number below 1,000 with up to two decimals, in hundredths.
+pub(crate) fn hundredths(text: &str) -> Option<u32> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number =
+        |digits: &str, most| (1..=most).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(whole, 3) || !is_number(fraction, 2) {
+        return None;
+    }
+    format!("{whole}{fraction:0<2}").parse().ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tollgate_proto::v1;
 use super::context::{Context, Value::Is};
 use crate::{
     Balancing, CircuitBreaker, ErrorRate, Field, HealthCheck, KeyFailover, KeyPart, OutlierDetection, Policy, Question,
-    SlowAnswers, Spread, ZoneFailover,
+    SlowAnswers, Spread, ZoneFailover, percent::hundredths,
 };
 
 /// As the contract shows it: a dead endpoint is found within seconds, for a few requests a minute.
@@ -301,15 +301,8 @@ fn factor_percent(text: &str) -> Result<u32, String> {
     if text.is_empty() {
         return Ok(FACTOR_PERCENT);
     }
-    let wrong = || format!("`{text}` is no factor: greater than 1, up to {GREATEST_FACTOR}, such as 3 or 2.5");
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let is_number =
-        |digits: &str, most| (1..=most).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    if !is_number(whole, 3) || !is_number(fraction, 2) {
-        return Err(wrong());
-    }
-    let hundredths: u32 = format!("{whole}{fraction:0<2}").parse().map_err(|_| wrong())?;
-    Some(hundredths).filter(|hundredths| (101..=GREATEST_FACTOR * 100).contains(hundredths)).ok_or_else(wrong)
+    let factor = hundredths(text).filter(|it| (101..=GREATEST_FACTOR * 100).contains(it));
+    factor.ok_or_else(|| format!("`{text}` is no factor: greater than 1, up to {GREATEST_FACTOR}, such as 3 or 2.5"))
 }
 
 fn interval(context: &mut Context, at: &Field<'_>, text: &str) -> Duration {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tollgate_billing::{
-    PriceBook,
+    PriceBook, amount_bytes as bytes,
     ledger::{Keeper, ROWS_PER_ENTRY},
 };
 use tollgate_model::{LogIndex, Name, Timestamp};
@@ -140,11 +140,6 @@ impl<'a> Rows<'a> {
     pub(super) fn finish(self) -> Vec<Named> {
         self.rows
     }
-}
-
-/// An amount, as rows have it.
-fn bytes(pico: i128) -> Vec<u8> {
-    if pico == 0 { Vec::new() } else { pico.to_be_bytes().to_vec() }
 }
 
 /// What an attempt came to that is not the row's own.

@@ -93,8 +93,8 @@ pub(super) struct Refusal {
 struct RawClient<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    event_id: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "there")]
+    event_id: Option<Option<String>>,
     #[serde(borrow)]
     audio: Option<Cow<'a, str>>,
     session: Option<RawSession>,
@@ -199,8 +199,11 @@ impl Client {
             message: format!("The event can't be read: {error}."),
             param: None,
         })?;
-        let id = raw.event_id.as_deref().map(str::to_owned);
+        let (is_null, id) = (raw.event_id == Some(None), raw.event_id.flatten());
         let refused = |param: &'static str, message: String| Refusal { id: id.clone(), message, param: Some(param) };
+        if is_null {
+            return Err(refused("event_id", "`event_id` is null: name the event, or leave it out.".to_owned()));
+        }
         let mut settings = raw.session.iter().chain(&raw.response);
         if let Some((param, message)) = settings.find_map(RawSession::refused) {
             return Err(refused(param, message.to_owned()));
@@ -464,6 +467,7 @@ mod tests {
             (r#"{"type":"response.create","response":{"max_output_tokens":"many"}}"#, "whole number"),
             (r#"{"type":"response.begin"}"#, "`response.begin`"),
             (r#"{"event_id":"x"}"#, "`type`"),
+            (r#"{"type":"response.create","event_id":null}"#, "`event_id`"),
             (r#"[]"#, "can't be read"),
             (r#"{"type":"session.update","session":{"tools":[{"type":"mcp"}]}}"#, "`function`"),
             (r#"{"type":"session.update","session":{"prompt":{"id":"p"}}}"#, "prompts"),

@@ -7,6 +7,7 @@
 mod context;
 mod events;
 mod hold;
+mod naming;
 mod open;
 mod relay;
 mod session;

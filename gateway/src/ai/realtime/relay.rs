@@ -14,8 +14,9 @@ use tollgate_llm::{ApiError, Dialect, code};
 use tollgate_quota::Touch;
 
 use super::{
-    events::{Client, ClientKind, Refusal, Server},
+    events::{Client, Refusal, Server},
     hold::{Held, Whose},
+    naming::named,
     session::{Effect, Fate, HoldId, Session, Step, Want},
 };
 use crate::{
@@ -499,19 +500,6 @@ impl Running<'_> {
             }
         }
     }
-}
-
-/// An event that may be refused by name has one: else nobody could tell which of them an error is about.
-fn named(message: Message, mut event: Client) -> (Message, Client) {
-    let at = message.data.iter().position(|byte| *byte == b'{');
-    let (Some(at), None, ClientKind::Create { .. } | ClientKind::Update(_)) = (at, &event.id, &event.kind) else {
-        return (message, event);
-    };
-    let id = format!("event_{}", RequestId::generate().as_str());
-    let (head, rest) = message.data.split_at(at + 1);
-    let data = [head, format!("\"event_id\":\"{id}\",").as_bytes(), rest].concat();
-    event.id = Some(id);
-    (Message::text(data), event)
 }
 
 async fn answered(holding: &mut Option<Holding>) -> (Want, Result<Held, Rejection>) {
