@@ -228,7 +228,8 @@ fn shares(members: &[Member], terms: Terms<'_>) -> Vec<u64> {
     let mut left = ALL;
     let take = |&(fit, total): &(u64, u64)| {
         let enough = total * u64::from(STEPS) * ENOUGH.0;
-        let takes = (fit * ENOUGH.1 * ALL).checked_div(enough).unwrap_or(0).min(left);
+        // Rounded up: zones that have just enough together leave nothing to the next one.
+        let takes = if enough == 0 { 0 } else { (fit * ENOUGH.1 * ALL).div_ceil(enough).min(left) };
         left -= takes;
         takes
     };

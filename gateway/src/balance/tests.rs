@@ -227,6 +227,17 @@ proptest! {
 }
 
 #[test]
+fn zones_that_have_just_enough_together_leave_nothing_to_the_next_one() {
+    // 1/5 and 3/6 of their endpoints are fit, each good for 10/7 of its share: 2/7 and 5/7.
+    let endpoints: Vec<One> = (0..12).map(|n| (name(n), 1, usize::from(n >= 5) + usize::from(n == 11))).collect();
+    let unwell = [1, 2, 3, 4, 8, 9, 10];
+    for policy in policies() {
+        let terms = Balancing { panic_threshold: 0, ..balancing(policy) };
+        assert_eq!(shares(&lineup(&terms, &endpoints, fit_but(&unwell)), 12, REQUESTS)[11], 0);
+    }
+}
+
+#[test]
 fn what_a_zone_can_not_take_goes_to_the_next_one_and_on_from_there() {
     // Four near, four in the next zone, four in all others.
     let endpoints: Vec<One> = (0..12).map(|n| (name(n), 1, n / 4)).collect();
