@@ -10,11 +10,13 @@ use tollgate_chaos_tests::{
 };
 
 use super::{
-    closed::{EVENTS, PACE},
+    closed::PACE,
     scene::{CONSUMER, Scene},
 };
 
 const STREAMS: usize = 200;
+/// Of each, read to its end: the next one begins when nothing of this one is under way.
+const EVENTS: u64 = 4;
 
 pub(super) async fn first_events(scene: &Scene) -> anyhow::Result<Vec<Figure>> {
     let [tollgate, nginx] = scene.sides()?;

@@ -17,6 +17,8 @@ use tollgate_chaos_tests::{
 use super::scene::{CONSUMER, Scene, Side};
 
 const CONNECTIONS: &str = "64";
+/// Requests a second of each connection where the rate is fixed.
+const RATE: u32 = 300;
 /// Events of a stream, the one with the usage and the end not counted.
 pub(super) const EVENTS: u64 = 100;
 /// Between two events of a stream.
@@ -34,8 +36,15 @@ pub(super) fn http(scene: &Scene, turns: Turns) -> anyhow::Result<Vec<Figure>> {
     compare(scene, turns, &load, "1 KB over HTTP/1.1", 1, 1.15)
 }
 
+/// The same where none of the two is at its end: with as much to do, whoever makes the load sleeps as often, and to be woken is paid for by
+/// whoever wakes it. At saturation the faster proxy keeps the load awake and the slower one does not.
+pub(super) fn http_at_a_rate(scene: &Scene, turns: Turns) -> anyhow::Result<Vec<Figure>> {
+    let load = Load::H2load { path: "/plain", rate: Some(RATE) };
+    compare(scene, turns, &load, &format!("1 KB over HTTP/1.1 at {}/s", 64 * RATE), 1, 1.15)
+}
+
 pub(super) fn http2(scene: &Scene, turns: Turns) -> anyhow::Result<Vec<Figure>> {
-    compare(scene, turns, &Load::H2load { path: "/plain" }, "1 KB, HTTP/2 from the client", 1, 1.15)
+    compare(scene, turns, &Load::H2load { path: "/plain", rate: None }, "1 KB, HTTP/2 from the client", 1, 1.15)
 }
 
 pub(super) fn ai(scene: &Scene, turns: Turns) -> anyhow::Result<Vec<Figure>> {
@@ -52,8 +61,15 @@ pub(super) fn streams(scene: &Scene, turns: Turns) -> anyhow::Result<Vec<Figure>
 
 /// Who makes the load.
 enum Load {
-    Wrk { path: &'static str, call: Option<Call> },
-    H2load { path: &'static str },
+    Wrk {
+        path: &'static str,
+        call: Option<Call>,
+    },
+    /// Over HTTP/2 as much as there is time for, or over HTTP/1.1 so many requests a second on each connection.
+    H2load {
+        path: &'static str,
+        rate: Option<u32>,
+    },
 }
 
 /// What a load of some seconds came to.
@@ -66,7 +82,13 @@ impl Load {
     fn run(&self, side: &Side, time: Duration) -> anyhow::Result<Ran> {
         match self {
             Load::Wrk { path, call } => wrk(&format!("{}{path}", side.origin), call.as_ref(), time),
-            Load::H2load { path } => h2load(&format!("{}{path}", side.http2), time),
+            Load::H2load { path, rate: None } => {
+                h2load(&["-c", "8", "-m", "8"], &format!("{}{path}", side.http2), time)
+            }
+            Load::H2load { path, rate: Some(rate) } => {
+                let (rate, url) = (rate.to_string(), format!("{}{path}", side.origin));
+                h2load(&["--h1", "-c", CONNECTIONS, "--rps", &rate], &url, time)
+            }
         }
     }
 }
@@ -141,10 +163,9 @@ fn wrk(url: &str, call: Option<&Call>, time: Duration) -> anyhow::Result<Ran> {
     Ok(Ran { answered: answered.parse()?, failed: failed.parse()? })
 }
 
-/// `h2load` has 8 connections, each with 8 streams.
-fn h2load(url: &str, time: Duration) -> anyhow::Result<Ran> {
+fn h2load(how: &[&str], url: &str, time: Duration) -> anyhow::Result<Ran> {
     let mut command = Command::new("h2load");
-    command.args(["-c", "8", "-m", "8", "-D", &time.as_secs().to_string(), url]);
+    command.args(how).args(["-D", &time.as_secs().to_string(), url]);
     let told = told(&mut command)?;
     // requests: 1000 total, 1001 started, 1000 done, 1000 succeeded, 0 failed, 0 errored, 0 timeout
     let line = told.lines().find_map(|line| line.strip_prefix("requests: ")).context("h2load says nothing")?;

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p tollgate-chaos-tests --example bench_proxy -- [--only http] [--for 2s] [--rounds 7] [-o json]`
 //!
-//! Needs `nginx` and `wrk`, and `h2load` for what comes in over HTTP/2, and installs nothing. Both proxies run on the first core with
+//! Needs `nginx` and `wrk`, and `h2load` for what comes in over HTTP/2 or at a fixed rate, and installs nothing. Both proxies run on the first core with
 //! one worker each, one after the other in turns; load, services and providers run on the second. Each figure of CPU is all that the
 //! process used, its log and its consensus too, by the calls that were answered.
 
@@ -72,6 +72,7 @@ async fn bench(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let turns = closed::Turns { rounds: options.rounds, time: options.time };
     if wanted(Subject::Http) {
         figures.extend(closed::http(&scene, turns).context("plain HTTP")?);
+        figures.extend(closed::http_at_a_rate(&scene, turns).context("plain HTTP at a fixed rate")?);
     }
     if wanted(Subject::Http2) {
         figures.extend(closed::http2(&scene, turns).context("HTTP/2 from the client")?);
@@ -87,7 +88,7 @@ async fn bench(options: &Options) -> anyhow::Result<Vec<Figure>> {
         figures.extend(added::first_events(&scene).await.context("the first event of a stream")?);
     }
     if wanted(Subject::Memory) {
-        figures.extend(memory::measure(&scene, options.open).await.context("memory")?);
+        figures.extend(memory::measure(options.open).await.context("memory")?);
     }
     Ok(figures)
 }
