@@ -12,8 +12,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Endpoints, Keys, Wire,
-    breaker,
+    Endpoints, Keys, Wire, breaker,
     endpoints::Standing,
     known::{By, Counts},
 };

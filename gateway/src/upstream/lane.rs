@@ -295,7 +295,9 @@ impl Lane {
                 let connection = Connection::Http2(state.take_stream(self)?);
                 Some(Given { connection, is_kept: true })
             });
-            let Some((given, waiting)) = given.and_then(|given| Some((given, state.waiting.pop_front()?))) else { break };
+            let Some((given, waiting)) = given.and_then(|given| Some((given, state.waiting.pop_front()?))) else {
+                break;
+            };
             drop(state);
             // Who does not wait any longer leaves it to the next one.
             spare = waiting.tell.send(Ok(given)).err().and_then(Result::ok);

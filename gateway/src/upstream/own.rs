@@ -71,7 +71,12 @@ pub(crate) struct Own {
 
 impl Own {
     /// `roots` are those of upstreams that name no authorities.
-    pub(super) fn new(wanted: Wanted, roots: &Arc<RootCertStore>, breaker: Option<Arc<Breaker>>, means: &Means) -> Self {
+    pub(super) fn new(
+        wanted: Wanted,
+        roots: &Arc<RootCertStore>,
+        breaker: Option<Arc<Breaker>>,
+        means: &Means,
+    ) -> Self {
         let own_roots = wanted.authorities.as_ref().map(Authorities::roots);
         let config = builder(own_roots.as_ref().unwrap_or(roots));
         let config = match &wanted.shown {

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::{
     SendError, UpstreamBody,
-    http1::Sent,
     breaker::Breaker,
+    http1::Sent,
     http2::{Http2, OnStream, Stream},
     lane::{Connection, Given},
     lanes::{Dial, Lanes},
@@ -55,7 +55,9 @@ impl Wire {
     pub(crate) fn of_upgrades(&self) -> Option<Self> {
         match self {
             Self::Negotiated | Self::Http1 => Some(Self::Http1),
-            Self::Own(own) | Self::OwnHttp1(own) if own.wanted.speaks == Speaks::Negotiated => Some(Self::OwnHttp1(Arc::clone(own))),
+            Self::Own(own) | Self::OwnHttp1(own) if own.wanted.speaks == Speaks::Negotiated => {
+                Some(Self::OwnHttp1(Arc::clone(own)))
+            }
             Self::Http2 | Self::Own(_) | Self::OwnHttp1(_) => None,
         }
     }

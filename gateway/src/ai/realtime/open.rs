@@ -150,7 +150,8 @@ async fn send(
         Ok(answer) => answer,
         Err(error) => {
             if !(error.is_ours() || error == SendError::Refused)
-                && retry::had_time(asked, deadline, exchange.plan.route.timeouts.request) {
+                && retry::had_time(asked, deadline, exchange.plan.route.timeouts.request)
+            {
                 taken.has_failed(|| None);
             }
             return Err(error.into());

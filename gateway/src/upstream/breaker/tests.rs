@@ -11,11 +11,7 @@ fn within(max_connections: u32, max_pending: u32) -> Arc<Breaker> {
 }
 
 fn terms(max_connections: u32, max_pending: u32) -> CircuitBreaker {
-    CircuitBreaker {
-        max_requests: None,
-        max_connections: Some(max_connections),
-        max_pending: Some(max_pending),
-    }
+    CircuitBreaker { max_requests: None, max_connections: Some(max_connections), max_pending: Some(max_pending) }
 }
 
 /// Whether leave has come.
@@ -30,7 +26,8 @@ fn who_waits_longest_is_next_and_who_has_gone_is_passed_over() {
     let breaker = within(1, 3);
     let permit = breaker.permit().expect("there is room");
     assert!(breaker.permit().is_none());
-    let [mut first, second, mut third] = [1, 2, 3].map(|lane| breaker.stand_in_line(lane, false).expect("room in line"));
+    let [mut first, second, mut third] =
+        [1, 2, 3].map(|lane| breaker.stand_in_line(lane, false).expect("room in line"));
     assert_eq!(breaker.stand_in_line(4, false).err(), Some(SendError::Full));
     assert!(has_come(&mut first).is_none() && breaker.wants_room());
     drop(permit);
