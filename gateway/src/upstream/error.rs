@@ -80,7 +80,7 @@ impl SendError {
             Self::Tls => "tls_failure",
             Self::NoFile => "no_file",
             Self::Full => "no_connection_free",
-            Self::Refused => "refused",
+            Self::Refused => "refused_stream",
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Garbage => "garbage",

@@ -100,3 +100,6 @@ impl Body for OnStream {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,6 +168,12 @@ impl State {
         self.shared.iter().any(|it| it.is_there() && it.has_room())
     }
 
+    /// Requests that wait.
+    #[cfg(test)]
+    pub(super) fn waits(&self) -> usize {
+        self.waiting.iter().filter(|it| !it.tell.is_closed()).count()
+    }
+
     fn pop_idle(&mut self) -> Option<Popped> {
         if !self.idle.is_empty() {
             return Some(Popped::Http1(self.idle.remove(0).connection));
@@ -432,7 +438,7 @@ impl Dialing {
     }
 
     /// Where no other connection is there, those who wait hear of it.
-    fn fails(&self, error: SendError) {
+    pub(super) fn fails(&self, error: SendError) {
         let mut state = self.lane.state.lock();
         state.failed = Some(Instant::now());
         if state.shared.iter().any(Shared::is_there) {

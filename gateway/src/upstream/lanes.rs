@@ -99,17 +99,23 @@ impl Lanes {
     pub(super) fn place(self: &Arc<Self>, uri: &Uri) -> Option<Place> {
         let (scheme, authority) = (uri.scheme()?, uri.authority()?);
         let mut of = self.of.lock();
-        if !std::mem::replace(&mut of.swept, true) {
+        let lanes = if *scheme == Scheme::HTTPS { &mut of.https } else { &mut of.http };
+        let lane = match lanes.get(authority.as_str()) {
+            Some(lane) => Arc::clone(lane),
+            None => {
+                let endpoint = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
+                let endpoint = endpoint.path_and_query(PathAndQuery::from_static("/")).build().ok()?;
+                let lane = Arc::new(Lane::new(&self.dialer, endpoint, host(uri)?));
+                lanes.insert(authority.as_str().to_owned(), Arc::clone(&lane));
+                lane
+            }
+        };
+        let is_swept = std::mem::replace(&mut of.swept, true);
+        drop(of);
+        if !is_swept {
+            // Where tasks run no more, it ends here and now.
             self.dialer.means.tasks.execute(sweep(Sweeping(Arc::downgrade(self))));
         }
-        let lanes = if *scheme == Scheme::HTTPS { &mut of.https } else { &mut of.http };
-        if let Some(lane) = lanes.get(authority.as_str()) {
-            return Some(Place::new(Arc::clone(lane)));
-        }
-        let endpoint = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
-        let endpoint = endpoint.path_and_query(PathAndQuery::from_static("/")).build().ok()?;
-        let lane = Arc::new(Lane::new(&self.dialer, endpoint, host(uri)?));
-        lanes.insert(authority.as_str().to_owned(), Arc::clone(&lane));
         Some(Place::new(lane))
     }
 
@@ -169,5 +175,30 @@ fn host(uri: &Uri) -> Option<HeaderValue> {
     match uri.port_u16().filter(|port| *port != usual) {
         Some(port) => HeaderValue::try_from(format!("{host}:{port}")).ok(),
         None => HeaderValue::from_str(host).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::family::Family;
+    use tokio::runtime::Builder;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{config::Bounds, overload::Overload, tracked::Tracked};
+
+    #[test]
+    fn a_sweep_that_ended_before_its_time_is_begun_anew() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let overload = Overload::new(Bounds::default(), Family::default());
+        let tasks = Tracked::on(TaskTracker::new(), runtime.handle().clone());
+        let means = Means::new(tasks, &overload, Bounds::default());
+        let lanes = Lanes::new(Dial::ClearText(means.connector(true)), false, means);
+        let uri = "http://192.0.2.1/".parse().expect("a URI");
+        let place = lanes.place(&uri);
+        assert!(place.is_some() && lanes.of.lock().swept);
+        drop(runtime); // with all of its tasks
+        assert!(!lanes.of.lock().swept, "it is known that nobody does");
+        assert!(lanes.place(&uri).is_some(), "whoever comes begins, in vain here");
     }
 }
