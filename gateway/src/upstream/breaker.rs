@@ -47,6 +47,10 @@ struct Room {
     max_connections: usize,
     max_pending: usize,
     line: VecDeque<Waiting>,
+    /// How often the line was empty, and when it was last looked in vain for what is idle: while somebody stands in it, whatever gets
+    /// idle is closed by whoever gives it back, so nothing is to be found before it was empty again.
+    emptied: u64,
+    searched: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -74,7 +78,8 @@ fn most(given: Option<u32>, otherwise: usize) -> usize {
 impl Breaker {
     /// With as many connections as are wanted.
     pub(super) fn new() -> Arc<Self> {
-        let room = Room { open: 0, max_connections: usize::MAX, max_pending: MAX_PENDING, line: VecDeque::new() };
+        let (max_connections, line) = (usize::MAX, VecDeque::new());
+        let room = Room { open: 0, max_connections, max_pending: MAX_PENDING, line, emptied: 0, searched: None };
         Arc::new(Self {
             room: Mutex::new(room),
             wants_room: AtomicBool::default(),
@@ -86,6 +91,13 @@ impl Breaker {
         })
     }
 
+    /// With so many.
+    pub(super) fn within(terms: CircuitBreaker) -> Arc<Self> {
+        let breaker = Self::new();
+        breaker.follow(terms);
+        breaker
+    }
+
     /// From now on.
     pub(super) fn follow(self: &Arc<Self>, terms: CircuitBreaker) {
         let (given, too_many) = {
@@ -95,7 +107,7 @@ impl Breaker {
             let more = room.max_connections.saturating_sub(room.open).min(room.line.len());
             room.open += more;
             let given: Vec<Waiting> = room.line.drain(..more).collect();
-            self.note(&room);
+            self.note(&mut room);
             (given, room.open.saturating_sub(room.max_connections))
         };
         // Of who has gone meanwhile the permit is for the next one.
@@ -135,7 +147,7 @@ impl Breaker {
             drop(tell.send(Permit::of(self))); // its other end is here
         } else {
             room.line.push_back(Waiting { number, lane, since: Instant::now(), tell });
-            self.note(&room);
+            self.note(&mut room);
         }
         Ok(place)
     }
@@ -171,8 +183,19 @@ impl Breaker {
 
     /// Closes a connection that is idle. Whether there was one.
     pub(super) fn make_room(&self) -> bool {
+        let before = {
+            let room = self.room.lock();
+            if !room.line.is_empty() && room.searched == Some(room.emptied) {
+                return false;
+            }
+            (!room.line.is_empty()).then_some(room.emptied)
+        };
         let all: Vec<Arc<Lanes>> = self.lanes.lock().iter().filter_map(Weak::upgrade).collect();
-        all.iter().any(|lanes| lanes.close_idle())
+        let is_made = all.iter().any(|lanes| lanes.close_idle());
+        if !is_made && before.is_some() {
+            self.room.lock().searched = before;
+        }
+        is_made
     }
 
     pub(super) fn was_late(&self) {
@@ -188,7 +211,8 @@ impl Breaker {
         }
     }
 
-    fn note(&self, room: &Room) {
+    fn note(&self, room: &mut Room) {
+        room.emptied += u64::from(room.line.is_empty());
         self.wants_room.store(!room.line.is_empty() || room.open > room.max_connections, Ordering::SeqCst);
     }
 
@@ -201,7 +225,7 @@ impl Breaker {
                 if first.is_none() {
                     room.open = room.open.saturating_sub(1);
                 }
-                self.note(&room);
+                self.note(&mut room);
                 first
             };
             match first.map(|first| first.tell.send(Permit::of(self))) {
@@ -267,7 +291,7 @@ impl Drop for Pending {
         let at = room.line.iter().position(|it| it.number == number);
         // Its other end is closed with this.
         let gone = at.and_then(|at| room.line.remove(at));
-        self.breaker.note(&room);
+        self.breaker.note(&mut room);
         drop(room);
         drop(gone);
     }

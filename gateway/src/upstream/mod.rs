@@ -31,7 +31,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use tokio::net::TcpStream;
-use tollgate_model::{self as model, Protocol, Provider, Service, Shown};
+use tollgate_model::{self as model, CircuitBreaker, Protocol, Provider, Service, Shown};
 
 pub(crate) use body::UpstreamBody;
 pub(crate) use checks::Checkers;
@@ -118,7 +118,7 @@ impl ServiceUpstream {
     pub(crate) fn wire(pool: &Pool, service: &Service, shown: Option<&Arc<Shown>>, before: Option<&Self>) -> Wire {
         let (terms, before) = (service.spread.breaker, before.map(|before| &before.wire));
         let own = |speaks| pool.own(Wanted::new(service.tls.as_ref(), shown, speaks), terms, before);
-        let is_bounded = terms.max_connections.is_some();
+        let is_bounded = follow(terms, before);
         match service.protocol {
             Protocol::H2 => own(Speaks::Http2),
             Protocol::Https if service.tls.is_some() => own(Speaks::Negotiated),
@@ -128,6 +128,12 @@ impl ServiceUpstream {
             Protocol::H2c | Protocol::Grpc => Wire::Http2,
         }
     }
+}
+
+/// Whether an upstream's connections are bounded. Those who wait by what was said before hear of it.
+fn follow(terms: CircuitBreaker, before: Option<&Wire>) -> bool {
+    before.and_then(Wire::breaker).iter().for_each(|breaker| breaker.follow(terms));
+    terms.max_connections.is_some()
 }
 
 /// An LLM upstream, ready to be sent to.
@@ -159,9 +165,10 @@ impl ProviderUpstream {
     /// How a provider is spoken to that is shown this.
     pub(crate) fn wire(pool: &Pool, provider: &Provider, shown: Option<&Arc<Shown>>, before: Option<&Self>) -> Wire {
         let (terms, tls) = (provider.spread.breaker, provider.tls.as_ref());
-        if tls.is_none() && terms.max_connections.is_none() {
+        let before = before.map(|before| &before.wire);
+        if !follow(terms, before) && tls.is_none() {
             return Wire::Negotiated;
         }
-        pool.own(Wanted::new(tls, shown, Speaks::Negotiated), terms, before.map(|before| &before.wire))
+        pool.own(Wanted::new(tls, shown, Speaks::Negotiated), terms, before)
     }
 }

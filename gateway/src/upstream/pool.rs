@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{GatewayConfig, body::UpstreamRequestBody};
 
-/// Connections that take a request and give it back: more in a row are no chance.
+/// So many connections that all requests share may take one and give it back: more in a row are no chance.
 const MAX_REFUSALS: u32 = 3;
 
 /// How an upstream is spoken to.
@@ -100,8 +100,7 @@ impl Pool {
     /// stay; and those that were made otherwise before count still, as long as they are there.
     pub(crate) fn own(&self, wanted: Wanted, terms: CircuitBreaker, before: Option<&Wire>) -> Wire {
         let known = before.and_then(Wire::breaker).cloned();
-        let breaker = known.or_else(|| terms.max_connections.map(|_| Breaker::new()));
-        breaker.iter().for_each(|breaker| breaker.follow(terms));
+        let breaker = known.or_else(|| terms.max_connections.map(|_| Breaker::within(terms)));
         match before {
             Some(Wire::Own(own)) if own.wanted.is(&wanted) && own.breaker.is_some() == breaker.is_some() => {
                 Wire::Own(Arc::clone(own))
@@ -186,17 +185,14 @@ impl Pool {
                             check(&answer, may_switch)?;
                             return Ok(answer.map(|body| UpstreamBody::on(stream, body, place).made(made)));
                         }
-                        // The connection takes nothing new: it has said so, or is dead.
+                        // The connection takes nothing new: it has said so, or is dead. Nothing of it was sent.
+                        OnHttp2::Unsent(_) if refusals == MAX_REFUSALS => return Err(SendError::Connect),
                         OnHttp2::Unsent(back) => {
                             place.lane.forget(number);
-                            request = back;
+                            (request, refusals) = (back, refusals + 1);
+                            continue;
                         }
                     }
-                    refusals += 1;
-                    if refusals > MAX_REFUSALS {
-                        return Err(SendError::Refused);
-                    }
-                    continue;
                 }
             };
             match failed.take_message() {

@@ -174,6 +174,11 @@ async fn a_bound_that_is_moved_is_for_those_who_wait_already() {
     cluster.apply(&resources(2));
     assert_eq!(waiting.join_next().await.unwrap().unwrap(), 200);
     assert_eq!(of(&cluster, "connections"), 2);
+    let _other = stream(&cluster).await;
+    waiting.spawn(async move { get(address, "/", "").await.status });
+    until("one to wait", || of(&cluster, "pending_requests") == 1).await;
+    cluster.apply(&(service(&upstreams, &[], "protocol: http") + ROUTE));
+    assert_eq!(waiting.join_next().await.unwrap().unwrap(), 200, "nor is there a bound any more");
 }
 
 /// Switches to whatever it is asked for, and keeps it.

@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn within(max_connections: u32, max_pending: u32) -> Arc<Breaker> {
-    let breaker = Breaker::new();
-    breaker.follow(terms(max_connections, max_pending));
-    breaker
+    Breaker::within(terms(max_connections, max_pending))
 }
 
 fn terms(max_connections: u32, max_pending: u32) -> CircuitBreaker {
