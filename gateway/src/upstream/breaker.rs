@@ -229,7 +229,7 @@ impl Breaker {
                 first
             };
             match first.map(|first| first.tell.send(Permit::of(self))) {
-                Some(Err(back)) => back.is_spent(),
+                Some(Err(back)) => back.disarm(),
                 _ => return,
             }
         }
@@ -245,8 +245,8 @@ impl Permit {
         Self(Some(Arc::clone(breaker)))
     }
 
-    /// It is for another one.
-    fn is_spent(mut self) {
+    /// What it stands for is for another one.
+    fn disarm(mut self) {
         self.0 = None;
     }
 }

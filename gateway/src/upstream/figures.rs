@@ -137,7 +137,7 @@ fn refusals(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
             ConstCounter::new(count).encode(family.encode_family(&labels(read, ("by", by)))?)?;
         }
     }
-    let bounded: [(&str, &str, fn(&breaker::Standing) -> usize); 2] = [
+    let bounded: [(&str, &str, Bounded); 2] = [
         (CONNECTIONS, "Connections of this node to an upstream with maxConnections", |it| it.open),
         (PENDING, "Requests of this node that wait for one of them", |it| it.pending),
     ];
@@ -152,6 +152,7 @@ fn refusals(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
     Ok(())
 }
 
+type Bounded = fn(&breaker::Standing) -> usize;
 type State = (&'static str, fn(&Standing) -> u64);
 type Count = (&'static str, fn(&Counts) -> u64);
 

@@ -148,7 +148,7 @@ async fn sweep(sweeping: Sweeping) {
         sleep(SWEEP).await;
         let is_needed = sweeping.0.upgrade().is_some_and(|lanes| lanes.sweep(Instant::now()));
         if !is_needed {
-            return sweeping.is_over();
+            return sweeping.disarm();
         }
     }
 }
@@ -158,7 +158,7 @@ struct Sweeping(Weak<Lanes>);
 
 impl Sweeping {
     /// That was said already, when nothing was left: somebody else may have begun since.
-    fn is_over(mut self) {
+    fn disarm(mut self) {
         self.0 = Weak::new();
     }
 }

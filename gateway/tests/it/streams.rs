@@ -82,10 +82,11 @@ impl Streams {
                 connections.spawn(async move {
                     match tls {
                         None => serve(stream, most, &told, &*does).await,
-                        Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => serve(stream, most, &told, &*does).await,
-                            Err(_) => {}
-                        },
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, most, &told, &*does).await;
+                            }
+                        }
                     }
                 });
             }
@@ -123,7 +124,9 @@ where
                     busy.fetch_sub(1, Ordering::SeqCst);
                     return respond.send_reset(Reason::REFUSED_STREAM);
                 }
-                Does::Together(barrier) => drop(barrier.wait().await),
+                Does::Together(barrier) => {
+                    barrier.wait().await;
+                }
                 Does::Wait(permits) => permits.acquire().await.unwrap().forget(),
                 Does::Answer | Does::AnswerAndGo => {}
             }

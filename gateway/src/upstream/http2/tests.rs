@@ -9,7 +9,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
@@ -291,12 +291,8 @@ async fn a_connection_that_failed_is_not_counted_twice() {
 async fn who_has_gone_leaves_a_stream_to_the_next_one_however_many_have() {
     let scene = Scene::of_one().await;
     let lane = scene.lane();
-    let given: JoinHandle<_> = tokio::spawn({
-        let lane = Arc::clone(&lane);
-        async move { lane.connection(None).await }
-    });
-    let mut upstream = scene.accept().await;
-    let given: Given = given.await.unwrap().unwrap();
+    let (given, mut upstream) = tokio::join!(lane.connection(None), scene.accept());
+    let given: Given = given.unwrap();
     upstream.takes(1).await;
     let gone: Vec<_> = (0..100_000).map(|_| lane.waits()).collect();
     let last = lane.waits();
