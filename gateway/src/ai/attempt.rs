@@ -186,7 +186,7 @@ impl Asking<'_> {
             if let Some(call) = call {
                 call.attempt_failed(&failed);
             }
-            leave = self.may_ask_again(exchange, &provider, &tried, &failed).await;
+            leave = self.may_ask_again(exchange, &provider, &mut tried, &failed).await;
             self.note(failed);
             if leave.is_none() {
                 return ControlFlow::Continue(());
@@ -199,10 +199,18 @@ impl Asking<'_> {
         &mut self,
         exchange: &Exchange,
         provider: &ProviderUpstream,
-        tried: &TriedThere,
+        tried: &mut TriedThere,
         failed: &Failed,
     ) -> Option<Leave> {
         let met = failed.met()?;
+        // Nothing was begun (RFC 9113 §8.7).
+        if failed.was_not_taken() && tried.refusals < REFUSALS && !is_over(exchange) {
+            tried.refusals += 1;
+            return match tried.refusals {
+                1 => Some(provider.endpoints.again_anyway()),
+                _ => provider.endpoints.again(),
+            };
+        }
         // Nothing was used, and another key may be taken.
         if failed.key != KeyFault::None && provider.keys.has_others(&tried.keys) && !is_over(exchange) {
             // Its caller hears nothing of a key that was only tried: there is one at a time.
@@ -239,7 +247,12 @@ struct TriedThere {
     keys: Tried,
     /// The last key rests, and was only sent to see.
     with_a_probe: bool,
+    /// Sent again, as it was not taken.
+    refusals: u32,
 }
+
+/// So often that is done, beside what a route says.
+const REFUSALS: u32 = 2;
 
 /// Before another provider is asked, the tokens that the one before may have used are held beside what this one may use.
 async fn hold_again(
@@ -328,7 +341,7 @@ async fn attempt(
     let answered = answered.await;
     let had_time = retry::had_time(asked, deadline, timeouts.request);
     let took = || began.unwrap_or_else(Instant::now).saturating_duration_since(asked);
-    tell(answered.as_ref().err(), (&report, had_time, &took), key);
+    tell(answered.as_ref().err(), (&report, had_time, &took), tried.refusals > 0, key);
     let mut answer = answered?;
     if let MaxTokens::Set(max) = max_tokens {
         answer.headers_mut().insert(&X_TOLLGATE_MAX_TOKENS, HeaderValue::from(max));
@@ -340,11 +353,13 @@ async fn attempt(
 fn tell(
     failed: Option<&Failed>,
     (endpoint, had_time, took): (&Report, bool, &dyn Fn() -> Duration),
+    is_blamed: bool,
     key: Option<KeyTaken>,
 ) {
     match failed {
-        // Nobody was asked.
-        Some(failed) if failed.label == SendError::NoFile.label() => return,
+        // Nobody was asked, or did not take it.
+        Some(failed) if failed.label == UNASKED || failed.label == SendError::NoFile.label() => return,
+        Some(failed) if failed.was_not_taken() && !is_blamed => return,
         Some(failed) if failed.is_the_endpoints() && !(had_time || failed.refused) => return,
         Some(failed) if failed.is_the_endpoints() => {
             return endpoint.has_failed(|| (failed.failure == Some(Failure::Timeout)).then(took));
@@ -418,6 +433,11 @@ impl Failed {
         }
     }
 
+    /// The provider says that it has not begun to work on it.
+    fn was_not_taken(&self) -> bool {
+        self.label == SendError::Refused.label()
+    }
+
     /// An answer that is none.
     pub(super) fn garbage(rejection: Rejection) -> Self {
         let failure = Some(Failure::Status(502));
@@ -435,6 +455,9 @@ impl Failed {
 
 impl From<SendError> for Failed {
     fn from(error: SendError) -> Self {
+        if error == SendError::Full {
+            return Self::not_there();
+        }
         let (billable, label) = (error.is_billable(), error.label());
         Self {
             failure: error.failure(),

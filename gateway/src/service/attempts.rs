@@ -140,7 +140,17 @@ async fn attempt(
     tried: &mut Tried,
     outgoing: Outgoing<'_>,
 ) -> Result<Response<UpstreamBody>, Failed> {
-    let mut result = once(exchange, service, tried, outgoing, Blame::Always).await;
+    let mut result = once(exchange, service, tried, outgoing, Blame::NotRefused).await;
+    for refusals in 0..REFUSALS {
+        // Nothing was begun, so it may be sent again whatever it is (RFC 9113 §8.7).
+        let was_refused = matches!(result, Err(Failed::Send(SendError::Refused)));
+        if !was_refused || outgoing.body.body().is_none() || Instant::now() >= outgoing.deadline {
+            break;
+        }
+        let leave = if refusals == 0 { Some(service.endpoints.again_anyway()) } else { service.endpoints.again() };
+        let Some(_leave) = leave else { break };
+        result = Box::pin(once(exchange, service, tried, outgoing, Blame::Always)).await;
+    }
     // The connection may have been a kept one that the upstream closed just now: safe requests are sent once more.
     let was_reset = matches!(result, Err(Failed::Send(SendError::Reset)));
     if was_reset && is_repeatable(&exchange.head.method, outgoing.body) && Instant::now() < outgoing.deadline {
@@ -165,10 +175,15 @@ fn is_repeatable(method: &Method, body: &Replay) -> bool {
     method.is_idempotent() && body.body().is_some()
 }
 
+/// So often a request is sent again that an upstream did not take, beside what its route says.
+const REFUSALS: u32 = 2;
+
 /// Whether an endpoint that fails is to blame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Blame {
     Always,
+    /// Not where it did not take the request: it goes away, or has others to do.
+    NotRefused,
     /// Not where it was blamed for the same request already.
     Once,
 }
@@ -211,11 +226,16 @@ async fn once(
         }
         // A client that sends slowly makes no endpoint bad.
         Err(SendError::Timeout) if !replay.is_here() => {}
-        Err(SendError::Client(_) | SendError::NoFile) => {}
+        Err(SendError::Client(_) | SendError::NoFile | SendError::Full) => {}
+        Err(SendError::Refused) if blame == Blame::NotRefused => {}
         Err(_) if is_spared || !retry::had_time(asked, deadline, timeouts.request) => {}
         Err(error) => taken.has_failed(|| matches!(error, SendError::Timeout).then(|| asked.elapsed())),
     }
-    sent.map(|answer| answer.map(|body| body.of(taken))).map_err(Failed::Send)
+    match sent {
+        Ok(answer) => Ok(answer.map(|body| body.of(taken))),
+        Err(SendError::Full) => Err(Failed::NoUpstream),
+        Err(error) => Err(Failed::Send(error)),
+    }
 }
 
 /// Built anew: the path is the one that was matched, or what the route makes of it.

@@ -10,7 +10,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Taken, http1::Http1, http1::Made, lane::Lane, lane::Place};
+use super::{
+    Taken,
+    http1::{Http1, Made},
+    http2::Stream,
+    lane::Lane,
+    place::Place,
+};
 
 /// It keeps its request's place, its connection until it has ended, and its endpoint busy.
 #[derive(Debug)]
@@ -18,15 +24,26 @@ pub(crate) struct UpstreamBody {
     /// There until it is dropped.
     inner: Option<Incoming>,
     over: Option<Http1>,
+    /// Behind the body: what is left of that is reset before another request gets the stream.
+    stream: Option<Arc<Stream>>,
     made: Option<Made>,
     place: Option<Place>,
     taken: Option<Taken>,
 }
 
 impl UpstreamBody {
-    /// One that comes over a connection that others have as well.
+    /// One that is bound to nothing.
     pub(crate) fn new(inner: Incoming, place: Option<Place>) -> Self {
-        Self { inner: Some(inner), over: None, made: None, place, taken: None }
+        Self { inner: Some(inner), over: None, stream: None, made: None, place, taken: None }
+    }
+
+    /// One that has a stream of a connection that others have as well.
+    pub(super) fn on(stream: Arc<Stream>, inner: Incoming, place: Place) -> Self {
+        let mut body = Self::new(inner, Some(place));
+        if !body.is_end_stream() {
+            body.stream = Some(stream);
+        }
+        body
     }
 
     /// One that has its connection for itself.
@@ -74,6 +91,7 @@ impl UpstreamBody {
 
     /// Its connection is for others now.
     fn ended(&mut self) {
+        self.stream = None;
         let Some(mut connection) = self.over.take() else { return };
         if !connection.is_ready() {
             connection.look();
@@ -105,7 +123,7 @@ impl Body for UpstreamBody {
         let polled = self.poll_inner(cx);
         match &polled {
             Poll::Ready(None) => self.ended(),
-            Poll::Ready(Some(Err(_))) => self.over = None,
+            Poll::Ready(Some(Err(_))) => (self.over, self.stream) = (None, None),
             Poll::Ready(Some(Ok(_))) if self.is_end_stream() => self.ended(),
             _ => {}
         }

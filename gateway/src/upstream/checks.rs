@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tollgate_model::{HealthCheck, Kind, Name, Question};
@@ -24,6 +25,8 @@ use crate::{balance, body::UpstreamRequestBody, compiled::Compiled, gateway::Sha
 const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Of an answer's body so much is read, that its connection may be used again.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Longer than timers are late.
+const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// One task for each upstream that has checks. Dropping it ends them all.
 #[derive(Debug)]
@@ -102,30 +105,39 @@ async fn check_one(
 }
 
 /// Whether it answers as it should. A kept connection may have died since it was used: that says nothing, so it is asked once
-/// more. None where it can't be asked, as this node has no file for it.
+/// more. None where it can't be asked, as this node has no file for it, or the upstream no connection free.
 async fn ask(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> Option<bool> {
-    let once = || ask_once(shared, wire, origin, terms);
+    let by = Instant::now() + terms.timeout;
+    let once = || ask_once(shared, wire, origin, (terms, by));
     let asked = async {
         match once().await {
-            Err(SendError::Reset) => once().await,
+            Err(SendError::Reset | SendError::Refused) => once().await,
             told => told,
         }
     };
-    match timeout(terms.timeout, asked).await {
-        Ok(Err(SendError::NoFile)) => None,
+    // Whoever waits for a connection says first that none was free.
+    match timeout_at(by + A_MOMENT, asked).await {
+        Ok(Err(error)) if error.is_ours() => None,
         told => Some(matches!(told, Ok(Ok(true)))),
     }
 }
 
-async fn ask_once(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> Result<bool, SendError> {
+async fn ask_once(
+    shared: &Shared,
+    wire: &Wire,
+    origin: &Origin,
+    (terms, by): (&HealthCheck, Instant),
+) -> Result<bool, SendError> {
     let request = match &terms.question {
-        Question::Tcp => return origin.takes_connections(&shared.overload).await,
+        Question::Tcp => {
+            return timeout_at(by, origin.takes_connections(&shared.overload)).await.unwrap_or(Ok(false));
+        }
         Question::Http(path) => origin.at(path.clone()).map(get),
         Question::Grpc => origin.at(PathAndQuery::from_static(GRPC_CHECK)).map(grpc),
     };
     let Some(request) = request else { return Ok(false) };
     let place = shared.pool.place(wire, request.uri());
-    let answer = shared.pool.send(place, request).await?;
+    let answer = shared.pool.send_by(by, place, request).await?;
     let (is_success, headers) = (answer.status().is_success(), answer.headers().clone());
     // What is not read is closed, and so is what is too long to be read.
     let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await;

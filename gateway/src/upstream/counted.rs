@@ -13,14 +13,12 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::MaybeHttpsStream;
 
-use super::means::Tcp;
+use super::{breaker::Permit, means::Tcp};
 
 /// A count that is wrong costs a connection too many, or one that is made later: what is sent, and when, does not depend on it.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     open: AtomicUsize,
-    /// Of these, the ones that serve any number of requests at once.
-    shared: AtomicUsize,
     /// Requests that have, or wait for, a connection.
     busy: AtomicUsize,
 }
@@ -34,13 +32,9 @@ impl Counts {
         self.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether one more connection is needed beside those that are open and `coming`.
-    pub(super) fn lacks(&self, coming: usize, shares: bool) -> bool {
-        let there = self.open.load(Ordering::Relaxed) + coming;
-        match shares || self.shared.load(Ordering::Relaxed) > 0 {
-            true => there == 0,
-            false => there < self.busy.load(Ordering::Relaxed),
-        }
+    /// Whether one more connection is needed beside those that are open and `coming`, where each has one request.
+    pub(super) fn lacks(&self, coming: usize) -> bool {
+        self.open.load(Ordering::Relaxed) + coming < self.busy.load(Ordering::Relaxed)
     }
 }
 
@@ -48,21 +42,20 @@ impl Counts {
 pub(super) struct Counted {
     inner: MaybeHttpsStream<Tcp>,
     counts: Arc<Counts>,
-    shared: bool,
+    /// Whatever is spoken over it.
+    _permit: Permit,
 }
 
 impl Counted {
-    pub(super) fn new(inner: MaybeHttpsStream<Tcp>, counts: &Arc<Counts>, shared: bool) -> Self {
+    pub(super) fn new(inner: MaybeHttpsStream<Tcp>, counts: &Arc<Counts>, permit: Permit) -> Self {
         counts.open.fetch_add(1, Ordering::Relaxed);
-        counts.shared.fetch_add(usize::from(shared), Ordering::Relaxed);
-        Self { inner, counts: Arc::clone(counts), shared }
+        Self { inner, counts: Arc::clone(counts), _permit: permit }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.counts.open.fetch_sub(1, Ordering::Relaxed);
-        self.counts.shared.fetch_sub(usize::from(self.shared), Ordering::Relaxed);
     }
 }
 

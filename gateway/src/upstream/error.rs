@@ -17,6 +17,12 @@ pub(crate) enum SendError {
     /// None was made, whoever is asked: this node may open no more files.
     #[error("no file is left for a connection to the upstream")]
     NoFile,
+    /// It has all connections that it may have, and none was free in time.
+    #[error("no connection to the upstream is free")]
+    Full,
+    /// It has said so: REFUSED_STREAM, or GOAWAY with the id of a stream before this one (RFC 9113 §8.7).
+    #[error("the upstream did not begin to work on the request")]
+    Refused,
     #[error("the upstream closed before its answer began")]
     Reset,
     #[error("the upstream's answer did not begin in time")]
@@ -40,6 +46,7 @@ impl SendError {
     pub(super) fn of_sending(error: &hyper::Error) -> Self {
         match find::<BodyFault>(error) {
             Some(fault) => Self::Client(*fault),
+            None if find::<h2::Error>(error).is_some_and(is_refusal) => Self::Refused,
             None if error.is_parse() => Self::Garbage,
             None => Self::Reset,
         }
@@ -47,13 +54,18 @@ impl SendError {
 
     /// Whether the upstream may have begun to work.
     pub(crate) fn is_billable(self) -> bool {
-        !matches!(self, Self::Connect | Self::Tls | Self::NoFile)
+        !matches!(self, Self::Connect | Self::Tls | Self::NoFile | Self::Full | Self::Refused)
+    }
+
+    /// Whether no endpoint has anything to do with it.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::NoFile | Self::Full)
     }
 
     /// As a route's `on` names it. What is no HTTP counts as the 502 that it becomes; where no file is left nobody could do better.
     pub(crate) fn failure(self) -> Option<Failure> {
         match self {
-            Self::Connect | Self::Tls => Some(Failure::Connect),
+            Self::Connect | Self::Tls | Self::Full | Self::Refused => Some(Failure::Connect),
             Self::Reset => Some(Failure::Reset),
             Self::Timeout => Some(Failure::Timeout),
             Self::Garbage => Some(Failure::Status(502)),
@@ -67,6 +79,8 @@ impl SendError {
             Self::Connect => "connect_failure",
             Self::Tls => "tls_failure",
             Self::NoFile => "no_file",
+            Self::Full => "no_connection_free",
+            Self::Refused => "refused_stream",
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::Garbage => "garbage",
@@ -83,12 +97,19 @@ impl From<SendError> for Rejection {
                 "No TLS connection to the upstream can be made: its certificate is not trusted, or not for its name.",
             ),
             SendError::NoFile => Self::overloaded(),
+            SendError::Full => Self::no_healthy_upstream(),
+            SendError::Refused => Self::upstream_error("The upstream refused the request before it worked on it."),
             SendError::Reset => Self::upstream_error("The upstream closed the connection before it answered."),
             SendError::Timeout => Self::upstream_timeout(),
             SendError::Garbage => Self::upstream_error("The upstream's answer can't be read."),
             SendError::Client(fault) => fault.into(),
         }
     }
+}
+
+/// Only of streams that it has not worked on it says so, and goes by the last one that it has.
+fn is_refusal(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {

@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Endpoints, Keys,
+    Endpoints, Keys, Wire, breaker,
     endpoints::Standing,
     known::{By, Counts},
 };
@@ -25,6 +25,8 @@ const PANIC: &str = "tollgate_upstream_panic";
 const EJECTIONS: &str = "tollgate_upstream_ejections";
 const RETRIES: &str = "tollgate_upstream_retries";
 const REFUSED: &str = "tollgate_upstream_breaker_refusals";
+const CONNECTIONS: &str = "tollgate_upstream_connections";
+const PENDING: &str = "tollgate_upstream_pending_requests";
 const KEYS: &str = "tollgate_upstream_keys";
 const KEY_RESTS: &str = "tollgate_upstream_key_rests";
 const DROPPED: &str = "tollgate_access_log_dropped_lines";
@@ -45,6 +47,8 @@ struct Read {
     name: String,
     of: Arc<Endpoints>,
     standing: Standing,
+    /// Where its connections are bounded.
+    bounded: Option<breaker::Standing>,
 }
 
 type Labels<'a> = [(&'static str, &'a str); 3];
@@ -53,14 +57,15 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
         let compiled = shared.current();
-        let read = |kind, name: &str, of: &Arc<Endpoints>| Read {
+        let read = |kind, name: &str, of: &Arc<Endpoints>, wire: &Wire| Read {
             kind,
             name: name.to_owned(),
             of: Arc::clone(of),
             standing: of.standing(),
+            bounded: wire.breaker().map(|breaker| breaker.standing()),
         };
-        let providers = compiled.providers.iter().map(|(name, it)| read("provider", name, &it.endpoints));
-        let services = compiled.services.iter().map(|(name, it)| read("service", name, &it.endpoints));
+        let providers = compiled.providers.iter().map(|(name, it)| read("provider", name, &it.endpoints, &it.wire));
+        let services = compiled.services.iter().map(|(name, it)| read("service", name, &it.endpoints, &it.wire));
         let mut all: Vec<Read> = providers.chain(services).collect();
         all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         tell(&mut encoder, &all)?;
@@ -115,13 +120,39 @@ fn tell(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
         ("over_budget", |it| it.over_budget.load(Ordering::Relaxed)),
     ];
     counters(encoder, RETRIES, "Requests sent again, or not, as too many were", "decision", all, &retries)?;
-    let refused: [Count; 1] = [("max_requests", |it| it.refused.load(Ordering::Relaxed))];
-    counters(encoder, REFUSED, "Requests not sent, as too many were on their way", "by", all, &refused)?;
+    refusals(encoder, all)?;
     let checks: [Count; 2] =
         [("good", |it| it.checks_good.load(Ordering::Relaxed)), ("bad", |it| it.checks_bad.load(Ordering::Relaxed))];
     counters(encoder, CHECKS, "Answers of endpoints asked whether they are well", "result", all, &checks)
 }
 
+/// What bounds an upstream, and what came of it.
+fn refusals(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
+    let help = "Requests not sent, as too many were on their way (max_requests), as too many waited for a connection (max_pending), or as none was free in time (max_connections)";
+    let mut family = encoder.encode_descriptor(REFUSED, help, None, MetricType::Counter)?;
+    for read in all {
+        let by_requests = Some(("max_requests", read.of.counts().refused.load(Ordering::Relaxed)));
+        let others = read.bounded.map(|it| [("max_pending", it.refused), ("max_connections", it.late)]);
+        for (by, count) in by_requests.into_iter().chain(others.into_iter().flatten()) {
+            ConstCounter::new(count).encode(family.encode_family(&labels(read, ("by", by)))?)?;
+        }
+    }
+    let bounded: [(&str, &str, Bounded); 2] = [
+        (CONNECTIONS, "Connections of this node to an upstream with maxConnections", |it| it.open),
+        (PENDING, "Requests of this node that wait for one of them", |it| it.pending),
+    ];
+    for (name, help, value) in bounded {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (read, standing) in all.iter().filter_map(|read| Some((read, read.bounded.as_ref()?))) {
+            let labels = [("upstream", read.name.as_str()), ("kind", read.kind)];
+            let value = u64::try_from(value(standing)).unwrap_or(u64::MAX);
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+type Bounded = fn(&breaker::Standing) -> usize;
 type State = (&'static str, fn(&Standing) -> u64);
 type Count = (&'static str, fn(&Counts) -> u64);
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 use http::{HeaderValue, Uri, uri::PathAndQuery};
-use hyper::{client::conn::http2, rt::Executor as _};
+use hyper::rt::Executor as _;
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
@@ -19,32 +20,30 @@ use tokio::{
 
 use super::{
     SendError,
+    breaker::{Breaker, Permit},
     counted::{Counted, Counts},
     http1::{Http1, Made},
+    http2::{Http2, Shared, Stream},
     lanes::Dialer,
+    peer::Watched,
 };
-use crate::body::UpstreamRequestBody;
 
 /// Names resolved, connected, and TLS agreed on, within this; who asked may wait for less.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Less than most upstreams keep an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// So many requests may have left before those that wait are counted anew.
 const TIDY: usize = 32;
+/// That requests share. A peer that lets a connection have few streams is asked over no more than that.
+const MAX_SHARED: usize = 256;
+/// No further one is made for that long after one could not be.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
 /// A connection for one request.
 #[derive(Debug)]
 pub(super) enum Connection {
     Http1(Http1),
     Http2(Http2),
-}
-
-/// One that serves any number of requests at once; a task drives it.
-#[derive(Debug, Clone)]
-pub(super) struct Http2 {
-    number: u64,
-    pub(super) sender: http2::SendRequest<UpstreamRequestBody>,
-    pub(super) made: Made,
 }
 
 /// As a request gets it.
@@ -55,34 +54,53 @@ pub(super) struct Given {
     pub(super) is_kept: bool,
 }
 
-type Dialed = Result<Connection, SendError>;
+pub(super) type Told = oneshot::Receiver<Result<Given, SendError>>;
+pub(super) type Dialed = Result<Fresh, SendError>;
+
+/// A connection that has just been made.
+#[derive(Debug)]
+pub(super) enum Fresh {
+    Http1(Http1),
+    Http2(Shared),
+}
 
 /// All that there is of one endpoint.
 pub(super) struct Lane {
-    dialer: Arc<Dialer>,
+    pub(super) dialer: Arc<Dialer>,
     /// Scheme and authority.
-    endpoint: Uri,
+    pub(super) endpoint: Uri,
     /// What HTTP/1.1 calls it.
     pub(super) host: HeaderValue,
-    counts: Arc<Counts>,
-    state: Mutex<State>,
-    next_number: AtomicU64,
+    pub(super) counts: Arc<Counts>,
+    pub(super) breaker: Arc<Breaker>,
+    pub(super) state: Mutex<State>,
+    pub(super) next_number: AtomicU64,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// The one that was used last is used first, so that others are let go of.
     idle: Vec<Idle>,
-    http2: Option<Http2>,
-    /// When somebody last asked for that.
-    http2_used: Option<Instant>,
-    /// One that all will share is being made.
-    dialing: bool,
-    waiting: VecDeque<oneshot::Sender<Result<Given, SendError>>>,
+    /// The first that has room is used, so that others are let go of.
+    pub(super) shared: Vec<Shared>,
+    /// What was last agreed on, where that is agreed on.
+    speaks_http2: bool,
+    /// So many streams one of those had when it was last said.
+    each: Option<usize>,
+    /// So many that requests will share are being made.
+    pub(super) dialing: usize,
+    failed: Option<Instant>,
+    waiting: VecDeque<Waiting>,
     /// Who does not wait any longer is removed once there are so many.
     tidy_at: usize,
     /// Connections under way that nobody has taken yet, by the place that each was made for.
-    ahead: VecDeque<(u64, oneshot::Receiver<Dialed>)>,
+    pub(super) ahead: VecDeque<(u64, oneshot::Receiver<Dialed>)>,
+}
+
+struct Waiting {
+    tell: oneshot::Sender<Result<Given, SendError>>,
+    /// It stands in line for leave to connect, too, and would lose its place.
+    stands_in_line: bool,
 }
 
 struct Idle {
@@ -90,33 +108,92 @@ struct Idle {
     since: Instant,
 }
 
+/// What has to come before one more request gets a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lacks {
+    /// There will be enough.
+    Nothing,
+    Connection,
+    /// Of a connection that is there: no more are made for now.
+    Stream,
+}
+
 impl State {
-    fn take(&mut self) -> Option<Connection> {
-        if let Some(http2) = self.http2.take_if(|it| !it.sender.is_ready()) {
-            drop(http2);
-        }
-        if let Some(http2) = &self.http2 {
-            self.http2_used = Some(Instant::now());
-            return Some(Connection::Http2(http2.clone()));
+    pub(super) fn take(&mut self, lane: &Arc<Lane>) -> Option<Connection> {
+        if !self.shared.is_empty()
+            && let Some(http2) = self.take_stream(lane)
+        {
+            return Some(Connection::Http2(http2));
         }
         std::iter::from_fn(|| self.idle.pop()).map(|idle| idle.connection).find(Http1::is_ready).map(Connection::Http1)
     }
 
-    fn wait(&mut self) -> oneshot::Receiver<Result<Given, SendError>> {
+    fn take_stream(&mut self, lane: &Arc<Lane>) -> Option<Http2> {
+        self.shared.retain(Shared::is_there);
+        let shared = self.shared.iter_mut().find(|it| it.has_room())?;
+        (shared.streams, shared.used) = (shared.streams + 1, Instant::now());
+        let stream = Stream::new(lane, shared.number);
+        Some(Http2 { sender: shared.sender.clone(), made: shared.made, stream })
+    }
+
+    pub(super) fn wait(&mut self, stands_in_line: bool) -> Told {
         if self.waiting.len() >= self.tidy_at {
-            self.waiting.retain(|it| !it.is_closed());
+            self.waiting.retain(|it| !it.tell.is_closed());
             self.tidy_at = 2 * self.waiting.len() + TIDY;
         }
         let (tell, told) = oneshot::channel();
-        self.waiting.push_back(tell);
+        self.waiting.push_back(Waiting { tell, stands_in_line });
         told
     }
+
+    /// For `more` requests beside those that wait.
+    pub(super) fn lacks(&self, more: usize) -> Lacks {
+        let there = || self.shared.iter().filter(|it| it.is_there());
+        let coming = self.dialing + there().filter(|it| it.peer.most().is_none()).count();
+        let streams = coming.saturating_mul(self.each.map_or(usize::MAX, |each| each.max(1)));
+        let live = || self.waiting.iter().filter(|it| !it.tell.is_closed()).count();
+        if coming > 0 && (streams >= self.waiting.len() + more || streams >= live() + more) {
+            return Lacks::Nothing;
+        }
+        let has_failed = self.failed.is_some_and(|failed| failed.elapsed() < AFTER_A_FAILURE);
+        let wants_none = there().any(|it| it.peer.most() == Some(0));
+        let count = there().count();
+        match count + self.dialing >= MAX_SHARED || wants_none || count > 0 && has_failed {
+            true => Lacks::Stream,
+            false => Lacks::Connection,
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.shared.iter().any(|it| it.is_there() && it.has_room())
+    }
+
+    /// Requests that wait.
+    #[cfg(test)]
+    pub(super) fn waits(&self) -> usize {
+        self.waiting.iter().filter(|it| !it.tell.is_closed()).count()
+    }
+
+    fn pop_idle(&mut self) -> Option<Popped> {
+        if !self.idle.is_empty() {
+            return Some(Popped::Http1(self.idle.remove(0).connection));
+        }
+        let at = self.shared.iter().position(|it| it.streams == 0)?;
+        Some(Popped::Http2(self.shared.remove(at)))
+    }
+}
+
+/// Closed once the lane is not locked any more.
+enum Popped {
+    Http1(Http1),
+    Http2(Shared),
 }
 
 impl Lane {
     pub(super) fn new(dialer: &Arc<Dialer>, endpoint: Uri, host: HeaderValue) -> Self {
         let (counts, state, next_number) = (Arc::default(), Mutex::default(), AtomicU64::new(1));
-        Self { dialer: Arc::clone(dialer), endpoint, host, counts, state, next_number }
+        let breaker = dialer.breaker.clone().unwrap_or_else(Breaker::new);
+        Self { dialer: Arc::clone(dialer), endpoint, host, counts, breaker, state, next_number }
     }
 
     /// As HTTP/2 asks for a path.
@@ -127,76 +204,18 @@ impl Lane {
     }
 
     /// One that is there already.
-    pub(super) fn take(&self) -> Option<Connection> {
-        self.state.lock().take()
+    pub(super) fn take(self: &Arc<Self>) -> Option<Connection> {
+        self.state.lock().take(self)
     }
 
-    /// One that is made, or that another request no longer needs, whichever comes first.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<Given, SendError> {
-        if self.dialer.shares {
-            return self.shared_connection().await;
-        }
-        // One that was made ahead may have waited for long.
-        let (mut told, ahead) = {
-            let mut state = self.state.lock();
-            if let Some(connection) = state.take() {
-                return Ok(Given { connection, is_kept: true });
-            }
-            (state.wait(), state.ahead.pop_front().map(|(_, coming)| coming))
-        };
-        let (lane, is_kept) = (Arc::clone(self), ahead.is_some());
-        let mut dialing = Box::pin(async move {
-            match ahead {
-                Some(coming) => coming.await.unwrap_or(Err(SendError::Connect)),
-                None => lane.dial().await,
-            }
-        });
-        let dialed = tokio::select! {
-            biased;
-            Ok(given) = &mut told => {
-                let lane = Arc::clone(self);
-                self.dialer.means.tasks.execute(async move {
-                    if let Ok(Connection::Http1(connection)) = dialing.await {
-                        Self::give_back(&lane, connection);
-                    }
-                });
-                return given;
-            }
-            dialed = &mut dialing => dialed,
-        };
-        told.close();
-        match (dialed, told.try_recv()) {
-            (Err(_), Ok(given)) => given,
-            (dialed, given) => {
-                if let Ok(Ok(Given { connection: Connection::Http1(connection), .. })) = given {
-                    Self::give_back(self, connection);
-                }
-                dialed.map(|connection| Given { connection, is_kept })
-            }
-        }
+    /// By which others of its upstream are told from it.
+    pub(super) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
-    async fn shared_connection(self: &Arc<Self>) -> Result<Given, SendError> {
-        loop {
-            let (told, begins) = {
-                let mut state = self.state.lock();
-                if let Some(connection) = state.take() {
-                    return Ok(Given { connection, is_kept: true });
-                }
-                let begins = self.share(&mut state);
-                (state.wait(), begins)
-            };
-            begins.into_iter().for_each(Dialing::run);
-            // Who has come when that was over is told nothing, and asks again.
-            if let Ok(given) = told.await {
-                return given;
-            }
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn waits(&self) -> oneshot::Receiver<Result<Given, SendError>> {
-        self.state.lock().wait()
+    /// Whether connections are HTTP/2, as far as is known.
+    pub(super) fn shares(&self, state: &State) -> bool {
+        self.dialer.shares || state.speaks_http2
     }
 
     /// A connection is for others now, once it takes a request.
@@ -225,75 +244,145 @@ impl Lane {
     fn put(&self, mut connection: Http1) {
         connection.rest();
         let mut state = self.state.lock();
-        while let Some(waiting) = state.waiting.pop_front() {
-            let given = Given { connection: Connection::Http1(connection), is_kept: true };
-            match waiting.send(Ok(given)) {
-                Err(Ok(Given { connection: Connection::Http1(back), .. })) => connection = back,
-                _ => return,
+        if !self.breaker.is_overdue(self.id()) {
+            while let Some(waiting) = state.waiting.pop_front() {
+                let given = Given { connection: Connection::Http1(connection), is_kept: true };
+                match waiting.tell.send(Ok(given)) {
+                    Err(Ok(Given { connection: Connection::Http1(back), .. })) => connection = back,
+                    _ => return,
+                }
             }
         }
         if state.idle.len() < self.dialer.means.max_idle {
             state.idle.push(Idle { connection, since: Instant::now() });
         }
+        drop(state);
+        // Not before: who came meanwhile has seen it, or is seen here.
+        if self.breaker.wants_room() {
+            self.close_idle();
+        }
+    }
+
+    /// Closes a connection that nobody has. Whether there was one.
+    pub(super) fn close_idle(&self) -> bool {
+        let popped = self.state.lock().pop_idle();
+        match popped {
+            Some(Popped::Http1(connection)) => connection.close(),
+            Some(Popped::Http2(shared)) => drop(shared),
+            None => return false,
+        }
+        true
+    }
+
+    /// A request has no stream on that connection any more.
+    pub(super) fn stream_is_over(self: &Arc<Self>, number: u64) {
+        let mut state = self.state.lock();
+        let Some(shared) = state.shared.iter_mut().find(|it| it.number == number) else { return };
+        shared.streams = shared.streams.saturating_sub(1);
+        let (is_idle, is_waited_for) = (shared.streams == 0, !state.waiting.is_empty());
+        drop(state);
+        if is_waited_for {
+            self.hand_out();
+        }
+        if is_idle && self.breaker.wants_room() {
+            self.close_idle();
+        }
+    }
+
+    /// Gives streams to those who wait for one, as long as there are any.
+    fn hand_out(self: &Arc<Self>) {
+        let mut spare = None;
+        loop {
+            let mut state = self.state.lock();
+            if state.waiting.is_empty() {
+                break;
+            }
+            let given = spare.take().or_else(|| {
+                let connection = Connection::Http2(state.take_stream(self)?);
+                Some(Given { connection, is_kept: true })
+            });
+            let Some((given, waiting)) = given.and_then(|given| Some((given, state.waiting.pop_front()?))) else {
+                break;
+            };
+            drop(state);
+            // Who does not wait any longer leaves it to the next one.
+            spare = waiting.tell.send(Ok(given)).err().and_then(Result::ok);
+        }
+    }
+
+    /// Something has changed for connections that are shared: one is there, or goes, or its peer has said how many streams it takes.
+    pub(super) fn look_again(self: &Arc<Self>) {
+        self.hand_out();
+        let mut state = self.state.lock();
+        let gone: Vec<Shared> = state.shared.extract_if(.., |it| !it.is_there()).collect();
+        state.each = state.shared.iter().filter_map(|it| it.peer.most()).max().or(state.each);
+        let mut asked_again = VecDeque::new();
+        if !state.waiting.is_empty() && state.lacks(0) != Lacks::Nothing {
+            let (stay, go) = std::mem::take(&mut state.waiting).into_iter().partition(|it| it.stands_in_line);
+            (state.waiting, asked_again) = (stay, go);
+        }
+        drop(state);
+        drop((gone, asked_again)); // who is told nothing asks again
     }
 
     /// What turned out to be dead is given to nobody any more.
-    pub(super) fn forget(&self, dead: &Http2) {
-        drop(self.state.lock().http2.take_if(|it| it.number == dead.number));
+    pub(super) fn forget(self: &Arc<Self>, number: u64) {
+        let dead: Vec<Shared> = self.state.lock().shared.extract_if(.., |it| it.number == number).collect();
+        drop(dead);
+        self.look_again();
     }
 
-    async fn dial(&self) -> Dialed {
-        timeout(CONNECT_WITHIN, self.dial_on()).await.unwrap_or(Err(SendError::Connect))
+    pub(super) async fn dial(self: &Arc<Self>, permit: Permit) -> Dialed {
+        timeout(CONNECT_WITHIN, self.dial_on(permit)).await.unwrap_or(Err(SendError::Connect))
     }
 
-    async fn dial_on(&self) -> Dialed {
+    async fn dial_on(self: &Arc<Self>, permit: Permit) -> Dialed {
         let (begun, Dialer { means, shares, .. }) = (Instant::now(), &*self.dialer);
         let (io, is_http2) = self.dialer.connect(self.endpoint.clone()).await?;
         let made = Made { at: Instant::now(), took: begun.elapsed() };
         let is_http2 = *shares || is_http2;
-        let io = Counted::new(io, &self.counts, is_http2);
+        let io = Counted::new(io, &self.counts, permit);
         let failed = |_: hyper::Error| SendError::Connect;
         if !is_http2 {
-            return Http1::new(io, &means.http1, made).await.map(Connection::Http1).map_err(failed);
+            return Http1::new(io, &means.http1, made).await.map(Fresh::Http1).map_err(failed);
         }
+        let peer = Arc::default();
+        let io = TokioIo::new(Watched::new(TokioIo::new(io), &peer, self));
         let (sender, driver) = means.http2.handshake(io).await.map_err(failed)?;
         means.tasks.execute(async move { drop(driver.await) }); // how it ended is told to its requests
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        Ok(Connection::Http2(self.shared(Http2 { number, sender, made })))
+        Ok(Fresh::Http2(Shared { number, sender, made, peer, streams: 0, used: made.at }))
     }
 
-    /// The one that all have: this one, unless another was quicker.
-    fn shared(&self, new: Http2) -> Http2 {
+    /// For the request that it was made for. One that can be shared is for others, too; it is let go of where one of theirs has room,
+    /// unless it `is_wanted` anyway.
+    pub(super) fn keep(self: &Arc<Self>, fresh: Fresh, is_wanted: bool) -> Option<Connection> {
         let mut state = self.state.lock();
-        let http2 = match &state.http2 {
-            Some(there) if there.sender.is_ready() => there.clone(),
-            _ => state.http2.insert(new).clone(),
-        };
-        state.http2_used = Some(Instant::now());
-        for waiting in state.waiting.drain(..) {
-            let connection = Connection::Http2(http2.clone());
-            // Who does not wait any longer loses nothing.
-            let _ = waiting.send(Ok(Given { connection, is_kept: false }));
+        match fresh {
+            Fresh::Http1(connection) => {
+                state.speaks_http2 = false;
+                Some(Connection::Http1(connection))
+            }
+            Fresh::Http2(shared) => {
+                (state.speaks_http2, state.failed) = (true, None);
+                let there = if is_wanted { None } else { state.take_stream(self) };
+                if there.is_none() {
+                    state.shared.push(shared);
+                }
+                there.or_else(|| state.take_stream(self)).map(Connection::Http2)
+            }
         }
-        http2
     }
 
-    /// Makes the one that all share, unless that is being done.
+    /// Makes one that all share.
     #[must_use = "it is run once the lane is not locked any more"]
-    fn share(self: &Arc<Self>, state: &mut State) -> Option<Dialing> {
-        let is_begun = std::mem::replace(&mut state.dialing, true);
-        (!is_begun).then(|| Dialing(Arc::clone(self)))
-    }
-
-    /// No connection for all is being made any more: those who wait for it.
-    fn over(&self) -> VecDeque<oneshot::Sender<Result<Given, SendError>>> {
-        let mut state = self.state.lock();
-        state.dialing = false;
-        std::mem::take(&mut state.waiting)
+    pub(super) fn begin(self: &Arc<Self>, state: &mut State, permit: Permit) -> Dialing {
+        state.dialing += 1;
+        Dialing { lane: Arc::clone(self), permit: Some(permit) }
     }
 
     /// Lets go of connections that are closed, or that nobody needed for long.
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(self: &Arc<Self>, now: Instant) {
         let mut state = self.state.lock();
         let (mut kept, mut gone) = (Vec::with_capacity(state.idle.len()), Vec::new());
         for mut idle in state.idle.drain(..) {
@@ -303,102 +392,68 @@ impl Lane {
         }
         state.idle = kept;
         // Requests that it has are served to their end.
-        let is_unused = state.http2_used.is_none_or(|used| now.saturating_duration_since(used) >= IDLE_TIMEOUT);
-        let http2 = state.http2.take_if(|it| is_unused || !it.sender.is_ready());
+        let is_unused = |it: &Shared| now.saturating_duration_since(it.used) >= IDLE_TIMEOUT;
+        let mut shared: Vec<Shared> = state.shared.extract_if(.., |it| is_unused(it) || !it.is_there()).collect();
+        if self.breaker.is_overdue(self.id()) && !state.shared.is_empty() {
+            shared.push(state.shared.remove(0)); // it is never idle, and others wait for it to end
+        }
+        let is_waited_for = !state.waiting.is_empty() && !state.shared.is_empty();
         drop(state);
-        drop((gone, http2)); // closing takes its time
+        drop((gone, shared)); // closing takes its time
+        if is_waited_for {
+            self.look_again();
+        }
     }
 
     /// Whether there is a connection.
     pub(super) fn has_any(&self) -> bool {
         let state = self.state.lock();
-        !state.idle.is_empty() || state.http2.is_some()
+        !state.idle.is_empty() || !state.shared.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waits(&self) -> Told {
+        self.state.lock().wait(false)
     }
 }
 
 /// A connection for all is being made, until this is dropped.
-struct Dialing(Arc<Lane>);
+pub(super) struct Dialing {
+    lane: Arc<Lane>,
+    permit: Option<Permit>,
+}
 
 impl Dialing {
-    fn run(self) {
-        let tasks = self.0.dialer.means.tasks.clone();
+    pub(super) fn run(mut self) {
+        let tasks = self.lane.dialer.means.tasks.clone();
         tasks.execute(async move {
-            if let Err(error) = self.0.dial().await {
-                // Who does not wait any longer need not know.
-                self.0.over().into_iter().for_each(|it| drop(it.send(Err(error))));
+            let Some(permit) = self.permit.take() else { return };
+            match self.lane.dial(permit).await.map(|fresh| self.lane.keep(fresh, true)) {
+                Ok(Some(Connection::Http1(connection))) => Lane::give_back(&self.lane, connection),
+                // Whoever waits has it when this is dropped.
+                Ok(connection) => drop(connection),
+                Err(error) => self.fails(error),
             }
         });
+    }
+
+    /// Where no other connection is there, those who wait hear of it.
+    pub(super) fn fails(&self, error: SendError) {
+        let mut state = self.lane.state.lock();
+        state.failed = Some(Instant::now());
+        if state.shared.iter().any(Shared::is_there) {
+            return;
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        // Who does not wait any longer need not know.
+        waiting.into_iter().for_each(|it| drop(it.tell.send(Err(error))));
     }
 }
 
 impl Drop for Dialing {
     fn drop(&mut self) {
-        drop(self.0.over());
-    }
-}
-
-/// One request's place on a connection to an endpoint, until its answer has been read.
-pub(crate) struct Place {
-    pub(super) lane: Arc<Lane>,
-    /// By which a connection is known that was made ahead for it; 0 where none was.
-    number: AtomicU64,
-}
-
-impl Place {
-    pub(super) fn new(lane: Arc<Lane>) -> Self {
-        lane.counts.comes();
-        Self { lane, number: AtomicU64::new(0) }
-    }
-
-    /// Begins to connect, unless there are connections enough: a request that may not be sent yet has its connection made meanwhile.
-    pub(super) fn connect_ahead(&self) {
-        let (lane, shares) = (&self.lane, self.lane.dialer.shares);
-        let mut state = lane.state.lock();
-        if !lane.counts.lacks(state.ahead.len(), shares) {
-            return;
-        }
-        if shares {
-            let begins = lane.share(&mut state);
-            drop(state);
-            return begins.into_iter().for_each(Dialing::run);
-        }
-        let (tell, told) = oneshot::channel();
-        let number = lane.next_number.fetch_add(1, Ordering::Relaxed);
-        self.number.store(number, Ordering::Relaxed);
-        state.ahead.push_back((number, told));
-        drop(state);
-        lane.dialer.means.tasks.execute(dial_for(Arc::clone(lane), tell));
-    }
-}
-
-/// Connects, unless nobody wants it any more.
-async fn dial_for(lane: Arc<Lane>, mut tell: oneshot::Sender<Dialed>) {
-    let dialed = tokio::select! {
-        dialed = lane.dial() => dialed,
-        () = tell.closed() => return,
-    };
-    // Who has gone just now does not want it.
-    let _ = tell.send(dialed);
-}
-
-impl std::fmt::Debug for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Place").field("endpoint", &self.lane.endpoint).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.lane.counts.leaves();
-        let number = *self.number.get_mut();
-        if number == 0 {
-            return;
-        }
-        let mut state = self.lane.state.lock();
-        let at = state.ahead.iter().position(|(of, _)| *of == number);
-        let unused = at.and_then(|at| state.ahead.remove(at));
-        drop(state);
-        // It is closed when its lane may be locked again.
-        drop(unused);
+        self.lane.state.lock().dialing -= 1;
+        self.lane.look_again();
     }
 }

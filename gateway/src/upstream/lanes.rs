@@ -19,8 +19,10 @@ use tower_service::Service;
 
 use super::{
     SendError,
-    lane::{Lane, Place},
+    breaker::Breaker,
+    lane::Lane,
     means::{Connector, Means, Tcp},
+    place::Place,
 };
 
 /// Between two looks at idle connections.
@@ -37,8 +39,10 @@ pub(super) enum Dial {
 /// How connections are made.
 pub(super) struct Dialer {
     dial: Dial,
-    /// Every connection is HTTP/2, and serves any number of requests.
+    /// Every connection is HTTP/2, and serves several requests at once.
     pub(super) shares: bool,
+    /// Of the one upstream that these are for; each endpoint has its own where they are for any.
+    pub(super) breaker: Option<Arc<Breaker>>,
     pub(super) means: Means,
 }
 
@@ -80,7 +84,15 @@ struct Of {
 impl Lanes {
     /// `shares` says that all connections are HTTP/2.
     pub(super) fn new(dial: Dial, shares: bool, means: Means) -> Arc<Self> {
-        Arc::new(Self { dialer: Arc::new(Dialer { dial, shares, means }), of: Mutex::default() })
+        Self::within(None, dial, shares, means)
+    }
+
+    /// The same, and no more connections than that allows.
+    pub(super) fn within(breaker: Option<Arc<Breaker>>, dial: Dial, shares: bool, means: Means) -> Arc<Self> {
+        let dialer = Arc::new(Dialer { dial, shares, breaker, means });
+        let lanes = Arc::new(Self { dialer, of: Mutex::default() });
+        lanes.dialer.breaker.iter().for_each(|breaker| breaker.counts_those_of(&lanes));
+        lanes
     }
 
     /// A place on some connection to `uri`'s endpoint, for one request. None for what is no absolute URI.
@@ -88,26 +100,38 @@ impl Lanes {
         let (scheme, authority) = (uri.scheme()?, uri.authority()?);
         let mut of = self.of.lock();
         let lanes = if *scheme == Scheme::HTTPS { &mut of.https } else { &mut of.http };
-        if let Some(lane) = lanes.get(authority.as_str()) {
-            return Some(Place::new(Arc::clone(lane)));
-        }
-        let endpoint = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
-        let endpoint = endpoint.path_and_query(PathAndQuery::from_static("/")).build().ok()?;
-        let lane = Arc::new(Lane::new(&self.dialer, endpoint, host(uri)?));
-        lanes.insert(authority.as_str().to_owned(), Arc::clone(&lane));
-        if !std::mem::replace(&mut of.swept, true) {
-            self.dialer.means.tasks.execute(sweep(Arc::downgrade(self)));
+        let lane = match lanes.get(authority.as_str()) {
+            Some(lane) => Arc::clone(lane),
+            None => {
+                let endpoint = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
+                let endpoint = endpoint.path_and_query(PathAndQuery::from_static("/")).build().ok()?;
+                let lane = Arc::new(Lane::new(&self.dialer, endpoint, host(uri)?));
+                lanes.insert(authority.as_str().to_owned(), Arc::clone(&lane));
+                lane
+            }
+        };
+        let is_swept = std::mem::replace(&mut of.swept, true);
+        drop(of);
+        if !is_swept {
+            // Where tasks run no more, it ends here and now.
+            self.dialer.means.tasks.execute(sweep(Sweeping(Arc::downgrade(self))));
         }
         Some(Place::new(lane))
     }
 
+    fn all(&self) -> Vec<Arc<Lane>> {
+        let of = self.of.lock();
+        of.http.values().chain(of.https.values()).cloned().collect()
+    }
+
+    /// Closes a connection that nobody has, of whichever endpoint. Whether there was one.
+    pub(super) fn close_idle(&self) -> bool {
+        self.all().iter().any(|lane| lane.close_idle())
+    }
+
     /// Whether there is something left to sweep.
     fn sweep(&self, now: Instant) -> bool {
-        let all: Vec<Arc<Lane>> = {
-            let of = self.of.lock();
-            of.http.values().chain(of.https.values()).cloned().collect()
-        };
-        all.into_iter().for_each(|lane| lane.sweep(now));
+        self.all().into_iter().for_each(|lane| lane.sweep(now));
         let mut of = self.of.lock();
         let Of { http, https, swept } = &mut *of;
         for lanes in [&mut *http, &mut *https] {
@@ -119,13 +143,29 @@ impl Lanes {
     }
 }
 
-async fn sweep(lanes: Weak<Lanes>) {
+async fn sweep(sweeping: Sweeping) {
     loop {
         sleep(SWEEP).await;
-        let is_needed = lanes.upgrade().is_some_and(|lanes| lanes.sweep(Instant::now()));
+        let is_needed = sweeping.0.upgrade().is_some_and(|lanes| lanes.sweep(Instant::now()));
         if !is_needed {
-            return;
+            return sweeping.disarm();
         }
+    }
+}
+
+/// Somebody sweeps, and does not any more once this is dropped: whatever ended it, the next request begins anew.
+struct Sweeping(Weak<Lanes>);
+
+impl Sweeping {
+    /// That was said already, when nothing was left: somebody else may have begun since.
+    fn disarm(mut self) {
+        self.0 = Weak::new();
+    }
+}
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.upgrade().iter().for_each(|lanes| lanes.of.lock().swept = false);
     }
 }
 
@@ -135,5 +175,30 @@ fn host(uri: &Uri) -> Option<HeaderValue> {
     match uri.port_u16().filter(|port| *port != usual) {
         Some(port) => HeaderValue::try_from(format!("{host}:{port}")).ok(),
         None => HeaderValue::from_str(host).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::family::Family;
+    use tokio::runtime::Builder;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{config::Bounds, overload::Overload, tracked::Tracked};
+
+    #[test]
+    fn a_sweep_that_ended_before_its_time_is_begun_anew() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let overload = Overload::new(Bounds::default(), Family::default());
+        let tasks = Tracked::on(TaskTracker::new(), runtime.handle().clone());
+        let means = Means::new(tasks, &overload, Bounds::default());
+        let lanes = Lanes::new(Dial::ClearText(means.connector(true)), false, means);
+        let uri = "http://192.0.2.1/".parse().expect("a URI");
+        let place = lanes.place(&uri);
+        assert!(place.is_some() && lanes.of.lock().swept);
+        drop(runtime); // with all of its tasks
+        assert!(!lanes.of.lock().swept, "it is known that nobody does");
+        assert!(lanes.place(&uri).is_some(), "whoever comes begins, in vain here");
     }
 }

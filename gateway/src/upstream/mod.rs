@@ -1,18 +1,22 @@
 //! Upstreams: their endpoints, the connections to them, how they are asked whether they are well, and how sending can fail.
 
 mod body;
+mod breaker;
 mod checks;
 mod counted;
 mod endpoints;
 mod error;
 mod figures;
 mod http1;
+mod http2;
 mod keys;
 mod known;
 mod lane;
 mod lanes;
 mod means;
 mod own;
+mod peer;
+mod place;
 mod pool;
 mod taken;
 mod watch;
@@ -27,7 +31,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use tokio::net::TcpStream;
-use tollgate_model::{self as model, Protocol, Provider, Service, Shown};
+use tollgate_model::{self as model, CircuitBreaker, Protocol, Provider, Service, Shown};
 
 pub(crate) use body::UpstreamBody;
 pub(crate) use checks::Checkers;
@@ -38,7 +42,7 @@ pub(crate) use http1::Made;
 pub(crate) use keys::{KeyTaken, Keys};
 pub(crate) use means::Means;
 use means::NoFile;
-use own::Wanted;
+use own::{Speaks, Wanted};
 pub(crate) use pool::{Pool, Wire};
 pub(crate) use taken::{Again, Report, Taken};
 
@@ -115,14 +119,24 @@ impl ServiceUpstream {
 
     /// How a service is spoken to that is shown this.
     pub(crate) fn wire(pool: &Pool, service: &Service, shown: Option<&Arc<Shown>>, before: Option<&Self>) -> Wire {
-        let own = |http2| pool.own(Wanted::new(service.tls.as_ref(), shown, http2), before.map(|before| &before.wire));
+        let (terms, before) = (service.spread.breaker, before.map(|before| &before.wire));
+        let own = |speaks| pool.own(Wanted::new(service.tls.as_ref(), shown, speaks), terms, before);
+        let is_bounded = follow(terms, before);
         match service.protocol {
-            Protocol::H2 => own(true),
-            Protocol::Https if service.tls.is_some() => own(false),
+            Protocol::H2 => own(Speaks::Http2),
+            Protocol::Https if service.tls.is_some() => own(Speaks::Negotiated),
+            Protocol::Http | Protocol::Https if is_bounded => own(Speaks::Negotiated),
+            Protocol::H2c | Protocol::Grpc if is_bounded => own(Speaks::ClearHttp2),
             Protocol::Http | Protocol::Https => Wire::Negotiated,
             Protocol::H2c | Protocol::Grpc => Wire::Http2,
         }
     }
+}
+
+/// Whether an upstream's connections are bounded. Those who wait by what was said before hear of it.
+fn follow(terms: CircuitBreaker, before: Option<&Wire>) -> bool {
+    before.and_then(Wire::breaker).iter().for_each(|breaker| breaker.follow(terms));
+    terms.max_connections.is_some()
 }
 
 /// An LLM upstream, ready to be sent to.
@@ -153,7 +167,11 @@ impl ProviderUpstream {
 
     /// How a provider is spoken to that is shown this.
     pub(crate) fn wire(pool: &Pool, provider: &Provider, shown: Option<&Arc<Shown>>, before: Option<&Self>) -> Wire {
-        let Some(tls) = &provider.tls else { return Wire::Negotiated };
-        pool.own(Wanted::new(Some(tls), shown, false), before.map(|before| &before.wire))
+        let (terms, tls) = (provider.spread.breaker, provider.tls.as_ref());
+        let before = before.map(|before| &before.wire);
+        if !follow(terms, before) && tls.is_none() {
+            return Wire::Negotiated;
+        }
+        pool.own(Wanted::new(tls, shown, Speaks::Negotiated), terms, before)
     }
 }

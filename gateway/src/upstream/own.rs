@@ -1,6 +1,7 @@
-//! Upstreams that are met over TLS in a way of their own: authorities, a name, a certificate that they are shown, HTTP/2 alone.
+//! Upstreams that have connections of their own: as they are met over TLS in a way of their own (authorities, a name, a certificate
+//! that they are shown, HTTP/2 alone), or as their connections are bounded.
 //!
-//! Connections are kept by endpoint, whatever TLS they were made with: so each of these upstreams has connections of its own.
+//! Connections are kept by endpoint, whatever TLS they were made with, and whichever upstream they were made for.
 
 use std::{fmt, sync::Arc};
 
@@ -10,6 +11,7 @@ use rustls_pki_types::ServerName;
 use tollgate_model::{Shown, UpstreamTls, tls::Authorities};
 
 use super::{
+    breaker::Breaker,
     lanes::{Dial, Lanes},
     means::Means,
     pool::builder,
@@ -24,15 +26,25 @@ pub(crate) struct Wanted {
     pub(crate) server_name: Option<ServerName<'static>>,
     /// What it is shown.
     pub(crate) shown: Option<Arc<Shown>>,
-    /// And nothing else.
-    pub(crate) http2: bool,
+    pub(crate) speaks: Speaks,
+}
+
+/// What is spoken over connections of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// HTTP/1.1 in clear text; over TLS what ALPN says.
+    Negotiated,
+    /// HTTP/2 over TLS, and nothing else.
+    Http2,
+    /// HTTP/2 in clear text.
+    ClearHttp2,
 }
 
 impl Wanted {
-    pub(super) fn new(tls: Option<&UpstreamTls>, shown: Option<&Arc<Shown>>, http2: bool) -> Self {
+    pub(super) fn new(tls: Option<&UpstreamTls>, shown: Option<&Arc<Shown>>, speaks: Speaks) -> Self {
         let authorities = tls.and_then(|tls| tls.authorities.clone());
         let server_name = tls.and_then(|tls| tls.server_name.clone());
-        Self { authorities, server_name, shown: shown.cloned(), http2 }
+        Self { authorities, server_name, shown: shown.cloned(), speaks }
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
@@ -41,8 +53,8 @@ impl Wanted {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             _ => false,
         };
-        let server = (&self.authorities, &self.server_name, self.http2);
-        shown && server == (&other.authorities, &other.server_name, other.http2)
+        let server = (&self.authorities, &self.server_name, self.speaks);
+        shown && server == (&other.authorities, &other.server_name, other.speaks)
     }
 }
 
@@ -53,11 +65,18 @@ pub(crate) struct Own {
     pub(super) any: Arc<Lanes>,
     /// By HTTP/1.1 alone: what is upgraded knows no other.
     pub(super) http1: Arc<Lanes>,
+    /// What bounds both.
+    pub(super) breaker: Option<Arc<Breaker>>,
 }
 
 impl Own {
     /// `roots` are those of upstreams that name no authorities.
-    pub(super) fn new(wanted: Wanted, roots: &Arc<RootCertStore>, means: &Means) -> Self {
+    pub(super) fn new(
+        wanted: Wanted,
+        roots: &Arc<RootCertStore>,
+        breaker: Option<Arc<Breaker>>,
+        means: &Means,
+    ) -> Self {
         let own_roots = wanted.authorities.as_ref().map(Authorities::roots);
         let config = builder(own_roots.as_ref().unwrap_or(roots));
         let config = match &wanted.shown {
@@ -71,11 +90,16 @@ impl Own {
                 None => https,
             }
         };
-        let any = if wanted.http2 { https().enable_http2() } else { https().enable_http1().enable_http2() };
-        let any = Dial::Https(any.wrap_connector(means.connector(false)));
+        let any = match wanted.speaks {
+            Speaks::Negotiated => {
+                Dial::Https(https().enable_http1().enable_http2().wrap_connector(means.connector(false)))
+            }
+            Speaks::Http2 => Dial::Https(https().enable_http2().wrap_connector(means.connector(false))),
+            Speaks::ClearHttp2 => Dial::ClearText(means.connector(true)),
+        };
         let http1 = Dial::Https(https().enable_http1().wrap_connector(means.connector(false)));
-        let any = Lanes::new(any, wanted.http2, means.clone());
-        Self { any, http1: Lanes::new(http1, false, means.clone()), wanted }
+        let any = Lanes::within(breaker.clone(), any, wanted.speaks != Speaks::Negotiated, means.clone());
+        Self { any, http1: Lanes::within(breaker.clone(), http1, false, means.clone()), breaker, wanted }
     }
 }
 

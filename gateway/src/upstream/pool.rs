@@ -3,20 +3,27 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, client::WantsClientCert};
 use tokio::time::{Instant, timeout_at};
+use tollgate_model::CircuitBreaker;
 use tracing::warn;
 
 use super::{
     SendError, UpstreamBody,
+    breaker::Breaker,
     http1::Sent,
-    lane::{Connection, Given, Http2, Lane, Place},
+    http2::{Http2, OnStream, Stream},
+    lane::{Connection, Given},
     lanes::{Dial, Lanes},
     means::Means,
-    own::{Own, Wanted},
+    own::{Own, Speaks, Wanted},
+    place::Place,
 };
 use crate::{GatewayConfig, body::UpstreamRequestBody};
+
+/// So many connections that all requests share may take one and give it back: more in a row are no chance.
+const MAX_REFUSALS: u32 = 3;
 
 /// How an upstream is spoken to.
 #[derive(Debug, Clone)]
@@ -27,7 +34,7 @@ pub(crate) enum Wire {
     Http1,
     /// HTTP/2, by prior knowledge.
     Http2,
-    /// Over TLS as this upstream wants it, and by connections that no other has.
+    /// As this upstream wants it, and by connections that no other has.
     Own(Arc<Own>),
     /// The same by HTTP/1.1 alone.
     OwnHttp1(Arc<Own>),
@@ -48,8 +55,18 @@ impl Wire {
     pub(crate) fn of_upgrades(&self) -> Option<Self> {
         match self {
             Self::Negotiated | Self::Http1 => Some(Self::Http1),
-            Self::Own(own) | Self::OwnHttp1(own) if !own.wanted.http2 => Some(Self::OwnHttp1(Arc::clone(own))),
+            Self::Own(own) | Self::OwnHttp1(own) if own.wanted.speaks == Speaks::Negotiated => {
+                Some(Self::OwnHttp1(Arc::clone(own)))
+            }
             Self::Http2 | Self::Own(_) | Self::OwnHttp1(_) => None,
+        }
+    }
+
+    /// What bounds its upstream's connections, if anything does.
+    pub(super) fn breaker(&self) -> Option<&Arc<Breaker>> {
+        match self {
+            Self::Own(own) | Self::OwnHttp1(own) => own.breaker.as_ref(),
+            Self::Negotiated | Self::Http1 | Self::Http2 => None,
         }
     }
 }
@@ -79,12 +96,16 @@ impl Pool {
         }
     }
 
-    /// How an upstream is spoken to that wants its own TLS. The same as before where nothing of it has changed, so that its
-    /// connections stay.
-    pub(crate) fn own(&self, wanted: Wanted, before: Option<&Wire>) -> Wire {
+    /// How an upstream is spoken to that has connections of its own. The same as before where nothing of that has changed, so that they
+    /// stay; and those that were made otherwise before count still, as long as they are there.
+    pub(crate) fn own(&self, wanted: Wanted, terms: CircuitBreaker, before: Option<&Wire>) -> Wire {
+        let known = before.and_then(Wire::breaker).cloned();
+        let breaker = known.or_else(|| terms.max_connections.map(|_| Breaker::within(terms)));
         match before {
-            Some(Wire::Own(own)) if own.wanted.is(&wanted) => Wire::Own(Arc::clone(own)),
-            _ => Wire::Own(Arc::new(Own::new(wanted, &self.roots, &self.means))),
+            Some(Wire::Own(own)) if own.wanted.is(&wanted) && own.breaker.is_some() == breaker.is_some() => {
+                Wire::Own(Arc::clone(own))
+            }
+            _ => Wire::Own(Arc::new(Own::new(wanted, &self.roots, breaker, &self.means))),
         }
     }
 
@@ -133,11 +154,12 @@ impl Pool {
         let place = place.ok_or(SendError::Connect)?;
         let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let may_switch = request.headers().contains_key(header::UPGRADE);
+        let mut refusals = 0;
         loop {
             let Given { connection, is_kept } = match place.lane.take() {
                 Some(connection) => Given { connection, is_kept: true },
                 // Seldom, and large.
-                None => Box::pin(connection(by, &place.lane)).await?,
+                None => Box::pin(place.lane.connection(by)).await?,
             };
             let mut failed = match connection {
                 Connection::Http1(mut connection) => {
@@ -157,12 +179,19 @@ impl Pool {
                 }
                 Connection::Http2(connection) => {
                     *request.uri_mut() = place.lane.uri(path.clone()).ok_or(SendError::Connect)?;
-                    match Box::pin(on_http2(by, &place.lane, &connection, request)).await? {
-                        Ok(answer) => {
+                    let (made, number) = (connection.made, connection.stream.number);
+                    match Box::pin(on_http2(by, connection, request)).await? {
+                        OnHttp2::Answered(answer, stream) => {
                             check(&answer, may_switch)?;
-                            return Ok(answer.map(|body| UpstreamBody::new(body, Some(place)).made(connection.made)));
+                            return Ok(answer.map(|body| UpstreamBody::on(stream, body, place).made(made)));
                         }
-                        Err(failed) => failed,
+                        // The connection takes nothing new: it has said so, or is dead. Nothing of it was sent.
+                        OnHttp2::Unsent(_) if refusals == MAX_REFUSALS => return Err(SendError::Connect),
+                        OnHttp2::Unsent(back) => {
+                            place.lane.forget(number);
+                            (request, refusals) = (back, refusals + 1);
+                            continue;
+                        }
                     }
                 }
             };
@@ -175,31 +204,29 @@ impl Pool {
     }
 }
 
-/// A connection that is not there yet.
-async fn connection(by: Option<Instant>, lane: &Arc<Lane>) -> Result<Given, SendError> {
-    match by {
-        Some(by) => timeout_at(by, lane.connection()).await.unwrap_or(Err(SendError::Connect)),
-        None => lane.connection().await,
-    }
+/// What became of a request over HTTP/2.
+enum OnHttp2 {
+    Answered(Response<Incoming>, Arc<Stream>),
+    Unsent(Request<UpstreamRequestBody>),
 }
-
-type OnHttp2 = Result<Response<Incoming>, TrySendError<Request<UpstreamRequestBody>>>;
 
 async fn on_http2(
     by: Option<Instant>,
-    lane: &Lane,
-    connection: &Http2,
+    Http2 { mut sender, stream, .. }: Http2,
     request: Request<UpstreamRequestBody>,
 ) -> Result<OnHttp2, SendError> {
-    let sent = connection.sender.clone().try_send_request(request);
+    let sent = sender.try_send_request(request.map(|body| OnStream { body, _stream: Arc::clone(&stream) }));
     let sent = match by {
         Some(by) => timeout_at(by, sent).await.map_err(|_| SendError::Timeout)?,
         None => sent.await,
     };
-    if sent.as_ref().is_err_and(|failed| failed.message().is_some()) {
-        lane.forget(connection);
+    match sent {
+        Ok(answer) => Ok(OnHttp2::Answered(answer, stream)),
+        Err(mut failed) => match failed.take_message() {
+            Some(back) => Ok(OnHttp2::Unsent(back.map(|on| on.body))),
+            None => Err(SendError::of_sending(failed.error())),
+        },
     }
-    Ok(sent)
 }
 
 /// What can't be passed on as an answer is none.

@@ -175,7 +175,7 @@ async fn idle_connections_are_bounded_and_swept() {
     let uri = format!("http://{}/", listener.local_addr().expect("it is bound")).parse().expect("a URI");
     let place = lanes.place(&uri).expect("it is absolute");
     let (one, other) =
-        (place.lane.connection().await.expect("it connects"), place.lane.connection().await.expect("too"));
+        (place.lane.connection(None).await.expect("it connects"), place.lane.connection(None).await.expect("too"));
     let (mut upstream, _) = listener.accept().await.expect("the first");
     let (mut bounded, _) = listener.accept().await.expect("the second");
     for given in [one, other] {
@@ -196,7 +196,7 @@ async fn whoever_waits_gets_what_another_gives_back() {
     let scene = Scene::new().await;
     let uri = format!("http://{}/", scene.listener.local_addr().expect("it is bound")).parse().expect("a URI");
     let place = scene.pool.place(&super::Wire::Negotiated, &uri).expect("it is absolute");
-    let given = place.lane.connection().await.expect("it connects");
+    let given = place.lane.connection(None).await.expect("it connects");
     let waiting = place.lane.waits();
     let super::lane::Connection::Http1(mut connection) = given.connection else { panic!("it is HTTP/1.1") };
     connection.look();
@@ -213,12 +213,14 @@ async fn whoever_waits_for_what_all_share_hears_that_it_can_not_be_had_and_the_n
     drop(listener);
     let uri = format!("http://{address}/").parse().expect("a URI");
     let place = scene.pool.place(&super::Wire::Http2, &uri).expect("it is absolute");
-    let both = async { tokio::join!(place.lane.connection(), place.lane.connection()) };
+    let both = async { tokio::join!(place.lane.connection(None), place.lane.connection(None)) };
     let (one, other) = timeout(SOON, both).await.expect("soon");
     assert!(matches!((one, other), (Err(SendError::Connect), Err(SendError::Connect))));
     let _listener = TcpListener::bind(address).await.expect("it is free again");
-    let given = timeout(SOON, place.lane.connection()).await.expect("soon").expect("it connects");
-    assert!(!given.is_kept && place.lane.take().is_some());
+    let given = timeout(SOON, place.lane.connection(None)).await.expect("soon").expect("it connects");
+    assert!(matches!(given.connection, super::lane::Connection::Http2(_)));
+    drop(given);
+    assert!(place.lane.take().is_some());
     place.lane.sweep(Instant::now());
     assert!(place.lane.has_any());
     place.lane.sweep(Instant::now() + Duration::from_secs(60));

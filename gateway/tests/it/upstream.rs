@@ -42,6 +42,8 @@ pub(crate) struct Upstream {
     pub(crate) received: Arc<Mutex<Vec<String>>>,
     /// Connections open now.
     pub(crate) open: Arc<AtomicUsize>,
+    /// The most that were at once.
+    pub(crate) most_open: Arc<AtomicUsize>,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -52,19 +54,21 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let (received, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
         let tasks = TaskTracker::new();
+        let most_open = Arc::new(AtomicUsize::new(0));
         let shared = (Arc::new(reply), Arc::clone(&received), Arc::clone(&open));
+        let most = Arc::clone(&most_open);
         let connections = tasks.clone();
         let accepting = tasks.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (reply, received, open) = (Arc::clone(&shared.0), Arc::clone(&shared.1), Arc::clone(&shared.2));
+                most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 connections.spawn(async move {
-                    open.fetch_add(1, Ordering::SeqCst);
                     let _ = converse(stream, &*reply, &received).await;
                     open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { address, received, open, _accepting: AbortOnDropHandle::new(accepting) }
+        Self { address, received, open, most_open, _accepting: AbortOnDropHandle::new(accepting) }
     }
 
     /// The same answer to everything.

@@ -92,13 +92,6 @@ impl Context {
         result.map_err(|message| self.add(at, message)).ok()
     }
 
-    /// Refuses a whole field whose behaviour is not built.
-    pub(super) fn not_yet(&mut self, at: &Field<'_>, present: bool) {
-        if present {
-            self.add(at, "not supported yet");
-        }
-    }
-
     /// One of a fixed set of words; `None` when absent or wrong.
     pub(super) fn word<T: Copy>(&mut self, at: &Field<'_>, text: &str, words: &[(&str, Value<T>)]) -> Option<T> {
         if text.is_empty() {

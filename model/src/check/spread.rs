@@ -236,12 +236,16 @@ fn question(context: &mut Context, at: &Field<'_>, given: &v1::HealthCheck, http
 }
 
 fn breaker(context: &mut Context, at: &Field<'_>, given: &v1::CircuitBreaker) -> CircuitBreaker {
-    context.not_yet(&at.field("maxConnections"), given.max_connections.is_some());
-    context.not_yet(&at.field("maxPending"), given.max_pending.is_some());
-    if given.max_requests == Some(0) {
-        context.add(&at.field("maxRequests"), "must be greater than 0: nothing could be sent");
+    for (name, most) in [("maxRequests", given.max_requests), ("maxConnections", given.max_connections)] {
+        if most == Some(0) {
+            context.add(&at.field(name), "must be greater than 0: nothing could be sent");
+        }
     }
-    CircuitBreaker { max_requests: given.max_requests }
+    if given.max_pending.is_some() && given.max_connections.is_none() {
+        context.add(&at.field("maxPending"), "needs `maxConnections`: without it no request waits for a connection");
+    }
+    let v1::CircuitBreaker { max_connections, max_requests, max_pending } = *given;
+    CircuitBreaker { max_requests, max_connections, max_pending }
 }
 
 fn outliers(context: &mut Context, at: &Field<'_>, given: &v1::OutlierDetection) -> OutlierDetection {

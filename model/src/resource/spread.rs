@@ -161,6 +161,10 @@ pub struct SlowAnswers {
 pub struct CircuitBreaker {
     /// Requests in flight to all endpoints, of one node.
     pub max_requests: Option<u32>,
+    /// Connections of one node to all endpoints; requests beyond them wait for one that comes free.
+    pub max_connections: Option<u32>,
+    /// Requests that wait for that at once.
+    pub max_pending: Option<u32>,
 }
 
 /// When a provider's key is rested because it is refused.

@@ -149,7 +149,9 @@ async fn send(
     let answer = match sent {
         Ok(answer) => answer,
         Err(error) => {
-            if error != SendError::NoFile && retry::had_time(asked, deadline, exchange.plan.route.timeouts.request) {
+            if !(error.is_ours() || error == SendError::Refused)
+                && retry::had_time(asked, deadline, exchange.plan.route.timeouts.request)
+            {
                 taken.has_failed(|| None);
             }
             return Err(error.into());

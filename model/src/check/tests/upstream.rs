@@ -145,8 +145,8 @@ fn every_wrong_value_of_what_an_upstream_says_of_its_endpoints_is_told() {
             "spec.outlierDetection.latency.minLatency: must be an hour at most",
         ),
         ("circuitBreaker: {maxRequests: 0}", "spec.circuitBreaker.maxRequests: must be greater than 0"),
-        ("circuitBreaker: {maxConnections: 1}", "spec.circuitBreaker.maxConnections: not supported yet"),
-        ("circuitBreaker: {maxPending: 1}", "spec.circuitBreaker.maxPending: not supported yet"),
+        ("circuitBreaker: {maxConnections: 0}", "spec.circuitBreaker.maxConnections: must be greater than 0"),
+        ("circuitBreaker: {maxPending: 1}", "spec.circuitBreaker.maxPending: needs `maxConnections`"),
     ] {
         each_is_wrong("Service", &[(&format!("{{endpoints: [{{address: 'a:1'}}], {rest}}}"), expected)]);
         let provider = format!("{{type: openai, endpoints: [{{url: 'http://a/v1'}}], {rest}}}");
@@ -166,7 +166,7 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
     assert_eq!((none.outliers, none.breaker.max_requests, none.health_check), (None, None, None));
     let all = with(
         "loadBalancing: {policy: maglev, zones: any, hashOn: 'header:X-User', panicThreshold: 0}, healthCheck: {path: '/up?x=1'},
-         outlierDetection: {ejectFor: 10s}, circuitBreaker: {maxRequests: 7}",
+         outlierDetection: {ejectFor: 10s}, circuitBreaker: {maxRequests: 7, maxConnections: 3, maxPending: 0}",
     );
     assert_eq!(all.balancing.policy, Policy::Maglev(KeyPart::Header("x-user".into())));
     assert_eq!((all.balancing.prefer_local, all.balancing.panic_threshold), (false, 0));
@@ -182,6 +182,7 @@ fn what_an_upstream_says_of_its_endpoints_means_what_the_contract_says() {
         max_ejected_percent: 50,
     };
     assert_eq!((all.outliers, all.breaker.max_requests), (Some(outliers), Some(7)));
+    assert_eq!((all.breaker.max_connections, all.breaker.max_pending), (Some(3), Some(0)));
     assert_eq!(with("healthCheck: {type: tcp}").health_check.map(|check| check.question), Some(Question::Tcp));
     let grpc = "{protocol: h2c, endpoints: [{address: 'a:1'}], healthCheck: {type: grpc}}";
     for grpc in [grpc.to_owned(), grpc.replace("h2c", "grpc")] {
