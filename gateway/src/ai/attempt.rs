@@ -26,7 +26,7 @@ use crate::{
         again::{Again, NotHeld},
     },
     retry::{self, Left, Met},
-    upstream::{Again as Leave, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody},
+    upstream::{Again as Leave, Detour, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -279,7 +279,7 @@ async fn attempt(
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let draw = retry::draw(exchange, &provider.endpoints);
-    let taken = provider.endpoints.take(&draw, &mut tried.endpoints).map_err(|NotTaken| Failed::not_there())?;
+    let mut taken = provider.endpoints.take(&draw, &mut tried.endpoints).map_err(|NotTaken| Failed::not_there())?;
     let key = provider.keys.take(&mut tried.keys);
     tried.with_a_probe = key.as_ref().is_some_and(KeyTaken::is_probe);
     let model = served_model(exchange, candidate, request.model());
@@ -292,7 +292,7 @@ async fn attempt(
     let timeouts = exchange.plan.route.timeouts;
     let deadline = deadline(exchange);
     let pool = &exchange.shared.pool;
-    let place = pool.place(&provider.wire, outgoing.uri());
+    let place = pool.place(&provider.wire, outgoing.uri(), taken.at());
     if let Some(call) = call {
         if !call.is_durable() {
             pool.connect_ahead(place.as_ref());
@@ -313,10 +313,13 @@ async fn attempt(
         growth,
         permit: bound.permit.cloned(),
     };
-    let report = taken.report();
+    let mut report = taken.report();
     let mut began = None;
     let answered = async {
-        let head = pool.send_by(first_byte, place, outgoing).await;
+        let (uri, wire) = (outgoing.uri().clone(), &provider.wire);
+        let detour = Detour { uri, taken: &mut taken, tried: &mut tried.endpoints, wire };
+        let head = pool.send_by(first_byte, place, outgoing, detour).await;
+        report = taken.report();
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
         exchange.record.came_over(head.body().connection());
         began = Some(Instant::now());

@@ -17,7 +17,7 @@ use crate::{
     filters::admit::{PERMIT_LOST, durable},
     grpc, headers,
     retry::{self, Left, Met},
-    upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
+    upstream::{Detour, NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
 };
 
 /// What is sent, and the hold on the limits that it meets, if any.
@@ -183,11 +183,11 @@ async fn once(
     let body = replay.body().ok_or(Failed::Send(SendError::Reset))?;
     let draw = retry::draw(exchange, &service.endpoints);
     let before = *tried;
-    let taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
+    let mut taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
     let request = request(exchange, service, &taken, body).ok_or(Failed::Send(SendError::Connect))?;
     let (pool, upgraded) = (&exchange.shared.pool, service.wire.of_upgrades());
     let wire = if exchange.handshake.is_some() { &upgraded.ok_or(Failed::NoWebSocket)? } else { &service.wire };
-    let place = pool.place(wire, request.uri());
+    let place = pool.place(wire, request.uri(), taken.at());
     if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
         pool.connect_ahead(place.as_ref());
         Box::pin(durable(in_flight, deadline)).await.map_err(Failed::NotDurable)?;
@@ -199,7 +199,8 @@ async fn once(
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
-    let sent = pool.send_by(by, place, request).await;
+    let detour = Detour { uri: request.uri().clone(), taken: &mut taken, tried, wire };
+    let sent = pool.send_by(by, place, request, detour).await;
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);

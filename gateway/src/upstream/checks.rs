@@ -124,7 +124,7 @@ async fn ask_once(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthC
         Question::Grpc => origin.at(PathAndQuery::from_static(GRPC_CHECK)).map(grpc),
     };
     let Some(request) = request else { return Ok(false) };
-    let place = shared.pool.place(wire, request.uri());
+    let place = shared.pool.place(wire, request.uri(), Some(&origin.at));
     let answer = shared.pool.send(place, request).await?;
     let (is_success, headers) = (answer.status().is_success(), answer.headers().clone());
     // What is not read is closed, and so is what is too long to be read.

@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     SendError,
     counted::{Counted, Counts},
+    dns::At,
     http1::{Http1, Made},
     lanes::Dialer,
 };
@@ -62,6 +63,7 @@ pub(super) struct Lane {
     dialer: Arc<Dialer>,
     /// Scheme and authority.
     endpoint: Uri,
+    at: At,
     /// What HTTP/1.1 calls it.
     pub(super) host: HeaderValue,
     counts: Arc<Counts>,
@@ -114,9 +116,9 @@ impl State {
 }
 
 impl Lane {
-    pub(super) fn new(dialer: &Arc<Dialer>, endpoint: Uri, host: HeaderValue) -> Self {
+    pub(super) fn new(dialer: &Arc<Dialer>, (endpoint, at): (Uri, At), host: HeaderValue) -> Self {
         let (counts, state, next_number) = (Arc::default(), Mutex::default(), AtomicU64::new(1));
-        Self { dialer: Arc::clone(dialer), endpoint, host, counts, state, next_number }
+        Self { dialer: Arc::clone(dialer), endpoint, at, host, counts, state, next_number }
     }
 
     /// As HTTP/2 asks for a path.
@@ -248,7 +250,7 @@ impl Lane {
 
     async fn dial_on(&self) -> Dialed {
         let (begun, Dialer { means, shares, .. }) = (Instant::now(), &*self.dialer);
-        let (io, is_http2) = self.dialer.connect(self.endpoint.clone()).await?;
+        let (io, is_http2) = self.dialer.connect(self.endpoint.clone(), &self.at).await?;
         let made = Made { at: Instant::now(), took: begun.elapsed() };
         let is_http2 = *shares || is_http2;
         let io = Counted::new(io, &self.counts, is_http2);

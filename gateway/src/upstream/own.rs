@@ -10,7 +10,7 @@ use rustls_pki_types::ServerName;
 use tollgate_model::{Shown, UpstreamTls, tls::Authorities};
 
 use super::{
-    lanes::{Dial, Lanes},
+    lanes::{Dial, Lanes, Offered},
     means::Means,
     pool::builder,
 };
@@ -64,18 +64,11 @@ impl Own {
             Some(shown) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown.key.clone()))),
             None => config.with_no_client_auth(),
         };
-        let https = || {
-            let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config.clone()).https_or_http();
-            match wanted.server_name.clone() {
-                Some(name) => https.with_server_name_resolver(FixedServerNameResolver::new(name)),
-                None => https,
-            }
-        };
-        let any = if wanted.http2 { https().enable_http2() } else { https().enable_http1().enable_http2() };
-        let any = Dial::Https(any.wrap_connector(means.connector(false)));
-        let http1 = Dial::Https(https().enable_http1().wrap_connector(means.connector(false)));
+        let name = || wanted.server_name.clone().map(FixedServerNameResolver::new);
+        let dial = |offered| Dial::https(&config, offered).to(name());
+        let any = dial(if wanted.http2 { Offered::Http2 } else { Offered::Both });
         let any = Lanes::new(any, wanted.http2, means.clone());
-        Self { any, http1: Lanes::new(http1, false, means.clone()), wanted }
+        Self { any, http1: Lanes::new(dial(Offered::Http1), false, means.clone()), wanted }
     }
 }
 

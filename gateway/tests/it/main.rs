@@ -10,6 +10,7 @@ mod balancing;
 mod clients;
 mod cluster;
 mod cost;
+mod dns;
 mod durable;
 mod early_answers;
 mod fit;
