@@ -369,7 +369,7 @@ fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUp
         UpstreamRef::Provider(name) => exchange.compiled.providers.get(name),
         UpstreamRef::Service(_) => None, // speaks no dialect that could be read or counted
     };
-    known.cloned().ok_or_else(Failed::not_there)
+    known.and_then(|known| known.part(candidate.subset.as_ref())).ok_or_else(Failed::not_there)
 }
 
 /// Nothing was sent.

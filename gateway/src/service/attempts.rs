@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use tokio::time::Instant;
 use tollgate_llm::code;
-use tollgate_model::{Failure, Fallback, Protocol, RouteAction, UpstreamRef};
+use tollgate_model::{Failure, Fallback, Protocol, RouteAction, Subset, UpstreamRef};
 use tollgate_quota::InFlight;
 
 use super::mirror;
@@ -36,13 +36,14 @@ pub(super) async fn send(exchange: &mut Exchange, outgoing: Outgoing<'_>) -> Res
     let plan = Arc::clone(&exchange.plan);
     let backend = exchange.select(&plan).ok_or(Failed::NoUpstream)?;
     let mut left = Left::of(&plan.route);
-    let mut last = ask(exchange, &backend.upstream, outgoing, &mut left).await;
+    let mut last = ask(exchange, (&backend.upstream, backend.subset.as_ref()), outgoing, &mut left).await;
     for fallback in fallbacks(&plan.route.action) {
         if Instant::now() >= outgoing.deadline {
             break; // nobody could answer any more
         }
         if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && outgoing.body.body().is_some() {
-            last = Box::pin(ask(exchange, &fallback.upstream, outgoing, &mut left)).await;
+            let to = (&fallback.upstream, fallback.subset.as_ref());
+            last = Box::pin(ask(exchange, to, outgoing, &mut left)).await;
         }
     }
     last
@@ -112,13 +113,15 @@ fn met(result: &Result<Response<UpstreamBody>, Failed>, method: &Method) -> Opti
 /// One upstream: another endpoint each time, where there is one.
 async fn ask(
     exchange: &mut Exchange,
-    upstream: &UpstreamRef,
+    (upstream, subset): (&UpstreamRef, Option<&Subset>),
     outgoing: Outgoing<'_>,
     left: &mut Left<'_>,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let UpstreamRef::Service(name) = upstream else { return Err(Failed::NoUpstream) };
-    let service = exchange.compiled.services.get(name).cloned().ok_or(Failed::NoUpstream)?;
+    let service = exchange.compiled.services.get(name).ok_or(Failed::NoUpstream)?;
+    let service = service.part(subset);
     exchange.record.upstream = Some(name.clone());
+    let service = service.ok_or(Failed::NoUpstream)?;
     if exchange.handshake.is_some() && service.wire.of_upgrades().is_none() {
         return Err(Failed::NoWebSocket);
     }

@@ -5,6 +5,7 @@
 //! first request that sees that it has to be, when something seldom happens: an ejection, a check, a time that is over.
 
 mod names;
+mod parts;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tollgate_model::{self as model, Balancing, HealthCheck, KeyPart, Name, OutlierDetection, Spread};
+use tollgate_model::{self as model, Balancing, HealthCheck, KeyPart, Labels, Name, OutlierDetection, Spread};
 use tracing::warn;
 
 use super::{
@@ -28,6 +29,8 @@ use super::{
     taken::{Again, Busy, Taken},
     watch::Watch,
 };
+use parts::Parts;
+
 use crate::balance::{self, Draw, Fitness, Lineup, Member, Tables, Terms, Tried, may_eject};
 
 /// All endpoints of one upstream, by one configuration.
@@ -41,17 +44,20 @@ pub(crate) struct Endpoints {
     tables: Tables,
     made: ArcSwap<Made>,
     making: Mutex<()>,
+    /// Those with the same labels, as far as somebody asked for them.
+    parts: Mutex<Parts>,
     totals: Arc<Totals>,
     /// The part of an interval in which it was last looked who is slow.
     judged: AtomicU64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Endpoint {
     origin: Origin,
     weight: u32,
     zone: Option<Name>,
     tier: usize,
+    labels: Labels,
     known: Arc<Known>,
     watch: Arc<Watch>,
 }
@@ -102,27 +108,40 @@ impl Endpoints {
                 let known = same.map_or_else(new, |same| Arc::clone(&same.known));
                 let watch = Watch::new(spread.outliers.as_ref(), same.map(|same| &same.watch));
                 let tier = balance::tier(&spread.balancing, place.zone, endpoint.zone.as_deref());
-                let (weight, zone) = (endpoint.weight, endpoint.zone.clone());
-                Endpoint { origin, weight, zone, tier, known, watch }
+                let (weight, zone, labels) = (endpoint.weight, endpoint.zone.clone(), Arc::clone(&endpoint.labels));
+                Endpoint { origin, weight, zone, tier, labels, known, watch }
             })
             .collect();
-        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.tier);
-        let identities: Vec<_> = endpoints.iter().map(identity).collect();
-        let tables = Tables::new(&spread.balancing.policy, &identities);
         // What is new to this node comes as its zone is, not as one that was taken back.
         if endpoints.iter().filter(|it| it.follow(place.drained, now)).count() > 0 {
             totals.version.fetch_add(1, Ordering::Release);
         }
+        Self { names, ..Self::with(upstream, endpoints, spread, totals, before) }
+    }
+
+    /// Of endpoints that are known, which go on with the turns of those `before`.
+    fn with(
+        upstream: Name,
+        endpoints: Vec<Endpoint>,
+        spread: Spread,
+        totals: Arc<Totals>,
+        before: Option<&Self>,
+    ) -> Self {
+        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.tier);
+        let identities: Vec<_> = endpoints.iter().map(identity).collect();
+        let tables = Tables::new(&spread.balancing.policy, &identities);
         let last = before.map(|before| before.made.load_full());
-        let made = make(&endpoints, &spread, &tables, &totals, last.as_ref().map(|made| &made.lineup), now);
+        let last = last.as_ref().map(|made| &made.lineup);
+        let made = make(&endpoints, &spread, &tables, &totals, last, Instant::now());
         Self {
             upstream,
             endpoints,
-            names,
+            names: Vec::new(),
             spread,
             tables,
             made: ArcSwap::from_pointee(made),
             making: Mutex::default(),
+            parts: Mutex::default(),
             totals,
             judged: AtomicU64::new(0),
         }

@@ -29,7 +29,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use tokio::net::TcpStream;
-use tollgate_model::{self as model, Protocol, Provider, Service, Shown};
+use tollgate_model::{self as model, Protocol, Provider, Service, Shown, Subset};
 
 pub(crate) use body::UpstreamBody;
 pub(crate) use checks::Checkers;
@@ -126,6 +126,13 @@ impl ServiceUpstream {
         Self { endpoints: Arc::new(Endpoints::new(name, &service.endpoints, spread, place, before)), service, wire }
     }
 
+    /// With those of its endpoints that are meant. None where there are none that have requests.
+    pub(crate) fn part(self: &Arc<Self>, subset: Option<&Subset>) -> Option<Arc<Self>> {
+        let Some(subset) = subset else { return Some(Arc::clone(self)) };
+        let endpoints = self.endpoints.of(subset)?;
+        Some(Arc::new(Self { service: Arc::clone(&self.service), endpoints, wire: self.wire.clone() }))
+    }
+
     /// How a service is spoken to that is shown this.
     pub(crate) fn wire(pool: &Pool, service: &Service, shown: Option<&Arc<Shown>>, before: Option<&Self>) -> Wire {
         let own = |http2| pool.own(Wanted::new(service.tls.as_ref(), shown, http2), before.map(|before| &before.wire));
@@ -170,6 +177,13 @@ impl ProviderUpstream {
         let (name, spread) = (provider.name.clone(), provider.spread.clone());
         let endpoints = Endpoints::new(name, &provider.endpoints, spread, place, Some(&self.endpoints));
         Self { endpoints: Arc::new(endpoints), provider, keys, wire }
+    }
+
+    /// With those of its endpoints that are meant. None where there are none that have requests.
+    pub(crate) fn part(self: &Arc<Self>, subset: Option<&Subset>) -> Option<Arc<Self>> {
+        let Some(subset) = subset else { return Some(Arc::clone(self)) };
+        let (provider, keys) = (Arc::clone(&self.provider), Arc::clone(&self.keys));
+        Some(Arc::new(Self { endpoints: self.endpoints.of(subset)?, provider, keys, wire: self.wire.clone() }))
     }
 
     /// How a provider is spoken to that is shown this.

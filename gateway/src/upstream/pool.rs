@@ -119,7 +119,7 @@ impl Pool {
         by: Instant,
         place: Option<Place>,
         request: Request<UpstreamRequestBody>,
-        detour: Detour<'_>,
+        detour: impl Into<Option<Detour<'_>>>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         self.ask(Some(by), place, request, detour.into()).await
     }

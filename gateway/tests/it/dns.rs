@@ -91,7 +91,8 @@ async fn reply(query: &[u8], says: Says) -> Option<Vec<u8>> {
     let end = 12 + query.get(12..)?.iter().position(|byte| *byte == 0)? + 1;
     let (question, is_v4) = (query.get(12..end + 4)?, query.get(end..end + 2)? == [0, 1]);
     let message = |id: &[u8], code: u8, question: &[u8], owner: &[u8], addresses: &[Ipv4Addr]| {
-        let mut message = [id, &[0x81, 0x80 | code, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0], question].concat();
+        let count = u8::try_from(addresses.len()).unwrap();
+        let mut message = [id, &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], question].concat();
         for address in addresses {
             message.extend([owner, &[0, 1, 0, 1, 0, 0, 0, 1, 0, 4], &address.octets()].concat());
         }

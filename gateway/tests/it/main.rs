@@ -35,6 +35,7 @@ mod retries;
 mod rewrites;
 mod services;
 mod split;
+mod subsets;
 mod tls;
 mod trace_context;
 mod traffic;

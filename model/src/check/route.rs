@@ -13,7 +13,7 @@ use super::{
     },
     rewrite::{self, Way},
     route_match, traffic as traffic_of,
-    upstream::served_model,
+    upstream::{served_model, subset},
 };
 use crate::{
     Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Retries, Route, RouteAction, RouteMatch,
@@ -103,16 +103,18 @@ fn forward(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Ro
         let at = list.index(n);
         let (weight, when) = share(context, &at, raw);
         let model = served_model(context, &at.field("model"), &raw.model, raw.service.is_empty());
+        let subset = subset(context, &at, &raw.subset, &raw.subset_fallback);
         let upstream = upstream(context, &at, &raw.provider, &raw.service);
-        backends.extend(upstream.map(|upstream| Backend { upstream, weight, when, model }));
+        backends.extend(upstream.map(|upstream| Backend { upstream, weight, when, model, subset }));
     }
     let mut fallbacks = Vec::new();
     for (n, raw) in given.fallbacks.iter().enumerate() {
         let at = fallback_list.index(n);
         let on = failures(context, &at.field("on"), &raw.on);
         let model = served_model(context, &at.field("model"), &raw.model, raw.service.is_empty());
+        let subset = subset(context, &at, &raw.subset, &raw.subset_fallback);
         let upstream = upstream(context, &at, &raw.provider, &raw.service);
-        fallbacks.extend(upstream.map(|upstream| Fallback { upstream, model, on }));
+        fallbacks.extend(upstream.map(|upstream| Fallback { upstream, model, subset, on }));
     }
     if backends.len() == before {
         if backends.iter().all(|backend| backend.when.is_some()) {
@@ -138,7 +140,8 @@ fn share(context: &mut Context, at: &Field<'_>, given: &v1::Backend) -> (u32, Op
 fn twice(context: &mut Context, at: &Field<'_>, backends: &[Backend]) {
     for (n, backend) in backends.iter().enumerate() {
         let same = |other: &Backend| {
-            other.when.is_none() && other.upstream == backend.upstream && other.model == backend.model
+            let meant = |it: &Backend| (it.upstream.clone(), it.model.clone(), it.subset.clone());
+            other.when.is_none() && meant(other) == meant(backend)
         };
         if backend.when.is_none() && backends[..n].iter().any(same) {
             context.add(&at.index(n), "is there twice: add the weights up");

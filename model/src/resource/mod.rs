@@ -36,7 +36,8 @@ pub use subject::{Sent, Subject, percent_decode};
 pub use traffic::{AnyOr, Cors, Faults, IpFilter, Mirror, OriginPattern, Sticky, Traffic};
 pub(crate) use upstream::MAX_WEIGHT;
 pub use upstream::{
-    Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service, UpstreamCertificate, UpstreamTls,
+    Endpoint, Labels, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service, Subset, UpstreamCertificate,
+    UpstreamTls,
 };
 
 use crate::{Kind, Name};

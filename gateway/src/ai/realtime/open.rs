@@ -115,7 +115,8 @@ async fn ask(
     let pricing = whose.pricing(&compiled, &whose.attribution(&compiled));
     whose.is_priced(&pricing).map_err(Failed::for_good)?;
     exchange.record.upstream = Some(name.clone());
-    let answer = send(exchange, &provider, handshake, &whose.served).await;
+    let meant = provider.part(candidate.subset.as_ref()).ok_or_else(Failed::not_there)?;
+    let answer = send(exchange, &meant, handshake, &whose.served).await;
     if answer.is_err() {
         exchange.shared.metrics.attempt(name, "refused"); // what is answered are its responses
     }

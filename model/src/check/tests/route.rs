@@ -33,6 +33,19 @@ fn a_route_means_what_the_contract_says() {
 }
 
 #[test]
+fn backends_of_one_service_differ_by_their_subsets() {
+    let split = route(
+        "{backends: [{service: a, subset: {v: '1'}, subsetFallback: any}, {service: a, subset: {v: '2'}}, {service: a}]}",
+    );
+    let RouteAction::Forward { backends, .. } = &split.action else { panic!("{split:?}") };
+    let told: Vec<_> =
+        backends.iter().map(|it| it.subset.as_ref().map(|it| (it.labels["v"].as_str(), it.or_any))).collect();
+    assert_eq!(told, [Some(("1", true)), Some(("2", false)), None]);
+    let twice = "{backends: [{service: a, subset: {v: '1'}}, {service: a, subset: {v: '1'}}]}";
+    each_is_wrong("Route", &[(twice, "spec.backends[1]: is there twice: add the weights up")]);
+}
+
+#[test]
 fn what_a_route_leaves_out_has_the_contracts_default() {
     let plain = route("{backends: [{service: a}]}");
     assert_eq!(plain.hosts, [HostPattern::Any]);
@@ -97,6 +110,18 @@ fn every_wrong_value_of_a_route_is_told() {
         ("fallbacks: [{provider: b, on: ['0500']}]", "`0500` is no failure"),
         ("fallbacks: [{on: [reset]}]", "spec.fallbacks[0]: must have `provider` or `service`"),
         ("fallbacks: [{service: b, on: [reset]}]", "providers and services in one route are not supported yet"),
+        (
+            "fallbacks: [{provider: b, on: [reset], subset: {a: 'b c'}}]",
+            "spec.fallbacks[0].subset[\"a\"]: name and value must be up to 63",
+        ),
+        (
+            "fallbacks: [{provider: b, on: [reset], subset: {a: b}, subsetFallback: all}]",
+            "spec.fallbacks[0].subsetFallback: `all` is unknown",
+        ),
+        (
+            "fallbacks: [{provider: b, on: [reset], subsetFallback: any}]",
+            "spec.fallbacks[0].subsetFallback: is given without `subset`: all endpoints are meant",
+        ),
         ("timeouts: {request: 5}", "spec.timeouts.request: `5` is not a duration"),
         ("timeouts: {idle: 0s}", "spec.timeouts.idle: must be longer than zero"),
         (
