@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tollgate_llm::code;
 use tollgate_model::{Failure, Fallback, Protocol, RouteAction, Subset, UpstreamRef};
 use tollgate_quota::InFlight;
 
-use super::mirror;
+use super::{hedge, mirror};
 use crate::{
     balance::Tried,
     body::{Replay, UpstreamRequestBody},
@@ -125,24 +126,28 @@ async fn ask(
     if exchange.handshake.is_some() && service.wire.of_upgrades().is_none() {
         return Err(Failed::NoWebSocket);
     }
-    let mut tried = Tried::default();
-    let mut result = attempt(exchange, &service, &mut tried, outgoing).await;
+    let tried = Mutex::default();
+    let mut result = hedge::attempt(exchange, &service, &tried, outgoing, left).await;
     while let Some(met) = met(&result, &exchange.head.method).filter(|_| outgoing.body.body().is_some()) {
         // Kept until the next answer is there.
-        let waiting = Box::pin(left.wait(&service.endpoints, &tried, met, outgoing.deadline));
+        let so_far = *tried.lock();
+        let waiting = Box::pin(left.wait(&service.endpoints, &so_far, met, outgoing.deadline));
         let Some(_leave) = waiting.await else { break };
         drop(result);
-        result = Box::pin(attempt(exchange, &service, &mut tried, outgoing)).await;
+        result = Box::pin(hedge::attempt(exchange, &service, &tried, outgoing, left)).await;
     }
     result
 }
 
-async fn attempt(
+pub(super) type Answered = Result<Response<UpstreamBody>, Failed>;
+
+/// `tried` is told of whom it is sent to, as it is.
+pub(super) async fn attempt(
     exchange: &Exchange,
     service: &ServiceUpstream,
-    tried: &mut Tried,
+    tried: &Mutex<Tried>,
     outgoing: Outgoing<'_>,
-) -> Result<Response<UpstreamBody>, Failed> {
+) -> Answered {
     let mut result = once(exchange, service, tried, outgoing, Blame::Always).await;
     // The connection may have been a kept one that the upstream closed just now: safe requests are sent once more.
     let was_reset = matches!(result, Err(Failed::Send(SendError::Reset)));
@@ -179,14 +184,16 @@ enum Blame {
 async fn once(
     exchange: &Exchange,
     service: &ServiceUpstream,
-    tried: &mut Tried,
+    tried: &Mutex<Tried>,
     Outgoing { body: replay, in_flight, deadline, copied }: Outgoing<'_>,
     blame: Blame,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let body = replay.body().ok_or(Failed::Send(SendError::Reset))?;
     let draw = retry::draw(exchange, &service.endpoints);
-    let before = *tried;
-    let mut taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
+    let before = *tried.lock();
+    let mut mine = before;
+    let mut taken = service.endpoints.take(&draw, &mut mine).map_err(|NotTaken| Failed::NoUpstream)?;
+    *tried.lock() = mine;
     let request = request(exchange, service, &taken, body).ok_or(Failed::Send(SendError::Connect))?;
     let (pool, upgraded) = (&exchange.shared.pool, service.wire.of_upgrades());
     let wire = if exchange.handshake.is_some() { &upgraded.ok_or(Failed::NoWebSocket)? } else { &service.wire };
@@ -202,8 +209,9 @@ async fn once(
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
-    let detour = Detour { uri: request.uri().clone(), taken: &mut taken, tried, wire };
+    let detour = Detour { uri: request.uri().clone(), taken: &mut taken, tried: &mut mine, wire };
     let sent = pool.send_by(by, place, request, detour).await;
+    tried.lock().add(&mine);
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);

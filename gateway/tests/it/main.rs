@@ -19,6 +19,7 @@ mod grpc;
 mod grpc_web;
 mod h2c;
 mod health;
+mod hedging;
 mod http2;
 mod https;
 mod keys;

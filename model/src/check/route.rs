@@ -16,8 +16,8 @@ use super::{
     upstream::{served_model, subset},
 };
 use crate::{
-    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Retries, Route, RouteAction, RouteMatch,
-    Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
+    Auth, Backend, Checked, FailureSet, Fallback, Field, Hedge, Kind, Problems, Retries, Route, RouteAction,
+    RouteMatch, Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
 };
 
 /// Long enough for the slowest answer of a model, short enough to notice what hangs.
@@ -32,6 +32,9 @@ const BODY_LIMIT_BYTES: u64 = 10 << 20;
 /// The contract's default, and what most models give at the most.
 const DEFAULT_OUTPUT_TOKENS: u64 = 4096;
 
+/// More than that an answer that is late is not worth.
+const MAX_HEDGES: u32 = 3;
+
 /// More would only make what is overloaded worse.
 const MAX_RETRIES: u32 = 10;
 
@@ -45,7 +48,7 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let matches = route_match::matches(&mut context, &spec.field("match"), &given.r#match, ai);
     let action = action(&mut context, &spec, given, &matches);
     let timeouts = timeouts(&mut context, &spec.field("timeouts"), given.timeouts.as_ref());
-    let retries = retries(&mut context, &spec.field("retries"), given);
+    let retries = retries(&mut context, &spec.field("retries"), given, (ai, &timeouts));
     let auth = auth(&mut context, &spec.field("auth"), given.auth.as_ref(), ai);
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
@@ -304,17 +307,45 @@ fn timeouts(context: &mut Context, at: &Field<'_>, given: Option<&v1::Timeouts>)
     Timeouts { request, stream, first_byte, idle }
 }
 
-fn retries(context: &mut Context, at: &Field<'_>, route: &v1::RouteSpec) -> Option<Retries> {
+fn retries(
+    context: &mut Context,
+    at: &Field<'_>,
+    route: &v1::RouteSpec,
+    (ai, timeouts): (bool, &Timeouts),
+) -> Option<Retries> {
     let given = route.retries.as_ref()?;
     if route.backends.is_empty() {
         context.add(at, "need `backends`: nothing is sent without one");
+    }
+    let hedge = given.hedge.as_ref().map(|given| hedge(context, &at.field("hedge"), given, (ai, timeouts)));
+    if hedge.is_some() && given.on.is_empty() && given.attempts.is_none() {
+        return Some(Retries { attempts: 0, on: FailureSet::default(), hedge });
     }
     let on = failures(context, &at.field("on"), &given.on);
     let attempts = given.attempts.unwrap_or(1);
     if !(1..=MAX_RETRIES).contains(&attempts) {
         context.add(&at.field("attempts"), format!("must be 1 to {MAX_RETRIES}; leave `retries` out for none"));
     }
-    Some(Retries { attempts, on })
+    Some(Retries { attempts, on, hedge })
+}
+
+fn hedge(context: &mut Context, at: &Field<'_>, given: &v1::Hedge, (ai, timeouts): (bool, &Timeouts)) -> Hedge {
+    if ai {
+        context.add(at, "is only for routes with services: a provider would do, and bill, a call twice");
+    }
+    let after_at = at.field("after");
+    if given.after.is_empty() {
+        context.add(&after_at, "is missing: how long no answer has begun, such as 50ms");
+    }
+    let after = context.duration(&after_at, &given.after).unwrap_or(timeouts.request);
+    if !given.after.is_empty() && after >= timeouts.first_byte.unwrap_or(timeouts.request) {
+        context.add(&after_at, "is no shorter than an answer is waited for (`timeouts`), so it could never be over");
+    }
+    let max = given.max.unwrap_or(1);
+    if !(1..=MAX_HEDGES).contains(&max) {
+        context.add(&at.field("max"), format!("must be 1 to {MAX_HEDGES}; leave `hedge` out for none"));
+    }
+    Hedge { after, max }
 }
 
 fn auth(context: &mut Context, at: &Field<'_>, given: Option<&v1::Auth>, ai: bool) -> Auth {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{Failure, HostPattern, PathMatch, RouteAction, UpstreamRef};
+use crate::{Failure, Hedge, HostPattern, PathMatch, RouteAction, UpstreamRef};
 
 #[test]
 fn a_route_means_what_the_contract_says() {
@@ -30,6 +30,16 @@ fn a_route_means_what_the_contract_says() {
     assert_eq!((bounded.request, bounded.stream), (Duration::from_secs(300), Some(Duration::from_secs(300))));
     assert_eq!((chat.tokens.default, chat.tokens.max, chat.body_limit_bytes), (100, Some(100), 65_536));
     assert!(chat.auth.required && chat.auth.allows("any", "one") && chat.is_ai());
+}
+
+#[test]
+fn a_request_may_be_hedged_without_being_retried() {
+    let retries = route("{backends: [{service: a}], retries: {hedge: {after: 50ms}}}").retries.unwrap();
+    let hedge = Hedge { after: Duration::from_millis(50), max: 1 };
+    assert_eq!((retries.attempts, retries.hedge), (0, Some(hedge)));
+    let both =
+        route("{backends: [{service: a}], retries: {on: [reset], hedge: {after: 50ms, max: 3}}}").retries.unwrap();
+    assert_eq!((both.attempts, both.hedge), (1, Some(Hedge { max: 3, ..hedge })));
 }
 
 #[test]
@@ -130,6 +140,15 @@ fn every_wrong_value_of_a_route_is_told() {
         ),
         ("timeouts: {firstByte: 3m}", "spec.timeouts.firstByte: is longer than `request`"),
         ("retries: {attempts: 2}", "spec.retries.on: is missing"),
+        ("retries: {attempts: 2, hedge: {after: 1s}}", "spec.retries.on: is missing"),
+        ("retries: {hedge: {after: 1s}}", "spec.retries.hedge: is only for routes with services"),
+        ("retries: {hedge: {}}", "spec.retries.hedge.after: is missing: how long no answer has begun"),
+        ("retries: {hedge: {after: 2m}}", "spec.retries.hedge.after: is no shorter than an answer is waited for"),
+        (
+            "retries: {hedge: {after: 1s}}, timeouts: {firstByte: 1s}",
+            "spec.retries.hedge.after: is no shorter than an answer is waited for",
+        ),
+        ("retries: {hedge: {after: 1s, max: 4}}", "spec.retries.hedge.max: must be 1 to 3; leave `hedge` out for none"),
         ("retries: {attempts: 0, on: [reset]}", "spec.retries.attempts: must be 1 to 10; leave `retries` out"),
         ("retries: {attempts: 11, on: [reset]}", "spec.retries.attempts: must be 1 to 10"),
         ("retries: {on: [rest]}", "spec.retries.on[0]: `rest` is unknown (did you mean `reset`?)"),
