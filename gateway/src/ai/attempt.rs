@@ -316,8 +316,7 @@ async fn attempt(
     let mut report = taken.report();
     let mut began = None;
     let answered = async {
-        let (uri, wire) = (outgoing.uri().clone(), &provider.wire);
-        let detour = Detour { uri, taken: &mut taken, tried: &mut tried.endpoints, wire };
+        let detour = Detour::new(&mut taken, &mut tried.endpoints, &provider.wire, outgoing.uri());
         let head = pool.send_by(first_byte, place, outgoing, detour).await;
         report = taken.report();
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;

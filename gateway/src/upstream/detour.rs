@@ -14,25 +14,36 @@ use crate::balance::Tried;
 /// So long an address is waited for while there is another one: a handshake around the world takes less.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// So many others one attempt tries: what a name has beyond them is for retries.
+const MOST: u32 = 4;
+
 /// What is needed to send a request elsewhere.
 #[derive(Debug)]
 pub(crate) struct Detour<'a> {
-    /// Where it is to go, in the end.
-    pub(crate) taken: &'a mut Taken,
-    pub(crate) tried: &'a mut Tried,
-    pub(crate) wire: &'a Wire,
-    /// Its origin, whatever its path.
-    pub(crate) uri: Uri,
+    taken: &'a mut Taken,
+    tried: &'a mut Tried,
+    wire: &'a Wire,
+    uri: Uri,
+    made: u32,
 }
 
-impl Detour<'_> {
+impl<'a> Detour<'a> {
+    /// Of a request for `uri`'s origin. `taken` is its endpoint, now and in the end.
+    pub(crate) fn new(taken: &'a mut Taken, tried: &'a mut Tried, wire: &'a Wire, uri: &Uri) -> Self {
+        Self { taken, tried, wire, uri: uri.clone(), made: 0 }
+    }
+
     /// Until when the endpoint of now is waited for, where there is another one.
     pub(super) fn by(&self) -> Option<Instant> {
-        self.taken.has_siblings(self.tried).then(|| Instant::now() + PATIENCE)
+        (self.made < MOST && self.taken.has_siblings(self.tried)).then(|| Instant::now() + PATIENCE)
     }
 
     /// A place at another one.
     pub(super) fn next(&mut self, pool: &Pool) -> Option<Place> {
+        if self.made == MOST {
+            return None;
+        }
+        self.made += 1;
         let other = self.taken.sibling(self.tried)?;
         self.taken.has_failed(|| None);
         *self.taken = other;

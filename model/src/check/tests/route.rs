@@ -40,6 +40,20 @@ fn a_request_may_be_hedged_without_being_retried() {
     let both =
         route("{backends: [{service: a}], retries: {on: [reset], hedge: {after: 50ms, max: 3}}}").retries.unwrap();
     assert_eq!((both.attempts, both.hedge), (1, Some(Hedge { max: 3, ..hedge })));
+    let with = |rest: &str| format!("{{backends: [{{service: a}}], {rest}}}");
+    for (rest, expected) in [
+        ("retries: {attempts: 2, hedge: {after: 1s}}", "spec.retries.on: is missing"),
+        ("retries: {hedge: {}}", "spec.retries.hedge.after: is missing: how long no answer has begun"),
+        ("retries: {hedge: {after: 2m}}", "spec.retries.hedge.after: is no shorter than an answer is waited for"),
+        (
+            "retries: {hedge: {after: 1s}}, timeouts: {firstByte: 1s}",
+            "spec.retries.hedge.after: is no shorter than an answer is waited for",
+        ),
+        ("retries: {hedge: {after: 1s, max: 4}}", "spec.retries.hedge.max: must be 1 to 3; leave `hedge` out for none"),
+        ("retries: {hedge: {after: 1s, max: 0}}", "spec.retries.hedge.max: must be 1 to 3"),
+    ] {
+        each_is_wrong("Route", &[(&with(rest), expected)]);
+    }
 }
 
 #[test]
@@ -140,15 +154,7 @@ fn every_wrong_value_of_a_route_is_told() {
         ),
         ("timeouts: {firstByte: 3m}", "spec.timeouts.firstByte: is longer than `request`"),
         ("retries: {attempts: 2}", "spec.retries.on: is missing"),
-        ("retries: {attempts: 2, hedge: {after: 1s}}", "spec.retries.on: is missing"),
         ("retries: {hedge: {after: 1s}}", "spec.retries.hedge: is only for routes with services"),
-        ("retries: {hedge: {}}", "spec.retries.hedge.after: is missing: how long no answer has begun"),
-        ("retries: {hedge: {after: 2m}}", "spec.retries.hedge.after: is no shorter than an answer is waited for"),
-        (
-            "retries: {hedge: {after: 1s}}, timeouts: {firstByte: 1s}",
-            "spec.retries.hedge.after: is no shorter than an answer is waited for",
-        ),
-        ("retries: {hedge: {after: 1s, max: 4}}", "spec.retries.hedge.max: must be 1 to 3; leave `hedge` out for none"),
         ("retries: {attempts: 0, on: [reset]}", "spec.retries.attempts: must be 1 to 10; leave `retries` out"),
         ("retries: {attempts: 11, on: [reset]}", "spec.retries.attempts: must be 1 to 10"),
         ("retries: {on: [rest]}", "spec.retries.on[0]: `rest` is unknown (did you mean `reset`?)"),
