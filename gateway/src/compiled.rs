@@ -19,7 +19,7 @@ use crate::{
 
 /// One configuration as exchanges read it. What did not change since the one before is shared with it, so that turns
 /// go on where they were.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Compiled {
     pub(crate) view: Arc<ConfigView>,
     /// With all versions that the view's prices ever had: what calls under the view are billed by.
@@ -28,14 +28,14 @@ pub(crate) struct Compiled {
     pub(crate) providers: HashMap<Name, Arc<ProviderUpstream>>,
     pub(crate) services: HashMap<Name, Arc<ServiceUpstream>>,
     /// What clients over TLS are served.
-    pub(crate) certificates: Hosts,
-    plans: HashMap<Name, Arc<Plan>>,
+    pub(crate) certificates: Arc<Hosts>,
+    plans: Arc<HashMap<Name, Arc<Plan>>>,
     /// The models that metrics may name.
-    models: HashSet<Name>,
+    models: Arc<HashSet<Name>>,
     /// What they call any other.
     other: Name,
     /// What calls under it are measured by.
-    pub(crate) meters: CallMeters,
+    pub(crate) meters: Arc<CallMeters>,
 }
 
 impl Compiled {
@@ -58,10 +58,29 @@ impl Compiled {
             (service.name.clone(), same.unwrap_or_else(new))
         });
         let services = services.collect();
-        let models = models(&view);
-        let certificates = Hosts::new(&view, previous.map(|previous| &previous.certificates));
-        let (other, meters) = (Name::new(OTHER), CallMeters::default());
+        let (plans, models) = (Arc::new(plans), Arc::new(models(&view)));
+        let certificates = Arc::new(Hosts::new(&view, previous.map(|previous| &*previous.certificates)));
+        let (other, meters) = (Name::new(OTHER), Arc::default());
         Self { certificates, table, providers, services, plans, models, other, meters, prices, view }
+    }
+
+    /// The same, with one upstream as its names are known now. None where it is not there.
+    pub(crate) fn renewed(&self, kind: Kind, name: &Name, place: Place<'_>) -> Option<Self> {
+        let mut renewed = self.clone();
+        if kind == Kind::Provider {
+            let provider = renewed.providers.get_mut(name)?;
+            *provider = Arc::new(provider.renewed(place));
+        } else {
+            let service = renewed.services.get_mut(name)?;
+            *service = Arc::new(service.renewed(place));
+        }
+        Some(renewed)
+    }
+
+    /// Every upstream's kind and name, with its endpoints.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = ((Kind, Name), &Arc<Endpoints>)> {
+        let providers = self.providers.iter().map(|(name, it)| ((Kind::Provider, name.clone()), &it.endpoints));
+        providers.chain(self.services.iter().map(|(name, it)| ((Kind::Service, name.clone()), &it.endpoints)))
     }
 
     /// Those of every upstream.

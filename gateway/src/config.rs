@@ -1,6 +1,10 @@
 //! What a gateway is told at its start.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
@@ -30,6 +34,19 @@ pub struct GatewayConfig {
     /// Where health checks run, and the connections to upstreams, which callers share with them: the runtime that listeners are
     /// served on. The one that the gateway is made in where this is None.
     pub runtime: Option<Handle>,
+    /// Who is asked for the addresses of upstreams that are given by name.
+    pub dns: DnsConfig,
+}
+
+/// How names are resolved. What is not said is as the system has it: resolv.conf(5) and hosts(5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// Who is asked, over UDP, and over TCP for what is too long; the system's name servers where this is empty.
+    pub nameservers: Vec<SocketAddr>,
+    /// All that one lookup may take; a server is asked again after half of it.
+    pub timeout: Option<Duration>,
+    /// Whether AAAA records count where a name has both them and A records; else A records do.
+    pub prefer_ipv6: bool,
 }
 
 /// What callers may take of a node at once. Whoever comes beyond it is refused at once.
@@ -130,6 +147,7 @@ impl GatewayConfig {
             access_log: None,
             trace_sample: 0.0,
             runtime: None,
+            dns: DnsConfig::default(),
         }
     }
 

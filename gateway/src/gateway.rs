@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tollgate_billing::PriceBook;
-use tollgate_model::{ConfigView, Name, Timestamp};
+use tollgate_model::{ConfigView, Kind, Name, Timestamp};
 use tollgate_quota::Desk;
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     service::Mirrors,
     tls::{Expiry, Host, Served},
     tracked::Tracked,
-    upstream::{Checkers, Figures, Means, Place, Pool},
+    upstream::{Checkers, Figures, Means, Place, Pool, Resolvers},
 };
 
 /// The data plane of one node. A clone is the same gateway.
@@ -74,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) mirrors: Mirrors,
     /// Those who ask upstreams whether they are well.
     checkers: Checkers,
+    /// Those who ask for the addresses of upstreams.
+    resolvers: Resolvers,
     /// The zones that get no new requests. Kept while what is served changes, so that nothing is compiled by an older set.
     drained: Mutex<BTreeSet<Name>>,
     /// This node's zone is one of them: callers are told to go elsewhere.
@@ -104,6 +106,7 @@ impl Gateway {
         let connections = Tracked::on(tasks.clone(), runtime.clone());
         let pool = Pool::new(&config, Means::new(connections, &overload, config.bounds));
         let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
+        let resolvers = Resolvers::new(config.dns.clone(), runtime.clone());
         let (model_lists, changed, last_words) = (ModelLists::new(), Notify::new(), TaskTracker::new());
         let shared = Shared {
             config,
@@ -120,6 +123,7 @@ impl Gateway {
             last_words,
             mirrors: Mirrors::new(),
             checkers: Checkers::new(runtime),
+            resolvers,
             drained: Mutex::new(drained),
             leaving: watch::Sender::new(false),
             current,
@@ -127,6 +131,7 @@ impl Gateway {
         };
         let shared = Arc::new(shared);
         shared.checkers.follow(&shared, &shared.current());
+        shared.resolvers.follow(&shared, &shared.current());
         registry.register_collector(Box::new(Figures(Arc::downgrade(&shared))));
         registry.register_collector(Box::new(Expiry(Arc::downgrade(&shared))));
         Self { shared }
@@ -140,6 +145,7 @@ impl Gateway {
         let compiled = Compiled::new(view, prices, (place, &self.shared.pool), Some(&self.shared.current()));
         let compiled = Arc::new(compiled);
         self.shared.checkers.follow(&self.shared, &compiled);
+        self.shared.resolvers.follow(&self.shared, &compiled);
         self.shared.current.store(compiled);
         self.shared.changed.notify_waiters();
     }
@@ -206,6 +212,16 @@ impl Shared {
     /// The configuration for one exchange, taken once.
     pub(crate) fn current(&self) -> Arc<Compiled> {
         self.current.load_full()
+    }
+
+    /// A name of this upstream has other addresses: they are its endpoints from now on.
+    pub(crate) fn renew(self: &Arc<Self>, kind: Kind, name: &Name) {
+        let drained = self.drained.lock();
+        let place = Place { zone: &self.config.zone, drained: &drained };
+        let Some(compiled) = self.current().renewed(kind, name, place) else { return };
+        let compiled = Arc::new(compiled);
+        self.checkers.follow(self, &compiled);
+        self.current.store(compiled);
     }
 
     /// What a client is served that names this host, or none.

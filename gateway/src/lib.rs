@@ -42,7 +42,7 @@ mod websocket;
 
 pub use access_log::{AccessLog, Field as AccessLogField};
 pub use accounts::Accounts;
-pub use config::{Bounds, GatewayConfig};
+pub use config::{Bounds, DnsConfig, GatewayConfig};
 pub use gateway::{Gateway, Shutdown};
 pub use listener::Entrance;
 pub use routing::{Asked, Matcher};

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Left<'a> {
     retries: Option<&'a Retries>,
     done: u32,
+    /// Requests that were sent while another one was waited for.
+    hedges: u32,
 }
 
 /// How an attempt failed.
@@ -36,7 +38,26 @@ pub(crate) struct Met {
 
 impl<'a> Left<'a> {
     pub(crate) fn of(route: &'a Route) -> Self {
-        Self { retries: route.retries.as_ref(), done: 0 }
+        Self { retries: route.retries.as_ref(), done: 0, hedges: 0 }
+    }
+
+    /// How long an answer is waited for before somebody else is asked as well. None where nobody else is.
+    pub(crate) fn hedge_after(&self) -> Option<Duration> {
+        let hedge = self.retries?.hedge.filter(|hedge| self.hedges < hedge.max)?;
+        Some(hedge.after)
+    }
+
+    /// Leave to ask one of those `endpoints` as well that were not `tried`. None where there is none, or too many requests are sent again
+    /// already.
+    pub(crate) fn hedge(&mut self, endpoints: &Endpoints, tried: &Tried) -> Option<Again> {
+        let leave = if endpoints.has_others(tried) { endpoints.again() } else { None };
+        self.hedges += u32::from(leave.is_some());
+        leave
+    }
+
+    /// Whether the route would rather have another answer than one with this status.
+    pub(crate) fn is_failure(&self, status: u16) -> bool {
+        status >= 500 || self.retries.is_some_and(|retries| retries.on.contains(Failure::Status(status)))
     }
 
     /// Waits until a request that `met` this may be sent once more. None where it may not: the route doesn't say so, too many

@@ -42,12 +42,13 @@ pub use problem::{Field, Location, Problem, Problems};
 pub use resource::{
     Algorithm, AnyOr, Auth, Backend, Balancing, Billing, BillingMode, Budget, Certificate, Checked, CircuitBreaker,
     ClientAuth, Consumer, Cors, Credential, Durability, Endpoint, ErrorRate, Failure, FailureSet, Fallback, Faults,
-    HeaderEdit, HealthCheck, HostPattern, IpFilter, KEY_BYTES, KeyFailover, KeyPart, Limit, MAX_KEY_PARTS,
-    MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap, OriginPattern, OutlierDetection, PathMatch, PathRewrite, Policy,
-    Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Question, Rates, RedirectTo, Reserve,
-    Retries, Rewrite, Route, RouteAction, RouteMatch, Sent, Service, SlowAnswers, Spread, Sticky, Subject, Template,
-    Tenant, Timeouts, TlsVersion, TokenPolicy, Traffic, Unit, UpstreamCertificate, UpstreamRef, UpstreamTls,
-    ValueMatch, Webhook, When, WhenUnavailable, ZoneFailover, percent_decode, purse_of, tenant_of_purse,
+    HeaderEdit, HealthCheck, Hedge, HostPattern, IpFilter, KEY_BYTES, KeyFailover, KeyPart, Labels, Limit,
+    MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap, OriginPattern, OutlierDetection, PathMatch,
+    PathRewrite, Policy, Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Question, Rates,
+    RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch, Sent, Service, SlowAnswers, Spread, Sticky,
+    Subject, Subset, Template, Tenant, Timeouts, TlsVersion, TokenPolicy, Traffic, Unit, UpstreamCertificate,
+    UpstreamRef, UpstreamTls, ValueMatch, Webhook, When, WhenUnavailable, ZoneFailover, percent_decode, purse_of,
+    tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -53,6 +53,7 @@ pub(crate) fn gateway_config(
     gateway.runtime = Some(threads.handle().clone());
     gateway.bounds = bounds(config, open_files(), memory::found());
     gateway.trace_sample = config.trace_sample;
+    gateway.dns.clone_from(&config.dns);
     if let Some(AccessLogPlan { file, fields, sample }) = &config.access_log {
         let log = AccessLog::open(file, fields, *sample);
         gateway.access_log = Some(log.with_context(|| format!("access_log.file: {} can't be opened", file.display()))?);

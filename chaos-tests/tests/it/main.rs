@@ -11,6 +11,7 @@ mod connections;
 mod cost;
 mod credits;
 mod demo;
+mod dns;
 mod drained_zones;
 mod export;
 mod fallback;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate_llm::{AiRequest, MaxTokens, has_vocabulary};
-use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, UpstreamRef};
+use tollgate_model::{Backend, Durability, Fallback, Name, RouteAction, Subject, Subset, UpstreamRef};
 use tollgate_quota::{Attribution, Reservation, Touch};
 
 use super::{fit, growing::Growth, holding};
@@ -74,6 +74,8 @@ pub(super) struct Candidate {
     pub(super) upstream: UpstreamRef,
     /// Served instead of what was asked for.
     pub(super) model: Option<Name>,
+    /// The endpoints that are meant.
+    pub(super) subset: Option<Subset>,
     /// Of a fallback: its place among the route's.
     pub(super) fallback: Option<usize>,
 }
@@ -273,12 +275,13 @@ impl Asking<'_> {
 /// The backend whose turn it is, then all fallbacks.
 pub(super) fn candidates(exchange: &mut Exchange) -> Result<Vec<Candidate>, Rejection> {
     let plan = Arc::clone(&exchange.plan);
-    let Backend { upstream, model, .. } = exchange.select(&plan).ok_or_else(Rejection::no_healthy_upstream)?;
-    let first = Candidate { upstream: upstream.clone(), model: model.clone(), fallback: None };
+    let Backend { upstream, model, subset, .. } = exchange.select(&plan).ok_or_else(Rejection::no_healthy_upstream)?;
+    let first = Candidate { upstream: upstream.clone(), model: model.clone(), subset: subset.clone(), fallback: None };
     let RouteAction::Forward { fallbacks, .. } = &plan.route.action else { return Ok(vec![first]) };
-    let fallback = |(index, Fallback { upstream, model, .. }): (usize, &Fallback)| Candidate {
+    let fallback = |(index, Fallback { upstream, model, subset, .. }): (usize, &Fallback)| Candidate {
         upstream: upstream.clone(),
         model: model.clone(),
+        subset: subset.clone(),
         fallback: Some(index),
     };
     Ok(std::iter::once(first).chain(fallbacks.iter().enumerate().map(fallback)).collect())

@@ -26,7 +26,7 @@ use crate::{
         again::{Again, NotHeld},
     },
     retry::{self, Left, Met},
-    upstream::{Again as Leave, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody},
+    upstream::{Again as Leave, Detour, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -292,7 +292,7 @@ async fn attempt(
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     let draw = retry::draw(exchange, &provider.endpoints);
-    let taken = provider.endpoints.take(&draw, &mut tried.endpoints).map_err(|NotTaken| Failed::not_there())?;
+    let mut taken = provider.endpoints.take(&draw, &mut tried.endpoints).map_err(|NotTaken| Failed::not_there())?;
     let key = provider.keys.take(&mut tried.keys);
     tried.with_a_probe = key.as_ref().is_some_and(KeyTaken::is_probe);
     let model = served_model(exchange, candidate, request.model());
@@ -305,7 +305,7 @@ async fn attempt(
     let timeouts = exchange.plan.route.timeouts;
     let deadline = deadline(exchange);
     let pool = &exchange.shared.pool;
-    let place = pool.place(&provider.wire, outgoing.uri());
+    let place = pool.place(&provider.wire, outgoing.uri(), taken.at());
     if let Some(call) = call {
         if !call.is_durable() {
             pool.connect_ahead(place.as_ref());
@@ -326,10 +326,12 @@ async fn attempt(
         growth,
         permit: bound.permit.cloned(),
     };
-    let report = taken.report();
+    let mut report = taken.report();
     let mut began = None;
     let answered = async {
-        let head = pool.send_by(first_byte, place, outgoing).await;
+        let detour = Detour::new(&mut taken, &mut tried.endpoints, &provider.wire, outgoing.uri());
+        let head = pool.send_by(first_byte, place, outgoing, detour).await;
+        report = taken.report();
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
         exchange.record.came_over(head.body().connection());
         began = Some(Instant::now());
@@ -381,7 +383,7 @@ fn upstream(exchange: &Exchange, candidate: &Candidate) -> Result<Arc<ProviderUp
         UpstreamRef::Provider(name) => exchange.compiled.providers.get(name),
         UpstreamRef::Service(_) => None, // speaks no dialect that could be read or counted
     };
-    known.cloned().ok_or_else(Failed::not_there)
+    known.and_then(|known| known.part(candidate.subset.as_ref())).ok_or_else(Failed::not_there)
 }
 
 /// Nothing was sent.

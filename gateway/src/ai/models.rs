@@ -128,7 +128,7 @@ async fn fetch(shared: &Shared, provider: &ProviderUpstream) -> Option<Vec<Strin
     let taken = provider.endpoints.take(&draw, &mut Tried::default()).ok()?;
     *request.uri_mut() = taken.uri(Operation::Models.provider_path())?;
     *request.headers_mut() = provider::plain_headers(provider);
-    let place = shared.pool.place(&provider.wire, request.uri());
+    let place = shared.pool.place(&provider.wire, request.uri(), taken.at());
     let answer = shared.pool.send(place, request).await.ok()?;
     if !answer.status().is_success() {
         return None;

@@ -42,6 +42,15 @@ impl Tried {
         }
     }
 
+    /// And those that somebody else has noted.
+    pub(crate) fn add(&mut self, others: &Self) {
+        for &index in &others.indexes[..others.count] {
+            if !self.indexes[..self.count].contains(&index) {
+                self.note(index as usize);
+            }
+        }
+    }
+
     /// How many they are, some perhaps twice.
     pub(crate) fn count(&self) -> usize {
         self.count

@@ -182,10 +182,15 @@ impl Lineup {
         let (chosen, others) = (self.tiers.get(first), self.tiers.iter().enumerate());
         let others = others.filter(|(n, _)| *n != first).map(|(_, tier)| tier);
         let mut tiers = chosen.into_iter().chain(others);
-        let is_used = |index: usize| self.used.get(index).is_some_and(|used| *used);
+        let is_used = |index: usize| self.has(index);
         let fresh = |index: usize| is_used(index) && !tried.contains(index);
         let untried = tiers.clone().find_map(|tier| tier.select(draw, fresh, &load));
         untried.or_else(|| tiers.find_map(|tier| tier.select(draw, is_used, &load)))
+    }
+
+    /// Whether it has requests.
+    pub(crate) fn has(&self, index: usize) -> bool {
+        self.used.get(index).is_some_and(|used| *used)
     }
 
     /// Whether one that is used was not tried.

@@ -291,6 +291,11 @@ impl Replay {
         }
     }
 
+    /// Whether it may be sent to several at once.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
     /// Whether nothing of it is waited for from the client.
     pub(crate) fn is_here(&self) -> bool {
         match self {

@@ -79,7 +79,11 @@ fn member(backend: &Backend) -> Member {
         UpstreamRef::Provider(_) => "provider",
     };
     let model = backend.model.as_deref().unwrap_or_default();
-    let name = format!("{kind}/{}/{model}", backend.upstream.name());
+    let mut name = format!("{kind}/{}/{model}", backend.upstream.name());
+    // What no name or model has, so that two subsets are not one.
+    for (label, value) in backend.subset.iter().flat_map(|subset| &*subset.labels) {
+        name += &format!("\n{label}={value}");
+    }
     // Whoever is for some requests alone has no share of the others.
     Member { id: hash(name.as_bytes()), weight: if backend.when.is_some() { 0 } else { backend.weight } }
 }

@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tollgate_llm::code;
-use tollgate_model::{Failure, Fallback, Protocol, RouteAction, UpstreamRef};
+use tollgate_model::{Failure, Fallback, Protocol, RouteAction, Subset, UpstreamRef};
 use tollgate_quota::InFlight;
 
-use super::mirror;
+use super::{hedge, mirror};
 use crate::{
     balance::Tried,
     body::{Replay, UpstreamRequestBody},
@@ -17,7 +18,7 @@ use crate::{
     filters::admit::{PERMIT_LOST, durable},
     grpc, headers,
     retry::{self, Left, Met},
-    upstream::{NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
+    upstream::{Detour, NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
 };
 
 /// What is sent, and the hold on the limits that it meets, if any.
@@ -36,13 +37,14 @@ pub(super) async fn send(exchange: &mut Exchange, outgoing: Outgoing<'_>) -> Res
     let plan = Arc::clone(&exchange.plan);
     let backend = exchange.select(&plan).ok_or(Failed::NoUpstream)?;
     let mut left = Left::of(&plan.route);
-    let mut last = ask(exchange, &backend.upstream, outgoing, &mut left).await;
+    let mut last = ask(exchange, (&backend.upstream, backend.subset.as_ref()), outgoing, &mut left).await;
     for fallback in fallbacks(&plan.route.action) {
         if Instant::now() >= outgoing.deadline {
             break; // nobody could answer any more
         }
         if failure(&last).is_some_and(|failure| fallback.on.contains(failure)) && outgoing.body.body().is_some() {
-            last = Box::pin(ask(exchange, &fallback.upstream, outgoing, &mut left)).await;
+            let to = (&fallback.upstream, fallback.subset.as_ref());
+            last = Box::pin(ask(exchange, to, outgoing, &mut left)).await;
         }
     }
     last
@@ -112,34 +114,40 @@ fn met(result: &Result<Response<UpstreamBody>, Failed>, method: &Method) -> Opti
 /// One upstream: another endpoint each time, where there is one.
 async fn ask(
     exchange: &mut Exchange,
-    upstream: &UpstreamRef,
+    (upstream, subset): (&UpstreamRef, Option<&Subset>),
     outgoing: Outgoing<'_>,
     left: &mut Left<'_>,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let UpstreamRef::Service(name) = upstream else { return Err(Failed::NoUpstream) };
-    let service = exchange.compiled.services.get(name).cloned().ok_or(Failed::NoUpstream)?;
+    let service = exchange.compiled.services.get(name).ok_or(Failed::NoUpstream)?;
+    let service = service.part(subset);
     exchange.record.upstream = Some(name.clone());
+    let service = service.ok_or(Failed::NoUpstream)?;
     if exchange.handshake.is_some() && service.wire.of_upgrades().is_none() {
         return Err(Failed::NoWebSocket);
     }
-    let mut tried = Tried::default();
-    let mut result = attempt(exchange, &service, &mut tried, outgoing).await;
+    let tried = Mutex::default();
+    let mut result = hedge::attempt(exchange, &service, &tried, outgoing, left).await;
     while let Some(met) = met(&result, &exchange.head.method).filter(|_| outgoing.body.body().is_some()) {
         // Kept until the next answer is there.
-        let waiting = Box::pin(left.wait(&service.endpoints, &tried, met, outgoing.deadline));
+        let so_far = *tried.lock();
+        let waiting = Box::pin(left.wait(&service.endpoints, &so_far, met, outgoing.deadline));
         let Some(_leave) = waiting.await else { break };
         drop(result);
-        result = Box::pin(attempt(exchange, &service, &mut tried, outgoing)).await;
+        result = Box::pin(hedge::attempt(exchange, &service, &tried, outgoing, left)).await;
     }
     result
 }
 
-async fn attempt(
+pub(super) type Answered = Result<Response<UpstreamBody>, Failed>;
+
+/// `tried` is told of whom it is sent to, as it is.
+pub(super) async fn attempt(
     exchange: &Exchange,
     service: &ServiceUpstream,
-    tried: &mut Tried,
+    tried: &Mutex<Tried>,
     outgoing: Outgoing<'_>,
-) -> Result<Response<UpstreamBody>, Failed> {
+) -> Answered {
     let mut result = once(exchange, service, tried, outgoing, Blame::NotRefused).await;
     for refusals in 0..REFUSALS {
         // Nothing was begun, so it may be sent again whatever it is (RFC 9113 §8.7).
@@ -191,18 +199,20 @@ enum Blame {
 async fn once(
     exchange: &Exchange,
     service: &ServiceUpstream,
-    tried: &mut Tried,
+    tried: &Mutex<Tried>,
     Outgoing { body: replay, in_flight, deadline, copied }: Outgoing<'_>,
     blame: Blame,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let body = replay.body().ok_or(Failed::Send(SendError::Reset))?;
     let draw = retry::draw(exchange, &service.endpoints);
-    let before = *tried;
-    let taken = service.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::NoUpstream)?;
+    let before = *tried.lock();
+    let mut mine = before;
+    let mut taken = service.endpoints.take(&draw, &mut mine).map_err(|NotTaken| Failed::NoUpstream)?;
+    *tried.lock() = mine;
     let request = request(exchange, service, &taken, body).ok_or(Failed::Send(SendError::Connect))?;
     let (pool, upgraded) = (&exchange.shared.pool, service.wire.of_upgrades());
     let wire = if exchange.handshake.is_some() { &upgraded.ok_or(Failed::NoWebSocket)? } else { &service.wire };
-    let place = pool.place(wire, request.uri());
+    let place = pool.place(wire, request.uri(), taken.at());
     if let Some(in_flight) = in_flight.filter(|it| !it.is_durable()) {
         pool.connect_ahead(place.as_ref());
         Box::pin(durable(in_flight, deadline)).await.map_err(Failed::NotDurable)?;
@@ -214,7 +224,9 @@ async fn once(
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
-    let sent = pool.send_by(by, place, request).await;
+    let detour = Detour::new(&mut taken, &mut mine, wire, request.uri());
+    let sent = pool.send_by(by, place, request, detour).await;
+    tried.lock().add(&mine);
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));
     let is_spared = blame == Blame::Once && taken.is_among(&before);

@@ -150,10 +150,8 @@ async fn send(shared: &Shared, outgoing: Outgoing, kept: Kept, whole_by: Instant
         Err(fate) => return fate,
     };
     let Some((request, taken)) = addressed(&outgoing, body) else { return Fate::Failed };
-    let asked = ask(shared, &outgoing.service, request);
-    let fate = timeout_at(Instant::now() + PATIENCE, asked).await.unwrap_or(Fate::Timeout);
-    drop(taken);
-    fate
+    let asked = ask(shared, &outgoing.service, &taken, request);
+    timeout_at(Instant::now() + PATIENCE, asked).await.unwrap_or(Fate::Timeout)
 }
 
 async fn whole(kept: Kept, by: Instant) -> Result<Bytes, Fate> {
@@ -178,8 +176,8 @@ fn addressed(outgoing: &Outgoing, body: Bytes) -> Option<(Request<UpstreamReques
 
 /// How it goes does not count for the endpoint: what fails with copies alone, such as a new version's bugs, must not take
 /// it from routes whose callers wait, and copies that go well must not hide that those fail.
-async fn ask(shared: &Shared, service: &ServiceUpstream, request: Request<UpstreamRequestBody>) -> Fate {
-    let place = shared.pool.place(&service.wire, request.uri());
+async fn ask(shared: &Shared, service: &ServiceUpstream, taken: &Taken, request: Request<UpstreamRequestBody>) -> Fate {
+    let place = shared.pool.place(&service.wire, request.uri(), taken.at());
     match shared.pool.send(place, request).await {
         Ok(answer) => read(answer).await,
         Err(_) => Fate::Failed,

@@ -1,6 +1,7 @@
 //! Ordinary upstreams: the request is passed on and the answer passed back, both streamed.
 
 mod attempts;
+mod hedge;
 mod held;
 mod mirror;
 mod owned;

@@ -136,8 +136,8 @@ async fn ask_once(
         Question::Grpc => origin.at(PathAndQuery::from_static(GRPC_CHECK)).map(grpc),
     };
     let Some(request) = request else { return Ok(false) };
-    let place = shared.pool.place(wire, request.uri());
-    let answer = shared.pool.send_by(by, place, request).await?;
+    let place = shared.pool.place(wire, request.uri(), Some(&origin.at));
+    let answer = shared.pool.send_by(by, place, request, None).await?;
     let (is_success, headers) = (answer.status().is_success(), answer.headers().clone());
     // What is not read is closed, and so is what is too long to be read.
     let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await;

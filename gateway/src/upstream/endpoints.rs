@@ -4,6 +4,9 @@
 //! neither what is in flight nor who is left alone. Requests read a [`Lineup`] and count in atomics; it is made anew, by the
 //! first request that sees that it has to be, when something seldom happens: an ejection, a check, a time that is over.
 
+mod names;
+mod parts;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -16,15 +19,18 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tollgate_model::{self as model, Balancing, HealthCheck, KeyPart, Name, OutlierDetection, Spread};
+use tollgate_model::{self as model, Balancing, HealthCheck, KeyPart, Labels, Name, OutlierDetection, Spread};
 use tracing::warn;
 
 use super::{
-    Origin,
+    At, Origin,
+    dns::Named,
     known::{By, Counts, Known, Totals},
     taken::{Again, Busy, Taken},
     watch::Watch,
 };
+use parts::Parts;
+
 use crate::balance::{self, Draw, Fitness, Lineup, Member, Tables, Terms, Tried, may_eject};
 
 /// All endpoints of one upstream, by one configuration.
@@ -32,21 +38,26 @@ use crate::balance::{self, Draw, Fitness, Lineup, Member, Tables, Terms, Tried, 
 pub(crate) struct Endpoints {
     pub(super) upstream: Name,
     endpoints: Vec<Endpoint>,
+    /// The hosts that somebody has to be asked for.
+    names: Vec<Arc<Named>>,
     spread: Spread,
     tables: Tables,
     made: ArcSwap<Made>,
     making: Mutex<()>,
+    /// Those with the same labels, as far as somebody asked for them.
+    parts: Mutex<Parts>,
     totals: Arc<Totals>,
     /// The part of an interval in which it was last looked who is slow.
     judged: AtomicU64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Endpoint {
     origin: Origin,
     weight: u32,
     zone: Option<Name>,
     tier: usize,
+    labels: Labels,
     known: Arc<Known>,
     watch: Arc<Watch>,
 }
@@ -85,35 +96,52 @@ impl Endpoints {
         before: Option<&Self>,
     ) -> Self {
         let now = Instant::now();
-        let endpoints: Vec<Endpoint> = endpoints
-            .iter()
-            .filter_map(|endpoint| {
-                let origin = Origin::new(endpoint)?;
+        let totals = before.map_or_else(Arc::default, |before| Arc::clone(&before.totals));
+        let known_names = before.map_or(&[][..], |before| &before.names);
+        let (names, origins) = names::origins(&upstream, endpoints, &totals, known_names);
+        let endpoints: Vec<Endpoint> = origins
+            .into_iter()
+            .map(|(endpoint, origin)| {
                 let same = before.and_then(|before| before.same(&origin));
-                let known = before.map(|_| same.map_or_else(|| Known::new(now), |same| Arc::clone(&same.known)));
+                let is_first = before.is_none_or(|before| before.knew_nothing_of(&origin));
+                let new = || if is_first { Arc::default() } else { Known::new(now) };
+                let known = same.map_or_else(new, |same| Arc::clone(&same.known));
                 let watch = Watch::new(spread.outliers.as_ref(), same.map(|same| &same.watch));
                 let tier = balance::tier(&spread.balancing, place.zone, endpoint.zone.as_deref());
-                let (weight, zone) = (endpoint.weight, endpoint.zone.clone());
-                Some(Endpoint { origin, weight, zone, tier, known: known.unwrap_or_default(), watch })
+                let (weight, zone, labels) = (endpoint.weight, endpoint.zone.clone(), Arc::clone(&endpoint.labels));
+                Endpoint { origin, weight, zone, tier, labels, known, watch }
             })
             .collect();
-        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.tier);
-        let identities: Vec<_> = endpoints.iter().map(identity).collect();
-        let tables = Tables::new(&spread.balancing.policy, &identities);
-        let totals = before.map_or_else(Arc::default, |before| Arc::clone(&before.totals));
         // What is new to this node comes as its zone is, not as one that was taken back.
         if endpoints.iter().filter(|it| it.follow(place.drained, now)).count() > 0 {
             totals.version.fetch_add(1, Ordering::Release);
         }
+        Self { names, ..Self::with(upstream, endpoints, spread, totals, before) }
+    }
+
+    /// Of endpoints that are known, which go on with the turns of those `before`.
+    fn with(
+        upstream: Name,
+        endpoints: Vec<Endpoint>,
+        spread: Spread,
+        totals: Arc<Totals>,
+        before: Option<&Self>,
+    ) -> Self {
+        let identity = |it: &Endpoint| (balance::hash(it.origin.to_string().as_bytes()), it.weight, it.tier);
+        let identities: Vec<_> = endpoints.iter().map(identity).collect();
+        let tables = Tables::new(&spread.balancing.policy, &identities);
         let last = before.map(|before| before.made.load_full());
-        let made = make(&endpoints, &spread, &tables, &totals, last.as_ref().map(|made| &made.lineup), now);
+        let last = last.as_ref().map(|made| &made.lineup);
+        let made = make(&endpoints, &spread, &tables, &totals, last, Instant::now());
         Self {
             upstream,
             endpoints,
+            names: Vec::new(),
             spread,
             tables,
             made: ArcSwap::from_pointee(made),
             making: Mutex::default(),
+            parts: Mutex::default(),
             totals,
             judged: AtomicU64::new(0),
         }
@@ -133,6 +161,35 @@ impl Endpoints {
 
     fn same(&self, origin: &Origin) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.origin == *origin)
+    }
+
+    /// Whether its name was waited for: the first addresses have come to nobody who was there.
+    fn knew_nothing_of(&self, origin: &Origin) -> bool {
+        let waited = |it: &Endpoint| matches!(it.origin.at, At::Unknown(_)) && it.origin.is_but_for_its_place(origin);
+        self.endpoints.iter().any(waited)
+    }
+
+    /// The hosts that somebody has to be asked for.
+    pub(super) fn names(&self) -> &[Arc<Named>] {
+        &self.names
+    }
+
+    /// Another address of the name of an endpoint that can't be reached, for the same request: one that was not tried and has requests.
+    pub(super) fn take_sibling(self: &Arc<Self>, index: usize, tried: &mut Tried) -> Option<Taken> {
+        let sibling = self.sibling(index, tried)?;
+        tried.note(sibling);
+        Some(Busy::new(self).at(sibling))
+    }
+
+    /// The next one in turn.
+    pub(super) fn sibling(&self, index: usize, tried: &Tried) -> Option<usize> {
+        let origin = self.origin(index).filter(|origin| matches!(origin.at, At::Address(_)))?;
+        let made = self.current();
+        let is_one = |&other: &usize| {
+            let is_used = made.lineup.has(other) && !tried.contains(other);
+            is_used && self.origin(other).is_some_and(|other| other.is_but_for_its_place(origin))
+        };
+        (index + 1..self.endpoints.len()).chain(0..index).find(is_one)
     }
 
     /// One endpoint for one request; another than those that were `tried`, where there is one.
@@ -368,6 +425,11 @@ impl Endpoints {
             }
         }
         standing
+    }
+
+    /// Names whose addresses should have been confirmed, and could not be.
+    pub(super) fn stale_names(&self) -> u64 {
+        self.names.iter().map(|named| u64::from(named.is_stale())).sum()
     }
 
     pub(super) fn counts(&self) -> &Counts {

@@ -30,6 +30,8 @@ const PENDING: &str = "tollgate_upstream_pending_requests";
 const KEYS: &str = "tollgate_upstream_keys";
 const KEY_RESTS: &str = "tollgate_upstream_key_rests";
 const DROPPED: &str = "tollgate_access_log_dropped_lines";
+const LOOKUPS: &str = "tollgate_upstream_dns_lookups";
+const STALE_NAMES: &str = "tollgate_upstream_dns_stale_names";
 const CHECKS: &str = "tollgate_upstream_health_checks";
 
 /// Reads them of a gateway, while there is one.
@@ -123,7 +125,20 @@ fn tell(encoder: &mut DescriptorEncoder<'_>, all: &[Read]) -> fmt::Result {
     refusals(encoder, all)?;
     let checks: [Count; 2] =
         [("good", |it| it.checks_good.load(Ordering::Relaxed)), ("bad", |it| it.checks_bad.load(Ordering::Relaxed))];
-    counters(encoder, CHECKS, "Answers of endpoints asked whether they are well", "result", all, &checks)
+    counters(encoder, CHECKS, "Answers of endpoints asked whether they are well", "result", all, &checks)?;
+    let lookups: [Count; 3] = [
+        ("answered", |it| it.lookups_answered.load(Ordering::Relaxed)),
+        ("empty", |it| it.lookups_empty.load(Ordering::Relaxed)),
+        ("failed", |it| it.lookups_failed.load(Ordering::Relaxed)),
+    ];
+    counters(encoder, LOOKUPS, "Lookups of the names of endpoints", "result", all, &lookups)?;
+    let help = "Names of endpoints whose addresses were not confirmed when they should have been: those known are kept";
+    let mut family = encoder.encode_descriptor(STALE_NAMES, help, None, MetricType::Gauge)?;
+    for read in all {
+        let labels = [("upstream", read.name.as_str()), ("kind", read.kind)];
+        ConstGauge::new(read.of.stale_names()).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 /// What bounds an upstream, and what came of it.

@@ -118,6 +118,9 @@ pub(super) struct Counts {
     pub(super) refused: AtomicU64,
     pub(super) checks_good: AtomicU64,
     pub(super) checks_bad: AtomicU64,
+    pub(super) lookups_answered: AtomicU64,
+    pub(super) lookups_empty: AtomicU64,
+    pub(super) lookups_failed: AtomicU64,
 }
 
 impl Known {

@@ -22,6 +22,7 @@ use super::{
     SendError,
     breaker::{Breaker, Permit},
     counted::{Counted, Counts},
+    dns::At,
     http1::{Http1, Made},
     http2::{Http2, Shared, Stream},
     lanes::Dialer,
@@ -69,6 +70,7 @@ pub(super) struct Lane {
     pub(super) dialer: Arc<Dialer>,
     /// Scheme and authority.
     pub(super) endpoint: Uri,
+    at: At,
     /// What HTTP/1.1 calls it.
     pub(super) host: HeaderValue,
     pub(super) counts: Arc<Counts>,
@@ -190,10 +192,10 @@ enum Popped {
 }
 
 impl Lane {
-    pub(super) fn new(dialer: &Arc<Dialer>, endpoint: Uri, host: HeaderValue) -> Self {
+    pub(super) fn new(dialer: &Arc<Dialer>, (endpoint, at): (Uri, At), host: HeaderValue) -> Self {
         let (counts, state, next_number) = (Arc::default(), Mutex::default(), AtomicU64::new(1));
         let breaker = dialer.breaker.clone().unwrap_or_else(Breaker::new);
-        Self { dialer: Arc::clone(dialer), endpoint, host, counts, breaker, state, next_number }
+        Self { dialer: Arc::clone(dialer), endpoint, at, host, counts, breaker, state, next_number }
     }
 
     /// As HTTP/2 asks for a path.
@@ -338,7 +340,7 @@ impl Lane {
 
     async fn dial_on(self: &Arc<Self>, permit: Permit) -> Dialed {
         let (begun, Dialer { means, shares, .. }) = (Instant::now(), &*self.dialer);
-        let (io, is_http2) = self.dialer.connect(self.endpoint.clone()).await?;
+        let (io, is_http2) = self.dialer.connect(self.endpoint.clone(), &self.at).await?;
         let made = Made { at: Instant::now(), took: begun.elapsed() };
         let is_http2 = *shares || is_http2;
         let io = Counted::new(io, &self.counts, permit);

@@ -11,17 +11,19 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 use hyper::rt::Executor as _;
-use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_rustls::{DefaultServerNameResolver, HttpsConnector, MaybeHttpsStream, ResolveServerName};
 use hyper_util::client::legacy::connect::Connection as _;
 use parking_lot::Mutex;
+use rustls::ClientConfig;
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
 use super::{
     SendError,
     breaker::Breaker,
+    dns::{At, AtKey},
     lane::Lane,
-    means::{Connector, Means, Tcp},
+    means::{Means, Tcp},
     place::Place,
 };
 
@@ -32,8 +34,39 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) enum Dial {
     /// Over TLS where the endpoint says so.
-    Https(HttpsConnector<Connector>),
-    ClearText(Connector),
+    Https(Arc<ClientConfig>, Arc<dyn ResolveServerName + Send + Sync>),
+    ClearText,
+}
+
+/// What HTTP is offered over TLS (RFC 7301).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Offered {
+    /// By offering nothing.
+    Http1,
+    Http2,
+    Both,
+}
+
+impl Dial {
+    /// Over TLS where the endpoint says so, by what `config` has and no protocols yet.
+    pub(super) fn https(config: &ClientConfig, offered: Offered) -> Self {
+        let mut config = config.clone();
+        let protocols: &[&[u8]] = match offered {
+            Offered::Http1 => &[],
+            Offered::Http2 => &[b"h2"],
+            Offered::Both => &[b"h2", b"http/1.1"],
+        };
+        config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+        Self::Https(Arc::new(config), Arc::new(DefaultServerNameResolver::default()))
+    }
+
+    /// The same to who is called otherwise than its host.
+    pub(super) fn to(self, name: Option<impl ResolveServerName + Send + Sync + 'static>) -> Self {
+        match (self, name) {
+            (Self::Https(config, _), Some(name)) => Self::Https(config, Arc::new(name)),
+            (dial, _) => dial,
+        }
+    }
 }
 
 /// How connections are made.
@@ -48,14 +81,16 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// A connection, and whether it agreed on HTTP/2.
-    pub(super) async fn connect(&self, endpoint: Uri) -> Result<(MaybeHttpsStream<Tcp>, bool), SendError> {
+    pub(super) async fn connect(&self, endpoint: Uri, at: &At) -> Result<(MaybeHttpsStream<Tcp>, bool), SendError> {
         let io = match self.dial.clone() {
-            Dial::Https(mut https) => {
+            Dial::Https(config, names) => {
+                let mut https = HttpsConnector::new(self.means.connector(false, at), config, false, names);
                 let ready = std::future::poll_fn(|cx| https.poll_ready(cx)).await;
                 ready.map_err(|error| SendError::of_connecting(&*error))?;
                 https.call(endpoint).await
             }
-            Dial::ClearText(mut tcp) => {
+            Dial::ClearText => {
+                let mut tcp = self.means.connector(true, at);
                 let ready = std::future::poll_fn(|cx| tcp.poll_ready(cx)).await;
                 ready.map_err(|error| SendError::of_connecting(&*error))?;
                 tcp.call(endpoint).await.map(MaybeHttpsStream::Http)
@@ -75,8 +110,8 @@ pub(super) struct Lanes {
 
 #[derive(Default)]
 struct Of {
-    http: HashMap<String, Arc<Lane>>,
-    https: HashMap<String, Arc<Lane>>,
+    http: HashMap<AtKey, HashMap<String, Arc<Lane>>>,
+    https: HashMap<AtKey, HashMap<String, Arc<Lane>>>,
     /// Somebody sweeps.
     swept: bool,
 }
@@ -95,18 +130,19 @@ impl Lanes {
         lanes
     }
 
-    /// A place on some connection to `uri`'s endpoint, for one request. None for what is no absolute URI.
-    pub(super) fn place(self: &Arc<Self>, uri: &Uri) -> Option<Place> {
+    /// A place on some connection to `uri`'s endpoint, where that is, for one request. None for what is no absolute URI.
+    pub(super) fn place(self: &Arc<Self>, uri: &Uri, at: &At) -> Option<Place> {
         let (scheme, authority) = (uri.scheme()?, uri.authority()?);
         let mut of = self.of.lock();
         let lanes = if *scheme == Scheme::HTTPS { &mut of.https } else { &mut of.http };
-        let lane = match lanes.get(authority.as_str()) {
+        let known = lanes.get(&at.key()).and_then(|lanes| lanes.get(authority.as_str()));
+        let lane = match known {
             Some(lane) => Arc::clone(lane),
             None => {
                 let endpoint = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
                 let endpoint = endpoint.path_and_query(PathAndQuery::from_static("/")).build().ok()?;
-                let lane = Arc::new(Lane::new(&self.dialer, endpoint, host(uri)?));
-                lanes.insert(authority.as_str().to_owned(), Arc::clone(&lane));
+                let lane = Arc::new(Lane::new(&self.dialer, (endpoint, at.clone()), host(uri)?));
+                lanes.entry(at.key()).or_default().insert(authority.as_str().to_owned(), Arc::clone(&lane));
                 lane
             }
         };
@@ -121,7 +157,7 @@ impl Lanes {
 
     fn all(&self) -> Vec<Arc<Lane>> {
         let of = self.of.lock();
-        of.http.values().chain(of.https.values()).cloned().collect()
+        of.http.values().chain(of.https.values()).flat_map(HashMap::values).cloned().collect()
     }
 
     /// Closes a connection that nobody has, of whichever endpoint. Whether there was one.
@@ -136,7 +172,8 @@ impl Lanes {
         let Of { http, https, swept } = &mut *of;
         for lanes in [&mut *http, &mut *https] {
             // Whoever else has it has its place, or connects.
-            lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || lane.has_any());
+            lanes.values_mut().for_each(|it| it.retain(|_, lane| Arc::strong_count(lane) > 1 || lane.has_any()));
+            lanes.retain(|_, there| !there.is_empty());
         }
         *swept = !(http.is_empty() && https.is_empty());
         *swept
@@ -193,12 +230,12 @@ mod tests {
         let overload = Overload::new(Bounds::default(), Family::default());
         let tasks = Tracked::on(TaskTracker::new(), runtime.handle().clone());
         let means = Means::new(tasks, &overload, Bounds::default());
-        let lanes = Lanes::new(Dial::ClearText(means.connector(true)), false, means);
+        let lanes = Lanes::new(Dial::ClearText, false, means);
         let uri = "http://192.0.2.1/".parse().expect("a URI");
-        let place = lanes.place(&uri);
+        let place = lanes.place(&uri, &At::Itself);
         assert!(place.is_some() && lanes.of.lock().swept);
         drop(runtime); // with all of its tasks
         assert!(!lanes.of.lock().swept, "it is known that nobody does");
-        assert!(lanes.place(&uri).is_some(), "whoever comes begins, in vain here");
+        assert!(lanes.place(&uri, &At::Itself).is_some(), "whoever comes begins, in vain here");
     }
 }

@@ -19,7 +19,10 @@ use hyper_util::{
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::error::find;
+use super::{
+    dns::{At, Lookup},
+    error::find,
+};
 use crate::{
     body::BoxError,
     config::Bounds,
@@ -66,8 +69,9 @@ impl Means {
         Self { tasks, overload: Arc::clone(overload), max_idle: bounds.max_idle(), http1, http2 }
     }
 
-    pub(super) fn connector(&self, clear_text_only: bool) -> Connector {
-        let mut tcp = HttpConnector::new();
+    /// For connections that go there.
+    pub(super) fn connector(&self, clear_text_only: bool, at: &At) -> Connector {
+        let mut tcp = HttpConnector::new_with_resolver(Lookup(at.clone()));
         tcp.enforce_http(clear_text_only);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -79,7 +83,7 @@ impl Means {
 /// Connects, and leaves the last files alone as the listeners do: they are for the log and the journal.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
-    tcp: HttpConnector,
+    tcp: HttpConnector<Lookup>,
     overload: Arc<Overload>,
 }
 

@@ -4,6 +4,8 @@ mod body;
 mod breaker;
 mod checks;
 mod counted;
+mod detour;
+mod dns;
 mod endpoints;
 mod error;
 mod figures;
@@ -31,10 +33,13 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use tokio::net::TcpStream;
-use tollgate_model::{self as model, CircuitBreaker, Protocol, Provider, Service, Shown};
+use tollgate_model::{self as model, CircuitBreaker, Protocol, Provider, Service, Shown, Subset};
 
 pub(crate) use body::UpstreamBody;
 pub(crate) use checks::Checkers;
+pub(crate) use detour::Detour;
+use dns::At;
+pub(crate) use dns::Resolvers;
 pub(crate) use endpoints::{Endpoints, NotTaken, Place};
 pub(crate) use error::SendError;
 pub(crate) use figures::Figures;
@@ -54,13 +59,19 @@ struct Origin {
     scheme: Scheme,
     authority: Authority,
     base: String,
+    at: At,
 }
 
 impl Origin {
     fn new(endpoint: &model::Endpoint) -> Option<Self> {
         let url = &endpoint.url;
         let base = url.path().trim_end_matches('/').to_owned();
-        Some(Self { scheme: url.scheme()?.clone(), authority: url.authority()?.clone(), base })
+        Some(Self { scheme: url.scheme()?.clone(), authority: url.authority()?.clone(), base, at: At::Itself })
+    }
+
+    /// Whether it is the same, wherever connections to it go.
+    fn is_but_for_its_place(&self, other: &Self) -> bool {
+        (&self.scheme, &self.authority, &self.base) == (&other.scheme, &other.authority, &other.base)
     }
 
     fn uri(&self, path: &str) -> Option<Uri> {
@@ -87,8 +98,8 @@ impl Origin {
     /// Whether it does, within the files that are for connections.
     async fn takes_connections(&self, overload: &Overload) -> Result<bool, SendError> {
         let port = self.authority.port_u16().unwrap_or(if self.scheme == Scheme::HTTPS { 443 } else { 80 });
-        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
-        match means::within_files(TcpStream::connect((host, port)).await, overload) {
+        let Ok(addresses) = self.at.addresses(self.authority.host(), port).await else { return Ok(false) };
+        match means::within_files(TcpStream::connect(&*addresses).await, overload) {
             Ok(_) => Ok(true),
             Err(error) if error.is::<NoFile>() => Err(SendError::NoFile),
             Err(_) => Ok(false),
@@ -98,7 +109,7 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme, self.authority, self.base)
+        write!(f, "{}://{}{}{}", self.scheme, self.authority, self.base, self.at)
     }
 }
 
@@ -111,10 +122,22 @@ pub(crate) struct ServiceUpstream {
 }
 
 impl ServiceUpstream {
+    /// The same, by what is known of its names now.
+    pub(crate) fn renewed(&self, place: Place<'_>) -> Self {
+        Self::new(Arc::clone(&self.service), self.wire.clone(), place, Some(self))
+    }
+
     pub(crate) fn new(service: Arc<Service>, wire: Wire, place: Place<'_>, before: Option<&Self>) -> Self {
         let before = before.map(|before| &*before.endpoints);
         let (name, spread) = (service.name.clone(), service.spread.clone());
         Self { endpoints: Arc::new(Endpoints::new(name, &service.endpoints, spread, place, before)), service, wire }
+    }
+
+    /// With those of its endpoints that are meant. None where there are none that have requests.
+    pub(crate) fn part(self: &Arc<Self>, subset: Option<&Subset>) -> Option<Arc<Self>> {
+        let Some(subset) = subset else { return Some(Arc::clone(self)) };
+        let endpoints = self.endpoints.of(subset)?;
+        Some(Arc::new(Self { service: Arc::clone(&self.service), endpoints, wire: self.wire.clone() }))
     }
 
     /// How a service is spoken to that is shown this.
@@ -163,6 +186,21 @@ impl ProviderUpstream {
         let before = before.map(|before| &*before.endpoints);
         let endpoints = Arc::new(Endpoints::new(name, &provider.endpoints, spread, place, before));
         Self { endpoints, provider, keys, wire }
+    }
+
+    /// The same, by what is known of its names now.
+    pub(crate) fn renewed(&self, place: Place<'_>) -> Self {
+        let (provider, keys, wire) = (Arc::clone(&self.provider), Arc::clone(&self.keys), self.wire.clone());
+        let (name, spread) = (provider.name.clone(), provider.spread.clone());
+        let endpoints = Endpoints::new(name, &provider.endpoints, spread, place, Some(&self.endpoints));
+        Self { endpoints: Arc::new(endpoints), provider, keys, wire }
+    }
+
+    /// With those of its endpoints that are meant. None where there are none that have requests.
+    pub(crate) fn part(self: &Arc<Self>, subset: Option<&Subset>) -> Option<Arc<Self>> {
+        let Some(subset) = subset else { return Some(Arc::clone(self)) };
+        let (provider, keys) = (Arc::clone(&self.provider), Arc::clone(&self.keys));
+        Some(Arc::new(Self { endpoints: self.endpoints.of(subset)?, provider, keys, wire: self.wire.clone() }))
     }
 
     /// How a provider is spoken to that is shown this.

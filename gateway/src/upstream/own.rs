@@ -12,7 +12,7 @@ use tollgate_model::{Shown, UpstreamTls, tls::Authorities};
 
 use super::{
     breaker::Breaker,
-    lanes::{Dial, Lanes},
+    lanes::{Dial, Lanes, Offered},
     means::Means,
     pool::builder,
 };
@@ -83,23 +83,16 @@ impl Own {
             Some(shown) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown.key.clone()))),
             None => config.with_no_client_auth(),
         };
-        let https = || {
-            let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config.clone()).https_or_http();
-            match wanted.server_name.clone() {
-                Some(name) => https.with_server_name_resolver(FixedServerNameResolver::new(name)),
-                None => https,
-            }
-        };
+        let name = || wanted.server_name.clone().map(FixedServerNameResolver::new);
+        let dial = |offered| Dial::https(&config, offered).to(name());
         let any = match wanted.speaks {
-            Speaks::Negotiated => {
-                Dial::Https(https().enable_http1().enable_http2().wrap_connector(means.connector(false)))
-            }
-            Speaks::Http2 => Dial::Https(https().enable_http2().wrap_connector(means.connector(false))),
-            Speaks::ClearHttp2 => Dial::ClearText(means.connector(true)),
+            Speaks::Negotiated => dial(Offered::Both),
+            Speaks::Http2 => dial(Offered::Http2),
+            Speaks::ClearHttp2 => Dial::ClearText,
         };
-        let http1 = Dial::Https(https().enable_http1().wrap_connector(means.connector(false)));
         let any = Lanes::within(breaker.clone(), any, wanted.speaks != Speaks::Negotiated, means.clone());
-        Self { any, http1: Lanes::within(breaker.clone(), http1, false, means.clone()), breaker, wanted }
+        let http1 = Lanes::within(breaker.clone(), dial(Offered::Http1), false, means.clone());
+        Self { any, http1, breaker, wanted }
     }
 }
 

@@ -10,12 +10,12 @@ use tollgate_model::CircuitBreaker;
 use tracing::warn;
 
 use super::{
-    SendError, UpstreamBody,
+    At, Detour, SendError, UpstreamBody,
     breaker::Breaker,
     http1::Sent,
     http2::{Http2, OnStream, Stream},
     lane::{Connection, Given},
-    lanes::{Dial, Lanes},
+    lanes::{Dial, Lanes, Offered},
     means::Means,
     own::{Own, Speaks, Wanted},
     place::Place,
@@ -84,13 +84,10 @@ impl Pool {
     pub(crate) fn new(config: &GatewayConfig, means: Means) -> Self {
         let roots = Arc::new(roots(config));
         let tls = tls(&roots);
-        let https = || hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
-        let negotiated = https().enable_http1().enable_http2().wrap_connector(means.connector(false));
-        let http1 = https().enable_http1().wrap_connector(means.connector(false));
         Self {
-            negotiated: Lanes::new(Dial::Https(negotiated), false, means.clone()),
-            http1: Lanes::new(Dial::Https(http1), false, means.clone()),
-            http2: Lanes::new(Dial::ClearText(means.connector(true)), true, means.clone()),
+            negotiated: Lanes::new(Dial::https(&tls, Offered::Both), false, means.clone()),
+            http1: Lanes::new(Dial::https(&tls, Offered::Http1), false, means.clone()),
+            http2: Lanes::new(Dial::ClearText, true, means.clone()),
             means,
             roots,
         }
@@ -109,14 +106,15 @@ impl Pool {
         }
     }
 
-    /// A place on a connection to `uri`'s endpoint, for one request that will be sent.
-    pub(crate) fn place(&self, wire: &Wire, uri: &Uri) -> Option<Place> {
+    /// A place on a connection to `uri`'s endpoint, where that is, for one request that will be sent.
+    pub(crate) fn place(&self, wire: &Wire, uri: &Uri, at: Option<&At>) -> Option<Place> {
+        let at = at?;
         match wire {
-            Wire::Negotiated => self.negotiated.place(uri),
-            Wire::Http1 => self.http1.place(uri),
-            Wire::Http2 => self.http2.place(uri),
-            Wire::Own(own) => own.any.place(uri),
-            Wire::OwnHttp1(own) => own.http1.place(uri),
+            Wire::Negotiated => self.negotiated.place(uri, at),
+            Wire::Http1 => self.http1.place(uri, at),
+            Wire::Http2 => self.http2.place(uri, at),
+            Wire::Own(own) => own.any.place(uri, at),
+            Wire::OwnHttp1(own) => own.http1.place(uri, at),
         }
     }
 
@@ -132,17 +130,19 @@ impl Pool {
         place: Option<Place>,
         request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        self.ask(None, place, request).await
+        self.ask(None, place, request, None).await
     }
 
-    /// The same, and no longer than until then. A request that no connection had taken by then was never sent.
+    /// The same, and no longer than until then. A request that no connection had taken by then was never sent. Where its endpoint can't
+    /// be reached it makes the `detour`.
     pub(crate) async fn send_by(
         &self,
         by: Instant,
         place: Option<Place>,
         request: Request<UpstreamRequestBody>,
+        detour: impl Into<Option<Detour<'_>>>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        self.ask(Some(by), place, request).await
+        self.ask(Some(by), place, request, detour.into()).await
     }
 
     async fn ask(
@@ -150,8 +150,9 @@ impl Pool {
         by: Option<Instant>,
         place: Option<Place>,
         mut request: Request<UpstreamRequestBody>,
+        mut detour: Option<Detour<'_>>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let place = place.ok_or(SendError::Connect)?;
+        let mut place = place.ok_or(SendError::Connect)?;
         let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let may_switch = request.headers().contains_key(header::UPGRADE);
         let mut refusals = 0;
@@ -159,7 +160,7 @@ impl Pool {
             let Given { connection, is_kept } = match place.lane.take() {
                 Some(connection) => Given { connection, is_kept: true },
                 // Seldom, and large.
-                None => Box::pin(place.lane.connection(by)).await?,
+                None => Box::pin(reached(self, by, &mut place, detour.as_mut())).await?,
             };
             let mut failed = match connection {
                 Connection::Http1(mut connection) => {
@@ -208,6 +209,27 @@ impl Pool {
 enum OnHttp2 {
     Answered(Response<Incoming>, Arc<Stream>),
     Unsent(Request<UpstreamRequestBody>),
+}
+
+/// A connection that is not there yet: to another address of the endpoint's name where one can't be reached.
+async fn reached(
+    pool: &Pool,
+    by: Option<Instant>,
+    place: &mut Place,
+    mut detour: Option<&mut Detour<'_>>,
+) -> Result<Given, SendError> {
+    loop {
+        let until = detour.as_ref().and_then(|detour| detour.by()).into_iter().chain(by).min();
+        let error = match place.lane.connection(until).await {
+            Err(error @ (SendError::Connect | SendError::Tls)) => error,
+            // The upstream has all the connections that it may have, at whichever address.
+            Err(SendError::Full) if until != by => return place.lane.connection(by).await,
+            told => return told,
+        };
+        let is_over = by.is_some_and(|by| by <= Instant::now());
+        let other = detour.as_mut().filter(|_| !is_over).and_then(|detour| detour.next(pool));
+        *place = other.ok_or(error)?;
+    }
 }
 
 async fn on_http2(

@@ -7,7 +7,7 @@ use std::{
 
 use http::{Uri, uri::PathAndQuery};
 
-use super::{Endpoints, known::Totals};
+use super::{At, Endpoints, known::Totals};
 use crate::balance::Tried;
 
 /// One request in flight to an upstream.
@@ -53,6 +53,21 @@ impl Taken {
     /// The same for a target that is one already.
     pub(crate) fn uri_of(&self, target: PathAndQuery) -> Option<Uri> {
         self.busy.endpoints.origin(self.index)?.uri_of(target)
+    }
+
+    /// Where connections to it go.
+    pub(crate) fn at(&self) -> Option<&At> {
+        self.busy.endpoints.origin(self.index).map(|origin| &origin.at)
+    }
+
+    /// Whether there is another address of its name that was not tried.
+    pub(super) fn has_siblings(&self, tried: &Tried) -> bool {
+        self.busy.endpoints.sibling(self.index, tried).is_some()
+    }
+
+    /// That one, for the same request.
+    pub(super) fn sibling(&self, tried: &mut Tried) -> Option<Self> {
+        self.busy.endpoints.take_sibling(self.index, tried)
     }
 
     /// Whether it is one of those that were tried.

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Means, SendError, UpstreamBody,
+    At, Means, SendError, UpstreamBody,
     lanes::{Dial, Lanes},
 };
 use crate::{GatewayConfig, body::UpstreamRequestBody, config::Bounds, overload::Overload, tracked::Tracked};
@@ -48,8 +48,8 @@ impl Scene {
         *request.method_mut() = method;
         let address = self.listener.local_addr().expect("it is bound");
         *request.uri_mut() = format!("http://{address}/path?query").parse().expect("a URI");
-        let place = self.pool.place(&super::Wire::Negotiated, request.uri());
-        self.pool.send_by(Instant::now() + SOON, place, request).await
+        let place = self.pool.place(&super::Wire::Negotiated, request.uri(), Some(&At::Itself));
+        self.pool.send_by(Instant::now() + SOON, place, request, None).await
     }
 
     async fn get(&self) -> Result<Response<UpstreamBody>, SendError> {
@@ -170,10 +170,10 @@ async fn idle_connections_are_bounded_and_swept() {
         &overload,
         Bounds { max_file: Some(1), ..Bounds::default() },
     );
-    let lanes = Lanes::new(Dial::ClearText(means.connector(true)), false, means);
+    let lanes = Lanes::new(Dial::ClearText, false, means);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let uri = format!("http://{}/", listener.local_addr().expect("it is bound")).parse().expect("a URI");
-    let place = lanes.place(&uri).expect("it is absolute");
+    let place = lanes.place(&uri, &At::Itself).expect("it is absolute");
     let (one, other) =
         (place.lane.connection(None).await.expect("it connects"), place.lane.connection(None).await.expect("too"));
     let (mut upstream, _) = listener.accept().await.expect("the first");
@@ -195,7 +195,7 @@ async fn idle_connections_are_bounded_and_swept() {
 async fn whoever_waits_gets_what_another_gives_back() {
     let scene = Scene::new().await;
     let uri = format!("http://{}/", scene.listener.local_addr().expect("it is bound")).parse().expect("a URI");
-    let place = scene.pool.place(&super::Wire::Negotiated, &uri).expect("it is absolute");
+    let place = scene.pool.place(&super::Wire::Negotiated, &uri, Some(&At::Itself)).expect("it is absolute");
     let given = place.lane.connection(None).await.expect("it connects");
     let waiting = place.lane.waits();
     let super::lane::Connection::Http1(mut connection) = given.connection else { panic!("it is HTTP/1.1") };
@@ -212,7 +212,7 @@ async fn whoever_waits_for_what_all_share_hears_that_it_can_not_be_had_and_the_n
     let address = listener.local_addr().expect("it is bound");
     drop(listener);
     let uri = format!("http://{address}/").parse().expect("a URI");
-    let place = scene.pool.place(&super::Wire::Http2, &uri).expect("it is absolute");
+    let place = scene.pool.place(&super::Wire::Http2, &uri, Some(&At::Itself)).expect("it is absolute");
     let both = async { tokio::join!(place.lane.connection(None), place.lane.connection(None)) };
     let (one, other) = timeout(SOON, both).await.expect("soon");
     assert!(matches!((one, other), (Err(SendError::Connect), Err(SendError::Connect))));

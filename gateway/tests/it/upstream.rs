@@ -50,7 +50,11 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Answers each request with what `reply` says to its text.
     pub(crate) async fn start(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), reply)
+    }
+
+    /// The same, where the test wants it.
+    pub(crate) fn on(listener: TcpListener, reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let (received, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
         let tasks = TaskTracker::new();

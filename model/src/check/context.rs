@@ -1,6 +1,10 @@
 //! Where problems are collected, and the checks that every kind has use for.
 
-use std::{collections::BTreeSet, fmt::Display, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    time::Duration,
+};
 
 use tollgate_proto::v1;
 
@@ -49,16 +53,17 @@ impl Context {
         } else if let Err(rule) = Name::parse(&given.name) {
             context.add(&metadata.field("name"), rule);
         }
-        context.labels(given, &metadata.field("labels"));
+        context.labels(&given.labels, &metadata.field("labels"));
         context
     }
 
-    fn labels(&mut self, metadata: &v1::Metadata, at: &Field<'_>) {
+    /// What is wrong with them.
+    pub(super) fn labels(&mut self, labels: &BTreeMap<String, String>, at: &Field<'_>) {
         let plain = |text: &str| {
             text.len() <= MAX_LABEL_BYTES
                 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'/'))
         };
-        for (name, value) in &metadata.labels {
+        for (name, value) in labels {
             if name.is_empty() || !plain(name) || !plain(value) {
                 self.add(&at.key(name), "name and value must be up to 63 of A-Z, a-z, 0-9, '-', '.', '_', '/'");
             }

@@ -13,11 +13,11 @@ use super::{
     },
     rewrite::{self, Way},
     route_match, traffic as traffic_of,
-    upstream::served_model,
+    upstream::{served_model, subset},
 };
 use crate::{
-    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Retries, Route, RouteAction, RouteMatch,
-    Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
+    Auth, Backend, Checked, FailureSet, Fallback, Field, Hedge, Kind, Problems, Retries, Route, RouteAction,
+    RouteMatch, Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
 };
 
 /// Long enough for the slowest answer of a model, short enough to notice what hangs.
@@ -32,6 +32,9 @@ const BODY_LIMIT_BYTES: u64 = 10 << 20;
 /// The contract's default, and what most models give at the most.
 const DEFAULT_OUTPUT_TOKENS: u64 = 4096;
 
+/// More than that an answer that is late is not worth.
+const MAX_HEDGES: u32 = 3;
+
 /// More would only make what is overloaded worse.
 const MAX_RETRIES: u32 = 10;
 
@@ -45,7 +48,7 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let matches = route_match::matches(&mut context, &spec.field("match"), &given.r#match, ai);
     let action = action(&mut context, &spec, given, &matches);
     let timeouts = timeouts(&mut context, &spec.field("timeouts"), given.timeouts.as_ref());
-    let retries = retries(&mut context, &spec.field("retries"), given);
+    let retries = retries(&mut context, &spec.field("retries"), given, (ai, &timeouts));
     let auth = auth(&mut context, &spec.field("auth"), given.auth.as_ref(), ai);
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
@@ -103,16 +106,18 @@ fn forward(context: &mut Context, spec: &Field<'_>, given: &v1::RouteSpec) -> Ro
         let at = list.index(n);
         let (weight, when) = share(context, &at, raw);
         let model = served_model(context, &at.field("model"), &raw.model, raw.service.is_empty());
+        let subset = subset(context, &at, &raw.subset, &raw.subset_fallback);
         let upstream = upstream(context, &at, &raw.provider, &raw.service);
-        backends.extend(upstream.map(|upstream| Backend { upstream, weight, when, model }));
+        backends.extend(upstream.map(|upstream| Backend { upstream, weight, when, model, subset }));
     }
     let mut fallbacks = Vec::new();
     for (n, raw) in given.fallbacks.iter().enumerate() {
         let at = fallback_list.index(n);
         let on = failures(context, &at.field("on"), &raw.on);
         let model = served_model(context, &at.field("model"), &raw.model, raw.service.is_empty());
+        let subset = subset(context, &at, &raw.subset, &raw.subset_fallback);
         let upstream = upstream(context, &at, &raw.provider, &raw.service);
-        fallbacks.extend(upstream.map(|upstream| Fallback { upstream, model, on }));
+        fallbacks.extend(upstream.map(|upstream| Fallback { upstream, model, subset, on }));
     }
     if backends.len() == before {
         if backends.iter().all(|backend| backend.when.is_some()) {
@@ -138,7 +143,8 @@ fn share(context: &mut Context, at: &Field<'_>, given: &v1::Backend) -> (u32, Op
 fn twice(context: &mut Context, at: &Field<'_>, backends: &[Backend]) {
     for (n, backend) in backends.iter().enumerate() {
         let same = |other: &Backend| {
-            other.when.is_none() && other.upstream == backend.upstream && other.model == backend.model
+            let meant = |it: &Backend| (it.upstream.clone(), it.model.clone(), it.subset.clone());
+            other.when.is_none() && meant(other) == meant(backend)
         };
         if backend.when.is_none() && backends[..n].iter().any(same) {
             context.add(&at.index(n), "is there twice: add the weights up");
@@ -301,17 +307,45 @@ fn timeouts(context: &mut Context, at: &Field<'_>, given: Option<&v1::Timeouts>)
     Timeouts { request, stream, first_byte, idle }
 }
 
-fn retries(context: &mut Context, at: &Field<'_>, route: &v1::RouteSpec) -> Option<Retries> {
+fn retries(
+    context: &mut Context,
+    at: &Field<'_>,
+    route: &v1::RouteSpec,
+    (ai, timeouts): (bool, &Timeouts),
+) -> Option<Retries> {
     let given = route.retries.as_ref()?;
     if route.backends.is_empty() {
         context.add(at, "need `backends`: nothing is sent without one");
+    }
+    let hedge = given.hedge.as_ref().map(|given| hedge(context, &at.field("hedge"), given, (ai, timeouts)));
+    if hedge.is_some() && given.on.is_empty() && given.attempts.is_none() {
+        return Some(Retries { attempts: 0, on: FailureSet::default(), hedge });
     }
     let on = failures(context, &at.field("on"), &given.on);
     let attempts = given.attempts.unwrap_or(1);
     if !(1..=MAX_RETRIES).contains(&attempts) {
         context.add(&at.field("attempts"), format!("must be 1 to {MAX_RETRIES}; leave `retries` out for none"));
     }
-    Some(Retries { attempts, on })
+    Some(Retries { attempts, on, hedge })
+}
+
+fn hedge(context: &mut Context, at: &Field<'_>, given: &v1::Hedge, (ai, timeouts): (bool, &Timeouts)) -> Hedge {
+    if ai {
+        context.add(at, "is only for routes with services: a provider would do, and bill, a call twice");
+    }
+    let after_at = at.field("after");
+    if given.after.is_empty() {
+        context.add(&after_at, "is missing: how long no answer has begun, such as 50ms");
+    }
+    let after = context.duration(&after_at, &given.after).unwrap_or(timeouts.request);
+    if !given.after.is_empty() && after >= timeouts.first_byte.unwrap_or(timeouts.request) {
+        context.add(&after_at, "is no shorter than an answer is waited for (`timeouts`), so it could never be over");
+    }
+    let max = given.max.unwrap_or(1);
+    if !(1..=MAX_HEDGES).contains(&max) {
+        context.add(&at.field("max"), format!("must be 1 to {MAX_HEDGES}; leave `hedge` out for none"));
+    }
+    Hedge { after, max }
 }
 
 fn auth(context: &mut Context, at: &Field<'_>, given: Option<&v1::Auth>, ai: bool) -> Auth {

@@ -1,6 +1,6 @@
 //! Services and providers.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use tollgate_proto::v1;
 
@@ -12,8 +12,8 @@ use super::{
     spread, text, upstream_tls,
 };
 use crate::{
-    Checked, Endpoint, Field, Glob, Kind, ModelMap, Name, Problems, Protocol, Provider, ProviderKey, ProviderType,
-    Service, secret,
+    Checked, Endpoint, Field, Glob, Kind, Labels, ModelMap, Name, Problems, Protocol, Provider, ProviderKey,
+    ProviderType, Service, Subset, secret,
 };
 
 /// No real key is as long; a whole file pasted by mistake is.
@@ -21,6 +21,9 @@ const MAX_KEY_BYTES: usize = 4096;
 
 /// So that each still has a fair share of the tables that requests are spread by.
 const MAX_ENDPOINTS: usize = 1_000;
+
+/// Of an endpoint, and of a subset.
+const MAX_LABELS: usize = 16;
 
 /// As long as a model's name may be, here and in what callers ask for.
 pub(super) const MAX_MODEL_BYTES: usize = 256;
@@ -49,7 +52,7 @@ pub(super) fn service(raw: &v1::Service) -> Result<Checked, Problems> {
             .and_then(|address| {
                 context.keep(&at.field("address"), format!("{scheme}://{address}/").parse::<http::Uri>())
             });
-        endpoints.extend(self::endpoint(&mut context, &at, url, zone, endpoint.weight));
+        endpoints.extend(self::endpoint(&mut context, &at, url, (zone, endpoint.weight, &endpoint.labels)));
     }
     self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
     let tls = upstream_tls::tls(&mut context, &spec.field("tls"), given.tls.as_ref(), is_tls);
@@ -87,7 +90,7 @@ pub(super) fn provider(raw: &v1::Provider) -> Result<Checked, Problems> {
         let at = list.index(n);
         let url = required(&mut context, &at.field("url"), &endpoint.url)
             .and_then(|url| context.keep(&at.field("url"), text::base_url(url)));
-        endpoints.extend(self::endpoint(&mut context, &at, url, zone, endpoint.weight));
+        endpoints.extend(self::endpoint(&mut context, &at, url, (zone, endpoint.weight, &endpoint.labels)));
     }
     self::endpoints(&mut context, &spec.field("endpoints"), given.endpoints.len(), &endpoints);
     let (keys, key_weights) = keys(&mut context, &spec.field("keys"), &given.keys);
@@ -123,12 +126,38 @@ fn endpoint(
     context: &mut Context,
     at: &Field<'_>,
     url: Option<http::Uri>,
-    zone: &str,
-    weight: Option<u32>,
+    (zone, weight, labels): (&str, Option<u32>, &BTreeMap<String, String>),
 ) -> Option<Endpoint> {
     let weight = context.weight(&at.field("weight"), weight);
     let zone = if zone.is_empty() { None } else { context.name(&at.field("zone"), zone) };
-    Some(Endpoint { url: url?, zone, weight })
+    let labels = self::labels(context, &at.field("labels"), labels);
+    Some(Endpoint { url: url?, zone, weight, labels })
+}
+
+fn labels(context: &mut Context, at: &Field<'_>, given: &BTreeMap<String, String>) -> Labels {
+    if given.len() > MAX_LABELS {
+        context.add(at, format!("has {} labels, more than {MAX_LABELS}", given.len()));
+    }
+    context.labels(given, at);
+    Arc::new(given.clone())
+}
+
+/// The part of an upstream's endpoints that a route means.
+pub(super) fn subset(
+    context: &mut Context,
+    at: &Field<'_>,
+    given: &BTreeMap<String, String>,
+    fallback: &str,
+) -> Option<Subset> {
+    let or_any = context.word(&at.field("subsetFallback"), fallback, &[("none", Is(false)), ("any", Is(true))]);
+    if given.is_empty() {
+        if !fallback.is_empty() {
+            context.add(&at.field("subsetFallback"), "is given without `subset`: all endpoints are meant");
+        }
+        return None;
+    }
+    let labels = labels(context, &at.field("subset"), given);
+    Some(Subset { labels, or_any: or_any.unwrap_or(false) })
 }
 
 /// What must hold of all endpoints together.

@@ -29,14 +29,15 @@ pub use rewrite::{MAX_REWRITTEN_BYTES, PathRewrite, RedirectTo, Rewrite, Templat
 pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch, When};
 pub use spread::{
-    Balancing, CircuitBreaker, ErrorRate, HealthCheck, KeyFailover, OutlierDetection, Policy, Question, Retries,
+    Balancing, CircuitBreaker, ErrorRate, HealthCheck, Hedge, KeyFailover, OutlierDetection, Policy, Question, Retries,
     SlowAnswers, Spread, ZoneFailover,
 };
 pub use subject::{Sent, Subject, percent_decode};
 pub use traffic::{AnyOr, Cors, Faults, IpFilter, Mirror, OriginPattern, Sticky, Traffic};
 pub(crate) use upstream::MAX_WEIGHT;
 pub use upstream::{
-    Endpoint, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service, UpstreamCertificate, UpstreamTls,
+    Endpoint, Labels, ModelMap, Protocol, Provider, ProviderKey, ProviderType, Service, Subset, UpstreamCertificate,
+    UpstreamTls,
 };
 
 use crate::{Kind, Name};

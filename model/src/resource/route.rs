@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::{RedirectTo, Traffic, When};
-use crate::{HostPattern, LogIndex, Name, Retries, RouteMatch};
+use crate::{HostPattern, LogIndex, Name, Retries, RouteMatch, Subset};
 
 /// Which requests, and what happens to them.
 #[derive(Debug, Clone)]
@@ -91,6 +91,8 @@ pub struct Backend {
     /// Served in place of what the caller asked for; providers only. The provider's model map does not apply to it.
     /// A `Name` only for its cheap clone: it is any text that a provider takes for a model.
     pub model: Option<Name>,
+    /// The part of its endpoints that is meant; all where this is absent.
+    pub subset: Option<Subset>,
 }
 
 /// Where a request is sent.
@@ -118,6 +120,8 @@ pub struct Fallback {
     pub upstream: UpstreamRef,
     /// As in [`Backend::model`].
     pub model: Option<Name>,
+    /// As in [`Backend::subset`].
+    pub subset: Option<Subset>,
     /// What must have happened before; never empty.
     pub on: FailureSet,
 }

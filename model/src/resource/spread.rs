@@ -185,6 +185,17 @@ pub struct Retries {
     pub attempts: u32,
     /// After what.
     pub on: FailureSet,
+    /// When it is sent to one more while it is not answered.
+    pub hedge: Option<Hedge>,
+}
+
+/// When a request that may be done twice is sent to another endpoint as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hedge {
+    /// No answer has begun for so long.
+    pub after: Duration,
+    /// How often at most.
+    pub max: u32,
 }
 
 impl Retries {
@@ -203,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_may_have_begun_is_repeated_where_that_is_harmless_or_reset_is_named() {
-        let retries = |on: FailureSet| Retries { attempts: 1, on };
+        let retries = |on: FailureSet| Retries { attempts: 1, on, hedge: None };
         let timeout = retries(FailureSet { timeout: true, ..FailureSet::default() });
         let both = retries(FailureSet { timeout: true, reset: true, ..FailureSet::default() });
         for (retries, begun, idempotent, allowed) in [

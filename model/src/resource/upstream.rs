@@ -1,6 +1,6 @@
 //! Where requests go.
 
-use std::{borrow::Cow, fmt, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use rustls_pki_types::ServerName;
 
@@ -75,6 +75,20 @@ pub struct Endpoint {
     pub zone: Option<Name>,
     /// The share of requests; 0 takes none.
     pub weight: u32,
+    /// What subsets go by.
+    pub labels: Labels,
+}
+
+/// Names and their values.
+pub type Labels = Arc<BTreeMap<String, String>>;
+
+/// A part of an upstream's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// Those that have all of these; never empty.
+    pub labels: Labels,
+    /// Whether all endpoints are meant where none of those that have requests has them.
+    pub or_any: bool,
 }
 
 /// An LLM upstream.

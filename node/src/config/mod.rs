@@ -2,6 +2,7 @@
 //!
 //! Raw text in `source.rs`, single values in `take.rs`; here is what the keys mean. Every problem is reported at once.
 
+mod dns;
 mod https;
 mod log_filter;
 mod source;
@@ -16,7 +17,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tollgate_gateway::AccessLogField;
+use tollgate_gateway::{AccessLogField, DnsConfig};
 
 pub(crate) use self::https::Https;
 use self::take::Take;
@@ -73,6 +74,9 @@ pub(crate) const KEYS: &[&str] = &[
     "limits.isolation",
     "ledger.archive",
     "ledger.archive_after",
+    "dns.nameservers",
+    "dns.timeout",
+    "dns.prefer",
     "telemetry.log",
     "telemetry.otlp",
     "telemetry.trace_sample",
@@ -123,6 +127,8 @@ pub(crate) struct NodeConfig {
     pub(crate) archive: Option<PathBuf>,
     /// How old they are when they go there; none where this node only reads it.
     pub(crate) archive_after: Option<Duration>,
+    /// Who is asked for the addresses of upstreams.
+    pub(crate) dns: DnsConfig,
     /// Which share of the traces that begin here is sampled.
     pub(crate) trace_sample: f64,
     /// A `tracing` filter: `info`, `warn,tollgate_gateway=debug`.
@@ -220,6 +226,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
     if archive.is_none() {
         take.refuse("ledger.archive_after", "is given without ledger.archive: name the directory that segments go to");
     }
+    let dns = dns::take(take);
     let trace_sample = take.part("telemetry.trace_sample", TRACE_SAMPLE);
     let log = take.log_filter("telemetry.log");
     Some(NodeConfig {
@@ -248,6 +255,7 @@ fn check(take: &mut Take<'_>) -> Option<NodeConfig> {
         isolation,
         archive,
         archive_after,
+        dns,
         trace_sample,
         log,
     })

@@ -420,6 +420,21 @@ impl<'a> Take<'a> {
         text
     }
 
+    /// As many as are given.
+    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
+        self.list(key).map_or_else(Vec::new, |(items, _)| items)
+    }
+
+    /// The place of a word among those that there are; the first where none is given.
+    pub(super) fn choice(&mut self, key: &str, words: &[&str]) -> usize {
+        let Some((text, origin)) = self.raw(key).and_then(|found| self.text(key, found)) else { return 0 };
+        let found = words.iter().position(|word| *word == text);
+        if found.is_none() {
+            self.add(key, format!("'{text}' is none of {}", words.join(", ")), origin);
+        }
+        found.unwrap_or_default()
+    }
+
     fn list(&mut self, key: &str) -> Option<(Vec<String>, Origin)> {
         let found = self.raw(key)?;
         match found.value {

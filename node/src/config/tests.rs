@@ -101,6 +101,31 @@ fn an_archive_is_read_alone_or_written_too_but_not_without_a_directory() {
 }
 
 #[test]
+fn name_servers_are_those_that_are_said_or_the_systems() {
+    let dns = |text: &str| parse(&format!("{GOOD}[dns]\n{text}\n"), &[]);
+    assert_eq!(parse(GOOD, &[]).unwrap().dns, DnsConfig::default());
+    let said = dns("nameservers = [\"10.0.0.2\", \"[2001:db8::2]:5353\"]\ntimeout = \"500ms\"\nprefer = \"ipv6\"")
+        .unwrap()
+        .dns;
+    let nameservers = ["10.0.0.2:53", "[2001:db8::2]:5353"].map(|it| it.parse().unwrap()).to_vec();
+    let timeout = Some(Duration::from_millis(500));
+    assert_eq!(said, DnsConfig { nameservers, timeout, prefer_ipv6: true });
+    let env = [("TOLLGATE_DNS_NAMESERVERS", "10.0.0.2, 10.0.0.3:54")];
+    assert_eq!(parse(GOOD, &env).unwrap().dns.nameservers.len(), 2);
+    for (text, said) in [
+        ("nameservers = [\"dns.test\"]", "dns.nameservers: 'dns.test' is no name server: write IP or IP:PORT"),
+        ("nameservers = [\"0.0.0.0\"]", "dns.nameservers: '0.0.0.0' is no name server"),
+        ("nameservers = \"10.0.0.2\"", "dns.nameservers: must be a list"),
+        ("nameservers = [\"::1\", \"::2\", \"::3\", \"::4\"]", "dns.nameservers: names 4, more than 3"),
+        ("timeout = \"2m\"", "dns.timeout: must be 10ms to 1m"),
+        ("prefer = \"both\"", "dns.prefer: 'both' is none of ipv4, ipv6"),
+    ] {
+        let problems = dns(text).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains(said), "{problems:#?}");
+    }
+}
+
+#[test]
 fn broken_syntax_is_located() {
     let problems = parse("[node\nid = 1", &[]).unwrap_err();
     assert!(problems[0].starts_with("node.toml:1:"), "{problems:#?}");

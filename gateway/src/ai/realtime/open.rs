@@ -25,7 +25,7 @@ use crate::{
     error::Rejection,
     exchange::Exchange,
     retry,
-    upstream::{KeyTaken, NotTaken, ProviderUpstream, SendError, UpstreamBody},
+    upstream::{Detour, KeyTaken, NotTaken, ProviderUpstream, SendError, UpstreamBody},
     websocket::{Handshake, Tunnel},
 };
 
@@ -115,7 +115,8 @@ async fn ask(
     let pricing = whose.pricing(&compiled, &whose.attribution(&compiled));
     whose.is_priced(&pricing).map_err(Failed::for_good)?;
     exchange.record.upstream = Some(name.clone());
-    let answer = send(exchange, &provider, handshake, &whose.served).await;
+    let meant = provider.part(candidate.subset.as_ref()).ok_or_else(Failed::not_there)?;
+    let answer = send(exchange, &meant, handshake, &whose.served).await;
     if answer.is_err() {
         exchange.shared.metrics.attempt(name, "refused"); // what is answered are its responses
     }
@@ -129,7 +130,8 @@ async fn send(
     served: &str,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let draw = retry::draw(exchange, &provider.endpoints);
-    let taken = provider.endpoints.take(&draw, &mut Tried::default()).map_err(|NotTaken| Failed::not_there())?;
+    let tried = &mut Tried::default();
+    let mut taken = provider.endpoints.take(&draw, tried).map_err(|NotTaken| Failed::not_there())?;
     let key = provider.keys.take(&mut Tried::default());
     let wire = provider.wire.of_upgrades().ok_or_else(|| {
         Failed::for_good(Rejection::not_supported("This provider is spoken to by HTTP/2, which has no such upgrade."))
@@ -142,9 +144,10 @@ async fn send(
     let (asked, deadline) = (Instant::now(), deadline(exchange));
     let by = exchange.plan.route.timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
     let pool = &exchange.shared.pool;
-    let place = pool.place(&wire, request.uri());
+    let place = pool.place(&wire, request.uri(), taken.at());
     exchange.record.is_sent_on();
-    let sent = pool.send_by(by, place, request).await;
+    let detour = Detour::new(&mut taken, tried, &wire, request.uri());
+    let sent = pool.send_by(by, place, request, detour).await;
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let answer = match sent {
         Ok(answer) => answer,

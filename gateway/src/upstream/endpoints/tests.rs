@@ -19,7 +19,8 @@ fn three(percent: u32) -> Endpoints {
 
 fn endpoints(outliers: OutlierDetection, before: Option<&Endpoints>) -> Endpoints {
     let url = |n: u32| format!("http://192.0.2.{n}").parse().expect("a URL");
-    let endpoints: Vec<_> = (1..=3).map(|n| model::Endpoint { url: url(n), zone: None, weight: 1 }).collect();
+    let endpoints: Vec<_> =
+        (1..=3).map(|n| model::Endpoint { url: url(n), zone: None, weight: 1, labels: Labels::default() }).collect();
     let spread = Spread { outliers: Some(outliers), ..Spread::default() };
     let place = Place { zone: "here", drained: &BTreeSet::new() };
     Endpoints::new(Name::parse("s").expect("a name"), &endpoints, spread, place, before)

@@ -22,7 +22,7 @@ use crate::{
     overload::Overload,
     tracked::Tracked,
     upstream::{
-        Means, Pool, SendError, UpstreamBody, Wire,
+        At, Means, Pool, SendError, UpstreamBody, Wire,
         lane::{Given, Lacks},
         own::{Speaks, Wanted},
     },
@@ -63,7 +63,7 @@ impl Scene {
     }
 
     fn lane(&self) -> Arc<Lane> {
-        Arc::clone(&self.pool.place(&self.wire, &self.uri).unwrap().lane)
+        Arc::clone(&self.pool.place(&self.wire, &self.uri, Some(&At::Itself)).unwrap().lane)
     }
 
     async fn accept(&self) -> Upstream {
@@ -75,8 +75,8 @@ impl Scene {
     fn ask(&self, asking: &mut JoinSet<Result<Response<UpstreamBody>, SendError>>, within: Duration) {
         let mut request = Request::new(UpstreamRequestBody::Whole(None));
         (*request.method_mut(), *request.uri_mut()) = (Method::POST, self.uri.clone());
-        let (pool, place) = (Arc::clone(&self.pool), self.pool.place(&self.wire, &self.uri));
-        asking.spawn(async move { pool.send_by(Instant::now() + within, place, request).await });
+        let (pool, place) = (Arc::clone(&self.pool), self.pool.place(&self.wire, &self.uri, Some(&At::Itself)));
+        asking.spawn(async move { pool.send_by(Instant::now() + within, place, request, None).await });
     }
 }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{Failure, HostPattern, PathMatch, RouteAction, UpstreamRef};
+use crate::{Failure, Hedge, HostPattern, PathMatch, RouteAction, UpstreamRef};
 
 #[test]
 fn a_route_means_what_the_contract_says() {
@@ -30,6 +30,43 @@ fn a_route_means_what_the_contract_says() {
     assert_eq!((bounded.request, bounded.stream), (Duration::from_secs(300), Some(Duration::from_secs(300))));
     assert_eq!((chat.tokens.default, chat.tokens.max, chat.body_limit_bytes), (100, Some(100), 65_536));
     assert!(chat.auth.required && chat.auth.allows("any", "one") && chat.is_ai());
+}
+
+#[test]
+fn a_request_may_be_hedged_without_being_retried() {
+    let retries = route("{backends: [{service: a}], retries: {hedge: {after: 50ms}}}").retries.unwrap();
+    let hedge = Hedge { after: Duration::from_millis(50), max: 1 };
+    assert_eq!((retries.attempts, retries.hedge), (0, Some(hedge)));
+    let both =
+        route("{backends: [{service: a}], retries: {on: [reset], hedge: {after: 50ms, max: 3}}}").retries.unwrap();
+    assert_eq!((both.attempts, both.hedge), (1, Some(Hedge { max: 3, ..hedge })));
+    let with = |rest: &str| format!("{{backends: [{{service: a}}], {rest}}}");
+    for (rest, expected) in [
+        ("retries: {attempts: 2, hedge: {after: 1s}}", "spec.retries.on: is missing"),
+        ("retries: {hedge: {}}", "spec.retries.hedge.after: is missing: how long no answer has begun"),
+        ("retries: {hedge: {after: 2m}}", "spec.retries.hedge.after: is no shorter than an answer is waited for"),
+        (
+            "retries: {hedge: {after: 1s}}, timeouts: {firstByte: 1s}",
+            "spec.retries.hedge.after: is no shorter than an answer is waited for",
+        ),
+        ("retries: {hedge: {after: 1s, max: 4}}", "spec.retries.hedge.max: must be 1 to 3; leave `hedge` out for none"),
+        ("retries: {hedge: {after: 1s, max: 0}}", "spec.retries.hedge.max: must be 1 to 3"),
+    ] {
+        each_is_wrong("Route", &[(&with(rest), expected)]);
+    }
+}
+
+#[test]
+fn backends_of_one_service_differ_by_their_subsets() {
+    let split = route(
+        "{backends: [{service: a, subset: {v: '1'}, subsetFallback: any}, {service: a, subset: {v: '2'}}, {service: a}]}",
+    );
+    let RouteAction::Forward { backends, .. } = &split.action else { panic!("{split:?}") };
+    let told: Vec<_> =
+        backends.iter().map(|it| it.subset.as_ref().map(|it| (it.labels["v"].as_str(), it.or_any))).collect();
+    assert_eq!(told, [Some(("1", true)), Some(("2", false)), None]);
+    let twice = "{backends: [{service: a, subset: {v: '1'}}, {service: a, subset: {v: '1'}}]}";
+    each_is_wrong("Route", &[(twice, "spec.backends[1]: is there twice: add the weights up")]);
 }
 
 #[test]
@@ -97,6 +134,18 @@ fn every_wrong_value_of_a_route_is_told() {
         ("fallbacks: [{provider: b, on: ['0500']}]", "`0500` is no failure"),
         ("fallbacks: [{on: [reset]}]", "spec.fallbacks[0]: must have `provider` or `service`"),
         ("fallbacks: [{service: b, on: [reset]}]", "providers and services in one route are not supported yet"),
+        (
+            "fallbacks: [{provider: b, on: [reset], subset: {a: 'b c'}}]",
+            "spec.fallbacks[0].subset[\"a\"]: name and value must be up to 63",
+        ),
+        (
+            "fallbacks: [{provider: b, on: [reset], subset: {a: b}, subsetFallback: all}]",
+            "spec.fallbacks[0].subsetFallback: `all` is unknown",
+        ),
+        (
+            "fallbacks: [{provider: b, on: [reset], subsetFallback: any}]",
+            "spec.fallbacks[0].subsetFallback: is given without `subset`: all endpoints are meant",
+        ),
         ("timeouts: {request: 5}", "spec.timeouts.request: `5` is not a duration"),
         ("timeouts: {idle: 0s}", "spec.timeouts.idle: must be longer than zero"),
         (
@@ -105,6 +154,7 @@ fn every_wrong_value_of_a_route_is_told() {
         ),
         ("timeouts: {firstByte: 3m}", "spec.timeouts.firstByte: is longer than `request`"),
         ("retries: {attempts: 2}", "spec.retries.on: is missing"),
+        ("retries: {hedge: {after: 1s}}", "spec.retries.hedge: is only for routes with services"),
         ("retries: {attempts: 0, on: [reset]}", "spec.retries.attempts: must be 1 to 10; leave `retries` out"),
         ("retries: {attempts: 11, on: [reset]}", "spec.retries.attempts: must be 1 to 10"),
         ("retries: {on: [rest]}", "spec.retries.on[0]: `rest` is unknown (did you mean `reset`?)"),

@@ -18,6 +18,14 @@ fn every_wrong_value_of_a_service_is_told() {
             ("{endpoints: [{address: 'a:1'}, {address: 'A:1'}]}", "spec.endpoints[1]: `http://a:1/` is there twice"),
             ("{endpoints: [{address: 'a:1', weight: 0}]}", "spec.endpoints: every weight is 0"),
             (
+                "{endpoints: [{address: 'a:1', labels: {'a b': c}}]}",
+                "spec.endpoints[0].labels[\"a b\"]: name and value must be up to 63",
+            ),
+            (
+                "{endpoints: [{address: 'a:1', labels: {l0: v, l1: v, l2: v, l3: v, l4: v, l5: v, l6: v, l7: v, l8: v, l9: v, l10: v, l11: v, l12: v, l13: v, l14: v, l15: v, l16: v}}]}",
+                "spec.endpoints[0].labels: has 17 labels, more than 16",
+            ),
+            (
                 "{protocol: htp, endpoints: [{address: 'a:1'}]}",
                 "spec.protocol: `htp` is unknown (did you mean `http`?)",
             ),
