@@ -29,6 +29,7 @@ use super::{
 use crate::{
     exchange,
     gateway::{Shared, Shutdown},
+    tls::Agreed,
 };
 
 /// Requests that one HTTP/2 connection may have open.
@@ -62,6 +63,12 @@ where
         let since = Instant::now();
         let mut stream = stream;
         let Ok((prefix, is_http2)) = sniff(&mut stream, since).await else { return };
+        let agreed = connection.secured.as_ref().and_then(|secured| secured.agreed);
+        if agreed == Some(Agreed::Http2) && !is_http2 {
+            debug!(peer = %connection.peer, "HTTP/2 was agreed on, and is not spoken"); // RFC 9113 §3.4: no GOAWAY is needed
+            return;
+        }
+        let is_http2 = is_http2 && agreed != Some(Agreed::Http1);
         let socket = Socket::new(stream, prefix, shared.config.bounds.taken_within);
         if is_http2 {
             serve_http2(shared, Http2Io::new(socket, since), &connection, &shutdown).await;

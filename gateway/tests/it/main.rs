@@ -9,6 +9,7 @@ mod at_most;
 mod balancing;
 mod clients;
 mod cluster;
+mod conformance;
 mod cost;
 mod durable;
 mod early_answers;
