@@ -147,7 +147,9 @@ where
         let exchange = exchange::serve(Arc::clone(&shared), Arc::clone(connection), request, shutdown.draining.clone());
         async move { Ok::<_, Infallible>(exchange.await) }
     });
-    let mut builder = http2::Builder::new(Streams::new(shared.tasks.clone(), shared.config.bounds.taken_within));
+    let streams = Streams::new(shared.tasks.clone(), shared.config.bounds.taken_within);
+    let not_taken = streams.not_taken();
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol() // RFC 8441
@@ -159,14 +161,19 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = told_to_leave(&shared, shutdown) => {
-            serving.as_mut().graceful_shutdown();
-            serving.as_mut().await
+    let served = async {
+        tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = told_to_leave(&shared, shutdown) => {
+                serving.as_mut().graceful_shutdown();
+                serving.as_mut().await
+            }
         }
     };
-    log_end(connection, ended);
+    tokio::select! {
+        ended = served => log_end(connection, ended),
+        () = not_taken => debug!(peer = %connection.peer, "the client takes nothing of an answer's end"),
+    }
 }
 
 /// Resolves once the caller of an HTTP/2 connection is to go elsewhere: when that begins, and on one that came since, when nothing more is

@@ -283,7 +283,7 @@ impl Case {
         Case { wants: Want::ResetsOrEnds(stream, codes.to_vec()), ..self }
     }
 
-    fn is_malformed(self, stream: u32) -> Case {
+    fn malformed(self, stream: u32) -> Case {
         Case { wants: Want::Malformed(stream), ..self }
     }
 
