@@ -435,9 +435,15 @@ fn preflighted<'a>(compiled: &'a Compiled, head: &request::Parts, facts: Facts<'
     answers.then_some(Found::Route(plan, matched))
 }
 
+fn refused_by_all(exchange: &Exchange) -> Result<(), Rejection> {
+    refuse::trace(&exchange.head)?;
+    refuse::upgrade(exchange)?;
+    refuse::comes_back(exchange)
+}
+
 /// What every route refuses; then the model, where it decides on the route.
 async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), Rejection> {
-    if let Err(rejection) = refuse::trace(&exchange.head).and_then(|()| refuse::upgrade(exchange)) {
+    if let Err(rejection) = refused_by_all(exchange) {
         exchange.answers_early();
         return Err(rejection);
     }

@@ -153,7 +153,9 @@ impl ResponseBody {
     /// The same over HTTP/2, in pieces, and the end once nearly all before it is taken: a stream that has ended can't be reset.
     fn poll_piece(&mut self, cx: &mut Context<'_>, taking: &Taking) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.rest.is_empty() && self.end.is_none() {
-            self.end = match ready!(self.poll_source(cx)) {
+            // What has come to its end is asked no more: its time may be over by now.
+            let next = if self.source.is_end_stream() { None } else { ready!(self.poll_source(cx)) };
+            self.end = match next {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => return Poll::Ready(Some(Ok(Frame::data(data)))),
                     Ok(data) => {

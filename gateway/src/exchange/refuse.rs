@@ -60,6 +60,16 @@ pub(super) fn trace(head: &request::Parts) -> Result<(), Rejection> {
     Err(refused.with_header(header::ALLOW, allowed))
 }
 
+/// What was here before and would go on again (RFC 5842 §7.2). What is answered here may come as often as it likes.
+pub(super) fn comes_back(exchange: &Exchange) -> Result<(), Rejection> {
+    let goes_on = matches!(exchange.plan.route.action, RouteAction::Forward { .. });
+    if !(goes_on && exchange.shared.hop.is_in(&exchange.head.headers)) {
+        return Ok(());
+    }
+    let message = "This request has come back: the route leads to this gateway itself.";
+    Err(Rejection::new(508, code::LOOP_DETECTED, message))
+}
+
 /// The one upgrade is to a WebSocket: of a service, or of the realtime API.
 pub(super) fn upgrade(exchange: &Exchange) -> Result<(), Rejection> {
     let route = &exchange.plan.route;
