@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme};
+use smallvec::SmallVec;
 
 use tollgate_model::tls::Described;
 
@@ -36,7 +37,7 @@ fn is_hop_by_hop(name: &str) -> bool {
 }
 
 /// What `connection` names besides that.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+fn named_by_connection(headers: &HeaderMap) -> SmallVec<[HeaderName; 2]> {
     let named =
         headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     named
@@ -49,7 +50,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// Removes what `goes`.
 pub(crate) fn remove_where(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
+    let names: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| goes(name)).cloned().collect();
     for name in names {
         headers.remove(name);
     }

@@ -235,7 +235,7 @@ pub fn is_realtime(path: &str) -> bool {
 
 /// What follows the version in a path.
 fn api_tail(path: &str) -> &str {
-    let tail = path.find("/v1/").map_or(path, |at| &path[at + 3..]);
+    let tail = path.as_bytes().windows(4).position(|it| it == b"/v1/").map_or(path, |at| &path[at + 3..]);
     tail.strip_suffix('/').unwrap_or(tail)
 }
 

@@ -1,5 +1,6 @@
 //! OpenAI's published vocabularies, for the model names that they are known for and no others.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tiktoken_rs::CoreBPE;
@@ -30,9 +31,30 @@ pub(crate) enum Family {
     Unknown,
 }
 
+/// Longer names than that are looked up each time.
+const MAX_REMEMBERED_BYTES: usize = 128;
+
+thread_local! {
+    /// The name that was asked for last, and what it was found to use: a call asks for the one or two names it has a dozen times.
+    static LAST: RefCell<(String, Option<Tokenizer>)> = const { RefCell::new((String::new(), None)) };
+}
+
+fn tokenizer(model: &str) -> Option<Tokenizer> {
+    if model.len() > MAX_REMEMBERED_BYTES {
+        return get_tokenizer(model);
+    }
+    LAST.with_borrow_mut(|(last, found)| {
+        if last != model {
+            *found = get_tokenizer(model);
+            model.clone_into(last);
+        }
+        *found
+    })
+}
+
 /// The family of a model, by the names that vocabularies are known for.
 pub(crate) fn family(model: &str) -> Family {
-    match get_tokenizer(model) {
+    match tokenizer(model) {
         Some(Tokenizer::O200kBase | Tokenizer::Cl100kBase) => Family::OpenAi,
         Some(Tokenizer::O200kHarmony) => Family::Harmony,
         _ => Family::Unknown,
@@ -60,7 +82,7 @@ impl Vocabulary {
     /// The vocabulary that a model of that name is known to use. The name decides, never the provider's type: an
     /// OpenAI-compatible server runs models with any vocabulary.
     pub(crate) fn of(model: &str) -> Option<Vocabulary> {
-        match get_tokenizer(model)? {
+        match tokenizer(model)? {
             Tokenizer::O200kBase | Tokenizer::O200kHarmony => Some(Vocabulary::O200k),
             Tokenizer::Cl100kBase => Some(Vocabulary::Cl100k),
             _ => None,

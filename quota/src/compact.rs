@@ -3,11 +3,9 @@
 //! [`pack`] says in a frame once what the attributions of its settlements and holds have in common, and [`unpack`] puts it back, before anybody
 //! looks at it. A frame that was never packed is unpacked already.
 
-use std::{
-    collections::HashMap,
-    hash::{Hash, Hasher},
-};
+use std::hash::{Hash, Hasher};
 
+use foldhash::HashMap;
 use prost::bytes::Bytes;
 use tollgate_proto::{
     Shared,
@@ -24,7 +22,7 @@ pub fn pack(frame: &mut Frame) {
     let first_request = requests_of(*incarnation);
     let admitted = |record: &mut Record| Some(packable(&mut record.kind)?.attribution.as_ref()?.admitted_us);
     *since_us = records.iter_mut().find_map(admitted).unwrap_or(0);
-    let mut known: HashMap<Common, u32> = HashMap::new();
+    let mut known: HashMap<Common, u32> = HashMap::default();
     for said in records.iter_mut().filter_map(|record| packable(&mut record.kind)) {
         let Some((id, after)) = said.attribution.as_deref().and_then(|it| own(it, *since_us)) else { continue };
         let Some(request) = counted_from(first_request, *said.request) else { continue };

@@ -69,7 +69,7 @@ pub(crate) fn digest(row: &LedgerRow) -> Digest {
 /// All but the first.
 fn cells(row: &LedgerRow) -> [Cell<'_>; EVENTS.len()] {
     let billed = !row.currency.is_empty();
-    let price = (!row.price.is_empty()).then(|| format!("{}@{}", row.price, row.price_version));
+    let price = (!row.price.is_empty()).then(|| [&row.price, "@", &row.price_version.to_string()].concat());
     let cost = amount_of(row).filter(|_| billed);
     [
         Cell::Absent,

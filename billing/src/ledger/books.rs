@@ -196,11 +196,10 @@ fn billed_of(row: &LedgerRow) -> Moves<'_> {
 }
 
 fn moved<'a>(to: Account<&'a str>, from: Account<&'a str>, currency: &str, amount: Option<Money>) -> Moves<'a> {
-    match (Currency::parse(currency), amount) {
-        (Ok(currency), Some(amount)) if amount.0 != 0 => {
-            smallvec![(to, currency, amount), (from, currency, Money(amount.0.saturating_neg()))]
-        }
-        _ => Moves::new(),
+    let Some(amount) = amount.filter(|amount| amount.0 != 0) else { return Moves::new() };
+    match Currency::parse(currency) {
+        Ok(currency) => smallvec![(to, currency, amount), (from, currency, Money(amount.0.saturating_neg()))],
+        Err(_) => Moves::new(),
     }
 }
 

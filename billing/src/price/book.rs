@@ -1,11 +1,8 @@
 //! Every version of every price that a request may still be billed by.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
+use foldhash::HashMap;
 use parking_lot::RwLock;
 use prost::Message;
 use tollgate_model::{Checked, Currency, LogIndex, Name, Price, PriceTable, Timestamp};

@@ -1,10 +1,8 @@
 //! Who and what usage is summed up by, each kept once.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use foldhash::HashMap;
 use tollgate_proto::state::v1::{Attribution, UsageNameRow};
 
 use super::Bill;

@@ -1,6 +1,6 @@
 //! Sums of some hours, each of one combination of who and what.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::{Totals, names::place};
 

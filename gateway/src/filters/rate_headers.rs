@@ -1,11 +1,7 @@
 //! How the limits of a request stand, as headers: `x-ratelimit-*` as OpenAI writes them, and the IETF's `RateLimit`
 //! fields (draft-ietf-httpapi-ratelimit-headers-10).
 
-use std::{
-    fmt::{self, Write as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tollgate_model::{Algorithm, Limit, Name, Unit, WhenUnavailable, Window};
@@ -108,7 +104,7 @@ pub(super) fn rate_headers(figures: &Figures<'_>) -> HeaderMap {
         headers.insert(&names.limit, HeaderValue::from(figure.limit.limit));
         if let Some((left, resets_in)) = figure.left {
             headers.insert(&names.remaining, HeaderValue::from(left));
-            headers.insert(&names.reset, value(GoDuration(resets_in).to_string()));
+            headers.insert(&names.reset, value(go_duration(resets_in)));
         }
     }
     let (mut policies, mut lefts) = (List::of(figures), List::of(figures));
@@ -116,17 +112,16 @@ pub(super) fn rate_headers(figures: &Figures<'_>) -> HeaderMap {
     let limits = figures.0.iter().filter(|figure| figure.limit.algorithm != Algorithm::Never);
     for Figure { limit, left } in limits {
         let (name, most) = (&limit.name, structured(told(limit.unit, limit.limit)));
-        policies.add(format_args!("\"{name}\";q={most}"));
+        policies.add(name);
+        policies.number(";q=", most);
         if let Some(seconds) = window_seconds(limit) {
-            policies.go_on(format_args!(";w={seconds}"));
+            policies.number(";w=", seconds);
         }
-        policies.go_on(format_args!(";qu=\"{}\"", Quota(limit.unit)));
+        policies.unit(limit.unit);
         if let Some((left, resets_in)) = left {
-            lefts.add(format_args!(
-                "\"{name}\";r={};t={}",
-                structured(told(limit.unit, *left)),
-                ceil_seconds(*resets_in)
-            ));
+            lefts.add(name);
+            lefts.number(";r=", structured(told(limit.unit, *left)));
+            lefts.number(";t=", ceil_seconds(*resets_in));
         }
     }
     headers.extend(policies.value().map(|policies| (RATELIMIT_POLICY.clone(), policies)));
@@ -142,15 +137,21 @@ impl List {
         Self(String::with_capacity(figures.0.len() * ITEM_BYTES))
     }
 
-    fn add(&mut self, item: fmt::Arguments<'_>) {
-        if !self.0.is_empty() {
-            self.0.push_str(", ");
-        }
-        self.go_on(item);
+    fn add(&mut self, name: &str) {
+        let parts = [if self.0.is_empty() { "" } else { ", " }, "\"", name, "\""];
+        self.0.extend(parts);
     }
 
-    fn go_on(&mut self, rest: fmt::Arguments<'_>) {
-        self.0.write_fmt(rest).expect("a string takes everything");
+    fn number(&mut self, parameter: &str, number: u64) {
+        self.0.extend([parameter, itoa::Buffer::new().format(number)]);
+    }
+
+    /// The unit that figures are told in: `tokens`, `micro-USD`.
+    fn unit(&mut self, unit: Unit) {
+        match unit.currency() {
+            Some(currency) => self.0.extend([";qu=\"micro-", currency.as_str(), "\""]),
+            None => self.0.extend([";qu=\"", unit.as_str(), "\""]),
+        }
     }
 
     /// None of nothing.
@@ -166,18 +167,6 @@ fn value(text: String) -> HeaderValue {
 /// Money in millionths, rounded down: pico-units have more digits than a structured field.
 fn told(unit: Unit, units: u64) -> u64 {
     if unit.currency().is_some() { units / 1_000_000 } else { units }
-}
-
-/// The unit that figures are told in: `tokens`, `micro-USD`.
-struct Quota(Unit);
-
-impl fmt::Display for Quota {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.currency() {
-            Some(currency) => write!(f, "micro-{currency}"),
-            None => self.0.fmt(f),
-        }
-    }
 }
 
 /// An integer of a structured field has at most 15 digits (RFC 9651 §3.3.1).
@@ -202,20 +191,19 @@ fn ceil_seconds(duration: Duration) -> u64 {
 }
 
 /// `850ms`, `12s`, `6m0s`, `23h59m1s`: how OpenAI writes durations, whole seconds rounded up.
-struct GoDuration(Duration);
-
-impl fmt::Display for GoDuration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < Duration::from_secs(1) {
-            return write!(f, "{}ms", self.0.as_millis());
-        }
-        let seconds = ceil_seconds(self.0);
-        match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
-            (0, 0, s) => write!(f, "{s}s"),
-            (0, m, s) => write!(f, "{m}m{s}s"),
-            (h, m, s) => write!(f, "{h}h{m}m{s}s"),
-        }
+fn go_duration(duration: Duration) -> String {
+    let (mut text, mut digits) = (String::with_capacity(12), itoa::Buffer::new());
+    if duration < Duration::from_secs(1) {
+        text.extend([digits.format(duration.as_millis()), "ms"]);
+        return text;
     }
+    let seconds = ceil_seconds(duration);
+    let parts = [(seconds / 3_600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len() - 1);
+    for (count, unit) in &parts[first..] {
+        text.extend([digits.format(*count), unit]);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -230,7 +218,7 @@ mod tests {
     #[test]
     fn durations_are_written_as_openai_writes_them() {
         for (millis, text) in [(0, "0ms"), (850, "850ms"), (1_001, "2s"), (360_000, "6m0s"), (86_341_000, "23h59m1s")] {
-            assert_eq!(GoDuration(Duration::from_millis(millis)).to_string(), text);
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
         }
     }
 

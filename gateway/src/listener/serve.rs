@@ -1,8 +1,9 @@
 //! One client connection from its first byte to its last.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use http::Response;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -27,6 +28,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
+    body::ResponseBody,
     exchange,
     gateway::{Shared, Shutdown},
     tls::Agreed,
@@ -113,14 +115,22 @@ async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, since: Instant) -> io::Resu
     Ok((seen.freeze(), is_http2))
 }
 
+/// An exchange as hyper gets it: hyper moves it about before it begins, and has room for one in each connection, idle or not.
+fn boxed(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    request: hyper::Request<Incoming>,
+    shutdown: &Shutdown,
+) -> Pin<Box<impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<>>> {
+    let (shared, connection, draining) = (Arc::clone(shared), Arc::clone(connection), shutdown.draining.clone());
+    Box::pin(async move { Ok(exchange::serve(shared, connection, request, draining).await) })
+}
+
 async fn serve_http1<S>(shared: Arc<Shared>, io: Http1Io<S>, connection: &Arc<Connection>, shutdown: &Shutdown)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        let exchange = exchange::serve(Arc::clone(&shared), Arc::clone(connection), request, shutdown.draining.clone());
-        async move { Ok::<_, Infallible>(exchange.await) }
-    });
+    let service = service_fn(|request| boxed(&shared, connection, request, shutdown));
     let mut builder = http1::Builder::new();
     // The head's time is kept by `Http1Io`, which can still answer 408.
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(READ_BUFFER).max_headers(MAX_HEADERS);
@@ -143,10 +153,7 @@ async fn serve_http2<S>(shared: Arc<Shared>, io: Http2Io<S>, connection: &Arc<Co
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        let exchange = exchange::serve(Arc::clone(&shared), Arc::clone(connection), request, shutdown.draining.clone());
-        async move { Ok::<_, Infallible>(exchange.await) }
-    });
+    let service = service_fn(|request| boxed(&shared, connection, request, shutdown));
     let streams = Streams::new(shared.tasks.clone(), shared.config.bounds.taken_within);
     let not_taken = streams.not_taken();
     let mut builder = http2::Builder::new(streams);

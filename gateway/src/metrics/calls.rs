@@ -1,11 +1,11 @@
 //! What attempts at providers are measured by: looked up once for each kind of them, and not for each figure of each.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use foldhash::HashMap;
 use parking_lot::RwLock;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 

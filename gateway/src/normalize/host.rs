@@ -35,10 +35,11 @@ impl Host {
             return None;
         }
         let name_len = name.len();
-        let text = match port.filter(|port| *port != default_port) {
-            Some(port) => format!("{name}:{port}"),
-            None => name,
-        };
+        let mut text = name;
+        if let Some(port) = port.filter(|port| *port != default_port) {
+            text.push(':');
+            text.push_str(&port.to_string());
+        }
         Some(Self { text, name_len })
     }
 

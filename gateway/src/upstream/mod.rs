@@ -60,8 +60,11 @@ impl Origin {
     }
 
     fn uri(&self, path: &str) -> Option<Uri> {
-        let target =
-            if self.base.is_empty() { PathAndQuery::try_from(path) } else { format!("{}{path}", self.base).try_into() };
+        let target = if self.base.is_empty() {
+            PathAndQuery::try_from(path)
+        } else {
+            [self.base.as_str(), path].concat().try_into()
+        };
         self.at(target.ok()?)
     }
 

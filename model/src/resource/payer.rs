@@ -92,7 +92,7 @@ const PURSE: &str = "credits:";
 /// What the account of a tenant's credit is called, among those of limits.
 #[must_use]
 pub fn purse_of(tenant: &str) -> Name {
-    Name::new(&format!("{PURSE}{tenant}"))
+    Name::new(&[PURSE, tenant].concat())
 }
 
 /// Whose purse it is, if it is one.
