@@ -27,8 +27,20 @@ pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
 /// # Errors
 /// There is no such process.
 pub fn resident(pid: u32) -> anyhow::Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most that it ever was.
+///
+/// # Errors
+/// There is no such process.
+pub fn most_resident(pid: u32) -> anyhow::Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, figure: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)).context("a process has memory")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib * 1_024)
 }

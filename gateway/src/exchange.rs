@@ -402,7 +402,7 @@ fn route(
     head: &mut request::Parts,
     connection: &Connection,
 ) -> Result<Routed, Rejection> {
-    refuse::oversize(head)?;
+    refuse::fields(head)?;
     // HTTP/1's framing was checked on the raw head. h2 takes equal lengths for one.
     if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Malformed::TwoLengths.into());
@@ -435,9 +435,15 @@ fn preflighted<'a>(compiled: &'a Compiled, head: &request::Parts, facts: Facts<'
     answers.then_some(Found::Route(plan, matched))
 }
 
+fn refused_by_all(exchange: &Exchange) -> Result<(), Rejection> {
+    refuse::trace(&exchange.head)?;
+    refuse::upgrade(exchange)?;
+    refuse::comes_back(exchange)
+}
+
 /// What every route refuses; then the model, where it decides on the route.
 async fn settle_route(exchange: &mut Exchange, needs_model: bool) -> Result<(), Rejection> {
-    if let Err(rejection) = refuse::trace(&exchange.head).and_then(|()| refuse::upgrade(exchange)) {
+    if let Err(rejection) = refused_by_all(exchange) {
         exchange.answers_early();
         return Err(rejection);
     }
@@ -555,8 +561,21 @@ fn finish(
     }
     record.answered(&response, response.body().is_whole());
     let is_head = record.method == Method::HEAD;
+    if is_head && version == Version::HTTP_2 && response.body().is_whole() {
+        response = without_content(response);
+    }
     if is_head || response.body().is_end_stream() {
         record.completed();
     }
     response.map(|body| body.recorded(record))
+}
+
+/// An answer to HEAD has no content (RFC 9110 §9.3.2), and says how long it would be. hyper sees to that in HTTP/1 alone; what an
+/// upstream answers has none already.
+fn without_content(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(head, ResponseBody::full(Bytes::new()))
 }

@@ -23,6 +23,7 @@ mod filters;
 mod gateway;
 mod grpc;
 mod headers;
+mod hops;
 mod listener;
 mod metrics;
 mod normalize;

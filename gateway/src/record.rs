@@ -191,8 +191,11 @@ impl std::fmt::Debug for Record {
 impl Drop for Record {
     fn drop(&mut self) {
         // Whoever does not take an answer has left it, though all of it was handed over.
-        if let Some(taken) = self.taking.as_ref().and_then(|taking| taking.taken_when_given_up()) {
-            (self.end, self.sent_bytes) = (End::Open, taken);
+        if let Some(taken) = self.taking.as_ref().and_then(|taking| taking.taken_of_more()) {
+            self.sent_bytes = taken;
+            if self.end == End::Complete {
+                self.end = End::Open;
+            }
         }
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.in_flight.dec();

@@ -39,6 +39,8 @@ pub mod code {
     pub const OVERLOADED: &str = "overloaded";
     /// 503: the limit can't be asked.
     pub const QUOTA_UNAVAILABLE: &str = "quota_unavailable";
+    /// 508: the request's route leads back here.
+    pub const LOOP_DETECTED: &str = "loop_detected";
     /// 504: the upstream was too slow.
     pub const UPSTREAM_TIMEOUT: &str = "upstream_timeout";
 }

@@ -163,7 +163,7 @@ async fn refused(sent: &Sent<'_>, head: &response::Parts, body: UpstreamBody) ->
     };
     let (status, key) = (head.status.as_u16(), key_fault(head.status.as_u16(), &body));
     let may_have_begun = may_have_begun(status);
-    let rejection = if head.status.is_client_error() || matches!(status, 503 | 504 | 529) {
+    let rejection = if head.status.is_client_error() || matches!(status, 503 | 504 | 508 | 529) {
         let body = translate_error(sent.request.dialect(), status, &body);
         let rejection = Rejection::passed_on(status, code_of(status), body);
         match head.headers.get(header::RETRY_AFTER) {
@@ -219,6 +219,7 @@ fn code_of(status: u16) -> &'static str {
     match status {
         401 | 403 => code::UPSTREAM_ERROR, // about our account, see `translate_error`
         504 => code::UPSTREAM_TIMEOUT,
+        508 => code::LOOP_DETECTED,
         429 => code::RATE_LIMIT_EXCEEDED,
         400..=499 => code::INVALID_REQUEST,
         _ => code::UPSTREAM_ERROR,

@@ -127,7 +127,7 @@ async fn fetch(shared: &Shared, provider: &ProviderUpstream) -> Option<Vec<Strin
     let draw = Draw { hash: None, random: rand::random() };
     let taken = provider.endpoints.take(&draw, &mut Tried::default()).ok()?;
     *request.uri_mut() = taken.uri(Operation::Models.provider_path())?;
-    *request.headers_mut() = provider::plain_headers(provider);
+    *request.headers_mut() = provider::plain_headers(provider, &shared.hop);
     let place = shared.pool.place(&provider.wire, request.uri(), taken.at());
     let answer = shared.pool.send(place, request).await.ok()?;
     if !answer.status().is_success() {

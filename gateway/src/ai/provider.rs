@@ -9,6 +9,7 @@ use crate::{
     exchange::Exchange,
     filters::remove_credentials,
     headers,
+    hops::Hop,
     upstream::{KeyTaken, ProviderUpstream, Taken},
 };
 
@@ -66,8 +67,9 @@ pub(super) fn request(
 }
 
 /// A request without a body to the provider, as for its list of models.
-pub(super) fn plain_headers(provider: &ProviderUpstream) -> HeaderMap {
+pub(super) fn plain_headers(provider: &ProviderUpstream, hop: &Hop) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    hop.add(&mut headers);
     authenticate(&mut headers, provider, provider.keys.any());
     name_version(&mut headers, provider);
     headers
@@ -88,6 +90,7 @@ pub(super) fn outgoing_headers(
     if let Some(traffic) = &exchange.plan.route.traffic {
         traffic.request_headers.apply(&mut headers);
     }
+    exchange.shared.hop.add(&mut headers);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     authenticate(&mut headers, provider, key);

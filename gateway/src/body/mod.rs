@@ -12,4 +12,4 @@ pub(crate) use keep::Kept;
 pub(crate) use pulse::Pulse;
 pub(crate) use response::{BoxError, ResponseBody};
 pub(crate) use rest::Arriving;
-pub(crate) use taking::{Moves, Piece, Taking, while_taken};
+pub(crate) use taking::{Line, Piece, Taking, while_taken};

@@ -11,16 +11,25 @@ use crate::{
     compiled::Compiled,
     error::Rejection,
     gateway::Shared,
-    listener::{Connection, MAX_HEAD_BYTES},
+    listener::{Connection, MAX_HEAD_BYTES, Malformed},
     tls::{self, Host},
     websocket::Wish,
 };
 
-/// HTTP/1's heads are measured as they arrive; HTTP/2's here, as RFC 9113 §6.5.2 counts.
-pub(super) fn oversize(head: &request::Parts) -> Result<(), Rejection> {
-    let size = |(name, value): (&header::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
-    let total: usize = head.headers.iter().map(size).sum();
-    if head.version == Version::HTTP_2 && total > MAX_HEAD_BYTES {
+/// HTTP/1's heads are read and measured as they arrive; HTTP/2's fields here, as far as h2 does not: how many bytes they are, as
+/// RFC 9113 §6.5.2 counts, and that none begins or ends with a blank (§8.2.1), which HTTP/1 would take off.
+pub(super) fn fields(head: &request::Parts) -> Result<(), Rejection> {
+    if head.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let mut total = 0;
+    for (name, value) in &head.headers {
+        total += name.as_str().len() + value.len() + 32;
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+            return Err(Malformed::Blank.into());
+        }
+    }
+    if total > MAX_HEAD_BYTES {
         return Err(Rejection::new(431, code::REQUEST_TOO_LARGE, "The request's headers are too large."));
     }
     Ok(())
@@ -49,6 +58,16 @@ pub(super) fn trace(head: &request::Parts) -> Result<(), Rejection> {
     let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
     let refused = Rejection::new(405, code::INVALID_REQUEST, "The method TRACE is not allowed here.");
     Err(refused.with_header(header::ALLOW, allowed))
+}
+
+/// What was here before and would go on again (RFC 5842 §7.2). What is answered here may come as often as it likes.
+pub(super) fn comes_back(exchange: &Exchange) -> Result<(), Rejection> {
+    let goes_on = matches!(exchange.plan.route.action, RouteAction::Forward { .. });
+    if !(goes_on && exchange.shared.hop.is_in(&exchange.head.headers)) {
+        return Ok(());
+    }
+    let message = "This request has come back: the route leads to this gateway itself.";
+    Err(Rejection::new(508, code::LOOP_DETECTED, message))
 }
 
 /// The one upgrade is to a WebSocket: of a service, or of the realtime API.

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    frames::{CONTINUATION, Credit, END_HEADERS, Frames, HEADERS, PREFACE},
+    frames::{ACK, CONTINUATION, Credit, END_HEADERS, Frame, Frames, HEADERS, PREFACE, SETTINGS},
     http1::HEAD_TIMEOUT,
     socket::Socket,
 };
@@ -23,6 +23,8 @@ pub(super) struct Http2Io<S> {
     received: Frames,
     sent: Frames,
     credit: Credit,
+    /// Whether the client has said its settings, which are the first that it says.
+    begun: bool,
     /// Since when a header block is unfinished.
     open_block: Option<Instant>,
     timer: LazyTimer,
@@ -31,28 +33,48 @@ pub(super) struct Http2Io<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Http2Io<S> {
     pub(super) fn new(socket: Socket<S>, now: Instant) -> Self {
         let (received, sent) = (Frames::new(PREFACE.len()), Frames::new(0));
-        Self { socket, received, sent, credit: Credit::new(now), open_block: None, timer: LazyTimer::default() }
+        Self {
+            socket,
+            received,
+            sent,
+            credit: Credit::new(now),
+            begun: false,
+            open_block: None,
+            timer: LazyTimer::default(),
+        }
     }
 
     fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Self { received, credit, open_block, .. } = self;
+        let Self { received, credit, begun, open_block, .. } = self;
+        let mut wrong = None;
         received.read(bytes, |frame| {
             credit.received(frame);
+            wrong = wrong.or_else(|| passed_over_by_h2(frame, *begun));
+            *begun = true;
             if matches!(frame.kind, HEADERS | CONTINUATION) {
                 let ended = frame.flags & END_HEADERS != 0;
                 *open_block = if ended { None } else { open_block.or_else(|| Some(Instant::now())) };
             }
         });
         if credit.is_spent(Instant::now()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many frames without content"));
+            wrong = Some("too many frames without content");
         }
-        Ok(())
+        wrong.map_or(Ok(()), |wrong| Err(io::Error::new(io::ErrorKind::InvalidData, wrong)))
     }
 
     fn wrote(&mut self, bytes: &[u8]) {
         let Self { sent, credit, .. } = self;
         sent.read(bytes, |frame| credit.sent(frame));
     }
+}
+
+/// What ends a connection, and would not by h2.
+fn passed_over_by_h2(frame: Frame, begun: bool) -> Option<&'static str> {
+    if !begun && (frame.kind != SETTINGS || frame.flags & ACK != 0) {
+        return Some("no settings at the start"); // RFC 9113 §3.4
+    }
+    // h2 resets the stream and does not decode the block: fields of later requests would be others than were meant (RFC 9113 §4.3).
+    frame.depends_on_itself.then_some("a head that depends on itself")
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http2Io<S> {

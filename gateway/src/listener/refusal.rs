@@ -30,6 +30,8 @@ pub(crate) enum Malformed {
     Folded,
     #[error("a malformed header name")]
     HeaderName,
+    #[error("a header value that begins or ends with a blank")]
+    Blank,
     #[error("the content-length is malformed")]
     ContentLength,
     #[error("more than one content-length")]

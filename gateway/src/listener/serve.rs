@@ -31,6 +31,7 @@ use crate::{
     body::ResponseBody,
     exchange,
     gateway::{Shared, Shutdown},
+    tls::Agreed,
 };
 
 /// Requests that one HTTP/2 connection may have open.
@@ -64,6 +65,12 @@ where
         let since = Instant::now();
         let mut stream = stream;
         let Ok((prefix, is_http2)) = sniff(&mut stream, since).await else { return };
+        let agreed = connection.secured.as_ref().and_then(|secured| secured.agreed);
+        if agreed == Some(Agreed::Http2) && !is_http2 {
+            debug!(peer = %connection.peer, "HTTP/2 was agreed on, and is not spoken"); // RFC 9113 §3.4: no GOAWAY is needed
+            return;
+        }
+        let is_http2 = is_http2 && agreed != Some(Agreed::Http1);
         let socket = Socket::new(stream, prefix, shared.config.bounds.taken_within);
         if is_http2 {
             serve_http2(shared, Http2Io::new(socket, since), &connection, &shutdown).await;
@@ -147,7 +154,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| boxed(&shared, connection, request, shutdown));
-    let mut builder = http2::Builder::new(Streams::new(shared.tasks.clone(), shared.config.bounds.taken_within));
+    let streams = Streams::new(shared.tasks.clone(), shared.config.bounds.taken_within);
+    let not_taken = streams.not_taken();
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol() // RFC 8441
@@ -159,14 +168,19 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = told_to_leave(&shared, shutdown) => {
-            serving.as_mut().graceful_shutdown();
-            serving.as_mut().await
+    let served = async {
+        tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = told_to_leave(&shared, shutdown) => {
+                serving.as_mut().graceful_shutdown();
+                serving.as_mut().await
+            }
         }
     };
-    log_end(connection, ended);
+    tokio::select! {
+        ended = served => log_end(connection, ended),
+        () = not_taken => debug!(peer = %connection.peer, "the client takes nothing of an answer's end"),
+    }
 }
 
 /// Resolves once the caller of an HTTP/2 connection is to go elsewhere: when that begins, and on one that came since, when nothing more is

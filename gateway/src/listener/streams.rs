@@ -5,21 +5,26 @@ use std::{future::Future, sync::Arc, time::Duration};
 use hyper::rt::Executor;
 use tokio_util::task::TaskTracker;
 
-use crate::body::{Moves, while_taken};
+use crate::body::{Line, while_taken};
 
 /// Runs them.
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     tasks: TaskTracker,
-    /// When some of any answer went out.
-    moves: Arc<Moves>,
+    line: Arc<Line>,
     taken_within: Duration,
 }
 
 impl Streams {
     /// One whose client takes nothing of its answer for so long ends, or somewhat later while it takes of others.
     pub(super) fn new(tasks: TaskTracker, taken_within: Duration) -> Self {
-        Self { tasks, moves: Arc::new(Moves::new()), taken_within }
+        Self { tasks, line: Arc::new(Line::new()), taken_within }
+    }
+
+    /// What ends their connection: a client that takes nothing of what is left of a stream that has ended.
+    pub(super) fn not_taken(&self) -> impl Future<Output = ()> + use<> {
+        let (line, within) = (Arc::clone(&self.line), self.taken_within);
+        async move { line.not_taken(within).await }
     }
 }
 
@@ -29,7 +34,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let (moves, within) = (Arc::clone(&self.moves), self.taken_within);
-        self.tasks.spawn(async move { while_taken(stream, &moves, within).await });
+        let (line, within) = (Arc::clone(&self.line), self.taken_within);
+        self.tasks.spawn(async move { while_taken(stream, &line, within).await });
     }
 }

@@ -289,6 +289,7 @@ pub(super) fn outgoing_headers(exchange: &Exchange, service: &ServiceUpstream) -
     if let Some(traffic) = &exchange.plan.route.traffic {
         traffic.request_headers.apply(&mut headers);
     }
+    exchange.shared.hop.add(&mut headers);
     match service.service.protocol {
         Protocol::Http => {
             let host = exchange.outgoing_host().map_or(Some(host), |told| told.try_into().ok())?;

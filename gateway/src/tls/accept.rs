@@ -12,7 +12,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tollgate_model::tls::Described;
 use tracing::debug;
 
-use super::{Secured, Served, served};
+use super::{Agreed, Secured, Served, served};
 use crate::{clock, gateway::Shared};
 
 /// From the first byte to the last one of a handshake: as for a request's head.
@@ -100,10 +100,11 @@ where
     let stream = timeout_at(by, start.into_stream(Arc::clone(&served.config))).await.map_err(late)?.map_err(failed)?;
     let (_, session) = stream.get_ref();
     let client = client(&served, session.peer_certificates().and_then(<[_]>::first)).map_err(failed)?;
+    let agreed = session.alpn_protocol().and_then(Agreed::of);
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     debug!(certificate = %served.name, tls13 = session.protocol_version() == Some(ProtocolVersion::TLSv1_3), resumed, "TLS");
     let ended = if resumed { Ended::Resumed } else { Ended::Full };
-    Ok((stream, Secured { served, client }, ended))
+    Ok((stream, Secured { served, client, agreed }, ended))
 }
 
 fn unserved(error: Option<io::Error>) -> io::Error {

@@ -13,4 +13,4 @@ pub(crate) use accept::{Handshakes, accept};
 pub(crate) use expiry::Expiry;
 pub use files::{FileCertificate, TlsFileError, TlsFiles};
 pub(crate) use hosts::{Host, Hosts, admits};
-pub(crate) use served::{Secured, Served};
+pub(crate) use served::{Agreed, Secured, Served};

@@ -95,4 +95,24 @@ pub(crate) struct Secured {
     pub(crate) served: Arc<Served>,
     /// Whose certificate was verified, if one was given.
     pub(crate) client: Option<Described>,
+    /// What is spoken, where the client has named something (RFC 7301).
+    pub(crate) agreed: Option<Agreed>,
+}
+
+/// A protocol that ALPN has agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agreed {
+    Http1,
+    Http2,
+}
+
+impl Agreed {
+    pub(super) fn of(protocol: &[u8]) -> Option<Self> {
+        let [http2, http1] = PROTOCOLS;
+        match protocol {
+            it if it == http2 => Some(Self::Http2),
+            it if it == http1 => Some(Self::Http1),
+            _ => None,
+        }
+    }
 }

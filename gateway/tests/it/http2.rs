@@ -195,6 +195,44 @@ async fn floods_end_the_connection() {
     assert_eq!(sender.send_request(get("http://test/").body(Full::default()).unwrap()).await.unwrap().status(), 200);
 }
 
+/// A byte a second, for ever: less than the floor, and more than silence.
+#[tokio::test]
+async fn a_body_that_dribbles_is_answered_408() {
+    let upstream = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
+    let cluster = Cluster::start(&provider(&upstream, "openai")).await;
+    let mut stream = raw(&cluster).await;
+    // POST http://test/v1/chat/completions by alice, as literals.
+    let field = |name: &str, value: &str| {
+        let length = |text: &str| u8::try_from(text.len()).unwrap();
+        [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+    };
+    let block = [
+        vec![0x83, 0x86],
+        field(":path", "/v1/chat/completions"),
+        field(":authority", "test"),
+        field("authorization", "Bearer sk-alice"),
+    ];
+    stream.write_all(&frame(1, 4, 1, &block.concat())).await.unwrap();
+    let (mut reader, mut writer) = stream.split();
+    let send = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await; // what makes it slow
+            if writer.write_all(&frame(0, 0, 1, b"{")).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.windows(15).any(|it| it == b"request_timeout") {
+            assert!(reader.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
+        }
+    };
+    let begun = tokio::time::Instant::now();
+    tokio::select! { () = send => {}, told = timeout(Duration::from_secs(60), read) => told.expect("it is told") }
+    assert!(begun.elapsed() >= Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn draining_sends_goaway_and_lets_streams_end() {
     let cluster = Cluster::start(FIXED).await;

@@ -10,7 +10,7 @@ use h2::{
 use http::Request;
 use tokio::{
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tollgate_gateway::{AccessLog, AccessLogField};
@@ -205,11 +205,11 @@ async fn few_who_take_nothing_do_not_keep_all_others_out() {
 
 #[tokio::test]
 async fn who_takes_little_and_steadily_gets_all_of_it() {
-    let body = "0123456789".repeat(40);
+    let body = "0123456789".repeat(2_000);
     let upstream = Upstream::always(Reply::Keep(answer(200, "", &body))).await;
     let within = Duration::from_secs(2);
     let cluster = Cluster::start_with(&service(&upstream), |config| config.bounds.taken_within = within).await;
-    let mut client = Client::connect(&cluster, 50).await;
+    let mut client = Client::connect(&cluster, 2_500).await;
     let (_, mut answer) = client.get("/").await;
     let mut taken = Vec::new();
     while let Some(data) = answer.data().await {
@@ -218,7 +218,94 @@ async fn who_takes_little_and_steadily_gets_all_of_it() {
         answer.flow_control().release_capacity(data.len()).unwrap();
         taken.extend(data);
     }
-    assert_eq!(taken, body.as_bytes());
+    assert!(taken == body.as_bytes());
+}
+
+/// Takes a byte at a time, and says how many came until the answer ended, and why it did.
+async fn dribble(body: &mut RecvStream) -> (usize, Option<Reason>) {
+    let mut taken = 0;
+    while let Some(data) = timeout(PATIENCE, body.data()).await.expect("it is told in time") {
+        match data {
+            Ok(data) => taken += data.len(),
+            Err(error) => return (taken, error.reason()),
+        }
+        sleep(Duration::from_millis(20)).await;
+        body.flow_control().release_capacity(1).unwrap();
+    }
+    (taken, None)
+}
+
+/// What h2 has of an answer is not less on its way than what is here: its exchange is not over, and it is no longer there than others.
+#[tokio::test]
+async fn a_window_of_one_byte_is_as_a_shut_one() {
+    let whole = |length: usize| Reply::Keep(answer(200, "", &"x".repeat(length)));
+    let more = format!("2000\r\n{}\r\n", "x".repeat(0x2000));
+    let endless = Reply::Endless("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(), more);
+    let mut last = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+    last += &format!("9c40\r\n{}\r\n0\r\n\r\n", "x".repeat(40_000));
+    for reply in [whole(40_000), whole(300_000), endless, Reply::Keep(last)] {
+        let upstream = Upstream::always(reply).await;
+        let cluster = cluster(&service(&upstream)).await;
+        for takes in [false, true] {
+            let mut client = Client::connect(&cluster, 1).await;
+            let (_, mut body) = client.get("/").await;
+            assert_eq!(cluster.gateway.in_flight(), 1);
+            let (taken, why) = if takes { dribble(&mut body).await } else { rest(&mut body).await };
+            assert_eq!((why, taken < 1_000), (Some(Reason::CANCEL), true), "{taken}");
+            until("its place to be free", || cluster.gateway.in_flight() == 0).await;
+        }
+    }
+}
+
+/// Its stream has come to its end, and can't be reset: the last of it ends its connection.
+#[tokio::test]
+async fn a_short_answer_of_which_a_byte_is_taken_keeps_its_place_and_no_longer_than_others() {
+    let upstream = Upstream::always(Reply::Keep(answer(200, "", &"x".repeat(9_000)))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("access.log");
+    let log = AccessLog::open(&file, &[AccessLogField::End, AccessLogField::Bytes], 1.0).unwrap();
+    let within = WITHIN * 4;
+    let cluster = Cluster::start_with(&service(&upstream), |config| {
+        (config.bounds.taken_within, config.access_log) = (within, Some(log));
+    })
+    .await;
+    let mut client = Client::connect(&cluster, 1).await;
+    let (_, mut body) = client.get("/").await;
+    assert_eq!(body.data().await.unwrap().unwrap().len(), 1);
+    // All of it is handed over, and most of it is there.
+    sleep(within / 2).await;
+    assert_eq!(cluster.gateway.in_flight(), 1);
+    assert!(timeout(PATIENCE, body.data()).await.expect("it ends").is_none_or(|data| data.is_err()));
+    until("its place to be free", || cluster.gateway.in_flight() == 0).await;
+    let lines = || std::fs::read_to_string(&file).unwrap();
+    until("a line", || lines().ends_with('\n')).await;
+    assert_eq!(lines(), "{\"end\":\"left\",\"bytes\":1}\n");
+    // Who takes it all is served as ever, and stays.
+    let mut client = Client::connect(&cluster, 1 << 20).await;
+    for _ in 0..4 {
+        let (_, mut body) = client.get("/").await;
+        assert_eq!(rest(&mut body).await, (9_000, None));
+        body.flow_control().release_capacity(9_000).unwrap();
+        sleep(within / 2).await;
+    }
+    until("both lines", || lines().lines().count() == 5).await;
+    assert!(lines().lines().skip(1).all(|line| line == "{\"end\":\"complete\",\"bytes\":9000}"), "{}", lines());
+}
+
+#[tokio::test]
+async fn an_answer_that_waits_for_its_upstream_is_not_one_that_nobody_takes() {
+    let more = format!("{:x}\r\n{EVENT}\r\n", EVENT.len());
+    let upstream = Upstream::always(Reply::Paced(events(&[EVENT]), vec![more; 3], WITHIN * 2)).await;
+    let cluster = cluster(&service(&upstream)).await;
+    let mut client = Client::connect(&cluster, 1 << 20).await;
+    let (_, mut body) = client.get("/").await;
+    let (begun, mut seen) = (Instant::now(), String::new());
+    while begun.elapsed() < WITHIN * 6 {
+        let data = timeout(PATIENCE, body.data()).await.unwrap();
+        let data = data.unwrap_or_else(|| panic!("it ended behind {seen}")).expect("it is not cut");
+        seen += std::str::from_utf8(&data).unwrap();
+    }
+    assert_eq!(cluster.gateway.in_flight(), 1);
 }
 
 #[tokio::test]

@@ -91,6 +91,7 @@ rows! {
     row_36_a_small_node: 36, "more prompts than a node of 512 MB has room for", memory::small;
     row_37_attackers: 37, "idle connections, slow readers and senders, floods", attackers::burdens;
     row_39_an_absent_provider: 39, "provider down, black hole, slow", providers::absent;
+    row_39_an_endpoint_that_fails: 39, "one of two endpoints of a provider fails, and heals", providers::ejected;
     row_40_a_provider_of_garbage: 40, "provider garbage", providers::garbage;
     row_41_half_a_stream: 41, "half a stream then RST, FIN, silence", providers::half_a_stream;
     row_43_leaving_callers: 43, "client leaves mid-stream, half-closes", providers::leaving_callers;
