@@ -17,7 +17,10 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tollgate_billing::PriceBook;
 use tollgate_model::{ConfigView, Name, Timestamp};
 use tollgate_quota::Desk;
@@ -66,6 +69,8 @@ pub(crate) struct Shared {
     /// That have not ended.
     pub(crate) listeners: AtomicUsize,
     pub(crate) overload: Arc<Overload>,
+    /// Sees whether the data plane is late.
+    _watch: AbortOnDropHandle<()>,
     /// hyper's own tasks: HTTP/2 streams, upstream connections.
     pub(crate) tasks: TaskTracker,
     /// What is read of answers whose callers have left, so that it is settled at what it is. Bounded by time, each.
@@ -100,7 +105,8 @@ impl Gateway {
         let place = Place { zone: &config.zone, drained: &drained };
         let runtime = config.runtime.clone().unwrap_or_else(Handle::current);
         let metrics = Metrics::register(registry);
-        let (in_flight, overload) = (AtomicUsize::new(0), Overload::new(config.bounds, metrics.shed.clone()));
+        let (in_flight, overload) = (AtomicUsize::new(0), Overload::new(config.bounds, &metrics));
+        let watch = overload.watch(&runtime);
         let connections = Tracked::on(tasks.clone(), runtime.clone());
         let pool = Pool::new(&config, Means::new(connections, &overload, config.bounds));
         let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
@@ -116,6 +122,7 @@ impl Gateway {
             in_flight,
             listeners: AtomicUsize::new(0),
             overload,
+            _watch: watch,
             tasks,
             last_words,
             mirrors: Mirrors::new(),

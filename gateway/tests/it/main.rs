@@ -33,6 +33,7 @@ mod refusals;
 mod retries;
 mod rewrites;
 mod services;
+mod shedding;
 mod split;
 mod tls;
 mod trace_context;

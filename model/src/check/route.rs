@@ -8,7 +8,7 @@ use tollgate_proto::v1;
 
 use super::{
     context::{
-        Context,
+        Context, Value,
         Value::{Is, NotYet},
     },
     rewrite::{self, Way},
@@ -16,8 +16,8 @@ use super::{
     upstream::served_model,
 };
 use crate::{
-    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Problems, Retries, Route, RouteAction, RouteMatch,
-    Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
+    Auth, Backend, Checked, FailureSet, Fallback, Field, Kind, Priority, Problems, Retries, Route, RouteAction,
+    RouteMatch, Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
 };
 
 /// Long enough for the slowest answer of a model, short enough to notice what hangs.
@@ -35,6 +35,13 @@ const DEFAULT_OUTPUT_TOKENS: u64 = 4096;
 /// More would only make what is overloaded worse.
 const MAX_RETRIES: u32 = 10;
 
+/// Of routes and consumers.
+pub(super) const PRIORITIES: [(&str, Value<Priority>); 3] = [
+    ("critical", Is(Priority::Critical)),
+    ("standard", Is(Priority::Standard)),
+    ("sheddable", Is(Priority::Sheddable)),
+];
+
 pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let mut context = Context::new(Kind::Route, &raw.api_version, &raw.kind, raw.metadata.as_ref());
     let none = v1::RouteSpec::default();
@@ -50,6 +57,7 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
     context.word(&spec.field("onAbort"), &given.on_abort, &[("cut", Is(())), ("drain", NotYet)]);
+    let priority = context.word(&spec.field("priority"), &given.priority, &PRIORITIES).unwrap_or_default();
     let traffic = traffic(&mut context, &spec, given, (ai, &matches, &timeouts));
     let (name, version) = (context.name.clone(), context.version);
     let checked = |action| Route {
@@ -63,6 +71,7 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
         auth,
         tokens,
         body_limit_bytes,
+        priority,
         traffic,
     };
     let route = action.map(checked);
