@@ -196,6 +196,11 @@ impl Gateway {
         self.shared.config.access_log.as_ref()
     }
 
+    /// What new requests are served by, with all that follows from it.
+    pub(crate) fn compiled(&self) -> Arc<Compiled> {
+        self.shared.current()
+    }
+
     /// Requests whose answer is not out yet, streams included.
     #[must_use]
     pub fn in_flight(&self) -> usize {

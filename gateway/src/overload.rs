@@ -85,6 +85,8 @@ pub(crate) struct Overload {
     bounds: Bounds,
     /// For connections.
     pub(crate) places: Arc<Semaphore>,
+    /// How many these are.
+    max_connections: usize,
     /// Requests that were let in and have not ended. Those that are being refused are none of them: else a flood of these would
     /// keep others out.
     requests: AtomicUsize,
@@ -109,6 +111,7 @@ impl Overload {
         Arc::new(Self {
             bounds,
             places: Arc::new(Semaphore::new(places)),
+            max_connections: places,
             requests: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
             most_connections: Most::of(places),
@@ -142,7 +145,7 @@ impl Overload {
             return Err(Short::Delay);
         }
         // Only whoever gives a place back by going is refused for it.
-        let connections = self.bounds.max_connections.saturating_sub(self.places.available_permits());
+        let connections = self.max_connections.saturating_sub(self.places.available_permits());
         if closes && connections > self.most_connections.for_rank(rank) {
             return Err(Short::Connections);
         }

@@ -113,7 +113,7 @@ mod tests {
         let all = after(half, 100, 60);
         assert_eq!(shares(all), [100, 100, 0]);
         assert_eq!(shares(after(all, 100, 15)), [100, 100, 0], "neither late nor in time: it stays");
-        assert_eq!(shares(after(all, 55, 0)), [100, 0, 0], "standard ones come back first");
+        assert_eq!(shares(after(all, 56, 0)), [100, 0, 0], "standard ones come back first, once it is known");
         assert_eq!(shares(after(all, 110, 0)), [0, 0, 0]);
         assert_eq!(refused(200, Rank::new(Priority::Standard, false)), 0, "where they are the first there are");
     }
