@@ -61,9 +61,7 @@ impl Short {
             Self::Delay => "delay",
         }
     }
-}
 
-impl Short {
     /// Whose requests can be turned away for it.
     pub(crate) fn priorities(self) -> &'static [&'static str] {
         match self {
@@ -227,6 +225,9 @@ impl Room {
         if before.saturating_add(bytes) <= self.of.most_buffered.for_rank(self.rank) {
             return Ok(());
         }
+        // At once, so that no flood of those that are refused takes what is kept for others.
+        self.of.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        self.taken -= bytes;
         self.of.shed_by(Short::Buffers, self.rank);
         Err(BodyFault::NoRoom)
     }

@@ -130,7 +130,7 @@ async fn a_key_that_one_node_finds_refused_is_left_alone_by_all_until_one_finds_
     let began = Instant::now();
     while !rests(&cluster, 0).await? {
         is_served(&cluster, 0).await?;
-        anyhow::ensure!(began.elapsed() < LIMIT, "the first node never rests it");
+        assert!(began.elapsed() < LIMIT, "the first node never rests it");
     }
     let rested = Instant::now();
     assert_eq!(picky.with_bad(), 2, "as often as was said");
@@ -199,7 +199,7 @@ async fn a_node_that_hears_nothing_finds_out_by_itself() -> Outcome {
     while !rests(&cluster, 0).await? {
         // No leader is needed for it, nor for the call.
         is_served(&cluster, 0).await?;
-        anyhow::ensure!(began.elapsed() < LIMIT, "it never rests");
+        assert!(began.elapsed() < LIMIT, "it never rests");
     }
     picky.refuses.store(false, SeqCst);
     eventually("it is taken again", || async {
@@ -207,5 +207,6 @@ async fn a_node_that_hears_nothing_finds_out_by_itself() -> Outcome {
         anyhow::ensure!(!rests(&cluster, 0).await?, "it rests");
         Ok(())
     })
-    .await
+    .await?;
+    Ok(())
 }

@@ -46,7 +46,10 @@ struct Rest {
     successes: u32,
     /// When it was refused last.
     refused_at: Instant,
-    /// Who has met that, where it was another node.
+    /// When it would be tried by what this node has met itself, where it has met anything: that alone is told to others, or two nodes
+    /// would put each other off for ever.
+    own: Option<Instant>,
+    /// Whose word `probe_at` is, where it is another node's.
     peer: Option<u64>,
 }
 
@@ -58,7 +61,8 @@ impl Resting {
     /// From now on, for as long as the provider `asks` for where that is longer than usual.
     pub(crate) fn begin(&mut self, asks: Duration, terms: &KeyFailover, now: Instant) {
         let probe_at = now + pause(asks, terms);
-        self.rest = Some(Rest { probe_at, is_probed: false, successes: 0, refused_at: now, peer: None });
+        self.rest =
+            Some(Rest { probe_at, is_probed: false, successes: 0, refused_at: now, own: Some(probe_at), peer: None });
     }
 
     /// When it is to be tried. None while it is, and where it does not rest.
@@ -82,8 +86,11 @@ impl Resting {
         rest.probe_at = now + pause(asks, terms);
         match came {
             Probed::Taken => rest.successes += 1,
-            Probed::Refused(_) => (rest.successes, rest.refused_at, rest.peer) = (0, now, None),
+            Probed::Refused(_) => (rest.successes, rest.refused_at) = (0, now),
             Probed::Unknown => {}
+        }
+        if rest.own.is_some() || matches!(came, Probed::Refused(_)) {
+            (rest.own, rest.peer) = (Some(rest.probe_at), None);
         }
         if rest.successes >= terms.success_threshold {
             (self.rest, self.well_at) = (None, Some(now));
@@ -92,8 +99,8 @@ impl Resting {
 
     /// What the others are told: only what was met here, or one node's word would never end.
     pub(crate) fn said(&self, now: Instant) -> Option<Said> {
-        let rest = self.rest.filter(|rest| rest.peer.is_none())?;
-        let left = rest.probe_at.saturating_duration_since(now);
+        let rest = self.rest?;
+        let left = rest.own?.saturating_duration_since(now);
         Some(Said { left, age: now.saturating_duration_since(rest.refused_at) })
     }
 
@@ -109,7 +116,7 @@ impl Resting {
             return false;
         }
         let probe_at = now + said.left.min(LONGEST.max(terms.probe_interval)) + BEHIND;
-        let heard = Rest { probe_at, is_probed: false, successes: 0, refused_at, peer: Some(peer) };
+        let heard = Rest { probe_at, is_probed: false, successes: 0, refused_at, own: None, peer: Some(peer) };
         let Some(rest) = &mut self.rest else {
             self.rest = Some(heard);
             return true;
@@ -118,22 +125,29 @@ impl Resting {
         if rest.is_probed || !is_its_own_word && probe_at <= rest.probe_at {
             return false;
         }
-        let differs = probe_at.max(rest.probe_at) - probe_at.min(rest.probe_at);
         rest.refused_at = rest.refused_at.max(refused_at);
-        if differs < SAME {
+        // It is due there, and nobody has tried it: that it still is puts nothing off.
+        if said.left.is_zero() && probe_at >= rest.probe_at {
             return false;
         }
-        rest.probe_at = probe_at;
+        let at = rest.own.map_or(probe_at, |own| own.max(probe_at));
+        if at.max(rest.probe_at) - at.min(rest.probe_at) < SAME {
+            return false;
+        }
+        (rest.probe_at, rest.peer) = (at, Some(peer));
         true
     }
 
     /// A node says no longer that it has rested this key. Whether that changes anything.
     pub(crate) fn unsaid(&mut self, peer: u64) -> bool {
-        let ends = self.rest.is_some_and(|rest| rest.peer == Some(peer) && !rest.is_probed);
-        if ends {
-            self.rest = None;
+        let Some(rest) = self.rest.as_mut().filter(|rest| rest.peer == Some(peer) && !rest.is_probed) else {
+            return false;
+        };
+        match rest.own {
+            Some(own) => (rest.probe_at, rest.peer) = (own, None),
+            None => self.rest = None,
         }
-        ends
+        true
     }
 
     /// Another node has found it well so long ago. Whether that changes anything.
@@ -217,7 +231,7 @@ mod tests {
             !key.hear(3, said(2, 2), &TERMS, now) && key.hear(3, said(40, 2), &TERMS, now),
             "others that it is later"
         );
-        assert!(!key.unsaid(3) && key.unsaid(2) && !key.is_resting());
+        assert!(!key.unsaid(2) && key.unsaid(3) && !key.is_resting(), "whoever says so longest");
         assert!(key.hear(2, said(1_000_000, 0), &TERMS, now));
         assert_eq!(key.probe_at(), Some(now + LONGEST + BEHIND), "whatever is said");
     }
@@ -248,5 +262,33 @@ mod tests {
         here.probed(Probed::Refused(Duration::ZERO), &TERMS, again + 60_000 * MS);
         assert_eq!(here.said(again + 60_000 * MS), Some(Said { left: TERMS.probe_interval, age: Duration::ZERO }));
         assert!(!here.unsaid(2) && here.is_resting());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_that_have_all_rested_a_key_do_not_put_each_other_off() {
+        let start = Instant::now();
+        let asks = |node: u32| Duration::from_secs(10) + node * 300 * MS;
+        let mut nodes = [Resting::default(); 5];
+        for (node, key) in (0..).zip(&mut nodes) {
+            key.begin(asks(node), &TERMS, start);
+        }
+        let last = start + asks(4) + BEHIND;
+        // Long after it was due everywhere, and a word comes every fifty milliseconds.
+        for tick in 0..1_000_u32 {
+            let now = start + tick * 50 * MS;
+            let from = (tick % 5) as usize;
+            let said = nodes[from].said(now).unwrap();
+            for (to, key) in nodes.iter_mut().enumerate().filter(|(to, _)| *to != from) {
+                key.hear(from as u64, said, &TERMS, now);
+                let probe_at = key.probe_at().unwrap();
+                assert!(probe_at <= last + SAME, "{to} at {now:?} is to try it at {probe_at:?}, not {last:?}");
+            }
+        }
+        assert!(nodes.iter_mut().all(|key| key.probe(last + SAME)));
+        // What the other one has asked for ends with its word, what was met here stays.
+        let mut key = Resting::default();
+        key.begin(Duration::ZERO, &TERMS, start);
+        assert!(key.hear(2, Said { left: 60_000 * MS, age: MS }, &TERMS, start) && key.unsaid(2));
+        assert_eq!(key.probe_at(), Some(start + TERMS.probe_interval));
     }
 }
