@@ -7,14 +7,14 @@ use std::{
 
 use http::HeaderValue;
 use tollgate_billing::PriceBook;
-use tollgate_model::{ConfigView, Kind, Name, Provider, ProviderType, RouteAction};
+use tollgate_model::{ConfigView, Kind, Name, Provider, ProviderKey, ProviderType, RouteAction};
 use tracing::warn;
 
 use crate::{
     metrics::{CallMeters, Label, OTHER},
     routing::{Plan, Table},
     tls::Hosts,
-    upstream::{Endpoints, Place, Pool, ProviderUpstream, ServiceUpstream},
+    upstream::{Endpoints, GivenKey, Place, Pool, ProviderUpstream, ServiceUpstream},
 };
 
 /// One configuration as exchanges read it. What did not change since the one before is shared with it, so that turns
@@ -135,8 +135,7 @@ fn provider(
     }
 }
 
-/// And its weight.
-fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<(HeaderValue, u32)> {
+fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<GivenKey> {
     let key = view.provider_key(&provider.name, n)?;
     let text = match provider.dialect {
         ProviderType::OpenAi => format!("Bearer {}", key.expose()),
@@ -147,7 +146,9 @@ fn key(view: &ConfigView, provider: &Provider, n: usize) -> Option<(HeaderValue,
         return None;
     };
     value.set_sensitive(true);
-    Some((value, provider.key_weights.get(n).copied().unwrap_or(1)))
+    let is_everywhere = matches!(provider.keys.get(n), Some(ProviderKey::Sealed(_)));
+    let place = u32::try_from(n).ok().filter(|_| is_everywhere);
+    Some(GivenKey { value, weight: provider.key_weights.get(n).copied().unwrap_or(1), place })
 }
 
 fn models(view: &ConfigView) -> HashSet<Name> {

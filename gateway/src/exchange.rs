@@ -1,11 +1,9 @@
 //! One exchange: from a request's head to its answer, by one configuration.
 
+mod admission;
 mod refuse;
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -18,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_llm::{AiRequest, Dialect, Operation};
 use tollgate_model::{Backend, BillingMode, Caller, Currency, RouteAction, Sent, Subject, Traffic};
 
+pub(crate) use self::admission::rank;
 use crate::{
     ai,
     body::{Arriving, ClientBody, ResponseBody},
@@ -279,7 +278,7 @@ type Answered = Result<(Response<ResponseBody>, Box<Record>), (Rejection, Box<Re
 
 /// The steps of every exchange, in order.
 async fn begin(shared: Arc<Shared>, record: Box<Record>, request: Request<Arriving>) -> Answered {
-    if shared.overload.is_over(shared.in_flight.load(Ordering::Relaxed)) {
+    if shared.overload.is_full() {
         shared.overload.shed(Short::Requests);
         return Err((Rejection::overloaded(), record));
     }
@@ -338,6 +337,7 @@ async fn answer(exchange: &mut Exchange) -> Result<Response<ResponseBody>, Rejec
         return Ok(answer);
     }
     exchange.record.caller = exchange.authenticate()?;
+    admission::admit(exchange)?;
     if let Some(faults) = traffic.and_then(|traffic| traffic.faults.as_ref()) {
         Box::pin(filters::faults::inject(faults, &exchange.shared.metrics)).await?;
     }
@@ -462,9 +462,10 @@ async fn route_by_model(exchange: &mut Exchange) -> Result<(), Rejection> {
         let model = ai::realtime::model(exchange.target.query.as_deref());
         return found_by_model(exchange, model.as_deref());
     }
+    admission::admit_ahead(exchange)?;
     let RequestBody::Unread(body) = exchange.body.take() else { return Ok(()) };
     let (method, path) = (&exchange.head.method, &exchange.target.path);
-    let room = exchange.room.insert(exchange.shared.overload.room());
+    let room = exchange.room.insert(exchange.shared.overload.room(rank(exchange)));
     let (body, ai) = match read_ai(method, path, body, exchange.plan.route.body_limit_bytes, room).await {
         Ok(read) => read,
         Err(rejection) => {

@@ -17,7 +17,10 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tollgate_billing::PriceBook;
 use tollgate_model::{ConfigView, Kind, Name, Timestamp};
 use tollgate_quota::Desk;
@@ -68,6 +71,8 @@ pub(crate) struct Shared {
     /// That have not ended.
     pub(crate) listeners: AtomicUsize,
     pub(crate) overload: Arc<Overload>,
+    /// Sees whether the data plane is late.
+    _watch: AbortOnDropHandle<()>,
     /// hyper's own tasks: HTTP/2 streams, upstream connections.
     pub(crate) tasks: TaskTracker,
     /// What is read of answers whose callers have left, so that it is settled at what it is. Bounded by time, each.
@@ -104,7 +109,8 @@ impl Gateway {
         let place = Place { zone: &config.zone, drained: &drained };
         let runtime = config.runtime.clone().unwrap_or_else(Handle::current);
         let metrics = Metrics::register(registry);
-        let (in_flight, overload) = (AtomicUsize::new(0), Overload::new(config.bounds, metrics.shed.clone()));
+        let (in_flight, overload) = (AtomicUsize::new(0), Overload::new(config.bounds, &metrics));
+        let watch = overload.watch(&runtime);
         let connections = Tracked::on(tasks.clone(), runtime.clone());
         let pool = Pool::new(&config, Means::new(connections, &overload, config.bounds));
         let current = ArcSwap::from_pointee(Compiled::new(view, prices, (place, &pool), None));
@@ -122,6 +128,7 @@ impl Gateway {
             in_flight,
             listeners: AtomicUsize::new(0),
             overload,
+            _watch: watch,
             tasks,
             last_words,
             mirrors: Mirrors::new(),
@@ -196,6 +203,11 @@ impl Gateway {
     #[must_use]
     pub fn access_log(&self) -> Option<&AccessLog> {
         self.shared.config.access_log.as_ref()
+    }
+
+    /// What new requests are served by, with all that follows from it.
+    pub(crate) fn compiled(&self) -> Arc<Compiled> {
+        self.shared.current()
     }
 
     /// Requests whose answer is not out yet, streams included.

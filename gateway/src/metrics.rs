@@ -4,7 +4,7 @@
 
 mod calls;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
@@ -105,7 +105,8 @@ pub(crate) struct Metrics {
     pub(crate) proxy_headers_refused: Counter,
     pub(crate) websockets: Family<RouteLabels, Gauge>,
     pub(crate) websocket_bytes: Family<DirectionLabels, Counter>,
-    pub(crate) shed: Family<ByLabels, Counter>,
+    pub(crate) shed: Family<ShedLabels, Counter>,
+    pub(crate) delay: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,7 +156,14 @@ pub(crate) struct AttemptLabels {
     pub(crate) result: &'static str,
 }
 
-/// What ended a stream, or was short.
+/// What was short, and whose request was turned away for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ShedLabels {
+    pub(crate) by: &'static str,
+    pub(crate) priority: &'static str,
+}
+
+/// What ended a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByLabels {
     pub(crate) by: &'static str,
@@ -227,6 +235,7 @@ impl Metrics {
             websockets: Family::default(),
             websocket_bytes: Family::default(),
             shed: Family::default(),
+            delay: Gauge::default(),
         };
         metrics.describe(registry);
         metrics
@@ -277,11 +286,15 @@ impl Metrics {
         registry.register("http_websockets_open", "WebSockets that are open", self.websockets.clone());
         let help = "What WebSockets were sent: received from clients, sent to them";
         registry.register_with_unit("http_websocket", help, Unit::Bytes, self.websocket_bytes.clone());
-        let help = "Connections and requests turned away as this node had all that it takes on, by what was short";
+        let help = "Connections and requests turned away as this node had all that it takes on of their priority, by what was short";
         registry.register("http_server_shed", help, self.shed.clone());
         for short in Short::ALL {
-            drop(self.shed.get_or_create(&ByLabels { by: short.as_str() }));
+            for priority in short.priorities() {
+                drop(self.shed.get_or_create(&ShedLabels { by: short.as_str(), priority }));
+            }
         }
+        let help = "How late tasks of the data plane get their turn, smoothed";
+        registry.register_with_unit("data_plane_scheduling_delay", help, second(), self.delay.clone());
         for by in [CUT_BY_LIMIT, CUT_BY_CALLER, CUT_BY_TIME, CUT_BY_ISOLATION] {
             drop(self.streams_cut.get_or_create(&ByLabels { by })); // from the start, so that its first is seen as a rise
         }

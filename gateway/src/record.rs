@@ -16,6 +16,7 @@ use crate::{
     gateway::Shared,
     listener::Connection,
     metrics::{HttpLabels, Label, Metrics, method_label},
+    overload::Rank,
     request_id::RequestId,
     trace_context::Trace,
     upstream::Made,
@@ -49,6 +50,8 @@ pub(crate) struct Record {
     pub(crate) tunnel: Option<Box<Tunnel>>,
     /// How its answer is taken, over HTTP/2.
     pub(crate) taking: Option<Arc<Taking>>,
+    /// As what it was let in, and counts among this node's requests.
+    pub(crate) let_in: Option<Rank>,
     shared: Arc<Shared>,
     connection: Arc<Connection>,
 }
@@ -102,6 +105,7 @@ impl Record {
             started: Instant::now(),
             tunnel: None,
             taking: Taking::current(),
+            let_in: None,
             shared,
             connection,
         })
@@ -196,6 +200,9 @@ impl Drop for Record {
             if self.end == End::Complete {
                 self.end = End::Open;
             }
+        }
+        if self.let_in.is_some() {
+            self.shared.overload.ended();
         }
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.in_flight.dec();

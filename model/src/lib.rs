@@ -44,11 +44,11 @@ pub use resource::{
     ClientAuth, Consumer, Cors, Credential, Durability, Endpoint, ErrorRate, Failure, FailureSet, Fallback, Faults,
     HeaderEdit, HealthCheck, Hedge, HostPattern, IpFilter, KEY_BYTES, KeyFailover, KeyPart, Labels, Limit,
     MAX_KEY_PARTS, MAX_REWRITTEN_BYTES, Mirror, Mode, ModelMap, OriginPattern, OutlierDetection, PathMatch,
-    PathRewrite, Policy, Price, PriceTable, PriceTier, Protocol, Provider, ProviderKey, ProviderType, Question, Rates,
-    RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch, Sent, Service, SlowAnswers, Spread, Sticky,
-    Subject, Subset, Template, Tenant, Timeouts, TlsVersion, TokenPolicy, Traffic, Unit, UpstreamCertificate,
-    UpstreamRef, UpstreamTls, ValueMatch, Webhook, When, WhenUnavailable, ZoneFailover, percent_decode, purse_of,
-    tenant_of_purse,
+    PathRewrite, Policy, Price, PriceTable, PriceTier, Priority, Protocol, Provider, ProviderKey, ProviderType,
+    Question, Rates, RedirectTo, Reserve, Retries, Rewrite, Route, RouteAction, RouteMatch, Sent, Service, SlowAnswers,
+    Spread, Sticky, Subject, Subset, Template, Tenant, Timeouts, TlsVersion, TokenPolicy, Traffic, Unit,
+    UpstreamCertificate, UpstreamRef, UpstreamTls, ValueMatch, Webhook, When, WhenUnavailable, ZoneFailover,
+    percent_decode, purse_of, tenant_of_purse,
 };
 pub use secret::Secret;
 pub use time::{TimeZone, Timestamp, format_duration, parse_duration};

@@ -12,6 +12,7 @@ mod credits;
 mod data_plane;
 mod demo;
 mod explain;
+mod gossip;
 mod journal;
 mod ledger;
 mod lifecycle;

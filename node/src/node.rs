@@ -25,7 +25,7 @@ use crate::{
     backplane::{Fault, NodeBackplane},
     certificates,
     config::{Members, NodeConfig},
-    credits, data_plane, journal,
+    credits, data_plane, gossip, journal,
     ledger::{self, Scribe},
     metrics::{NodeMetrics, Sources},
     run::{Port, bind},
@@ -119,7 +119,9 @@ impl Node {
 
         let members = consensus_config(&config, sockets.peer);
         let serving = ledger::Serving::default();
-        let calls = [(ledger::SERVICE.to_owned(), serving.handler())].into();
+        let hearing = gossip::Hearing::default();
+        let calls =
+            [(ledger::SERVICE.to_owned(), serving.handler()), (gossip::SERVICE.to_owned(), hearing.handler())].into();
         let consensus = Consensus::start(members, Box::new(machine), calls).await;
         let consensus = consensus.map_err(|error| with_key(&config, error))?;
         let (scribe, ledger_full) = Scribe::start(Arc::clone(state.books())).context("can't start a thread")?;
@@ -158,6 +160,9 @@ impl Node {
             )
         };
         zones::apply(&state.drained_zones(), &config.zone, &gateway, &backplane);
+        hearing.begin(gateway.clone());
+        let tell = gossip::tell(gateway.clone(), consensus.clone());
+        background.spawn(stoppable(admin_shutdown.drain.clone(), tell));
         let findings = Arc::new(Findings::default());
         let tries = Arc::new(alerts::Tries::default());
         metrics.watch(Sources {

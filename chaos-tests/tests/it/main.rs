@@ -19,6 +19,7 @@ mod flood;
 mod full_disk;
 mod https;
 mod isolated;
+mod keys;
 mod leaving;
 mod ledger;
 mod limit;

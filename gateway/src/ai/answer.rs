@@ -22,7 +22,7 @@ use crate::{
     body::ResponseBody,
     clock,
     error::Rejection,
-    exchange::Exchange,
+    exchange::{self, Exchange},
     retry::retry_after,
     upstream::{SendError, UpstreamBody},
 };
@@ -69,7 +69,7 @@ async fn whole(
     call: &mut Option<Call>,
 ) -> Result<Response<ResponseBody>, Failed> {
     // It is made and will be billed: it is counted, and not refused.
-    let mut room = exchange.shared.overload.room();
+    let mut room = exchange.shared.overload.room(exchange::rank(exchange));
     let collecting =
         collect(body, MAX_ANSWER_BYTES, exchange.plan.route.timeouts.idle, |bytes| room.take_anyway(bytes));
     let body = by(sent.deadline, collecting).await.map_err(Failed::from)?;

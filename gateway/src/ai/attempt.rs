@@ -366,10 +366,11 @@ fn tell(
         Some(failed) if failed.is_the_endpoints() => {
             return endpoint.has_failed(|| (failed.failure == Some(Failure::Timeout)).then(took));
         }
-        Some(Failed { key: KeyFault::Refused, retry_after, .. }) => {
+        Some(Failed { key: KeyFault::Refused, retry_after, failure, .. }) => {
+            let status = if let Some(Failure::Status(status)) = failure { *status } else { 0 };
             // A time of day is not read here, and an hour would be long for it.
             let asks = retry_after.filter(|asks| *asks < Duration::MAX).unwrap_or_default();
-            key.into_iter().for_each(|key| key.was_refused(asks));
+            key.into_iter().for_each(|key| key.was_refused(status, asks));
         }
         Some(Failed { key: KeyFault::Perhaps, .. }) => {}
         _ => key.into_iter().for_each(KeyTaken::was_taken),

@@ -74,7 +74,7 @@ async fn read(exchange: &mut Exchange) -> Result<AiRequest, Rejection> {
     let limit = exchange.plan.route.body_limit_bytes;
     let ai = match exchange.body.take() {
         RequestBody::Unread(body) => {
-            let room = exchange.room.insert(exchange.shared.overload.room());
+            let room = exchange.room.insert(exchange.shared.overload.room(exchange::rank(exchange)));
             exchange::read_ai(&exchange.head.method, &exchange.target.path, body, limit, room).await?.1
         }
         RequestBody::Read(body, _) if body.len() as u64 > limit => {

@@ -1,22 +1,12 @@
-//! How many requests are sent again at once, and how soon.
+//! How soon what failed is done again.
 
 use std::time::Duration;
 
 use super::hash::below;
 
-/// A fifth of what is in flight may be sent again at once…
-const SHARE: usize = 5;
-/// …and so many whatever is, or a quiet upstream would have none.
-const ALWAYS: usize = 3;
 /// Before the first repetition at most; then twice as long each time.
 const FIRST: Duration = Duration::from_millis(25);
 const LONGEST: Duration = Duration::from_millis(250);
-
-/// Whether one more request may be sent again, with so many in flight and so many of them sent again. When all fail, an upstream has
-/// a fifth more to do, and not twice or thrice as much.
-pub(crate) fn has_budget(in_flight: usize, again: usize) -> bool {
-    again < in_flight / SHARE + ALWAYS
-}
 
 /// How long to wait before the `nth` repetition, from 1: anything up to a bound, so that those who failed together do not come
 /// together again.
@@ -34,13 +24,6 @@ pub(crate) fn jittered(every: Duration, random: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_fifth_of_what_is_in_flight_and_a_few_may_be_sent_again() {
-        for (in_flight, again, may) in [(0, 2, true), (0, 3, false), (1, 0, true), (100, 22, true), (100, 23, false)] {
-            assert_eq!(has_budget(in_flight, again), may, "{in_flight} {again}");
-        }
-    }
 
     #[test]
     fn what_is_done_again_and_again_is_so_at_about_the_same_pace() {

@@ -36,6 +36,11 @@ pub(crate) fn authenticate(
     }
 }
 
+/// Who seems to call, before the route is known that says whether that has to be somebody.
+pub(crate) fn caller_ahead(view: &ConfigView, headers: &HeaderMap) -> Option<Caller> {
+    identify(view, headers, false).ok().flatten()
+}
+
 /// What of the headers may hold a credential of ours.
 pub(crate) fn credentials(headers: &HeaderMap) -> HeaderMap {
     let mut credentials = HeaderMap::new();

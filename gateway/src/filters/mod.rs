@@ -13,5 +13,5 @@ mod reserve;
 pub(crate) mod rewrite;
 mod shadow;
 
-pub(crate) use authenticate::{authenticate, credentials, remove_credentials};
+pub(crate) use authenticate::{authenticate, caller_ahead, credentials, remove_credentials};
 pub(crate) use rate_headers::are_told;

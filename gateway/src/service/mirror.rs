@@ -98,6 +98,9 @@ pub(super) fn copy(exchange: &Exchange, body: &Replay) {
     let route = exchange.plan.route.name.clone();
     let told = Told { shared: Arc::clone(&exchange.shared), route };
     let mirrors = &exchange.shared.mirrors;
+    if exchange.shared.overload.spares() {
+        return told.ended(Fate::TooMany);
+    }
     let Ok(place) = Arc::clone(&mirrors.places).try_acquire_owned() else { return told.ended(Fate::TooMany) };
     let Some(kept) = body.keep(MAX_BODY_BYTES) else { return told.ended(Fate::TooLarge) };
     let Some(outgoing) = outgoing(exchange, mirror) else { return told.ended(Fate::Failed) };

@@ -23,7 +23,7 @@ use tollgate_quota::{Attribution, InFlight, Outcome, Touch, Usage};
 use crate::{
     body::{BodyFault, ClientBody, Pulse, Replay, ResponseBody},
     error::Rejection,
-    exchange::{Exchange, RequestBody},
+    exchange::{self, Exchange, RequestBody},
     filters::admit::{self, Need, Terms},
     grpc::{self, Framing},
     headers,
@@ -182,7 +182,7 @@ async fn outgoing(exchange: &mut Exchange, pulse: &Arc<Pulse>) -> Result<Replay,
             if !(replay && is_short) {
                 return Ok(Replay::client(body));
             }
-            let room = exchange.room.insert(exchange.shared.overload.room());
+            let room = exchange.room.insert(exchange.shared.overload.room(exchange::rank(exchange)));
             Box::pin(body.collect(room)).await.map(Replay::Whole)
         }
         RequestBody::Read(bytes, _) => Ok(Replay::Whole(bytes)),

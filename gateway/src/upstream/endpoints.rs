@@ -31,7 +31,7 @@ use super::{
 };
 use parts::Parts;
 
-use crate::balance::{self, Draw, Fitness, Lineup, Member, Tables, Terms, Tried, may_eject};
+use crate::balance::{self, Draw, Fitness, Lineup, Load, Member, Tables, Terms, Tried, may_eject};
 
 /// All endpoints of one upstream, by one configuration.
 #[derive(Debug)]
@@ -206,11 +206,30 @@ impl Endpoints {
         Ok(busy.at(index))
     }
 
-    /// Leave to send one more request again, for as long as it is kept. None when too many are.
+    /// What this node has under way.
+    pub(crate) fn own_load(&self) -> Load {
+        let Totals { in_flight, again, .. } = &*self.totals;
+        Load { in_flight: in_flight.load(Ordering::Relaxed), again: again.load(Ordering::Relaxed) }
+    }
+
+    /// Another node says that it has so much under way.
+    pub(crate) fn hear(&self, node: u64, load: Load, now: Instant) {
+        self.totals.peers.lock().hear(node, load, now);
+    }
+
+    /// Others have heard what this node has: it may send more again.
+    pub(crate) fn begin_interval(&self, now: Instant) {
+        let own = self.own_load();
+        self.totals.peers.lock().begin_interval(own, now);
+    }
+
+    /// Leave to send one more request again, for as long as it is kept. None when too many are, here and on other nodes.
     pub(crate) fn again(&self) -> Option<Again> {
-        let Totals { in_flight, counts, .. } = &*self.totals;
-        let (leave, others) = Again::new(&self.totals);
-        if balance::has_budget(in_flight.load(Ordering::Relaxed), others) {
+        let Totals { in_flight, counts, peers, .. } = &*self.totals;
+        let (leave, again) = Again::new(&self.totals);
+        let own = Load { in_flight: in_flight.load(Ordering::Relaxed), again };
+        let others = peers.lock().known;
+        if others.leave_budget(own) {
             counts.retries.fetch_add(1, Ordering::Relaxed);
             return Some(leave);
         }

@@ -1,12 +1,12 @@
 //! A provider's keys: in turn by weight, but for those that rest because they are refused.
 //!
-//! As with endpoints, what is known of a key outlives the configuration, for as long as its provider has it. Each node finds
-//! out for itself.
+//! As with endpoints, what is known of a key outlives the configuration, for as long as its provider has it. What a node finds out
+//! of keys that all nodes have alike it tells the others (`peers`).
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,10 +15,13 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tollgate_model::{KeyFailover, Name};
+use tollgate_model::{KeyFailover, LogIndex, Name};
 use tracing::{info, warn};
 
-use crate::balance::{Probed, Resting, Rotation, Tried};
+use crate::{
+    balance::{Probed, Resting, Rotation, Said, Tried},
+    peers::{KeyIsWell, KeyPlace, KeyRests, UpstreamsWord},
+};
 
 /// So many other keys are tried for one request: a provider that refuses them all is not asked with each.
 const MOST_OTHERS: usize = 3;
@@ -27,17 +30,27 @@ const MOST_OTHERS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Keys {
     provider: Name,
+    /// Of the resource that they are of.
+    version: LogIndex,
     keys: Vec<Key>,
     terms: Option<KeyFailover>,
     turns: ArcSwap<Turns>,
     totals: Arc<Totals>,
 }
 
+/// One of them, as the configuration has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GivenKey {
+    /// As it is sent: a whole header's value.
+    pub(crate) value: HeaderValue,
+    pub(crate) weight: u32,
+    /// Its place in the resource, where every node has the same key there: not one of each node's own environment or files.
+    pub(crate) place: Option<u32>,
+}
+
 #[derive(Debug)]
 struct Key {
-    /// As it is sent: a whole header's value.
-    value: HeaderValue,
-    weight: u32,
+    given: GivenKey,
     known: Arc<Known>,
 }
 
@@ -45,6 +58,8 @@ struct Key {
 struct Known {
     /// In a row.
     refusals: AtomicU32,
+    /// With which it was refused last, here or on the node that told of it.
+    status: AtomicU16,
     resting: Mutex<Resting>,
 }
 
@@ -66,28 +81,28 @@ struct Turns {
 }
 
 impl Keys {
-    /// Of header values and weights. What `before` knew of the same keys is known here.
+    /// What `before` knew of the same keys is known here.
     pub(super) fn new(
         provider: Name,
-        keys: &[(HeaderValue, u32)],
+        version: LogIndex,
+        keys: &[GivenKey],
         terms: Option<KeyFailover>,
         before: Option<&Self>,
     ) -> Self {
         let known = |value: &HeaderValue| {
-            let same = before.and_then(|before| before.keys.iter().find(|key| key.value == *value));
+            let same = before.and_then(|before| before.keys.iter().find(|key| key.given.value == *value));
             same.map(|key| Arc::clone(&key.known)).unwrap_or_default()
         };
-        let key =
-            |(value, weight): &(HeaderValue, u32)| Key { value: value.clone(), weight: *weight, known: known(value) };
-        let keys: Vec<Key> = keys.iter().map(key).collect();
+        let keys: Vec<Key> =
+            keys.iter().map(|given| Key { given: given.clone(), known: known(&given.value) }).collect();
         let totals = before.map_or_else(Arc::default, |before| Arc::clone(&before.totals));
         let turns = ArcSwap::from_pointee(turns(&keys, terms.is_some(), &totals));
-        Self { provider, keys, terms, turns, totals }
+        Self { provider, version, keys, terms, turns, totals }
     }
 
     /// Whether these are they.
-    pub(crate) fn are(&self, keys: &[(HeaderValue, u32)]) -> bool {
-        self.keys.iter().map(|key| (&key.value, key.weight)).eq(keys.iter().map(|(value, weight)| (value, *weight)))
+    pub(crate) fn are(&self, keys: &[GivenKey]) -> bool {
+        self.keys.iter().map(|key| &key.given).eq(keys)
     }
 
     /// The key for one request; another than those that were `tried`, where there is one. None where there are no keys.
@@ -107,7 +122,7 @@ impl Keys {
     /// Any key, for what nobody waits for.
     pub(crate) fn any(&self) -> Option<&HeaderValue> {
         let index = self.turns().rotation.next()?;
-        self.keys.get(index).map(|key| &key.value)
+        self.keys.get(index).map(|key| &key.given.value)
     }
 
     /// Whether one that doesn't rest was not tried, and may be.
@@ -116,7 +131,7 @@ impl Keys {
     }
 
     fn in_use(&self) -> impl Iterator<Item = (usize, &Key)> {
-        self.keys.iter().enumerate().filter(|(_, key)| key.weight > 0 && !self.is_resting(key))
+        self.keys.iter().enumerate().filter(|(_, key)| key.given.weight > 0 && !self.is_resting(key))
     }
 
     fn is_resting(&self, key: &Key) -> bool {
@@ -144,10 +159,72 @@ impl Keys {
     /// One that rests and whose time it is to be tried.
     fn probe(&self) -> Option<usize> {
         let now = Instant::now();
-        let due = |key: &Key| key.weight > 0 && key.known.resting.lock().probe(now);
+        let due = |key: &Key| key.given.weight > 0 && key.known.resting.lock().probe(now);
         let index = self.keys.iter().position(due)?;
         self.totals.version.fetch_add(1, Ordering::Release);
         Some(index)
+    }
+
+    /// What others are told of its keys: those that this node has rested, and those that it has found well within `recent`.
+    pub(crate) fn tell(&self, recent: Duration, now: Instant, word: &mut UpstreamsWord) {
+        if self.terms.is_none() {
+            return;
+        }
+        for key in &self.keys {
+            let Some(key_index) = key.given.place else { continue };
+            let place = || KeyPlace { provider: self.provider.clone(), version: self.version, key: key_index };
+            let resting = *key.known.resting.lock();
+            if let Some(Said { left, age }) = resting.said(now) {
+                let status = key.known.status.load(Ordering::Relaxed);
+                word.resting.push(KeyRests { place: place(), left, age, status });
+            } else if let Some(age) = resting.well_for(now).filter(|age| *age < recent) {
+                word.well.push(KeyIsWell { place: place(), age });
+            }
+        }
+    }
+
+    /// What another node says of all keys that it knows.
+    pub(crate) fn hear(&self, peer: u64, word: &UpstreamsWord, now: Instant) {
+        let Some(terms) = &self.terms else { return };
+        let is_this = |place: &KeyPlace, key: u32| {
+            place.key == key && place.version == self.version && *place.provider == *self.provider
+        };
+        for (index, key) in self.keys.iter().enumerate() {
+            let Some(place) = key.given.place else { continue };
+            let rests = word.resting.iter().find(|it| is_this(&it.place, place));
+            let well = word.well.iter().find(|it| is_this(&it.place, place));
+            if rests.is_none() && well.is_none() && !self.is_resting(key) {
+                continue; // as most are, most of the time
+            }
+            let _changing = self.totals.changing.lock();
+            let is_last = !self.in_use().any(|(other, _)| other != index);
+            let mut resting = key.known.resting.lock();
+            let before = resting.is_resting();
+            let changed = match (rests, well) {
+                (Some(_), _) if is_last && !before => false,
+                (Some(rests), _) => resting.hear(peer, Said { left: rests.left, age: rests.age }, terms, now),
+                (None, Some(well)) => resting.is_well(well.age, now) | resting.unsaid(peer),
+                (None, None) => resting.unsaid(peer),
+            };
+            let after = resting.is_resting();
+            drop(resting);
+            if changed {
+                self.totals.version.fetch_add(1, Ordering::Release);
+            }
+            match (before, after) {
+                (false, true) => {
+                    let status = rests.map(|rests| rests.status).unwrap_or_default();
+                    key.known.status.store(status, Ordering::Relaxed);
+                    key.known.refusals.store(0, Ordering::Relaxed);
+                    self.totals.rests.fetch_add(1, Ordering::Relaxed);
+                    info!(provider = %self.provider, key = place, peer, status, "a key is rested that a provider refuses another node");
+                }
+                (true, false) => {
+                    info!(provider = %self.provider, key = place, peer, "a provider takes a key again, from another node")
+                }
+                _ => {}
+            }
+        }
     }
 
     fn was_refused(&self, index: usize, asks: Duration) {
@@ -188,7 +265,7 @@ impl Keys {
 
     /// Keys in use and keys that rest.
     pub(super) fn standing(&self) -> (u64, u64) {
-        let resting = self.keys.iter().filter(|key| key.weight > 0 && self.is_resting(key)).count();
+        let resting = self.keys.iter().filter(|key| key.given.weight > 0 && self.is_resting(key)).count();
         (self.in_use().count() as u64, resting as u64)
     }
 
@@ -202,11 +279,11 @@ fn turns(keys: &[Key], rests: bool, totals: &Totals) -> Turns {
     // Before what it stands for, so that nothing that comes meanwhile is missed.
     let version = totals.version.load(Ordering::Acquire);
     let resting: Vec<Resting> = keys.iter().map(|key| *key.known.resting.lock()).collect();
-    let weight = |(key, resting): (&Key, &Resting)| if rests && resting.is_resting() { 0 } else { key.weight };
+    let weight = |(key, resting): (&Key, &Resting)| if rests && resting.is_resting() { 0 } else { key.given.weight };
     let mut weights: Vec<u32> = keys.iter().zip(&resting).map(weight).collect();
     // All that are left may rest where keys were taken out of the configuration.
     if weights.iter().all(|&weight| weight == 0) {
-        weights = keys.iter().map(|key| key.weight).collect();
+        weights = keys.iter().map(|key| key.given.weight).collect();
     }
     let probe_at = resting.iter().filter(|_| rests).filter_map(Resting::probe_at).min();
     Turns { rotation: Rotation::new(&weights), version, probe_at }
@@ -223,7 +300,7 @@ pub(crate) struct KeyTaken {
 
 impl KeyTaken {
     pub(crate) fn value(&self) -> Option<&HeaderValue> {
-        self.keys.keys.get(self.index).map(|key| &key.value)
+        self.keys.keys.get(self.index).map(|key| &key.given.value)
     }
 
     /// It rests, and is sent to see whether it still has to.
@@ -232,7 +309,10 @@ impl KeyTaken {
     }
 
     /// The provider doesn't take it, or not now, and `asks` to be left alone for so long.
-    pub(crate) fn was_refused(mut self, asks: Duration) {
+    pub(crate) fn was_refused(mut self, status: u16, asks: Duration) {
+        if let Some(key) = self.keys.keys.get(self.index) {
+            key.known.status.store(status, Ordering::Relaxed);
+        }
         if std::mem::take(&mut self.is_probe) {
             self.keys.probed(self.index, Probed::Refused(asks));
         } else {

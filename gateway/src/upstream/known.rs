@@ -1,6 +1,7 @@
 //! What is known of endpoints, and of an upstream as a whole, whatever the configuration.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tollgate_model::Spread;
 
-use crate::balance::{Checks, Ejection, Fitness};
+use crate::balance::{Checks, Ejection, Fitness, Load, Others};
 
 /// Where too many endpoints are left alone, it is looked so much later whether one more may be.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -48,6 +49,8 @@ pub(super) struct Totals {
     pub(super) in_flight: AtomicUsize,
     /// Of these, sent again.
     pub(super) again: AtomicUsize,
+    /// What other nodes have.
+    pub(super) peers: Mutex<Peers>,
     pub(super) counts: Counts,
     /// When it was first found that no more endpoints may be left alone, and how many milliseconds later it was last.
     full_first: OnceLock<Instant>,
@@ -72,6 +75,33 @@ impl Totals {
     pub(super) fn is_full(&self) -> bool {
         let last = Duration::from_millis(self.full_last.load(Ordering::Relaxed));
         self.full_first.get().is_some_and(|first| first.elapsed() < last + LOOK_AGAIN)
+    }
+}
+
+/// A node that has said nothing for so long has gone, or can't be heard.
+const SILENT: Duration = Duration::from_secs(2);
+
+/// What other nodes have said of an upstream: one word each of those that are members.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    words: BTreeMap<u64, (Load, Instant)>,
+    pub(super) known: Others,
+}
+
+impl Peers {
+    pub(super) fn hear(&mut self, node: u64, load: Load, now: Instant) {
+        self.words.insert(node, (load, now));
+        self.known.load = self.load();
+    }
+
+    /// What this node may do in the interval that begins, with so much under way itself.
+    pub(super) fn begin_interval(&mut self, own: Load, now: Instant) {
+        self.words.retain(|_, (_, at)| now.saturating_duration_since(*at) < SILENT);
+        self.known = Others::new(self.load(), self.words.len(), own);
+    }
+
+    fn load(&self) -> Load {
+        self.words.values().fold(Load::default(), |all, (load, _)| all.and(*load))
     }
 }
 

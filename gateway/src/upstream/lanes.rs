@@ -1,11 +1,11 @@
 //! All endpoints that are connected to in one way.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
 
+use foldhash::HashMap;
 use http::{
     HeaderValue, Uri,
     uri::{PathAndQuery, Scheme},
@@ -217,17 +217,17 @@ fn host(uri: &Uri) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::metrics::family::Family;
+    use prometheus_client::registry::Registry;
     use tokio::runtime::Builder;
     use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::{config::Bounds, overload::Overload, tracked::Tracked};
+    use crate::{config::Bounds, metrics::Metrics, overload::Overload, tracked::Tracked};
 
     #[test]
     fn a_sweep_that_ended_before_its_time_is_begun_anew() {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let overload = Overload::new(Bounds::default(), Family::default());
+        let overload = Overload::new(Bounds::default(), &Metrics::register(&mut Registry::default()));
         let tasks = Tracked::on(TaskTracker::new(), runtime.handle().clone());
         let means = Means::new(tasks, &overload, Bounds::default());
         let lanes = Lanes::new(Dial::ClearText, false, means);

@@ -29,7 +29,7 @@ mod tests;
 use std::{fmt, sync::Arc};
 
 use http::{
-    HeaderValue, Uri,
+    Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use tokio::net::TcpStream;
@@ -44,7 +44,7 @@ pub(crate) use endpoints::{Endpoints, NotTaken, Place};
 pub(crate) use error::SendError;
 pub(crate) use figures::Figures;
 pub(crate) use http1::Made;
-pub(crate) use keys::{KeyTaken, Keys};
+pub(crate) use keys::{GivenKey, KeyTaken, Keys};
 pub(crate) use means::Means;
 use means::NoFile;
 use own::{Speaks, Wanted};
@@ -172,17 +172,17 @@ pub(crate) struct ProviderUpstream {
 }
 
 impl ProviderUpstream {
-    /// `keys` are whole header values of the provider's dialect, and their weights.
+    /// `keys` are of the provider's dialect.
     pub(crate) fn new(
         provider: Arc<Provider>,
-        keys: &[(HeaderValue, u32)],
+        keys: &[GivenKey],
         wire: Wire,
         place: Place<'_>,
         before: Option<&Self>,
     ) -> Self {
         let (name, spread) = (provider.name.clone(), provider.spread.clone());
         let known = before.map(|before| &*before.keys);
-        let keys = Arc::new(Keys::new(name.clone(), keys, provider.key_failover, known));
+        let keys = Arc::new(Keys::new(name.clone(), provider.version, keys, provider.key_failover, known));
         let before = before.map(|before| &*before.endpoints);
         let endpoints = Arc::new(Endpoints::new(name, &provider.endpoints, spread, place, before));
         Self { endpoints, provider, keys, wire }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
-use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -18,7 +18,9 @@ use super::{
     At, Means, SendError, UpstreamBody,
     lanes::{Dial, Lanes},
 };
-use crate::{GatewayConfig, body::UpstreamRequestBody, config::Bounds, overload::Overload, tracked::Tracked};
+use crate::{
+    GatewayConfig, body::UpstreamRequestBody, config::Bounds, metrics::Metrics, overload::Overload, tracked::Tracked,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -33,7 +35,7 @@ impl Scene {
         // Another test may have done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let config = GatewayConfig::new(tollgate_model::Name::new("here"));
-        let overload = Overload::new(Bounds::default(), Family::default());
+        let overload = Overload::new(Bounds::default(), &Metrics::register(&mut Registry::default()));
         let means = Means::new(
             Tracked::on(TaskTracker::new(), Handle::current()),
             &overload,
@@ -164,7 +166,7 @@ async fn a_connection_whose_answer_came_too_early_is_used_again_once_its_request
 
 #[tokio::test]
 async fn idle_connections_are_bounded_and_swept() {
-    let overload = Overload::new(Bounds::default(), Family::default());
+    let overload = Overload::new(Bounds::default(), &Metrics::register(&mut Registry::default()));
     let means = Means::new(
         Tracked::on(TaskTracker::new(), Handle::current()),
         &overload,

@@ -483,7 +483,7 @@ async fn bodies_beyond_the_bound_of_memory_are_503_and_take_nothing_afterwards()
     }
     let answer = call(cluster.address, "/v1/messages", &large).await;
     assert!(answer.status == 503 && answer.body.contains("\"type\":\"overloaded_error\""), "{}", answer.raw);
-    assert!(cluster.metrics().contains("tollgate_http_server_shed_total{by=\"buffers\"} 4"));
+    assert!(cluster.metrics().contains("tollgate_http_server_shed_total{by=\"buffers\",priority=\"standard\"} 4"));
     for _ in 0..3 {
         assert_eq!(call(cluster.address, CHAT, BODY).await.status, 200);
     }

@@ -9,6 +9,8 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tollgate_gateway::{KeyPlace, KeyRests, UpstreamsWord};
+use tollgate_model::{LogIndex, Name};
 use tollgate_quota::Outcome;
 
 use crate::{
@@ -201,4 +203,90 @@ async fn a_key_rests_over_changes_of_its_provider() {
     let mut statuses = [ask(&cluster).await.status, ask(&cluster).await.status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 401], "in turn, and told to the caller");
+}
+
+/// And taken again with it, on each node by what the others have found.
+#[tokio::test]
+async fn what_one_node_finds_of_a_key_all_know() {
+    let refuses = Arc::new(AtomicBool::new(true));
+    let upstream = picky(&refuses, refusal(401, "invalid_api_key")).await;
+    let (here, there) = (
+        start(&upstream, BAD_AND_GOOD, &failover(3, "300ms")).await,
+        start(&upstream, BAD_AND_GOOD, &failover(3, "300ms")).await,
+    );
+    while !resting(&here, 1) {
+        assert_eq!(ask(&here).await.status, 200);
+    }
+    let word = here.gateway.upstreams_word();
+    let said: Vec<_> = word.resting.iter().map(|it| (&*it.place.provider, it.place.key, it.status)).collect();
+    assert_eq!(said, [("first", 0, 401)]);
+    assert!(!format!("{word:?}").contains("sk-"), "{word:?}");
+    there.gateway.hear_peer(1, &word);
+    assert!(resting(&there, 1));
+    let sent = sent_with(&upstream, "sk-bad");
+    // Now and then it is tried, by whoever is asked.
+    refuses.store(false, Ordering::SeqCst);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while resting(&there, 1) {
+        assert_eq!(ask(&there).await.status, 200);
+        assert!(Instant::now() < deadline, "{}", there.metrics());
+    }
+    assert_eq!(sent_with(&upstream, "sk-bad"), sent + 1, "no call but that one was sent with it");
+    assert!(resting(&here, 1), "nobody has told it yet");
+    // What was said before does not come back, whoever says it again.
+    there.gateway.hear_peer(1, &here.gateway.upstreams_word());
+    assert!(resting(&there, 0));
+    here.gateway.hear_peer(2, &there.gateway.upstreams_word());
+    assert!(resting(&here, 0), "{}", here.metrics());
+    assert_eq!(here.gateway.upstreams_word().resting, []);
+}
+
+#[tokio::test]
+async fn a_key_is_used_again_once_the_node_that_rested_it_says_so_no_longer() {
+    let upstream = picky(&Arc::new(AtomicBool::new(true)), refusal(401, "invalid_api_key")).await;
+    let (here, there) = (
+        start(&upstream, BAD_AND_GOOD, &failover(3, "1h")).await,
+        start(&upstream, BAD_AND_GOOD, &failover(3, "1h")).await,
+    );
+    while !resting(&here, 1) {
+        assert_eq!(ask(&here).await.status, 200);
+    }
+    let word = here.gateway.upstreams_word();
+    there.gateway.hear_peer(1, &word);
+    there.gateway.hear_peer(2, &UpstreamsWord::default());
+    assert!(resting(&there, 1), "another one has not met it");
+    assert_eq!(there.gateway.upstreams_word().resting, [], "nobody says what he was told");
+    there.gateway.hear_peer(1, &UpstreamsWord::default());
+    assert!(resting(&there, 0));
+    // Of another resource, or another key, it says nothing; nor does it rest the last one.
+    for wrong in [
+        KeyPlace { version: LogIndex(0), ..word.resting[0].place.clone() },
+        KeyPlace { key: 2, ..word.resting[0].place.clone() },
+        KeyPlace { provider: Name::new("second"), ..word.resting[0].place.clone() },
+    ] {
+        let mut word = word.clone();
+        word.resting[0].place = wrong;
+        there.gateway.hear_peer(1, &word);
+        assert!(resting(&there, 0), "{word:?}");
+    }
+    let mut both = word.clone();
+    both.resting
+        .push(KeyRests { place: KeyPlace { key: 1, ..word.resting[0].place.clone() }, ..word.resting[0].clone() });
+    there.gateway.hear_peer(1, &both);
+    assert!(resting(&there, 1));
+}
+
+/// What each node has in a file of its own may be good on all others.
+#[tokio::test]
+async fn nothing_is_said_of_keys_that_are_not_the_same_on_all_nodes() {
+    let upstream = picky(&Arc::new(AtomicBool::new(true)), refusal(401, "invalid_api_key")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    std::fs::write(&file, "sk-bad").unwrap();
+    let keys = format!("{{file: {}}}, {{value: sk-good}}", file.display());
+    let cluster = start(&upstream, &keys, &failover(3, "1h")).await;
+    while !resting(&cluster, 1) {
+        assert_eq!(ask(&cluster).await.status, 200);
+    }
+    assert_eq!(cluster.gateway.upstreams_word().resting, []);
 }

@@ -39,6 +39,7 @@ mod refusals;
 mod retries;
 mod rewrites;
 mod services;
+mod shedding;
 mod split;
 mod streams;
 mod subsets;

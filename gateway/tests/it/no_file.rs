@@ -62,7 +62,10 @@ async fn a_service_is_not_blamed_for_it() {
     is_overloaded(&refused(&cluster, &mut caller, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await);
     let metrics = cluster.metrics();
     assert!(metrics.contains(r#"tollgate_upstream_endpoints{upstream="s",kind="service",state="fit"} 1"#), "{metrics}");
-    assert!(metrics.contains(r#"result="no_file""#) && metrics.contains(r#"shed_total{by="files"}"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"result="no_file""#) && metrics.contains(r#"shed_total{by="files",priority="any"}"#),
+        "{metrics}"
+    );
     caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     assert!(read_until(&mut caller, "}}").await.starts_with("HTTP/1.1 200 "), "it is asked as before");
 }

@@ -254,7 +254,7 @@ async fn draining_says_close_and_stopping_ends_idle_connections() {
 
 /// What `/metrics` says of those that were turned away.
 fn shed(cluster: &Cluster, by: &str) -> u64 {
-    let line = format!("tollgate_http_server_shed_total{{by=\"{by}\"}} ");
+    let line = format!("tollgate_http_server_shed_total{{by=\"{by}\",priority=\"any\"}} ");
     let metrics = cluster.metrics();
     metrics.lines().find_map(|it| it.strip_prefix(&line)).and_then(|count| count.parse().ok()).unwrap_or(0)
 }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use tokio::{task::JoinSet, time::Instant};
+use tollgate_gateway::{UpstreamLoad, UpstreamsWord};
+use tollgate_model::{Kind, Name};
 
 use crate::{
     ai::{completion, provider},
@@ -305,4 +307,31 @@ async fn a_call_that_the_limits_do_not_hold_again_is_not_made_again() {
         let charged = MOST + if is_served { 3 } else { 0 };
         until("what may have been used to be charged", || used(&cluster) == charged).await;
     }
+}
+
+/// A fifth of what all nodes have on its way, and three.
+#[tokio::test]
+async fn what_other_nodes_send_again_counts_as_well_as_what_they_have_on_its_way() {
+    let upstreams = always(&[status(503), status(503)]).await;
+    let cluster = start(&upstreams, "on: ['503']").await;
+    let asks = async |in_flight: u64, again: u64| {
+        let load = UpstreamLoad { kind: Kind::Service, name: Name::new("s"), in_flight, again };
+        cluster.gateway.hear_peer(2, &UpstreamsWord { loads: vec![load], ..UpstreamsWord::default() });
+        cluster.gateway.begin_interval();
+        let before: usize = asked(&upstreams).iter().sum();
+        assert_eq!(get(cluster.address, "/", "").await.status, 503);
+        asked(&upstreams).iter().sum::<usize>() - before
+    };
+    for (in_flight, again, asked) in
+        [(0, 0, 2), (0, 3, 1), (3, 3, 1), (3, 2, 2), (1_000, 202, 2), (1_000, 203, 1), (1_000, 5_000, 1)]
+    {
+        assert_eq!(asks(in_flight, again).await, asked, "{in_flight} {again}");
+    }
+    // Whoever has nothing under way any more has no part in it.
+    cluster.gateway.hear_peer(2, &UpstreamsWord::default());
+    cluster.gateway.begin_interval();
+    let before: usize = asked(&upstreams).iter().sum();
+    get(cluster.address, "/", "").await;
+    assert_eq!(asked(&upstreams).iter().sum::<usize>() - before, 2);
+    assert_eq!(cluster.gateway.upstreams_word(), UpstreamsWord::default(), "nothing is on its way");
 }

@@ -7,6 +7,7 @@ use tollgate_proto::v1;
 use super::{
     budget,
     context::{Context, Value::Is},
+    route::PRIORITIES,
     text,
 };
 use crate::{
@@ -95,9 +96,10 @@ pub(super) fn consumer(raw: &v1::Consumer) -> Result<Checked, Problems> {
         }
         credentials.extend(credential(&mut context, &at, raw));
     }
+    let priority = context.word(&spec.field("priority"), &given.priority, &PRIORITIES);
     let (name, version) = (context.name.clone(), context.version);
     let tenant = tenant.unwrap_or_else(|| Name::new(""));
-    context.finish(Checked::Consumer(Arc::new(Consumer { name, version, tenant, credentials })))
+    context.finish(Checked::Consumer(Arc::new(Consumer { name, version, tenant, credentials, priority })))
 }
 
 /// What is wrong is not shown: a key is easily written in the wrong field.

@@ -8,7 +8,7 @@ use tollgate_proto::v1;
 
 use super::{
     context::{
-        Context,
+        Context, Value,
         Value::{Is, NotYet},
     },
     rewrite::{self, Way},
@@ -16,7 +16,7 @@ use super::{
     upstream::{served_model, subset},
 };
 use crate::{
-    Auth, Backend, Checked, FailureSet, Fallback, Field, Hedge, Kind, Problems, Retries, Route, RouteAction,
+    Auth, Backend, Checked, FailureSet, Fallback, Field, Hedge, Kind, Priority, Problems, Retries, Route, RouteAction,
     RouteMatch, Timeouts, TokenPolicy, Traffic, UpstreamRef, When, nearest::hint,
 };
 
@@ -38,6 +38,13 @@ const MAX_HEDGES: u32 = 3;
 /// More would only make what is overloaded worse.
 const MAX_RETRIES: u32 = 10;
 
+/// Of routes and consumers.
+pub(super) const PRIORITIES: [(&str, Value<Priority>); 3] = [
+    ("critical", Is(Priority::Critical)),
+    ("standard", Is(Priority::Standard)),
+    ("sheddable", Is(Priority::Sheddable)),
+];
+
 pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let mut context = Context::new(Kind::Route, &raw.api_version, &raw.kind, raw.metadata.as_ref());
     let none = v1::RouteSpec::default();
@@ -53,6 +60,7 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
     let tokens = tokens(&mut context, &spec.field("tokens"), given.tokens.as_ref(), ai);
     let body_limit_bytes = context.size(&spec.field("bodyLimit"), &given.body_limit).unwrap_or(BODY_LIMIT_BYTES);
     context.word(&spec.field("onAbort"), &given.on_abort, &[("cut", Is(())), ("drain", NotYet)]);
+    let priority = context.word(&spec.field("priority"), &given.priority, &PRIORITIES).unwrap_or_default();
     let traffic = traffic(&mut context, &spec, given, (ai, &matches, &timeouts));
     let (name, version) = (context.name.clone(), context.version);
     let checked = |action| Route {
@@ -66,6 +74,7 @@ pub(super) fn route(raw: &v1::Route) -> Result<Checked, Problems> {
         auth,
         tokens,
         body_limit_bytes,
+        priority,
         traffic,
     };
     let route = action.map(checked);

@@ -104,6 +104,10 @@ fn every_wrong_value_of_a_tenant_or_a_consumer_is_told() {
         &[
             ("{}", "spec.tenant: is missing"),
             ("{tenant: A}", "spec.tenant: must be 1 to 253"),
+            (
+                "{tenant: a, priority: crtical}",
+                "spec.priority: `crtical` is unknown (did you mean `critical`?): critical | standard | sheddable",
+            ),
             ("{tenant: a, credentials: [{}]}", "spec.credentials[0]: must have `apiKey`"),
             ("{tenant: a, credentials: [{apiKey: 'a b'}]}", "spec.credentials[0].apiKey: holds a space"),
             ("{tenant: a, credentials: [{apiKey: x}]}", "spec.credentials[0].apiKey: is shorter than 8 characters"),

@@ -26,7 +26,9 @@ pub use limit::{Algorithm, Durability, Limit, Mode, Reserve, Unit, WhenUnavailab
 pub use payer::{Billing, BillingMode, Budget, Consumer, Credential, Tenant, Webhook, purse_of, tenant_of_purse};
 pub use price::{Price, PriceTable, PriceTier, Rates};
 pub use rewrite::{MAX_REWRITTEN_BYTES, PathRewrite, RedirectTo, Rewrite, Template};
-pub use route::{Auth, Backend, Failure, FailureSet, Fallback, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef};
+pub use route::{
+    Auth, Backend, Failure, FailureSet, Fallback, Priority, Route, RouteAction, Timeouts, TokenPolicy, UpstreamRef,
+};
 pub use route_match::{HostPattern, PathMatch, RouteMatch, ValueMatch, When};
 pub use spread::{
     Balancing, CircuitBreaker, ErrorRate, HealthCheck, Hedge, KeyFailover, OutlierDetection, Policy, Question, Retries,

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Algorithm, Durability, Limit, Mode, ProviderKey, Reserve, Unit, WhenUnavailable};
+use super::{Algorithm, Durability, Limit, Mode, Priority, ProviderKey, Reserve, Unit, WhenUnavailable};
 use crate::{Currency, LogIndex, Money, Name, TimeZone, Timestamp, Window};
 
 /// Who pays.
@@ -124,6 +124,8 @@ pub struct Consumer {
     pub tenant: Name,
     /// Any number, so that keys can be rotated.
     pub credentials: Vec<Credential>,
+    /// Of its calls, in place of their routes'; theirs where it has none.
+    pub priority: Option<Priority>,
 }
 
 /// What proves who calls.

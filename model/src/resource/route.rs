@@ -32,8 +32,35 @@ pub struct Route {
     pub tokens: TokenPolicy,
     /// The largest request body.
     pub body_limit_bytes: u64,
+    /// What a node that has much to do refuses last.
+    pub priority: Priority,
     /// What else is done to its traffic; absent where that is nothing.
     pub traffic: Option<Box<Traffic>>,
+}
+
+/// What a node refuses first when it has much to do, the least first. The words are those of criticality in the Gateway API
+/// Inference Extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Priority {
+    /// Work that can be done later, or not at all.
+    Sheddable,
+    /// What most calls are.
+    #[default]
+    Standard,
+    /// Refused only by a node that has all that it takes on.
+    Critical,
+}
+
+impl Priority {
+    /// As resources and metrics say it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sheddable => "sheddable",
+            Self::Standard => "standard",
+            Self::Critical => "critical",
+        }
+    }
 }
 
 impl Route {

@@ -7,8 +7,8 @@ use super::{
     upstream_keys::UpstreamKeys,
 };
 use crate::{
-    Catalog, Certificate, Checked, Consumer, Kind, Limit, LogIndex, Name, Price, Problems, Provider, Route, Service,
-    Tenant, check, secret::ClusterKey,
+    Catalog, Certificate, Checked, Consumer, Kind, Limit, LogIndex, Name, Price, Priority, Problems, Provider, Route,
+    Service, Tenant, check, secret::ClusterKey,
 };
 
 pub(super) fn compile(
@@ -45,6 +45,12 @@ pub(super) fn compile(
     let certificate_keys = CertificateKeys::resolve(&certificates.now, old, key, &mut problems);
     let upstream_keys = UpstreamKeys::resolve(&services.now, &providers.now, old, key, &mut problems);
     let other_key = other_key(&consumers.now, &providers.now, &certificates.now, key);
+    let (has_critical, has_priorities) = if fresh || routes.changed || consumers.changed {
+        let said = consumers.now.values().filter_map(|consumer| consumer.priority);
+        priorities(routes.now.values().map(|route| route.priority).chain(said))
+    } else {
+        (old.has_critical, old.has_priorities)
+    };
     let view = ConfigView {
         index,
         routes: routes.now,
@@ -60,9 +66,18 @@ pub(super) fn compile(
         certificate_keys,
         upstream_keys,
         limit_index,
+        has_critical,
+        has_priorities,
         other_key,
     };
     (view, problems)
+}
+
+/// Whether some are critical, and whether some are not standard.
+fn priorities(said: impl Iterator<Item = Priority>) -> (bool, bool) {
+    said.fold((false, false), |(critical, any), it| {
+        (critical || it == Priority::Critical, any || it != Priority::Standard)
+    })
 }
 
 struct Compiled<T> {

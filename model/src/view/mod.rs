@@ -56,6 +56,8 @@ pub struct ConfigView {
     certificate_keys: CertificateKeys,
     upstream_keys: UpstreamKeys,
     limit_index: Arc<LimitIndex>,
+    has_critical: bool,
+    has_priorities: bool,
     other_key: Option<Arc<str>>,
 }
 
@@ -109,6 +111,18 @@ impl ConfigView {
     #[must_use]
     pub fn shown_to(&self, kind: Kind, upstream: &Name) -> Option<&Arc<Shown>> {
         self.upstream_keys.get(kind, upstream)
+    }
+
+    /// Whether any call can be critical, by its route or by who calls.
+    #[must_use]
+    pub fn has_critical(&self) -> bool {
+        self.has_critical
+    }
+
+    /// Whether any call can be other than standard.
+    #[must_use]
+    pub fn has_priorities(&self) -> bool {
+        self.has_priorities
     }
 
     /// Whether a limit asks for a header that may hold a credential: those are removed before limits are met.

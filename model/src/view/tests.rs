@@ -338,3 +338,17 @@ fn what_an_upstream_is_shown_stays_while_its_key_can_not_be_opened() {
     assert_eq!(fields(&problems), 2, "{problems}");
     assert!(all(&view).iter().all(Option::is_none));
 }
+
+#[test]
+fn a_view_knows_whether_any_call_can_be_critical_or_other_than_standard() {
+    let (mut catalog, key) = sample();
+    let view = |catalog: &Catalog, old| ConfigView::compile(LogIndex(1), catalog, old, Some(&key)).0;
+    let told = |view: &ConfigView| (view.has_critical(), view.has_priorities());
+    let first = view(&catalog, None);
+    assert_eq!(told(&first), (false, false));
+    apply(&mut catalog, 2, &key, &[&CHAT.replace("{backends", "{priority: sheddable, backends")]);
+    let second = view(&catalog, Some(&first));
+    assert_eq!(told(&second), (false, true));
+    apply(&mut catalog, 3, &key, &[&ALICE.replace("{tenant", "{priority: critical, tenant")]);
+    assert_eq!(told(&view(&catalog, Some(&second))), (true, true));
+}

@@ -132,7 +132,9 @@ pub(super) async fn small(_seed: Seed) -> anyhow::Result<Figures> {
     .await?;
     let recovery = over.elapsed();
     let metrics = cluster.client.get(&format!("{}/metrics", cluster.nodes[0].admin_url()), &[]).await?.text();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("tollgate_http_server_shed_total{by=\"buffers\"} "));
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("tollgate_http_server_shed_total{by=\"buffers\",priority=\"standard\"} "));
     let refused: usize = line.context("the metric is there")?.parse()?;
     say(&format!(
         "  {SMALL_CALLERS} large prompts: {served} served, {shed} shed, {} cut; {refused} refused; peak {} MiB of 512; {cut:?}",

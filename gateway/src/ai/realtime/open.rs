@@ -175,7 +175,7 @@ async fn send(
         return Ok(answer.map(|body| body.of(taken)));
     }
     if let (StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS, Some(key)) = (status, key) {
-        key.was_refused(Duration::ZERO);
+        key.was_refused(status.as_u16(), Duration::ZERO);
     }
     Err(refused(status))
 }

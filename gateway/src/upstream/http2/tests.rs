@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Method, Request, Response, Uri};
 use http_body_util::BodyExt as _;
-use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -19,6 +19,7 @@ use super::*;
 use crate::{
     GatewayConfig,
     config::Bounds,
+    metrics::Metrics,
     overload::Overload,
     tracked::Tracked,
     upstream::{
@@ -45,7 +46,7 @@ impl Scene {
     async fn new(terms: CircuitBreaker) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default(); // another test may have done so
         let config = GatewayConfig::new(tollgate_model::Name::new("here"));
-        let overload = Overload::new(Bounds::default(), Family::default());
+        let overload = Overload::new(Bounds::default(), &Metrics::register(&mut Registry::default()));
         let means = Means::new(Tracked::on(TaskTracker::new(), Handle::current()), &overload, Bounds::default());
         let pool = Arc::new(Pool::new(&config, means));
         let wire = match terms.max_connections {

@@ -179,6 +179,10 @@ fn every_wrong_action_of_a_route_is_told() {
         &[
             ("{}", "spec: must have one of `backends`, `redirect` and `response`"),
             ("{backends: [{}]}", "spec.backends[0]: must have `provider` or `service`"),
+            (
+                "{backends: [{service: a}], priority: high}",
+                "spec.priority: `high` is unknown: critical | standard | sheddable",
+            ),
             ("{backends: [{provider: a, service: b}]}", "spec.backends[0]: must have only one of"),
             ("{backends: [{provider: A}]}", "spec.backends[0].provider: must be 1 to 253"),
             ("{backends: [{service: A}]}", "spec.backends[0].service: must be 1 to 253"),
