@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{io::AsyncWriteExt, net::TcpStream, runtime, task::yield_now};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    runtime,
+    task::{JoinSet, yield_now},
+};
 
 use crate::{
     ai::completion,
@@ -83,25 +88,22 @@ async fn critical_calls_all_succeed_while_sheddable_ones_come_in_floods() {
     .await;
     // Some who take no notice of the refusals.
     let is_over = Arc::new(AtomicBool::new(false));
-    let floods: Vec<_> = (0..8)
-        .map(|_| {
-            let (address, is_over) = (cluster.address, Arc::clone(&is_over));
-            tokio::spawn(async move {
-                while !is_over.load(Ordering::Relaxed) {
-                    assert!(is_shed(&get(address, "/batch", "").await));
-                }
-            })
-        })
-        .collect();
+    let mut floods = JoinSet::new();
+    for _ in 0..8 {
+        let (address, is_over) = (cluster.address, Arc::clone(&is_over));
+        floods.spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(is_shed(&get(address, "/batch", "").await));
+            }
+        });
+    }
     for n in 0..100 {
         let paid = get(cluster.address, "/pay", "").await;
         assert_eq!(paid.status, 200, "{n}: {}", paid.raw);
         assert_eq!(get(cluster.address, "/shop", "").await.status, 200, "{n}");
     }
     is_over.store(true, Ordering::Relaxed);
-    for flood in floods {
-        flood.await.unwrap();
-    }
+    floods.join_all().await;
     // Standard calls to nine tenths, critical ones to the last place.
     let _two = [send(&cluster, "/shop/hang").await, send(&cluster, "/shop/hang").await];
     until("nine to wait", || upstream.requests().iter().filter(|it| it.contains("hang")).count() == 9).await;
@@ -175,14 +177,17 @@ async fn a_route_found_by_its_model_is_refused_by_its_own_priority() {
         let body = body(model, text);
         async move { call(address, "/v1/chat/completions", &body).await }
     };
-    let waiting: Vec<_> = (0..7).map(|_| tokio::spawn(chat("small", "hang"))).collect();
+    let mut waiting = JoinSet::new();
+    for _ in 0..7 {
+        waiting.spawn(chat("small", "hang"));
+    }
     until("seven to wait", || upstream.requests().len() == 7).await;
     for _ in 0..5 {
         assert!(is_shed(&chat("small", "hi").await));
         assert_eq!(chat("large", "hi").await.status, 200);
     }
     assert_eq!(shed(&cluster, "requests", "sheddable"), 5);
-    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    waiting.abort_all();
     until("their places to be free", || cluster.gateway.in_flight() == 0).await;
     assert_eq!(chat("small", "hi").await.status, 200);
 }
