@@ -329,7 +329,7 @@ async fn attempt(
     let mut report = taken.report();
     let mut began = None;
     let answered = async {
-        let detour = Detour::new(&mut taken, &mut tried.endpoints, &provider.wire, outgoing.uri());
+        let detour = Detour::new(&mut taken, &mut tried.endpoints, &provider.wire);
         let head = pool.send_by(first_byte, place, outgoing, detour).await;
         report = taken.report();
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;

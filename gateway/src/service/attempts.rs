@@ -224,7 +224,7 @@ async fn once(
     let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
     exchange.record.is_sent_on();
     let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
-    let detour = Detour::new(&mut taken, &mut mine, wire, request.uri());
+    let detour = Detour::new(&mut taken, &mut mine, wire);
     let sent = pool.send_by(by, place, request, detour).await;
     tried.lock().add(&mine);
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::Uri;
+use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
 use super::{Pool, Taken, Wire, place::Place};
@@ -23,14 +23,13 @@ pub(crate) struct Detour<'a> {
     taken: &'a mut Taken,
     tried: &'a mut Tried,
     wire: &'a Wire,
-    uri: Uri,
     made: u32,
 }
 
 impl<'a> Detour<'a> {
-    /// Of a request for `uri`'s origin. `taken` is its endpoint, now and in the end.
-    pub(crate) fn new(taken: &'a mut Taken, tried: &'a mut Tried, wire: &'a Wire, uri: &Uri) -> Self {
-        Self { taken, tried, wire, uri: uri.clone(), made: 0 }
+    /// Of a request whose endpoint is `taken`, now and in the end.
+    pub(crate) fn new(taken: &'a mut Taken, tried: &'a mut Tried, wire: &'a Wire) -> Self {
+        Self { taken, tried, wire, made: 0 }
     }
 
     /// Until when the endpoint of now is waited for, where there is another one.
@@ -47,6 +46,8 @@ impl<'a> Detour<'a> {
         let other = self.taken.sibling(self.tried)?;
         self.taken.has_failed(|| None);
         *self.taken = other;
-        pool.place(self.wire, &self.uri, self.taken.at())
+        // Its path is that of the request, which knows it.
+        let origin = self.taken.uri_of(PathAndQuery::from_static("/"))?;
+        pool.place(self.wire, &origin, self.taken.at())
     }
 }

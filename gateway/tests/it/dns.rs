@@ -1,7 +1,8 @@
 //! Endpoints that are given by a name, and a name server that answers well, late, wrongly, or not at all.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
     time::{Instant, sleep},
 };
@@ -26,11 +27,14 @@ use crate::{
     upstream::{Reply, Upstream, answer},
 };
 
-/// What a name server says to whoever asks for an IPv4 address; there are no others.
+/// What a name server says to whoever asks for an IPv4 address; there are no others, but where it says so.
 #[derive(Debug, Clone)]
 enum Says {
     /// With a TTL of a second.
     Addresses(Vec<Ipv4Addr>),
+    Both(Vec<Ipv4Addr>, Vec<Ipv6Addr>),
+    /// Over UDP that it is too long, over TCP these.
+    Truncated(Vec<Ipv4Addr>),
     Late(Duration, Vec<Ipv4Addr>),
     Code(u8),
     Empty,
@@ -56,21 +60,36 @@ struct NameServer {
 
 impl NameServer {
     async fn start(says: Says) -> Self {
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let (socket, listener) = loop {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+                break (Arc::new(socket), listener);
+            }
+        };
         let (address, says) = (socket.local_addr().unwrap(), Arc::new(Mutex::new(says)));
         let (asked, tasks) = (Arc::new(AtomicUsize::new(0)), TaskTracker::new());
         let (said, counted, answers) = (Arc::clone(&says), Arc::clone(&asked), tasks.clone());
         let serving = tasks.spawn(async move {
             let mut buffer = [0; 512];
-            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-                let (query, socket) = (buffer[..length].to_vec(), Arc::clone(&socket));
+            loop {
+                let told = tokio::select! {
+                    Ok((length, from)) = socket.recv_from(&mut buffer) => Ok((length, from)),
+                    Ok((stream, _)) = listener.accept() => Err(stream),
+                    else => return,
+                };
                 let says = said.lock().clone();
                 counted.fetch_add(1, Ordering::SeqCst);
-                answers.spawn(async move {
-                    if let Some(reply) = reply(&query, says).await {
-                        let _ = socket.send_to(&reply, from).await;
+                match told {
+                    Ok((length, from)) => {
+                        let (query, socket) = (buffer[..length].to_vec(), Arc::clone(&socket));
+                        answers.spawn(async move {
+                            if let Some(reply) = reply(&query, says, false).await {
+                                let _ = socket.send_to(&reply, from).await;
+                            }
+                        });
                     }
-                });
+                    Err(stream) => drop(answers.spawn(over_tcp(stream, says))),
+                }
             }
         });
         Self { address, says, asked, _serving: AbortOnDropHandle::new(serving) }
@@ -87,34 +106,57 @@ impl NameServer {
     }
 }
 
-async fn reply(query: &[u8], says: Says) -> Option<Vec<u8>> {
+/// Records of these addresses, of the type that was asked for.
+fn records(kind: &[u8], v4: &[Ipv4Addr], v6: &[Ipv6Addr]) -> Vec<Vec<u8>> {
+    match kind {
+        [0, 1] => v4.iter().map(|it| it.octets().to_vec()).collect(),
+        _ => v6.iter().map(|it| it.octets().to_vec()).collect(),
+    }
+}
+
+async fn reply(query: &[u8], says: Says, over_tcp: bool) -> Option<Vec<u8>> {
     let end = 12 + query.get(12..)?.iter().position(|byte| *byte == 0)? + 1;
-    let (question, is_v4) = (query.get(12..end + 4)?, query.get(end..end + 2)? == [0, 1]);
-    let message = |id: &[u8], code: u8, question: &[u8], owner: &[u8], addresses: &[Ipv4Addr]| {
-        let count = u8::try_from(addresses.len()).unwrap();
-        let mut message = [id, &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], question].concat();
-        for address in addresses {
-            message.extend([owner, &[0, 1, 0, 1, 0, 0, 0, 1, 0, 4], &address.octets()].concat());
+    let (question, kind) = (query.get(12..end + 4)?, query.get(end..end + 2)?);
+    let message = |id: &[u8], flags: [u8; 2], question: &[u8], owner: &[u8], records: Vec<Vec<u8>>| {
+        let count = u8::try_from(records.len()).unwrap();
+        let mut message = [id, &flags, &[0, 1, 0, count, 0, 0, 0, 0], question].concat();
+        for record in records {
+            let length = u8::try_from(record.len()).unwrap();
+            message.extend([owner, kind, &[0, 1, 0, 0, 0, 1, 0, length], &record].concat());
         }
         message
     };
-    let (id, same, other) = (&query[..2], &[0xc0, 12][..], &b"\x05other\x04test\0"[..]);
-    let said = |addresses: &[Ipv4Addr]| message(id, 0, question, same, addresses);
+    let (id, fine, same, other) = (&query[..2], [0x81, 0x80], &[0xc0, 12][..], &b"\x05other\x04test\0"[..]);
+    let said = |v4: &[Ipv4Addr], v6: &[Ipv6Addr]| message(id, fine, question, same, records(kind, v4, v6));
     Some(match says {
-        Says::Code(code) => message(id, code, question, same, &[]),
+        Says::Code(code) => message(id, [0x81, 0x80 | code], question, same, Vec::new()),
         Says::Nothing => return None,
         Says::Garbage => [id, &[0xff; 40]].concat(),
-        Says::Addresses(_) | Says::Late(..) if !is_v4 => said(&[]),
-        Says::Addresses(addresses) => said(&addresses),
-        Says::Late(late, addresses) => {
-            sleep(late).await;
-            said(&addresses)
+        Says::Addresses(v4) => said(&v4, &[]),
+        Says::Both(v4, v6) => said(&v4, &v6),
+        Says::Late(late, v4) => {
+            if kind == [0, 1] {
+                sleep(late).await;
+            }
+            said(&v4, &[])
         }
-        Says::Empty => said(&[]),
-        Says::OtherId(addresses) => message(&[!id[0], id[1]], 0, question, same, &addresses),
-        Says::OtherQuestion(addresses) => message(id, 0, &[other, &[0, 1, 0, 1]].concat(), same, &addresses),
-        Says::OtherOwner(addresses) => message(id, 0, question, other, &addresses),
+        Says::Truncated(v4) if over_tcp => said(&v4, &[]),
+        Says::Truncated(_) => message(id, [0x83, 0x80], question, same, Vec::new()),
+        Says::Empty => said(&[], &[]),
+        Says::OtherId(v4) => message(&[!id[0], id[1]], fine, question, same, records(kind, &v4, &[])),
+        Says::OtherQuestion(v4) => message(id, fine, &[other, kind, &[0, 1]].concat(), same, records(kind, &v4, &[])),
+        Says::OtherOwner(v4) => message(id, fine, question, other, records(kind, &v4, &[])),
     })
+}
+
+/// One message each, with its length before it (RFC 1035 §4.2.2).
+async fn over_tcp(mut stream: TcpStream, says: Says) -> io::Result<()> {
+    let mut query = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut query).await?;
+    let reply = reply(&query, says, true).await.unwrap_or_default();
+    stream.write_u16(u16::try_from(reply.len()).unwrap()).await?;
+    stream.write_all(&reply).await?;
+    stream.read_u8().await.map(drop) // until it is closed
 }
 
 /// Hosts on the same port, each of which says its number; the last of `count` has nobody on it if `vacant`.
@@ -301,4 +343,29 @@ async fn nobody_asks_for_a_name_that_is_no_longer_there() {
     let asked = server.asked.load(Ordering::SeqCst);
     sleep(Duration::from_millis(2_500)).await; // nothing is to happen
     assert!(server.asked.load(Ordering::SeqCst) <= asked + 1);
+}
+
+#[tokio::test]
+async fn one_family_counts_where_a_name_has_both() {
+    let (_v4, port, addresses) = hosts(1, false).await;
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await.unwrap();
+    let _v6 = Upstream::on(listener, |_: &str| Reply::Keep(answer(200, "", "v6")));
+    for (v4, prefer_ipv6, expected) in [(&addresses[..], false, "0"), (&addresses, true, "v6"), (&[], false, "v6")] {
+        let server = NameServer::start(Says::Both(v4.to_vec(), vec![Ipv6Addr::LOCALHOST])).await;
+        let by_both = |config: &mut GatewayConfig| {
+            by(&server)(config);
+            config.dns.prefer_ipv6 = prefer_ipv6;
+        };
+        let cluster = Cluster::start_with(&service(port, ""), by_both).await;
+        assert_eq!(served(&cluster, 4).await, [expected]);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_for_udp_comes_over_tcp() {
+    let (_upstreams, port, addresses) = hosts(1, false).await;
+    let server = NameServer::start(Says::Truncated(addresses)).await;
+    let cluster = start(&server, port, "").await;
+    assert_eq!(get(cluster.address, "/", "").await.body, "0");
+    assert_eq!(lookups(&cluster, "failed"), 0);
 }

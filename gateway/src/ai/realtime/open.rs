@@ -146,7 +146,7 @@ async fn send(
     let pool = &exchange.shared.pool;
     let place = pool.place(&wire, request.uri(), taken.at());
     exchange.record.is_sent_on();
-    let detour = Detour::new(&mut taken, tried, &wire, request.uri());
+    let detour = Detour::new(&mut taken, tried, &wire);
     let sent = pool.send_by(by, place, request, detour).await;
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let answer = match sent {
