@@ -34,9 +34,8 @@ const ERRORS: u64 = 5;
 const BACK: Duration = Duration::from_secs(30);
 /// In which that is seen.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
-/// What garbage may take of a node's memory, at the most: 64 MiB of an answer are read before it is too long, which grow by doubling, and the
-/// allocator keeps some of what each thread had.
-const GARBAGE_BYTES: u64 = 512 << 20;
+/// What garbage may take of a node's memory, at the most: 64 MiB of an answer are read before it is too long.
+const GARBAGE_BYTES: u64 = 256 << 20;
 
 struct Scene {
     cluster: Cluster,
