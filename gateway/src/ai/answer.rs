@@ -29,6 +29,8 @@ use crate::{
 
 /// A whole answer at most: the longest completions are a few megabytes, embeddings of large batches some tens.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// A long one is read in parts of so much, or as it comes.
+const PART_BYTES: usize = 1024 * 1024;
 /// An error's body at most; of a longer one the beginning is no JSON.
 const MAX_ERROR_BYTES: usize = 256 * 1024;
 /// An error's body is waited for this long.
@@ -248,22 +250,35 @@ async fn collect(
     idle: Duration,
     mut comes: impl FnMut(usize),
 ) -> Result<Collected, SendError> {
-    let mut whole = BytesMut::new();
+    let (mut read, mut length) = (Vec::<BytesMut>::new(), 0);
     let mut first = Bytes::new();
     while let Some(frame) = by(Instant::now() + idle, async { Ok(body.frame().await) }).await? {
         let Ok(data) = frame.map_err(|_| SendError::Reset)?.into_data() else { continue };
-        if first.len() + whole.len() + data.len() > limit {
+        length += data.len();
+        if length > limit {
             return Ok(Collected::TooLarge);
         }
         comes(data.len());
-        if first.is_empty() && whole.is_empty() {
+        if first.is_empty() && read.is_empty() {
             first = data;
             continue;
         }
-        whole.extend_from_slice(&std::mem::take(&mut first));
-        whole.extend_from_slice(&data);
+        for data in [std::mem::take(&mut first), data] {
+            append(&mut read, &data);
+        }
     }
-    Ok(Collected::Whole(if whole.is_empty() { first } else { whole.freeze() }))
+    if read.len() > 1 {
+        return Ok(Collected::Whole(read.concat().into()));
+    }
+    Ok(Collected::Whole(read.pop().map_or(first, BytesMut::freeze)))
+}
+
+/// One buffer would be twice what it holds, and three times that while it grows.
+fn append(read: &mut Vec<BytesMut>, data: &[u8]) {
+    match read.last_mut().filter(|last| last.len() + data.len() <= PART_BYTES) {
+        Some(last) => last.extend_from_slice(data),
+        None => read.push(data.into()),
+    }
 }
 
 async fn by<T>(deadline: Instant, future: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {

@@ -305,6 +305,23 @@ async fn garbage_is_a_502_in_bounded_memory() {
 }
 
 #[tokio::test]
+async fn a_long_answer_comes_whole_however_it_is_cut() {
+    let whole = completion(9, 3).replace("Hello", &"0123456789".repeat(300_000));
+    let chunked = |size: usize| {
+        let chunk = |part: &[u8]| format!("{:x}\r\n{}\r\n", part.len(), std::str::from_utf8(part).unwrap());
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+        format!("{head}{}0\r\n\r\n", whole.as_bytes().chunks(size).map(chunk).collect::<String>())
+    };
+    for reply in [json(&whole), chunked(1_000), chunked(700_000), chunked(2_000_000)] {
+        let upstream = Upstream::always(Reply::Keep(reply)).await;
+        let cluster = Cluster::start(&provider(&upstream, "openai")).await;
+        let got = call(cluster.address, CHAT, BODY).await;
+        let said = got.json()["choices"][0]["message"]["content"].as_str().unwrap_or_default().len();
+        assert!(got.status == 200 && said >= 3_000_000, "{} {said}", got.status);
+    }
+}
+
+#[tokio::test]
 async fn a_fallback_answers_before_the_first_byte() {
     let second = Upstream::always(Reply::Keep(json(&completion(9, 3)))).await;
     let streaming = Upstream::always(Reply::Keep(events(&[EVENT, LAST, USAGE, DONE]) + "0\r\n\r\n")).await;
