@@ -21,7 +21,7 @@ fn a_wrong_type_says_what_would_be_right() {
     for (rest, expected) in [
         (
             "spec: []\n",
-            "4:7 spec: must be a map, not a list: its fields are hosts, match, backends, fallbacks, timeouts, retries, auth, tokens, bodyLimit, redirect, response, onAbort, rewrite, requestHeaders, responseHeaders, ips, cors, faults, sticky, mirror",
+            "4:7 spec: must be a map, not a list: its fields are hosts, match, backends, fallbacks, timeouts, retries, auth, tokens, bodyLimit, redirect, response, onAbort, rewrite, requestHeaders, responseHeaders, ips, cors, faults, sticky, mirror, priority",
         ),
         ("spec: {hosts: a.com}\n", "4:15 spec.hosts: must be a list, not text: put it into [ ]"),
         ("spec: {hosts: [[a]]}\n", "4:16 spec.hosts[0]: must be text, not a list"),
