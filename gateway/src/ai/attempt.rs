@@ -26,7 +26,7 @@ use crate::{
         again::{Again, NotHeld},
     },
     retry::{self, Left, Met},
-    upstream::{Again as Leave, Detour, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody},
+    upstream::{Again as Leave, Detour, KeyTaken, NotTaken, ProviderUpstream, Report, SendError, UpstreamBody, Within},
 };
 
 /// An attempt that brought no answer for the caller.
@@ -314,15 +314,14 @@ async fn attempt(
         call.begin(provider, &model, request);
     }
     exchange.record.is_sent_on();
-    let asked = Instant::now();
-    let first_byte = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
-    let sent = Sent {
+    let mut within = Within::new(timeouts.first_byte, deadline);
+    let mut sent = Sent {
         request,
         provider,
         model: &model,
         max_tokens,
         deadline,
-        first_byte,
+        first_byte: within.by(),
         growth,
         permit: bound.permit.cloned(),
     };
@@ -330,7 +329,8 @@ async fn attempt(
     let mut began = None;
     let answered = async {
         let detour = Detour::new(&mut taken, &mut tried.endpoints, &provider.wire);
-        let head = pool.send_by(first_byte, place, outgoing, detour).await;
+        let head = pool.send_by(&mut within, place, outgoing, detour).await;
+        sent.first_byte = within.by();
         report = taken.report();
         let head: Response<UpstreamBody> = head.map_err(Failed::from)?;
         exchange.record.came_over(head.body().connection());
@@ -341,6 +341,7 @@ async fn attempt(
         answer::read(exchange, sent, head.map(|body| body.of(taken)), call).await
     };
     let answered = answered.await;
+    let asked = within.since();
     let had_time = retry::had_time(asked, deadline, timeouts.request);
     let took = || began.unwrap_or_else(Instant::now).saturating_duration_since(asked);
     tell(answered.as_ref().err(), (&report, had_time, &took), tried.refusals > 0, key);

@@ -1,6 +1,9 @@
 //! One request, sent to one upstream after another until one answers as it should.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use parking_lot::Mutex;
@@ -18,7 +21,7 @@ use crate::{
     filters::admit::{PERMIT_LOST, durable},
     grpc, headers,
     retry::{self, Left, Met},
-    upstream::{Detour, NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody},
+    upstream::{Detour, NotTaken, SendError, ServiceUpstream, Taken, UpstreamBody, Within},
 };
 
 /// What is sent, and the hold on the limits that it meets, if any.
@@ -29,6 +32,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) deadline: Instant,
     /// Whether its copy is made, if it has one: with the first attempt, and once.
     pub(super) copied: &'a OnceLock<()>,
+    /// How often upstreams did not take it.
+    pub(super) refusals: &'a AtomicU32,
 }
 
 /// The backend whose turn it is, then the fallbacks that are for what happened before; each as often as the route's retries
@@ -149,10 +154,10 @@ pub(super) async fn attempt(
     outgoing: Outgoing<'_>,
 ) -> Answered {
     let mut result = once(exchange, service, tried, outgoing, Blame::NotRefused).await;
-    for refusals in 0..REFUSALS {
-        // Nothing was begun, so it may be sent again whatever it is (RFC 9113 §8.7).
-        let was_refused = matches!(result, Err(Failed::Send(SendError::Refused)));
-        if !was_refused || outgoing.body.body().is_none() || Instant::now() >= outgoing.deadline {
+    // Nothing was begun, so it may be sent again whatever it is (RFC 9113 §8.7).
+    while matches!(result, Err(Failed::Send(SendError::Refused))) {
+        let refusals = outgoing.refusals.fetch_add(1, Ordering::Relaxed);
+        if refusals >= REFUSALS || outgoing.body.body().is_none() || Instant::now() >= outgoing.deadline {
             break;
         }
         let leave = if refusals == 0 { Some(service.endpoints.again_anyway()) } else { service.endpoints.again() };
@@ -200,7 +205,7 @@ async fn once(
     exchange: &Exchange,
     service: &ServiceUpstream,
     tried: &Mutex<Tried>,
-    Outgoing { body: replay, in_flight, deadline, copied }: Outgoing<'_>,
+    Outgoing { body: replay, in_flight, deadline, copied, .. }: Outgoing<'_>,
     blame: Blame,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let body = replay.body().ok_or(Failed::Send(SendError::Reset))?;
@@ -221,11 +226,12 @@ async fn once(
     if exchange.handshake.is_none() {
         copied.get_or_init(|| mirror::copy(exchange, replay));
     }
-    let (timeouts, asked) = (exchange.plan.route.timeouts, Instant::now());
+    let timeouts = exchange.plan.route.timeouts;
     exchange.record.is_sent_on();
-    let by = timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
+    let mut within = Within::new(timeouts.first_byte, deadline);
     let detour = Detour::new(&mut taken, &mut mine, wire);
-    let sent = pool.send_by(by, place, request, detour).await;
+    let sent = pool.send_by(&mut within, place, request, detour).await;
+    let asked = within.since();
     tried.lock().add(&mine);
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let sent = sent.map_err(|error| replay.fault().map_or(error, SendError::Client));

@@ -9,7 +9,7 @@ use http::Method;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::attempts::{self, Answered, Outgoing};
+use super::attempts::{self, Answered, Failed, Outgoing};
 use crate::{balance::Tried, exchange::Exchange, retry::Left, upstream::ServiceUpstream};
 
 /// How an attempt ends that nobody waits for any more, for metrics.
@@ -54,6 +54,15 @@ fn may_be_hedged(exchange: &Exchange, outgoing: Outgoing<'_>) -> bool {
     exchange.handshake.is_none() && harmless.contains(&exchange.head.method) && outgoing.body.is_whole()
 }
 
+/// How much an end says of the upstream: an answer the most, and what this node alone was the reason for nothing.
+fn says(answered: &Answered) -> u8 {
+    match answered {
+        Ok(_) => 2,
+        Err(Failed::Send(_)) => 1,
+        Err(_) => 0,
+    }
+}
+
 /// The attempts of now.
 struct Race<'a> {
     running: Vec<Attempt<'a>>,
@@ -77,7 +86,7 @@ impl Race<'_> {
                 drop(self.running.swap_remove(n));
                 let is_good = answered.as_ref().is_ok_and(|answer| !left.is_failure(answer.status().as_u16()));
                 let best = match self.kept.take() {
-                    Some(kept) if !is_good && (kept.is_ok() || answered.is_err()) => kept,
+                    Some(kept) if !is_good && says(&kept) >= says(&answered) => kept,
                     _ => answered,
                 };
                 if is_good || self.running.is_empty() {

@@ -9,7 +9,7 @@ mod relay;
 mod switch;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -49,8 +49,9 @@ pub(crate) async fn serve(exchange: &mut Exchange) -> Result<Response<ResponseBo
         true => Box::pin(admit(exchange, deadline)).await?,
         false => Admitted::default(),
     };
-    let copied = OnceLock::new();
-    let outgoing = Outgoing { body: &body, in_flight: in_flight.as_ref(), deadline, copied: &copied };
+    let (copied, refusals) = (OnceLock::new(), AtomicU32::new(0));
+    let (held, copied, refusals) = (in_flight.as_ref(), &copied, &refusals);
+    let outgoing = Outgoing { body: &body, in_flight: held, deadline, copied, refusals };
     let sent = tokio::select! {
         biased;
         () = admit::permit_lost(permit.as_deref()) => Err(Failed::OutOfTouch),

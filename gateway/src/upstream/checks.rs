@@ -19,7 +19,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tollgate_model::{HealthCheck, Kind, Name, Question};
 use tracing::error;
 
-use super::{Endpoints, Origin, SendError, Wire};
+use super::{Endpoints, Origin, SendError, Wire, Within};
 use crate::{balance, body::UpstreamRequestBody, compiled::Compiled, gateway::Shared};
 
 const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -108,7 +108,8 @@ async fn check_one(
 /// more. None where it can't be asked, as this node has no file for it, or the upstream no connection free.
 async fn ask(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck) -> Option<bool> {
     let by = Instant::now() + terms.timeout;
-    let once = || ask_once(shared, wire, origin, (terms, by));
+    // Who stood in line for a connection has as long again.
+    let once = || ask_once(shared, wire, origin, terms, Within::new(Some(terms.timeout), by + terms.timeout));
     let asked = async {
         match once().await {
             Err(SendError::Reset | SendError::Refused) => once().await,
@@ -116,7 +117,7 @@ async fn ask(shared: &Shared, wire: &Wire, origin: &Origin, terms: &HealthCheck)
         }
     };
     // Whoever waits for a connection says first that none was free.
-    match timeout_at(by + A_MOMENT, asked).await {
+    match timeout_at(by + terms.timeout + A_MOMENT, asked).await {
         Ok(Err(error)) if error.is_ours() => None,
         told => Some(matches!(told, Ok(Ok(true)))),
     }
@@ -126,18 +127,19 @@ async fn ask_once(
     shared: &Shared,
     wire: &Wire,
     origin: &Origin,
-    (terms, by): (&HealthCheck, Instant),
+    terms: &HealthCheck,
+    mut within: Within,
 ) -> Result<bool, SendError> {
     let request = match &terms.question {
         Question::Tcp => {
-            return timeout_at(by, origin.takes_connections(&shared.overload)).await.unwrap_or(Ok(false));
+            return timeout_at(within.by(), origin.takes_connections(&shared.overload)).await.unwrap_or(Ok(false));
         }
         Question::Http(path) => origin.at(path.clone()).map(get),
         Question::Grpc => origin.at(PathAndQuery::from_static(GRPC_CHECK)).map(grpc),
     };
     let Some(request) = request else { return Ok(false) };
     let place = shared.pool.place(wire, request.uri(), Some(&origin.at));
-    let answer = shared.pool.send_by(by, place, request, None).await?;
+    let answer = shared.pool.send_by(&mut within, place, request, None).await?;
     let (is_success, headers) = (answer.status().is_success(), answer.headers().clone());
     // What is not read is closed, and so is what is too long to be read.
     let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await;

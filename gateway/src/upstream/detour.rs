@@ -5,11 +5,9 @@
 
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use tokio::time::Instant;
-
 use super::{Pool, Taken, Wire, place::Place};
 use crate::balance::Tried;
+use http::uri::PathAndQuery;
 
 /// So long an address is waited for while there is another one: a handshake around the world takes less.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -32,9 +30,9 @@ impl<'a> Detour<'a> {
         Self { taken, tried, wire, made: 0 }
     }
 
-    /// Until when the endpoint of now is waited for, where there is another one.
-    pub(super) fn by(&self) -> Option<Instant> {
-        (self.made < MOST && self.taken.has_siblings(self.tried)).then(|| Instant::now() + PATIENCE)
+    /// How long a connection to the endpoint of now is made, where there is another one.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        (self.made < MOST && self.taken.has_siblings(self.tried)).then_some(PATIENCE)
     }
 
     /// A place at another one.

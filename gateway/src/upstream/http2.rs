@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) made: Made,
     pub(super) peer: Arc<Peer>,
     pub(super) streams: usize,
-    /// When somebody last asked for it.
+    /// When somebody last asked for it, or let go of it.
     pub(super) used: Instant,
 }
 

@@ -280,7 +280,7 @@ impl Lane {
     pub(super) fn stream_is_over(self: &Arc<Self>, number: u64) {
         let mut state = self.state.lock();
         let Some(shared) = state.shared.iter_mut().find(|it| it.number == number) else { return };
-        shared.streams = shared.streams.saturating_sub(1);
+        (shared.streams, shared.used) = (shared.streams.saturating_sub(1), Instant::now());
         let (is_idle, is_waited_for) = (shared.streams == 0, !state.waiting.is_empty());
         drop(state);
         if is_waited_for {
@@ -394,12 +394,12 @@ impl Lane {
         }
         state.idle = kept;
         // Requests that it has are served to their end.
-        let is_unused = |it: &Shared| now.saturating_duration_since(it.used) >= IDLE_TIMEOUT;
+        let is_unused = |it: &Shared| it.streams == 0 && now.saturating_duration_since(it.used) >= IDLE_TIMEOUT;
         let mut shared: Vec<Shared> = state.shared.extract_if(.., |it| is_unused(it) || !it.is_there()).collect();
         if self.breaker.is_overdue(self.id()) && !state.shared.is_empty() {
             shared.push(state.shared.remove(0)); // it is never idle, and others wait for it to end
         }
-        let is_waited_for = !state.waiting.is_empty() && !state.shared.is_empty();
+        let is_waited_for = !state.waiting.is_empty() && !(state.shared.is_empty() && shared.is_empty());
         drop(state);
         drop((gone, shared)); // closing takes its time
         if is_waited_for {
@@ -430,10 +430,14 @@ impl Dialing {
         let tasks = self.lane.dialer.means.tasks.clone();
         tasks.execute(async move {
             let Some(permit) = self.permit.take() else { return };
-            match self.lane.dial(permit).await.map(|fresh| self.lane.keep(fresh, true)) {
-                Ok(Some(Connection::Http1(connection))) => Lane::give_back(&self.lane, connection),
-                // Whoever waits has it when this is dropped.
-                Ok(connection) => drop(connection),
+            match self.lane.dial(permit).await {
+                // Somebody took the connection who is not there.
+                Ok(Fresh::Http2(shared)) if !shared.is_there() => self.fails(SendError::Connect),
+                Ok(fresh) => match self.lane.keep(fresh, true) {
+                    Some(Connection::Http1(connection)) => Lane::give_back(&self.lane, connection),
+                    // Whoever waits has it when this is dropped.
+                    connection => drop(connection),
+                },
                 Err(error) => self.fails(error),
             }
         });

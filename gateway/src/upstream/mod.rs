@@ -22,6 +22,7 @@ mod place;
 mod pool;
 mod taken;
 mod watch;
+mod within;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ use means::NoFile;
 use own::{Speaks, Wanted};
 pub(crate) use pool::{Pool, Wire};
 pub(crate) use taken::{Again, Report, Taken};
+pub(crate) use within::Within;
 
 use crate::overload::Overload;
 

@@ -1,8 +1,11 @@
 //! How one request comes to a connection: one that is there, one that is made for it, or one that it waits for.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use hyper::rt::Executor as _;
@@ -14,7 +17,8 @@ use tokio::{
 use super::{
     SendError,
     breaker::{Pending, Permit},
-    lane::{CONNECT_WITHIN, Connection, Dialed, Given, Lacks, Lane, Told},
+    lane::{CONNECT_WITHIN, Connection, Dialed, Fresh, Given, Lacks, Lane, Told},
+    within::Within,
 };
 
 /// One request's place on a connection to an endpoint, until its answer has been read.
@@ -41,44 +45,59 @@ enum Coming {
 }
 
 impl Lane {
-    /// One that is made, or that another request no longer needs, whichever comes first, and no later than `by`.
+    /// One that is made, or that another request no longer needs, whichever comes first, and no later than `within` has it, which begins anew
+    /// for who stood in line. With `patience` one that is made is not waited for any longer than that.
     ///
     /// # Errors
     /// None could be made, or none was free in time. Nothing was sent.
     ///
     /// # Cancel safety
     /// Safe: what was being made for the request alone is closed.
-    pub(super) async fn connection(self: &Arc<Self>, by: Option<Instant>) -> Result<Given, SendError> {
-        let until = Instant::now() + CONNECT_WITHIN;
-        let until = by.map_or(until, |by| by.min(until));
+    pub(super) async fn connection(
+        self: &Arc<Self>,
+        mut within: Option<&mut Within>,
+        patience: Option<Duration>,
+    ) -> Result<Given, SendError> {
+        let until = within.iter().map(|it| it.by()).chain([Instant::now() + CONNECT_WITHIN]).min();
+        let until = until.unwrap_or_else(Instant::now);
+        let by = |within: Option<&Within>| {
+            let patience = patience.map(|patience| Instant::now() + patience);
+            within.map(Within::by).into_iter().chain(patience).min()
+        };
         loop {
             let told = match self.step()? {
                 Step::Has(connection) => return Ok(Given { connection, is_kept: true }),
                 Step::Wait(told) => told,
-                Step::Connect(told, coming) => return self.connect(told, coming, by).await,
-                Step::Pend(mut told, mut pending) => tokio::select! {
-                    biased;
-                    given = &mut told => match given {
+                Step::Connect(told, coming) => return self.connect(told, coming, by(within.as_deref())).await,
+                Step::Pend(mut told, mut pending) => {
+                    let permit = tokio::select! {
+                        biased;
+                        given = &mut told => match given {
+                            Ok(given) => {
+                                within.into_iter().for_each(Within::begin_anew);
+                                return given;
+                            }
+                            Err(_) => continue,
+                        },
+                        permit = pending.permit() => permit,
+                        () = sleep_until(until) => {
+                            self.breaker.was_late();
+                            return Err(SendError::Full);
+                        }
+                    };
+                    drop(pending); // it waits no longer
+                    within.iter_mut().for_each(|it| it.begin_anew());
+                    if let Some(permit) = self.permitted(permit) {
+                        return self.connect(told, Coming::Permitted(permit), by(within.as_deref())).await;
+                    }
+                    told.close();
+                    match told.try_recv() {
                         Ok(given) => return given,
                         Err(_) => continue,
-                    },
-                    permit = pending.permit() => match self.permitted(permit) {
-                        Some(permit) => return self.connect(told, Coming::Permitted(permit), by).await,
-                        None => {
-                            told.close();
-                            match told.try_recv() {
-                                Ok(given) => return given,
-                                Err(_) => continue,
-                            }
-                        }
-                    },
-                    () = sleep_until(until) => {
-                        self.breaker.was_late();
-                        return Err(SendError::Full);
                     }
-                },
+                }
             };
-            match timeout_at(until, told).await {
+            match timeout_at(by(within.as_deref()).map_or(until, |by| by.min(until)), told).await {
                 Ok(Ok(given)) => return given,
                 // Who is told nothing asks again.
                 Ok(Err(_)) => {}
@@ -190,7 +209,10 @@ impl Lane {
                 if let Ok(Ok(Given { connection: Connection::Http1(connection), .. })) = given {
                     Self::give_back(self, connection);
                 }
-                let connection = self.keep(fresh, false).ok_or(SendError::Full)?; // its peer takes nothing
+                let is_dead = matches!(&fresh, Fresh::Http2(shared) if !shared.is_there());
+                // Else its peer takes nothing.
+                let error = if is_dead { SendError::Connect } else { SendError::Full };
+                let connection = self.keep(fresh, false).ok_or(error)?;
                 Ok(Given { connection, is_kept })
             }
         }

@@ -19,6 +19,7 @@ use super::{
     means::Means,
     own::{Own, Speaks, Wanted},
     place::Place,
+    within::Within,
 };
 use crate::{GatewayConfig, body::UpstreamRequestBody};
 
@@ -133,21 +134,21 @@ impl Pool {
         self.ask(None, place, request, None).await
     }
 
-    /// The same, and no longer than until then. A request that no connection had taken by then was never sent. Where its endpoint can't
-    /// be reached it makes the `detour`.
+    /// The same, and no longer than `within` says, which tells in the end since when the upstream was asked. A request that no connection had taken
+    /// by then was never sent. Where its endpoint can't be reached it makes the `detour`.
     pub(crate) async fn send_by(
         &self,
-        by: Instant,
+        within: &mut Within,
         place: Option<Place>,
         request: Request<UpstreamRequestBody>,
         detour: impl Into<Option<Detour<'_>>>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        self.ask(Some(by), place, request, detour.into()).await
+        self.ask(Some(within), place, request, detour.into()).await
     }
 
     async fn ask(
         &self,
-        by: Option<Instant>,
+        mut within: Option<&mut Within>,
         place: Option<Place>,
         mut request: Request<UpstreamRequestBody>,
         mut detour: Option<Detour<'_>>,
@@ -160,8 +161,9 @@ impl Pool {
             let Given { connection, is_kept } = match place.lane.take() {
                 Some(connection) => Given { connection, is_kept: true },
                 // Seldom, and large.
-                None => Box::pin(reached(self, by, &mut place, detour.as_mut())).await?,
+                None => Box::pin(reached(self, within.as_deref_mut(), &mut place, detour.as_mut())).await?,
             };
+            let by = within.as_ref().map(|within| within.by());
             let mut failed = match connection {
                 Connection::Http1(mut connection) => {
                     if may_switch || matches!(request.body(), UpstreamRequestBody::Client(_)) {
@@ -214,19 +216,17 @@ enum OnHttp2 {
 /// A connection that is not there yet: to another address of the endpoint's name where one can't be reached.
 async fn reached(
     pool: &Pool,
-    by: Option<Instant>,
+    mut within: Option<&mut Within>,
     place: &mut Place,
     mut detour: Option<&mut Detour<'_>>,
 ) -> Result<Given, SendError> {
     loop {
-        let until = detour.as_ref().and_then(|detour| detour.by()).into_iter().chain(by).min();
-        let error = match place.lane.connection(until).await {
+        let patience = detour.as_ref().and_then(|detour| detour.patience());
+        let error = match place.lane.connection(within.as_deref_mut(), patience).await {
             Err(error @ (SendError::Connect | SendError::Tls)) => error,
-            // The upstream has all the connections that it may have, at whichever address.
-            Err(SendError::Full) if until != by => return place.lane.connection(by).await,
             told => return told,
         };
-        let is_over = by.is_some_and(|by| by <= Instant::now());
+        let is_over = within.as_ref().is_some_and(|within| within.by() <= Instant::now());
         let other = detour.as_mut().filter(|_| !is_over).and_then(|detour| detour.next(pool));
         *place = other.ok_or(error)?;
     }

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    At, Means, SendError, UpstreamBody,
+    At, Means, SendError, UpstreamBody, Within,
     lanes::{Dial, Lanes},
 };
 use crate::{
@@ -51,7 +51,7 @@ impl Scene {
         let address = self.listener.local_addr().expect("it is bound");
         *request.uri_mut() = format!("http://{address}/path?query").parse().expect("a URI");
         let place = self.pool.place(&super::Wire::Negotiated, request.uri(), Some(&At::Itself));
-        self.pool.send_by(Instant::now() + SOON, place, request, None).await
+        self.pool.send_by(&mut Within::new(None, Instant::now() + SOON), place, request, None).await
     }
 
     async fn get(&self) -> Result<Response<UpstreamBody>, SendError> {
@@ -176,8 +176,10 @@ async fn idle_connections_are_bounded_and_swept() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let uri = format!("http://{}/", listener.local_addr().expect("it is bound")).parse().expect("a URI");
     let place = lanes.place(&uri, &At::Itself).expect("it is absolute");
-    let (one, other) =
-        (place.lane.connection(None).await.expect("it connects"), place.lane.connection(None).await.expect("too"));
+    let (one, other) = (
+        place.lane.connection(None, None).await.expect("it connects"),
+        place.lane.connection(None, None).await.expect("too"),
+    );
     let (mut upstream, _) = listener.accept().await.expect("the first");
     let (mut bounded, _) = listener.accept().await.expect("the second");
     for given in [one, other] {
@@ -198,7 +200,7 @@ async fn whoever_waits_gets_what_another_gives_back() {
     let scene = Scene::new().await;
     let uri = format!("http://{}/", scene.listener.local_addr().expect("it is bound")).parse().expect("a URI");
     let place = scene.pool.place(&super::Wire::Negotiated, &uri, Some(&At::Itself)).expect("it is absolute");
-    let given = place.lane.connection(None).await.expect("it connects");
+    let given = place.lane.connection(None, None).await.expect("it connects");
     let waiting = place.lane.waits();
     let super::lane::Connection::Http1(mut connection) = given.connection else { panic!("it is HTTP/1.1") };
     connection.look();
@@ -215,11 +217,11 @@ async fn whoever_waits_for_what_all_share_hears_that_it_can_not_be_had_and_the_n
     drop(listener);
     let uri = format!("http://{address}/").parse().expect("a URI");
     let place = scene.pool.place(&super::Wire::Http2, &uri, Some(&At::Itself)).expect("it is absolute");
-    let both = async { tokio::join!(place.lane.connection(None), place.lane.connection(None)) };
+    let both = async { tokio::join!(place.lane.connection(None, None), place.lane.connection(None, None)) };
     let (one, other) = timeout(SOON, both).await.expect("soon");
     assert!(matches!((one, other), (Err(SendError::Connect), Err(SendError::Connect))));
     let _listener = TcpListener::bind(address).await.expect("it is free again");
-    let given = timeout(SOON, place.lane.connection(None)).await.expect("soon").expect("it connects");
+    let given = timeout(SOON, place.lane.connection(None, None)).await.expect("soon").expect("it connects");
     assert!(matches!(given.connection, super::lane::Connection::Http2(_)));
     drop(given);
     assert!(place.lane.take().is_some());

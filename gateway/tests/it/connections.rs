@@ -1,6 +1,9 @@
 //! Upstreams that may have only so many connections, and only so many requests that wait for one.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -90,6 +93,23 @@ async fn who_is_beyond_those_that_may_wait_is_refused_at_once_and_nobody_is_blam
     assert_eq!((figure(&cluster, fit), of(&cluster, "pending_requests")), (1, 0));
     assert_eq!(upstreams[0].requests().len(), 2);
     assert!(upstreams[0].most_open.load(Ordering::SeqCst) <= 2, "the second is made once the first is closed");
+}
+
+/// The time that an upstream has for its answer begins when it is asked.
+#[tokio::test]
+async fn to_stand_in_line_takes_nothing_of_the_time_that_an_upstream_has() {
+    let answer = || Reply::Paced(String::new(), vec![answer(200, "", "late")], Duration::from_millis(1_200));
+    let upstreams = [Upstream::start(move |_| answer()).await];
+    let rest = "circuitBreaker: {maxConnections: 1}, outlierDetection: {consecutiveErrors: 1, ejectFor: 60s}";
+    let route = ROUTE.replace("spec: {", "spec: {timeouts: {firstByte: 2s}, ");
+    let cluster = Cluster::start(&(service(&upstreams, &[], rest) + &route)).await;
+    let (address, mut callers) = (cluster.address, JoinSet::new());
+    for _ in 0..2 {
+        callers.spawn(async move { get(address, "/", "").await.status });
+    }
+    assert_eq!(callers.join_all().await, [200, 200]);
+    let fit = "tollgate_upstream_endpoints{upstream=\"s\",kind=\"service\",state=\"fit\"}";
+    assert_eq!((figure(&cluster, fit), upstreams[0].most_open.load(Ordering::SeqCst)), (1, 1));
 }
 
 #[tokio::test]
@@ -231,7 +251,7 @@ async fn a_websocket_is_a_connection_until_it_closes() {
 #[tokio::test]
 async fn an_endpoint_is_not_unwell_as_all_its_connections_are_taken() {
     let upstreams = [fine().await];
-    let rest = "circuitBreaker: {maxConnections: 1}, healthCheck: {path: /up, interval: 100ms, timeout: 50ms, unhealthyAfter: 1}";
+    let rest = "circuitBreaker: {maxConnections: 1}, healthCheck: {path: /up, interval: 400ms, timeout: 400ms, unhealthyAfter: 1}";
     let cluster = Cluster::start(&(service(&upstreams, &[], rest) + ROUTE)).await;
     let checks = |result| {
         format!("tollgate_upstream_health_checks_total{{upstream=\"s\",kind=\"service\",result=\"{result}\"}}")

@@ -188,7 +188,7 @@ async fn hosts(count: u8, vacant: bool) -> (Vec<Upstream>, u16, Vec<Ipv4Addr>) {
 }
 
 fn by(server: &NameServer) -> impl FnOnce(&mut GatewayConfig) {
-    let (nameservers, timeout) = (vec![server.address], Some(Duration::from_millis(600)));
+    let (nameservers, timeout) = (vec![server.address], Some(Duration::from_millis(1_500)));
     move |config| config.dns = DnsConfig { nameservers, timeout, prefer_ipv6: false }
 }
 
@@ -223,7 +223,7 @@ async fn served(cluster: &Cluster, count: usize) -> Vec<String> {
         let began = Instant::now();
         let answer: Answer = get(cluster.address, "/", "").await;
         assert_eq!(answer.status, 200, "{}", answer.raw);
-        assert!(began.elapsed() < Duration::from_millis(500), "it waited for a name");
+        assert!(began.elapsed() < Duration::from_millis(1_200), "it waited for a name");
         served.push(answer.body);
     }
     served.sort();
@@ -325,7 +325,7 @@ async fn a_request_waits_for_the_first_answer_and_no_longer_than_for_that() {
     until("it to be known", || lookups(&cluster, "empty") > 0).await;
     let began = Instant::now();
     assert_eq!(get(cluster.address, "/", "").await.status, 502);
-    assert!(began.elapsed() < Duration::from_millis(500));
+    assert!(began.elapsed() < Duration::from_millis(1_200));
     server.say(Says::Addresses(addresses));
     until("an answer", || lookups(&cluster, "answered") > 0).await;
     assert_eq!(served(&cluster, 3).await, ["0"]);

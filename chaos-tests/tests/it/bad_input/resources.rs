@@ -26,13 +26,13 @@ async fn each_wrong_file_is_refused_with_its_place_and_changes_nothing() -> Outc
         ("wrong value", tenant.replace("mode: none", "mode: sometimes"), &["sometimes"]),
         ("missing reference", resources::route("r", "[{provider: nowhere}]", ""), &["nowhere"]),
         (
-            "not built yet",
+            "who waits for what has no bound",
             resources::document(
                 "Service",
                 "s",
                 "{protocol: http, endpoints: [{address: \"127.0.0.1:1\"}], circuitBreaker: {maxPending: 1}}",
             ),
-            &["not supported yet", "circuitBreaker"],
+            &["circuitBreaker.maxPending", "maxConnections"],
         ),
         ("two limits of one name", limit("tpm", "100") + &limit("tpm", "200"), &["tpm", "is declared twice"]),
         ("a limit of 2 to the 63", limit("tpm", "9223372036854775808"), &["limit", "9223372036854775807"]),

@@ -324,7 +324,8 @@ pub(super) async fn leaving_callers(_seed: Seed) -> anyhow::Result<Figures> {
         let (said, source) = (row["output_tokens"].as_u64().unwrap_or_default(), &row["usage_source"]);
         let is_right = match record.outcome {
             Ended::Finished => said == record.output_tokens,
-            _ => source == "counted" && row["outcome"] == "partial" && said <= record.planned_tokens,
+            // What was counted is a guess at the provider's tokens, some more or some less.
+            _ => source == "counted" && row["outcome"] == "partial" && said <= 2 * record.planned_tokens,
         };
         anyhow::ensure!(is_right, "{row} of {record:?}");
     }

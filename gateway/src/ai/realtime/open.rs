@@ -25,7 +25,7 @@ use crate::{
     error::Rejection,
     exchange::Exchange,
     retry,
-    upstream::{Detour, KeyTaken, NotTaken, ProviderUpstream, SendError, UpstreamBody},
+    upstream::{Detour, KeyTaken, NotTaken, ProviderUpstream, SendError, UpstreamBody, Within},
     websocket::{Handshake, Tunnel},
 };
 
@@ -141,19 +141,19 @@ async fn send(
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers(exchange, provider, handshake, key.as_ref());
-    let (asked, deadline) = (Instant::now(), deadline(exchange));
-    let by = exchange.plan.route.timeouts.first_byte.map_or(deadline, |within| deadline.min(asked + within));
+    let deadline = deadline(exchange);
+    let mut within = Within::new(exchange.plan.route.timeouts.first_byte, deadline);
     let pool = &exchange.shared.pool;
     let place = pool.place(&wire, request.uri(), taken.at());
     exchange.record.is_sent_on();
     let detour = Detour::new(&mut taken, tried, &wire);
-    let sent = pool.send_by(by, place, request, detour).await;
+    let sent = pool.send_by(&mut within, place, request, detour).await;
     sent.iter().for_each(|answer| exchange.record.came_over(answer.body().connection()));
     let answer = match sent {
         Ok(answer) => answer,
         Err(error) => {
             if !(error.is_ours() || error == SendError::Refused)
-                && retry::had_time(asked, deadline, exchange.plan.route.timeouts.request)
+                && retry::had_time(within.since(), deadline, exchange.plan.route.timeouts.request)
             {
                 taken.has_failed(|| None);
             }

@@ -23,7 +23,7 @@ use crate::{
     overload::Overload,
     tracked::Tracked,
     upstream::{
-        At, Means, Pool, SendError, UpstreamBody, Wire,
+        At, Means, Pool, SendError, UpstreamBody, Wire, Within,
         lane::{Given, Lacks},
         own::{Speaks, Wanted},
     },
@@ -77,7 +77,9 @@ impl Scene {
         let mut request = Request::new(UpstreamRequestBody::Whole(None));
         (*request.method_mut(), *request.uri_mut()) = (Method::POST, self.uri.clone());
         let (pool, place) = (Arc::clone(&self.pool), self.pool.place(&self.wire, &self.uri, Some(&At::Itself)));
-        asking.spawn(async move { pool.send_by(Instant::now() + within, place, request, None).await });
+        asking.spawn(async move {
+            pool.send_by(&mut Within::new(None, Instant::now() + within), place, request, None).await
+        });
     }
 }
 
@@ -176,12 +178,15 @@ async fn who_finds_no_stream_in_time_was_never_sent() {
     let mut upstream = scene.accept().await;
     assert_eq!(upstream.asked().await, 1);
     upstream.takes(1).await;
+    let lane = scene.lane();
+    until("its settings", || lane.state.lock().shared.iter().all(|it| it.peer.most() == Some(1))).await;
     scene.ask(&mut second, Duration::from_millis(50));
     assert!(matches!(second.join_next().await.unwrap().unwrap(), Err(SendError::Full)));
     // Nor where the peer takes nothing at all.
     upstream.takes(0).await;
     upstream.answers(1).await;
     is_answered(&mut first).await;
+    until("its settings", || lane.state.lock().shared.iter().all(|it| it.peer.most() == Some(0))).await;
     scene.ask(&mut second, Duration::from_millis(50));
     assert!(matches!(second.join_next().await.unwrap().unwrap(), Err(SendError::Full)));
     assert_eq!(scene.lane().breaker.standing().pending, 0);
@@ -292,7 +297,7 @@ async fn a_connection_that_failed_is_not_counted_twice() {
 async fn who_has_gone_leaves_a_stream_to_the_next_one_however_many_have() {
     let scene = Scene::of_one().await;
     let lane = scene.lane();
-    let (given, mut upstream) = tokio::join!(lane.connection(None), scene.accept());
+    let (given, mut upstream) = tokio::join!(lane.connection(None, None), scene.accept());
     let given: Given = given.unwrap();
     upstream.takes(1).await;
     let gone: Vec<_> = (0..100_000).map(|_| lane.waits()).collect();
@@ -301,4 +306,23 @@ async fn who_has_gone_leaves_a_stream_to_the_next_one_however_many_have() {
     drop(given);
     assert!(timeout(SOON, last).await.expect("soon").is_ok_and(|given| given.is_ok()));
     assert!(lane.take().is_some(), "and then it is free");
+}
+
+#[tokio::test]
+async fn a_connection_that_has_a_long_stream_is_there_for_others_until_that_is_over() {
+    let (scene, mut asking) = (Scene::of_one().await, JoinSet::new());
+    scene.ask(&mut asking, SOON);
+    let mut upstream = scene.accept().await;
+    assert_eq!(upstream.asked().await, 1);
+    upstream.takes(100).await;
+    let lane = scene.lane();
+    until("its settings", || lane.state.lock().shared.iter().all(|it| it.peer.most() == Some(100))).await;
+    lane.sweep(Instant::now() + Duration::from_secs(60));
+    assert!(lane.has_any(), "it has a stream");
+    scene.ask(&mut asking, SOON);
+    assert_eq!(upstream.asked().await, 3);
+    asking.abort_all();
+    until("both to be over", || lane.state.lock().shared.iter().all(|it| it.streams == 0)).await;
+    lane.sweep(Instant::now() + Duration::from_secs(60));
+    assert!(!lane.has_any());
 }
