@@ -266,7 +266,10 @@ spec: {match: [{path: {prefix: /pay}}], response: {status: 200, body: fine}, pri
     let test = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     test.block_on(async {
         let handle = plane.handle().clone();
-        let cluster = Cluster::start_with(ROUTES, |config| config.runtime = Some(handle)).await;
+        let cluster = Cluster::start_with(ROUTES, |config| {
+            (config.runtime, config.bounds.sheds_when_late) = (Some(handle), true);
+        })
+        .await;
         let batch = async |refused: bool| {
             let deadline = Instant::now() + Duration::from_secs(30);
             while is_shed(&get(cluster.address, "/batch", "").await) != refused {
