@@ -63,6 +63,8 @@ pub struct Bounds {
     pub max_file: Option<u64>,
     /// A client that takes nothing for so long of what there is for it is gone: its connection ends, over HTTP/2 its stream.
     pub taken_within: Duration,
+    /// Whether calls are refused while tasks wait to be run, long before any of that is short. It is measured in any case.
+    pub sheds_when_late: bool,
 }
 
 /// A gigabyte.
@@ -93,6 +95,7 @@ impl Default for Bounds {
             max_buffered_bytes: MAX_BUFFERED_BYTES,
             max_file: None,
             taken_within: TAKEN_WITHIN,
+            sheds_when_late: true,
         }
     }
 }

@@ -168,7 +168,7 @@ impl Overload {
     }
 
     fn is_late_for(&self, rank: Rank) -> bool {
-        let level = self.level.load(Ordering::Relaxed);
+        let level = if self.bounds.sheds_when_late { self.level.load(Ordering::Relaxed) } else { 0 };
         level > 0 && rand::random_range(0..100) < delay::refused(level, rank)
     }
 
@@ -334,5 +334,9 @@ mod tests {
         assert!(overload.spares() && overload.admit(CRITICAL, false, false).is_ok());
         overload.level.store(0, Ordering::Relaxed);
         assert!(!overload.spares() && overload.admit(SHEDDABLE, false, false).is_ok());
+        let bounds = Bounds { sheds_when_late: false, ..Bounds::default() };
+        let never = Overload::new(bounds, &Metrics::register(&mut Registry::default()));
+        never.level.store(200, Ordering::Relaxed);
+        assert!(!never.spares() && never.admit(SHEDDABLE, false, false).is_ok(), "where that is said so");
     }
 }

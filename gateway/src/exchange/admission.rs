@@ -35,8 +35,8 @@ pub(super) fn admit(exchange: &mut Exchange) -> Result<(), Rejection> {
     }
 }
 
-/// The same before its body is read, whose model decides on the route: as the highest that it can turn out to be. It is looked at
-/// again then.
+/// The same before its body is read, whose model decides on the route: as the highest that it can turn out to be, and a stranger as
+/// the highest that strangers can. It is looked at again then.
 pub(super) fn admit_ahead(exchange: &mut Exchange) -> Result<(), Rejection> {
     let rank = rank_ahead(exchange);
     admit_as(exchange, rank)
@@ -65,17 +65,25 @@ fn rank_ahead(exchange: &Exchange) -> Rank {
     if !view.has_priorities() {
         return rank(Priority::Standard);
     }
-    if let Some(priority) = filters::caller_ahead(view, &exchange.head.headers).and_then(|it| it.consumer.priority) {
+    let caller = filters::caller_ahead(view, &exchange.head.headers);
+    if let Some(priority) = caller.as_ref().and_then(|caller| caller.consumer.priority) {
         return rank(priority);
     }
-    let mut highest = exchange.plan.route.priority;
+    let mut highest = Priority::Sheddable;
     let facts = super::facts(&exchange.head, &exchange.target, Model::Unread);
     for found in exchange.compiled.table.candidates(&facts) {
-        match found {
-            Found::NeedsModel(plan, _) => highest = highest.max(plan.route.priority),
+        let (plan, is_last) = match found {
+            Found::NeedsModel(plan, _) => (plan, false),
             // Whatever its model is, no other comes behind this one.
-            Found::Route(plan, _) => return rank(highest.max(plan.route.priority)),
+            Found::Route(plan, _) => (plan, true),
             Found::Nothing => break,
+        };
+        // A stranger gets nothing there but a refusal: no place that is kept for its callers is taken by that.
+        if caller.is_some() || plan.route.auth.takes_strangers() {
+            highest = highest.max(plan.route.priority);
+        }
+        if is_last {
+            break;
         }
     }
     rank(highest)

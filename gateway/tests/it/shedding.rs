@@ -192,6 +192,43 @@ async fn a_route_found_by_its_model_is_refused_by_its_own_priority() {
     assert_eq!(chat("small", "hi").await.status, 200);
 }
 
+/// Nothing is known of them but that no route is for them: they wait in no place that is kept for others.
+#[tokio::test]
+async fn strangers_do_not_fill_what_is_kept_for_critical_calls() {
+    let upstream = upstream().await;
+    let route = |name: &str, more: &str| {
+        format!(
+            "---\nkind: Route\nmetadata: {{name: {name}}}\nspec: {{match: [{{models: [{name}]}}], backends: [{{provider: p}}]{more}}}\n"
+        )
+    };
+    let provider = format!(
+        "kind: Provider\nmetadata: {{name: p}}\nspec: {{type: openai, endpoints: [{{url: 'http://{}/v1'}}], keys: [{{value: sk-up}}]}}\n{}",
+        upstream.address,
+        route("large", ", priority: critical"),
+    );
+    let open = |priority: &str| route("small", &format!(", priority: {priority}, auth: {{required: false}}"));
+    // As many as the highest may that is open to them.
+    for (more, places) in
+        [(route("small", ""), 7), (open("sheddable"), 7), (open("standard"), 9), (open("critical"), 10)]
+    {
+        let resources = format!("{provider}{more}");
+        let cluster = Cluster::start_with(&resources, |config| config.bounds.max_requests = 10).await;
+        let mut waiting = Vec::new();
+        for key in ["", "x-api-key: sk-nobodys\r\n"].repeat(6) {
+            let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+            let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n{key}content-length: 100\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            waiting.push(stream);
+        }
+        let refused = || ["any", "sheddable", "standard"].map(|it| shed(&cluster, "requests", it)).iter().sum::<u64>();
+        until("some to wait, and the rest to be refused", || refused() == 12 - places).await;
+        assert_eq!(cluster.gateway.in_flight() as u64, places, "{more}");
+        let body = r#"{"model":"large","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
+        let paid = call(cluster.address, "/v1/chat/completions", body).await;
+        assert_eq!(paid.status == 200, places < 10, "{more}: {}", paid.raw);
+    }
+}
+
 #[tokio::test]
 async fn sheddable_calls_give_their_connections_back_before_there_are_none() {
     let upstream = upstream().await;
@@ -229,7 +266,10 @@ spec: {match: [{path: {prefix: /pay}}], response: {status: 200, body: fine}, pri
     let test = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     test.block_on(async {
         let handle = plane.handle().clone();
-        let cluster = Cluster::start_with(ROUTES, |config| config.runtime = Some(handle)).await;
+        let cluster = Cluster::start_with(ROUTES, |config| {
+            (config.runtime, config.bounds.sheds_when_late) = (Some(handle), true);
+        })
+        .await;
         let batch = async |refused: bool| {
             let deadline = Instant::now() + Duration::from_secs(30);
             while is_shed(&get(cluster.address, "/batch", "").await) != refused {

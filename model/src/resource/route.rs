@@ -224,6 +224,12 @@ impl Auth {
         let among = |names: &[Name], name: &str| names.iter().any(|known| &**known == name);
         all || among(&self.allow_tenants, tenant) || among(&self.allow_consumers, consumer)
     }
+
+    /// Whether somebody without a known credential may.
+    #[must_use]
+    pub fn takes_strangers(&self) -> bool {
+        !self.required && self.allows("", "")
+    }
 }
 
 /// Output tokens.
