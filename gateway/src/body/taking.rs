@@ -21,7 +21,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::{
     task_local,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{overload::Room, record::Record, timer::LazyTimer};
@@ -106,6 +106,17 @@ impl Line {
     pub(crate) async fn not_taken(&self, within: Duration) {
         while !self.keeps_waiting(within) {
             sleep(within / 2).await;
+        }
+    }
+
+    /// Resolves once nothing of any answer was taken for as long as a stream may wait for others.
+    pub(crate) async fn still(&self, within: Duration) {
+        loop {
+            let by = self.moves.last() + within * TURNS;
+            if by <= Instant::now() {
+                return;
+            }
+            sleep_until(by).await;
         }
     }
 }

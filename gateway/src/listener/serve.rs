@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::{Instant, sleep, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
@@ -155,7 +156,8 @@ where
 {
     let service = service_fn(|request| boxed(&shared, connection, request, shutdown));
     let streams = Streams::new(shared.tasks.clone(), shared.config.bounds.taken_within);
-    let not_taken = streams.not_taken();
+    let (not_taken, nor_others) = streams.not_taken();
+    let goes = CancellationToken::new();
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
@@ -170,16 +172,22 @@ where
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let served = async {
         tokio::select! {
-            ended = serving.as_mut() => ended,
-            () = told_to_leave(&shared, shutdown) => {
-                serving.as_mut().graceful_shutdown();
-                serving.as_mut().await
-            }
+            ended = serving.as_mut() => return ended,
+            () = told_to_leave(&shared, shutdown) => {}
+            () = goes.cancelled() => {}
         }
+        serving.as_mut().graceful_shutdown();
+        serving.as_mut().await
+    };
+    let not_taken = async {
+        not_taken.await;
+        debug!(peer = %connection.peer, "the client takes nothing of an answer's end");
+        goes.cancel(); // nothing new; what there is of others goes on
+        nor_others.await;
     };
     tokio::select! {
         ended = served => log_end(connection, ended),
-        () = not_taken => debug!(peer = %connection.peer, "the client takes nothing of an answer's end"),
+        () = not_taken => {}
     }
 }
 

@@ -21,10 +21,12 @@ impl Streams {
         Self { tasks, line: Arc::new(Line::new()), taken_within }
     }
 
-    /// What ends their connection: a client that takes nothing of what is left of a stream that has ended.
-    pub(super) fn not_taken(&self) -> impl Future<Output = ()> + use<> {
+    /// What ends their connection: a client that takes nothing of what is left of a stream that has ended. The first resolves then, and the
+    /// second once it takes nothing of any other either.
+    pub(super) fn not_taken(&self) -> (impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>) {
         let (line, within) = (Arc::clone(&self.line), self.taken_within);
-        async move { line.not_taken(within).await }
+        let others = Arc::clone(&line);
+        (async move { line.not_taken(within).await }, async move { others.still(within).await })
     }
 }
 
