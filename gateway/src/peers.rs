@@ -69,7 +69,7 @@ pub struct UpstreamLoad {
     pub name: Name,
     /// Requests.
     pub in_flight: u64,
-    /// Of these, sent again.
+    /// Sent again at once, or that may be until its next interval.
     pub again: u64,
 }
 
@@ -83,7 +83,7 @@ impl Gateway {
             provider.keys.tell(WELL_FOR, now, &mut word);
         }
         for (kind, name, endpoints) in upstreams(&compiled) {
-            let Load { in_flight, again } = endpoints.own_load();
+            let Load { in_flight, again } = endpoints.told_load();
             if in_flight > 0 || again > 0 {
                 let (in_flight, again) = (in_flight as u64, again as u64);
                 word.loads.push(UpstreamLoad { kind, name: name.clone(), in_flight, again });
@@ -110,7 +110,8 @@ impl Gateway {
         }
     }
 
-    /// The interval is over in which the other nodes are told once: each may send more again from now on, by what they have said.
+    /// The interval is over in which the other nodes are told once: this one may send more again from now on, by what they have said.
+    /// What it takes for itself is in its next word, which is to be said at once.
     pub fn begin_interval(&self) {
         let now = Instant::now();
         upstreams(&self.compiled()).for_each(|(_, _, endpoints)| endpoints.begin_interval(now));
@@ -129,7 +130,7 @@ impl UpstreamsWord {
         self.resting.truncate(MOST);
         self.well.truncate(MOST);
         if self.loads.len() > MOST {
-            self.loads.sort_by_key(|load| std::cmp::Reverse(load.in_flight));
+            self.loads.sort_by_key(|load| std::cmp::Reverse(load.in_flight.max(load.again)));
             self.loads.truncate(MOST);
         }
     }

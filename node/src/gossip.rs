@@ -90,13 +90,13 @@ pub(crate) async fn tell(gateway: Gateway, consensus: Consensus) {
     loop {
         looks.tick().await;
         ticks = (ticks + 1) % EVERY;
+        if ticks == 0 {
+            gateway.begin_interval(); // before the word, which says what this node takes of the others
+        }
         let word = gateway.upstreams_word();
         let keys = Keys::of(&word);
         if ticks != 0 && keys == said {
             continue;
-        }
-        if ticks == 0 {
-            gateway.begin_interval();
         }
         (said, number) = (keys, number + 1);
         speaking.say(&consensus, &write(&word, process, number).encode_to_vec().into());

@@ -49,6 +49,8 @@ struct Rest {
     /// When it would be tried by what this node has met itself, where it has met anything: that alone is told to others, or two nodes
     /// would put each other off for ever.
     own: Option<Instant>,
+    /// Not before then, whatever others say: this node has tried it, and learned nothing or not enough.
+    least: Option<Instant>,
     /// Whose word `probe_at` is, where it is another node's.
     peer: Option<u64>,
 }
@@ -61,8 +63,15 @@ impl Resting {
     /// From now on, for as long as the provider `asks` for where that is longer than usual.
     pub(crate) fn begin(&mut self, asks: Duration, terms: &KeyFailover, now: Instant) {
         let probe_at = now + pause(asks, terms);
-        self.rest =
-            Some(Rest { probe_at, is_probed: false, successes: 0, refused_at: now, own: Some(probe_at), peer: None });
+        self.rest = Some(Rest {
+            probe_at,
+            is_probed: false,
+            successes: 0,
+            refused_at: now,
+            own: Some(probe_at),
+            least: None,
+            peer: None,
+        });
     }
 
     /// When it is to be tried. None while it is, and where it does not rest.
@@ -78,12 +87,14 @@ impl Resting {
         true
     }
 
-    /// What came of it.
+    /// What came of it. Where it rests no longer, as another node has found it well meanwhile, a refusal is for the caller to
+    /// [`begin`](Self::begin) with: it came later.
     pub(crate) fn probed(&mut self, came: Probed, terms: &KeyFailover, now: Instant) {
         let Some(rest) = &mut self.rest else { return };
         rest.is_probed = false;
         let asks = if let Probed::Refused(asks) = came { asks } else { Duration::ZERO };
         rest.probe_at = now + pause(asks, terms);
+        rest.least = Some(rest.probe_at);
         match came {
             Probed::Taken => rest.successes += 1,
             Probed::Refused(_) => (rest.successes, rest.refused_at) = (0, now),
@@ -116,7 +127,8 @@ impl Resting {
             return false;
         }
         let probe_at = now + said.left.min(LONGEST.max(terms.probe_interval)) + BEHIND;
-        let heard = Rest { probe_at, is_probed: false, successes: 0, refused_at, own: None, peer: Some(peer) };
+        let heard =
+            Rest { probe_at, is_probed: false, successes: 0, refused_at, own: None, least: None, peer: Some(peer) };
         let Some(rest) = &mut self.rest else {
             self.rest = Some(heard);
             return true;
@@ -130,7 +142,7 @@ impl Resting {
         if said.left.is_zero() && probe_at >= rest.probe_at {
             return false;
         }
-        let at = rest.own.map_or(probe_at, |own| own.max(probe_at));
+        let at = [rest.own, rest.least].into_iter().flatten().fold(probe_at, Instant::max);
         if at.max(rest.probe_at) - at.min(rest.probe_at) < SAME {
             return false;
         }
@@ -262,6 +274,27 @@ mod tests {
         here.probed(Probed::Refused(Duration::ZERO), &TERMS, again + 60_000 * MS);
         assert_eq!(here.said(again + 60_000 * MS), Some(Said { left: TERMS.probe_interval, age: Duration::ZERO }));
         assert!(!here.unsaid(2) && here.is_resting());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_says_nothing_is_not_made_again_before_its_time_though_it_is_due_elsewhere() {
+        let start = Instant::now() + Duration::from_secs(100);
+        let mut key = Resting::default();
+        assert!(key.hear(2, Said { left: 1_000 * MS, age: MS }, &TERMS, start));
+        let mut tries = 0;
+        // Nobody tries it there, so that it is due for as long as is looked; a word comes every half a second.
+        for half in 1..=60_u32 {
+            let now = start + half * 500 * MS;
+            let said = Said { left: (1_000 * MS).saturating_sub(half * 500 * MS), age: half * 500 * MS };
+            key.hear(2, said, &TERMS, now);
+            if key.probe(now) {
+                tries += 1;
+                key.probed(Probed::Unknown, &TERMS, now);
+                assert_eq!(key.probe_at(), Some(now + TERMS.probe_interval));
+            }
+        }
+        assert_eq!(tries, 6, "in half a minute");
+        assert!(key.unsaid(2) && !key.is_resting());
     }
 
     #[tokio::test(start_paused = true)]

@@ -217,7 +217,13 @@ impl Endpoints {
         self.totals.peers.lock().hear(node, load, now);
     }
 
-    /// Others have heard what this node has: it may send more again.
+    /// What the others are told of it: with what this node may send again until its next interval.
+    pub(crate) fn told_load(&self) -> Load {
+        let own = self.own_load();
+        self.totals.peers.lock().known.told(own)
+    }
+
+    /// This node may send more again, by what the others have said.
     pub(crate) fn begin_interval(&self, now: Instant) {
         let own = self.own_load();
         self.totals.peers.lock().begin_interval(own, now);

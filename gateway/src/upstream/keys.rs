@@ -230,9 +230,14 @@ impl Keys {
     fn was_refused(&self, index: usize, asks: Duration) {
         let (Some(key), Some(terms)) = (self.keys.get(index), &self.terms) else { return };
         let refusals = key.known.refusals.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if refusals < terms.failure_threshold {
-            return;
+        if refusals >= terms.failure_threshold {
+            self.rest(index, asks);
         }
+    }
+
+    /// Leaves a key alone, unless it is left alone already, or is the last one.
+    fn rest(&self, index: usize, asks: Duration) {
+        let (Some(key), Some(terms)) = (self.keys.get(index), &self.terms) else { return };
         let _changing = self.totals.changing.lock();
         let is_last = !self.in_use().any(|(other, _)| other != index);
         let mut resting = key.known.resting.lock();
@@ -255,12 +260,19 @@ impl Keys {
     fn probed(&self, index: usize, came: Probed) {
         let (Some(key), Some(terms)) = (self.keys.get(index), &self.terms) else { return };
         let mut resting = key.known.resting.lock();
+        let before = resting.is_resting();
         resting.probed(came, terms, Instant::now());
-        if !resting.is_resting() {
+        if before && !resting.is_resting() {
             info!(provider = %self.provider, key = index, "a provider takes a key again");
         }
         drop(resting);
         self.totals.version.fetch_add(1, Ordering::Release);
+        // Another node has found it well while it was tried here. The refusal came later, and the next request need not find it out.
+        if let Probed::Refused(asks) = came
+            && !before
+        {
+            self.rest(index, asks);
+        }
     }
 
     /// Keys in use and keys that rest.

@@ -97,7 +97,7 @@ impl Peers {
     /// What this node may do in the interval that begins, with so much under way itself.
     pub(super) fn begin_interval(&mut self, own: Load, now: Instant) {
         self.words.retain(|_, (_, at)| now.saturating_duration_since(*at) < SILENT);
-        self.known = Others::new(self.load(), self.words.len(), own);
+        self.known = self.known.next(self.load(), self.words.len(), own);
     }
 
     fn load(&self) -> Load {

@@ -9,14 +9,14 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tollgate_gateway::{KeyPlace, KeyRests, UpstreamsWord};
+use tollgate_gateway::{KeyIsWell, KeyPlace, KeyRests, UpstreamsWord};
 use tollgate_model::{LogIndex, Name};
 use tollgate_quota::Outcome;
 
 use crate::{
     ai::{completion, provider},
     clients::{Answer, call},
-    cluster::Cluster,
+    cluster::{Cluster, until},
     upstream::{Reply, Upstream, answer, json},
 };
 
@@ -274,6 +274,44 @@ async fn a_key_is_used_again_once_the_node_that_rested_it_says_so_no_longer() {
         .push(KeyRests { place: KeyPlace { key: 1, ..word.resting[0].place.clone() }, ..word.resting[0].clone() });
     there.gateway.hear_peer(1, &both);
     assert!(resting(&there, 1));
+}
+
+/// Another node has found it well while it was tried here: what came later is not lost.
+#[tokio::test]
+async fn a_key_whose_try_is_refused_rests_whatever_another_node_has_said_meanwhile() {
+    let body = r#"{"error":{"message":"no","type":"x","code":"invalid_api_key","param":null}}"#;
+    let refused = answer(401, "content-type: application/json\r\n", body);
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = Arc::clone(&is_slow);
+    let upstream = Upstream::start(move |request| match (request.contains("sk-bad"), slow.load(Ordering::SeqCst)) {
+        (true, true) => Reply::Paced(String::new(), vec![refused.clone()], Duration::from_secs(2)),
+        (true, false) => Reply::Keep(refused.clone()),
+        (false, _) => Reply::Keep(json(&completion(9, 3))),
+    })
+    .await;
+    let keys = format!("keys: [{BAD_AND_GOOD}]{}", failover(3, "300ms"));
+    let resources = provider(&upstream, "openai").replace("keys: [{value: sk-secret}]", &keys);
+    let cluster = Cluster::start(&resources.replace("firstByte: 500ms, idle: 700ms", "firstByte: 8s, idle: 8s")).await;
+    while !resting(&cluster, 1) {
+        assert_eq!(ask(&cluster).await.status, 200);
+    }
+    is_slow.store(true, Ordering::SeqCst);
+    let place = cluster.gateway.upstreams_word().resting[0].place.clone();
+    let sent = sent_with(&upstream, "sk-bad");
+    let tries = async {
+        while sent_with(&upstream, "sk-bad") == sent {
+            assert_eq!(ask(&cluster).await.status, 200);
+        }
+    };
+    let is_told = async {
+        until("it to be tried", || sent_with(&upstream, "sk-bad") > sent).await;
+        let well = vec![KeyIsWell { place, age: Duration::ZERO }];
+        cluster.gateway.hear_peer(2, &UpstreamsWord { well, ..UpstreamsWord::default() });
+        assert!(resting(&cluster, 0));
+    };
+    tokio::join!(tries, is_told);
+    assert!(resting(&cluster, 1), "{}", cluster.metrics());
+    assert_eq!(cluster.gateway.upstreams_word().resting.len(), 1, "and the others are told");
 }
 
 /// What each node has in a file of its own may be good on all others.

@@ -333,5 +333,11 @@ async fn what_other_nodes_send_again_counts_as_well_as_what_they_have_on_its_way
     let before: usize = asked(&upstreams).iter().sum();
     get(cluster.address, "/", "").await;
     assert_eq!(asked(&upstreams).iter().sum::<usize>() - before, 2);
-    assert_eq!(cluster.gateway.upstreams_word(), UpstreamsWord::default(), "nothing is on its way");
+    let word = cluster.gateway.upstreams_word();
+    let said: Vec<_> = word.loads.iter().map(|load| (&*load.name, load.in_flight, load.again)).collect();
+    assert_eq!(
+        said,
+        [("s", 0, 1)],
+        "nothing is on its way, and of three one is this node's until it says something else"
+    );
 }
