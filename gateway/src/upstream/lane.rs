@@ -399,7 +399,8 @@ impl Lane {
         if self.breaker.is_overdue(self.id()) && !state.shared.is_empty() {
             shared.push(state.shared.remove(0)); // it is never idle, and others wait for it to end
         }
-        let is_waited_for = !state.waiting.is_empty() && !(state.shared.is_empty() && shared.is_empty());
+        let had_any = !state.shared.is_empty() || !shared.is_empty();
+        let is_waited_for = had_any && !state.waiting.is_empty();
         drop(state);
         drop((gone, shared)); // closing takes its time
         if is_waited_for {
