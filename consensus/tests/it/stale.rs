@@ -29,6 +29,8 @@ async fn with_a_stale_follower() -> (Cluster, u64) {
     cluster.write(leader, "a=1").await;
     let stale = cluster.follower().await;
     let dir = cluster.node(stale).dir.clone();
+    // The others are a majority without it: its disk has to know of somebody before it is copied.
+    until("it has the first entries", || cluster.node(stale).value("a").as_deref() == Some("1")).await;
     cluster.node(stale).stop().await;
     copy(&dir, &dir.with_extension("old"));
     cluster.node(stale).start().await;
