@@ -27,9 +27,7 @@ use crate::matrix::say;
 const BAD: &str = "sk-refused-0123456789";
 const GOOD: &str = "sk-taken-0123456789";
 /// What it asks for, in seconds: longer than the test looks whether others leave it alone.
-const RETRY_AFTER: u64 = 12;
-/// The others know by then. It takes them less than a second, and a busy machine longer to ask them.
-const TOLD: Duration = Duration::from_secs(5);
+const RETRY_AFTER: u64 = 8;
 const ANSWER: &str = r#"{"id":"c","object":"chat.completion","created":1,"model":"mock-1","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}}"#;
 const REFUSAL: &str =
     r#"{"error":{"message":"no quota","type":"insufficient_quota","code":"insufficient_quota","param":null}}"#;
@@ -137,7 +135,7 @@ async fn a_key_that_one_node_finds_refused_is_left_alone_by_all_until_one_finds_
     let rested = Instant::now();
     assert_eq!(picky.with_bad(), 2, "as often as was said");
     for node in [1, 2] {
-        eventually_within(TOLD, "the others rest it", || async {
+        eventually_within(Duration::from_secs(1), "the others rest it within a second", || async {
             anyhow::ensure!(rests(&cluster, node).await?, "node {} does not", node + 1);
             Ok(())
         })
@@ -149,7 +147,6 @@ async fn a_key_that_one_node_finds_refused_is_left_alone_by_all_until_one_finds_
         is_served(&cluster, calls % 3).await?;
         calls += 1;
     }
-    assert!(calls > 0, "they were told after {told:?}");
     assert_eq!(picky.with_bad(), 2, "of {calls} calls to all nodes none was sent with it");
 
     // It is well again, and only the second node has calls: that one finds out, in place of the first.
@@ -162,7 +159,7 @@ async fn a_key_that_one_node_finds_refused_is_left_alone_by_all_until_one_finds_
     .await?;
     let taken = Instant::now();
     for node in [0, 2] {
-        eventually_within(TOLD, "the others take it again", || async {
+        eventually_within(Duration::from_secs(1), "the others take it again", || async {
             anyhow::ensure!(!rests(&cluster, node).await?, "node {} does not", node + 1);
             Ok(())
         })
