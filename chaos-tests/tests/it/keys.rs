@@ -95,6 +95,21 @@ async fn answer(mut stream: TcpStream, refuses: &AtomicBool, with_bad: &AtomicUs
     Ok(stream.shutdown().await?)
 }
 
+/// All callers are served by that provider, whose first key is rested after so many refusals.
+async fn serve_by(cluster: &Cluster, picky: &Picky, threshold: u32) -> anyhow::Result<()> {
+    let provider = format!(
+        "{{type: openai, endpoints: [{{url: \"{}\"}}], keys: [{{value: \"{BAD}\"}}, {{value: \"{GOOD}\"}}], \
+         keyFailover: {{failureThreshold: {threshold}, probeInterval: 500ms}}}}",
+        picky.url
+    );
+    let yaml = document("Provider", "picky", &provider)
+        + &resources::route("chat", "[{provider: picky}]", "")
+        + &resources::tenant("acme")
+        + &resources::consumer("alice", "acme");
+    cluster.cli().apply_and_wait(&yaml).await?;
+    Ok(())
+}
+
 /// Whether this node, counted from 0, rests a key.
 async fn rests(cluster: &Cluster, node: usize) -> anyhow::Result<bool> {
     let url = format!("{}/metrics", cluster.nodes[node].admin_url());
@@ -115,16 +130,7 @@ async fn is_served(cluster: &Cluster, node: usize) -> anyhow::Result<()> {
 async fn a_key_that_one_node_finds_refused_is_left_alone_by_all_until_one_finds_it_taken() -> Outcome {
     let cluster = Cluster::start().await?;
     let picky = Picky::start().await?;
-    let provider = format!(
-        "{{type: openai, endpoints: [{{url: \"{}\"}}], keys: [{{value: \"{BAD}\"}}, {{value: \"{GOOD}\"}}], \
-         keyFailover: {{failureThreshold: 2, probeInterval: 500ms}}}}",
-        picky.url
-    );
-    let yaml = document("Provider", "picky", &provider)
-        + &resources::route("chat", "[{provider: picky}]", "")
-        + &resources::tenant("acme")
-        + &resources::consumer("alice", "acme");
-    cluster.cli().apply_and_wait(&yaml).await?;
+    serve_by(&cluster, &picky, 2).await?;
 
     // Only the first node is called. Nobody hears of a refusal: the other key is taken at once.
     let began = Instant::now();
@@ -181,16 +187,7 @@ async fn a_key_that_one_node_finds_refused_is_left_alone_by_all_until_one_finds_
 async fn a_node_that_hears_nothing_finds_out_by_itself() -> Outcome {
     let mut cluster = Cluster::start().await?;
     let picky = Picky::start().await?;
-    let provider = format!(
-        "{{type: openai, endpoints: [{{url: \"{}\"}}], keys: [{{value: \"{BAD}\"}}, {{value: \"{GOOD}\"}}], \
-         keyFailover: {{failureThreshold: 1, probeInterval: 500ms}}}}",
-        picky.url
-    );
-    let yaml = document("Provider", "picky", &provider)
-        + &resources::route("chat", "[{provider: picky}]", "")
-        + &resources::tenant("acme")
-        + &resources::consumer("alice", "acme");
-    cluster.cli().apply_and_wait(&yaml).await?;
+    serve_by(&cluster, &picky, 1).await?;
     for id in [2, 3] {
         cluster.node(id).kill()?;
     }

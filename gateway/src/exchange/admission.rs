@@ -3,12 +3,12 @@
 use http::Version;
 use tollgate_model::Priority;
 
-use super::Exchange;
+use super::{Exchange, routed};
 use crate::{
     error::Rejection,
     filters,
     overload::{Rank, Short},
-    routing::{Found, Model},
+    routing::Model,
 };
 
 /// How this request ranks, once its route is found and its caller known: the caller's priority goes before the route's, as that
@@ -69,22 +69,9 @@ fn rank_ahead(exchange: &Exchange) -> Rank {
     if let Some(priority) = caller.as_ref().and_then(|caller| caller.consumer.priority) {
         return rank(priority);
     }
-    let mut highest = Priority::Sheddable;
-    let facts = super::facts(&exchange.head, &exchange.target, Model::Unread);
-    for found in exchange.compiled.table.candidates(&facts) {
-        let (plan, is_last) = match found {
-            Found::NeedsModel(plan, _) => (plan, false),
-            // Whatever its model is, no other comes behind this one.
-            Found::Route(plan, _) => (plan, true),
-            Found::Nothing => break,
-        };
-        // A stranger gets nothing there but a refusal: no place that is kept for its callers is taken by that.
-        if caller.is_some() || plan.route.auth.takes_strangers() {
-            highest = highest.max(plan.route.priority);
-        }
-        if is_last {
-            break;
-        }
-    }
-    rank(highest)
+    let facts = routed::facts(&exchange.head, &exchange.target, Model::Unread);
+    // A stranger gets nothing but a refusal elsewhere: no place that is kept for callers is taken by that.
+    let open = exchange.compiled.table.could_be(&facts).map(|plan| &plan.route);
+    let open = open.filter(|route| caller.is_some() || route.auth.takes_strangers());
+    rank(open.map(|route| route.priority).max().unwrap_or(Priority::Sheddable))
 }

@@ -85,6 +85,22 @@ impl Table {
         let hosts = exact.chain(suffixes).chain([&self.any]);
         hosts.flat_map(|host| host.candidates(facts))
     }
+
+    /// The routes that a request can have whose model is not read yet: whatever that is, none comes behind one that needs none.
+    pub(crate) fn could_be<'a, 'f>(
+        &'a self,
+        facts: &'f Facts<'f>,
+    ) -> impl Iterator<Item = &'a Arc<Plan>> + use<'a, 'f> {
+        let mut was_last = false;
+        self.candidates(facts).map_while(move |found| {
+            let (plan, is_last) = match found {
+                Found::NeedsModel(plan, _) => (plan, false),
+                Found::Route(plan, _) => (plan, true),
+                Found::Nothing => return None,
+            };
+            (!std::mem::replace(&mut was_last, is_last)).then_some(plan)
+        })
+    }
 }
 
 /// The host's suffixes that begin with a dot, longest first. The dot is never the first character.

@@ -9,6 +9,7 @@ use crate::{
     clients::{Answer, get, post_text, raw},
     cluster::{Cluster, until},
     health::figure,
+    retries::{always, asked},
     upstream::{Reply, Upstream, answer},
 };
 
@@ -22,14 +23,6 @@ fn slow(status: u16) -> Reply {
     Reply::Paced(String::new(), vec![answer(status, "", "slow")], SLOW)
 }
 
-async fn always(replies: &[Reply]) -> Vec<Upstream> {
-    let mut upstreams = Vec::new();
-    for reply in replies {
-        upstreams.push(Upstream::always(reply.clone()).await);
-    }
-    upstreams
-}
-
 /// One service of these upstreams, in turn.
 async fn start(upstreams: &[Upstream], retries: &str) -> Cluster {
     start_by(upstreams, retries, "loadBalancing: {}").await
@@ -38,10 +31,6 @@ async fn start(upstreams: &[Upstream], retries: &str) -> Cluster {
 async fn start_by(upstreams: &[Upstream], retries: &str, terms: &str) -> Cluster {
     let route = format!("retries: {{{retries}}}, timeouts: {{request: 8s}}, backends");
     Cluster::start(&(service(upstreams, &[], terms) + &ROUTE.replace("backends", &route))).await
-}
-
-fn asked(upstreams: &[Upstream]) -> Vec<usize> {
-    upstreams.iter().map(|it| it.requests().len()).collect()
 }
 
 fn retries(cluster: &Cluster, decision: &str) -> u64 {

@@ -18,7 +18,7 @@ fn status(status: u16) -> Reply {
     Reply::Keep(answer(status, "", &status.to_string()))
 }
 
-async fn always(replies: &[Reply]) -> Vec<Upstream> {
+pub(crate) async fn always(replies: &[Reply]) -> Vec<Upstream> {
     let mut upstreams = Vec::new();
     for reply in replies {
         upstreams.push(Upstream::always(reply.clone()).await);
@@ -36,7 +36,7 @@ async fn start_within(upstreams: &[Upstream], retries: &str, first_byte: &str) -
     Cluster::start(&(service(upstreams, &[], "loadBalancing: {}") + &ROUTE.replace("backends", &route))).await
 }
 
-fn asked(upstreams: &[Upstream]) -> Vec<usize> {
+pub(crate) fn asked(upstreams: &[Upstream]) -> Vec<usize> {
     upstreams.iter().map(|it| it.requests().len()).collect()
 }
 
